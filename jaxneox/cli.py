@@ -1,0 +1,97 @@
+"""The training command: arguments to a run, and a user's errors to one line."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxneox.config import apply_set, load_yaml, parallel_of
+from jaxneox.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = ROOT / "configs" / "stdlib.yml"
+Keys = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        sys.exit(run(parser().parse_args(argv)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train a GPT-NeoX model in JAX from NeoX's own YAML files, on any mesh. "
+        "Without a YAML it trains a small one on the Python standard library's source.",
+    )
+    add = p.add_argument
+    add("paths", nargs="*", metavar="A.yml|RUN", help="YAMLs to merge, or a run to continue")
+    add("--mesh", metavar="dp=2,tp=4", help="devices by axis; one may be -1, all that is left")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any YAML key")
+    add("--save", metavar="DIR", help="the run's folder (the YAML's key `save`)")
+    add("--load", metavar="DIR", help="a run or checkpoint to start from (the key `load`)")
+    add("--finetune", action="store_true", help="take the weights alone from what is loaded")
+    add("--tokens", metavar="FILE.npz", help="train on exactly these batches")
+    add("--allow-data-change", action="store_true", help="continue on other data than before")
+    add("--sample", type=int, metavar="N", help="at the end, N tokens from the model")
+    add("--dry-run", action="store_true", help="print configuration, memory and shardings; stop")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    keys = gather_keys(args)
+    # jax starts below: the number of virtual CPU devices must be settled before
+    from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices
+
+    asked = asked_sizes(args.mesh, parallel_of(keys))
+    prepare_devices(asked)
+    import jax
+
+    from jaxneox.train import session
+
+    sizes = final_sizes(asked, jax.device_count())
+    return session.run(args, keys, sizes)
+
+
+def gather_keys(args: argparse.Namespace) -> Keys:
+    """The merged keys of the YAMLs, or of a run's folder, then the flags' and `--set`'s."""
+    folders = [path for path in args.paths if Path(path).is_dir()]
+    files = [path for path in args.paths if path not in folders]
+    if len(folders) > 1:
+        raise UserError(f"{' and '.join(folders)}: only one run can be continued at a time")
+    if not args.paths:
+        keys = load_yaml([DEFAULT])
+    else:
+        keys = load_yaml(files) if files else {}
+    if folders:
+        keys = run_keys(folders[0], args.finetune) | keys
+        if "save" not in keys and not args.save:
+            raise needs_place_to_save(folders[0])
+    flags = {"save": args.save, "load": args.load, "finetune": args.finetune or None}
+    keys |= {name: value for name, value in flags.items() if value is not None}
+    return apply_set(keys, args.set)
+
+
+def run_keys(folder: str, finetune: bool) -> Keys:
+    """The configuration of a run or of one of its checkpoints, set to go on from there."""
+    from jaxneox import checkpoint
+
+    place = checkpoint.find(folder)
+    newest = checkpoint.steps(place.run)[-1]
+    keys = load_yaml([place.run / "config.yml"]) | {"load": folder}
+    keys.pop("save", None)
+    if finetune or place.step != newest:
+        return keys  # branches off: the user says where to
+    return keys | {"save": str(place.run)}
+
+
+def needs_place_to_save(folder: str) -> UserError:
+    return UserError(
+        f"{folder}: going on from here would overwrite its run; give a folder with --save DIR"
+    )

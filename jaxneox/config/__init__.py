@@ -1,0 +1,19 @@
+"""NeoX's YAML keys and what they mean: files -> keys -> a frozen `Config`."""
+
+from jaxneox.config.describe import describe, saved_keys
+from jaxneox.config.merge import load_yaml
+from jaxneox.config.override import apply_set
+from jaxneox.config.resolve import model_of, parallel_of, resolve, tokenizer_of
+from jaxneox.config.schema import Config
+
+__all__ = [
+    "Config",
+    "apply_set",
+    "describe",
+    "load_yaml",
+    "model_of",
+    "parallel_of",
+    "resolve",
+    "saved_keys",
+    "tokenizer_of",
+]

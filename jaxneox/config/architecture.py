@@ -1,0 +1,216 @@
+"""The model that the keys describe: NeoX's derived sizes and names.
+
+Sources: megatron/neox_arguments/arguments.py (calculate_derived, validate_values), megatron/
+tokenizer/tokenizer.py (padding), megatron/model/transformer.py (ParallelMLP, rotary width) and
+megatron/model/{norms,activations}.py of GPT-NeoX ea7aefd8.
+"""
+
+from typing import Any, cast
+
+from jaxneox.config.check import Settings
+from jaxneox.config.keys.model import GATED
+from jaxneox.config.schema import (
+    Activation,
+    AttentionConfig,
+    InitConfig,
+    MlpConfig,
+    ModelConfig,
+    NormConfig,
+    NormKind,
+    PositionConfig,
+    TokenizerConfig,
+)
+from jaxneox.errors import UserError
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "swish": "silu",
+    "geglu": "gelu",
+    "reglu": "relu",
+    "swiglu": "silu",
+    "bilinear": "identity",
+    "glu": "sigmoid",
+}
+
+
+def model_config(settings: Settings, padded_vocab: int) -> ModelConfig:
+    """Raises UserError for sizes that do not fit together."""
+    num_layers = settings.needed("num_layers")
+    attention = _attention(settings)
+    _check_attention_types(settings, num_layers)
+    seq_length = settings.needed("seq_length")
+    if settings.needed("max_position_embeddings") < seq_length:
+        raise UserError(
+            f"max_position_embeddings {settings['max_position_embeddings']} is less than "
+            f"seq_length {seq_length}: raise it to {seq_length} or shorten the sequences"
+        )
+    if settings["gpt_j_tied"] and not settings["gpt_j_residual"]:
+        settings.notes.append("gpt_j_tied: changes nothing without gpt_j_residual, as in NeoX")
+    return ModelConfig(
+        num_layers=num_layers,
+        hidden_size=settings["hidden_size"],
+        vocab_size=padded_vocab,
+        seq_length=seq_length,
+        attention=attention,
+        mlp=_mlp(settings),
+        norm=_norm(settings),
+        positions=_positions(settings, attention.head_dim),
+        init=InitConfig(
+            method=settings["init_method"],
+            output_method=settings["output_layer_init_method"],
+            std=settings["init_method_std"],
+        ),
+        parallel_residual=settings["gpt_j_residual"],
+        shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
+        tied_embedding=not settings["no_weight_tying"],
+        hidden_dropout=settings["hidden_dropout"],
+    )
+
+
+def padded_vocab(tokenizer: TokenizerConfig, vocab_size: int | None) -> int:
+    """Rows of the embedding: the least multiple of divisible_by * model_parallel that holds all.
+
+    The YAML's model parallel size counts, not the mesh's, so that a model is the same on any mesh.
+    """
+    padded = tokenizer.padded_size
+    if padded is None:
+        if vocab_size is None:
+            raise UserError("padded_vocab_size is missing and there is no tokenizer to derive it")
+        multiple = tokenizer.divisible_by * tokenizer.model_parallel
+        padded = -(-vocab_size // multiple) * multiple
+    if vocab_size is not None and vocab_size > padded:
+        raise UserError(
+            f"the tokenizer has {vocab_size} tokens but padded_vocab_size is {padded}: "
+            "use the tokenizer that the model was made for"
+        )
+    return padded
+
+
+def _check_attention_types(settings: Settings, num_layers: int) -> None:
+    types = _expanded(settings["attention_config"], num_layers)
+    for kind in types:
+        if kind not in ("global", "flash"):
+            raise UserError(f"attention_config: unknown type {kind!r}: use global or flash")
+    if len(types) != num_layers:
+        raise UserError(
+            f"attention_config describes {len(types)} layers but num_layers is {num_layers}: "
+            f"make them equal, or write [[[{types[0] if types else 'global'}], all]]"
+        )
+
+
+def _expanded(attention_config: list[Any] | None, num_layers: int) -> list[str]:
+    """`[[[a, b], 2], [[c], 1]]` is a b a b c; `all` repeats a pattern over every layer."""
+    if attention_config is None:
+        return ["global"] * num_layers
+    if all(isinstance(entry, str) for entry in attention_config):
+        return attention_config
+    types: list[str] = []
+    for entry in attention_config:
+        match entry:
+            case [[*pattern], "all"] if pattern and num_layers % len(pattern) == 0:
+                return pattern * (num_layers // len(pattern))
+            case [[*pattern], "all"]:
+                raise UserError(
+                    f"attention_config: the pattern {pattern} does not divide {num_layers} layers"
+                )
+            case [[*pattern], int(times)]:
+                types += pattern * times
+            case _:
+                raise UserError(
+                    f"attention_config: found {entry!r}, expected [[types], times], "
+                    "as in [[[global], 12]] or [[[global], all]]"
+                )
+    return types
+
+
+def _attention(settings: Settings) -> AttentionConfig:
+    hidden, heads = settings.needed("hidden_size"), settings.needed("num_attention_heads")
+    if hidden % heads:
+        layers = settings["num_layers"]
+        swapped = f" (num_layers {layers} does: are they swapped?)" if hidden % layers == 0 else ""
+        raise UserError(
+            f"num_attention_heads {heads} does not divide hidden_size {hidden}{swapped}: "
+            f"the nearest that does is {_nearest_divisor(hidden, heads)}"
+        )
+    return AttentionConfig(
+        num_heads=heads,
+        kv_heads=settings["num_kv_heads"] or heads,
+        head_dim=hidden // heads,
+        bias=settings["use_bias_in_attn_linear"],
+        qk_norm=settings["use_qk_layernorm"],
+        window=settings["sliding_window_width"],
+        dropout=settings["attention_dropout"],
+        # NeoX's scaling by layer cancels and only forces the softmax to float32
+        softmax_fp32=settings["attention_softmax_in_fp32"]
+        or settings["apply_query_key_layer_scaling"],
+    )
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = (d for d in range(1, number + 1) if number % d == 0)
+    return min(divisors, key=lambda d: abs(d - wanted))
+
+
+def _mlp(settings: Settings) -> MlpConfig:
+    activation = settings["activation"]
+    gated = activation in GATED
+    if activation == "gelu" and settings["bias_gelu_fusion"]:
+        activation = "gelu_tanh"
+    return MlpConfig(
+        size=_mlp_size(settings, gated),
+        activation=_ACTIVATIONS.get(activation, cast(Activation, activation)),
+        gated=gated,
+        bias=settings["use_bias_in_mlp"],
+    )
+
+
+def _mlp_size(settings: Settings, gated: bool) -> int:
+    """Width of one branch; a gated MLP has two of a third each, so that its parameters are equal.
+
+    NeoX rounds the two matrices apart, and fails where the second's width, which is this one, is
+    not half of the first's.
+    """
+    hidden = settings["hidden_size"]
+    size = settings["intermediate_size"]
+    factor = settings["expansion_factor"]
+    if size is not None and factor is not None:
+        raise UserError(
+            f"intermediate_size is {size} and expansion_factor is {factor}: keep one of the two"
+        )
+    if size is None:
+        size = 4 * hidden if factor is None else int(factor * hidden)
+    if gated:
+        size //= 3
+    multiple = settings["mlp_multiple_of"]
+    return int(-(-size // multiple) * multiple)
+
+
+def _norm(settings: Settings) -> NormConfig:
+    kind = cast(NormKind, settings["norm"].removeprefix("te_"))
+    epsilon = {"rmsnorm": "rms_norm_epsilon", "scalenorm": "scalenorm_epsilon"}
+    # NeoX HEAD never looks at use_bias_in_norms
+    bias = settings["use_bias_in_norms"] or settings["neox_compat"]
+    return NormConfig(
+        kind=kind,
+        epsilon=settings[epsilon.get(kind, "layernorm_epsilon")],
+        bias=bias and kind == "layernorm",
+    )
+
+
+def _positions(settings: Settings, head_dim: int) -> PositionConfig:
+    fraction = settings["rotary_pct"]
+    rotary_width = int(head_dim * fraction)
+    if settings["pos_emb"] == "rotary" and (rotary_width % 2 or not rotary_width):
+        even = max(2, rotary_width + 1 - (rotary_width + 1) % 2)
+        raise UserError(
+            f"rotary_pct {fraction} of a head of {head_dim} turns {rotary_width} dimensions, which "
+            f"must be even and not 0: for {even} set rotary_pct to {even / head_dim:g}"
+        )
+    return PositionConfig(
+        kind=settings["pos_emb"],
+        max_positions=settings["max_position_embeddings"],
+        offset=settings["opt_pos_emb_offset"],
+        rotary_fraction=fraction,
+        rotary_base=float(settings["rotary_emb_base"]),
+        rpe_buckets=settings["rpe_num_buckets"],
+        rpe_max_distance=settings["rpe_max_distance"],
+    )

@@ -1,0 +1,81 @@
+"""How many sequences a step takes, and how they are cut: global = micro * accumulation * dp."""
+
+from typing import Any
+
+from jaxneox.config.check import Settings
+from jaxneox.config.schema import BatchConfig, Config
+from jaxneox.errors import UserError
+
+GLOBAL = "train_batch_size"
+MICRO = "train_micro_batch_size_per_gpu"
+ACCUMULATION = "gradient_accumulation_steps"
+LARGEST_MICRO = "max_micro_batch_size"
+
+
+def batch_config(settings: Settings, dp: int) -> BatchConfig:
+    """Derives what is not given, as DeepSpeed does; raises UserError where it does not come out.
+
+    An accumulation that is not given is derived only where the global size is given, else it is 1.
+    """
+    total = settings[GLOBAL]
+    micro = settings[MICRO]
+    steps = settings[ACCUMULATION] if settings.given(ACCUMULATION) else None
+    if total is None and micro is None:
+        raise UserError(
+            f"{GLOBAL} and {MICRO} are both missing: set the sequences in a step, or in a device's "
+            "micro-batch"
+        )
+    if total is None:
+        steps = steps or 1
+        return BatchConfig(micro * steps * dp, micro, steps)
+    if micro is None and steps is None:
+        micro = _largest_micro(total, settings[LARGEST_MICRO] or total, dp)
+    known = (micro or 1) * (steps or 1) * dp
+    if total % known or (micro and steps and total != known):
+        raise _contradiction(total, micro, steps, dp)
+    return BatchConfig(total, micro or total // known, steps or total // known)
+
+
+def portable_keys(config: Config) -> dict[str, Any]:
+    """The run's keys such that they mean the same global batch and model under any dp.
+
+    How the batch was cut for these devices is left out, but for the size that a device bore.
+    """
+    cut_here = {MICRO, "batch_size", ACCUMULATION, "gas"}
+    keys = {name: value for name, value in config.keys.items() if name not in cut_here}
+    return keys | {
+        GLOBAL: config.batch.global_size,
+        LARGEST_MICRO: config.batch.micro,
+        "padded_vocab_size": config.model.vocab_size,
+    }
+
+
+def _largest_micro(total: int, limit: int, dp: int) -> int:
+    if total % dp:
+        raise UserError(
+            f"{GLOBAL} {total} is not a multiple of dp {dp}: "
+            f"the nearest that fits is {_nearest(total, dp)}"
+        )
+    each = total // dp
+    return max(size for size in range(1, min(limit, each) + 1) if each % size == 0)
+
+
+def _contradiction(total: int, micro: int | None, steps: int | None, dp: int) -> UserError:
+    known = (micro or 1) * (steps or 1) * dp
+    factors = [f"{MICRO} {micro}"] if micro else []
+    factors += [f"{ACCUMULATION} {steps}"] if steps else []
+    product = " x ".join([*factors, f"dp {dp}"])
+    if micro and steps:
+        advice = f"set {GLOBAL} to {known}"
+        if total % (micro * dp) == 0:
+            advice += f" or {ACCUMULATION} to {total // (micro * dp)}"
+        return UserError(f"{GLOBAL} is {total}, but {product} is {known}: {advice}")
+    return UserError(
+        f"{GLOBAL} {total} is not a multiple of {product} = {known}: "
+        f"the nearest that fits is {_nearest(total, known)}"
+    )
+
+
+def _nearest(total: int, factor: int) -> str:
+    below = total - total % factor
+    return f"{below} or {below + factor}" if below else f"{factor}"

@@ -1,0 +1,155 @@
+"""Keys held against the table: names, types and refusals; and the values that are then in force."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxneox.config.fates import Kind, ListOf, Needless, Number, Refused, Used, is_off
+from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
+from jaxneox.errors import UserError
+
+
+class Settings:
+    """Checked keys. `settings["lr"]` is the user's value or, where none is given, the default.
+
+    Keys of blocks are dotted: `settings["fp16.loss_scale"]`. What is given by another name counts
+    for the one of ALIASES; null is the same as not given. `notes` are for the user to read.
+    """
+
+    def __init__(self, keys: Mapping[str, Any]) -> None:
+        refuse_unknown(keys)
+        self.notes: list[str] = []
+        self._given = dict(self._checked(keys, ""))
+        for alias, name in ALIASES.items():
+            self._fold(alias, name)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._given.get(name, KEYS[name].default)
+
+    def given(self, name: str) -> bool:
+        return name in self._given
+
+    def needed(self, name: str) -> Any:
+        if name not in self._given:
+            raise UserError(f"{name} is missing: set it in the YAML or with --set {name}=…")
+        return self._given[name]
+
+    def _fold(self, alias: str, name: str) -> None:
+        if alias not in self._given:
+            return
+        value = self._given[alias]
+        if self._given.setdefault(name, value) != value:
+            raise UserError(
+                f"{name} is {self._given[name]} but {alias} is {value}: they are one setting, "
+                "keep one of the two"
+            )
+
+    def _checked(self, keys: Mapping[str, Any], block: str) -> Iterator[tuple[str, Any]]:
+        for short, raw in keys.items():
+            name = block + short
+            if raw is None or (raw == "" and KEYS[name].kind is str):
+                continue
+            value = typed(name, raw, KEYS[name].kind)
+            self._judge(name, value)
+            yield name, value
+            if isinstance(value, dict) and name in BLOCKS:
+                yield from self._checked(value, f"{name}.")
+
+    def _judge(self, name: str, value: Any) -> None:
+        key = KEYS[name]
+        match key.fate:
+            case Refused(why) if not is_off(key, value):
+                raise UserError(f"{name}: {value} is not supported: {why}")
+            case Used(refused=refused):
+                for word in filter(refused.get, _words(value) if refused else ()):
+                    raise UserError(f"{name}: {word} is not supported: {refused[word]}")
+            case Needless(why, told=True) if value not in (key.default, False):
+                self.notes.append(f"{name}: {value} changes nothing: {why}")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """The texts in a value, or in its lists at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _words(entry)
+
+
+def refuse_unknown(keys: Mapping[str, Any]) -> None:
+    """Raises UserError with every unknown name, each with the nearest known one."""
+    unknown = list(_unknown(keys, ""))
+    if unknown:
+        names = ", ".join(f"{name}{_nearest(name)}" for name in unknown)
+        plural = "keys" if len(unknown) > 1 else "key"
+        raise UserError(f"unknown {plural}: {names}; docs/configuration.md lists all")
+
+
+def _unknown(keys: Mapping[str, Any], block: str) -> Iterator[str]:
+    for short, value in keys.items():
+        name = block + short
+        if name not in KEYS:
+            yield name
+        elif isinstance(value, dict) and name in BLOCKS:
+            yield from _unknown(value, f"{name}.")
+
+
+def _nearest(name: str) -> str:
+    block, _, short = name.rpartition(".")
+    siblings = [known for known in KEYS if known.rpartition(".")[0] == block]
+    elsewhere = [known for known in KEYS if known.rpartition(".")[2] == short]
+    nearest = elsewhere or difflib.get_close_matches(name, siblings, n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def typed(name: str, value: Any, kind: Kind) -> Any:
+    """`value` as `kind`; YAML 1.1 reads 1e-5 as text, which is a number where one is wanted.
+
+    Raises UserError when it is no such thing.
+    """
+    if isinstance(kind, Number):
+        number = _number(name, value, kind.of, kind)
+        if number < kind.least or (kind.most is not None and number > kind.most):
+            raise _wrong(name, value, kind)
+        return number
+    if isinstance(kind, ListOf):
+        if not isinstance(value, list | tuple):
+            raise _wrong(name, value, kind)
+        return [typed(name, entry, kind.of) for entry in value]
+    if isinstance(kind, tuple):
+        return _choice(name, value, kind)
+    if kind in (int, float):
+        return _number(name, value, kind, kind)
+    if not isinstance(value, kind):
+        raise _wrong(name, value, kind)
+    return value
+
+
+def _number(name: str, value: Any, wanted: type, kind: Kind) -> Any:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise _wrong(name, value, kind) from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _wrong(name, value, kind)
+    if wanted is float:
+        return float(value)
+    if value != int(value):
+        raise _wrong(name, value, kind)
+    return int(value)
+
+
+def _choice(name: str, value: Any, words: tuple[str, ...]) -> str:
+    for word in words:
+        if isinstance(value, str) and value.lower() == word.lower():
+            return word
+    nearest = difflib.get_close_matches(str(value), words, n=1)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    raise UserError(f"{name}: found {value!r}{hint}, expected one of {', '.join(words)}")
+
+
+def _wrong(name: str, value: Any, kind: Kind) -> UserError:
+    expected = kind.__name__ if isinstance(kind, type) else str(kind)
+    return UserError(f"{name}: found {value!r} ({type(value).__name__}), expected {expected}")

@@ -1,0 +1,137 @@
+"""Prints docs/configuration.md: `python -m jaxneox.config.docs > docs/configuration.md`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxneox.config.fates import Key, Kind, Needless, Refused, Section, Used
+from jaxneox.config.keys import ALIASES, SECTIONS
+
+_HEAD = """\
+# Configuration
+
+This page is made from the tables in `jaxneox/config/keys` by
+`python -m jaxneox.config.docs > docs/configuration.md`. Do not edit it by hand.
+
+A run is configured by GPT-NeoX's own YAML files. Several merge into one set of keys, spelled with
+`-` or `_`, in YAML or in the JSON-like style with trailing commas, comments and Python's `True`. A
+key that is given twice, in either spelling, in one file or in two, is an error. `--set key=value`
+and `--set block.key=value` override single keys; `null` unsets one. `A` is also found as `A.yml`.
+The comma that is missing at the end of a line before a quoted key (Pythia-12B's YAML has one such
+line) is supplied with a warning.
+
+Every key has exactly one fate:
+
+- **used**: it sets the named field of `jaxneox.config.schema.Config`;
+- **needless**: any value is accepted and changes nothing, for the reason given;
+- **refused**: any value but a harmless one (the default, `null`, `false`, a block with
+  `enabled: false`) is an error, with the reason given.
+
+An unknown key is an error that names the nearest known one. A number that YAML 1.1 reads as text
+(`1e-5`) is a number where one is wanted.
+
+## Derived values
+
+- **Batch.** `train_batch_size` = `train_micro_batch_size_per_gpu` x `gradient_accumulation_steps`
+  x dp. What is not given is derived; an accumulation that is not given is 1 unless
+  `train_batch_size` is. A run's saved configuration holds `train_batch_size` and
+  `max_micro_batch_size` instead of how the batch was cut, so that it continues with the same batch
+  on another number of devices.
+- **Vocabulary.** The least multiple of `make_vocab_size_divisible_by` x `model_parallel_size` that
+  holds the tokenizer. The size in the YAML counts, not that of `--mesh`: a model is the same on any
+  mesh. `padded_vocab_size`, where given, wins.
+- **MLP.** Its width is `intermediate_size`, or `expansion_factor` (4) x `hidden_size`; a gated one
+  (`geglu`, `reglu`, `swiglu`, `bilinear`, `glu`) has two branches of a third of it. One branch is
+  rounded up to `mlp_multiple_of`. (NeoX rounds the two matrices apart and fails where they then
+  disagree, as in its own mistral/7B.yml.)
+- **Rotary width.** int(head width x `rotary_pct`), which must be even.
+- **Precision.** From `precision` or a block that is enabled; they must agree. fp16's block with
+  `type: bfloat16`, as old versions of NeoX had it, is bfloat16. `loss_scale: 0` is dynamic.
+- **Schedule.** `lr_decay_iters`, or `lr_decay_fraction` x `train_iters`, or `train_iters`; the
+  warm-up is `warmup` x that, not rounded.
+
+## Where this differs from NeoX HEAD
+
+Where NeoX does something other than what its YAML says, this program does what the YAML says.
+With `neox_compat: true` it does what NeoX HEAD (ea7aefd8, 2026-05) does instead.
+
+| key | here | with `neox_compat: true` |
+|---|---|---|
+| `gradient_clipping: 1.0` | clips at 1.0 | does not clip: NeoX hands DeepSpeed only what differs \
+from its own default, and DeepSpeed's default is none |
+| `warmup` | step 0 has the learning rate 0, step t has t / warm-up of it | steps 0 and 1 share \
+step 1's |
+| `use_bias_in_norms: false` | layer norms have no bias | they keep it |
+| `fp16` with `type: bfloat16` | bfloat16 | float16 |
+
+Not reproduced, with or without it:
+
+- `gpt_j_residual` with `use_bias_in_mlp: false` and a gated activation: NeoX drops the attention's
+  output altogether; here it is added.
+- A row-parallel bias under `gpt_j_residual`: NeoX adds one copy per model parallel rank; here there
+  is one bias, added once.
+- The pipeline engine's gradients, which NeoX sums over the micro-batches of a step, are averaged.
+- Keys that NeoX overwrites before it reads them (`lr`, `optimizer_type`, `zero_stage`, `clip_grad`,
+  `batch_size`, `loss_scale`, ...) are other names of the settings that they stand for.
+- `save` without `checkpoint_factor` and `extra_save_iters` saves at the end; NeoX refuses it.
+
+## Other names of one setting
+
+Given by two names, a setting must have the same value twice.
+
+"""
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    names = _table(("key", "stands for"), [(_code(a), _code(b)) for a, b in ALIASES.items()])
+    sections = [f"## {title}\n\n{_section(section)}" for title, section in SECTIONS.items()]
+    return _HEAD + "\n".join([names, *sections])
+
+
+def _section(section: Section) -> str:
+    rows = [
+        (_code(name), _kind(key.kind), _code(_default(key.default)), _fate(key))
+        for name, key in section.items()
+    ]
+    return _table(("key", "type", "default", "fate"), rows)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    rule = ("---",) * len(head)
+    cells = ([cell.replace("|", "\\|") for cell in row] for row in [head, rule, *rows])
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def _kind(kind: Kind) -> str:
+    if isinstance(kind, tuple):
+        return ", ".join(_code(word) for word in kind)
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _default(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+def _fate(key: Key) -> str:
+    match key.fate:
+        case Used(to, note, refused):
+            words: dict[str, list[str]] = {}
+            for word, why in refused.items():
+                words.setdefault(why, []).append(_code(word))
+            reasons = [f"**refused** for {', '.join(words[why])}: {why}" for why in words]
+            return "; ".join([f"**used**: {_code(to)}", *filter(None, [note]), *reasons])
+        case Needless(why):
+            return f"**needless**: {why}"
+        case Refused(why, fine):
+            harmless = ", ".join(_code(str(value)) for value in fine)
+            return f"**refused**: {why}" + (f" (harmless: {harmless})" if fine else "")
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,151 @@
+"""NeoXArgsDeepspeedConfig, with the keys of DeepSpeed's own blocks (dotted)."""
+
+from jaxneox.config.fates import (
+    AMOUNT,
+    COUNT,
+    FLOATS,
+    WHOLE,
+    Needless,
+    Section,
+    needless,
+    refused,
+    used,
+)
+from jaxneox.config.keys.training import OPTIMIZER_TYPES, OPTIMIZERS
+
+AMP = "apex is not here: use precision: bfloat16 or the fp16 block"
+SCHEDULER = "DeepSpeed's schedulers are not here: use lr_decay_style, warmup and min_lr"
+REDUCED = "gradients are summed in float32"
+COLLECTIVES = "XLA chooses the collectives and their sizes"
+CURRICULUM = "curricula are not here: leave it out"
+AUTOTUNE = "autotuning is DeepSpeed's: leave it out"
+OFFLOAD = "nothing is offloaded to the CPU or NVMe: set it to false, or use a higher ZeRO stage"
+QUANTIZED = "collectives are not quantized here: leave it out"
+TRACE = "use profile: true"
+METRICS = "metrics.jsonl holds every step"
+ELASTIC = "a run continues on any number of devices without it"
+ONLY_1BIT = "only for 1-bit optimizers"
+LAYOUT = "XLA lays out the memory"
+L2 = "Adam with L2 instead of decoupled decay is not here: leave it out"
+OWN_LOGGER = "DeepSpeed's loggers are not here: use tensorboard_dir, or use_wandb"
+SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
+
+DEEPSPEED: Section = {
+    "deepspeed": needless(bool, True, "there is no DeepSpeed to turn on"),
+    "train_batch_size": used(COUNT, None, "batch.global_size"),
+    "train_micro_batch_size_per_gpu": used(COUNT, None, "batch.micro"),
+    "gradient_accumulation_steps": used(
+        COUNT, 1, "batch.accumulation", "unset: derived where train_batch_size is set"
+    ),
+    "optimizer": used(dict, None, "optimizer"),
+    "scheduler": refused(dict, None, SCHEDULER),
+    "fp32_allreduce": needless(bool, False, REDUCED),
+    "prescale_gradients": needless(bool, False, REDUCED),
+    "gradient_predivide_factor": needless(float, 1.0, REDUCED),
+    "sparse_gradients": needless(bool, False, REDUCED),
+    "fp16": used(dict, None, "precision", "enabled: true is precision: fp16"),
+    "bf16": used(dict, None, "precision", "enabled: true is precision: bfloat16"),
+    "amp": refused(dict, None, AMP),
+    "gradient_clipping": used(AMOUNT, 1.0, "optimizer.grad_clip", "NeoX HEAD drops exactly 1.0"),
+    "zero_optimization": used(dict, None, "parallel.zero_stage"),
+    "curriculum_learning": refused(dict, None, CURRICULUM),
+    "curriculum_seqlen": needless(int, 0, "only with curriculum_learning, refused"),
+    "steps_per_print": needless(int, 10, "log_interval decides"),
+    "wall_clock_breakdown": needless(bool, False, TRACE),
+    "dump_state": needless(bool, False, "use --dry-run"),
+    "flops_profiler": needless(dict, None, "MFU is always shown; for more use profile: true"),
+    "communication_data_type": needless(bool, None, REDUCED),
+    "autotuning": refused(dict, None, AUTOTUNE),
+    "activation_checkpointing": used(
+        dict, None, "remat", "says how, not whether: checkpoint_activations turns it on"
+    ),
+    "sparse_attention": refused(dict, None, SPARSE),
+    "data_efficiency": refused(dict, None, CURRICULUM),
+    "tensorboard": refused(dict, None, OWN_LOGGER),
+    "wandb": refused(dict, None, OWN_LOGGER),
+    "csv_monitor": needless(dict, None, METRICS),
+    "elasticity": needless(dict, None, ELASTIC),
+    "comms_logger": needless(dict, None, TRACE),
+    "compression_training": refused(dict, None, "compression is not here: leave it out"),
+    "checkpoint": needless(dict, None, "DeepSpeed's checkpoint options; Orbax writes them here"),
+    "data_types": needless(dict, None, REDUCED),
+    "deepspeed_extra_args": used(dict, None, "notes", "only keys that are needless"),
+}
+
+BLOCKS: Section = {
+    "optimizer.type": used(OPTIMIZER_TYPES, "adam", "optimizer.kind", refused=OPTIMIZERS),
+    "optimizer.params": used(dict, None, "optimizer"),
+    "optimizer.params.lr": used(AMOUNT, 0.001, "optimizer.lr"),
+    "optimizer.params.betas": used(FLOATS, None, "optimizer.betas", "[0.9, 0.999]; lion 0.99"),
+    "optimizer.params.eps": used(AMOUNT, None, "optimizer.eps", "1e-8; sm3 1e-30"),
+    "optimizer.params.momentum": used(AMOUNT, 0.0, "optimizer.momentum", "sgd, sm3 and muon"),
+    "optimizer.params.weight_decay": used(
+        AMOUNT, None, "optimizer.weight_decay", "an alias of weight_decay"
+    ),
+    "optimizer.params.beta": used(AMOUNT, None, "optimizer.extra", "sm3"),
+    "optimizer.params.freeze_step": needless(int, 400, ONLY_1BIT),
+    "optimizer.params.cuda_aware": needless(bool, False, ONLY_1BIT),
+    "optimizer.params.torch_adam": needless(bool, False, "one implementation"),
+    "optimizer.params.adam_w_mode": refused(bool, True, L2),
+    "optimizer.params.bias_correction": refused(bool, True, "Adam corrects its bias: leave it out"),
+    "optimizer.params.amsgrad": refused(bool, False, "AMSGrad is not here: leave it out"),
+    "fp16.enabled": used(bool, None, "precision.compute"),
+    "fp16.fp16": needless(bool, True, "an old spelling of enabled, which must be there"),
+    "fp16.type": used(
+        ("fp16", "bfloat16"), "fp16", "precision.compute", "bfloat16: old NeoX's bf16"
+    ),
+    "fp16.auto_cast": needless(bool, False, "tokens are integers: there is nothing to cast"),
+    "fp16.loss_scale": used(AMOUNT, 0.0, "precision.loss_scale.static", "0: dynamic"),
+    "fp16.initial_scale_power": used(WHOLE, 16, "precision.loss_scale.initial", "power of 2"),
+    "fp16.loss_scale_window": used(COUNT, 1000, "precision.loss_scale.window"),
+    "fp16.hysteresis": used(COUNT, 2, "precision.loss_scale.hysteresis"),
+    "fp16.consecutive_hysteresis": refused(
+        bool, False, "the hysteresis is DeepSpeed's default: set it to false"
+    ),
+    "fp16.min_loss_scale": used(AMOUNT, 1.0, "precision.loss_scale.minimum"),
+    "fp16.fp16_master_weights_and_grads": refused(
+        bool, False, "master weights are float32: set it to false"
+    ),
+    "bf16.enabled": used(bool, None, "precision.compute"),
+    "bf16.immediate_grad_update": needless(bool, False, REDUCED),
+    "zero_optimization.stage": used(WHOLE, 0, "parallel.zero_stage", "0 to 3"),
+    "zero_optimization.allgather_partitions": needless(bool, True, COLLECTIVES),
+    "zero_optimization.allgather_bucket_size": needless(int, 500000000, COLLECTIVES),
+    "zero_optimization.overlap_comm": needless(bool, False, COLLECTIVES),
+    "zero_optimization.reduce_scatter": needless(bool, True, COLLECTIVES),
+    "zero_optimization.reduce_bucket_size": needless(int, 500000000, COLLECTIVES),
+    "zero_optimization.contiguous_gradients": needless(bool, False, LAYOUT),
+    "zero_optimization.load_from_fp32_weights": needless(bool, True, "weights are float32"),
+    "zero_optimization.round_robin_gradients": needless(bool, False, COLLECTIVES),
+    "zero_optimization.ignore_unused_parameters": needless(bool, True, "all are used"),
+    "zero_optimization.elastic_checkpoint": needless(bool, False, ELASTIC),
+    "zero_optimization.legacy_stage1": needless(bool, False, "there is one stage 1"),
+    "zero_optimization.sub_group_size": needless(int, 1000000000, LAYOUT),
+    "zero_optimization.memory_efficient_linear": needless(bool, True, LAYOUT),
+    "zero_optimization.stage3_max_live_parameters": needless(int, 1000000000, LAYOUT),
+    "zero_optimization.stage3_max_reuse_distance": needless(int, 1000000000, LAYOUT),
+    "zero_optimization.stage3_prefetch_bucket_size": needless(int, 50000000, COLLECTIVES),
+    "zero_optimization.stage3_param_persistence_threshold": needless(int, 100000, LAYOUT),
+    "zero_optimization.stage3_model_persistence_threshold": needless(int, None, LAYOUT),
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": needless(bool, False, ELASTIC),
+    "zero_optimization.stage3_gather_fp16_weights_on_model_save": needless(bool, False, ELASTIC),
+    "zero_optimization.cpu_offload": refused(bool, False, OFFLOAD),
+    "zero_optimization.cpu_offload_params": refused(bool, False, OFFLOAD),
+    "zero_optimization.cpu_offload_use_pin_memory": needless(bool, False, OFFLOAD),
+    "zero_optimization.offload_param": refused(dict, None, OFFLOAD, {"device": "none"}),
+    "zero_optimization.offload_optimizer": refused(dict, None, OFFLOAD, {"device": "none"}),
+    "zero_optimization.zero_hpz_partition_size": needless(int, 1, COLLECTIVES),
+    "zero_optimization.zero_quantized_weights": refused(bool, False, QUANTIZED),
+    "zero_optimization.zero_quantized_gradients": refused(bool, False, QUANTIZED),
+    "activation_checkpointing.partition_activations": needless(bool, False, LAYOUT),
+    "activation_checkpointing.cpu_checkpointing": refused(bool, False, OFFLOAD),
+    "activation_checkpointing.contiguous_memory_optimization": needless(bool, False, LAYOUT),
+    "activation_checkpointing.number_checkpoints": needless(int, None, "one per layer"),
+    "activation_checkpointing.synchronize_checkpoint_boundary": needless(bool, False, LAYOUT),
+    "activation_checkpointing.profile": needless(bool, False, TRACE),
+}
+BLOCKS |= {
+    f"deepspeed_extra_args.{name}": key
+    for name, key in DEEPSPEED.items()
+    if isinstance(key.fate, Needless)
+}

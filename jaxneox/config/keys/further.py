@@ -1,0 +1,57 @@
+"""Keys that NeoX's documentation does not list: of its HEAD, of its forks and past, and our own."""
+
+from jaxneox.config.fates import (
+    AMOUNT,
+    COUNT,
+    SHARE,
+    Section,
+    needless,
+    refused,
+    used,
+)
+
+TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
+ONLINE = "training on data served over a socket is not here: leave it out"
+ONLY_ONLINE = "only for online training, which is refused"
+KV = "num_kv_heads decides: leave it out"
+
+NEWER: Section = {
+    "te_columnparallel": needless(bool, False, TE),
+    "te_rowparallel": needless(bool, False, TE),
+    "te_layernorm_mlp": needless(bool, False, TE),
+    "te_mha": needless(bool, False, TE),
+    "te_fp8_format": needless(("e4m3", "hybrid"), "hybrid", TE),
+    "te_fp8_wgrad": needless(bool, True, TE),
+    "te_fp8_amax_history_len": needless(int, 1, TE),
+    "te_fp8_amax_compute_algo": needless(str, "most_recent", TE),
+    "te_fp8_margin": needless(int, 0, TE),
+    "te_fp8_mha": needless(bool, False, TE),
+    "wandb_run_name": used(str, None, "log.wandb"),
+    "peak_theoretical_tflops": used(AMOUNT, None, "log.peak_tflops", "of one device; for MFU"),
+    "serve_model_weights": refused(bool, False, ONLINE),
+    "weight_server_port": needless(int, 6000, ONLY_ONLINE),
+    "online_dataserver_ips": needless(str, "localhost", ONLY_ONLINE),
+    "online_dataserver_ports": needless(int, 10000, ONLY_ONLINE),
+    "fp32_reinforce": needless(bool, True, ONLY_ONLINE),
+    "kl_impl": needless(("abs", "mse", "kl", "full"), "mse", ONLY_ONLINE),
+    "kl_div_beta": needless(float, 0.1, ONLY_ONLINE),
+    "reinforce_leave_one_out": needless(bool, False, ONLY_ONLINE),
+}
+
+OLDER: Section = {
+    "gas": used(COUNT, None, "batch.accumulation", "alias of gradient_accumulation_steps"),
+    "attention_type": refused(str, None, KV, "groupedquery", "multihead"),
+    "decay_lr_to": used(SHARE, None, "schedule.min_lr", "Llemma's: min_lr as a share of lr"),
+    "warmup_iters": used(AMOUNT, None, "schedule.warmup_iters", "Llemma's: instead of warmup"),
+}
+
+OURS: Section = {
+    "neox_compat": used(bool, False, "neox_compat", "true: as NeoX HEAD does, not as it says"),
+    "remat_policy": used(
+        ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"
+    ),
+    "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
+    "max_micro_batch_size": used(
+        COUNT, None, "batch.micro", "the largest micro-batch up to it that divides the batch"
+    ),
+}

@@ -1,0 +1,120 @@
+"""NeoXArgsModel and NeoXArgsMoE."""
+
+from jaxneox.config.fates import AMOUNT, COUNT, SHARE, WHOLE, Section, needless, refused, used
+
+FUSED = "XLA fuses these operations by itself; the function is the same"
+GATED = ("geglu", "reglu", "swiglu", "bilinear", "glu")
+ACTIVATIONS = ("gelu", "relu", "softsign", "swish", "mish", "silu", *GATED)
+INITS = (
+    *("normal", "scaled_normal", "orthogonal", "scaled_orthogonal", "xavier_uniform"),
+    *("xavier_normal", "wang_init", "small_init", "single_residual_scaled_normal"),
+)
+NORMS = (
+    *("layernorm", "rmsnorm", "scalenorm", "te_rmsnorm", "te_layernorm"),
+    "non_parametric_layernorm",
+)
+POSITIONS = ("learned", "rotary", "sinusoidal", "rpe", "alibi", "none")
+TE_NORM = "te_layernorm and te_rmsnorm are the same functions as layernorm and rmsnorm"
+ROW = "a row-parallel output layer is broken in NeoX itself: use column"
+SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
+SHARED = "layers that share parameters are not here: leave it out"
+PROMPT = "soft prompts are not here: leave it out, or train the whole model with finetune"
+ONNX = "there is no ONNX export here: set it to false"
+MAMBA = "only for mamba layers, which attention_config refuses"
+RWKV = "only for RWKV layers, which are not here: leave it out"
+DENSE = "only dense layers are here: use [[[global], all]] with a dense model"
+ATTENTION = {
+    **dict.fromkeys(
+        ("local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer"), SPARSE
+    ),
+    **dict.fromkeys(("gmlp", "amlp", "mamba", "rwkv"), DENSE),
+}
+NO_MOE = "mixtures of experts are not here: set it to 1, or use a dense model's YAML"
+ONLY_MOE = "only for mixtures of experts, which moe_num_experts refuses"
+
+MODEL: Section = {
+    "precision": used(
+        ("fp16", "fp32", "bfloat16"), None, "precision.compute", "null: fp16's or bf16's block"
+    ),
+    "num_layers": used(COUNT, None, "model.num_layers"),
+    "hidden_size": used(COUNT, None, "model.hidden_size"),
+    "intermediate_size": used(
+        COUNT, None, "model.mlp.size", "4 x hidden_size; a gated branch is a third of it"
+    ),
+    "mlp_multiple_of": used(COUNT, 1, "model.mlp.size", "one branch is rounded up to it"),
+    "expansion_factor": used(AMOUNT, None, "model.mlp.size", "instead of intermediate_size"),
+    "num_attention_heads": used(COUNT, None, "model.attention.num_heads"),
+    "num_kv_heads": used(COUNT, None, "model.attention.kv_heads", "null: one per head"),
+    "seq_length": used(COUNT, None, "model.seq_length"),
+    "sliding_window_width": used(
+        WHOLE, None, "model.attention.window", "a token sees itself and so many before it"
+    ),
+    "max_position_embeddings": used(COUNT, None, "model.positions.max_positions"),
+    "norm": used(NORMS, "layernorm", "model.norm.kind", TE_NORM),
+    "layernorm_fusion": needless(bool, False, FUSED),
+    "rmsnorm_fusion": needless(bool, False, FUSED),
+    "use_qk_layernorm": used(bool, False, "model.attention.qk_norm"),
+    "layernorm_epsilon": used(AMOUNT, 1e-05, "model.norm.epsilon"),
+    "rms_norm_epsilon": used(AMOUNT, 1e-08, "model.norm.epsilon"),
+    "scalenorm_epsilon": used(AMOUNT, 1e-08, "model.norm.epsilon"),
+    "pos_emb": used(POSITIONS, "learned", "model.positions.kind"),
+    "rpe_num_buckets": used(COUNT, 32, "model.positions.rpe_buckets"),
+    "rpe_max_distance": used(COUNT, 128, "model.positions.rpe_max_distance"),
+    "opt_pos_emb_offset": used(WHOLE, 0, "model.positions.offset"),
+    "no_weight_tying": used(bool, False, "model.tied_embedding"),
+    "attention_config": used(
+        list, None, "model", "only global and flash, which are one function", ATTENTION
+    ),
+    "sparsity_config": refused(dict, None, SPARSE),
+    "num_unique_layers": refused(COUNT, None, SHARED),
+    "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
+    "make_vocab_size_divisible_by": used(COUNT, 128, "tokenizer.divisible_by"),
+    "activation": used(
+        ACTIVATIONS, "gelu", "model.mlp.activation", "gelu with bias_gelu_fusion is the tanh form"
+    ),
+    "use_flashattn_swiglu": needless(bool, False, FUSED),
+    "scaled_upper_triang_masked_softmax_fusion": needless(bool, False, FUSED),
+    "scaled_masked_softmax_fusion": needless(bool, False, FUSED),
+    "bias_gelu_fusion": used(bool, False, "model.mlp.activation", "true: gelu by tanh; else erf"),
+    "bias_dropout_fusion": needless(bool, False, FUSED),
+    "rope_fusion": needless(bool, False, FUSED),
+    "fused_kernels_build_path": needless(str, None, "no kernels are built"),
+    "fp16_lm_cross_entropy": used(bool, False, "precision.loss_fp32", "only in fp16"),
+    "init_method_std": used(AMOUNT, 0.02, "model.init.std"),
+    "apply_query_key_layer_scaling": used(
+        bool, False, "model.attention.softmax_fp32", "the scaling cancels; fp32 softmax remains"
+    ),
+    "use_cpu_initialization": needless(bool, False, "every mesh draws the same numbers"),
+    "attention_softmax_in_fp32": used(bool, False, "model.attention.softmax_fp32"),
+    "rotary_pct": used(SHARE, 1.0, "model.positions.rotary_fraction"),
+    "rotary_emb_base": used(COUNT, 10000, "model.positions.rotary_base"),
+    "rotary_save_freqs_buffer": needless(bool, False, "the frequencies are computed, never saved"),
+    "init_method": used(INITS, "normal", "model.init.method"),
+    "output_layer_init_method": used(INITS, "scaled_normal", "model.init.output_method"),
+    "gmlp_attn_dim": needless(int, 64, "only for gmlp layers, which attention_config refuses"),
+    "gpt_j_residual": used(bool, False, "model.parallel_residual"),
+    "gpt_j_tied": used(bool, False, "model.shared_norm", "only with gpt_j_residual"),
+    "use_bias_in_norms": used(bool, True, "model.norm.bias", "ignored by NeoX HEAD"),
+    "use_bias_in_attn_linear": used(bool, True, "model.attention.bias"),
+    "use_bias_in_mlp": used(bool, True, "model.mlp.bias"),
+    "soft_prompt_tuning": refused(dict, None, PROMPT),
+    "mamba_selective_scan_fusion": needless(bool, False, MAMBA),
+    "mamba_causal_conv_fusion": needless(bool, False, MAMBA),
+    "mamba_inner_func_fusion": needless(bool, False, MAMBA),
+    "mamba_selective_fp32_params": needless(bool, True, MAMBA),
+    "mamba_use_bias_in_conv": needless(bool, True, MAMBA),
+    "mamba_use_bias_in_linears": needless(bool, False, MAMBA),
+    "output_layer_parallelism": refused(("column", "row"), "column", ROW),
+    "dim_att": refused(int, None, RWKV),
+    "head_size": refused(int, None, RWKV),
+    "ffn_dim": refused(int, None, RWKV),
+}
+
+MOE: Section = {
+    "moe_num_experts": refused(COUNT, 1, NO_MOE),
+    "moe_expert_interval": needless(int, 1, ONLY_MOE),
+    "moe_top_k": needless(int, 1, ONLY_MOE),
+    "moe_router_type": needless(("sinkhorn", "topk"), "sinkhorn", ONLY_MOE),
+    "moe_lbl_in_fp32": needless(bool, False, ONLY_MOE),
+    "moe_jitter_eps": needless(float, None, ONLY_MOE),
+}

@@ -1,0 +1,115 @@
+"""NeoXArgsLogging, -Other, -Parallelism, -Textgen and NeoXArgsDeepspeedRunner."""
+
+from jaxneox.config.fates import COUNT, WHOLE, Section, needless, refused, used
+
+COMET = "Comet is no logger here: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
+UNMEASURED = "this is not measured here: set it to false"
+TRACE = "profile's trace holds the memory too"
+LAUNCH = "there is no launcher: every process runs train.py, and JAX joins them"
+MESH = "--mesh and the devices that JAX finds decide"
+ALONE = "`train.py` continues by itself from the last checkpoint"
+SET_BY_NEOX = "NeoX sets it by itself"
+SAVE_ITERS = "NeoX computes it: use checkpoint_factor and extra_save_iters"
+TRAINING = "train.py trains: leave it out"
+GENERATION = "training does not generate by it; kept for text generation"
+ONNX = "there is no ONNX export here: set it to false"
+DEEPSCALE = "DeepSpeed's old name, which does nothing"
+
+LOGGING: Section = {
+    "use_wandb": used(bool, None, "log.wandb", "null: off"),
+    "wandb_group": used(str, None, "log.wandb"),
+    "wandb_team": used(str, None, "log.wandb"),
+    "wandb_project": used(str, "neox", "log.wandb"),
+    "wandb_host": used(str, "https://api.wandb.ai", "log.wandb"),
+    "wandb_init_all_ranks": needless(bool, False, "the numbers are the same on every host"),
+    "git_hash": needless(str, "613aeb9", SET_BY_NEOX),
+    "log_dir": used(str, None, "log.log_dir"),
+    "tensorboard_dir": used(str, None, "log.tensorboard_dir"),
+    "use_comet": needless(bool, None, COMET, told=True),
+    "comet_workspace": needless(str, None, COMET),
+    "comet_project": needless(str, None, COMET),
+    "comet_experiment_name": needless(str, None, COMET),
+    "comet_tags": needless(list, None, COMET),
+    "comet_others": needless(dict, None, COMET),
+    "log_interval": used(COUNT, 100, "log.interval"),
+    "log_grad_pct_zeros": refused(bool, False, UNMEASURED),
+    "log_param_norm": used(bool, False, "log.param_norm"),
+    "log_grad_norm": needless(bool, False, "the gradient's norm is always logged"),
+    "log_optimizer_states": refused(bool, False, UNMEASURED),
+    "log_gradient_noise_scale": refused(bool, False, UNMEASURED),
+    "gradient_noise_scale_n_batches": needless(int, 5, "only with log_gradient_noise_scale"),
+    "gradient_noise_scale_cpu_offload": needless(bool, False, "only with the same"),
+    "memory_profiling": needless(bool, False, TRACE),
+    "memory_profiling_path": needless(str, None, TRACE),
+    "profile": used(bool, False, "log.profile"),
+    "profile_step_start": used(WHOLE, 10, "log.profile"),
+    "profile_step_stop": used(WHOLE, 12, "log.profile"),
+}
+
+OTHER: Section = {
+    "distributed_backend": needless(str, "nccl", "JAX chooses it by the device"),
+    "local_rank": needless(int, None, LAUNCH),
+    "rank": needless(int, None, LAUNCH),
+    "lazy_mpu_init": needless(bool, False, LAUNCH),
+    "short_seq_prob": needless(float, 0.1, "only for BERT's data; NeoX does not use it either"),
+    "eod_mask_loss": used(bool, False, "data.eod_mask_loss"),
+    "adlr_autoresume": needless(bool, False, ALONE),
+    "adlr_autoresume_interval": needless(int, 1000, ALONE),
+    "seed": used(WHOLE, 1234, "train.seed"),
+    "onnx_safe": refused(bool, False, ONNX),
+    "deepscale": needless(bool, False, DEEPSCALE),
+    "deepscale_config": needless(str, None, DEEPSCALE),
+    "deepspeed_mpi": needless(bool, False, LAUNCH),
+    "deepspeed_slurm": needless(bool, False, LAUNCH),
+    "user_script": needless(str, None, LAUNCH),
+    "iteration": used(WHOLE, None, "checkpoint.iteration", "null: the newest"),
+    "do_train": refused(bool, None, TRAINING, True),
+    "do_valid": used(bool, None, "train.do_valid", "null: true"),
+    "do_test": used(bool, None, "train.do_test", "null: true"),
+    "save_iters": refused(list, None, SAVE_ITERS),
+    "global_num_gpus": needless(int, None, MESH),
+}
+
+PARALLELISM: Section = {
+    "pipe_parallel_size": used(WHOLE, 0, "parallel.pp", "0 and 1: no pipeline"),
+    "model_parallel_size": used(WHOLE, 1, "parallel.tp", "also pads the vocabulary"),
+    "pipe_partition_method": needless(
+        str, "type:transformer|mlp", "stages hold equal numbers of layers"
+    ),
+    "world_size": needless(int, None, MESH),
+    "is_pipe_parallel": needless(bool, False, SET_BY_NEOX),
+    "sequence_parallel": used(bool, False, "parallel.sequence_parallel"),
+}
+
+TEXTGEN: Section = {
+    "text_gen_type": needless(str, None, GENERATION),
+    "precompute_model_name": needless(str, None, GENERATION),
+    "temperature": needless(float, 0.0, GENERATION),
+    "top_p": needless(float, 0.0, GENERATION),
+    "top_k": needless(int, 0, GENERATION),
+    "return_logits": needless(bool, False, GENERATION),
+    "maximum_tokens": needless(int, 64, GENERATION),
+    "prompt_end": needless(str, "\n", GENERATION),
+    "sample_input_file": needless(str, None, GENERATION),
+    "sample_output_file": needless(str, "samples.txt", GENERATION),
+    "num_samples": needless(int, 1, GENERATION),
+    "recompute": needless(bool, False, GENERATION),
+    "eval_results_prefix": needless(str, "", GENERATION),
+    "eval_tasks": needless(list, None, GENERATION),
+}
+
+RUNNER: Section = {
+    "hostfile": needless(str, None, LAUNCH),
+    "include": needless(str, None, LAUNCH),
+    "exclude": needless(str, None, LAUNCH),
+    "num_nodes": needless(int, -1, LAUNCH),
+    "num_gpus": needless(int, None, LAUNCH),
+    "master_port": needless(int, 29500, LAUNCH),
+    "master_addr": needless(str, None, LAUNCH),
+    "launcher": needless(str, "pdsh", LAUNCH),
+    "force_multi": needless(bool, False, LAUNCH),
+    "autotuning_run": refused(str, None, "autotuning is DeepSpeed's: leave it out"),
+    "no_ssh_check": needless(bool, False, LAUNCH),
+    "comment": needless(str, None, LAUNCH),
+    "account": needless(str, None, LAUNCH),
+}

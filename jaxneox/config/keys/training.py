@@ -1,0 +1,181 @@
+"""NeoXArgsTraining, NeoXArgsOptimizer, NeoXArgsLRScheduler and NeoXArgsTokenizer."""
+
+from jaxneox.config.fates import (
+    AMOUNT,
+    COUNT,
+    FLOATS,
+    INTS,
+    SHARE,
+    STRINGS,
+    WHOLE,
+    Section,
+    needless,
+    refused,
+    used,
+)
+
+ADAM_FOR_1BIT = "compressed gradients are not here: use Adam"
+OPTIMIZERS = {
+    "onebitadam": ADAM_FOR_1BIT,
+    "onebitlamb": ADAM_FOR_1BIT,
+    "zerooneadam": ADAM_FOR_1BIT,
+    "lamb": "use AdamW",
+    "madgrad_wd": "use AdamW",
+}
+OPTIMIZER_TYPES = (
+    *("adam", "onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion"),
+    *("adamw", "adafactor", "muon", "onebitlamb", "zerooneadam", "lamb"),
+)
+TOKENIZERS = (
+    *("GPT2BPETokenizer", "HFTokenizer", "HFGPT2Tokenizer", "SPMTokenizer"),
+    *("CharLevelTokenizer", "TiktokenTokenizer"),
+)
+DATA_IMPL = "only .bin/.idx (mmap) data is read: set it to mmap and convert older data"
+PREFERENCE = "DPO, KTO, reward models and their paired data are not here: use train_data_paths"
+ONLY_PREFERENCE = "only for preference training, which train_impl refuses"
+NO_MUP = "mup is not here yet: set use_mup to false"
+ONLY_MUP = "only with use_mup, which is refused"
+S3 = "uploads are not here: leave it out and copy the save folder"
+EPOCHS = "the length is counted in steps: set train_iters"
+FORWARD = "there is no forward pass at load: set it to false"
+OFFLOAD = "activations stay on the device: set it to false; remat_policy: full needs least"
+LAYERWISE = "checkpointing is per layer; remat_policy says what is kept"
+SCHEDULE = "the schedule is a function of the step and of this YAML"
+OLD_SCHEDULE = "the schedule is this YAML's: set it to false, or start from the run's own config"
+RANDOM = "randomness is a function of the seed and the step, so there is no state to keep"
+BLOCK = "zero_optimization's block has it, and there it is needless too"
+PERPLEXITY = "only the loss per token is measured: set it to false"
+BNB = "8-bit optimizer states are not here: the states are kept in float32"
+
+LR_SCHEDULER: Section = {
+    "lr_decay_style": used(
+        ("constant", "linear", "cosine", "exponential"), "linear", "schedule.style"
+    ),
+    "lr_decay_iters": used(COUNT, None, "schedule.decay_iters", "null: train_iters"),
+    "lr_decay_fraction": used(SHARE, None, "schedule.decay_iters", "of train_iters"),
+    "min_lr": used(AMOUNT, 0.0, "schedule.min_lr"),
+    "warmup": used(SHARE, 0.01, "schedule.warmup_iters", "share of the decay's steps"),
+    "override_lr_scheduler": needless(bool, False, SCHEDULE),
+    "use_checkpoint_lr_scheduler": refused(bool, False, OLD_SCHEDULE),
+}
+
+OPTIMIZER: Section = {
+    "optimizer_type": used(
+        OPTIMIZER_TYPES, "adam", "optimizer.kind", "an alias of optimizer.type", OPTIMIZERS
+    ),
+    "use_bnb_optimizer": needless(bool, False, BNB, told=True),
+    "zero_stage": used(
+        WHOLE, None, "parallel.zero_stage", "an alias of zero_optimization.stage; not a list"
+    ),
+    "zero_reduce_scatter": needless(bool, None, BLOCK),
+    "zero_contiguous_gradients": needless(bool, None, BLOCK),
+    "zero_reduce_bucket_size": needless(int, None, BLOCK),
+    "zero_allgather_bucket_size": needless(int, None, BLOCK),
+    "lr": used(AMOUNT, None, "optimizer.lr", "an alias of optimizer.params.lr"),
+}
+
+TOKENIZER: Section = {
+    "tokenizer_type": used(TOKENIZERS, "GPT2BPETokenizer", "tokenizer.kind"),
+    "padded_vocab_size": used(
+        COUNT, None, "tokenizer.padded_size", "set: wins over make_vocab_size_divisible_by"
+    ),
+}
+
+TRAINING: Section = {
+    "data_path": used(str, None, "data.path"),
+    "use_shared_fs": needless(bool, True, "every host reads its own share of the data"),
+    "train_data_paths": used(STRINGS, None, "data.train_paths"),
+    "train_label_data_paths": used(STRINGS, None, "data.train_label_paths"),
+    "train_reward_data_paths": refused(list, None, PREFERENCE),
+    "test_data_paths": used(STRINGS, None, "data.test_paths"),
+    "test_label_data_paths": used(STRINGS, None, "data.test_label_paths"),
+    "test_reward_data_paths": refused(list, None, PREFERENCE),
+    "valid_data_paths": used(STRINGS, None, "data.valid_paths"),
+    "valid_label_data_paths": used(STRINGS, None, "data.valid_label_paths"),
+    "valid_reward_data_paths": refused(list, None, PREFERENCE),
+    "pos_train_data_paths": refused(list, None, PREFERENCE),
+    "neg_train_data_paths": refused(list, None, PREFERENCE),
+    "pos_train_label_data_paths": refused(list, None, PREFERENCE),
+    "neg_train_label_data_paths": refused(list, None, PREFERENCE),
+    "pos_valid_data_paths": refused(list, None, PREFERENCE),
+    "neg_valid_data_paths": refused(list, None, PREFERENCE),
+    "pos_valid_label_data_paths": refused(list, None, PREFERENCE),
+    "neg_valid_label_data_paths": refused(list, None, PREFERENCE),
+    "pos_test_data_paths": refused(list, None, PREFERENCE),
+    "neg_test_data_paths": refused(list, None, PREFERENCE),
+    "pos_test_label_data_paths": refused(list, None, PREFERENCE),
+    "neg_test_label_data_paths": refused(list, None, PREFERENCE),
+    "train_data_weights": used(FLOATS, None, "data.train_weights", "null: equal"),
+    "valid_data_weights": used(FLOATS, None, "data.valid_weights", "null: equal"),
+    "test_data_weights": used(FLOATS, None, "data.test_weights", "null: equal"),
+    "weight_by_num_documents": used(bool, False, "data.weight_by_num_documents"),
+    "weighted_sampler_alpha": used(AMOUNT, 1.0, "data.weighted_sampler_alpha"),
+    "data_impl": refused(("infer", "mmap", "cached"), "infer", DATA_IMPL, "mmap"),
+    "pack_impl": used(("packed", "pack_until_overflow", "unpacked"), "packed", "data.pack"),
+    "dataset_impl": refused(("gpt2", "pairwise", "online"), "gpt2", PREFERENCE),
+    "train_impl": refused(("normal", "dpo", "rm", "kto", "reinforce"), "normal", PREFERENCE),
+    "dpo_fp32": needless(bool, True, ONLY_PREFERENCE),
+    "dpo_reference_free": needless(bool, False, ONLY_PREFERENCE),
+    "dpo_beta": needless(float, 0.1, ONLY_PREFERENCE),
+    "kto_fp32": needless(bool, True, ONLY_PREFERENCE),
+    "kto_desirable_weight": needless(float, 1.0, ONLY_PREFERENCE),
+    "kto_undesirable_weight": needless(float, 1.0, ONLY_PREFERENCE),
+    "kto_beta": needless(float, 0.1, ONLY_PREFERENCE),
+    "allow_chopped": used(bool, True, "data.allow_chopped"),
+    "mmap_warmup": needless(bool, False, "the operating system caches what is read"),
+    "save": used(str, None, "checkpoint.save"),
+    "s3_path": refused(str, None, S3),
+    "s3_chunk_size": needless(int, 104857600, "only with s3_path, which is refused"),
+    "config_files": needless(dict, None, "NeoX's own copy of the YAMLs"),
+    "load": used(str, None, "checkpoint.load"),
+    "checkpoint_validation_with_forward_pass": refused(bool, False, FORWARD),
+    "checkpoint_scale": used(("linear", "log"), "linear", "checkpoint.scale"),
+    "checkpoint_factor": used(
+        COUNT, None, "checkpoint.every", "null with save: only extra_save_iters and the last step"
+    ),
+    "extra_save_iters": used(INTS, None, "checkpoint.extra_iters"),
+    "no_save_optim": used(bool, False, "checkpoint.save_optimizer"),
+    "no_save_rng": needless(bool, False, RANDOM),
+    "no_load_optim": used(bool, False, "checkpoint.load_optimizer"),
+    "no_load_rng": needless(bool, False, RANDOM),
+    "finetune": used(bool, False, "checkpoint.finetune"),
+    "batch_size": used(COUNT, None, "batch.micro", "alias of train_micro_batch_size_per_gpu"),
+    "train_iters": used(WHOLE, None, "train.train_iters"),
+    "train_epochs": refused(int, None, EPOCHS),
+    "eval_iters": used(WHOLE, 100, "train.eval_iters"),
+    "keep_last_n_checkpoints": used(COUNT, None, "checkpoint.keep_last"),
+    "eval_interval": used(WHOLE, 1000, "train.eval_interval"),
+    "split": used(str, "969, 30, 1", "data.split"),
+    "vocab_file": used(str, None, "tokenizer.vocab_file"),
+    "merge_file": used(str, None, "tokenizer.merge_file"),
+    "num_workers": needless(int, 2, "batches are read ahead by one thread"),
+    "exit_interval": used(WHOLE, None, "train.exit_interval"),
+    "attention_dropout": used(SHARE, 0.0, "model.attention.dropout"),
+    "hidden_dropout": used(SHARE, 0.0, "model.hidden_dropout"),
+    "weight_decay": used(AMOUNT, 0.1, "optimizer.weight_decay"),
+    "checkpoint_activations": used(bool, False, "remat.policy", "true: full"),
+    "checkpoint_num_layers": needless(int, 1, LAYERWISE),
+    "deepspeed_activation_checkpointing": needless(bool, True, LAYERWISE),
+    "contiguous_checkpointing": needless(bool, False, "XLA lays out the memory"),
+    "checkpoint_in_cpu": refused(bool, False, OFFLOAD),
+    "synchronize_each_layer": needless(bool, False, "XLA orders the computation"),
+    "profile_backward": needless(bool, False, "profile shows both directions"),
+    "partition_activations": needless(bool, False, "sequence_parallel shards what is kept"),
+    "clip_grad": used(AMOUNT, 1.0, "optimizer.grad_clip", "an alias of gradient_clipping"),
+    "hysteresis": used(COUNT, 2, "precision.loss_scale.hysteresis", "fp16.hysteresis wins"),
+    "dynamic_loss_scale": used(bool, None, "precision.loss_scale", "null: as loss_scale says"),
+    "loss_scale": used(AMOUNT, None, "precision.loss_scale.static", "0 or null: dynamic"),
+    "loss_scale_window": used(AMOUNT, 1000.0, "precision.loss_scale.window"),
+    "min_scale": used(AMOUNT, 1.0, "precision.loss_scale.minimum"),
+    "char_level_ppl": refused(bool, False, PERPLEXITY),
+    "use_mup": refused(bool, False, NO_MUP),
+    "coord_check": refused(bool, False, NO_MUP),
+    "save_base_shapes": refused(bool, False, NO_MUP),
+    "base_shapes_file": needless(str, None, ONLY_MUP),
+    "mup_init_scale": needless(float, 1.0, ONLY_MUP),
+    "mup_attn_temp": needless(float, 1.0, ONLY_MUP),
+    "mup_output_temp": needless(float, 1.0, ONLY_MUP),
+    "mup_embedding_mult": needless(float, 1.0, ONLY_MUP),
+    "mup_rp_embedding_mult": needless(float, 1.0, ONLY_MUP),
+    "mup_width_scale": needless(int, 2, ONLY_MUP),
+}

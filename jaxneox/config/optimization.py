@@ -1,0 +1,177 @@
+"""Precision, optimizer and schedule from NeoX's keys and DeepSpeed's blocks.
+
+Sources: megatron/neox_arguments/arguments.py and megatron/training.py (get_optimizer,
+get_learning_rate_scheduler) of GPT-NeoX ea7aefd8; deepspeed/runtime/fp16/loss_scaler.py.
+"""
+
+import math
+from typing import Any
+
+from jaxneox.config.check import Settings
+from jaxneox.config.schema import (
+    Dtype,
+    LossScaleConfig,
+    OptimizerConfig,
+    PrecisionConfig,
+    ScheduleConfig,
+)
+from jaxneox.errors import UserError
+
+_DTYPES: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "bfloat16": "bfloat16"}
+_KINDS = {"cpu_adam": "adam", "cpu_torch_adam": "adam"}
+_PARAMS: dict[str, set[str]] = {  # of optimizer.params, besides lr and weight_decay
+    "adam": {"betas", "eps"},
+    "adamw": {"betas", "eps"},
+    "sgd": {"momentum"},
+    "lion": {"betas"},
+    "sm3": {"momentum", "beta", "eps"},
+    "adafactor": set(),
+    "muon": {"betas", "momentum"},
+}
+_COMMON = {"lr", "weight_decay"}
+_FIELDS = {"betas", "eps", "momentum"}  # the rest goes to OptimizerConfig.extra
+_TUNABLE = set.union(*_PARAMS.values())
+
+
+def precision_config(settings: Settings) -> PrecisionConfig:
+    """Raises UserError when `precision` and the fp16 and bf16 blocks ask for different things."""
+    asked = {name: dtype for name, dtype in _asked(settings).items() if dtype is not None}
+    if len(set(asked.values())) > 1:
+        parts = " but ".join(f"{name} asks for {dtype}" for name, dtype in asked.items())
+        raise UserError(f"{parts}: keep one; a block is off with enabled: false")
+    precision = next(iter(asked.values()), "fp32")
+    if settings["fp16_lm_cross_entropy"] and precision != "fp16":
+        raise UserError(
+            f"fp16_lm_cross_entropy needs precision fp16, found {precision}: set it to false"
+        )
+    return PrecisionConfig(
+        compute=_DTYPES[precision],
+        loss_scale=_loss_scale(settings) if precision == "fp16" else None,
+        loss_fp32=not settings["fp16_lm_cross_entropy"],
+    )
+
+
+def _asked(settings: Settings) -> dict[str, str | None]:
+    for block, dtype in (("fp16", "fp16"), ("bf16", "bfloat16")):
+        said = settings["precision"] == dtype or settings.given(f"{block}.enabled")
+        if settings[block] and not said:
+            raise UserError(f"{block}: enabled is missing: write enabled: true or false")
+    # in old versions of NeoX, and so in some Pythia YAMLs, this block could mean bfloat16
+    block_type = "fp16" if settings["neox_compat"] else settings["fp16.type"]
+    return {
+        "precision": settings["precision"],
+        "the fp16 block": block_type if settings["fp16.enabled"] else None,
+        "the bf16 block": "bfloat16" if settings["bf16.enabled"] else None,
+    }
+
+
+def _loss_scale(settings: Settings) -> LossScaleConfig:
+    static = settings["fp16.loss_scale"] or None
+    dynamic = settings["dynamic_loss_scale"]
+    if dynamic is not None and dynamic == bool(static):
+        raise UserError(
+            f"dynamic_loss_scale is {dynamic} but loss_scale is "
+            f"{static or 0:g}, where 0 is dynamic: keep one of the two"
+        )
+    return LossScaleConfig(
+        static=static,
+        initial=2.0 ** settings["fp16.initial_scale_power"],
+        window=int(settings["fp16.loss_scale_window"]),
+        hysteresis=settings["fp16.hysteresis"],
+        minimum=settings["fp16.min_loss_scale"],
+    )
+
+
+def optimizer_config(settings: Settings) -> OptimizerConfig:
+    """Raises UserError for a parameter that the optimizer does not have."""
+    named = settings["optimizer.type"]
+    kind: Any = _KINDS.get(named, named)
+    if kind != named:
+        settings.notes.append(f"optimizer.type: {named} is {kind} on the training device here")
+    for name in sorted(_TUNABLE - _PARAMS[kind]):
+        if settings.given(f"optimizer.params.{name}"):
+            raise UserError(
+                f"optimizer.params.{name}: {kind} has no such parameter; it has "
+                f"{', '.join(sorted(_PARAMS[kind] | _COMMON))}"
+            )
+    return OptimizerConfig(
+        kind=kind,
+        lr=settings["optimizer.params.lr"],
+        betas=_betas(settings, kind),
+        eps=_eps(settings, kind),
+        momentum=settings["optimizer.params.momentum"],
+        weight_decay=settings["weight_decay"],
+        grad_clip=_grad_clip(settings),
+        extra={
+            name: settings[f"optimizer.params.{name}"]
+            for name in sorted(_PARAMS[kind] - _FIELDS)
+            if settings.given(f"optimizer.params.{name}")
+        },
+    )
+
+
+def _eps(settings: Settings, kind: str) -> float:
+    eps = settings["optimizer.params.eps"]
+    if eps is None:
+        return 1e-30 if kind == "sm3" else 1e-8
+    return float(eps)
+
+
+def _betas(settings: Settings, kind: str) -> tuple[float, float]:
+    betas = settings["optimizer.params.betas"]
+    if betas is None:
+        return (0.9, 0.99) if kind == "lion" else (0.9, 0.999)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UserError(
+            f"optimizer.params.betas: found {betas}, expected two numbers from 0 to below 1"
+        )
+    return betas[0], betas[1]
+
+
+def _grad_clip(settings: Settings) -> float:
+    clip = float(settings["gradient_clipping"])
+    # NeoX HEAD hands only what differs from its default to DeepSpeed, whose default is no clipping
+    return 0.0 if settings["neox_compat"] and clip == 1.0 else clip
+
+
+def schedule_config(settings: Settings, lr: float) -> ScheduleConfig:
+    """Raises UserError when min_lr is above lr or the warm-up outlasts the decay."""
+    decay_iters = _decay_iters(settings)
+    min_lr = settings["min_lr"]
+    if settings.given("decay_lr_to"):
+        if settings.given("min_lr"):
+            raise UserError("min_lr and decay_lr_to are both set: keep one of the two")
+        min_lr = settings["decay_lr_to"] * lr
+    if min_lr > lr:
+        raise UserError(
+            f"min_lr {min_lr:g} is above lr {lr:g} (optimizer.params.lr): lower the first to it"
+        )
+    return ScheduleConfig(
+        style=settings["lr_decay_style"],
+        lr=lr,
+        min_lr=min_lr,
+        decay_iters=decay_iters,
+        warmup_iters=_warmup_iters(settings, decay_iters),
+        neox_first_step=settings["neox_compat"],
+    )
+
+
+def _decay_iters(settings: Settings) -> int:
+    iters, fraction = settings["lr_decay_iters"], settings["lr_decay_fraction"]
+    if iters is not None and fraction is not None:
+        raise UserError("lr_decay_iters and lr_decay_fraction are both set: keep one of the two")
+    if iters is None:
+        train_iters = settings.needed("train_iters")
+        iters = train_iters if fraction is None else math.floor(train_iters * fraction)
+    return max(1, int(iters))
+
+
+def _warmup_iters(settings: Settings, decay_iters: int) -> float:
+    if not settings.given("warmup_iters"):
+        return float(settings["warmup"] * decay_iters)
+    warmup = float(settings["warmup_iters"])
+    if settings.given("warmup"):
+        raise UserError("warmup and warmup_iters are both set: keep one of the two")
+    if warmup > decay_iters:
+        raise UserError(f"warmup_iters {warmup:g} is more than the decay's {decay_iters} steps")
+    return warmup

@@ -1,0 +1,55 @@
+"""`--set key=value`: single keys over the YAML's, typed as YAML, dotted inside blocks."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from jaxneox.config.check import refuse_unknown
+from jaxneox.config.keys import ALIASES, BLOCKS
+from jaxneox.config.merge import parse_value, spelled
+from jaxneox.errors import UserError
+
+
+def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of `keys` with each `key=value` or `block.key=value` put in; null unsets a key.
+
+    A setting with several names has the new value by whichever the YAML calls it. Raises UserError
+    for what is not of that form and for a name that is unknown.
+    """
+    result = deepcopy(dict(keys))
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set {assignment}: expected key=value, as in --set lr=1e-3")
+        name, value = spelled(name), parse_value(text)
+        refuse_unknown(_nested(name, value))
+        setting = ALIASES.get(name, name)
+        for alias in (alias for alias, of in ALIASES.items() if of == setting):
+            _drop(result, alias.split("."))
+        _put(result, setting.split("."), value, assignment)
+    return result
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _drop(keys: dict[str, Any], path: list[str]) -> None:
+    block: Any = keys
+    for part in path[:-1]:
+        block = block.get(part) if isinstance(block, dict) else None
+    if isinstance(block, dict):
+        block.pop(path[-1], None)
+
+
+def _put(keys: dict[str, Any], path: list[str], value: Any, assignment: str) -> None:
+    inside = keys
+    for depth, part in enumerate(path[:-1]):
+        block = inside.get(part) or {}
+        if ".".join(path[: depth + 1]) not in BLOCKS or not isinstance(block, dict):
+            raise UserError(f"--set {assignment}: {part} has no keys inside it")
+        inside[part] = block
+        inside = block
+    inside[path[-1]] = value

@@ -1,0 +1,260 @@
+"""What a run is, as frozen values. `resolve` makes them from NeoX's keys; nothing else does.
+
+Every part of the program takes the one sub-config that it needs. Derived values are properties;
+what can be checked without a mesh or a tokenizer is checked in `__post_init__`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxneox.errors import UserError
+
+NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
+PositionKind = Literal["rotary", "learned", "sinusoidal", "rpe", "alibi", "none"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
+InitMethod = Literal[
+    "normal",
+    "scaled_normal",
+    "single_residual_scaled_normal",
+    "small_init",
+    "wang_init",
+    "xavier_uniform",
+    "xavier_normal",
+    "orthogonal",
+    "scaled_orthogonal",
+]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    kind: NormKind = "layernorm"
+    epsilon: float = 1e-5
+    bias: bool = True  # layernorm only; the other kinds have none
+
+
+@dataclass(frozen=True)
+class PositionConfig:
+    kind: PositionKind = "learned"
+    max_positions: int = 2048  # rows of a learned table
+    offset: int = 0  # OPT adds 2 to every learned position
+    rotary_fraction: float = 1.0
+    rotary_base: float = 10000.0
+    rpe_buckets: int = 32
+    rpe_max_distance: int = 128
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """N = kv_heads * group query heads; query head n reads key-value head n // group."""
+
+    num_heads: int
+    kv_heads: int
+    head_dim: int
+    bias: bool = True
+    qk_norm: bool = False
+    window: int | None = None  # a query sees itself and `window` positions before it
+    dropout: float = 0.0
+    softmax_fp32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.kv_heads:
+            raise UserError(
+                f"num-kv-heads {self.kv_heads} does not divide num-attention-heads {self.num_heads}"
+            )
+
+    @property
+    def group(self) -> int:
+        return self.num_heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    """`out = down(activation(gate(x)) * up(x))` when gated, else `down(activation(up(x)))`."""
+
+    size: int
+    activation: Activation = "gelu"
+    gated: bool = False
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    method: InitMethod = "normal"
+    output_method: InitMethod = "scaled_normal"  # attention's and the MLP's output matrices
+    std: float = 0.02
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    num_layers: int
+    hidden_size: int
+    vocab_size: int  # padded
+    seq_length: int
+    attention: AttentionConfig
+    mlp: MlpConfig
+    norm: NormConfig = NormConfig()
+    positions: PositionConfig = PositionConfig()
+    init: InitConfig = InitConfig()
+    parallel_residual: bool = False  # gpt-j-residual
+    shared_norm: bool = False  # gpt-j-tied: one norm feeds both branches
+    tied_embedding: bool = True
+    hidden_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossScaleConfig:
+    """DeepSpeed's loss scaler: static, or dynamic when `static` is None."""
+
+    static: float | None = None
+    initial: float = 2.0**16
+    window: int = 1000
+    hysteresis: int = 2
+    minimum: float = 1.0
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """Parameters, gradients and optimizer state are float32; activations are `compute`."""
+
+    compute: Dtype = "float32"
+    loss_scale: LossScaleConfig | None = None  # float16 only
+    loss_fp32: bool = True  # false only for fp16-lm-cross-entropy
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    kind: Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"] = "adam"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.0
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0  # 0 is none
+    extra: dict[str, Any] = field(default_factory=dict)  # further params of `optimizer.params`
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    style: Literal["constant", "linear", "cosine", "exponential"] = "linear"
+    lr: float = 1e-3
+    min_lr: float = 0.0
+    decay_iters: int = 1
+    warmup_iters: float = 0.0  # a float, as in NeoX: warmup * decay_iters, not rounded
+    neox_first_step: bool = False  # steps 0 and 1 share a learning rate, as NeoX HEAD does
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """What the YAML asks of the mesh; `--mesh` may override the sizes."""
+
+    tp: int = 1
+    pp: int = 1
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    sequence_parallel: bool = False
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """Sequences: `global_size = micro * accumulation * dp`."""
+
+    global_size: int
+    micro: int
+    accumulation: int
+
+
+@dataclass(frozen=True)
+class RematConfig:
+    """Activation checkpointing: which values of a layer the backward pass finds again."""
+
+    policy: Literal["none", "full", "dots"] = "none"
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    kind: str = "GPT2BPETokenizer"
+    vocab_file: str | None = None
+    merge_file: str | None = None
+    divisible_by: int = 128  # make-vocab-size-divisible-by
+    model_parallel: int = 1  # the YAML's: part of the padding rule, whatever the mesh
+    padded_size: int | None = None  # set: the padded size, whatever the rule says
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Either `path` with `split`, or the three lists with weights."""
+
+    path: str | None = None
+    split: str = "969, 30, 1"
+    train_paths: tuple[str, ...] = ()
+    valid_paths: tuple[str, ...] = ()
+    test_paths: tuple[str, ...] = ()
+    train_weights: tuple[float, ...] = ()
+    valid_weights: tuple[float, ...] = ()
+    test_weights: tuple[float, ...] = ()
+    train_label_paths: tuple[str, ...] = ()
+    valid_label_paths: tuple[str, ...] = ()
+    test_label_paths: tuple[str, ...] = ()
+    weight_by_num_documents: bool = False
+    weighted_sampler_alpha: float = 1.0
+    pack: Literal["packed", "pack_until_overflow", "unpacked"] = "packed"
+    allow_chopped: bool = True
+    eod_mask_loss: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    save: str | None = None
+    load: str | None = None
+    iteration: int | None = None  # which step to load; None is the newest
+    every: int | None = None  # checkpoint-factor
+    scale: Literal["linear", "log"] = "linear"
+    extra_iters: tuple[int, ...] = ()
+    keep_last: int | None = None
+    finetune: bool = False  # weights only
+    save_optimizer: bool = True
+    load_optimizer: bool = True
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    interval: int = 100
+    tensorboard_dir: str | None = None
+    log_dir: str | None = None
+    wandb: dict[str, Any] | None = None  # project, group, team, host, name; None is off
+    param_norm: bool = False
+    profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
+    peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    train_iters: int
+    eval_interval: int = 1000
+    eval_iters: int = 100
+    do_valid: bool = True
+    do_test: bool = True
+    exit_interval: int | None = None
+    seed: int = 1234
+    z_loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. `keys` are the merged YAML keys with `_`, as given: what is saved and shown."""
+
+    model: ModelConfig
+    precision: PrecisionConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    parallel: ParallelConfig
+    batch: BatchConfig
+    remat: RematConfig
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    train: TrainConfig
+    neox_compat: bool = False
+    keys: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what a reader of the YAML should know, one line each

@@ -1,0 +1,107 @@
+"""Causal self-attention with grouped heads, split over devices by key-value head."""
+# B batch, T query length, S key length, D hidden, H head
+# K key-value heads, G query heads for each of them, R = G + 2: a group's queries, key and value
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxneox.config.schema import AttentionConfig, ModelConfig
+from jaxneox.model.dropout import Noise, dropout_heads
+from jaxneox.model.layout import Layout
+from jaxneox.model.norms import norm
+from jaxneox.model.param import initializer, param, zeros
+from jaxneox.model.positions import Alibi, Rotary
+
+
+class Attention(nnx.Module):
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        a = cfg.attention
+        init, init_out = initializer(cfg.init.method, cfg), initializer(cfg.init.output_method, cfg)
+        sizes = {"K": a.kv_heads, "R": a.group + 2, "H": a.head_dim}
+        axes, D = ("kv_heads", "group", "head"), cfg.hidden_size
+        self.qkv = param(rngs, ("embed", *axes), init, D=D, **sizes)
+        self.qkv_bias = param(rngs, axes, zeros, **sizes) if a.bias else None
+        sizes["R"] = a.group
+        self.out = param(rngs, (*axes, "embed"), init_out, reads=3, **sizes, D=D)
+        self.out_bias = param(rngs, ("embed",), zeros, D=D) if a.bias else None
+        self.qk_norm = norm(cfg.norm, axes, rngs, **sizes) if a.qk_norm else None
+        self.cfg = a
+        rotary = cfg.positions.kind == "rotary"
+        self.rotary = Rotary(cfg.positions, a.head_dim) if rotary else None
+        self.alibi = Alibi(a) if cfg.positions.kind == "alibi" else None
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        positions_T: jax.Array,
+        score_bias: jax.Array | None,
+        noise: Noise | None,
+        layout: Layout,
+    ) -> jax.Array:
+        """-> [B, T, D] without the output bias, a partial sum over the devices' heads.
+
+        `score_bias` [1, K, G, T, S] is what all layers add to their scores (rpe), if anything.
+        """
+        q, k, v = self.project(x_BTD)
+        if self.rotary is not None:
+            q, k = self.rotary(q, positions_T), self.rotary(k, positions_T)
+        if self.alibi is not None:
+            score_bias = self.alibi(positions_T, positions_T)
+        mask_TS = visible(positions_T, positions_T, self.cfg.window)
+        mixed = attend(q, k, v, mask_TS, score_bias, noise, self.cfg)
+        mixed = mixed.reshape(*mixed.shape[:2], *self.out.shape[:3])
+        partial = layout.partial("batch", "length", "embed", over="kv_heads")
+        return jnp.einsum("BTKGH,KGHD->BTD", mixed, self.out[...], out_sharding=partial)
+
+    def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """-> queries [B, T, K, G, H], keys and values [B, T, K, H].
+
+        With qk_norm every query head has a normalised key of its own: K is then the number of
+        query heads and G is 1.
+        """
+        qkv = jnp.einsum("BTD,DKRH->BTKRH", x_BTD, self.qkv[...])
+        if self.qkv_bias is not None:
+            qkv = qkv + self.qkv_bias[...][None, None]
+        q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
+        if self.qk_norm is None:
+            return q, k, v
+        k, v = (jnp.broadcast_to(y[:, :, :, None], q.shape) for y in (k, v))
+        q, k = self.qk_norm(q), self.qk_norm(k)
+        q, k, v = (y.reshape(*y.shape[:2], -1, y.shape[-1]) for y in (q, k, v))
+        return q[:, :, :, None], k, v
+
+
+def visible(queries_T: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Array:
+    """bool [T, S]: a query sees itself and what is before it, at most `window` positions back."""
+    distance = queries_T[:, None] - keys_S[None, :]
+    seen = distance >= 0
+    return seen if window is None else seen & (distance <= window)
+
+
+def attend(
+    q_BTKGH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask_TS: jax.Array,
+    bias: jax.Array | None,
+    noise: Noise | None,
+    cfg: AttentionConfig,
+) -> jax.Array:
+    """softmax(q k / sqrt(H) + bias) v -> [B, T, K, G, H]; the reference for every faster kernel.
+
+    The softmax itself is in float32; `softmax_fp32` keeps the scores in float32 as well.
+    """
+    scores_dtype = jnp.float32 if cfg.softmax_fp32 else q_BTKGH.dtype
+    q_BTKGH = q_BTKGH * (1 / math.sqrt(cfg.head_dim))
+    scores = jnp.einsum(
+        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=scores_dtype
+    ).astype(jnp.float32)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32).reshape(1, *scores.shape[1:])
+    scores = jnp.where(mask_TS[None, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
+    weights = dropout_heads(weights, cfg.dropout, noise)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH)

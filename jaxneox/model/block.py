@@ -1,0 +1,79 @@
+"""One transformer layer. The two residual styles differ in where the sums over devices are made."""
+# B batch, T length, D hidden
+
+import jax
+from flax import nnx
+
+from jaxneox.config.schema import ModelConfig
+from jaxneox.model.attention import Attention
+from jaxneox.model.dropout import Noise, dropout
+from jaxneox.model.layout import Layout
+from jaxneox.model.mlp import Mlp
+from jaxneox.model.norms import norm
+
+
+class Block(nnx.Module):
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        self.attention = Attention(cfg, rngs)
+        self.norm2 = None if cfg.shared_norm else norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        self.mlp = Mlp(cfg, rngs)
+        self.rate = cfg.hidden_dropout
+        self.residual = parallel if cfg.parallel_residual else sequential
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        positions_T: jax.Array,
+        score_bias: jax.Array | None,
+        noise: Noise | None,
+        layout: Layout,
+    ) -> jax.Array:
+        """[B, T, D] -> [B, T, D], laid out as the residual stream."""
+
+        def attention(x: jax.Array) -> jax.Array:
+            inner = None if noise is None else noise.at(0)
+            return self.attention(x, positions_T, score_bias, inner, layout)
+
+        return self.residual(self, x_BTD, attention, noise, layout)
+
+
+def parallel(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, layout: Layout):
+    """`x + attention(norm1(x)) + mlp(norm2(x))`: both branches share the layer's ONE reduction.
+
+    Dropout masks each branch, a product that a partial sum cannot enter: it takes a reduction for
+    each branch.
+    """
+    into_attention = _gather(block.norm1(x_BTD), layout, into="kv_heads")
+    into_mlp = into_attention
+    if block.norm2 is not None:
+        into_mlp = _gather(block.norm2(x_BTD), layout, into="mlp")
+    attended, fed = attention(into_attention), block.mlp(into_mlp, layout)
+    if noise is None or block.rate == 0.0:
+        y_BTD = _reduce(attended + fed, layout)
+        return _add(_add(x_BTD + y_BTD, block.attention.out_bias), block.mlp.down_bias)
+    attended = _add(_reduce(attended, layout), block.attention.out_bias)
+    fed = _add(_reduce(fed, layout), block.mlp.down_bias)
+    return x_BTD + dropout(attended, block.rate, noise.at(1)) + dropout(fed, block.rate, noise.at(2))
+
+
+def sequential(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, layout: Layout):
+    """`h = x + attention(norm1(x)); h + mlp(norm2(h))`"""
+    attended = attention(_gather(block.norm1(x_BTD), layout, into="kv_heads"))
+    attended = _add(_reduce(attended, layout), block.attention.out_bias)
+    h_BTD = x_BTD + dropout(attended, block.rate, noise and noise.at(1))
+    fed = block.mlp(_gather(block.norm2(h_BTD), layout, into="mlp"), layout)
+    fed = _add(_reduce(fed, layout), block.mlp.down_bias)
+    return h_BTD + dropout(fed, block.rate, noise and noise.at(2))
+
+
+def _gather(x_BTD: jax.Array, layout: Layout, into: str) -> jax.Array:
+    return jax.reshard(x_BTD, layout.feeds("batch", "length", "embed", into=into))
+
+
+def _reduce(partial_BTD: jax.Array, layout: Layout) -> jax.Array:
+    return jax.reshard(partial_BTD, layout.activation("batch", "stream", "embed"))
+
+
+def _add(x_BTD: jax.Array, bias: nnx.Param | None) -> jax.Array:
+    return x_BTD if bias is None else x_BTD + bias[...][None, None]

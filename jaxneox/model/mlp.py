@@ -1,0 +1,67 @@
+"""The feed-forward branch, plain or gated, split over devices by its inner width."""
+# B batch, T length, D hidden, F inner width
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxneox.config.schema import Activation, ModelConfig
+from jaxneox.model.layout import Layout
+from jaxneox.model.param import initializer, param, zeros
+
+
+def gelu_erf(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """The tanh form with NeoX's constant for sqrt(2 / pi) (`bias-gelu-fusion`)."""
+    return x * 0.5 * (1.0 + jnp.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
+
+
+def mish(x: jax.Array) -> jax.Array:
+    return x * jnp.tanh(jax.nn.softplus(x))
+
+
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu_erf,
+    "gelu_tanh": gelu_tanh,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "mish": mish,
+    "softsign": jax.nn.soft_sign,
+    "sigmoid": jax.nn.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+class Mlp(nnx.Module):
+    """`down(activation(up(x)))`, or gated `down(activation(gate(x)) * up(x))`."""
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        m, D, F = cfg.mlp, cfg.hidden_size, cfg.mlp.size
+        init, init_out = initializer(cfg.init.method, cfg), initializer(cfg.init.output_method, cfg)
+        self.up = param(rngs, ("embed", "mlp"), init, D=D, F=F)
+        self.up_bias = param(rngs, ("mlp",), zeros, F=F) if m.bias else None
+        self.gate = param(rngs, ("embed", "mlp"), init, D=D, F=F) if m.gated else None
+        self.gate_bias = param(rngs, ("mlp",), zeros, F=F) if m.gated and m.bias else None
+        self.down = param(rngs, ("mlp", "embed"), init_out, F=F, D=D)
+        self.down_bias = param(rngs, ("embed",), zeros, D=D) if m.bias else None
+        self.activation = ACTIVATIONS[m.activation]
+
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        """-> [B, T, D] without the output bias, a partial sum over the devices' inner widths."""
+        up_BTF = _affine(x_BTD, self.up, self.up_bias)
+        if self.gate is None:
+            inner_BTF = self.activation(up_BTF)
+        else:
+            inner_BTF = self.activation(_affine(x_BTD, self.gate, self.gate_bias)) * up_BTF
+        partial = layout.partial("batch", "length", "embed", over="mlp")
+        return jnp.einsum("BTF,FD->BTD", inner_BTF, self.down[...], out_sharding=partial)
+
+
+def _affine(x_BTD: jax.Array, weight: nnx.Param, bias: nnx.Param | None) -> jax.Array:
+    y_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, weight[...])
+    return y_BTF if bias is None else y_BTF + bias[...][None, None]

@@ -1,0 +1,177 @@
+"""The whole model as one function of a flat dictionary of parameters."""
+# B batch, T length, D hidden, V padded vocabulary
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
+from jaxneox.model.block import Block
+from jaxneox.model.dropout import Noise, dropout
+from jaxneox.model.layout import Layout
+from jaxneox.model.loss import Head, chunk_length, loss_sum
+from jaxneox.model.norms import norm
+from jaxneox.model.param import initializer, param
+from jaxneox.model.positions import RelativeBias, sinusoids
+
+Params = dict[str, jax.Array]
+"""Dotted names to arrays; the parameters of all layers are stacked on a leading axis."""
+
+POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Embed(nnx.Module):
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        init, D = initializer(cfg.init.method, cfg), cfg.hidden_size
+        self.tokens = param(rngs, ("vocab", "embed"), init, V=cfg.vocab_size, D=D)
+        kind, rows = cfg.positions.kind, cfg.positions.max_positions
+        learned = kind == "learned"
+        self.positions = (
+            param(rngs, ("positions", "embed"), init, P=rows, D=D) if learned else None
+        )
+        self.rpe = RelativeBias(cfg.positions, cfg.attention, rngs) if kind == "rpe" else None
+
+
+class NeoX(nnx.Module):
+    """Declares every parameter; holds no mathematics but that of its parts."""
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        self.embed = Embed(cfg, rngs)
+        self.layers = stack(lambda key: Block(cfg, nnx.Rngs(key)), cfg.num_layers, rngs)
+        self.final_norm = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        self.unembed = None if cfg.tied_embedding else Unembed(cfg, rngs)
+
+
+class Unembed(nnx.Module):
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        init = initializer(cfg.init.method, cfg)
+        self.weight = param(rngs, ("embed", "vocab"), init, D=cfg.hidden_size, V=cfg.vocab_size)
+
+
+def stack(make, count: int, rngs: nnx.Rngs) -> nnx.Module:
+    """`count` modules as one whose parameters have a leading axis `layers`."""
+    keys = jax.random.split(rngs.params(), count)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(jax.random.key(0))))
+    state = jax.vmap(lambda key: nnx.state(make(key)))(keys)
+    for _, variable in nnx.to_flat_state(state):
+        variable.set_metadata(axes=("layers", *variable.get_metadata("axes")))
+    return nnx.merge(graph, state)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The functions of one configuration, laid out for one mesh. Holds no arrays."""
+
+    cfg: ModelConfig
+    layout: Layout
+    compute: Dtype = "float32"
+    remat: RematConfig = RematConfig()
+    z_loss: float = 0.0
+    loss_fp32: bool = True
+
+    @cached_property
+    def _declared(self) -> NeoX:
+        return nnx.eval_shape(lambda: NeoX(self.cfg, nnx.Rngs(0)))
+
+    @cached_property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The logical axes of every parameter by name."""
+        flat = nnx.to_flat_state(nnx.state(self._declared))
+        return {".".join(path): variable.get_metadata("axes") for path, variable in flat}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        flat = nnx.to_flat_state(nnx.state(self._declared))
+        return {".".join(path): variable.shape for path, variable in flat}
+
+    def init(self, key: jax.Array) -> Params:
+        """The same float32 numbers on every mesh."""
+        flat = nnx.to_flat_state(nnx.state(NeoX(self.cfg, nnx.Rngs(key))))
+        return {".".join(path): variable[...] for path, variable in flat}
+
+    def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
+        """int [B, T] -> float32 [B, T, V], without dropout."""
+        x_BTD = self.hidden(params, tokens_BT)
+        return jnp.einsum("BTD,DV->BTV", x_BTD, self._unembedding(params)).astype(jnp.float32)
+
+    def loss_sum(
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        labels_BT: jax.Array,
+        weights_BT: jax.Array,
+        noise: Noise | None = None,
+    ) -> jax.Array:
+        """The weighted sum of the tokens' losses, float32 []; the caller divides."""
+        chunk = chunk_length(*tokens_BT.shape, self.cfg.vocab_size)
+        dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
+        head = Head(self.layout, self.z_loss, chunk, dtype)
+        x_BTD = self.hidden(params, tokens_BT, noise)
+        return loss_sum(x_BTD, self._unembedding(params), labels_BT, weights_BT, head)
+
+    def hidden(self, params: Params, tokens_BT: jax.Array, noise: Noise | None = None) -> jax.Array:
+        """-> [B, T, D] after the final norm, whole along the length."""
+        positions_T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
+        model = self._module(params)
+        x_BTD = self._embed(model.embed, tokens_BT, positions_T)
+        x_BTD = dropout(x_BTD, self.cfg.hidden_dropout, noise and noise.at(0))
+        bias = None if model.embed.rpe is None else model.embed.rpe(positions_T, positions_T)
+        x_BTD = self._run_layers(params, x_BTD, positions_T, bias, noise)
+        whole = self.layout.activation("batch", "length", "embed")
+        return jax.reshard(model.final_norm(x_BTD), whole)
+
+    def _embed(self, embed: Embed, tokens_BT: jax.Array, positions_T: jax.Array) -> jax.Array:
+        spec = self.layout.activation("batch", "length", "embed")
+        x_BTD = embed.tokens[...].at[tokens_BT].get(out_sharding=spec)
+        if embed.positions is not None:
+            rows = positions_T + self.cfg.positions.offset
+            x_BTD = x_BTD + embed.positions[...][rows][None]
+        elif self.cfg.positions.kind == "sinusoidal":
+            x_BTD = x_BTD + sinusoids(positions_T, self.cfg.hidden_size).astype(x_BTD.dtype)[None]
+        return jax.reshard(x_BTD, self.layout.activation("batch", "stream", "embed"))
+
+    def _run_layers(self, params: Params, x_BTD, positions_T, bias, noise: Noise | None):
+        graph = nnx.graphdef(self._declared.layers)
+        layers = {name: w for name, w in params.items() if name.startswith("layers.")}
+
+        def layer(x_BTD, indexed):
+            index, weights = indexed
+            block = _merge(graph, {k[7:]: w for k, w in self._ready(weights).items()})
+            inner = noise and noise.at(1 + index)
+            return block(x_BTD, positions_T, bias, inner, self.layout), None
+
+        if self.remat.policy != "none":
+            layer = jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
+        index = jnp.arange(self.cfg.num_layers, dtype=jnp.int32)
+        return jax.lax.scan(layer, x_BTD, (index, layers))[0]
+
+    def _module(self, params: Params) -> NeoX:
+        """The model with its weights outside the layers in place."""
+        outer = {name: w for name, w in params.items() if not name.startswith("layers.")}
+        return _merge(nnx.graphdef(self._declared), params | self._ready(outer))
+
+    def _unembedding(self, params: Params) -> jax.Array:
+        """[D, V]; a tied model's is the transpose of its one embedding leaf."""
+        model = self._module(params)
+        return model.embed.tokens[...].T if model.unembed is None else model.unembed.weight[...]
+
+    def _ready(self, weights: Params) -> Params:
+        """Cast to the compute dtype, then gathered over the devices that only store a part."""
+
+        def ready(name: str, w: jax.Array) -> jax.Array:
+            axes = self.axes[name]
+            axes = axes[len(axes) - w.ndim :]
+            return jax.reshard(w.astype(self.compute), self.layout.weight(*axes))
+
+        return {name: ready(name, w) for name, w in weights.items()}
+
+
+def _merge(graph: nnx.GraphDef, weights: Params) -> nnx.Module:
+    flat = [(tuple(name.split(".")), nnx.Param(w)) for name, w in sorted(weights.items())]
+    return nnx.merge(graph, nnx.from_flat_state(flat))

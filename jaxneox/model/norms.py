@@ -1,0 +1,82 @@
+"""Normalisation over the hidden axis. Statistics in float32; the result has the input's dtype."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxneox.config.schema import NormConfig
+from jaxneox.model.param import ones, param, zeros
+
+
+class LayerNorm(nnx.Module):
+    """`(x - mean) / sqrt(var + epsilon) * scale + bias` over the last `len(sizes)` axes."""
+
+    def __init__(self, cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int):
+        self.epsilon, self.over = cfg.epsilon, tuple(range(-len(axes), 0))
+        self.scale = param(rngs, axes, ones, **sizes)
+        self.bias = param(rngs, axes, zeros, **sizes) if cfg.bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = _standardise(x, self.over, self.epsilon) * _under(self.scale[...], x)
+        return (y if self.bias is None else y + _under(self.bias[...], x)).astype(x.dtype)
+
+
+class NonParametricLayerNorm(nnx.Module):
+    def __init__(self, cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int):
+        self.epsilon, self.over = cfg.epsilon, tuple(range(-len(axes), 0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _standardise(x, self.over, self.epsilon).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """`x / sqrt(mean(x^2) + epsilon) * scale`, the mean over the last axis alone."""
+
+    def __init__(self, cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int):
+        self.epsilon = cfg.epsilon
+        self.scale = param(rngs, axes, ones, **sizes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        rms = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        return (x32 * rms * _under(self.scale[...], x)).astype(x.dtype)
+
+
+class ScaleNorm(nnx.Module):
+    """`g * x / max(|x|, epsilon)` with one learned number g."""
+
+    def __init__(self, cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int):
+        self.epsilon = cfg.epsilon
+        self.g = param(rngs, ("one",), ones, one=1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        square = jnp.sum(x32 * x32, axis=-1, keepdims=True)
+        length = jnp.sqrt(jnp.maximum(square, self.epsilon**2))
+        return (x32 / length * _under(self.g[...], x)).astype(x.dtype)
+
+
+KINDS: dict[str, Callable[..., nnx.Module]] = {
+    "layernorm": LayerNorm,
+    "non_parametric_layernorm": NonParametricLayerNorm,
+    "rmsnorm": RMSNorm,
+    "scalenorm": ScaleNorm,
+}
+
+
+def norm(cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int) -> nnx.Module:
+    return KINDS[cfg.kind](cfg, axes, rngs, **sizes)
+
+
+def _standardise(x: jax.Array, over: tuple[int, ...], epsilon: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    centred = x32 - jnp.mean(x32, axis=over, keepdims=True)
+    variance = jnp.mean(centred * centred, axis=over, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + epsilon)
+
+
+def _under(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """`weight` in float32 with leading axes of size one, so that it lies under x's last axes."""
+    return jnp.expand_dims(weight.astype(jnp.float32), range(x.ndim - weight.ndim))

@@ -1,0 +1,83 @@
+"""How a parameter is declared: its logical axes, its sizes and its first value, on one line."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxneox.config.schema import InitMethod, ModelConfig
+
+Initializer = Callable[[jax.Array, tuple[int, ...], int], jax.Array]
+"""(key, shape, number of leading axes that the matrix reads from) -> float32 array."""
+
+
+def param(
+    rngs: nnx.Rngs, axes: Sequence[str], init: Initializer, *, reads: int = 1, **sizes: int
+) -> nnx.Param:
+    """A float32 parameter whose shape is `sizes` in order, one logical axis name for each.
+
+    `reads` is the number of leading axes that the matrix contracts with its input; the others are
+    its output. Only xavier and orthogonal initialisation look at it.
+    """
+    if len(axes) != len(sizes):
+        raise ValueError(f"{len(axes)} axes {tuple(axes)} for {len(sizes)} sizes {sizes}")
+    value = init(rngs.params(), tuple(sizes.values()), reads)
+    return nnx.Param(value, axes=tuple(axes), eager_sharding=False)
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
+    return jnp.zeros(shape, jnp.float32)
+
+
+def ones(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
+    return jnp.ones(shape, jnp.float32)
+
+
+def normal(std: float) -> Initializer:
+    def init(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
+        return std * jax.random.normal(key, shape, jnp.float32)
+
+    return init
+
+
+def xavier_uniform(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
+    bound = math.sqrt(6 / sum(_fans(shape, reads)))
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def xavier_normal(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
+    return normal(math.sqrt(2 / sum(_fans(shape, reads))))(key, shape, reads)
+
+
+def orthogonal(gain: float) -> Initializer:
+    def init(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
+        matrix = jax.random.orthogonal(key, max(_fans(shape, reads)))
+        rows, columns = _fans(shape, reads)
+        return gain * matrix[:rows, :columns].reshape(shape)
+
+    return init
+
+
+def initializer(method: InitMethod, cfg: ModelConfig) -> Initializer:
+    """NeoX's initialisation by name (megatron/model/init_functions.py).
+
+    The widths in `small_init` and `wang_init` are the hidden size, whatever the matrix.
+    """
+    std, layers, hidden = cfg.init.std, cfg.num_layers, cfg.hidden_size
+    return {
+        "normal": normal(std),
+        "scaled_normal": normal(std / math.sqrt(2 * layers)),
+        "single_residual_scaled_normal": normal(std / math.sqrt(layers)),
+        "small_init": normal(math.sqrt(2 / (5 * hidden))),
+        "wang_init": normal(2 / layers / math.sqrt(hidden)),
+        "xavier_uniform": xavier_uniform,
+        "xavier_normal": xavier_normal,
+        "orthogonal": orthogonal(math.sqrt(2)),
+        "scaled_orthogonal": orthogonal(math.sqrt(2 / layers)),
+    }[method]
+
+
+def _fans(shape: tuple[int, ...], reads: int) -> tuple[int, int]:
+    return math.prod(shape[:reads]), math.prod(shape[reads:])

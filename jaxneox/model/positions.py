@@ -1,0 +1,100 @@
+"""Where a token stands: rotations of queries and keys, biases of scores, tables for embeddings.
+
+Every function takes the positions themselves, so that it is right on any part of a sequence.
+"""
+# B batch, T query length, S key length, K key-value heads, G query heads for each, H head
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxneox.config.schema import AttentionConfig, PositionConfig
+from jaxneox.model.param import param, xavier_normal
+
+
+def frequencies(width: int, base: float) -> np.ndarray:
+    """`base ** (-2i / width)`, float32 [width / 2], in the float32 steps of the torch models."""
+    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    return np.float32(1) / np.power(np.float32(base), exponent)
+
+
+class Rotary:
+    """Turns the first `fraction` of each head by an angle that grows with the position.
+
+    Dimension i is paired with i + width / 2 (Su et al. 2021 in NeoX's order of dimensions).
+    """
+
+    def __init__(self, cfg: PositionConfig, head_dim: int):
+        self.width = int(head_dim * cfg.rotary_fraction)
+        self.frequencies = frequencies(self.width, cfg.rotary_base)
+
+    def __call__(self, x: jax.Array, positions_T: jax.Array) -> jax.Array:
+        """x [B, T, K, (G,) H] -> the same shape and dtype."""
+        angle = positions_T.astype(jnp.float32)[:, None] * self.frequencies[None, :]
+        angle = jnp.expand_dims(angle, (0, *range(2, x.ndim - 1)))
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        first, second, rest = jnp.split(x, [self.width // 2, self.width], axis=-1)
+        a, b = first.astype(jnp.float32), second.astype(jnp.float32)
+        turned = [(a * cos - b * sin).astype(x.dtype), (b * cos + a * sin).astype(x.dtype)]
+        return jnp.concatenate([*turned, rest], axis=-1)
+
+
+def sinusoids(positions_T: jax.Array, width: int) -> jax.Array:
+    """[T, width]: the sines of all frequencies, then the cosines (NeoX's order)."""
+    angle = positions_T.astype(jnp.float32)[:, None] * frequencies(width, 10000.0)[None, :]
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Slopes of Press et al. 2022: a geometric series for a power of two, else interleaved."""
+    power = 2 ** math.floor(math.log2(heads))
+    start = 2.0 ** (-8.0 / power)
+    slopes = [start ** (i + 1) for i in range(power)]
+    if power == heads:
+        return slopes
+    return slopes + alibi_slopes(2 * power)[0::2][: heads - power]
+
+
+class Alibi:
+    """Adds `-slope * distance` to the scores of each head; has no parameters."""
+
+    def __init__(self, cfg: AttentionConfig):
+        slopes = np.asarray(alibi_slopes(cfg.num_heads), np.float32)
+        self.slopes_KG = slopes.reshape(cfg.kv_heads, cfg.group)
+
+    def __call__(self, queries_T: jax.Array, keys_S: jax.Array) -> jax.Array:
+        """-> float32 [1, K, G, T, S]"""
+        distance_TS = (queries_T[:, None] - keys_S[None, :]).astype(jnp.float32)
+        return -(self.slopes_KG[None, :, :, None, None] * distance_TS[None, None, None])
+
+
+class RelativeBias(nnx.Module):
+    """T5's learned bias of each head by bucketed distance, one table for all layers (`rpe`)."""
+
+    def __init__(self, positions: PositionConfig, cfg: AttentionConfig, rngs: nnx.Rngs):
+        self.buckets, self.max_distance = positions.rpe_buckets, positions.rpe_max_distance
+        self.factor = math.sqrt(cfg.head_dim)
+        axes = ("buckets", "kv_heads", "group")
+        self.table = param(
+            rngs, axes, xavier_normal, buckets=self.buckets, K=cfg.kv_heads, G=cfg.group
+        )
+
+    def bucket(self, distance: jax.Array) -> jax.Array:
+        """Exact below buckets / 2, then logarithmic up to max_distance (Raffel et al. 2020)."""
+        exact = self.buckets // 2
+        distance = jnp.maximum(distance, 0)
+        log = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+        far = exact + (log / math.log(self.max_distance / exact) * (self.buckets - exact)).astype(
+            jnp.int32
+        )
+        return jnp.where(distance < exact, distance, jnp.minimum(far, self.buckets - 1))
+
+    def __call__(self, queries_T: jax.Array, keys_S: jax.Array) -> jax.Array:
+        """-> [1, K, G, T, S]"""
+        bucket_TS = self.bucket(queries_T[:, None] - keys_S[None, :])
+        one_hot = jax.nn.one_hot(bucket_TS, self.buckets, dtype=self.table[...].dtype)
+        bias = jnp.einsum("TSb,bKG->KGTS", one_hot, self.table[...])
+        return (self.factor * bias)[None]

@@ -1,0 +1,98 @@
+"""NeoX's optimizers by name, as optax chains over the flat dictionary of parameters."""
+
+from collections.abc import Callable
+
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
+from jaxneox.optim.matrices import Axes, by_matrix, matrix_split
+from jaxneox.optim.schedule import build_schedule
+
+Chain = list[optax.GradientTransformation]
+
+
+def decays(name: str) -> bool:
+    """NeoX's groups: norms and biases have no weight decay, matrices and embeddings have."""
+    return name.rpartition(".")[2] not in ("scale", "g") and not name.endswith("bias")
+
+
+def build_optimizer(
+    cfg: OptimizerConfig, schedule: ScheduleConfig, axes: Axes
+) -> optax.GradientTransformation:
+    """Clips by global norm, then updates; `axes` are the parameters' logical axes by name.
+
+    "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW.
+    """
+    clip = [optax.clip_by_global_norm(cfg.grad_clip)] if cfg.grad_clip else []
+    rate = build_schedule(schedule)
+    if cfg.kind == "muon":
+        return optax.chain(*clip, _muon(cfg, rate, axes))
+    chain = UPDATES[cfg.kind](cfg, axes)
+    return optax.chain(*clip, *chain, optax.scale_by_learning_rate(rate))
+
+
+def _decay(cfg: OptimizerConfig, axes: Axes) -> Chain:
+    mask = {name: decays(name) for name in axes}
+    return [optax.add_decayed_weights(cfg.weight_decay, mask)] if cfg.weight_decay else []
+
+
+def _adam(cfg: OptimizerConfig, axes: Axes) -> Chain:
+    return [optax.scale_by_adam(*cfg.betas, eps=cfg.eps), *_decay(cfg, axes)]
+
+
+def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
+    """Torch's: the decay enters the momentum."""
+    momentum = [optax.trace(cfg.momentum)] if cfg.momentum else []
+    return [*_decay(cfg, axes), *momentum]
+
+
+def _lion(cfg: OptimizerConfig, axes: Axes) -> Chain:
+    return [optax.scale_by_lion(*cfg.betas), *_decay(cfg, axes)]
+
+
+def _sm3(cfg: OptimizerConfig, axes: Axes) -> Chain:
+    """`beta` 0, the default, adds up squares for ever."""
+    beta = cfg.extra.get("beta", 0.0)
+    sm3 = optax.scale_by_sm3(b1=cfg.momentum, b2=beta or 1.0, eps=cfg.eps)
+    return [by_matrix(sm3, axes), *_decay(cfg, axes)]
+
+
+def _adafactor(cfg: OptimizerConfig, axes: Axes) -> Chain:
+    """Shazeer and Stern 2018 with a given learning rate, not one relative to the weights."""
+    factored = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
+    return [by_matrix(factored, axes), *_decay(cfg, axes)]
+
+
+def _muon(
+    cfg: OptimizerConfig, rate: optax.Schedule, axes: Axes
+) -> optax.GradientTransformation:
+    """Orthogonalised momentum for the layers' matrices, Adam for everything else."""
+    mask = {name: decays(name) for name in axes}
+    return muon(
+        rate,
+        beta=cfg.momentum or 0.95,
+        weight_decay=cfg.weight_decay,
+        weight_decay_mask=mask,
+        adam_b1=cfg.betas[0],
+        adam_b2=cfg.betas[1],
+        adam_weight_decay=cfg.weight_decay,
+        muon_weight_dimension_numbers={name: _matrix_axes(a) for name, a in axes.items()},
+    )
+
+
+def _matrix_axes(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
+    rows = matrix_split(axes)
+    if axes[0] != "layers" or rows is None:
+        return None
+    return MuonDimensionNumbers(tuple(range(1, 1 + rows)), tuple(range(1 + rows, len(axes))))
+
+
+UPDATES: dict[str, Callable[[OptimizerConfig, Axes], Chain]] = {
+    "adam": _adam,
+    "adamw": _adam,
+    "sgd": _sgd,
+    "lion": _lion,
+    "sm3": _sm3,
+    "adafactor": _adafactor,
+}

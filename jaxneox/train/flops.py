@@ -1,0 +1,65 @@
+"""How many floating-point operations a token costs, and how many a device could do."""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+
+from jaxneox.config.schema import ModelConfig
+
+# Dense bfloat16 peaks of one device in FLOP/s, from the makers' data sheets.
+PEAKS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "TPU v3": 61.5e12,  # one core of a chip
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> int:
+    """Parameters that are multiplied with every token: all but the tables that are looked up.
+
+    A tied embedding is multiplied as well, as the unembedding.
+    """
+    looked_up = {"embed.positions"} | (set() if cfg.tied_embedding else {"embed.tokens"})
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if name not in looked_up}
+    return sum(sizes.values())
+
+
+def flops_per_token(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> float:
+    """Forward and backward: 6 for each parameter that is multiplied, and 12 T for each layer's
+    width of heads (Chowdhery et al. 2022, appendix B; the causal half is not taken off)."""
+    width = cfg.attention.num_heads * cfg.attention.head_dim
+    attention = 12 * cfg.num_layers * width * cfg.seq_length
+    return 6.0 * matrix_parameters(shapes, cfg) + attention
+
+
+def peak_flops(devices: list[jax.Device]) -> float | None:
+    """All devices together; None for a kind that the table lacks. A CPU's peak is measured, since
+    virtual devices share it."""
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        return measured_peak()
+    known = [peak for name, peak in PEAKS.items() if kind.startswith(name)]
+    return len(devices) * known[0] if known else None
+
+
+def measured_peak(size: int = 1024) -> float:
+    """The best of a few float32 matrix products on one device, about a tenth of a second."""
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        return time.perf_counter() - start
+
+    return 2 * size**3 / min(seconds() for _ in range(5))
+

@@ -1,0 +1,108 @@
+"""Where a run's figures go: one object a step in `metrics.jsonl`, and whoever else wants them."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxneox.config.schema import LogConfig
+from jaxneox.errors import UserError
+
+Figures = dict[str, Any]
+
+
+class Sink(Protocol):
+    def write(self, step: int, figures: Figures) -> None: ...
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """`metrics.jsonl`: every step once, in order, in full precision; null for what is not finite.
+
+    Opened at step N it forgets what an interrupted run had written beyond N.
+    """
+
+    def __init__(self, path: Path, step: int):
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+        self.file = path.open("a")
+
+    def write(self, step: int, figures: Figures) -> None:
+        finite = {k: None if _is_bad(v) else v for k, v in figures.items()}
+        self.file.write(json.dumps({"step": step} | finite) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TensorBoard:
+    def __init__(self, folder: str):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "tensorboard-dir is set and tensorboardX is not installed: pip install tensorboardX"
+            ) from error
+        self.writer = SummaryWriter(folder)
+
+    def write(self, step: int, figures: Figures) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    def __init__(self, options: dict[str, Any], keys: Figures):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "use-wandb is set and wandb is not installed: pip install wandb, "
+                "or --set use-wandb=false"
+            ) from error
+        if options.get("host"):
+            os.environ.setdefault("WANDB_BASE_URL", options["host"])
+        self.run = wandb.init(
+            project=options.get("project"),
+            group=options.get("group"),
+            entity=options.get("team"),
+            name=options.get("name"),
+            config=keys,
+        )
+
+    def write(self, step: int, figures: Figures) -> None:
+        self.run.log(figures, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> list[Sink]:
+    sinks: list[Sink] = []
+    if run is not None:
+        sinks.append(MetricsFile(run / "metrics.jsonl", step))
+    if log.tensorboard_dir:
+        sinks.append(TensorBoard(log.tensorboard_dir))
+    if log.wandb is not None:
+        sinks.append(Wandb(log.wandb, keys))
+    return sinks
+
+
+def read_metrics(path: Path) -> list[Figures]:
+    return [json.loads(line) for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines only: a killed run may have left half of one."""
+    text = path.read_text() if path.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _is_bad(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

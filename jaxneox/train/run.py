@@ -1,0 +1,245 @@
+"""A run put together: configuration, mesh, model, data and state."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import yaml
+from jax.sharding import Mesh
+
+from jaxneox import checkpoint
+from jaxneox.checkpoint import Place
+from jaxneox.config import saved_keys
+from jaxneox.config.schema import Config
+from jaxneox.data import Loader, Tokenizer, TokensFile, build_loader, samples_needed
+from jaxneox.data.loader import Split
+from jaxneox.errors import UserError
+from jaxneox.model import Model
+from jaxneox.optim.optimizer import build_optimizer
+from jaxneox.parallel.mesh import Sizes, make_mesh
+from jaxneox.parallel.rules import Rules, rules_for
+from jaxneox.train.state import (
+    TrainState,
+    new_state,
+    on_mesh,
+    places,
+    state_specs,
+    with_params,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What can be said of a run without allocating anything."""
+
+    cfg: Config
+    sizes: Sizes
+    rules: Rules
+    model: Model
+    optimizer: optax.GradientTransformation
+
+    @property
+    def parameters(self) -> int:
+        return sum(jnp.prod(jnp.array(s)).item() for s in self.model.shapes.values())
+
+
+def build_plan(cfg: Config, sizes: Sizes) -> Plan:
+    """Raises UserError where the mesh does not divide what it splits, or a feature needs it."""
+    rules = rules_for(sizes, cfg.parallel.zero_stage, cfg.parallel.sequence_parallel)
+    if cfg.parallel.sequence_parallel and cfg.model.seq_length % sizes["tp"]:
+        raise UserError(
+            f"sequence-parallel: tp={sizes['tp']} does not divide seq-length {cfg.model.seq_length}"
+        )
+    model = Model(
+        cfg.model,
+        rules,
+        cfg.precision.compute,
+        cfg.remat,
+        cfg.train.z_loss,
+        cfg.precision.loss_fp32,
+    )
+    for name, axes in model.axes.items():
+        rules.check(name, axes, model.shapes[name])
+    return Plan(cfg, sizes, rules, model, build_optimizer(cfg.optimizer, cfg.schedule, model.axes))
+
+
+@dataclass
+class Run:
+    """A plan on its mesh, with its state and its data."""
+
+    plan: Plan
+    mesh: Mesh
+    state: TrainState
+    loader: Loader
+    tokenizer: Tokenizer | None
+    first: int  # the step at which the loader's first batch is due
+    folder: Path | None  # where it saves, if it does
+
+    @property
+    def cfg(self) -> Config:
+        return self.plan.cfg
+
+    @property
+    def step(self) -> int:
+        return int(self.state.step)
+
+    @property
+    def last(self) -> int:
+        """The step at which the run ends: train-iters, or the end of a given file of tokens."""
+        end = self.cfg.train.train_iters
+        return min(end, self.first + len(self.loader)) if self._replays else end
+
+    @property
+    def _replays(self) -> bool:
+        return isinstance(self.loader, TokensFile)
+
+    def loader_of(self, split: Split) -> Loader | None:
+        return None if self._replays else open_loader(self.cfg, self.tokenizer, split)
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint says of itself besides its arrays."""
+        names = ("jax", "flax", "optax", "orbax-checkpoint")
+        return {
+            "keys": saved_keys(self.cfg),
+            "data": {"first": self.first, "fingerprint": self.loader.fingerprint()},
+            "versions": {name: importlib.metadata.version(name) for name in names},
+        }
+
+    def write_config(self) -> None:
+        """`config.yml` and the tokenizer, beside the checkpoints."""
+        if self.folder is None:
+            return
+        text = yaml.safe_dump(saved_keys(self.cfg), sort_keys=False)
+        checkpoint.save_config(self.folder, text)
+        if self.tokenizer is not None:
+            self.tokenizer.save(self.folder / "tokenizer")
+
+
+def open_loader(cfg: Config, tokenizer: Tokenizer | None, split: Split) -> Loader | None:
+    train = cfg.train
+    needed = samples_needed(
+        split,
+        train_iters=train.train_iters,
+        eval_interval=train.eval_interval,
+        eval_iters=train.eval_iters,
+        global_batch=cfg.batch.global_size,
+    )
+    return build_loader(
+        cfg.data,
+        tokenizer,
+        split=split,
+        seq_length=cfg.model.seq_length,
+        global_batch=cfg.batch.global_size,
+        num_samples=needed,
+        seed=train.seed,
+        vocab_size=cfg.model.vocab_size,
+    )
+
+
+def start(
+    plan: Plan,
+    tokenizer: Tokenizer | None,
+    *,
+    tokens: str | None = None,
+    allow_data_change: bool = False,
+) -> Run:
+    """A run at its first step, or where the checkpoint that it loads had stopped."""
+    cfg = plan.cfg
+    loader = train_loader(cfg, tokenizer, tokens)
+    mesh = make_mesh(plan.sizes)
+    came_from = origin(cfg)
+    with jax.set_mesh(mesh):
+        state = initial_state(plan, mesh, came_from)
+    first = 0 if tokens is None else int(state.step)
+    if came_from is not None and not came_from.weights_only:
+        allowed = allow_data_change or tokens is not None
+        first = check_data(came_from.place, loader, first, allowed)
+    folder = Path(cfg.checkpoint.save) if cfg.checkpoint.save else None
+    return Run(plan, mesh, state, loader, tokenizer, first, folder)
+
+
+def train_loader(cfg: Config, tokenizer: Tokenizer | None, tokens: str | None) -> Loader:
+    if tokens is not None:
+        return TokensFile(
+            tokens,
+            global_batch=cfg.batch.global_size,
+            seq_length=cfg.model.seq_length,
+            vocab_size=cfg.model.vocab_size,
+        )
+    loader = open_loader(cfg, tokenizer, "train")
+    if loader is None:
+        raise UserError("the training split is empty: give it a part of `split`, or more data")
+    return loader
+
+
+class Origin(NamedTuple):
+    """The checkpoint that a run starts from, and whether only its weights are taken."""
+
+    place: Place
+    weights_only: bool
+
+
+def origin(cfg: Config) -> Origin | None:
+    """The newest checkpoint of the run that saves here, else the one to load, else none."""
+    c = cfg.checkpoint
+    same = c.save is not None and c.load is not None and Path(c.save).resolve() == Path(c.load).resolve()
+    if c.save and checkpoint.steps(Path(c.save)):
+        if same and c.finetune:
+            raise UserError(f"finetune: {c.save} already holds a run; give another one with --save")
+        return Origin(checkpoint.find(c.save), weights_only=False)
+    if c.load and not same:
+        weights_only = c.finetune or not c.load_optimizer
+        return Origin(checkpoint.find(c.load, c.iteration), weights_only)
+    return None
+
+
+def initial_state(plan: Plan, mesh: Mesh, start: Origin | None) -> TrainState:
+    cfg, model = plan.cfg, plan.model
+    shardings = on_mesh(mesh, state_specs(model, plan.optimizer, places(model, plan.rules)))
+    new = partial(new_state, cfg, model, plan.optimizer)
+    if start is None:
+        return jax.jit(new, out_shardings=shardings)()
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(new),
+        shardings,
+    )
+    params = checkpoint.restore_params(start.place, abstract.params)
+    if start.weights_only:
+        fresh = jax.jit(partial(with_params, cfg, plan.optimizer), out_shardings=shardings)
+        return fresh(params)
+    training = checkpoint.restore_training(start.place, training_part(abstract))
+    return TrainState(params, **training)
+
+
+def training_part(state: TrainState) -> dict[str, Any]:
+    """All of the state but its parameters, by name: what a checkpoint's `training` holds."""
+    return {name: value for name, value in state._asdict().items() if name != "params"}
+
+
+def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
+    """The first step of a loader that the checkpoint's run had; an error if it had another."""
+    saved = checkpoint.read_meta(place).get("data")
+    if saved is None:
+        return first
+    now = loader.fingerprint()
+    if saved["fingerprint"] == now:
+        return saved["first"]
+    if allowed:
+        return first
+    names = sorted(saved["fingerprint"].keys() | now.keys())
+    changed = [
+        f"{name} was {saved['fingerprint'].get(name)} and is {now.get(name)}"
+        for name in names
+        if saved["fingerprint"].get(name) != now.get(name)
+    ]
+    raise UserError(
+        f"{place.folder} was trained on other data: {'; '.join(changed)}. Restore the data and its "
+        "settings, or accept the change with --allow-data-change"
+    )
+

@@ -1,0 +1,138 @@
+"""The training command from keys to the last word on the terminal."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxneox import checkpoint
+from jaxneox.config import resolve, tokenizer_of
+from jaxneox.data import Tokenizer, build_tokenizer, load_tokenizer
+from jaxneox.data.tokens_file import read_tokens_shape
+from jaxneox.errors import UserError
+from jaxneox.parallel.mesh import Sizes
+from jaxneox.train.loop import train
+from jaxneox.train.plot import plot_loss
+from jaxneox.train.report import report
+from jaxneox.train.run import Plan, Run, build_plan, start
+from jaxneox.train.sample import sample
+
+Keys = dict[str, Any]
+DEFAULT_RUN = Path("runs/stdlib")
+DEFAULT_SAMPLE = 400
+
+
+def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
+    by_default = not args.paths
+    if by_default and "save" not in keys:
+        keys = keys | {"save": str(unfinished(DEFAULT_RUN, keys["train_iters"]))}
+    if args.tokens:
+        keys = fit_to_tokens(keys, args.tokens)
+    use_compilation_cache()
+    tokenizer = open_tokenizer(keys)
+    cfg = resolve(keys, dp=sizes["dp"], vocab_size=tokenizer and tokenizer.vocab_size)
+    plan = build_plan(cfg, sizes)
+    if args.dry_run:
+        print(report(plan))
+        return 0
+    greet(plan)
+    run = start(
+        plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change
+    )
+    return work(run, args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default)
+
+
+def work(run: Run, samples: int) -> int:
+    if run.step >= run.last:
+        print(
+            f"nothing to do: {run.folder or 'the run'} is at step {run.step} of {run.last}. "
+            f"Train on with --set train-iters={2 * run.last}, or anew with another --save"
+        )
+        return 0
+    if run.step:
+        print(f"continuing at step {run.step} of {run.last}")
+    finished = train(run)
+    if finished and samples and run.tokenizer is not None:
+        print("\nThe model writes:\n" + indented(sample(run, run.tokenizer, samples, "def ", 0.7)))
+    if run.folder is not None:
+        plot_loss(run.folder / "metrics.jsonl", run.folder / "loss.png")
+        say_where(run, finished)
+    return 0
+
+
+def unfinished(folder: Path, train_iters: int) -> Path:
+    """The first of folder, folder-2, … that does not hold a finished run."""
+    number, candidate = 1, folder
+    while (done := checkpoint.steps(candidate)) and done[-1] >= train_iters:
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def fit_to_tokens(keys: Keys, path: str) -> Keys:
+    """The file's global batch instead of the configured one, cut as the devices bear it."""
+    _, batch, _ = read_tokens_shape(path)
+    cut = ("train_micro_batch_size_per_gpu", "batch_size", "gradient_accumulation_steps", "gas")
+    micro = keys.get(cut[0]) or keys.get(cut[1])
+    kept = {name: value for name, value in keys.items() if name not in cut}
+    return kept | {"train_batch_size": batch} | ({"max_micro_batch_size": micro} if micro else {})
+
+
+def open_tokenizer(keys: Keys) -> Tokenizer | None:
+    """As the YAML says, else the one that lies in the run which is continued or loaded.
+
+    None only where the padded vocabulary is given and the tokenizer's file is not there.
+    """
+    try:
+        return build_tokenizer(tokenizer_of(keys))
+    except UserError:
+        for folder in (keys.get("save"), keys.get("load")):
+            for kept in (Path(folder), Path(folder).parent) if folder else ():
+                if (kept / "tokenizer").is_dir():
+                    return load_tokenizer(kept / "tokenizer")
+        if keys.get("padded_vocab_size") is None:
+            raise
+        return None
+
+
+def greet(plan: Plan) -> None:
+    cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
+    mesh = ", ".join(f"{axis}={size}" for axis, size in plan.sizes.items())
+    virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
+    print(f"{plan.parameters:,} parameters, {cfg.precision.compute}, on{virtual} "
+          f"{devices[0].device_kind} devices, mesh {mesh}")  # fmt: skip
+    if virtual:
+        print(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
+    print(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "
+          f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
+    for note in cfg.notes:
+        print(f"note: {note}")
+
+
+def say_where(run: Run, finished: bool) -> None:
+    folder = run.folder
+    if not finished:
+        print(f"\nstopped at step {run.step}, saved; the same command continues")
+        return
+    print(
+        f"\n{folder}/step_{run.step}   the checkpoint: jaxneox.load({str(folder)!r})\n"
+        f"{folder}/loss.png   the loss curve, from metrics.jsonl\n"
+        f"{folder}/config.yml   the configuration\n"
+        "Next: python train.py configs/stdlib.yml --set data-path=YOUR.txt num-layers=6 --save runs/mine\n"
+        "      python train.py --mesh dp=2,tp=4      the same run on eight devices"
+    )
+
+
+def use_compilation_cache() -> None:
+    """Compiled programs are kept between runs, in $JAXNEOX_CACHE or ~/.cache/jaxneox."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        root = Path(os.environ.get("JAXNEOX_CACHE") or Path.home() / ".cache" / "jaxneox")
+        jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
+
+
+def indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
+
+

@@ -1,0 +1,146 @@
+"""One step of training, compiled as a whole for any mesh."""
+# A accumulation steps, B sequences of one of them, T length
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxneox.config.schema import Config
+from jaxneox.model import Model, Noise, Params
+from jaxneox.optim.schedule import build_schedule
+from jaxneox.parallel.rules import Rules
+from jaxneox.train.scaler import next_scale
+from jaxneox.train.state import Places, Specs, TrainState, optimizer_specs, places
+
+Metrics = dict[str, jax.Array]
+
+
+class Batch(NamedTuple):
+    """`tokens` int32 [A, B, T + 1]; `weights` float32 [A, B, T], one for each token predicted."""
+
+    tokens: jax.Array
+    weights: jax.Array
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What the compiled functions need to know."""
+
+    cfg: Config
+    model: Model
+    optimizer: optax.GradientTransformation
+    rules: Rules
+    at: Places
+    rate: optax.Schedule
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The mean gradient of the global batch, one update (if it is finite), the step's figures.
+
+        The weights are divided by their sum beforehand, so that sums over any split of the batch
+        are the mean over all of it.
+        """
+        share = batch.weights * (state.scale.factor / jnp.sum(batch.weights))
+        loss, grads = self.gradients(state, Batch(batch.tokens, share))
+        loss, grads = jax.tree.map(lambda x: x / state.scale.factor, (loss, grads))
+        norm = global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        params, opt_state = self.update(state, grads)
+        params, opt_state = choose(finite, (params, opt_state), (state.params, state.opt_state))
+        after = TrainState(
+            params,
+            opt_state,
+            next_scale(state.scale, finite, self.cfg.precision.loss_scale),
+            state.step + 1,
+            state.skipped + ~finite,
+            jnp.where(finite, 0, state.streak + 1),
+        )
+        return after, self.figures(state, after, loss, norm)
+
+    def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Params]:
+        """The sum over the accumulation steps of loss and gradients, in float32."""
+        rows = jnp.arange(batch.tokens.shape[0] * batch.tokens.shape[1], dtype=jnp.int32)
+        rows = jax.reshard(rows.reshape(batch.tokens.shape[:2]), self.rules.activation(None, "batch"))
+        key = jax.random.fold_in(jax.random.key(self.cfg.train.seed + 1), state.step)
+
+        def one(params: Params, part: Batch, rows_B: jax.Array) -> jax.Array:
+            noise = Noise(key, rows_B) if drops(self.cfg) else None
+            inputs, labels = part.tokens[:, :-1], part.tokens[:, 1:]
+            return self.model.loss_sum(params, inputs, labels, part.weights, noise)
+
+        def add(total, part):
+            loss, grads = jax.value_and_grad(one)(state.params, *part)
+            return jax.tree.map(jnp.add, total, (loss, lay(grads, self.at.gradients))), None
+
+        nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
+        start = (jnp.float32(0), lay(nothing, self.at.gradients))
+        return jax.lax.scan(add, start, (batch, rows))[0]
+
+    def update(self, state: TrainState, grads: Params) -> tuple[Params, optax.OptState]:
+        """The optimizer's step where its state lies, then the parameters back to their places."""
+
+        def apply(params, opt_state, grads):
+            updates, opt_state = self.optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
+
+        specs = optimizer_specs(self.model, self.optimizer, self.at.updates)
+        apply = jax.sharding.auto_axes(apply, out_sharding=(self.at.updates, specs))
+        params, grads = lay(state.params, self.at.updates), lay(grads, self.at.updates)
+        params, opt_state = apply(params, state.opt_state, grads)
+        return lay(params, self.at.params), opt_state
+
+    def figures(self, before: TrainState, after: TrainState, loss, norm) -> Metrics:
+        metrics = {
+            "loss": loss,
+            "grad_norm": norm,
+            "lr": self.rate(before.step - before.skipped),
+            "skipped": after.skipped,
+            "streak": after.streak,
+        }
+        if self.cfg.precision.loss_scale is not None:
+            metrics["loss_scale"] = before.scale.factor
+        if self.cfg.log.param_norm:
+            metrics["param_norm"] = global_norm(before.params)
+        return metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Sums over a batch of evaluation: the loss of all tokens, and their weight."""
+
+    model: Model
+
+    def __call__(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        def add(total, part: Batch):
+            inputs, labels = part.tokens[:, :-1], part.tokens[:, 1:]
+            return total + self.model.loss_sum(params, inputs, labels, part.weights), None
+
+        total, _ = jax.lax.scan(add, jnp.float32(0), batch)
+        return total, jnp.sum(batch.weights)
+
+
+def build_step(
+    cfg: Config, model: Model, optimizer: optax.GradientTransformation, rules: Rules
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled step. It takes the old state's memory for the new one."""
+    step = Step(cfg, model, optimizer, rules, places(model, rules), build_schedule(cfg.schedule))
+    return jax.jit(step, donate_argnums=0)
+
+
+def drops(cfg: Config) -> bool:
+    return cfg.model.hidden_dropout > 0 or cfg.model.attention.dropout > 0
+
+
+def lay(tree: Params, specs: Specs) -> Params:
+    return {name: jax.reshard(x, specs[name]) for name, x in tree.items()}
+
+
+def global_norm(tree: Params) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in tree.values()))
+
+
+def choose(condition: jax.Array, yes, no):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -1,0 +1,124 @@
+"""The table of keys: complete, as NeoX documents it, pointing at fields that exist."""
+
+import csv
+import dataclasses
+import pathlib
+import re
+import typing
+from typing import Any
+
+from jaxneox.config import docs, schema
+from jaxneox.config.fates import Key, ListOf, Needless, Number, Refused, Used, is_off
+from jaxneox.config.keys import ALIASES, BLOCKS, KEYS, SECTIONS
+from tests.config.cases import SMALLEST, error, run
+
+HERE = pathlib.Path(__file__).parent
+DOCUMENTED = HERE.joinpath("neox_keys.txt").read_text().split()
+
+
+def test_every_documented_key_is_in_the_section_that_documents_it_and_no_other() -> None:
+    of_neox = [section for title, section in SECTIONS.items() if "NeoXArgs" in title]
+    assert len(DOCUMENTED) == 297
+    assert sorted(name for section in of_neox for name in section) == sorted(DOCUMENTED)
+    assert sum(len(section) for section in SECTIONS.values()) == len(KEYS)
+
+
+def test_types_and_defaults_are_those_of_neox(shared: pathlib.Path) -> None:
+    with open(shared / "data/neox_configs/KEYS.tsv") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["key"] for row in rows] == DOCUMENTED
+    for row in rows:
+        key = SECTIONS[row["section"]][row["key"]]
+        default = row["default"]
+        assert str(key.default) == default or (row["key"] == "prompt_end" and default == ""), row
+        kind = key.kind.of if isinstance(key.kind, Number) else key.kind
+        if isinstance(kind, tuple):
+            documented = re.findall("'(.*?)'", row["type"])
+            assert documented and set(documented) <= set(kind), row
+        elif isinstance(kind, ListOf):
+            assert row["type"] == "list", row
+        elif "typing" not in row["type"] and row["type"] != "Optional":
+            assert kind.__name__ == row["type"], row
+
+
+def _field_type(path: str) -> object:
+    owner: object = schema.Config
+    for part in path.split("."):
+        hints = typing.get_type_hints(owner)
+        assert part in hints, path
+        owner = hints[part]
+        inner = [arg for arg in typing.get_args(owner) if dataclasses.is_dataclass(arg)]
+        owner = inner[0] if inner else owner
+    return owner
+
+
+def test_used_keys_name_fields_that_exist() -> None:
+    for key in KEYS.values():
+        if isinstance(key.fate, Used):
+            _field_type(key.fate.to)
+
+
+def test_every_field_is_set_by_some_key() -> None:
+    paths = {key.fate.to for key in KEYS.values() if isinstance(key.fate, Used)}
+    derived = {"schedule.lr", "schedule.neox_first_step", "model.vocab_size", "keys"}
+    derived |= {"model.attention.head_dim", "model.mlp.gated", "tokenizer.model_parallel"}
+
+    def leaves(owner: Any, prefix: str) -> typing.Iterator[str]:
+        for field in dataclasses.fields(owner):
+            inner = typing.get_type_hints(owner)[field.name]
+            if dataclasses.is_dataclass(inner):
+                yield from leaves(inner, f"{prefix}{field.name}.")
+            else:
+                yield prefix + field.name
+
+    assert set(leaves(schema.Config, "")) - paths - {"precision.loss_scale"} <= derived
+
+
+def test_reasons_are_given_once_and_aliases_and_blocks_are_keys() -> None:
+    for name, key in KEYS.items():
+        if isinstance(key.fate, Needless | Refused):
+            assert len(key.fate.why) > 5 and not key.fate.why.endswith("."), name
+        if isinstance(key.fate, Refused):
+            assert is_off(key, key.default), name
+    assert set(ALIASES) | set(ALIASES.values()) <= set(KEYS)
+    assert all(KEYS[block].kind is dict for block in BLOCKS)
+
+
+def test_the_default_of_every_key_is_accepted() -> None:
+    defaults = {name: key.default for name, key in KEYS.items() if "." not in name}
+    given = {name: value for name, value in defaults.items() if value is not None}
+    assert run(**given | SMALLEST).model == run().model
+
+
+def other_value(key: Key) -> Any:
+    kind = key.kind.of if isinstance(key.kind, Number) else key.kind
+    if isinstance(kind, tuple):
+        return kind[-1]
+    others = {bool: not key.default, int: 7, str: "other", list: [["x"]], dict: {"a": 1}}
+    return others[kind] if isinstance(kind, type) else None
+
+
+def test_every_refused_key_is_refused_with_its_reason() -> None:
+    for name, key in KEYS.items():
+        if isinstance(key.fate, Refused) and "." not in name and name != "do_train":
+            value = other_value(key)
+            line = error(**{name: value})
+            assert line == f"{name}: {value} is not supported: {key.fate.why}"
+
+
+def test_off_values_are_harmless() -> None:
+    run(moe_num_experts=1, use_mup=False, amp={"enabled": False}, sparsity_config={})
+    run(data_impl="mmap", attention_type="groupedquery", do_train=True, curriculum_learning=None)
+    run(zero_optimization={"stage": 1, "cpu_offload": False, "offload_param": {"device": "none"}})
+    run(deepspeed_extra_args={"comms_logger": {"enabled": True}})
+    assert "deepspeed_extra_args.fp16" in error(deepspeed_extra_args={"fp16": {"enabled": True}})
+    run(soft_prompt_tuning={"enabled": False, "num_tokens": 10})
+    assert "moe_num_experts: 8" in error(moe_num_experts=8)
+    assert "soft_prompt_tuning" in error(soft_prompt_tuning={"num_tokens": 10})
+    assert "do_train" in error(do_train=False)
+    assert "cpu_offload" in error(zero_optimization={"stage": 1, "cpu_offload": True})
+
+
+def test_the_page_of_docs_is_up_to_date() -> None:
+    page = HERE.parents[1] / "docs/configuration.md"
+    assert page.read_text() == docs.page(), "run python -m jaxneox.config.docs > that file"

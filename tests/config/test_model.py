@@ -1,0 +1,177 @@
+"""The sizes that NeoX derives for a model."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxneox.config import model_of
+from jaxneox.config.architecture import padded_vocab
+from jaxneox.config.schema import TokenizerConfig
+from tests.config.cases import SMALLEST, error, run
+
+
+def neox_mlp_input(ffn: int, gated: bool, multiple: int) -> int:
+    """The width that NeoX gives linear2, computed step by step as its ParallelMLP does."""
+    width = int(ffn * 2 / 3) // 2 if gated else ffn
+    return int(multiple * ((width + multiple - 1) // multiple))
+
+
+@given(st.integers(3, 100_000), st.sampled_from(["gelu", "swiglu"]), st.integers(1, 300))
+def test_mlp_width_is_that_of_neox(ffn: int, activation: str, multiple: int) -> None:
+    mlp = run(intermediate_size=ffn, activation=activation, mlp_multiple_of=multiple).model.mlp
+    assert mlp.size == neox_mlp_input(ffn, activation == "swiglu", multiple)
+
+
+def test_mlp_width_by_hand() -> None:
+    assert run().model.mlp.size == 256
+    assert run(expansion_factor=3.5).model.mlp.size == 224
+    assert run(intermediate_size=200, activation="geglu", mlp_multiple_of=16).model.mlp.size == 80
+    assert run(
+        intermediate_size=32768, activation="swiglu", mlp_multiple_of=256
+    ).model.mlp.size == (11008)
+    assert "keep one" in error(intermediate_size=1, expansion_factor=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "gated"),
+    [
+        ("gelu", "gelu", False),
+        ("relu", "relu", False),
+        ("softsign", "softsign", False),
+        ("mish", "mish", False),
+        ("silu", "silu", False),
+        ("swish", "silu", False),
+        ("GeGLU", "gelu", True),
+        ("reglu", "relu", True),
+        ("swiglu", "silu", True),
+        ("bilinear", "identity", True),
+        ("glu", "sigmoid", True),
+    ],
+)
+def test_activations(name: str, kind: str, gated: bool) -> None:
+    mlp = run(activation=name).model.mlp
+    assert (mlp.activation, mlp.gated) == (kind, gated)
+
+
+def test_bias_gelu_fusion_is_the_tanh_form_of_gelu_alone() -> None:
+    assert run(bias_gelu_fusion=True).model.mlp.activation == "gelu_tanh"
+    assert run(bias_gelu_fusion=True, activation="geglu").model.mlp.activation == "gelu"
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind", "epsilon"),
+    [
+        ("layernorm", "layernorm", 1e-3),
+        ("te_layernorm", "layernorm", 1e-3),
+        ("non_parametric_layernorm", "non_parametric_layernorm", 1e-3),
+        ("rmsnorm", "rmsnorm", 1e-4),
+        ("te_rmsnorm", "rmsnorm", 1e-4),
+        ("scalenorm", "scalenorm", 1e-5),
+    ],
+)
+def test_norms_have_their_own_epsilon(norm: str, kind: str, epsilon: float) -> None:
+    keys: dict[str, Any] = {
+        "layernorm_epsilon": 1e-3,
+        "rms_norm_epsilon": 1e-4,
+        "scalenorm_epsilon": 1e-5,
+    }
+    found = run(norm=norm, **keys).model.norm
+    assert (found.kind, found.epsilon, found.bias) == (kind, epsilon, kind == "layernorm")
+
+
+def test_biases_are_what_the_yaml_says_unless_neox_is_to_be_reproduced() -> None:
+    keys: dict[str, Any] = {
+        f"use_bias_in_{part}": False for part in ("norms", "attn_linear", "mlp")
+    }
+    model = run(**keys).model
+    assert not (model.norm.bias or model.attention.bias or model.mlp.bias)
+    model = run(neox_compat=True, **keys).model
+    assert model.norm.bias and not (model.attention.bias or model.mlp.bias)
+
+
+def test_attention() -> None:
+    attention = run(num_kv_heads=2, sliding_window_width=5, use_qk_layernorm=True).model.attention
+    assert (attention.kv_heads, attention.group, attention.head_dim) == (2, 2, 16)
+    assert (attention.window, attention.qk_norm, attention.softmax_fp32) == (5, True, False)
+    assert run().model.attention.kv_heads == 4
+    assert run(apply_query_key_layer_scaling=True).model.attention.softmax_fp32
+    assert run(attention_softmax_in_fp32=True).model.attention.softmax_fp32
+    assert "num-kv-heads 3" in error(num_kv_heads=3)
+    assert error(num_attention_heads=5) == (
+        "num_attention_heads 5 does not divide hidden_size 64 (num_layers 2 does: are they "
+        "swapped?): the nearest that does is 4"
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        [[["global"], 2]],
+        [[["flash", "global"], "all"]],
+        ["flash", "flash"],
+        [[["flash"], "all"]],
+    ],
+)
+def test_dense_attention_is_one_function(config: list[object] | None) -> None:
+    assert run(attention_config=config).model == run().model
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ([[["mamba"], 2]], "attention_config: mamba is not supported: only dense layers"),
+        ([[["global", "local"], "all"]], "attention_config: local is not supported: sparse"),
+        ([[["global"], 3]], "describes 3 layers but num_layers is 2"),
+        ([[["global", "flash", "flash"], "all"]], "does not divide 2 layers"),
+        ([["global", 2]], "expected [[types], times]"),
+        ([[["globl"], 2]], "unknown type 'globl'"),
+    ],
+)
+def test_other_attention_is_refused(config: list[object], message: str) -> None:
+    assert message in error(attention_config=config)
+
+
+def test_positions() -> None:
+    rotary = run(pos_emb="rotary", rotary_pct=0.25, rotary_emb_base=500).model.positions
+    assert (rotary.kind, rotary.rotary_fraction, rotary.rotary_base) == ("rotary", 0.25, 500.0)
+    assert run(max_position_embeddings=64).model.positions.max_positions == 64
+    assert "turns 3 dimensions" in error(pos_emb="rotary", rotary_pct=0.2)
+    assert "for 2 set rotary_pct to 0.125" in error(pos_emb="rotary", rotary_pct=0.05)
+    assert "max_position_embeddings 16 is less than seq_length 32" in error(
+        max_position_embeddings=16
+    )
+
+
+def test_residuals_and_tying() -> None:
+    model = run(gpt_j_residual=True, gpt_j_tied=True, no_weight_tying=True).model
+    assert model.parallel_residual and model.shared_norm and not model.tied_embedding
+    assert run().model.tied_embedding
+    config = run(gpt_j_tied=True)
+    assert not config.model.shared_norm and "gpt_j_tied" in config.notes[0]
+
+
+@given(st.integers(1, 10**6), st.integers(1, 512), st.integers(1, 16))
+def test_the_padded_vocabulary_is_the_least_multiple(vocab: int, by: int, parallel: int) -> None:
+    padded = padded_vocab(TokenizerConfig(divisible_by=by, model_parallel=parallel), vocab)
+    assert padded % (by * parallel) == 0 and vocab <= padded < vocab + by * parallel
+
+
+def test_a_given_padded_vocabulary_wins() -> None:
+    assert run(make_vocab_size_divisible_by=32, model_parallel_size=2).model.vocab_size == 512
+    assert run(padded_vocab_size=461, vocab_size=None).model.vocab_size == 461
+    assert "the tokenizer has 460 tokens but padded_vocab_size is 459" in error(
+        padded_vocab_size=459
+    )
+    assert "padded_vocab_size is missing" in error(vocab_size=None)
+
+
+def test_a_model_needs_no_training_keys_and_names_what_it_needs() -> None:
+    needed = ("num_layers", "hidden_size", "num_attention_heads", "seq_length")
+    keys = {name: SMALLEST[name] for name in (*needed, "max_position_embeddings")}
+    assert model_of(keys, vocab_size=460) == run().model
+    for name in (*needed, "max_position_embeddings", "train_iters"):
+        without: dict[str, Any] = {name: None}
+        assert error(**without).startswith(f"{name} is missing")

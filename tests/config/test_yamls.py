@@ -1,0 +1,89 @@
+"""The YAMLs that NeoX and Pythia published, and those of the golden cases."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from jaxneox.config import apply_set, load_yaml, resolve
+from jaxneox.errors import UserError
+
+VOCAB_20B = 50277
+PYTHIA = {  # layers, hidden size, heads, padded vocabulary
+    "14M": (6, 128, 4, 50304),
+    "31M": (6, 256, 8, 50304),
+    "70M": (6, 512, 8, 50304),
+    "160M": (12, 768, 12, 50304),
+    "410M": (24, 1024, 16, 50304),
+    "1B": (16, 2048, 8, 50304),
+    "1.4B": (24, 2048, 16, 50304),
+    "2.8B": (32, 2560, 32, 50304),
+    "6.9B": (32, 4096, 32, 50432),
+    "12B": (36, 5120, 40, 50688),
+}
+REFUSED = {
+    "125M-dmoe.yml": "moe_num_experts: 8 is not supported",
+    "gmlp_small.yml": "attention_config: gmlp is not supported",
+    "sparse.yml": "attention_config: local is not supported",
+}
+SWAPPED = "12B/pythia-12b-deduped.yml"  # its layers and heads are exchanged: NeoX refuses it too
+
+
+def shape(keys: dict[str, Any]) -> tuple[int, int, int, int]:
+    model = resolve(keys, dp=1, vocab_size=VOCAB_20B).model
+    return model.num_layers, model.hidden_size, model.attention.num_heads, model.vocab_size
+
+
+@pytest.mark.parametrize("size", PYTHIA)
+def test_pythias_yamls(shared: pathlib.Path, size: str) -> None:
+    paths = sorted((shared / "data/pythia_configs" / size).glob("*.yml"))
+    assert paths
+    for path in paths:
+        keys = load_yaml([path])
+        if str(path).endswith(SWAPPED):
+            with pytest.raises(UserError, match="are they swapped"):
+                shape(keys)
+            keys = apply_set(keys, ["num_layers=36", "num_attention_heads=40"])
+        assert shape(keys) == PYTHIA[size], path
+        model = resolve(keys, dp=1, vocab_size=VOCAB_20B).model
+        assert model.mlp.activation == "gelu_tanh" and model.parallel_residual
+
+
+def _whole_run(path: pathlib.Path, folder: pathlib.Path) -> dict[str, Any]:
+    """The YAML, with NeoX's own companion for what it leaves out."""
+    keys = load_yaml([path])
+    if "num_layers" not in keys:
+        companion = "llama/7B.yml" if path.name == "train_config.yml" else "125M.yml"
+        return load_yaml([path, folder / companion])
+    if "train_iters" not in keys:
+        return load_yaml([path, folder / "llama/train_config.yml"])
+    return keys
+
+
+def test_neoxs_yamls(shared: pathlib.Path) -> None:
+    folder = shared / "data/neox_configs"
+    paths = sorted(folder.rglob("*.yml"))
+    assert len(paths) == 52
+    refused = {}
+    for path in paths:
+        try:
+            resolve(_whole_run(path, folder), dp=1, vocab_size=VOCAB_20B)
+        except UserError as error:
+            refused[path.name] = str(error)
+    assert refused.keys() == REFUSED.keys()
+    assert all(refused[name].startswith(reason) for name, reason in REFUSED.items())
+
+
+def test_twenty_b(shared: pathlib.Path) -> None:
+    keys = load_yaml([shared / "data/neox_configs/20B.yml"])
+    assert shape(keys) == (44, 6144, 64, 50432)
+
+
+def test_golden_yamls(shared: pathlib.Path) -> None:
+    paths = sorted((shared / "golden/neox").glob("*/neox_config.yml"))
+    assert len(paths) == 19
+    for path in paths:
+        model = resolve(load_yaml([path]), dp=1, vocab_size=460).model
+        assert model.vocab_size == (480 if "mp1" in path.parent.name else 512), path
+        assert (model.hidden_size, model.seq_length) == (64, 64)
+        assert model.mlp.size == (96 if model.mlp.gated else 256)

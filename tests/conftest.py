@@ -1,0 +1,27 @@
+"""Eight virtual CPU devices, strict numerics and the shared fixtures, set once before jax starts."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of golden cases and corpora that is not part of the project."""
+    path = pathlib.Path(os.environ.get("JAXNEOX_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no golden cases at {path}: set JAXNEOX_SHARED")
+    return path

@@ -1,0 +1,273 @@
+"""Batches: NeoX's own ones, a pure function of the step, and one line for what is wrong."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxneox.config.schema import DataConfig, TokenizerConfig
+from jaxneox.data import build_loader, build_tokenizer, samples_needed
+from jaxneox.data.indexed import IndexedWriter
+from jaxneox.data.loader import Loader, SampleLoader, Split
+from jaxneox.errors import UserError
+
+CHAR = build_tokenizer(TokenizerConfig("CharLevelTokenizer"))
+
+
+# --- NeoX's batches ---------------------------------------------------------------------------
+
+
+def neox_loader(shared: pathlib.Path, case: str, split: Split, dp: int, iters: int) -> SampleLoader:
+    """As the golden process: micro batch 4, accumulation 2, S 128, seed 1234."""
+    folder = shared / "golden" / "data" / "corpora"
+    a, b = (str(folder / f"neox_corpus_{letter}_text_document") for letter in "ab")
+    blend = DataConfig(
+        train_paths=(a, b), valid_paths=(a, b), test_paths=(a, b),
+        train_weights=(0.7, 0.3), valid_weights=(0.5, 0.5), test_weights=(2.0, 1.0),
+        weight_by_num_documents=case == "blend_by_num_docs", weighted_sampler_alpha=0.3,
+    )  # fmt: skip
+    data = blend if "blend" in case else DataConfig(path=a, split="900,50,50")
+    num_samples = samples_needed(
+        split, train_iters=iters, eval_interval=10, eval_iters=2, global_batch=8 * dp
+    )
+    loader = build_loader(
+        data, None, split=split, seq_length=128, global_batch=8 * dp, num_samples=num_samples,
+        seed=1234, vocab_size=50304, drop_last=4 * dp,
+    )  # fmt: skip
+    assert isinstance(loader, SampleLoader)
+    return loader
+
+
+def iterations(case: str, dp: int) -> int:
+    return {"single": 50, "single_sliding64": 50, "blend_surplus": 138 // dp}.get(case, 120)
+
+
+@pytest.mark.parametrize("dp", [1, 2])
+@pytest.mark.parametrize(
+    "case", ["single", "single_sliding64", "blend", "blend_surplus", "blend_by_num_docs"]
+)
+def test_batches_are_neox(shared: pathlib.Path, case: str, dp: int) -> None:
+    for rank in range(dp):
+        path = shared / "golden" / "data" / "neox" / f"batches_{case}_dp{dp}_rank{rank}.npz"
+        if not path.is_file():
+            pytest.skip(f"{path.name} is not among the golden cases here")
+        # Micro step j of a rank: rows j * 4 * dp + rank * 4 and the three after it.
+        rows = [j * 4 * dp + rank * 4 + k for j in range(2) for k in range(4)]
+        train = neox_loader(shared, case, "train", dp, iterations(case, dp))
+        valid = neox_loader(shared, case, "valid", dp, iterations(case, dp))
+        with np.load(path) as golden:
+            for step in range(3):
+                batch = train.rows(step, rows)
+                tokens, labels = golden["tokens"][step], golden["labels"][step]
+                np.testing.assert_array_equal(batch[:, :-1], tokens.reshape(8, 128))
+                np.testing.assert_array_equal(batch[:, 1:], labels.reshape(8, 128))
+            resumed = train.rows(2, rows)[:, :-1]
+            np.testing.assert_array_equal(resumed, golden["resume_tokens"].reshape(8, 128))
+            np.testing.assert_array_equal(
+                valid.rows(0, rows)[:, :-1], golden["valid_tokens"].reshape(8, 128)
+            )
+            if "blend_all_text_sha256" in golden:
+                digest = hashlib.sha256()
+                for i in range(len(train.samples)):
+                    digest.update(train.samples.sample(i).tobytes())
+                assert digest.hexdigest() == golden["blend_all_text_sha256"]
+
+
+def test_eod_mask_is_neox(shared: pathlib.Path) -> None:
+    with np.load(shared / "golden" / "data" / "neox" / "batches_single_dp1_rank0.npz") as golden:
+        plain = neox_loader(shared, "single", "train", 1, 50)
+        masked = SampleLoader(plain.samples, global_batch=8, seq_length=128, masked_token=0)
+        for step in range(3):
+            expected = golden["loss_mask_eodmask"][step].reshape(8, 128)
+            found = masked.loss_mask(step)
+            assert found is not None and found.dtype == np.float32
+            np.testing.assert_array_equal(found, expected)
+            assert plain.loss_mask(step) is None and (golden["loss_mask"] == 1).all()
+
+
+@pytest.mark.parametrize("dp", [1, 2])
+def test_end_of_the_data_is_neox(shared: pathlib.Path, dp: int) -> None:
+    loader = neox_loader(shared, "single", "train", dp, 50)
+    for rank in range(dp):
+        path = shared / "golden" / "data" / "neox" / f"wraparound_dp{dp}_rank{rank}.json"
+        golden = json.loads(path.read_text())
+        for k, indices in enumerate(golden["fresh_rows"]):
+            step, j = divmod(golden["fresh_skip"] + k, 2)
+            rows = slice(j * 4 * dp + rank * 4, j * 4 * dp + rank * 4 + 4)
+            expected = np.stack([loader.samples.sample(i) for i in indices])
+            np.testing.assert_array_equal(loader.rows(step, rows), expected)
+
+
+# --- Small data -------------------------------------------------------------------------------
+
+
+def write(prefix: pathlib.Path, documents: list[list[int]], dtype: str = "uint16") -> str:
+    with IndexedWriter(prefix, dtype) as out:
+        for document in documents:
+            out.add(document)
+    return str(prefix)
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> str:
+    """20 documents of 5 tokens, numbered through."""
+    return write(tmp_path / "x", [[5 * d + k for k in range(5)] for d in range(20)])
+
+
+def small(data: DataConfig, **changes: Any) -> Loader | None:
+    settings: dict[str, Any] = {
+        "split": "train", "seq_length": 4, "global_batch": 3, "num_samples": 12, "seed": 7,
+        "vocab_size": 100,
+    }  # fmt: skip
+    return build_loader(data, CHAR, **settings | changes)
+
+
+def built(data: DataConfig, **changes: Any) -> Loader:
+    loader = small(data, **changes)
+    assert loader is not None
+    return loader
+
+
+def test_batch_is_a_function_of_the_step(path: str) -> None:
+    loader = built(DataConfig(path=path, split="1"))
+    batches = [loader.batch(step) for step in range(20)]
+    assert {(batch.shape, batch.dtype.name) for batch in batches} == {((3, 5), "int32")}
+    fresh = built(DataConfig(path=path, split="1"))
+    for step in (19, 3, 0, 8):
+        np.testing.assert_array_equal(fresh.batch(step), batches[step])
+    # 100 tokens are 24 samples, of which NeoX serves 23 and whole batches of 3 take 21.
+    np.testing.assert_array_equal(batches[7], batches[0])
+    seen = np.concatenate(batches[:7])
+    assert len(np.unique(seen, axis=0)) == 21
+
+
+def test_rows_are_rows_of_the_batch(path: str) -> None:
+    loader = built(DataConfig(path=path))
+    for rows in (slice(1, 3), [2, 0], [], slice(None)):
+        np.testing.assert_array_equal(loader.rows(5, rows), loader.batch(5)[rows])
+    with pytest.raises(IndexError):
+        loader.rows(0, [3])
+
+
+def test_less_data_than_a_batch_repeats(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "x", [[1, 2, 3, 4, 5, 6, 7]])
+    loader = built(DataConfig(path=path), seq_length=2, num_samples=3, global_batch=5)
+    batch = loader.batch(0)
+    np.testing.assert_array_equal(batch[0::2], np.stack([batch[0]] * 3))
+    np.testing.assert_array_equal(loader.batch(1)[0], batch[1])
+    one = built(DataConfig(path=path), seq_length=6, num_samples=1, global_batch=1)
+    assert one.batch(9).tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+
+
+def test_splits_share_no_document(path: str) -> None:
+    data = DataConfig(path=path, split="12,4,4")
+    seen = [
+        set(built(data, split=split).rows(step, [row]).ravel().tolist())
+        for split in ("train", "valid", "test") for step in range(4) for row in range(3)
+    ]  # fmt: skip
+    documents = [{token // 5 for token in row} for row in seen]
+    assert set.union(*documents[:12]) <= set(range(12))
+    assert set.union(*documents[12:24]) <= set(range(12, 16))
+    assert set.union(*documents[24:]) <= set(range(16, 20))
+
+
+def test_empty_parts_are_none(path: str) -> None:
+    assert small(DataConfig(path=path, split="1,0,0"), split="valid") is None
+    assert small(DataConfig(path=path), num_samples=0) is None
+    assert small(DataConfig(train_paths=(path,)), split="test") is None
+
+
+def test_eod_mask(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path / "x", [[3, 0], [4, 0], [5, 0], [6, 0]])
+    loader = built(DataConfig(path=path, eod_mask_loss=True), num_samples=3)
+    mask = loader.loss_mask(2, [1, 2])
+    assert mask is not None
+    np.testing.assert_array_equal(mask, loader.batch(2)[1:, :-1] != 0)
+
+
+def test_text_goes_through_the_cache(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXNEOX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "x.txt").write_text("abcdefghi")
+    data = DataConfig(path=str(tmp_path / "x.txt"))
+    for row in built(data, vocab_size=512).batch(0).tolist():
+        assert bytes(row) in b"abcdefghi\0" * 2
+    with pytest.raises(UserError, match="text needs a tokenizer"):
+        build_loader(data, None, split="train", seq_length=4, global_batch=1, num_samples=1, seed=0)
+
+
+def test_numbers_of_samples() -> None:
+    settings = {"train_iters": 50, "eval_interval": 20, "eval_iters": 2, "global_batch": 8}
+    needed = [samples_needed(split, **settings) for split in ("train", "valid", "test")]
+    assert needed == [400, 3 * 2 * 8, 16]
+
+
+def test_fingerprint_is_what_decides_the_batches(path: str, tmp_path: pathlib.Path) -> None:
+    data = DataConfig(path=path)
+    same = built(data).fingerprint()
+    assert json.loads(json.dumps(same)) == same
+    assert built(data, num_samples=13).fingerprint() == same
+    (tmp_path / "moved").mkdir()
+    for suffix in (".bin", ".idx"):
+        target = tmp_path / "moved" / f"x{suffix}"
+        target.write_bytes(pathlib.Path(path + suffix).read_bytes())
+    assert built(DataConfig(path=str(tmp_path / "moved" / "x"))).fingerprint() == same
+    others = [
+        built(data, **change).fingerprint()
+        for change in ({"seed": 8}, {"global_batch": 4}, {"num_samples": 99}, {"split": "valid"})
+    ]
+    others.append(built(DataConfig(path=path, split="1,1,1")).fingerprint())
+    others.append(built(DataConfig(path=path, eod_mask_loss=True)).fingerprint())
+    others.append(built(DataConfig(train_paths=(path,))).fingerprint())
+    write(pathlib.Path(path), [[5 * d + k + 1 for k in range(5)] for d in range(19)] + [[0] * 5])
+    others.append(built(data).fingerprint())
+    texts = [json.dumps(other) for other in (same, *others)]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize("token", [100, 65535])
+def test_token_out_of_the_vocabulary(tmp_path: pathlib.Path, token: int) -> None:
+    path = write(tmp_path / "x", [[1, 2, 3], [4, 5, token, 7, 8]])
+    loader = built(DataConfig(path=path), seq_length=7, num_samples=1, global_batch=1)
+    message = rf"x\.bin: document 1, token 2 is {token}, outside the vocabulary of 100"
+    with pytest.raises(UserError, match=message):
+        loader.batch(0)
+
+
+def test_negative_and_wide_tokens(tmp_path: pathlib.Path) -> None:
+    for token in (-1, 2**32 + 1):
+        path = write(tmp_path / "x", [[1, 2, token]], "int64")
+        loader = built(DataConfig(path=path), seq_length=2, num_samples=1, global_batch=1)
+        with pytest.raises(UserError, match=rf"document 0, token 2 is {token}, outside"):
+            loader.batch(0)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataConfig(), "no data: set data-path"),
+        (DataConfig(path="x", train_paths=("y",)), "both set"),
+        (DataConfig(path="none"), r"none\.idx: no such file"),
+        (DataConfig(train_paths=("x", "y"), train_weights=(1.0,)), "1 weights for 2 train-data"),
+        (DataConfig(path="x", pack="unpacked"), "pack-impl: unpacked is not supported yet"),
+        (DataConfig(path="x", train_label_paths=("y",)), "train-label-data-paths: label datasets"),
+    ],
+)
+def test_wrong_configuration(data: DataConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        small(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_document_to_train(path: str) -> None:
+    with pytest.raises(UserError, match="leaves no document of 20 to train"):
+        small(DataConfig(path=path, split="0,1,1"))
+
+
+def test_empty_dataset(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="x: a dataset without documents"):
+        small(DataConfig(path=write(tmp_path / "x", [])))

@@ -1,0 +1,89 @@
+"""The model's flat parameter dict: the name and shape of every leaf, and random values for them.
+
+Letters: L layers, V padded vocabulary, P learned positions, R rpe buckets, D hidden, K key-value
+heads, G query heads per key-value head, H head dim, F width of one MLP branch.
+"""
+
+import numpy as np
+
+from jaxneox.config.schema import ModelConfig, NormConfig
+
+Shape = tuple[int, ...]
+
+
+def parameter_shapes(cfg: ModelConfig) -> dict[str, Shape]:
+    """Every leaf that a model of this configuration has, in the order of the forward pass."""
+    D, V = cfg.hidden_size, cfg.vocab_size
+    heads = (cfg.attention.kv_heads, cfg.attention.group)
+    shapes: dict[str, Shape] = {"embed.tokens": (V, D)}
+    if cfg.positions.kind == "learned":
+        shapes["embed.positions"] = (cfg.positions.max_positions, D)
+    if cfg.positions.kind == "rpe":
+        shapes["embed.rpe"] = (cfg.positions.rpe_buckets, *heads)
+    for name, shape in _layer_shapes(cfg).items():
+        shapes[f"layers.{name}"] = (cfg.num_layers, *shape)
+    shapes |= _norm_shapes("final_norm", cfg.norm, (D,))
+    if not cfg.tied_embedding:
+        shapes["unembed.weight"] = (D, V)
+    return shapes
+
+
+def random_params(cfg: ModelConfig, seed: int) -> dict[str, np.ndarray]:
+    """Float32 values with no leaf at its trivial value: a forgotten bias or scale changes logits.
+
+    Matrices have a standard deviation of `fan_in ** -0.5`, so that activations stay near 1;
+    biases are N(0, 0.3), norm scales 1 + N(0, 0.3).
+    """
+    rng = np.random.default_rng(seed)
+    return {
+        name: _random_leaf(name, shape, rng).astype(np.float32)
+        for name, shape in parameter_shapes(cfg).items()
+    }
+
+
+def _layer_shapes(cfg: ModelConfig) -> dict[str, Shape]:
+    """The leaves of one layer, without the leading L."""
+    att, mlp, D, F = cfg.attention, cfg.mlp, cfg.hidden_size, cfg.mlp.size
+    K, G, H = att.kv_heads, att.group, att.head_dim
+    shapes = _norm_shapes("norm1", cfg.norm, (D,))
+    if not cfg.shared_norm:
+        shapes |= _norm_shapes("norm2", cfg.norm, (D,))
+    shapes["attention.qkv"] = (D, K, G + 2, H)
+    shapes["attention.out"] = (K, G, H, D)
+    if att.bias:
+        shapes |= {"attention.qkv_bias": (K, G + 2, H), "attention.out_bias": (D,)}
+    if att.qk_norm:
+        shapes |= _norm_shapes("attention.qk_norm", cfg.norm, (K, G, H))
+    shapes |= {"mlp.up": (D, F), "mlp.down": (F, D)}
+    if mlp.gated:
+        shapes["mlp.gate"] = (D, F)
+    if mlp.bias:
+        shapes |= {"mlp.up_bias": (F,), "mlp.down_bias": (D,)}
+    if mlp.bias and mlp.gated:
+        shapes["mlp.gate_bias"] = (F,)
+    return shapes
+
+
+def _norm_shapes(name: str, cfg: NormConfig, normalized: Shape) -> dict[str, Shape]:
+    if cfg.kind == "non_parametric_layernorm":
+        return {}
+    if cfg.kind == "scalenorm":
+        return {f"{name}.g": (1,)}
+    shapes = {f"{name}.scale": normalized}
+    if cfg.kind == "layernorm" and cfg.bias:
+        shapes[f"{name}.bias"] = normalized
+    return shapes
+
+
+def _random_leaf(name: str, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    noise = rng.standard_normal(shape)
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf in ("scale", "g"):
+        return 1 + 0.3 * noise
+    if leaf.endswith("bias"):
+        return 0.3 * noise
+    if leaf in ("tokens", "positions", "rpe"):
+        return 0.5 * noise
+    # out [L,K,G,H,D] sums over all but its first and last axis; the others [L,D,…] over one.
+    fan_in = np.prod(shape[1:-1]) if leaf == "out" else shape[0 if leaf == "weight" else 1]
+    return noise / np.sqrt(fan_in)
