@@ -78,8 +78,7 @@ def restore_training(place: Place, abstract: Tree) -> Tree:
     """Optimizer and counters, laid out as `abstract`."""
     if not (place.folder / "training").is_dir():
         raise UserError(
-            f"{place.folder}: holds weights alone (no-save-optim); "
-            "start from them with --finetune"
+            f"{place.folder}: holds weights alone (no-save-optim); start from them with --finetune"
         )
     return _restore(place, "training", abstract)
 
@@ -163,7 +162,9 @@ def _readable(place: Place):
         yield
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         others = [step for step in steps(place.run) if step != place.step]
-        hint = f"try an earlier one with --iteration {others[-1]}" if others else "there is no other"
+        hint = (
+            f"try an earlier one with --iteration {others[-1]}" if others else "there is no other"
+        )
         raise UserError(
             f"{place.folder}: the checkpoint cannot be read ({_first_line(error)}); {hint}"
         ) from error

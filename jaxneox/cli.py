@@ -65,10 +65,7 @@ def gather_keys(args: argparse.Namespace) -> Keys:
     files = [path for path in args.paths if path not in folders]
     if len(folders) > 1:
         raise UserError(f"{' and '.join(folders)}: only one run can be continued at a time")
-    if not args.paths:
-        keys = load_yaml([DEFAULT])
-    else:
-        keys = load_yaml(files) if files else {}
+    keys = load_yaml(files if args.paths else [DEFAULT])
     if folders:
         keys = run_keys(folders[0], args.finetune) | keys
         if "save" not in keys and not args.save:

@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict numerics and the shared fixtures, set once before jax starts."""
+"""Eight virtual CPU devices and strict numerics, set once before jax starts; shared fixtures."""
 
 import os
 import pathlib
@@ -8,8 +8,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -98,5 +98,4 @@ def is_off(key: Key, value: Any) -> bool:
     assert isinstance(key.fate, Refused)
     if isinstance(value, dict) and value.get("enabled") is False:
         return True
-    harmless = (key.default, None, "", [], {}, *key.fate.fine)
-    return any(value == off and type(value) is type(off) for off in harmless)  # 0 is not False
+    return value in (key.default, None, "", [], {}, *key.fate.fine)

@@ -1,6 +1,8 @@
 """One transformer layer. The two residual styles differ in where the sums over devices are made."""
 # B batch, T length, D hidden
 
+from typing import Any
+
 import jax
 from flax import nnx
 
@@ -16,7 +18,9 @@ class Block(nnx.Module):
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
         self.attention = Attention(cfg, rngs)
-        self.norm2 = None if cfg.shared_norm else norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        self.norm2: Any = None  # one norm feeds both branches
+        if not cfg.shared_norm:
+            self.norm2 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
         self.mlp = Mlp(cfg, rngs)
         self.rate = cfg.hidden_dropout
         self.residual = parallel if cfg.parallel_residual else sequential
@@ -54,7 +58,9 @@ def parallel(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, lay
         return _add(_add(x_BTD + y_BTD, block.attention.out_bias), block.mlp.down_bias)
     attended = _add(_reduce(attended, layout), block.attention.out_bias)
     fed = _add(_reduce(fed, layout), block.mlp.down_bias)
-    return x_BTD + dropout(attended, block.rate, noise.at(1)) + dropout(fed, block.rate, noise.at(2))
+    return (
+        x_BTD + dropout(attended, block.rate, noise.at(1)) + dropout(fed, block.rate, noise.at(2))
+    )
 
 
 def sequential(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, layout: Layout):

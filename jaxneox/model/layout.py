@@ -20,5 +20,8 @@ class Layout(Protocol):
         Its gradient is a partial sum, so that several matrices share one reduction.
         """
 
+    def parts(self, *axes: str | None) -> int:
+        """How many devices split an activation between them."""
+
     def weight(self, *axes: str) -> PartitionSpec:
         """The sharding in which a layer computes with a weight."""

@@ -24,9 +24,10 @@ class Head(NamedTuple):
     dtype: jnp.dtype  # of logits and softmax; float32 but for fp16-lm-cross-entropy
 
 
-def chunk_length(batch: int, length: int, vocab: int, limit: int = 2**25) -> int:
-    """The longest divisor of `length` whose logits stay under `limit` numbers."""
-    fits = [c for c in range(1, length + 1) if length % c == 0 and batch * c * vocab <= limit]
+def chunk_length(length: int, logits: int, limit: int = 2**25) -> int:
+    """The longest divisor of `length` whose logits stay under `limit` numbers on a device, which
+    has `logits` of them for each position."""
+    fits = [c for c in range(1, length + 1) if length % c == 0 and c * logits <= limit]
     return max(fits, default=1)
 
 
@@ -110,4 +111,3 @@ def _chunks(head: Head, *arrays_BT: jax.Array) -> tuple[jax.Array, ...]:
         return jnp.moveaxis(x.reshape(batch, length // head.chunk, head.chunk, *x.shape[2:]), 1, 0)
 
     return tuple(split(x) for x in arrays_BT)
-

@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from jaxneox.model.positions import RelativeBias, sinusoids
 Params = dict[str, jax.Array]
 """Dotted names to arrays; the parameters of all layers are stacked on a leading axis."""
 
+NO_REMAT = RematConfig("none")
+
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -32,9 +35,7 @@ class Embed(nnx.Module):
         self.tokens = param(rngs, ("vocab", "embed"), init, V=cfg.vocab_size, D=D)
         kind, rows = cfg.positions.kind, cfg.positions.max_positions
         learned = kind == "learned"
-        self.positions = (
-            param(rngs, ("positions", "embed"), init, P=rows, D=D) if learned else None
-        )
+        self.positions = param(rngs, ("positions", "embed"), init, P=rows, D=D) if learned else None
         self.rpe = RelativeBias(cfg.positions, cfg.attention, rngs) if kind == "rpe" else None
 
 
@@ -71,7 +72,7 @@ class Model:
     cfg: ModelConfig
     layout: Layout
     compute: Dtype = "float32"
-    remat: RematConfig = RematConfig()
+    remat: RematConfig = NO_REMAT
     z_loss: float = 0.0
     loss_fp32: bool = True
 
@@ -82,18 +83,15 @@ class Model:
     @cached_property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The logical axes of every parameter by name."""
-        flat = nnx.to_flat_state(nnx.state(self._declared))
-        return {".".join(path): variable.get_metadata("axes") for path, variable in flat}
+        return {name: p.get_metadata("axes") for name, p in _flat(self._declared).items()}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        flat = nnx.to_flat_state(nnx.state(self._declared))
-        return {".".join(path): variable.shape for path, variable in flat}
+        return {name: p.shape for name, p in _flat(self._declared).items()}
 
     def init(self, key: jax.Array) -> Params:
         """The same float32 numbers on every mesh."""
-        flat = nnx.to_flat_state(nnx.state(NeoX(self.cfg, nnx.Rngs(key))))
-        return {".".join(path): variable[...] for path, variable in flat}
+        return {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """int [B, T] -> float32 [B, T, V], without dropout."""
@@ -109,7 +107,9 @@ class Model:
         noise: Noise | None = None,
     ) -> jax.Array:
         """The weighted sum of the tokens' losses, float32 []; the caller divides."""
-        chunk = chunk_length(*tokens_BT.shape, self.cfg.vocab_size)
+        batch, length = tokens_BT.shape
+        logits = batch * self.cfg.vocab_size // self.layout.parts("batch", "vocab")
+        chunk = chunk_length(length, logits)
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
         head = Head(self.layout, self.z_loss, chunk, dtype)
         x_BTD = self.hidden(params, tokens_BT, noise)
@@ -172,6 +172,10 @@ class Model:
         return {name: ready(name, w) for name, w in weights.items()}
 
 
-def _merge(graph: nnx.GraphDef, weights: Params) -> nnx.Module:
+def _flat(module: nnx.Module) -> dict[str, nnx.Param]:
+    return {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
+
+
+def _merge(graph: Any, weights: Params) -> Any:
     flat = [(tuple(name.split(".")), nnx.Param(w)) for name, w in sorted(weights.items())]
     return nnx.merge(graph, nnx.from_flat_state(flat))

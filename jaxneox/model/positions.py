@@ -68,7 +68,8 @@ class Alibi:
     def __call__(self, queries_T: jax.Array, keys_S: jax.Array) -> jax.Array:
         """-> float32 [1, K, G, T, S]"""
         distance_TS = (queries_T[:, None] - keys_S[None, :]).astype(jnp.float32)
-        return -(self.slopes_KG[None, :, :, None, None] * distance_TS[None, None, None])
+        slopes = jnp.asarray(self.slopes_KG)[None, :, :, None, None]
+        return -(slopes * distance_TS[None, None, None])
 
 
 class RelativeBias(nnx.Module):

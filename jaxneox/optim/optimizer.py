@@ -64,9 +64,7 @@ def _adafactor(cfg: OptimizerConfig, axes: Axes) -> Chain:
     return [by_matrix(factored, axes), *_decay(cfg, axes)]
 
 
-def _muon(
-    cfg: OptimizerConfig, rate: optax.Schedule, axes: Axes
-) -> optax.GradientTransformation:
+def _muon(cfg: OptimizerConfig, rate: optax.Schedule, axes: Axes) -> optax.GradientTransformation:
     """Orthogonalised momentum for the layers' matrices, Adam for everything else."""
     mask = {name: decays(name) for name in axes}
     return muon(

@@ -77,9 +77,8 @@ class Rules:
         entries: list[str | tuple[str, ...] | None] = list(self.weight(*axes))
         places = sorted(range(len(axes)), key=lambda i: entries[i] is not None)
         for i in places:
-            split = (entries[i], "dp") if isinstance(entries[i], str) else ("dp",)
-            parts = math.prod(self.size(axis) for axis in split if axis)
-            if axes[i] != "layers" and shape[i] % parts == 0:
+            split = (*_some(WEIGHTS[axes[i]]), "dp")
+            if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
                 entries[i] = split if len(split) > 1 else "dp"
                 break
         return P(*entries)
@@ -95,6 +94,10 @@ class Rules:
                     f"{name}: tp={parts} does not divide its axis {axis} of {size}; "
                     f"the nearest smaller that does is tp={nearest}"
                 )
+
+    def parts(self, *axes: str | None) -> int:
+        """How many devices split an activation between them."""
+        return math.prod(self.size(self._lies(axis)) for axis in axes)
 
     def size(self, mesh_axis: str | None) -> int:
         return dict(self.sizes).get(mesh_axis, 1) if mesh_axis else 1

@@ -62,4 +62,3 @@ def measured_peak(size: int = 1024) -> float:
         return time.perf_counter() - start
 
     return 2 * size**3 / min(seconds() for _ in range(5))
-

@@ -97,7 +97,9 @@ def train(run: Run) -> bool:
     cfg, plan = run.cfg, run.plan
     rate = Rate(
         flops_per_token(plan.model.shapes, cfg.model),
-        cfg.log.peak_tflops * 1e12 if cfg.log.peak_tflops else peak_flops(list(run.mesh.devices.flat)),
+        cfg.log.peak_tflops * 1e12
+        if cfg.log.peak_tflops
+        else peak_flops(list(run.mesh.devices.flat)),
     )
     saver = Saver(run.folder, cfg.checkpoint.keep_last) if run.folder else None
     run.write_config()
@@ -161,7 +163,7 @@ def interruptions() -> Iterator[threading.Event]:
 
     def note(number: int, frame: object) -> None:
         event.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

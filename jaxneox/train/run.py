@@ -1,13 +1,13 @@
 """A run put together: configuration, mesh, model, data and state."""
 
 import importlib.metadata
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 import yaml
 from jax.sharding import Mesh
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        return sum(jnp.prod(jnp.array(s)).item() for s in self.model.shapes.values())
+        return sum(math.prod(shape) for shape in self.model.shapes.values())
 
 
 def build_plan(cfg: Config, sizes: Sizes) -> Plan:
@@ -92,14 +92,14 @@ class Run:
     def last(self) -> int:
         """The step at which the run ends: train-iters, or the end of a given file of tokens."""
         end = self.cfg.train.train_iters
-        return min(end, self.first + len(self.loader)) if self._replays else end
-
-    @property
-    def _replays(self) -> bool:
-        return isinstance(self.loader, TokensFile)
+        if isinstance(self.loader, TokensFile):
+            return min(end, self.first + len(self.loader))
+        return end
 
     def loader_of(self, split: Split) -> Loader | None:
-        return None if self._replays else open_loader(self.cfg, self.tokenizer, split)
+        if isinstance(self.loader, TokensFile):
+            return None
+        return open_loader(self.cfg, self.tokenizer, split)
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says of itself besides its arrays."""
@@ -187,7 +187,11 @@ class Origin(NamedTuple):
 def origin(cfg: Config) -> Origin | None:
     """The newest checkpoint of the run that saves here, else the one to load, else none."""
     c = cfg.checkpoint
-    same = c.save is not None and c.load is not None and Path(c.save).resolve() == Path(c.load).resolve()
+    same = (
+        c.save is not None
+        and c.load is not None
+        and Path(c.save).resolve() == Path(c.load).resolve()
+    )
     if c.save and checkpoint.steps(Path(c.save)):
         if same and c.finetune:
             raise UserError(f"finetune: {c.save} already holds a run; give another one with --save")
@@ -242,4 +246,3 @@ def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
         f"{place.folder} was trained on other data: {'; '.join(changed)}. Restore the data and its "
         "settings, or accept the change with --allow-data-change"
     )
-

@@ -19,6 +19,6 @@ def evaluates_at(step: int, cfg: TrainConfig) -> bool:
 
 def _is_power(step: int, base: int) -> bool:
     power = 1
-    while 1 < base and power < step:
+    while base > 1 and power < step:
         power *= base
     return power == step

@@ -32,15 +32,14 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
         keys = fit_to_tokens(keys, args.tokens)
     use_compilation_cache()
     tokenizer = open_tokenizer(keys)
-    cfg = resolve(keys, dp=sizes["dp"], vocab_size=tokenizer and tokenizer.vocab_size)
+    vocab_size = tokenizer.vocab_size if tokenizer else None
+    cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
     plan = build_plan(cfg, sizes)
     if args.dry_run:
         print(report(plan))
         return 0
     greet(plan)
-    run = start(
-        plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change
-    )
+    run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
     return work(run, args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default)
 
 
@@ -120,8 +119,8 @@ def say_where(run: Run, finished: bool) -> None:
         f"\n{folder}/step_{run.step}   the checkpoint: jaxneox.load({str(folder)!r})\n"
         f"{folder}/loss.png   the loss curve, from metrics.jsonl\n"
         f"{folder}/config.yml   the configuration\n"
-        "Next: python train.py configs/stdlib.yml --set data-path=YOUR.txt num-layers=6 --save runs/mine\n"
-        "      python train.py --mesh dp=2,tp=4      the same run on eight devices"
+        "Next: python train.py --mesh dp=2,tp=4   (the same run on eight virtual devices)\n"
+        "      python train.py configs/stdlib.yml --set data-path=YOUR.txt --save runs/mine"
     )
 
 
@@ -134,5 +133,3 @@ def use_compilation_cache() -> None:
 
 def indented(text: str) -> str:
     return "\n".join("    " + line for line in text.splitlines())
-
-

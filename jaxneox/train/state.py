@@ -1,6 +1,6 @@
 """Everything that a run carries from step to step, and where each of its arrays lies."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,23 +42,25 @@ def places(model: Model, rules: Rules) -> Places:
     return Places(specs(rules.parameter), specs(rules.gradient), specs(rules.optimizer))
 
 
-def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updates: Specs):
+def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updates: Specs) -> Any:
     """A tree like the optimizer's state. What has a parameter's name and shape lies as its update
     does; counts and the row and column sums of factored optimizers are whole on every device."""
     abstract = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in model.shapes.items()}
 
     def spec(path, leaf) -> P:
         names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-        name = names[-1] if names else None
+        name = names[-1] if names else ""
         return updates[name] if model.shapes.get(name) == leaf.shape else P()
 
     return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(optimizer.init, abstract))
 
 
-def state_specs(model: Model, optimizer: optax.GradientTransformation, at: Places) -> TrainState:
-    scale = Scale(P(), P(), P())
+def state_specs(model: Model, optimizer: optax.GradientTransformation, at: Places) -> Any:
+    """A TrainState of PartitionSpecs."""
+    whole: Any = P()
+    params: Any = at.params
     opt_state = optimizer_specs(model, optimizer, at.updates)
-    return TrainState(at.params, opt_state, scale, P(), P(), P())
+    return TrainState(params, opt_state, Scale(whole, whole, whole), whole, whole, whole)
 
 
 def on_mesh(mesh: Mesh, specs):
@@ -74,9 +76,7 @@ def new_state(cfg: Config, model: Model, optimizer: optax.GradientTransformation
     return with_params(cfg, optimizer, params)
 
 
-def with_params(
-    cfg: Config, optimizer: optax.GradientTransformation, params: Params
-) -> TrainState:
+def with_params(cfg: Config, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
     zero = jnp.int32(0)
     scale = initial_scale(cfg.precision.loss_scale)
     return TrainState(params, optimizer.init(params), scale, zero, zero, zero)

@@ -63,7 +63,9 @@ class Step:
     def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Params]:
         """The sum over the accumulation steps of loss and gradients, in float32."""
         rows = jnp.arange(batch.tokens.shape[0] * batch.tokens.shape[1], dtype=jnp.int32)
-        rows = jax.reshard(rows.reshape(batch.tokens.shape[:2]), self.rules.activation(None, "batch"))
+        rows = jax.reshard(
+            rows.reshape(batch.tokens.shape[:2]), self.rules.activation(None, "batch")
+        )
         key = jax.random.fold_in(jax.random.key(self.cfg.train.seed + 1), state.step)
 
         def one(params: Params, part: Batch, rows_B: jax.Array) -> jax.Array:

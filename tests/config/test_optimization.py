@@ -165,7 +165,7 @@ def test_data() -> None:
     assert "set without valid_data_paths and test_data_paths" in error(train_data_paths=["a"])
     assert "keep one" in error(**paths, data_path="a")
     assert "has 1 entries but train_data_paths has 2" in error(**paths, train_data_weights=[1])
-    assert "none below 0" in error(**paths, train_data_weights=[1, -1])
+    assert "none below 0" in error(**paths, train_data_weights=[2, -1])
     assert "train_label_data_paths has 1" in error(data_path="a", train_label_data_paths=["b"])
 
 
@@ -184,4 +184,6 @@ def test_checkpoints_and_logs() -> None:
     log = run(use_wandb=True, wandb_group="g", profile=True, peak_theoretical_tflops=312).log
     assert log.wandb is not None and log.profile == (10, 12) and log.peak_tflops == 312
     assert (log.wandb["project"], log.wandb["group"]) == ("neox", "g")
-    assert not run(do_valid=False).train.do_valid
+    for said, meant in ((None, True), (True, True), (False, False)):
+        train = run(do_valid=said, do_test=said).train
+        assert (train.do_valid, train.do_test) == (meant, meant)

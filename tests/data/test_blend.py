@@ -93,7 +93,7 @@ def test_weights_by_documents() -> None:
     assert weights_by_documents([7], 0.3) == [1.0]
 
 
-@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -1.0], [float("nan"), 1.0], [float("inf")]])
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [2.0, -1.0], [float("nan"), 1.0], [float("inf")]])
 def test_wrong_weights(weights: list[float]) -> None:
     with pytest.raises(UserError, match=r"^train-data-weights: "):
         normalised(weights, "train-data-weights")

@@ -159,6 +159,17 @@ def test_content_hash_sees_index_and_tokens(tmp_path: pathlib.Path) -> None:
     assert len(set(hashes)) == 3 and hashes[0] == hashes[3]
 
 
+def test_longer_index(prefix: pathlib.Path) -> None:
+    with prefix.with_suffix(".idx").open("ab") as index:
+        index.write(b"\0\0\0")  # the modes of a multimodal dataset stand here
+    with pytest.raises(UserError, match="105 bytes, but 102 follow"):
+        IndexedDataset(prefix)
+
+
+def test_float_codes_are_those_of_neox() -> None:
+    assert (DTYPES[6], DTYPES[7]) == (np.float32, np.float64)
+
+
 def test_dtype_by_vocabulary() -> None:
     assert token_dtype(65499) == np.uint16
     assert token_dtype(65500) == np.int32

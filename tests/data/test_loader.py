@@ -157,9 +157,30 @@ def test_less_data_than_a_batch_repeats(tmp_path: pathlib.Path) -> None:
     loader = built(DataConfig(path=path), seq_length=2, num_samples=3, global_batch=5)
     batch = loader.batch(0)
     np.testing.assert_array_equal(batch[0::2], np.stack([batch[0]] * 3))
+    assert batch[1].tolist() != batch[0].tolist()
     np.testing.assert_array_equal(loader.batch(1)[0], batch[1])
     one = built(DataConfig(path=path), seq_length=6, num_samples=1, global_batch=1)
     assert one.batch(9).tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+
+
+def test_drop_last_decides_where_it_wraps(path: str) -> None:
+    loader = built(DataConfig(path=path, split="1"), global_batch=5, drop_last=2)
+    np.testing.assert_array_equal(loader.batch(4)[2:], loader.batch(0)[:3])  # 22 of 23 samples
+
+
+def test_weight_by_num_documents(path: str, tmp_path: pathlib.Path) -> None:
+    paths = (path, write(tmp_path / "y", [[7, 8, 9, 10]] * 60))
+    by_number = DataConfig(
+        train_paths=paths, weight_by_num_documents=True, weighted_sampler_alpha=0.3
+    )
+    shares = [0.25**0.3 * 0.75, 0.75**0.3 * 0.25]
+    by_hand = DataConfig(train_paths=paths, train_weights=tuple(shares))
+    for step in range(5):
+        batches = [built(data, num_samples=40).batch(step) for data in (by_number, by_hand)]
+        np.testing.assert_array_equal(*batches)
+    assert built(DataConfig(train_paths=paths), num_samples=40).batch(3).tolist() != (
+        built(by_number, num_samples=40).batch(3).tolist()
+    )
 
 
 def test_splits_share_no_document(path: str) -> None:
@@ -186,6 +207,14 @@ def test_eod_mask(tmp_path: pathlib.Path) -> None:
     mask = loader.loss_mask(2, [1, 2])
     assert mask is not None
     np.testing.assert_array_equal(mask, loader.batch(2)[1:, :-1] != 0)
+
+
+def test_eod_mask_needs_the_token(path: str) -> None:
+    with pytest.raises(UserError, match="eod-mask-loss: true, but the tokenizer has no"):
+        build_loader(
+            DataConfig(path=path, eod_mask_loss=True), None,
+            split="train", seq_length=4, global_batch=1, num_samples=1, seed=0,
+        )  # fmt: skip
 
 
 def test_text_goes_through_the_cache(

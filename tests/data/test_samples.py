@@ -95,6 +95,7 @@ def test_samples_are_windows_of_the_joined_documents(
     starts = range(0, len(stream) - seq_length, seq_length)
     shuffled = np.arange(len(starts), dtype=np.uint32)
     rng.shuffle(shuffled)
+    assert samples.sample_idx[0].tolist() == [0, 0]  # even where document 0 is empty
     assert len(samples) == len(starts) - 1 and len(starts) >= num_samples
     assert samples.epochs == 1 or (len(stream) - sum(sizes) - 1) // seq_length < num_samples
     for i, j in enumerate(shuffled):
@@ -153,6 +154,11 @@ def test_fingerprint_follows_the_order_not_the_number_asked_for(tmp_path: pathli
     for change in ({"num_samples": 6}, {"seq_length": 2}, {"seed": 2}):
         other = pack(dataset, documents, **{"num_samples": 1, "seq_length": 3, "seed": 1, **change})
         assert other.fingerprint() != one.fingerprint(), change
+    first, second = (
+        PackedSamples(dataset, part, epochs=9, seq_length=3, seed=1)
+        for part in (range(1), range(1, 2))
+    )
+    assert first.fingerprint() != second.fingerprint()
 
 
 def test_no_tokens(tmp_path: pathlib.Path) -> None:

@@ -5,8 +5,7 @@ know about it. Every option of the model appears in at least one.
 """
 
 from dataclasses import replace
-from functools import cache
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -120,12 +119,6 @@ VARIANTS = [
 ]
 
 
-class Result(NamedTuple):
-    logits: np.ndarray
-    loss: float
-    grads: dict[str, np.ndarray]
-
-
 def configure(variant: str) -> ModelConfig:
     cfg = BASE
     for word in variant.split():
@@ -137,36 +130,21 @@ def configure(variant: str) -> ModelConfig:
     return replace(cfg, hidden_size=width)
 
 
-@cache
-def results(variant: str) -> tuple[Result, Result]:
-    """-> the JAX model's in float32 and the reference's in float64"""
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_loss_and_every_gradient(variant: str) -> None:
     cfg = configure(variant)
     params = random_params(cfg, seed=7)
     tokens, labels = np.random.default_rng(8).integers(0, cfg.vocab_size, (2, 3, cfg.seq_length))
-    found = Result(
-        jax_logits(cfg, params, tokens), *jax_loss_and_grads(cfg, params, tokens, labels)
-    )
-    expected = Result(
-        neox_torch.logits(params, cfg, tokens),
-        *neox_torch.loss_and_grads(params, cfg, tokens, labels),
-    )
-    return found, expected
+    # Float32 rounds by 6e-8, some ten times in a row through two layers; measured 1e-7 to 4e-7.
+    expected_logits = neox_torch.logits(params, cfg, tokens)
+    assert relative_l2(jax_logits(cfg, params, tokens), expected_logits) <= 1e-6
 
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_and_loss(variant: str) -> None:
-    found, expected = results(variant)
-    # Float32 rounds by 6e-8; some ten roundings in a row through two layers.
-    assert relative_l2(found.logits, expected.logits) <= 1e-6
-    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gradient_of_every_parameter(variant: str) -> None:
-    found, expected = results(variant)
-    # Sums over tokens that cancel lose about a digit against the forward pass.
-    error, leaf = worst_leaf(found.grads, expected.grads)
-    assert error <= 1e-5, leaf
+    expected_loss, expected_grads = neox_torch.loss_and_grads(params, cfg, tokens, labels)
+    loss, grads = jax_loss_and_grads(cfg, params, tokens, labels)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    # Sums over tokens that partly cancel lose some more; measured 3e-7 to 7e-7.
+    error, leaf = worst_leaf(grads, expected_grads)
+    assert error <= 3e-6, leaf
 
 
 def test_every_option_appears() -> None:

@@ -1,0 +1,23 @@
+"""EleutherAI's GPT-NeoX in JAX: one function on any mesh."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxneox.loading import LoadedModel
+
+__version__ = "0.1.0"
+
+
+def load(path: str, *, step: int | None = None, mesh: str | None = None) -> "LoadedModel":
+    """The model of a checkpoint: `logits = load(path)(tokens)`.
+
+    Args:
+        path: a run (its newest checkpoint, or `step`), or one checkpoint's folder.
+        mesh: devices by axis, as `dp=2,tp=4`; one device unless given.
+    """
+    from jaxneox.loading import load_model
+
+    return load_model(path, step=step, mesh=mesh)
+
+
+__all__ = ["load"]

@@ -1,0 +1,92 @@
+"""A trained or converted checkpoint as a function in Python."""
+# B batch, T length, V padded vocabulary
+
+import contextlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.typing import ArrayLike
+
+from jaxneox import checkpoint
+from jaxneox.config import resolve
+from jaxneox.config.schema import Config
+from jaxneox.data import Tokenizer, load_tokenizer
+from jaxneox.model import Model, Params
+from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh
+from jaxneox.parallel.rules import Rules, rules_for
+
+
+class LoadedModel:
+    """`model(tokens)`: int [B, T] -> float32 [B, T, V].
+
+    Attributes:
+        config: the whole configuration of the run.
+        params: the flat dictionary of float32 weights, by dotted names.
+        tokenizer: the run's, or None where it has none.
+    """
+
+    def __init__(
+        self, config: Config, params: Params, tokenizer: Tokenizer | None, mesh: Mesh, rules: Rules
+    ):
+        self.config, self.params, self.tokenizer = config, params, tokenizer
+        self._mesh, self._rules = mesh, rules
+
+    def __call__(self, tokens: ArrayLike) -> jax.Array:
+        tokens_BT = jnp.asarray(tokens)
+        self._check(tokens_BT)
+        spec = self._rules.activation("batch", "length")
+        with self._entered():
+            laid = jax.device_put(tokens_BT.astype(jnp.int32), NamedSharding(self._mesh, spec))
+            logits = self._logits(self.params, laid)
+        if self._mesh.size == 1:  # an array like any other, free of the mesh
+            return jax.device_put(logits, self._mesh.devices.item())
+        return logits
+
+    def __repr__(self) -> str:
+        size = sum(w.size for w in self.params.values())
+        return f"LoadedModel({size:,} parameters, {self.config.model})"
+
+    @cached_property
+    def _logits(self):
+        precision = self.config.precision.compute
+        return jax.jit(Model(self.config.model, self._rules, precision).logits)
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[None]:
+        with jax.set_mesh(self._mesh):
+            yield
+
+    def _check(self, tokens_BT: jax.Array) -> None:
+        if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
+            raise ValueError(
+                f"tokens are {tokens_BT.dtype}{list(tokens_BT.shape)}, expected int [batch, seq]"
+            )
+        positions = self.config.model.positions
+        if positions.kind == "learned":
+            room = positions.max_positions - positions.offset
+            if tokens_BT.shape[1] > room:
+                raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")
+
+
+def load_model(path: str | Path, *, step: int | None, mesh: str | None) -> LoadedModel:
+    place = checkpoint.find(path, step)
+    sizes = final_sizes({"dp": 1, "tp": 1} | parse_mesh(mesh or "dp=1"), jax.device_count())
+    config = resolve(checkpoint.read_meta(place)["keys"], dp=1, vocab_size=None)
+    devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
+    model = Model(config.model, rules)
+    abstract = {
+        name: jax.ShapeDtypeStruct(
+            model.shapes[name],
+            jnp.float32,
+            sharding=NamedSharding(devices, rules.parameter(name, axes, model.shapes[name])),
+        )
+        for name, axes in model.axes.items()
+    }
+    params = checkpoint.restore_params(place, abstract)
+    kept = place.run / "tokenizer"
+    tokenizer = load_tokenizer(kept) if kept.is_dir() else None
+    return LoadedModel(config, params, tokenizer, devices, rules)
