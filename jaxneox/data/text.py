@@ -19,7 +19,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxneox.data.indexed import IndexedWriter, token_dtype
 from jaxneox.data.tokenizer import Tokenizer
@@ -176,16 +178,22 @@ def _build(
 def _batches(path: str, files: list[pathlib.Path]) -> Iterator[list[str]]:
     """Documents in lists of about a million characters, with a progress line for much text."""
     total = sum(file.stat().st_size for file in files)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     batch: list[str] = []
     characters = 0
-    with tqdm(
-        desc=f"tokenizing {path}", total=total, unit="B", unit_scale=True, disable=total < LARGE
-    ) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=total < LARGE) as progress:
+        task = progress.add_task(f"tokenizing {escape(path)}", total=total)
         for text in itertools.chain.from_iterable(map(read_documents, files)):
             batch.append(text)
             characters += len(text)
             if characters >= BATCH_CHARACTERS:
                 yield batch
-                progress.update(characters)
+                progress.update(task, advance=characters)
                 batch, characters = [], 0
         yield batch
+        progress.update(task, completed=total)

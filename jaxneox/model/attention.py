@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxneox.config.schema import AttentionConfig, ModelConfig
@@ -32,6 +33,7 @@ class Attention(nnx.Module):
         rotary = cfg.positions.kind == "rotary"
         self.rotary = Rotary(cfg.positions, a.head_dim) if rotary else None
         self.alibi = Alibi(a) if cfg.positions.kind == "alibi" else None
+        self.rotated = self.rotary.width if self.rotary else 0
 
     def __call__(
         self,
@@ -52,26 +54,36 @@ class Attention(nnx.Module):
             score_bias = self.alibi(positions_T, positions_T)
         mask_TS = visible(positions_T, positions_T, self.cfg.window)
         mixed = attend(q, k, v, mask_TS, score_bias, noise, self.cfg)
-        mixed = mixed.reshape(*mixed.shape[:2], *self.out.shape[:3])
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
         return jnp.einsum("BTKGH,KGHD->BTD", mixed, self.out[...], out_sharding=partial)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """-> queries [B, T, K, G, H], keys and values [B, T, K, H].
+        """-> queries [B, T, K, G, H], keys [B, T, K, H], values [B, T, K, H].
 
-        With qk_norm every query head has a normalised key of its own: K is then the number of
-        query heads and G is 1.
+        With qk_norm every query head has a normalised key of its own: keys [B, T, K, G, H].
         """
         qkv = jnp.einsum("BTD,DKRH->BTKRH", x_BTD, self.qkv[...])
         if self.qkv_bias is not None:
-            qkv = qkv + self.qkv_bias[...][None, None]
+            bias = self.qkv_bias[...] * felt(self.cfg, self.rotated).astype(qkv.dtype)[None]
+            qkv = qkv + bias[None, None]
         q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
         if self.qk_norm is None:
             return q, k, v
-        k, v = (jnp.broadcast_to(y[:, :, :, None], q.shape) for y in (k, v))
-        q, k = self.qk_norm(q), self.qk_norm(k)
-        q, k, v = (y.reshape(*y.shape[:2], -1, y.shape[-1]) for y in (q, k, v))
-        return q[:, :, :, None], k, v
+        k = jnp.broadcast_to(k[:, :, :, None], q.shape)
+        return self.qk_norm(q), self.qk_norm(k), v
+
+
+def felt(cfg: AttentionConfig, rotated: int) -> np.ndarray:
+    """1 for the biases that the output depends on, 0 for those it cannot: float32 [R, H].
+
+    What a key's bias adds to a query's scores is the same for all keys, where it is not turned by
+    its position, and the softmax takes it out again. Left in, its gradient would be rounding error
+    alone, which Adam makes as large as any other: a random walk, another one on every mesh.
+    """
+    mask = np.ones((cfg.group + 2, cfg.head_dim), np.float32)
+    if not cfg.qk_norm:
+        mask[-2, rotated:] = 0
+    return mask
 
 
 def visible(queries_T: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Array:
@@ -96,11 +108,12 @@ def attend(
     """
     scores_dtype = jnp.float32 if cfg.softmax_fp32 else q_BTKGH.dtype
     q_BTKGH = q_BTKGH * (1 / math.sqrt(cfg.head_dim))
+    keys = "BSKGH" if k_BSKH.ndim == 5 else "BSKH"
     scores = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=scores_dtype
+        f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=scores_dtype
     ).astype(jnp.float32)
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32).reshape(1, *scores.shape[1:])
+        scores = scores + bias.astype(jnp.float32)
     scores = jnp.where(mask_TS[None, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
     weights = dropout_heads(weights, cfg.dropout, noise)

@@ -18,9 +18,10 @@ class Block(nnx.Module):
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
         self.attention = Attention(cfg, rngs)
-        self.norm2: Any = None  # one norm feeds both branches
-        if not cfg.shared_norm:
-            self.norm2 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        second = (
+            norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size) if not cfg.shared_norm else None
+        )
+        self.norm2: Any = second  # none where one norm feeds both branches
         self.mlp = Mlp(cfg, rngs)
         self.rate = cfg.hidden_dropout
         self.residual = parallel if cfg.parallel_residual else sequential

@@ -15,7 +15,7 @@ from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.layout import Layout
 from jaxneox.model.loss import Head, chunk_length, loss_sum
 from jaxneox.model.norms import norm
-from jaxneox.model.param import initializer, param
+from jaxneox.model.param import initializer, param, xavier_normal
 from jaxneox.model.positions import RelativeBias, sinusoids
 
 Params = dict[str, jax.Array]
@@ -36,7 +36,10 @@ class Embed(nnx.Module):
         kind, rows = cfg.positions.kind, cfg.positions.max_positions
         learned = kind == "learned"
         self.positions = param(rngs, ("positions", "embed"), init, P=rows, D=D) if learned else None
-        self.rpe = RelativeBias(cfg.positions, cfg.attention, rngs) if kind == "rpe" else None
+        sizes = {"K": cfg.attention.kv_heads, "G": cfg.attention.group}
+        buckets, axes = cfg.positions.rpe_buckets, ("buckets", "kv_heads", "group")
+        rpe = kind == "rpe"
+        self.rpe = param(rngs, axes, xavier_normal, buckets=buckets, **sizes) if rpe else None
 
 
 class NeoX(nnx.Module):
@@ -121,7 +124,7 @@ class Model:
         model = self._module(params)
         x_BTD = self._embed(model.embed, tokens_BT, positions_T)
         x_BTD = dropout(x_BTD, self.cfg.hidden_dropout, noise and noise.at(0))
-        bias = None if model.embed.rpe is None else model.embed.rpe(positions_T, positions_T)
+        bias = self._score_bias(model.embed, positions_T)
         x_BTD = self._run_layers(params, x_BTD, positions_T, bias, noise)
         whole = self.layout.activation("batch", "length", "embed")
         return jax.reshard(model.final_norm(x_BTD), whole)
@@ -135,6 +138,12 @@ class Model:
         elif self.cfg.positions.kind == "sinusoidal":
             x_BTD = x_BTD + sinusoids(positions_T, self.cfg.hidden_size).astype(x_BTD.dtype)[None]
         return jax.reshard(x_BTD, self.layout.activation("batch", "stream", "embed"))
+
+    def _score_bias(self, embed: Embed, positions_T: jax.Array) -> jax.Array | None:
+        if embed.rpe is None:
+            return None
+        relative = RelativeBias(self.cfg.positions, self.cfg.attention.head_dim)
+        return relative(embed.rpe[...], positions_T, positions_T)
 
     def _run_layers(self, params: Params, x_BTD, positions_T, bias, noise: Noise | None):
         graph = nnx.graphdef(self._declared.layers)

@@ -9,10 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jaxneox.config.schema import AttentionConfig, PositionConfig
-from jaxneox.model.param import param, xavier_normal
 
 
 def frequencies(width: int, base: float) -> np.ndarray:
@@ -72,16 +70,12 @@ class Alibi:
         return -(slopes * distance_TS[None, None, None])
 
 
-class RelativeBias(nnx.Module):
+class RelativeBias:
     """T5's learned bias of each head by bucketed distance, one table for all layers (`rpe`)."""
 
-    def __init__(self, positions: PositionConfig, cfg: AttentionConfig, rngs: nnx.Rngs):
+    def __init__(self, positions: PositionConfig, head_dim: int):
         self.buckets, self.max_distance = positions.rpe_buckets, positions.rpe_max_distance
-        self.factor = math.sqrt(cfg.head_dim)
-        axes = ("buckets", "kv_heads", "group")
-        self.table = param(
-            rngs, axes, xavier_normal, buckets=self.buckets, K=cfg.kv_heads, G=cfg.group
-        )
+        self.factor = math.sqrt(head_dim)
 
     def bucket(self, distance: jax.Array) -> jax.Array:
         """Exact below buckets / 2, then logarithmic up to max_distance (Raffel et al. 2020)."""
@@ -93,9 +87,8 @@ class RelativeBias(nnx.Module):
         )
         return jnp.where(distance < exact, distance, jnp.minimum(far, self.buckets - 1))
 
-    def __call__(self, queries_T: jax.Array, keys_S: jax.Array) -> jax.Array:
-        """-> [1, K, G, T, S]"""
+    def __call__(self, table: jax.Array, queries_T: jax.Array, keys_S: jax.Array) -> jax.Array:
+        """table [buckets, K, G] -> [1, K, G, T, S]"""
         bucket_TS = self.bucket(queries_T[:, None] - keys_S[None, :])
-        one_hot = jax.nn.one_hot(bucket_TS, self.buckets, dtype=self.table[...].dtype)
-        bias = jnp.einsum("TSb,bKG->KGTS", one_hot, self.table[...])
-        return (self.factor * bias)[None]
+        one_hot = jax.nn.one_hot(bucket_TS, self.buckets, dtype=table.dtype)
+        return self.factor * jnp.einsum("TSb,bKG->KGTS", one_hot, table)[None]

@@ -77,6 +77,6 @@ def new_state(cfg: Config, model: Model, optimizer: optax.GradientTransformation
 
 
 def with_params(cfg: Config, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    zero = jnp.int32(0)
     scale = initial_scale(cfg.precision.loss_scale)
-    return TrainState(params, optimizer.init(params), scale, zero, zero, zero)
+    counts = (jnp.zeros((), jnp.int32) for _ in range(3))  # each an array of its own, to be donated
+    return TrainState(params, optimizer.init(params), scale, *counts)

@@ -176,8 +176,8 @@ def test_weight_by_num_documents(path: str, tmp_path: pathlib.Path) -> None:
     shares = [0.25**0.3 * 0.75, 0.75**0.3 * 0.25]
     by_hand = DataConfig(train_paths=paths, train_weights=tuple(shares))
     for step in range(5):
-        batches = [built(data, num_samples=40).batch(step) for data in (by_number, by_hand)]
-        np.testing.assert_array_equal(*batches)
+        one, other = (built(data, num_samples=40).batch(step) for data in (by_number, by_hand))
+        np.testing.assert_array_equal(one, other)
     assert built(DataConfig(train_paths=paths), num_samples=40).batch(3).tolist() != (
         built(by_number, num_samples=40).batch(3).tolist()
     )

@@ -1,0 +1,139 @@
+"""One small training run on any mesh, and what is compared between meshes."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxneox.config.schema import (
+    AttentionConfig,
+    BatchConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    InitConfig,
+    LogConfig,
+    MlpConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    PositionConfig,
+    PrecisionConfig,
+    RematConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+from jaxneox.model import Params
+from jaxneox.parallel.mesh import make_mesh
+from jaxneox.train.run import build_plan
+from jaxneox.train.state import TrainState, on_mesh, places, state_specs, with_params
+from jaxneox.train.step import Batch, Metrics, Step, build_schedule
+from tests.reference.parameters import random_params
+
+STEPS, BATCH, LENGTH, VOCAB = 5, 16, 16, 64
+
+MODEL = ModelConfig(
+    num_layers=2,
+    hidden_size=32,
+    vocab_size=VOCAB,
+    seq_length=LENGTH,
+    attention=AttentionConfig(num_heads=8, kv_heads=4, head_dim=4),
+    mlp=MlpConfig(size=64, activation="gelu_tanh"),
+    positions=PositionConfig(kind="rotary", rotary_fraction=0.5, max_positions=LENGTH),
+    init=InitConfig(method="small_init", output_method="wang_init"),
+    parallel_residual=True,
+    tied_embedding=False,
+)
+
+
+class Mesh(NamedTuple):
+    """A shape of the devices and everything that must not change the result."""
+
+    dp: int = 1
+    tp: int = 1
+    zero: int = 0
+    sequence: bool = False
+    accumulation: int = 1
+
+    def __str__(self) -> str:
+        sequence = "-sequence" if self.sequence else ""
+        return f"dp{self.dp}-tp{self.tp}-zero{self.zero}{sequence}-accumulation{self.accumulation}"
+
+
+class Outcome(NamedTuple):
+    losses: list[float]
+    grads: dict[str, np.ndarray]  # of the first step
+    params: dict[str, np.ndarray]  # after the last
+
+
+class Probe(Step):
+    """The step that training compiles, with its gradients among the figures."""
+
+    def update(self, state: TrainState, grads: Params) -> Any:
+        self.__dict__["seen"] = grads
+        return super().update(state, grads)
+
+    def figures(self, *args: Any) -> Metrics:
+        return super().figures(*args) | {"grads": self.__dict__["seen"]}
+
+
+def config(model: ModelConfig, mesh: Mesh, **changes: Any) -> Config:
+    parts = Config(
+        model=model,
+        precision=PrecisionConfig(),
+        optimizer=OptimizerConfig("adam", lr=1e-3, betas=(0.9, 0.95), grad_clip=1.0),
+        schedule=ScheduleConfig("cosine", lr=1e-3, min_lr=1e-4, decay_iters=10),
+        parallel=ParallelConfig(
+            tp=mesh.tp,
+            zero_stage=mesh.zero,
+            sequence_parallel=mesh.sequence,  # type: ignore[arg-type]
+        ),
+        batch=BatchConfig(BATCH, BATCH // mesh.accumulation // mesh.dp, mesh.accumulation),
+        remat=RematConfig("full"),
+        tokenizer=TokenizerConfig(),
+        data=DataConfig(),
+        checkpoint=CheckpointConfig(),
+        log=LogConfig(),
+        train=TrainConfig(STEPS),
+    )
+    return dataclasses.replace(parts, **changes)
+
+
+def tokens() -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.integers(0, VOCAB, (STEPS, BATCH, LENGTH + 1)).astype(np.int32)
+
+
+def train(mesh: Mesh, model: ModelConfig = MODEL, **changes: Any) -> Outcome:
+    """Five steps from the same weights on the same batches."""
+    cfg = config(model, mesh, **changes)
+    plan = build_plan(cfg, {"dp": mesh.dp, "tp": mesh.tp})
+    devices, at = make_mesh(plan.sizes), places(plan.model, plan.rules)
+    shardings = on_mesh(devices, state_specs(plan.model, plan.optimizer, at))
+    rate = build_schedule(cfg.schedule)
+    step = jax.jit(Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate))
+    lay = NamedSharding(devices, P(None, "dp", None))
+    losses, grads = [], {}
+    with jax.set_mesh(devices):
+        weights = jax.device_put(random_params(model, 0), shardings.params)
+        start = jax.jit(lambda w: with_params(cfg, plan.optimizer, w), out_shardings=shardings)
+        state = start(weights)
+        for batch in tokens():
+            rows = batch.reshape(mesh.accumulation, -1, LENGTH + 1)
+            ones = np.ones((*rows.shape[:2], LENGTH), np.float32)
+            state, figures = step(state, Batch(*jax.device_put((rows, ones), lay)))
+            losses.append(float(figures["loss"]))
+            grads = grads or jax.device_get(figures["grads"])
+    return Outcome(losses, grads, jax.device_get(state.params))
+
+
+def apart(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """The relative L2 distance of each leaf."""
+    return {
+        name: float(np.linalg.norm(found[name] - x) / np.linalg.norm(x))
+        for name, x in expected.items()
+    }
