@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test setup lint format clean
+.PHONY: train test setup lint format clean matrix
 
 train: $(VENV)/.base
 	$(BIN)/python train.py
@@ -43,3 +43,7 @@ $(VENV)/.test: $(VENV)/.base
 $(VENV)/.lint: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt mypy ruff types-PyYAML
 	touch $@
+
+# every mesh against one device, an hour or so: the table in docs/meshes.md
+matrix: $(VENV)/.test
+	$(BIN)/python -m tests.parallel.matrix > docs/meshes.md

@@ -1,0 +1,89 @@
+"""What the compiled program sends between devices, and what does not even trace."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxneox.config.schema import RematConfig
+from jaxneox.model import Model
+from jaxneox.parallel.mesh import make_mesh
+from jaxneox.parallel.rules import rules_for
+from tests.parallel.meshes import BATCH, LENGTH, MODEL
+
+SIZES = {"dp": 1, "tp": 4}
+ALL_REDUCE = re.compile(r"= \(?(f32\[[\d,]+\]).* all-reduce(?:-start)?\(")
+
+
+def compiled(model: Model, backward: bool) -> str:
+    """The HLO of the layers alone, forward or with the gradients of all that enters."""
+    mesh = make_mesh(SIZES)
+    with jax.set_mesh(mesh):
+        lay = {
+            name: NamedSharding(mesh, model.layout.weight(*axes))
+            for name, axes in model.axes.items()
+            if name.startswith("layers.")
+        }
+        params = {
+            name: jax.ShapeDtypeStruct(model.shapes[name], jnp.float32, sharding=sharding)
+            for name, sharding in lay.items()
+        }
+        stream = NamedSharding(mesh, P("dp", None, None))
+        x = jax.ShapeDtypeStruct((BATCH, LENGTH, 32), jnp.float32, sharding=stream)
+
+        def layers(params, x):
+            return model._run_layers(params, x, jnp.arange(LENGTH), None, None)
+
+        def gradient(params, x):
+            return jax.vjp(layers, params, x)[1](x)
+
+        return jax.jit(gradient if backward else layers).lower(params, x).compile().as_text()
+
+
+def activations_reduced(text: str) -> list[str]:
+    """The first shape of every all-reduce of an array of the stream's size."""
+    return [shape for shape in ALL_REDUCE.findall(text) if shape == f"f32[{BATCH},{LENGTH},32]"]
+
+
+@pytest.mark.parametrize("shared_norm", [False, True])
+def test_a_parallel_layer_reduces_once_forward_and_once_backward(shared_norm: bool) -> None:
+    cfg = dataclasses.replace(MODEL, shared_norm=shared_norm)
+    model = Model(cfg, rules_for(SIZES, 0, False), remat=RematConfig("none"))
+    # the layers are scanned: the text holds each layer's program once
+    assert len(activations_reduced(compiled(model, backward=False))) == 1
+    assert len(activations_reduced(compiled(model, backward=True))) == 2
+
+
+def test_a_sequential_layer_reduces_twice() -> None:
+    cfg = dataclasses.replace(MODEL, parallel_residual=False)
+    model = Model(cfg, rules_for(SIZES, 0, False), remat=RematConfig("none"))
+    assert len(activations_reduced(compiled(model, backward=False))) == 2
+
+
+def test_a_bias_added_to_the_partial_sum_does_not_trace() -> None:
+    """gpt-neox issue 962, written down: k devices would each add the whole bias."""
+    rules, mesh = rules_for(SIZES, 0, False), make_mesh(SIZES)
+    with jax.set_mesh(mesh):
+        inner = jax.device_put(jnp.ones((2, 4, 8)), NamedSharding(mesh, P("dp", None, "tp")))
+        weight = jax.device_put(jnp.ones((8, 16)), NamedSharding(mesh, P("tp", None)))
+        bias = jax.device_put(jnp.ones(16), NamedSharding(mesh, P()))
+        partial = rules.partial("batch", "length", "embed", over="mlp")
+        whole = rules.activation("batch", "stream", "embed")
+
+        def product(inner, weight):
+            return jnp.einsum("BTF,FD->BTD", inner, weight, out_sharding=partial)
+
+        def wrong(inner, weight, bias):
+            return jax.reshard(product(inner, weight) + bias[None, None], whole)
+
+        def right(inner, weight, bias):
+            return jax.reshard(product(inner, weight), whole) + bias[None, None]
+
+        with pytest.raises(Exception, match="unreduced") as error:
+            jax.jit(wrong)(inner, weight, bias)
+        assert type(error.value).__name__ == "ShardingTypeError"
+        assert jax.device_get(jax.jit(right)(inner, weight, bias)).tolist() == [[[9.0] * 16] * 4] * 2

@@ -1,0 +1,54 @@
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxneox.errors import UserError
+from jaxneox.model import Model
+from jaxneox.parallel.rules import rules_for
+from tests.parallel.meshes import MODEL
+
+EIGHT = {"dp": 4, "tp": 2}
+
+
+def test_weights_lie_as_the_table_says() -> None:
+    rules = rules_for(EIGHT, 0, False)
+    assert rules.weight("layers", "embed", "mlp") == P(None, None, "tp")
+    assert rules.weight("vocab", "embed") == P("tp", None)
+    assert rules.activation("batch", "stream", "embed") == P("dp", None, None)
+    assert rules_for(EIGHT, 0, True).activation("batch", "stream", "embed") == P("dp", "tp", None)
+    assert rules.partial("batch", "length", "embed", over="mlp").unreduced == {"tp"}
+    assert rules.parts("batch", "vocab") == 8
+
+
+@pytest.mark.parametrize(
+    ("zero", "split"), [(0, "none"), (1, "updates"), (2, "gradients"), (3, "parameters")]
+)
+def test_each_zero_stage_splits_what_it_should(zero: int, split: str) -> None:
+    rules = rules_for(EIGHT, zero, False)
+    over = P(None, "dp", "tp"), P(None, None, "tp")
+    args = ("layers.mlp.up", ("layers", "embed", "mlp"), (2, 32, 64))
+    order = ["none", "updates", "gradients", "parameters"]
+    found = [rules.optimizer(*args), rules.gradient(*args), rules.parameter(*args)]
+    assert found == [over[not (order.index(split) > i)] for i in range(3)]
+
+
+def test_zero_finds_an_axis_for_dp_or_leaves_it_whole() -> None:
+    rules = rules_for(EIGHT, 3, False)
+    assert rules.over_dp(("layers", "mlp"), (4, 64)) == P(None, ("tp", "dp"))
+    assert rules.over_dp(("one",), (1,)) == P(None)
+    assert rules.over_dp(("layers", "embed"), (4, 30)) == P(None, None)  # layers stay whole
+
+
+def test_every_parameter_of_the_model_has_rules() -> None:
+    model = Model(MODEL, rules_for(EIGHT, 3, False))
+    for name, axes in model.axes.items():
+        assert len(model.layout.parameter(name, axes, model.shapes[name])) == len(axes)
+
+
+def test_an_axis_without_a_rule_raises() -> None:
+    with pytest.raises(UserError, match=r"x\.y: its axis 'colour' has no rule"):
+        rules_for(EIGHT, 0, False).check("x.y", ("colour",), (4,))
+
+
+def test_a_size_that_tp_does_not_divide_raises_with_the_nearest_that_does() -> None:
+    with pytest.raises(UserError, match=r"tp=4 does not divide its axis kv_heads of 6; .* tp=3"):
+        rules_for({"dp": 1, "tp": 4}, 0, False).check("q", ("kv_heads",), (6,))
