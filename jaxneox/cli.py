@@ -1,11 +1,13 @@
 """The training command: arguments to a run, and a user's errors to one line."""
 
 import argparse
+import functools
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxneox.config import apply_set, load_yaml, parallel_of
 from jaxneox.errors import UserError
@@ -16,16 +18,45 @@ Keys = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    hush()
     try:
         sys.exit(run(parser().parse_args(argv)))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        stop(f"error: {error}", 2)
+    except OSError as error:
+        stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2)
+    except KeyboardInterrupt:
+        stop("interrupted; what was saved before is whole", 128 + signal.SIGINT)
+
+
+@functools.cache
+def hush() -> None:
+    """What Orbax and TensorStore print of a failure that they also raise: one line is enough.
+
+    Each write that fails after the first one is told to an event loop that Orbax has closed.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    tell = sys.unraisablehook
+
+    def tell_other(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            tell(unraisable)
+
+    sys.unraisablehook = tell_other
+
+
+def stop(line: str, status: int) -> NoReturn:
+    print(line, file=sys.stderr)
+    sys.exit(status)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see train.py --help")
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="train.py",
         description="Train a GPT-NeoX model in JAX from NeoX's own YAML files, on any mesh. "
         "Without a YAML it trains a small one on the Python standard library's source.",
@@ -39,9 +70,15 @@ def parser() -> argparse.ArgumentParser:
     add("--finetune", action="store_true", help="take the weights alone from what is loaded")
     add("--tokens", metavar="FILE.npz", help="train on exactly these batches")
     add("--allow-data-change", action="store_true", help="continue on other data than before")
-    add("--sample", type=int, metavar="N", help="at the end, N tokens from the model")
+    add("--sample", type=whole, metavar="N", help="at the end, N tokens from the model")
     add("--dry-run", action="store_true", help="print configuration, memory and shardings; stop")
     return p
+
+
+def whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +104,8 @@ def gather_keys(args: argparse.Namespace) -> Keys:
         raise UserError(f"{' and '.join(folders)}: only one run can be continued at a time")
     keys = load_yaml(files if args.paths else [DEFAULT])
     if folders:
+        if args.load:
+            raise UserError(f"{folders[0]} and --load {args.load}: give one of the two")
         keys = run_keys(folders[0], args.finetune) | keys
         if "save" not in keys and not args.save:
             raise needs_place_to_save(folders[0])
@@ -81,11 +120,12 @@ def run_keys(folder: str, finetune: bool) -> Keys:
 
     place = checkpoint.find(folder)
     newest = checkpoint.steps(place.run)[-1]
-    keys = load_yaml([place.run / "config.yml"]) | {"load": folder}
-    keys.pop("save", None)
+    keys = checkpoint.read_keys(place) | {"load": folder}
+    for name in ("save", "iteration"):
+        keys.pop(name, None)
     if finetune or place.step != newest:
         return keys  # branches off: the user says where to
-    return keys | {"save": str(place.run)}
+    return keys | {"save": folder if Path(folder).resolve() == place.run else str(place.run)}
 
 
 def needs_place_to_save(folder: str) -> UserError:

@@ -3,7 +3,7 @@
 from jaxneox.config.describe import describe, saved_keys
 from jaxneox.config.merge import load_yaml
 from jaxneox.config.override import apply_set
-from jaxneox.config.resolve import model_of, parallel_of, resolve, tokenizer_of
+from jaxneox.config.resolve import model_of, parallel_of, resolve, tokenizer_of, train_iters_of
 from jaxneox.config.schema import Config
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "resolve",
     "saved_keys",
     "tokenizer_of",
+    "train_iters_of",
 ]

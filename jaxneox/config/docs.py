@@ -60,6 +60,8 @@ With `neox_compat: true` it does what NeoX HEAD (ea7aefd8, 2026-05) does instead
 from its own default, and DeepSpeed's default is none |
 | `warmup` | step 0 has the learning rate 0, step t has t / warm-up of it | steps 0 and 1 share \
 step 1's |
+| `weight_decay` with `optimizer.type: sm3` | matrices decay | nothing does: NeoX's SM3 never \
+looks at it |
 | `use_bias_in_norms: false` | layer norms have no bias | they keep it |
 | `fp16` with `type: bfloat16` | bfloat16 | float16 |
 

@@ -100,7 +100,7 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
         betas=_betas(settings, kind),
         eps=_eps(settings, kind),
         momentum=settings["optimizer.params.momentum"],
-        weight_decay=settings["weight_decay"],
+        weight_decay=_weight_decay(settings, kind),
         grad_clip=_grad_clip(settings),
         extra={
             name: settings[f"optimizer.params.{name}"]
@@ -126,6 +126,11 @@ def _betas(settings: Settings, kind: str) -> tuple[float, float]:
             f"optimizer.params.betas: found {betas}, expected two numbers from 0 to below 1"
         )
     return betas[0], betas[1]
+
+
+def _weight_decay(settings: Settings, kind: str) -> float:
+    # NeoX's SM3 never looks at the decay of its groups
+    return 0.0 if settings["neox_compat"] and kind == "sm3" else float(settings["weight_decay"])
 
 
 def _grad_clip(settings: Settings) -> float:

@@ -56,6 +56,11 @@ def tokenizer_of(keys: Mapping[str, Any]) -> TokenizerConfig:
     return _tokenizer(Settings(keys))
 
 
+def train_iters_of(keys: Mapping[str, Any]) -> int:
+    """The length of a run, before its folder is chosen."""
+    return Settings(keys).needed("train_iters")
+
+
 def model_of(keys: Mapping[str, Any], *, vocab_size: int | None) -> ModelConfig:
     """The model alone, from YAMLs that need not say how it is trained."""
     settings = Settings(keys)

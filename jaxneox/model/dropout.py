@@ -34,12 +34,13 @@ def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
     """The same for x [B, K, G, ...], with masks drawn head by head where the heads lie."""
     if noise is None or rate == 0.0:
         return x
-    heads = jnp.arange(x.shape[1], dtype=jnp.int32)
-    heads = jax.reshard(heads, P(jax.typeof(x).sharding.spec[1]))
+    spec = P(*jax.typeof(x).sharding.spec[:2])
+    rows_BK = jnp.broadcast_to(noise.rows[:, None], x.shape[:2], out_sharding=spec)
+    heads_BK = jax.lax.broadcasted_iota(jnp.int32, x.shape[:2], 1, out_sharding=spec)
 
     def keep(row: jax.Array, head: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(noise.key, row), head)
         return jax.random.bernoulli(key, 1 - rate, x.shape[2:])
 
-    mask = jax.vmap(lambda row: jax.vmap(lambda head: keep(row, head))(heads))(noise.rows)
+    mask = jax.vmap(jax.vmap(keep))(rows_BK, heads_BK)
     return jnp.where(mask, x / (1 - rate), jnp.zeros((), x.dtype))

@@ -66,7 +66,7 @@ def _forward(x_BTD, w_DV, labels_BT, weights_BT, head: Head):
     chunks = _chunks(head, x_BTD, labels_BT, weights_BT)
     (total, dw_DV), dx = jax.lax.scan(add, (jnp.float32(0), nothing), chunks)
     dx = jax.reshard(dx, layout.activation(None, "batch", "length", "embed"))
-    dx_BTD = jnp.moveaxis(dx, 0, 1).reshape(x_BTD.shape)
+    dx_BTD = _whole(head, dx)
     dw_DV = jax.reshard(dw_DV, layout.activation("embed", "vocab")).astype(w_DV.dtype)
     return total, (dx_BTD, dw_DV)
 
@@ -108,6 +108,19 @@ def _chunks(head: Head, *arrays_BT: jax.Array) -> tuple[jax.Array, ...]:
 
     def split(x: jax.Array) -> jax.Array:
         batch, length = x.shape[:2]
-        return jnp.moveaxis(x.reshape(batch, length // head.chunk, head.chunk, *x.shape[2:]), 1, 0)
+        shape = (batch, length // head.chunk, head.chunk, *x.shape[2:])
+        return jnp.moveaxis(_reshape(head, x, shape), 1, 0)
 
     return tuple(split(x) for x in arrays_BT)
+
+
+def _whole(head: Head, x: jax.Array) -> jax.Array:
+    """[T / C, B, C, D] -> [B, T, D]"""
+    chunks, batch, chunk, width = x.shape
+    return _reshape(head, jnp.moveaxis(x, 0, 1), (batch, chunks * chunk, width))
+
+
+def _reshape(head: Head, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Only the batch is split over devices, which jax cannot tell where its size is 1."""
+    spec = head.layout.activation("batch", *(None,) * (len(shape) - 1))
+    return jnp.reshape(x, shape, out_sharding=spec)

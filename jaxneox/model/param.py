@@ -53,9 +53,8 @@ def xavier_normal(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax
 
 def orthogonal(gain: float) -> Initializer:
     def init(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
-        matrix = jax.random.orthogonal(key, max(_fans(shape, reads)))
         rows, columns = _fans(shape, reads)
-        return gain * matrix[:rows, :columns].reshape(shape)
+        return gain * jax.random.orthogonal(key, rows, m=columns).reshape(shape)
 
     return init
 

@@ -4,6 +4,7 @@ import math
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers
 
 Axes = dict[str, tuple[str, ...]]
 
@@ -18,6 +19,14 @@ def matrix_split(axes: tuple[str, ...]) -> int | None:
     if len(inner) < 2 or "embed" not in (inner[0], inner[-1]):
         return None
     return 1 if inner[0] == "embed" else len(inner) - 1
+
+
+def matrix_dimensions(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
+    """The rows and columns of a layer's matrices; None for what is no matrix or in no layer."""
+    rows = matrix_split(axes)
+    if axes[0] != "layers" or rows is None:
+        return None
+    return MuonDimensionNumbers(tuple(range(1, 1 + rows)), tuple(range(1 + rows, len(axes))))
 
 
 def by_matrix(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import optax
-from optax.contrib import MuonDimensionNumbers, muon
+from optax.contrib import muon
 
 from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
-from jaxneox.optim.matrices import Axes, by_matrix, matrix_split
+from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
 from jaxneox.optim.schedule import build_schedule
+from jaxneox.optim.sm3 import scale_by_sm3
 
 Chain = list[optax.GradientTransformation]
 
@@ -25,11 +26,8 @@ def build_optimizer(
     "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW.
     """
     clip = [optax.clip_by_global_norm(cfg.grad_clip)] if cfg.grad_clip else []
-    rate = build_schedule(schedule)
-    if cfg.kind == "muon":
-        return optax.chain(*clip, _muon(cfg, rate, axes))
-    chain = UPDATES[cfg.kind](cfg, axes)
-    return optax.chain(*clip, *chain, optax.scale_by_learning_rate(rate))
+    rate = optax.scale_by_learning_rate(build_schedule(schedule))
+    return optax.chain(*clip, *UPDATES[cfg.kind](cfg, axes), rate)
 
 
 def _decay(cfg: OptimizerConfig, axes: Axes) -> Chain:
@@ -52,9 +50,7 @@ def _lion(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _sm3(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    """`beta` 0, the default, adds up squares for ever."""
-    beta = cfg.extra.get("beta", 0.0)
-    sm3 = optax.scale_by_sm3(b1=cfg.momentum, b2=beta or 1.0, eps=cfg.eps)
+    sm3 = scale_by_sm3(cfg.momentum, cfg.extra.get("beta", 0.0), cfg.eps)
     return [by_matrix(sm3, axes), *_decay(cfg, axes)]
 
 
@@ -64,26 +60,17 @@ def _adafactor(cfg: OptimizerConfig, axes: Axes) -> Chain:
     return [by_matrix(factored, axes), *_decay(cfg, axes)]
 
 
-def _muon(cfg: OptimizerConfig, rate: optax.Schedule, axes: Axes) -> optax.GradientTransformation:
+def _muon(cfg: OptimizerConfig, axes: Axes) -> Chain:
     """Orthogonalised momentum for the layers' matrices, Adam for everything else."""
-    mask = {name: decays(name) for name in axes}
-    return muon(
-        rate,
+    numbers = {name: matrix_dimensions(a) for name, a in axes.items()}
+    groups = {name: "adam" if n is None else "muon" for name, n in numbers.items()}
+    orthogonal = muon(
+        learning_rate=-1.0,  # muon has a sign of its own; the rate comes after the decay
         beta=cfg.momentum or 0.95,
-        weight_decay=cfg.weight_decay,
-        weight_decay_mask=mask,
-        adam_b1=cfg.betas[0],
-        adam_b2=cfg.betas[1],
-        adam_weight_decay=cfg.weight_decay,
-        muon_weight_dimension_numbers={name: _matrix_axes(a) for name, a in axes.items()},
+        muon_weight_dimension_numbers=numbers,
     )
-
-
-def _matrix_axes(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
-    rows = matrix_split(axes)
-    if axes[0] != "layers" or rows is None:
-        return None
-    return MuonDimensionNumbers(tuple(range(1, 1 + rows)), tuple(range(1 + rows, len(axes))))
+    adam = optax.scale_by_adam(*cfg.betas, eps=cfg.eps)
+    return [optax.partition({"muon": orthogonal, "adam": adam}, groups), *_decay(cfg, axes)]
 
 
 UPDATES: dict[str, Callable[[OptimizerConfig, Axes], Chain]] = {
@@ -93,4 +80,5 @@ UPDATES: dict[str, Callable[[OptimizerConfig, Axes], Chain]] = {
     "lion": _lion,
     "sm3": _sm3,
     "adafactor": _adafactor,
+    "muon": _muon,
 }

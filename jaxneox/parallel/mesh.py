@@ -9,7 +9,7 @@ import os
 import jax
 from jax.sharding import AxisType, Mesh
 
-from jaxneox.config.schema import ParallelConfig
+from jaxneox.config.schema import ModelConfig, ParallelConfig
 from jaxneox.errors import UserError
 
 AXES = ("dp", "tp")
@@ -21,7 +21,11 @@ def parse_mesh(text: str) -> Sizes:
     sizes: Sizes = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
-        if name not in AXES or name in sizes or not value.lstrip("-").isdigit():
+        if name == "pp":
+            raise UserError(
+                f"--mesh {text!r}: pipeline stages are not supported yet; use dp and tp"
+            )
+        if name not in AXES or name in sizes or not value.removeprefix("-").isdecimal():
             raise UserError(
                 f"--mesh {text!r}: {part.strip()!r} is not one of {', '.join(AXES)} given once "
                 "with a whole number, as in --mesh dp=2,tp=4"
@@ -65,6 +69,23 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
             "ask for a smaller one with --mesh"
         )
     return sizes
+
+
+def check_divides(tp: int, cfg: ModelConfig, sequence_parallel: bool) -> None:
+    """Raises UserError naming all that `tp` would have to split and does not divide."""
+    heads = cfg.attention
+    split = {
+        "the padded vocabulary": cfg.vocab_size,
+        "num-kv-heads" if heads.group > 1 else "num-attention-heads": heads.kv_heads,
+        "the MLP's width": cfg.mlp.size,
+    } | ({"seq-length, split by sequence-parallel,": cfg.seq_length} if sequence_parallel else {})
+    wrong = [f"{name} {size}" for name, size in split.items() if size % tp]
+    if wrong:
+        nearest = max(n for n in range(1, tp) if not any(size % n for size in split.values()))
+        raise UserError(
+            f"the mesh's tp={tp} does not divide {' and '.join(wrong)}; "
+            f"the nearest smaller that divides all it splits is tp={nearest}"
+        )
 
 
 def make_mesh(sizes: Sizes) -> Mesh:

@@ -2,74 +2,25 @@
 
 import signal
 import threading
-import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import jax
-import numpy as np
 
-from jaxneox.checkpoint import Saver
+from jaxneox.config.schema import Config
 from jaxneox.data import Split, prefetch
 from jaxneox.errors import UserError
 from jaxneox.model import Params
 from jaxneox.train.feed import Feed
 from jaxneox.train.flops import flops_per_token, peak_flops
-from jaxneox.train.metrics import Figures, Sink, open_sinks
+from jaxneox.train.metrics import Figures, open_sinks
+from jaxneox.train.profile import Trace
 from jaxneox.train.progress import Bar, Rate
-from jaxneox.train.run import Run, training_part
-from jaxneox.train.schedule import evaluates_at, saves_at
-from jaxneox.train.state import TrainState
+from jaxneox.train.reporter import Reporter
+from jaxneox.train.run import Run
+from jaxneox.train.saving import Saving
+from jaxneox.train.schedule import evaluates_at
 from jaxneox.train.step import Evaluation, build_step
-
-PATIENCE = 10  # steps in a row that may be skipped for a loss or gradient that is not finite
-PATIENCE_SCALING = 50  # the same where a loss scale is still looking for its level, as in NeoX
-
-
-class Reporter:
-    """Waits for each step's figures only after the next step is under way, then passes them on."""
-
-    def __init__(self, run: Run, sinks: list[Sink], bar: Bar):
-        self.sinks, self.bar = sinks, bar
-        self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
-        self.tokens = run.cfg.batch.global_size * run.cfg.model.seq_length
-        self.waiting: deque[tuple[int, Figures]] = deque()
-        self.clock = time.perf_counter()
-
-    def add(self, step: int, figures: Figures) -> None:
-        self.waiting.append((step, figures))
-        if len(self.waiting) > 1:
-            self._pass_on()
-
-    def flush(self) -> None:
-        while self.waiting:
-            self._pass_on()
-
-    def timeless(self, evaluate: "Evaluator", state: TrainState, first: int) -> Figures:
-        """An evaluation whose time is no step's."""
-        self.flush()
-        jax.block_until_ready(state)
-        start = time.perf_counter()
-        figures = evaluate(state.params, first)
-        self.clock += time.perf_counter() - start
-        return figures
-
-    def _pass_on(self) -> None:
-        step, on_device = self.waiting.popleft()
-        figures = {name: np.asarray(value).item() for name, value in on_device.items()}
-        now = time.perf_counter()
-        figures |= {"tokens": self.tokens, "seconds": now - self.clock}
-        self.clock = now
-        for sink in self.sinks:
-            sink.write(step, figures)
-        self.bar.show(step, figures)
-        if figures["streak"] >= self.limit:
-            raise UserError(
-                f"step {step}: {figures['streak']} steps in a row had a loss or a gradient that is "
-                f"not finite (loss {figures['loss']}); stopped. Continue from the last checkpoint "
-                "with a smaller learning rate"
-            )
 
 
 class Evaluator:
@@ -77,7 +28,7 @@ class Evaluator:
 
     def __init__(self, run: Run, split: Split):
         plan = run.plan
-        self.name, self.count = f"{split}_loss", run.cfg.train.eval_iters
+        self.name, self.count = f"{split}_loss", iterations(run.cfg, split)
         self.loader = run.loader_of(split) if self.count else None
         if self.loader is not None:
             self.feed = Feed(self.loader, run.cfg.batch, run.mesh, plan.rules)
@@ -92,68 +43,68 @@ class Evaluator:
         return {self.name: total / weight}
 
 
+def iterations(cfg: Config, split: Split) -> int:
+    """The batches of one evaluation; 0 where the YAML wants none, and no data is needed."""
+    wanted = {"train": False, "valid": cfg.train.do_valid, "test": cfg.train.do_test}[split]
+    return cfg.train.eval_iters * wanted
+
+
 def train(run: Run) -> bool:
     """Runs to the end, or until it is interrupted; saves either way. True if it came to the end."""
-    cfg, plan = run.cfg, run.plan
-    rate = Rate(
-        flops_per_token(plan.model.shapes, cfg.model),
-        cfg.log.peak_tflops * 1e12
-        if cfg.log.peak_tflops
-        else peak_flops(list(run.mesh.devices.flat)),
-    )
-    saver = Saver(run.folder, cfg.checkpoint.keep_last) if run.folder else None
+    cfg = run.cfg
     run.write_config()
-    sinks = open_sinks(cfg.log, cfg.keys, run.folder, run.step)
-    bar = Bar(run.step, run.last, cfg.log.interval, rate)
-    reporter = Reporter(run, sinks, bar)
-    try:
-        with jax.set_mesh(run.mesh), interruptions() as interrupted:
-            steps(run, reporter, saver, interrupted)
-        if saver is not None:
-            saver.wait()
-        return not interrupted.is_set()
-    finally:
-        bar.close()
+    with ExitStack() as stack:
+        sinks = open_sinks(cfg.log, cfg.keys, run.folder, run.step)
         for sink in sinks:
-            sink.close()
-        if saver is not None:
-            saver.close()
+            stack.enter_context(closing(sink))
+        bar = stack.enter_context(closing(Bar(run.step, run.last, cfg.log, rate(run))))
+        reporter = Reporter(run, sinks, bar)
+        interrupted = stack.enter_context(interruptions())
+        saving = stack.enter_context(closing(Saving(run, reporter)))
+        stack.enter_context(jax.set_mesh(run.mesh))
+        steps(run, reporter, saving, interrupted)
+        saving.wait()
+    return run.step >= run.last
 
 
-def steps(run: Run, reporter: Reporter, saver: Saver | None, interrupted: threading.Event) -> None:
+def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
     """Steps until the end or an interruption, with saves and evaluations where they are due."""
     cfg, plan = run.cfg, run.plan
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test = Evaluator(run, "valid"), Evaluator(run, "test")
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
-    done = saved = run.step
-    if done == 0 and 0 in cfg.checkpoint.extra_iters:
-        save(run, saver, 0)
-    with closing(prefetch(feed, done)) as batches:
+    done = run.step
+    saving.before_the_first()
+    with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
         while done < run.last and not interrupted.is_set():
-            _, batch = next(batches)
+            try:
+                _, batch = next(batches)
+            except UserError:  # of the data; what was learned until here is not lost for it
+                saving.at_the_end(done)
+                raise
+            trace.before(done + 1)
             run.state, figures = step(run.state, batch)
             done += 1
+            trace.after(done, run.state)
             if evaluates_at(done, cfg.train):
-                first = (done // cfg.train.eval_interval - 1) * cfg.train.eval_iters
-                figures |= reporter.timeless(validate, run.state, first)
+                with reporter.aside():
+                    first = (done // cfg.train.eval_interval - 1) * cfg.train.eval_iters
+                    figures |= validate(run.state.params, first)
             if done == run.last and cfg.train.do_test:
-                figures |= reporter.timeless(test, run.state, 0)
+                with reporter.aside():
+                    figures |= test(run.state.params, 0)
             reporter.add(done, figures)
-            if saves_at(done, cfg.checkpoint):
-                save(run, saver, done)
-                saved = done
+            saving.after(done)
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break
     reporter.flush()
-    if saved != done:
-        save(run, saver, done)
+    saving.at_the_end(done)
 
 
-def save(run: Run, saver: Saver | None, step: int) -> None:
-    if saver is not None:
-        training = training_part(run.state) if run.cfg.checkpoint.save_optimizer else None
-        saver.save(step, run.state.params, training, run.meta())
+def rate(run: Run) -> Rate:
+    given = run.cfg.log.peak_tflops
+    peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
+    return Rate(flops_per_token(run.plan.model.shapes, run.cfg.model), peak)
 
 
 @contextmanager

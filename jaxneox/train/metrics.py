@@ -1,5 +1,6 @@
 """Where a run's figures go: one object a step in `metrics.jsonl`, and whoever else wants them."""
 
+import contextlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, step: int):
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _lines(path) if _read(path, line)["step"] <= step]
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text("".join(kept))
         temporary.replace(path)
@@ -32,22 +33,36 @@ class MetricsFile:
 
     def write(self, step: int, figures: Figures) -> None:
         finite = {k: None if _is_bad(v) else v for k, v in figures.items()}
-        self.file.write(json.dumps({"step": step} | finite) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({"step": step} | finite) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self.file.name}: cannot be written ({error.strerror}); make room, then run the "
+                "same command again: it continues from the last checkpoint"
+            ) from error
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been reported
+            self.file.close()
 
 
 class TensorBoard:
-    def __init__(self, folder: str):
+    """Opened at step N it hides what an interrupted run had written beyond N."""
+
+    def __init__(self, folder: str, step: int):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise UserError(
                 "tensorboard-dir is set and tensorboardX is not installed: pip install tensorboardX"
             ) from error
-        self.writer = SummaryWriter(folder)
+        try:
+            self.writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+        except OSError as error:
+            raise UserError(
+                f"tensorboard-dir {folder}: cannot be written ({error.strerror})"
+            ) from error
 
     def write(self, step: int, figures: Figures) -> None:
         for name, value in figures.items():
@@ -88,14 +103,24 @@ def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> li
     if run is not None:
         sinks.append(MetricsFile(run / "metrics.jsonl", step))
     if log.tensorboard_dir:
-        sinks.append(TensorBoard(log.tensorboard_dir))
+        sinks.append(TensorBoard(log.tensorboard_dir, step))
     if log.wandb is not None:
         sinks.append(Wandb(log.wandb, keys))
     return sinks
 
 
 def read_metrics(path: Path) -> list[Figures]:
-    return [json.loads(line) for line in _lines(path)]
+    return [_read(path, line) for line in _lines(path)]
+
+
+def _read(path: Path, line: str) -> Figures:
+    try:
+        figures = json.loads(line)
+        int(figures["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        found = line.strip()[:40]
+        raise UserError(f"{path}: {found!r} is no step's figures; move the file away") from error
+    return figures
 
 
 def _lines(path: Path) -> list[str]:

@@ -20,6 +20,7 @@ def plot_loss(metrics: Path, picture: Path) -> None:
             axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "), linewidth=1)
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     figure.savefig(picture)
     pyplot.close(figure)

@@ -1,24 +1,33 @@
 """What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxneox.config.schema import LogConfig
+from jaxneox.errors import UserError
 
 Figures = dict[str, Any]
 
 
 class Bar:
-    """A progress bar with the latest figures, and every `interval` steps a line above it."""
+    """A progress bar with the latest figures, and every `interval` steps a line above it.
 
-    def __init__(self, start: int, total: int, interval: int, flops_per_second: "Rate"):
+    Its times are means over the steps since the last line, without the first, which the compiler
+    took. The lines are also appended to `log-dir/train.log`.
+    """
+
+    def __init__(self, start: int, total: int, log: LogConfig, rate: "Rate"):
         self.console = Console(stderr=False, soft_wrap=True)
-        self.interval, self.rate = interval, flops_per_second
-        self.last = total
+        self.interval, self.rate, self.last = log.interval, rate, total
+        self.first = start + 1
+        self.forget()
+        self.file = open_log(Path(log.log_dir)) if log.log_dir else None
         self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=16),  # all columns together fit into 80
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
@@ -29,30 +38,48 @@ class Bar:
         self.bar.start()
 
     def show(self, step: int, figures: Figures) -> None:
-        text = self.describe(figures)
-        self.bar.update(self.task, completed=step, figures=text)
+        if step == self.first + 1:
+            self.forget()
+        self.steps += 1
+        self.tokens += figures["tokens"]
+        self.seconds += figures["seconds"]
+        loss, speed = f"loss {figures['loss']:.4f}", self.speed()
+        self.bar.update(self.task, completed=step, figures=f"{loss}  {speed}")
         if step % self.interval == 0 or step == self.last:
-            self.say(f"step {step:>6}  {text}  {figures['seconds'] * 1000:.0f} ms")
+            rest = f"norm {figures['grad_norm']:.3f}  lr {figures['lr']:.2e}"
+            milliseconds = 1000 * self.seconds / self.steps
+            self.say(f"step {step:>6}  {loss}  {rest}  {speed}  {milliseconds:.0f} ms")
+            self.forget()
         for name in ("valid_loss", "test_loss"):
             if name in figures:
                 self.say(f"step {step:>6}  {name.replace('_', ' ')} {figures[name]:.4f}")
 
-    def describe(self, figures: Figures) -> str:
-        speed = figures["tokens"] / figures["seconds"]
-        parts = [
-            f"loss {figures['loss']:.4f}",
-            f"norm {figures['grad_norm']:.3f}",
-            f"lr {figures['lr']:.2e}",
-            f"{speed:,.0f} tokens/s",
-        ]
-        utilisation = self.rate.utilisation(speed)
-        return "  ".join([*parts, *([f"MFU {utilisation:.0%}"] if utilisation else [])])
+    def speed(self) -> str:
+        tokens = self.tokens / self.seconds
+        utilisation = self.rate.utilisation(tokens)
+        return f"{tokens:,.0f} tokens/s" + (f"  MFU {utilisation:.0%}" if utilisation else "")
+
+    def forget(self) -> None:
+        self.steps, self.tokens, self.seconds = 0, 0, 0.0
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
+        if self.file is not None:
+            self.file.write(text + "\n")
+            self.file.flush()
 
     def close(self) -> None:
         self.bar.stop()
+        if self.file is not None:
+            self.file.close()
+
+
+def open_log(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "train.log").open("a")
+    except OSError as error:
+        raise UserError(f"log-dir {folder}: cannot be written ({error.strerror})") from error
 
 
 class Rate:

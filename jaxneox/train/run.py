@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import optax
@@ -13,7 +13,6 @@ import yaml
 from jax.sharding import Mesh
 
 from jaxneox import checkpoint
-from jaxneox.checkpoint import Place
 from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config
 from jaxneox.data import Loader, Tokenizer, TokensFile, build_loader, samples_needed
@@ -21,8 +20,9 @@ from jaxneox.data.loader import Split
 from jaxneox.errors import UserError
 from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
-from jaxneox.parallel.mesh import Sizes, make_mesh
+from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh
 from jaxneox.parallel.rules import Rules, rules_for
+from jaxneox.train.origin import Origin, check_data, check_model, origin
 from jaxneox.train.state import (
     TrainState,
     new_state,
@@ -51,10 +51,7 @@ class Plan:
 def build_plan(cfg: Config, sizes: Sizes) -> Plan:
     """Raises UserError where the mesh does not divide what it splits, or a feature needs it."""
     rules = rules_for(sizes, cfg.parallel.zero_stage, cfg.parallel.sequence_parallel)
-    if cfg.parallel.sequence_parallel and cfg.model.seq_length % sizes["tp"]:
-        raise UserError(
-            f"sequence-parallel: tp={sizes['tp']} does not divide seq-length {cfg.model.seq_length}"
-        )
+    check_divides(sizes["tp"], cfg.model, cfg.parallel.sequence_parallel)
     model = Model(
         cfg.model,
         rules,
@@ -150,15 +147,17 @@ def start(
 ) -> Run:
     """A run at its first step, or where the checkpoint that it loads had stopped."""
     cfg = plan.cfg
-    loader = train_loader(cfg, tokenizer, tokens)
+    came_from = origin(cfg.checkpoint)
+    if came_from is not None:
+        check_model(came_from, cfg.model)
+    loader, first = train_loader(cfg, tokenizer, tokens), 0
+    if came_from is not None and not came_from.weights_only:
+        next_step = came_from.place.step if tokens is not None else 0
+        allowed = allow_data_change or tokens is not None
+        first = check_data(came_from.place, loader, next_step, allowed)
     mesh = make_mesh(plan.sizes)
-    came_from = origin(cfg)
     with jax.set_mesh(mesh):
         state = initial_state(plan, mesh, came_from)
-    first = 0 if tokens is None else int(state.step)
-    if came_from is not None and not came_from.weights_only:
-        allowed = allow_data_change or tokens is not None
-        first = check_data(came_from.place, loader, first, allowed)
     folder = Path(cfg.checkpoint.save) if cfg.checkpoint.save else None
     return Run(plan, mesh, state, loader, tokenizer, first, folder)
 
@@ -171,35 +170,12 @@ def train_loader(cfg: Config, tokenizer: Tokenizer | None, tokens: str | None) -
             seq_length=cfg.model.seq_length,
             vocab_size=cfg.model.vocab_size,
         )
+    if not cfg.train.train_iters:
+        raise UserError("train_iters is 0: say how many steps to train with --set train-iters=N")
     loader = open_loader(cfg, tokenizer, "train")
     if loader is None:
         raise UserError("the training split is empty: give it a part of `split`, or more data")
     return loader
-
-
-class Origin(NamedTuple):
-    """The checkpoint that a run starts from, and whether only its weights are taken."""
-
-    place: Place
-    weights_only: bool
-
-
-def origin(cfg: Config) -> Origin | None:
-    """The newest checkpoint of the run that saves here, else the one to load, else none."""
-    c = cfg.checkpoint
-    same = (
-        c.save is not None
-        and c.load is not None
-        and Path(c.save).resolve() == Path(c.load).resolve()
-    )
-    if c.save and checkpoint.steps(Path(c.save)):
-        if same and c.finetune:
-            raise UserError(f"finetune: {c.save} already holds a run; give another one with --save")
-        return Origin(checkpoint.find(c.save), weights_only=False)
-    if c.load and not same:
-        weights_only = c.finetune or not c.load_optimizer
-        return Origin(checkpoint.find(c.load, c.iteration), weights_only)
-    return None
 
 
 def initial_state(plan: Plan, mesh: Mesh, start: Origin | None) -> TrainState:
@@ -224,25 +200,3 @@ def initial_state(plan: Plan, mesh: Mesh, start: Origin | None) -> TrainState:
 def training_part(state: TrainState) -> dict[str, Any]:
     """All of the state but its parameters, by name: what a checkpoint's `training` holds."""
     return {name: value for name, value in state._asdict().items() if name != "params"}
-
-
-def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
-    """The first step of a loader that the checkpoint's run had; an error if it had another."""
-    saved = checkpoint.read_meta(place).get("data")
-    if saved is None:
-        return first
-    now = loader.fingerprint()
-    if saved["fingerprint"] == now:
-        return saved["first"]
-    if allowed:
-        return first
-    names = sorted(saved["fingerprint"].keys() | now.keys())
-    changed = [
-        f"{name} was {saved['fingerprint'].get(name)} and is {now.get(name)}"
-        for name in names
-        if saved["fingerprint"].get(name) != now.get(name)
-    ]
-    raise UserError(
-        f"{place.folder} was trained on other data: {'; '.join(changed)}. Restore the data and its "
-        "settings, or accept the change with --allow-data-change"
-    )

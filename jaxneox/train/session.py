@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxneox import checkpoint
-from jaxneox.config import resolve, tokenizer_of
+from jaxneox.config import resolve, tokenizer_of, train_iters_of
 from jaxneox.data import Tokenizer, build_tokenizer, load_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
@@ -27,7 +27,7 @@ DEFAULT_SAMPLE = 400
 def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     by_default = not args.paths
     if by_default and "save" not in keys:
-        keys = keys | {"save": str(unfinished(DEFAULT_RUN, keys["train_iters"]))}
+        keys = keys | {"save": str(unfinished(DEFAULT_RUN, train_iters_of(keys)))}
     if args.tokens:
         keys = fit_to_tokens(keys, args.tokens)
     use_compilation_cache()
@@ -40,15 +40,13 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
         return 0
     greet(plan)
     run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
-    return work(run, args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default)
+    samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
+    return work(run, samples, by_default)
 
 
-def work(run: Run, samples: int) -> int:
+def work(run: Run, samples: int, by_default: bool) -> int:
     if run.step >= run.last:
-        print(
-            f"nothing to do: {run.folder or 'the run'} is at step {run.step} of {run.last}. "
-            f"Train on with --set train-iters={2 * run.last}, or anew with another --save"
-        )
+        print(nothing_to_do(run))
         return 0
     if run.step:
         print(f"continuing at step {run.step} of {run.last}")
@@ -57,8 +55,18 @@ def work(run: Run, samples: int) -> int:
         print("\nThe model writes:\n" + indented(sample(run, run.tokenizer, samples, "def ", 0.7)))
     if run.folder is not None:
         plot_loss(run.folder / "metrics.jsonl", run.folder / "loss.png")
-        say_where(run, finished)
+    print(f"\n{say_where(run, by_default) if finished else say_stopped(run)}")
     return 0
+
+
+def nothing_to_do(run: Run) -> str:
+    state = f"nothing to do: {run.folder or 'the run'} is at step {run.step}"
+    if run.step < run.cfg.train.train_iters:
+        return f"{state}, the last one of the --tokens file. Give further batches, or none"
+    return (
+        f"{state} of {run.last}. Train on with --set train-iters={2 * run.step}, or anew with "
+        "another --save"
+    )
 
 
 def unfinished(folder: Path, train_iters: int) -> Path:
@@ -106,27 +114,45 @@ def greet(plan: Plan) -> None:
         print(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
     print(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "
           f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
-    for note in cfg.notes:
+    notes = cfg.notes
+    if cfg.checkpoint.save is None:
+        notes += ("nothing will be saved: name a folder with --save DIR",)
+    for note in notes:
         print(f"note: {note}")
 
 
-def say_where(run: Run, finished: bool) -> None:
+def say_stopped(run: Run) -> str:
+    stopped = f"stopped at step {run.step} of {run.last}"
+    if run.folder is None:
+        return f"{stopped}; nothing was saved, for want of --save DIR"
+    saved = checkpoint.steps(run.folder)
+    if run.step in saved:
+        return f"{stopped}, saved in {run.folder}; the same command continues"
+    newest = f"step {saved[-1]}" if saved else "the start"
+    return f"{stopped}, amid skipped steps: not saved. The same command continues from {newest}"
+
+
+def say_where(run: Run, by_default: bool) -> str:
     folder = run.folder
-    if not finished:
-        print(f"\nstopped at step {run.step}, saved; the same command continues")
-        return
-    print(
-        f"\n{folder}/step_{run.step}   the checkpoint: jaxneox.load({str(folder)!r})\n"
+    if folder is None:
+        return f"step {run.step} is done; nothing was saved, for want of --save DIR"
+    saved = (
+        f"{folder}/step_{run.step}   the checkpoint: jaxneox.load({str(folder)!r})\n"
         f"{folder}/loss.png   the loss curve, from metrics.jsonl\n"
         f"{folder}/config.yml   the configuration\n"
+    )
+    if not by_default:
+        return saved + f"Next: python train.py {folder} --set train-iters={2 * run.last}   (go on)"
+    return saved + (
         "Next: python train.py --mesh dp=2,tp=4   (the same run on eight virtual devices)\n"
         "      python train.py configs/stdlib.yml --set data-path=YOUR.txt --save runs/mine"
     )
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs are kept between runs, in $JAXNEOX_CACHE or ~/.cache/jaxneox."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    """Compiled programs are kept between runs, in $JAXNEOX_CACHE or ~/.cache/jaxneox, unless JAX
+    has been told of another place."""
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         root = Path(os.environ.get("JAXNEOX_CACHE") or Path.home() / ".cache" / "jaxneox")
         jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
 

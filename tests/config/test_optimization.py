@@ -107,6 +107,11 @@ def test_clipping_is_what_the_yaml_says_unless_neox_is_to_be_reproduced() -> Non
     assert run(neox_compat=True, gradient_clipping=0.5).optimizer.grad_clip == 0.5
 
 
+def test_sm3_has_no_weight_decay_where_neox_is_to_be_reproduced() -> None:
+    for compat, kind, decay in ((False, "sm3", 0.1), (True, "sm3", 0.0), (True, "adam", 0.1)):
+        assert run(optimizer={"type": kind}, neox_compat=compat).optimizer.weight_decay == decay
+
+
 def test_schedule() -> None:
     assert run().schedule == ScheduleConfig("linear", 1e-3, 0.0, 10, 0.1, False)
     keys: dict[str, Any] = {

@@ -23,7 +23,7 @@ LOGGING: Section = {
     "wandb_host": used(str, "https://api.wandb.ai", "log.wandb"),
     "wandb_init_all_ranks": needless(bool, False, "the numbers are the same on every host"),
     "git_hash": needless(str, "613aeb9", SET_BY_NEOX),
-    "log_dir": used(str, None, "log.log_dir"),
+    "log_dir": used(str, None, "log.log_dir", "the printed lines, in train.log"),
     "tensorboard_dir": used(str, None, "log.tensorboard_dir"),
     "use_comet": needless(bool, None, COMET, told=True),
     "comet_workspace": needless(str, None, COMET),
@@ -41,7 +41,7 @@ LOGGING: Section = {
     "gradient_noise_scale_cpu_offload": needless(bool, False, "only with the same"),
     "memory_profiling": needless(bool, False, TRACE),
     "memory_profiling_path": needless(str, None, TRACE),
-    "profile": used(bool, False, "log.profile"),
+    "profile": used(bool, False, "log.profile", "in tensorboard_dir, else in save"),
     "profile_step_start": used(WHOLE, 10, "log.profile"),
     "profile_step_stop": used(WHOLE, 12, "log.profile"),
 }

@@ -144,7 +144,7 @@ TRAINING: Section = {
     "train_epochs": refused(int, None, EPOCHS),
     "eval_iters": used(WHOLE, 100, "train.eval_iters"),
     "keep_last_n_checkpoints": used(COUNT, None, "checkpoint.keep_last"),
-    "eval_interval": used(WHOLE, 1000, "train.eval_interval"),
+    "eval_interval": used(COUNT, 1000, "train.eval_interval"),
     "split": used(str, "969, 30, 1", "data.split"),
     "vocab_file": used(str, None, "tokenizer.vocab_file"),
     "merge_file": used(str, None, "tokenizer.merge_file"),

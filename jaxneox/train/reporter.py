@@ -1,0 +1,62 @@
+"""Each step's figures from the device to whoever wants them, one step late so that none waits."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+
+from jaxneox.errors import UserError
+from jaxneox.train.metrics import Figures, Sink
+from jaxneox.train.progress import Bar
+from jaxneox.train.run import Run
+
+PATIENCE = 10  # steps in a row that may be skipped for a loss or gradient that is not finite
+PATIENCE_SCALING = 50  # the same where a loss scale is still looking for its level, as in NeoX
+
+
+class Reporter:
+    """Waits for each step's figures only after the next step is under way, then passes them on."""
+
+    def __init__(self, run: Run, sinks: list[Sink], bar: Bar):
+        self.run, self.sinks, self.bar = run, sinks, bar
+        self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
+        self.tokens = run.cfg.batch.global_size * run.cfg.model.seq_length
+        self.waiting: deque[tuple[int, Figures]] = deque()
+        self.clock = time.perf_counter()
+
+    def add(self, step: int, figures: Figures) -> None:
+        self.waiting.append((step, figures))
+        if len(self.waiting) > 1:
+            self._pass_on()
+
+    def flush(self) -> None:
+        while self.waiting:
+            self._pass_on()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Work whose time is no step's; all figures until here are written before it."""
+        self.flush()
+        jax.block_until_ready(self.run.state)
+        start = time.perf_counter()
+        yield
+        self.clock += time.perf_counter() - start
+
+    def _pass_on(self) -> None:
+        step, on_device = self.waiting.popleft()
+        figures = {name: np.asarray(value).item() for name, value in on_device.items()}
+        now = time.perf_counter()
+        figures |= {"tokens": self.tokens, "seconds": now - self.clock}
+        self.clock = now
+        for sink in self.sinks:
+            sink.write(step, figures)
+        self.bar.show(step, figures)
+        if figures["streak"] >= self.limit:
+            raise UserError(
+                f"step {step}: {figures['streak']} steps in a row had a loss or a gradient that is "
+                f"not finite (loss {figures['loss']}); stopped without saving, the checkpoints are "
+                "from before. Run again with a smaller learning rate"
+            )
