@@ -104,14 +104,15 @@ def attend(
 ) -> jax.Array:
     """softmax(q k / sqrt(H) + bias) v -> [B, T, K, G, H]; the reference for every faster kernel.
 
-    The softmax itself is in float32; `softmax_fp32` keeps the scores in float32 as well.
+    The softmax itself is in float32; the scores are rounded to the compute dtype before it, as in
+    NeoX, unless `softmax_fp32` is set.
     """
-    scores_dtype = jnp.float32 if cfg.softmax_fp32 else q_BTKGH.dtype
-    q_BTKGH = q_BTKGH * (1 / math.sqrt(cfg.head_dim))
     keys = "BSKGH" if k_BSKH.ndim == 5 else "BSKH"
     scores = jnp.einsum(
-        f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=scores_dtype
-    ).astype(jnp.float32)
+        f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
+    ) * (1 / math.sqrt(cfg.head_dim))
+    if not cfg.softmax_fp32:
+        scores = scores.astype(q_BTKGH.dtype).astype(jnp.float32)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     scores = jnp.where(mask_TS[None, None, None], scores, jnp.finfo(jnp.float32).min)
