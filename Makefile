@@ -20,8 +20,8 @@ lint: $(VENV)/.base $(VENV)/.lint
 	$(BIN)/mypy
 
 format: $(VENV)/.lint
-	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
@@ -34,16 +34,21 @@ $(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e .
 	touch $@
 
-# torch is for comparisons only; tests that need it are skipped where it cannot be had
+# torch is for comparisons only, and pinned for Python 3.11 alone: elsewhere the newest would bring
+# gigabytes of CUDA, so that the tests which need it are skipped, unless TORCH=1
+TORCH ?= $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
+
 $(VENV)/.test: $(VENV)/.base
 	$(PIP) -c constraints.txt -e '.[test]'
-	$(PIP) -c constraints.txt -e '.[torch]' || echo 'no torch: the comparisons with it will be skipped'
+	if [ $(TORCH) = 1 ]; then $(PIP) -c constraints.txt -e '.[torch]'; else \
+	  echo 'no torch: the comparisons with it will be skipped'; fi
 	touch $@
 
 $(VENV)/.lint: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt mypy ruff types-PyYAML
 	touch $@
 
-# every mesh against one device, an hour or so: the table in docs/meshes.md
+# meshes in which every pair of features occurs, against one device: the table in docs/meshes.md.
+# ALL=--all takes the whole product, half an hour or more
 matrix: $(VENV)/.test
-	$(BIN)/python -m tests.parallel.matrix > docs/meshes.md
+	$(BIN)/python -m tests.parallel.matrix $(ALL) > .meshes.tmp && mv .meshes.tmp docs/meshes.md

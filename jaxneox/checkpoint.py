@@ -8,6 +8,7 @@ the ones before it as they were.
 """
 
 import contextlib
+import json
 import os
 import re
 from functools import partial
@@ -66,8 +67,9 @@ def find(path: str | Path, step: int | None = None) -> Place:
 
 
 def read_meta(place: Place) -> dict[str, Any]:
-    with _readable(place), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(place.folder / "meta")
+    """Read as the plain JSON that it is: Orbax would start jax's devices for it."""
+    with _readable(place):
+        return json.loads((place.folder / "meta" / "metadata").read_text())
 
 
 def read_keys(place: Place) -> dict[str, Any]:

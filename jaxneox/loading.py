@@ -2,7 +2,6 @@
 # B batch, T length, V padded vocabulary
 
 import contextlib
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from jaxneox.config import resolve
 from jaxneox.config.schema import Config
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.model import Model, Params
-from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh
+from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices
 from jaxneox.parallel.rules import Rules, rules_for
 
 
@@ -39,7 +38,7 @@ class LoadedModel:
         tokens_BT = jnp.asarray(tokens)
         self._check(tokens_BT)
         spec = self._rules.activation("batch", "length")
-        with self._entered():
+        with jax.set_mesh(self._mesh):
             laid = jax.device_put(tokens_BT.astype(jnp.int32), NamedSharding(self._mesh, spec))
             logits = self._logits(self.params, laid)
         if self._mesh.size == 1:  # an array like any other, free of the mesh
@@ -55,11 +54,6 @@ class LoadedModel:
         precision = self.config.precision.compute
         return jax.jit(Model(self.config.model, self._rules, precision).logits)
 
-    @contextlib.contextmanager
-    def _entered(self) -> Iterator[None]:
-        with jax.set_mesh(self._mesh):
-            yield
-
     def _check(self, tokens_BT: jax.Array) -> None:
         if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
             raise ValueError(
@@ -74,19 +68,22 @@ class LoadedModel:
 
 def load_model(path: str | Path, *, step: int | None, mesh: str | None) -> LoadedModel:
     place = checkpoint.find(path, step)
-    sizes = final_sizes({"dp": 1, "tp": 1} | parse_mesh(mesh or "dp=1"), jax.device_count())
+    asked = {"dp": 1, "tp": 1} | parse_mesh(mesh or "dp=1")
+    with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
+        prepare_devices(asked)
+    sizes = final_sizes(asked, jax.device_count())
     config = resolve(checkpoint.read_meta(place)["keys"], dp=1, vocab_size=None)
-    devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
+    on, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
     abstract = {
         name: jax.ShapeDtypeStruct(
             model.shapes[name],
             jnp.float32,
-            sharding=NamedSharding(devices, rules.parameter(name, axes, model.shapes[name])),
+            sharding=NamedSharding(on, rules.parameter(name, axes, model.shapes[name])),
         )
         for name, axes in model.axes.items()
     }
     params = checkpoint.restore_params(place, abstract)
     kept = place.run / "tokenizer"
     tokenizer = load_tokenizer(kept) if kept.is_dir() else None
-    return LoadedModel(config, params, tokenizer, devices, rules)
+    return LoadedModel(config, params, tokenizer, on, rules)

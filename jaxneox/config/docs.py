@@ -60,6 +60,8 @@ With `neox_compat: true` it does what NeoX HEAD (ea7aefd8, 2026-05) does instead
 from its own default, and DeepSpeed's default is none |
 | `warmup` | step 0 has the learning rate 0, step t has t / warm-up of it | steps 0 and 1 share \
 step 1's |
+| `lr_decay_iters` below `train_iters` | the rate stays where the decay ended | the formulas run \
+on: a cosine rises again |
 | `weight_decay` with `optimizer.type: sm3` | matrices decay | nothing does: NeoX's SM3 never \
 looks at it |
 | `use_bias_in_norms: false` | layer norms have no bias | they keep it |
@@ -71,6 +73,8 @@ Not reproduced, with or without it:
   output altogether; here it is added.
 - A row-parallel bias under `gpt_j_residual`: NeoX adds one copy per model parallel rank; here there
   is one bias, added once.
+- `use_qk_layernorm` under tensor parallelism: NeoX normalises over each rank's own heads; here it
+  is over all of them, as in NeoX on one rank.
 - The pipeline engine's gradients, which NeoX sums over the micro-batches of a step, are averaged.
 - Keys that NeoX overwrites before it reads them (`lr`, `optimizer_type`, `zero_stage`, `clip_grad`,
   `batch_size`, `loss_scale`, ...) are other names of the settings that they stand for.

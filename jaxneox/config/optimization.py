@@ -99,7 +99,7 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
         lr=settings["optimizer.params.lr"],
         betas=_betas(settings, kind),
         eps=_eps(settings, kind),
-        momentum=settings["optimizer.params.momentum"],
+        momentum=_momentum(settings, kind),
         weight_decay=_weight_decay(settings, kind),
         grad_clip=_grad_clip(settings),
         extra={
@@ -115,6 +115,11 @@ def _eps(settings: Settings, kind: str) -> float:
     if eps is None:
         return 1e-30 if kind == "sm3" else 1e-8
     return float(eps)
+
+
+def _momentum(settings: Settings, kind: str) -> float:
+    name = "optimizer.params.momentum"
+    return 0.95 if kind == "muon" and not settings.given(name) else settings[name]
 
 
 def _betas(settings: Settings, kind: str) -> tuple[float, float]:
@@ -157,7 +162,7 @@ def schedule_config(settings: Settings, lr: float) -> ScheduleConfig:
         min_lr=min_lr,
         decay_iters=decay_iters,
         warmup_iters=_warmup_iters(settings, decay_iters),
-        neox_first_step=settings["neox_compat"],
+        neox_head=settings["neox_compat"],
     )
 
 

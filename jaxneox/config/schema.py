@@ -141,7 +141,7 @@ class ScheduleConfig:
     min_lr: float = 0.0
     decay_iters: int = 1
     warmup_iters: float = 0.0  # a float, as in NeoX: warmup * decay_iters, not rounded
-    neox_first_step: bool = False  # steps 0 and 1 share a learning rate, as NeoX HEAD does
+    neox_head: bool = False  # NeoX HEAD's first step of a warm-up, and its rate after the decay
 
 
 @dataclass(frozen=True)

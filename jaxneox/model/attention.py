@@ -102,7 +102,7 @@ def attend(
     noise: Noise | None,
     cfg: AttentionConfig,
 ) -> jax.Array:
-    """softmax(q k / sqrt(H) + bias) v -> [B, T, K, G, H]; the reference for every faster kernel.
+    """softmax(q k / sqrt(H) + bias) v -> [B, T, K, G, H].
 
     The softmax itself is in float32; the scores are rounded to the compute dtype before it, as in
     NeoX, unless `softmax_fp32` is set.

@@ -1,6 +1,7 @@
 """The whole model as one function of a flat dictionary of parameters."""
 # B batch, T length, D hidden, V padded vocabulary
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -98,8 +99,11 @@ class Model:
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """int [B, T] -> float32 [B, T, V], without dropout."""
-        x_BTD = self.hidden(params, tokens_BT)
-        return jnp.einsum("BTD,DV->BTV", x_BTD, self._unembedding(params)).astype(jnp.float32)
+        with self.matmuls():
+            model = self._module(params)
+            x_BTD = self._hidden(model, params, tokens_BT, None)
+            logits = jnp.einsum("BTD,DV->BTV", x_BTD, self._unembedding(model))
+            return logits.astype(jnp.float32)
 
     def loss_sum(
         self,
@@ -115,13 +119,20 @@ class Model:
         chunk = chunk_length(length, logits)
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
         head = Head(self.layout, self.z_loss, chunk, dtype)
-        x_BTD = self.hidden(params, tokens_BT, noise)
-        return loss_sum(x_BTD, self._unembedding(params), labels_BT, weights_BT, head)
+        model = self._module(params)
+        x_BTD = self._hidden(model, params, tokens_BT, noise)
+        return loss_sum(x_BTD, self._unembedding(model), labels_BT, weights_BT, head)
 
-    def hidden(self, params: Params, tokens_BT: jax.Array, noise: Noise | None = None) -> jax.Array:
+    def matmuls(self) -> AbstractContextManager[Any]:
+        """Around whatever is traced: float32 means float32, also where a device would round the
+        factors of its products (TF32, bfloat16 passes)."""
+        return jax.default_matmul_precision("highest" if self.compute == "float32" else "default")
+
+    def _hidden(
+        self, model: NeoX, params: Params, tokens_BT: jax.Array, noise: Noise | None
+    ) -> jax.Array:
         """-> [B, T, D] after the final norm, whole along the length."""
         positions_T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-        model = self._module(params)
         x_BTD = self._embed(model.embed, tokens_BT, positions_T)
         x_BTD = dropout(x_BTD, self.cfg.hidden_dropout, noise and noise.at(0))
         bias = self._score_bias(model.embed, positions_T)
@@ -130,14 +141,16 @@ class Model:
         return jax.reshard(model.final_norm(x_BTD), whole)
 
     def _embed(self, embed: Embed, tokens_BT: jax.Array, positions_T: jax.Array) -> jax.Array:
+        """Looked up in float32: the gradients of a frequent token are many terms of one sum."""
         spec = self.layout.activation("batch", "length", "embed")
         x_BTD = embed.tokens[...].at[tokens_BT].get(out_sharding=spec)
         if embed.positions is not None:
             rows = positions_T + self.cfg.positions.offset
             x_BTD = x_BTD + embed.positions[...][rows][None]
         elif self.cfg.positions.kind == "sinusoidal":
-            x_BTD = x_BTD + sinusoids(positions_T, self.cfg.hidden_size).astype(x_BTD.dtype)[None]
-        return jax.reshard(x_BTD, self.layout.activation("batch", "stream", "embed"))
+            x_BTD = x_BTD + sinusoids(positions_T, self.cfg.hidden_size)[None]
+        stream = self.layout.activation("batch", "stream", "embed")
+        return jax.reshard(x_BTD.astype(self.compute), stream)
 
     def _score_bias(self, embed: Embed, positions_T: jax.Array) -> jax.Array | None:
         if embed.rpe is None:
@@ -151,7 +164,9 @@ class Model:
 
         def layer(x_BTD, indexed):
             index, weights = indexed
-            block = _merge(graph, {k[7:]: w for k, w in self._ready(weights).items()})
+            cast = {name: w.astype(self.compute) for name, w in weights.items()}
+            ready = self._gathered(cast).items()
+            block = _merge(graph, {name.removeprefix("layers."): w for name, w in ready})
             inner = noise and noise.at(1 + index)
             return block(x_BTD, positions_T, bias, inner, self.layout), None
 
@@ -161,24 +176,24 @@ class Model:
         return jax.lax.scan(layer, x_BTD, (index, layers))[0]
 
     def _module(self, params: Params) -> NeoX:
-        """The model with its weights outside the layers in place."""
+        """The model with its weights outside the layers in place, in float32."""
         outer = {name: w for name, w in params.items() if not name.startswith("layers.")}
-        return _merge(nnx.graphdef(self._declared), params | self._ready(outer))
+        return _merge(nnx.graphdef(self._declared), params | self._gathered(outer))
 
-    def _unembedding(self, params: Params) -> jax.Array:
+    def _unembedding(self, model: NeoX) -> jax.Array:
         """[D, V]; a tied model's is the transpose of its one embedding leaf."""
-        model = self._module(params)
-        return model.embed.tokens[...].T if model.unembed is None else model.unembed.weight[...]
+        unembed = model.unembed
+        weight = model.embed.tokens[...].T if unembed is None else unembed.weight[...]
+        return weight.astype(self.compute)
 
-    def _ready(self, weights: Params) -> Params:
-        """Cast to the compute dtype, then gathered over the devices that only store a part."""
+    def _gathered(self, weights: Params) -> Params:
+        """Whole over the devices that only store a part."""
 
-        def ready(name: str, w: jax.Array) -> jax.Array:
+        def gather(name: str, w: jax.Array) -> jax.Array:
             axes = self.axes[name]
-            axes = axes[len(axes) - w.ndim :]
-            return jax.reshard(w.astype(self.compute), self.layout.weight(*axes))
+            return jax.reshard(w, self.layout.weight(*axes[len(axes) - w.ndim :]))
 
-        return {name: ready(name, w) for name, w in weights.items()}
+        return {name: gather(name, w) for name, w in weights.items()}
 
 
 def _flat(module: nnx.Module) -> dict[str, nnx.Param]:

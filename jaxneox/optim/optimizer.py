@@ -66,7 +66,7 @@ def _muon(cfg: OptimizerConfig, axes: Axes) -> Chain:
     groups = {name: "adam" if n is None else "muon" for name, n in numbers.items()}
     orthogonal = muon(
         learning_rate=-1.0,  # muon has a sign of its own; the rate comes after the decay
-        beta=cfg.momentum or 0.95,
+        beta=cfg.momentum,
         muon_weight_dimension_numbers=numbers,
     )
     adam = optax.scale_by_adam(*cfg.betas, eps=cfg.eps)

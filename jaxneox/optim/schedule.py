@@ -15,11 +15,12 @@ def build_schedule(cfg: ScheduleConfig) -> optax.Schedule:
     NeoX's formulas (megatron/learning_rates.py, AnnealingLR): with n steps after the warm-up and
     m steps of decay in all, linear lr (m - n) / m, cosine min + (lr - min) (1 + cos(pi n / m)) / 2,
     exponential lr exp(-0.693 n / m), never below min_lr. The first step of a warm-up has rate 0,
-    or with `neox_first_step` the second step's.
+    and after the decay the rate stays. With `neox_head` the first step has the second's rate, and
+    the formulas run on: a cosine rises again.
     """
     warmup, low, lr = cfg.warmup_iters, cfg.min_lr, cfg.lr
     length = max(cfg.decay_iters - warmup, 1e-9)
-    first = 1.0 if cfg.neox_first_step else 0.0
+    first, end = (1.0, math.inf) if cfg.neox_head else (0.0, length)
 
     def decayed(n: jax.Array) -> jax.Array:
         match cfg.style:
@@ -34,7 +35,7 @@ def build_schedule(cfg: ScheduleConfig) -> optax.Schedule:
 
     def schedule(count: jax.Array) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
-        after = jnp.maximum(decayed(step - warmup), low)
+        after = jnp.maximum(decayed(jnp.minimum(step - warmup, end)), low)
         if warmup <= 0:
             return after
         return jnp.where(step <= warmup, lr * jnp.maximum(step, first) / warmup, after)

@@ -40,7 +40,7 @@ class Evaluator:
             return {}
         parts = [self.sums(params, self.feed(first + i)) for i in range(self.count)]
         total, weight = (sum(x.item() for x in column) for column in zip(*parts, strict=True))
-        return {self.name: total / weight}
+        return {self.name: total / weight if weight else float("nan")}
 
 
 def iterations(cfg: Config, split: Split) -> int:

@@ -1,4 +1,4 @@
-"""At which steps a run saves, evaluates and stops."""
+"""At which steps a run saves and evaluates."""
 
 from jaxneox.config.schema import CheckpointConfig, TrainConfig
 

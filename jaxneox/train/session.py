@@ -1,6 +1,7 @@
 """The training command from keys to the last word on the terminal."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,9 @@ def greet(plan: Plan) -> None:
     notes = cfg.notes
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
+    used = math.prod(plan.sizes.values())
+    if used < len(devices):
+        notes += (f"{used} of {len(devices)} devices are used; --mesh dp=-1,… takes all",)
     for note in notes:
         print(f"note: {note}")
 

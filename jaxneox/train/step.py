@@ -41,11 +41,13 @@ class Step:
         """The mean gradient of the global batch, one update (if it is finite), the step's figures.
 
         The weights are divided by their sum beforehand, so that sums over any split of the batch
-        are the mean over all of it.
+        are the mean over all of it. A batch without any weight has no mean: it is skipped.
         """
-        share = batch.weights * (state.scale.factor / jnp.sum(batch.weights))
-        loss, grads = self.gradients(state, Batch(batch.tokens, share))
-        loss, grads = jax.tree.map(lambda x: x / state.scale.factor, (loss, grads))
+        factor = state.scale.factor * replicas(self.cfg)
+        share = batch.weights * (factor / jnp.sum(batch.weights))
+        with self.model.matmuls():
+            loss, grads = self.gradients(state, Batch(batch.tokens, share))
+        loss, grads = jax.tree.map(lambda x: x / factor, (loss, grads))
         norm = global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         params, opt_state = self.update(state, grads)
@@ -120,7 +122,8 @@ class Evaluation:
             inputs, labels = part.tokens[:, :-1], part.tokens[:, 1:]
             return total + self.model.loss_sum(params, inputs, labels, part.weights), None
 
-        total, _ = jax.lax.scan(add, jnp.float32(0), batch)
+        with self.model.matmuls():
+            total, _ = jax.lax.scan(add, jnp.float32(0), batch)
         return total, jnp.sum(batch.weights)
 
 
@@ -130,6 +133,15 @@ def build_step(
     """The compiled step. It takes the old state's memory for the new one."""
     step = Step(cfg, model, optimizer, rules, places(model, rules), build_schedule(cfg.schedule))
     return jax.jit(step, donate_argnums=0)
+
+
+def replicas(cfg: Config) -> float:
+    """By how much more float16 gradients are scaled: DeepSpeed averages over the replicas only
+    after the backward pass. The nearest power of two below, which rounds nothing."""
+    if cfg.precision.loss_scale is None:
+        return 1.0
+    dp = cfg.batch.global_size // (cfg.batch.micro * cfg.batch.accumulation)
+    return 2.0 ** (dp.bit_length() - 1)
 
 
 def drops(cfg: Config) -> bool:

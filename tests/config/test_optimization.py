@@ -123,7 +123,7 @@ def test_schedule() -> None:
     assert run(**keys).schedule == ScheduleConfig("cosine", 1e-3, 1e-4, 25, 2.5, False)
     assert run(lr_decay_fraction=0.55).schedule.decay_iters == 5
     assert run(train_iters=0).schedule.decay_iters == 1
-    assert run(neox_compat=True).schedule.neox_first_step
+    assert run(neox_compat=True).schedule.neox_head
     assert "min_lr 0.01 is above lr 0.001" in error(min_lr=0.01)
     assert "keep one" in error(lr_decay_iters=5, lr_decay_fraction=0.5)
 

@@ -105,3 +105,18 @@ def test_rematerialisation_saves_memory() -> None:
             memory = gradient.lower(params, tokens, tokens, weights).compile().memory_analysis()
         sizes[policy] = memory.temp_size_in_bytes
     assert sizes["none"] > 1.5 * sizes["dots"] > 1.5 * sizes["full"]
+
+
+def test_the_gradient_of_a_frequent_token_is_summed_in_float32() -> None:
+    """In bfloat16 a sum of ones stops at 256."""
+    model = Model(MODEL, ONE_DEVICE, compute="bfloat16")
+    tokens, positions = jnp.zeros((1, 2000), jnp.int32), jnp.arange(2000, dtype=jnp.int32)
+
+    def total(params):
+        embedded = model._embed(model._module(params).embed, tokens, positions)
+        assert embedded.dtype == jnp.bfloat16
+        return jnp.sum(embedded.astype(jnp.float32))
+
+    with one_device(MODEL):
+        grads = jax.jit(jax.grad(total))(random_params(MODEL, 0))
+    assert jax.device_get(grads["embed.tokens"][0]).tolist() == [2000.0] * MODEL.hidden_size

@@ -9,7 +9,7 @@ from tests.train.running import Runner, config, tokens
 
 OPTIMIZERS = {  # Adafactor is cut into matrices by the same code as SM3
     "sm3": OptimizerConfig("sm3", lr=1e-2, momentum=0.9, eps=1e-30, extra={"beta": 0.9}),
-    "muon": OptimizerConfig("muon", lr=1e-2),
+    "muon": OptimizerConfig("muon", lr=1e-2, momentum=0.95),
 }
 
 

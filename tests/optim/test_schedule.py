@@ -1,5 +1,6 @@
 """The learning rate against NeoX's own numbers and against what the YAML says."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -30,7 +31,7 @@ def rates(cfg: ScheduleConfig, steps: np.ndarray) -> np.ndarray:
 def test_neoxs_own(shared: pathlib.Path, style, variant: str) -> None:
     expected = np.load(shared / "golden/data/lr/neox_annealing_lr.npz")[style + variant]
     warmup, low = VARIANTS[variant]
-    cfg = ScheduleConfig(style, 1e-3, low, 1000, warmup, neox_first_step=True)
+    cfg = ScheduleConfig(style, 1e-3, low, 1000, warmup, neox_head=True)
     found = rates(cfg, np.arange(len(expected)))
     np.testing.assert_allclose(found, expected, rtol=ROUNDING, atol=ROUNDING * cfg.lr)
 
@@ -38,7 +39,7 @@ def test_neoxs_own(shared: pathlib.Path, style, variant: str) -> None:
 @pytest.mark.parametrize("style", ["linear", "cosine"])
 def test_neoxs_pythia(shared: pathlib.Path, style) -> None:
     golden = np.load(shared / "golden/data/lr/neox_pythia143000.npz")
-    cfg = ScheduleConfig(style, 1e-3, 1e-4, 143000, 1430.0, neox_first_step=True)
+    cfg = ScheduleConfig(style, 1e-3, 1e-4, 143000, 1430.0, neox_head=True)
     found = rates(cfg, golden["steps"])
     np.testing.assert_allclose(found, golden[style], rtol=ROUNDING, atol=ROUNDING * cfg.lr)
 
@@ -49,13 +50,20 @@ def test_a_warm_up_starts_at_zero_unless_neox_is_to_be_reproduced() -> None:
         True: [2e-4, 2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 9e-4, 8e-4],
     }
     for first, rate in expected.items():
-        cfg = ScheduleConfig("linear", 1e-3, 0.0, 15, 5.0, neox_first_step=first)
+        cfg = ScheduleConfig("linear", 1e-3, 0.0, 15, 5.0, neox_head=first)
         np.testing.assert_allclose(rates(cfg, np.arange(8)), rate, rtol=ROUNDING)
 
 
 def test_neoxs_first_step_of_a_warm_up_shorter_than_one_is_above_lr() -> None:
-    cfg = ScheduleConfig("linear", 1e-3, 0.0, 10, 0.1, neox_first_step=True)
+    cfg = ScheduleConfig("linear", 1e-3, 0.0, 10, 0.1, neox_head=True)
     np.testing.assert_allclose(rates(cfg, np.arange(2)), [1e-2, 1e-3 * 9 / 9.9], rtol=ROUNDING)
+
+
+def test_after_the_decay_the_rate_stays_unless_neox_is_to_be_reproduced() -> None:
+    cosine = ScheduleConfig("cosine", 1e-3, 1e-4, 10, 0.0)
+    np.testing.assert_allclose(rates(cosine, np.arange(10, 30)), 1e-4, rtol=ROUNDING)
+    neox = dataclasses.replace(cosine, neox_head=True)
+    np.testing.assert_allclose(rates(neox, np.array([20])), 1e-3, rtol=ROUNDING)
 
 
 def test_without_a_warm_up_the_first_step_has_the_whole_rate() -> None:

@@ -1,7 +1,7 @@
 """Law 1: one function, any mesh. Every case against the same run on one device.
 
-The whole product of shapes, ZeRO stages, sequence parallelism, accumulation and tying is run by
-`make matrix`; here a subset in which every pair of values occurs.
+Of the product of shapes, ZeRO stages, sequence parallelism, accumulation and tying a subset in
+which every pair of values occurs. `make matrix ALL=--all` runs all of it.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ from jaxneox.config.keys.training import OPTIMIZER_TYPES, OPTIMIZERS
 
 AMP = "apex is not here: use precision: bfloat16 or the fp16 block"
 SCHEDULER = "DeepSpeed's schedulers are not here: use lr_decay_style, warmup and min_lr"
-REDUCED = "gradients are summed in float32"
+REDUCED = "XLA sums gradients over devices; over micro-batches they are summed in float32"
 COLLECTIVES = "XLA chooses the collectives and their sizes"
 CURRICULUM = "curricula are not here: leave it out"
 AUTOTUNE = "autotuning is DeepSpeed's: leave it out"
@@ -78,7 +78,9 @@ BLOCKS: Section = {
     "optimizer.params.lr": used(AMOUNT, 0.001, "optimizer.lr"),
     "optimizer.params.betas": used(FLOATS, None, "optimizer.betas", "[0.9, 0.999]; lion 0.99"),
     "optimizer.params.eps": used(AMOUNT, None, "optimizer.eps", "1e-8; sm3 1e-30"),
-    "optimizer.params.momentum": used(AMOUNT, 0.0, "optimizer.momentum", "sgd, sm3 and muon"),
+    "optimizer.params.momentum": used(
+        AMOUNT, 0.0, "optimizer.momentum", "sgd, sm3 and muon (0.95)"
+    ),
     "optimizer.params.weight_decay": used(
         AMOUNT, None, "optimizer.weight_decay", "an alias of weight_decay"
     ),

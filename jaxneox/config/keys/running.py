@@ -5,7 +5,7 @@ from jaxneox.config.fates import COUNT, WHOLE, Section, needless, refused, used
 COMET = "Comet is no logger here: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
 UNMEASURED = "this is not measured here: set it to false"
 TRACE = "profile's trace holds the memory too"
-LAUNCH = "there is no launcher: every process runs train.py, and JAX joins them"
+LAUNCH = "one process drives all devices; many hosts are not supported yet"
 MESH = "--mesh and the devices that JAX finds decide"
 ALONE = "`train.py` continues by itself from the last checkpoint"
 SET_BY_NEOX = "NeoX sets it by itself"
@@ -74,7 +74,7 @@ PARALLELISM: Section = {
     "pipe_parallel_size": used(WHOLE, 0, "parallel.pp", "0 and 1: no pipeline"),
     "model_parallel_size": used(WHOLE, 1, "parallel.tp", "also pads the vocabulary"),
     "pipe_partition_method": needless(
-        str, "type:transformer|mlp", "stages hold equal numbers of layers"
+        str, "type:transformer|mlp", "pipeline stages are not supported yet"
     ),
     "world_size": needless(int, None, MESH),
     "is_pipe_parallel": needless(bool, False, SET_BY_NEOX),
