@@ -10,7 +10,9 @@ from functools import cache
 
 import pytest
 
-from tests.parallel.meshes import MODEL, Mesh, Outcome, apart, train
+from jaxneox.config.schema import LossScaleConfig, PrecisionConfig
+from jaxneox.train.step import replicas
+from tests.parallel.meshes import MODEL, Mesh, Outcome, apart, config, train
 
 SHAPES = [(1, 1), (2, 1), (1, 2), (1, 4), (2, 4), (4, 2)]
 PRODUCT = [
@@ -92,3 +94,15 @@ def test_sequential_residual_gated_and_rms_on_a_mesh() -> None:
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
     assert max(apart(found.params, expected.params).values()) <= PARAMETER
+
+
+def test_float16_gradients_are_scaled_by_the_replicas_and_back() -> None:
+    """DeepSpeed's scale counts before the mean over replicas; the result must not know of it."""
+    half = PrecisionConfig("float16", LossScaleConfig(initial=2.0**8))
+    replicas_of = {dp: replicas(config(MODEL, Mesh(dp), precision=half)) for dp in (1, 2, 4)}
+    assert replicas_of == {1: 1.0, 2: 2.0, 4: 4.0}
+    assert replicas(config(MODEL, Mesh(4))) == 1.0
+    expected, found = train(Mesh(), precision=half), train(Mesh(4), precision=half)
+    # float16 rounds to 2**-11; a gradient passes some twenty roundings in a row
+    assert found.losses == pytest.approx(expected.losses, rel=2.0**-11)
+    assert max(apart(found.grads, expected.grads).values()) <= 20 * 2.0**-11
