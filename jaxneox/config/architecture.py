@@ -62,6 +62,8 @@ def model_config(settings: Settings, padded_vocab: int) -> ModelConfig:
         parallel_residual=settings["gpt_j_residual"],
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
         tied_embedding=not settings["no_weight_tying"],
+        logit_bias=settings["logit_bias"],
+        attention_dropped=settings["attention_dropped"],
         hidden_dropout=settings["hidden_dropout"],
     )
 

@@ -70,7 +70,7 @@ looks at it |
 Not reproduced, with or without it:
 
 - `gpt_j_residual` with `use_bias_in_mlp: false` and a gated activation: NeoX drops the attention's
-  output altogether; here it is added.
+  output altogether; here it is added, unless `attention_dropped` is true.
 - A row-parallel bias under `gpt_j_residual`: NeoX adds one copy per model parallel rank; here there
   is one bias, added once.
 - `use_qk_layernorm` under tensor parallelism: NeoX normalises over each rank's own heads; here it

@@ -99,7 +99,16 @@ class ModelConfig:
     parallel_residual: bool = False  # gpt-j-residual
     shared_norm: bool = False  # gpt-j-tied: one norm feeds both branches
     tied_embedding: bool = True
+    logit_bias: bool = False
+    attention_dropped: bool = False  # the layers' attention has parameters but no effect
     hidden_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.attention_dropped and not self.parallel_residual:
+            raise UserError(
+                "attention_dropped needs gpt_j_residual: NeoX drops the attention of layers with a "
+                "parallel residual only; set gpt_j_residual to true or leave attention_dropped out"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One transformer layer. The two residual styles differ in where the sums over devices are made."""
+"""One transformer layer. The residual styles differ in where the sums over devices are made."""
 # B batch, T length, D hidden
 
 from typing import Any
@@ -24,7 +24,7 @@ class Block(nnx.Module):
         self.norm2: Any = second  # none where one norm feeds both branches
         self.mlp = Mlp(cfg, rngs)
         self.rate = cfg.hidden_dropout
-        self.residual = parallel if cfg.parallel_residual else sequential
+        self.residual = residual(cfg)
 
     def __call__(
         self,
@@ -41,6 +41,12 @@ class Block(nnx.Module):
             return self.attention(x, positions_T, score_bias, inner, layout)
 
         return self.residual(self, x_BTD, attention, noise, layout)
+
+
+def residual(cfg: ModelConfig):
+    if cfg.attention_dropped:
+        return without_attention
+    return parallel if cfg.parallel_residual else sequential
 
 
 def parallel(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, layout: Layout):
@@ -72,6 +78,18 @@ def sequential(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, l
     fed = block.mlp(_gather(block.norm2(h_BTD), layout, into="mlp"), layout)
     fed = _add(_reduce(fed, layout), block.mlp.down_bias)
     return h_BTD + dropout(fed, block.rate, noise and noise.at(2))
+
+
+def without_attention(block: Block, x_BTD: jax.Array, attention, noise, layout: Layout):
+    """`x + mlp(norm(x))`, the norm that the parallel style gives the MLP, and no dropout.
+
+    What GPT-NeoX computes for a parallel residual where the MLP has no output bias: the call that
+    would add bias and attention, and drop some of it, is left out (megatron/model/transformer.py,
+    ParallelTransformerLayer.forward at ea7aefd8).
+    """
+    norm2 = block.norm1 if block.norm2 is None else block.norm2
+    fed = block.mlp(_gather(norm2(x_BTD), layout, into="mlp"), layout)
+    return _add(x_BTD + _reduce(fed, layout), block.mlp.down_bias)
 
 
 def _gather(x_BTD: jax.Array, layout: Layout, into: str) -> jax.Array:

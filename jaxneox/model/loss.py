@@ -24,6 +24,13 @@ class Head(NamedTuple):
     dtype: jnp.dtype  # of logits and softmax; float32 but for fp16-lm-cross-entropy
 
 
+class Unembedding(NamedTuple):
+    """`logits = x @ weight + bias`. Its gradient has the same form."""
+
+    weight: jax.Array  # [D, V] in the compute dtype
+    bias: jax.Array | None  # float32 [V]; few models have one
+
+
 def chunk_length(length: int, logits: int, limit: int = 2**25) -> int:
     """The longest divisor of `length` whose logits stay under `limit` numbers on a device, which
     has `logits` of them for each position."""
@@ -33,54 +40,76 @@ def chunk_length(length: int, logits: int, limit: int = 2**25) -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def loss_sum(
-    x_BTD: jax.Array, w_DV: jax.Array, labels_BT: jax.Array, weights_BT: jax.Array, head: Head
+    x_BTD: jax.Array,
+    unembedding: Unembedding,
+    labels_BT: jax.Array,
+    weights_BT: jax.Array,
+    head: Head,
 ) -> jax.Array:
     """The sum over tokens of weight * (cross-entropy + z_loss * log(Z)^2), float32 []."""
 
     def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, labels, weights = chunk
-        loss, _ = _token_loss(_logits(x, w_DV, head), labels, head)
+        loss, _ = _token_loss(project(x, unembedding, head.dtype), labels, head)
         return total + jnp.sum(loss * weights), None
 
     return jax.lax.scan(add, jnp.float32(0), _chunks(head, x_BTD, labels_BT, weights_BT))[0]
 
 
-def _forward(x_BTD, w_DV, labels_BT, weights_BT, head: Head):
-    layout = head.layout
+def _forward(x_BTD, unembedding: Unembedding, labels_BT, weights_BT, head: Head):
+    layout, w_DV = head.layout, unembedding.weight
     partial_dx = layout.partial("batch", "length", "embed", over="vocab")
-    partial_dw = layout.partial("embed", "vocab", over="batch")
 
     def add(carry, chunk):
-        total, dw = carry
+        total, grads = carry
         x, labels, weights = chunk
-        logits = _logits(x, w_DV, head)
+        logits = project(x, unembedding, head.dtype)
         loss, log_z = _token_loss(logits, labels, head)
-        d = _token_gradient(logits, log_z, labels, weights, head).astype(x.dtype)
-        dx = jnp.einsum("BCV,DV->BCD", d, w_DV, out_sharding=partial_dx)
-        dw = dw + jnp.einsum(
-            "BCD,BCV->DV", x, d, preferred_element_type=jnp.float32, out_sharding=partial_dw
-        )
-        return (total + jnp.sum(loss * weights), dw), dx
+        d = _token_gradient(logits, log_z, labels, weights, head)
+        dx = jnp.einsum("BCV,DV->BCD", d.astype(x.dtype), w_DV, out_sharding=partial_dx)
+        grads = jax.tree.map(jnp.add, grads, _unembedding_gradient(x, d, unembedding, layout))
+        return (total + jnp.sum(loss * weights), grads), dx
 
-    nothing = jax.reshard(jnp.zeros(w_DV.shape, jnp.float32), partial_dw)
+    def nothing(w: jax.Array) -> jax.Array:
+        return jax.reshard(jnp.zeros(w.shape, jnp.float32), layout.partial(*_axes(w), over="batch"))
+
+    def finished(dw: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.reshard(dw, layout.activation(*_axes(w))).astype(w.dtype)
+
     chunks = _chunks(head, x_BTD, labels_BT, weights_BT)
-    (total, dw_DV), dx = jax.lax.scan(add, (jnp.float32(0), nothing), chunks)
+    start = (jnp.float32(0), jax.tree.map(nothing, unembedding))
+    (total, grads), dx = jax.lax.scan(add, start, chunks)
     dx = jax.reshard(dx, layout.activation(None, "batch", "length", "embed"))
-    dx_BTD = _whole(head, dx)
-    dw_DV = jax.reshard(dw_DV, layout.activation("embed", "vocab")).astype(w_DV.dtype)
-    return total, (dx_BTD, dw_DV)
+    return total, (_whole(head, dx), jax.tree.map(finished, grads, unembedding))
 
 
 def _backward(head: Head, saved, d):
-    dx_BTD, dw_DV = saved
-    return (d * dx_BTD).astype(dx_BTD.dtype), (d * dw_DV).astype(dw_DV.dtype), None, None
+    return *jax.tree.map(lambda x: (d * x).astype(x.dtype), saved), None, None
 
 
 loss_sum.defvjp(_forward, _backward)
 
 
-def _logits(x_BCD: jax.Array, w_DV: jax.Array, head: Head) -> jax.Array:
-    return jnp.einsum("BCD,DV->BCV", x_BCD, w_DV).astype(head.dtype)
+def project(x_BCD: jax.Array, unembedding: Unembedding, dtype: jnp.dtype) -> jax.Array:
+    """-> logits [B, C, V]; a bias is added in their own dtype, not in the product's."""
+    logits = jnp.einsum("BCD,DV->BCV", x_BCD, unembedding.weight).astype(dtype)
+    bias = unembedding.bias
+    return logits if bias is None else logits + bias.astype(dtype)[None, None]
+
+
+def _unembedding_gradient(x, d, unembedding: Unembedding, layout: Layout) -> Unembedding:
+    """float32, partial sums over the devices that split the batch"""
+    over = partial(layout.partial, over="batch")
+    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    dw = product("BCD,BCV->DV", x, d.astype(x.dtype), out_sharding=over("embed", "vocab"))
+    if unembedding.bias is None:
+        return Unembedding(dw, None)
+    db = jax.lax.reduce_sum(d.astype(jnp.float32), (0, 1), out_sharding=over("vocab"))
+    return Unembedding(dw, db)
+
+
+def _axes(w: jax.Array) -> tuple[str, ...]:
+    return ("embed", "vocab")[-w.ndim :]
 
 
 def _token_loss(logits: jax.Array, labels: jax.Array, head: Head) -> tuple[jax.Array, jax.Array]:

@@ -14,9 +14,9 @@ from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
 from jaxneox.model.block import Block
 from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.layout import Layout
-from jaxneox.model.loss import Head, chunk_length, loss_sum
+from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum, project
 from jaxneox.model.norms import norm
-from jaxneox.model.param import initializer, param, xavier_normal
+from jaxneox.model.param import initializer, param, xavier_normal, zeros
 from jaxneox.model.positions import RelativeBias, sinusoids
 
 Params = dict[str, jax.Array]
@@ -50,13 +50,15 @@ class NeoX(nnx.Module):
         self.embed = Embed(cfg, rngs)
         self.layers = stack(lambda key: Block(cfg, nnx.Rngs(key)), cfg.num_layers, rngs)
         self.final_norm = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
-        self.unembed = None if cfg.tied_embedding else Unembed(cfg, rngs)
+        self.unembed = Unembed(cfg, rngs)
 
 
 class Unembed(nnx.Module):
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
-        init = initializer(cfg.init.method, cfg)
-        self.weight = param(rngs, ("embed", "vocab"), init, D=cfg.hidden_size, V=cfg.vocab_size)
+        init, D, V = initializer(cfg.init.method, cfg), cfg.hidden_size, cfg.vocab_size
+        tied = cfg.tied_embedding
+        self.weight = None if tied else param(rngs, ("embed", "vocab"), init, D=D, V=V)
+        self.bias = param(rngs, ("vocab",), zeros, V=V) if cfg.logit_bias else None
 
 
 def stack(make, count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -102,8 +104,7 @@ class Model:
         with self.matmuls():
             model = self._module(params)
             x_BTD = self._hidden(model, params, tokens_BT, None)
-            logits = jnp.einsum("BTD,DV->BTV", x_BTD, self._unembedding(model))
-            return logits.astype(jnp.float32)
+            return project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
 
     def loss_sum(
         self,
@@ -180,11 +181,11 @@ class Model:
         outer = {name: w for name, w in params.items() if not name.startswith("layers.")}
         return _merge(nnx.graphdef(self._declared), params | self._gathered(outer))
 
-    def _unembedding(self, model: NeoX) -> jax.Array:
-        """[D, V]; a tied model's is the transpose of its one embedding leaf."""
-        unembed = model.unembed
-        weight = model.embed.tokens[...].T if unembed is None else unembed.weight[...]
-        return weight.astype(self.compute)
+    def _unembedding(self, model: NeoX) -> Unembedding:
+        """A tied model's weight is the transpose of its one embedding leaf."""
+        weight, bias = model.unembed.weight, model.unembed.bias
+        weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
+        return Unembedding(weight_DV.astype(self.compute), None if bias is None else bias[...])
 
     def _gathered(self, weights: Params) -> Params:
         """Whole over the devices that only store a part."""

@@ -14,9 +14,13 @@ from jaxneox.config.schema import AttentionConfig, PositionConfig
 
 
 def frequencies(width: int, base: float) -> np.ndarray:
-    """`base ** (-2i / width)`, float32 [width / 2], in the float32 steps of the torch models."""
+    """`base ** (-2i / width)`, float32 [width / 2], in the float32 steps of the torch models.
+
+    The power is rounded once, as torch's is; NumPy's own in float32 often misses the last bit.
+    """
     exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    return np.float32(1) / np.power(np.float32(base), exponent)
+    power = np.power(np.float64(base), exponent.astype(np.float64)).astype(np.float32)
+    return np.float32(1) / power
 
 
 class Rotary:

@@ -23,20 +23,23 @@ PEAKS = {
 
 
 def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> int:
-    """Parameters that are multiplied with every token: all but the tables that are looked up.
+    """Parameters that are multiplied with every token: all but the tables that are looked up and an
+    attention that is dropped.
 
     A tied embedding is multiplied as well, as the unembedding.
     """
-    looked_up = {"embed.positions"} | (set() if cfg.tied_embedding else {"embed.tokens"})
-    sizes = {name: math.prod(shape) for name, shape in shapes.items() if name not in looked_up}
-    return sum(sizes.values())
+    idle = {"embed.positions"} | (set() if cfg.tied_embedding else {"embed.tokens"})
+    if cfg.attention_dropped:
+        idle |= {name for name in shapes if name.startswith("layers.attention.")}
+    return sum(math.prod(shape) for name, shape in shapes.items() if name not in idle)
 
 
 def flops_per_token(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> float:
     """Forward and backward: 6 for each parameter that is multiplied, and 12 T for each layer's
     width of heads (Chowdhery et al. 2022, appendix B; the causal half is not taken off)."""
     width = cfg.attention.num_heads * cfg.attention.head_dim
-    attention = 12 * cfg.num_layers * width * cfg.seq_length
+    attending = 0 if cfg.attention_dropped else cfg.num_layers
+    attention = 12 * attending * width * cfg.seq_length
     return 6.0 * matrix_parameters(shapes, cfg) + attention
 
 

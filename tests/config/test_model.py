@@ -153,6 +153,13 @@ def test_residuals_and_tying() -> None:
     assert not config.model.shared_norm and "gpt_j_tied" in config.notes[0]
 
 
+def test_what_imported_checkpoints_need() -> None:
+    assert not run(gpt_j_residual=True).model.logit_bias and run(logit_bias=True).model.logit_bias
+    assert not run(gpt_j_residual=True).model.attention_dropped
+    assert run(gpt_j_residual=True, attention_dropped=True).model.attention_dropped
+    assert error(attention_dropped=True).startswith("attention_dropped needs gpt_j_residual: NeoX")
+
+
 @given(st.integers(1, 10**6), st.integers(1, 512), st.integers(1, 16))
 def test_the_padded_vocabulary_is_the_least_multiple(vocab: int, by: int, parallel: int) -> None:
     padded = padded_vocab(TokenizerConfig(divisible_by=by, model_parallel=parallel), vocab)

@@ -56,7 +56,9 @@ def activation(name: Activation, gated: bool = False) -> dict[str, Any]:
 WORDS: dict[str, dict[str, Any]] = {
     "parallel": {"parallel_residual": True},
     "shared_norm": {"shared_norm": True},
+    "attention_dropped": {"attention_dropped": True},
     "untied": {"tied_embedding": False},
+    "logit_bias": {"logit_bias": True},
     "unbiased_norm": {"norm": {"bias": False}},
     "rmsnorm": {"norm": {"kind": "rmsnorm"}},
     # Some heads' queries are shorter than 1, some embeddings shorter than 5.
@@ -97,6 +99,9 @@ VARIANTS = [
     "parallel no_attention_bias mish",
     "parallel no_mlp_bias geglu rmsnorm",
     "parallel non_parametric glu",
+    "parallel attention_dropped no_mlp_bias swiglu untied logit_bias",
+    "parallel attention_dropped shared_norm learned",
+    "logit_bias rmsnorm",
     "untied rmsnorm full_rotary swiglu gqa no_attention_bias no_mlp_bias",
     "learned gelu_tanh",
     "learned_offset relu gqa",

@@ -80,12 +80,11 @@ def reshaped(params: Params, cfg: ModelConfig) -> Params:
 def load_case(shared: Path, name: str) -> tuple[ModelConfig, Params, dict[str, np.ndarray]]:
     folder = shared / "golden" / "neox" / name
     case = json.loads((folder / "case.json").read_text())
-    cfg = model_of(load_yaml([folder / "neox_config.yml"]), vocab_size=case["real_vocab_size"])
+    # A parallel residual without MLP biases makes NeoX drop what attention puts out.
+    ours = {"attention_dropped": name == "nobiasmlp_gptj_mp1"}
+    keys = load_yaml([folder / "neox_config.yml"]) | ours
+    cfg = model_of(keys, vocab_size=case["real_vocab_size"])
     params = read_checkpoint(folder / "global_step5", cfg)
-    if name == "nobiasmlp_gptj_mp1":
-        # A parallel residual without MLP biases makes NeoX drop what attention puts out.
-        params["layers.attention.out"] = np.zeros_like(params["layers.attention.out"])
-        params["layers.attention.out_bias"] = np.zeros_like(params["layers.attention.out_bias"])
     assert {k: v.shape for k, v in params.items()} == parameter_shapes(cfg)
     with np.load(folder / "golden.npz") as golden:
         return cfg, params, {key: golden[key] for key in ("tokens", "labels", "logits", "loss")}

@@ -128,7 +128,7 @@ def test_orthogonal_needs_no_more_than_its_matrix() -> None:
 
 def test_the_same_numbers_on_every_mesh() -> None:
     init = InitConfig("small_init", "scaled_orthogonal")
-    cfg = dataclasses.replace(MODEL, init=init, tied_embedding=False)
+    cfg = dataclasses.replace(MODEL, init=init, tied_embedding=False, logit_bias=True)
 
     def start(dp: int, tp: int, zero: int) -> dict[str, np.ndarray]:
         rules, mesh = rules_for({"dp": dp, "tp": tp}, zero, False), make_mesh({"dp": dp, "tp": tp})
@@ -141,6 +141,7 @@ def test_the_same_numbers_on_every_mesh() -> None:
     expected, found = start(1, 1, 0), start(2, 4, 3)
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert not expected["unembed.bias"].any()
     # every matrix, and every layer of it, has numbers of its own
     firsts = [v.ravel()[0] for name, v in expected.items() if decays(name)]
     firsts += [v[1].ravel()[0] for n, v in expected.items() if decays(n) and n.startswith("layers")]

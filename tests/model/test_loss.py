@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.model.loss import Head, chunk_length, loss_sum
+from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
 from tests.reference.compare import relative_l2, worst_leaf
@@ -30,6 +30,7 @@ class Case(NamedTuple):
     logits: str = "float32"
     dp: int = 1
     tp: int = 1
+    bias: bool = False
 
 
 CASES = [
@@ -42,6 +43,9 @@ CASES = [
     Case(3, 8, 16, 40, 4, z_loss=0.1, compute="bfloat16"),
     Case(3, 8, 16, 40, 2, compute="float16"),
     Case(3, 8, 16, 40, 8, compute="float16", logits="float16"),
+    Case(4, 8, 6, 8, 2, z_loss=0.1, dp=2, tp=2, bias=True),
+    Case(3, 8, 16, 40, 4, compute="bfloat16", bias=True),
+    Case(3, 8, 16, 40, 8, compute="float16", logits="float16", bias=True),
 ]
 # Relative L2 of float32's sums of some ten products; then, with eleven and eight bits kept in the
 # logits, in their softmax and in the gradient, a few times the last of these bits.
@@ -49,31 +53,38 @@ BOUNDS = {"float32": 1e-6, "float16": 4 * 2.0**-11, "bfloat16": 4 * 2.0**-8}
 
 
 def arrays(case: Case, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """x, w (of values that the compute dtype holds), labels, weights of which a third are 0."""
+    """x, w (of values that the compute dtype holds), the logits' bias (0 for none), labels, weights
+    of which a third are 0."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(case.B, case.T, case.D))
     w = random.normal(size=(case.D, case.V)) / np.sqrt(case.D) * 2
     x, w = (np.asarray(jnp.asarray(a, case.compute), np.float32) for a in (x, w))
     labels = random.integers(0, case.V, (case.B, case.T)).astype(np.int32)
     weights = random.uniform(0.1, 2, (case.B, case.T)) * (random.random((case.B, case.T)) > 0.3)
-    return x, w, labels, weights.astype(np.float32)
+    b = (random.normal(size=case.V) * case.bias).astype(np.float32)
+    return x, w, b, labels, weights.astype(np.float32)
 
 
 def naive(case: Case) -> tuple[float, dict[str, np.ndarray]]:
-    def loss(x, w, labels, weights):
-        logits = x @ w
+    def loss(x, w, b, labels, weights):
+        logits = x @ w + b[None, None]
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
         z = jax.nn.logsumexp(logits, axis=-1)
         return jnp.sum(weights * (case.z_loss * z**2 - chosen))
 
     with jax.enable_x64(True):
-        x, w, labels, weights = arrays(case)
-        x, w, weights = (jnp.asarray(a, jnp.float64) for a in (x, w, weights))
-        value, grads = jax.value_and_grad(loss, (0, 1))(x, w, labels, weights)
-        return float(value), {"x": np.asarray(grads[0]), "w": np.asarray(grads[1])}
+        x, w, b, labels, weights = arrays(case)
+        x, w, b, weights = (jnp.asarray(a, jnp.float64) for a in (x, w, b, weights))
+        value, grads = jax.value_and_grad(loss, (0, 1, 2))(x, w, b, labels, weights)
+        return float(value), leaves(case, grads)
 
 
-SPECS = (P("dp", None, None), P(None, "tp"), P("dp", None), P("dp", None))
+def leaves(case: Case, grads) -> dict[str, np.ndarray]:
+    named = dict(zip("xwb", map(np.asarray, grads), strict=True))
+    return named if case.bias else {name: named[name] for name in "xw"}
+
+
+SPECS = (P("dp", None, None), P(None, "tp"), P("tp"), P("dp", None), P("dp", None))
 
 
 def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
@@ -82,8 +93,9 @@ def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
     mesh = make_mesh({"dp": case.dp, "tp": case.tp})
     head = Head(rules, case.z_loss, case.C, jnp.dtype(case.logits))
 
-    def loss(x, w, labels, weights):
-        return loss_sum(x.astype(case.compute), w.astype(case.compute), labels, weights, head)
+    def loss(x, w, b, labels, weights):
+        unembedding = Unembedding(w.astype(case.compute), b if case.bias else None)
+        return loss_sum(x.astype(case.compute), unembedding, labels, weights, head)
 
     with jax.set_mesh(mesh):
         laid = [
@@ -91,10 +103,11 @@ def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
             for a, s in zip(arrays(case), SPECS, strict=True)
         ]
         # the gradient of 3 * loss, so that the factor from above is seen
-        value, (x, w) = jax.jit(jax.value_and_grad(lambda *a: 3 * loss(*a), (0, 1)))(*laid)
+        value, grads = jax.jit(jax.value_and_grad(lambda *a: 3 * loss(*a), (0, 1, 2)))(*laid)
         alone = jax.jit(loss)(*laid)
-        assert alone.dtype == value.dtype == x.dtype == w.dtype == jnp.float32
-        return float(alone), float(value) / 3, {"x": np.asarray(x) / 3, "w": np.asarray(w) / 3}
+        assert {a.dtype for a in (alone, value, *grads)} == {jnp.dtype("float32")}
+        third = leaves(case, [np.asarray(g) / 3 for g in grads])
+        return float(alone), float(value) / 3, third
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -109,7 +122,7 @@ def test_loss_and_gradient_are_those_of_the_naive_formula(case: Case) -> None:
 
 
 def test_a_masked_token_has_no_loss_and_no_gradient() -> None:
-    weights = arrays(CASES[0])[3]
+    weights = arrays(CASES[0])[4]
     _, _, grads = ours(CASES[0])
     assert (weights == 0).any()
     assert not grads["x"][weights == 0].any() and grads["x"][weights > 0].all()
@@ -117,14 +130,14 @@ def test_a_masked_token_has_no_loss_and_no_gradient() -> None:
 
 def test_a_tied_embedding_has_the_sum_of_both_gradients() -> None:
     case = CASES[1]
-    _, w, labels, weights = arrays(case)
+    _, w, _, labels, weights = arrays(case)
     tokens = np.roll(labels, 1, axis=1)
     rules, mesh = rules_for({"dp": 1, "tp": 1}, 0, False), make_mesh({"dp": 1, "tp": 1})
     head = Head(rules, case.z_loss, case.C, jnp.dtype("float32"))
 
     def loss(embedding, unembedding):
         x = embedding.at[tokens].get(out_sharding=P("dp", None, None))
-        return loss_sum(x, unembedding, labels, weights, head)
+        return loss_sum(x, Unembedding(unembedding, None), labels, weights, head)
 
     with jax.set_mesh(mesh):
         e = jax.device_put(w.T, NamedSharding(mesh, P("tp", None)))
@@ -136,14 +149,15 @@ def test_a_tied_embedding_has_the_sum_of_both_gradients() -> None:
 def test_memory_is_that_of_one_chunk() -> None:
     B, T, D, V, C = 4, 512, 16, 4096, 32
     head = Head(rules_for({"dp": 1, "tp": 1}, 0, False), 1e-4, C, jnp.dtype("float32"))
-    shapes = [((B, T, D), "float32"), ((D, V), "float32"), ((B, T), "int32"), ((B, T), "float32")]
+    shapes = [((B, T, D), "float32"), ((D, V), "float32"), ((V,), "float32")]
+    shapes += [((B, T), "int32"), ((B, T), "float32")]
     mesh = make_mesh({"dp": 1, "tp": 1})
     with jax.set_mesh(mesh):
         abstract = [
             jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
             for (shape, dtype), spec in zip(shapes, SPECS, strict=True)
         ]
-        gradient = jax.grad(lambda *a: loss_sum(*a, head), (0, 1))
+        gradient = jax.grad(lambda x, w, b, *a: loss_sum(x, Unembedding(w, b), *a, head), (0, 1, 2))
         memory = jax.jit(gradient).lower(*abstract).compile().memory_analysis()
     chunk = B * C * V * 4
     # logits, softmax and their gradient for one chunk, and the weights' gradient twice

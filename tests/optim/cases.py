@@ -24,8 +24,9 @@ AXES: Axes = {
     "layers.mlp.down": ("layers", "mlp", "embed"),
     "final_norm.g": ("one",),
     "unembed.weight": ("embed", "vocab"),
+    "unembed.bias": ("vocab",),
 }
-SPARED = {"layers.norm1.scale", "layers.attention.qkv_bias", "final_norm.g"}
+SPARED = {"layers.norm1.scale", "layers.attention.qkv_bias", "final_norm.g", "unembed.bias"}
 ROWS = {  # how many of a matrix's leading sizes (without the layers) are its rows
     "embed.tokens": 1,
     "layers.attention.qkv": 1,

@@ -82,10 +82,11 @@ def test_dropout_is_the_same_on_every_mesh_and_split() -> None:
 
 
 def test_sequential_residual_gated_and_rms_on_a_mesh() -> None:
-    """A Llama: another block, another norm, a gate and no biases."""
+    """A Llama: another block, another norm, a gate and no biases, but one of the logits."""
     model = dataclasses.replace(
         MODEL,
         parallel_residual=False,
+        logit_bias=True,
         norm=dataclasses.replace(MODEL.norm, kind="rmsnorm"),
         mlp=dataclasses.replace(MODEL.mlp, activation="silu", gated=True, bias=False),
         attention=dataclasses.replace(MODEL.attention, bias=False),
@@ -93,6 +94,19 @@ def test_sequential_residual_gated_and_rms_on_a_mesh() -> None:
     expected, found = train(Mesh(), model), train(Mesh(2, 4, 3, True, 2), model)
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
+    assert max(apart(found.params, expected.params).values()) <= PARAMETER
+
+
+def test_a_tied_model_with_a_logit_bias_and_a_dropped_attention_on_a_mesh() -> None:
+    """What is dropped has no gradient, and only decays."""
+    changes = {"tied_embedding": True, "logit_bias": True, "attention_dropped": True}
+    model = dataclasses.replace(MODEL, **changes)
+    expected, found = train(Mesh(), model), train(Mesh(2, 2, 3, True, 2), model)
+    idle = {n for n in expected.grads if n.startswith(("layers.attention.", "layers.norm1."))}
+    assert len(idle) == 6 and not any(found.grads[name].any() for name in idle)
+    felt = {name: gradient for name, gradient in expected.grads.items() if name not in idle}
+    assert found.losses == pytest.approx(expected.losses, rel=LOSS)
+    assert max(apart(found.grads, felt).values()) <= GRADIENT
     assert max(apart(found.params, expected.params).values()) <= PARAMETER
 
 

@@ -56,9 +56,9 @@ def forward(
         layer = {name: leaf[index] for name, leaf in within(params, "layers").items()}
         x_BTD = block(layer, cfg, x_BTD, bias_NTS)
     x_BTD = normalize(x_BTD, within(params, "final_norm"), cfg.norm)
-    if cfg.tied_embedding:
-        return x_BTD @ params["embed.tokens"].T
-    return x_BTD @ params["unembed.weight"]
+    weight_DV = params["embed.tokens"].T if cfg.tied_embedding else params["unembed.weight"]
+    logits_BTV = x_BTD @ weight_DV
+    return logits_BTV + params["unembed.bias"] if cfg.logit_bias else logits_BTV
 
 
 def loss(
@@ -82,7 +82,9 @@ def loss_and_grads(
         for name, leaf in params.items()
     }
     value = loss(leaves, cfg, as_tokens(tokens_BT), as_tokens(labels_BT))
-    grads = torch.autograd.grad(value, list(leaves.values()))
+    # An attention that is dropped has no part in the loss; any other leaf without one is an error.
+    idle = cfg.attention_dropped
+    grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=idle)
     return value.item(), {name: g.numpy() for name, g in zip(leaves, grads, strict=True)}
 
 
@@ -130,7 +132,8 @@ def block(layer: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor) -> T
 
     if cfg.parallel_residual:
         second = "norm1" if cfg.shared_norm else "norm2"
-        return x_BTD + attend(norm("norm1", x_BTD)) + transform(norm(second, x_BTD))
+        y_BTD = x_BTD + transform(norm(second, x_BTD))
+        return y_BTD if cfg.attention_dropped else y_BTD + attend(norm("norm1", x_BTD))
     # gpt-j-tied has a meaning only where both branches read the same residual.
     assert not cfg.shared_norm
     x_BTD = x_BTD + attend(norm("norm1", x_BTD))

@@ -25,6 +25,8 @@ def parameter_shapes(cfg: ModelConfig) -> dict[str, Shape]:
     shapes |= _norm_shapes("final_norm", cfg.norm, (D,))
     if not cfg.tied_embedding:
         shapes["unembed.weight"] = (D, V)
+    if cfg.logit_bias:
+        shapes["unembed.bias"] = (V,)
     return shapes
 
 

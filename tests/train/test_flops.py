@@ -28,6 +28,7 @@ MODELS = {
     "tied": MODEL,
     "untied": dataclasses.replace(MODEL, tied_embedding=False),
     "gated": dataclasses.replace(MODEL, mlp=MlpConfig(size=24, bias=False, gated=True)),
+    "dropped": dataclasses.replace(MODEL, parallel_residual=True, attention_dropped=True),
 }
 
 
@@ -59,14 +60,19 @@ def test_a_token_costs_its_matrix_products(name: str) -> None:
     assert flops_per_token(model.shapes, cfg) == counted + 6 * norms
 
 
-def test_only_tables_that_are_looked_up_cost_nothing() -> None:
+def test_only_tables_that_are_looked_up_and_a_dropped_attention_cost_nothing() -> None:
     sizes = {}
     for name, cfg in MODELS.items():
         shapes = Model(cfg, ONE_DEVICE).shapes
         everything = sum(map(math.prod, shapes.values()))
         sizes[name] = everything - matrix_parameters(shapes, cfg)
-    positions, tokens = LENGTH * 16, 40 * 16
-    assert sizes == {"tied": positions, "untied": positions + tokens, "gated": positions}
+    positions, tokens, attention = LENGTH * 16, 40 * 16, 3 * (4 + 2 * 2 + 4) * 8 * 16
+    assert sizes == {
+        "tied": positions,
+        "untied": positions + tokens,
+        "gated": positions,
+        "dropped": positions + attention,
+    }
 
 
 def test_a_peak_is_known_measured_or_none() -> None:

@@ -50,6 +50,18 @@ OURS: Section = {
     "remat_policy": used(
         ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"
     ),
+    "logit_bias": used(
+        bool,
+        False,
+        "model.logit_bias",
+        "from folding the final norm's drifted replicas; NeoX has none",
+    ),
+    "attention_dropped": used(
+        bool,
+        False,
+        "model.attention_dropped",
+        "true: as NeoX computes gpt_j_residual with a gated MLP without biases",
+    ),
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
     "max_micro_batch_size": used(
         COUNT, None, "batch.micro", "the largest micro-batch up to it that divides the batch"
