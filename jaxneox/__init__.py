@@ -3,21 +3,29 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxneox.config.schema import Dtype
     from jaxneox.loading import LoadedModel
 
 __version__ = "0.1.0"
 
 
-def load(path: str, *, step: int | None = None, mesh: str | None = None) -> "LoadedModel":
+def load(
+    path: str,
+    *,
+    step: int | None = None,
+    mesh: str | None = None,
+    compute: "Dtype | None" = None,
+) -> "LoadedModel":
     """The model of a checkpoint: `logits = load(path)(tokens)`.
 
     Args:
         path: a run (its newest checkpoint, or `step`), or one checkpoint's folder.
         mesh: devices by axis, as `dp=2,tp=4`; one device unless given.
+        compute: float32, bfloat16 or float16; the configuration's precision unless given.
     """
     from jaxneox.loading import load_model
 
-    return load_model(path, step=step, mesh=mesh)
+    return load_model(path, step=step, mesh=mesh, compute=compute)
 
 
 __all__ = ["load"]

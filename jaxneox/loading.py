@@ -2,6 +2,7 @@
 # B batch, T length, V padded vocabulary
 
 import contextlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxneox import checkpoint
 from jaxneox.config import resolve
-from jaxneox.config.schema import Config
+from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.model import Model, Params
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices
@@ -66,13 +67,17 @@ class LoadedModel:
                 raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")
 
 
-def load_model(path: str | Path, *, step: int | None, mesh: str | None) -> LoadedModel:
+def load_model(
+    path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype | None
+) -> LoadedModel:
     place = checkpoint.find(path, step)
     asked = {"dp": 1, "tp": 1} | parse_mesh(mesh or "dp=1")
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
     sizes = final_sizes(asked, jax.device_count())
     config = resolve(checkpoint.read_meta(place)["keys"], dp=1, vocab_size=None)
+    if compute is not None:
+        config = replace(config, precision=replace(config.precision, compute=compute))
     on, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
     abstract = {

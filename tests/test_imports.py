@@ -9,6 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "jaxneox").rglob("*.py"))
+CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 
 # What each part may import of the project, besides itself; every part may import errors.
 BELOW: dict[str, set[str]] = {"errors": set(), "config": set()}
@@ -16,7 +17,7 @@ BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim")}
 BELOW["checkpoint"] = BELOW.keys() - {"errors"}
 BELOW["train"] = BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}
-BELOW[""] = {"loading"}  # jaxneox/__init__.py
+BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 
 FOREIGN = {"torch", "transformers", "convert", "tests"}
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60
@@ -58,7 +59,20 @@ def test_imports_point_down(path: pathlib.Path) -> None:
     assert not {name.split(".")[0] for name in names} & FOREIGN
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
+@pytest.mark.parametrize("path", CONVERT, ids=name_of)
+def test_only_what_writes_or_runs_torch_imports_it(path: pathlib.Path) -> None:
+    """Reading a checkpoint needs no torch, and the oracle neither torch nor the model it judges."""
+    names = imported(path)
+    if name_of(path) not in ("convert.writers.neox", "convert.proof.program"):
+        assert not {name.split(".")[0] for name in names} & {"torch", "transformers"}
+    if "oracle" in path.parts:
+        ours = {name for name in names if name.split(".")[0] in ("jaxneox", "convert", "jax")}
+        assert all(
+            n.startswith(("convert.oracle", "jaxneox.config", "jaxneox.errors")) for n in ours
+        )
+
+
+@pytest.mark.parametrize("path", MODULES + CONVERT, ids=name_of)
 def test_modules_and_functions_stay_short(path: pathlib.Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= LONGEST_MODULE

@@ -1,0 +1,188 @@
+"""From the ranks' shards to our leaves, one module at a time, with an account of every element."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from convert.casting import cast
+from convert.plan import Fold, Plan
+from convert.readers.neox import NeoxCheckpoint
+from convert.rules import neox
+from convert.rules.rule import Role, Rule, Sizes, sizes_of
+from jaxneox.config.schema import ModelConfig
+
+STACKED = "layers."
+Leaves = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one source tensor, of which every rank has a shard or a copy."""
+
+    index: int
+    theirs: str
+    shape: tuple[int, ...]  # of one rank's
+    dtype: str
+    leaf: str
+    elements: int  # of all ranks
+    used: int  # of those, elements that have their place in ours
+    same_bits: bool | None  # ours have the same sum of bit patterns; None where numbers changed
+    changed: int  # elements that are not the source's numbers any more
+
+    @property
+    def whole(self) -> bool:
+        """Every element was used, once."""
+        return self.used == self.elements and self.same_bits is not False
+
+
+def layer_of(index: int, model: ModelConfig) -> int | None:
+    """The layer of a Sequential module; None outside the blocks."""
+    layer = index - neox.FIRST_BLOCK
+    return layer if 0 <= layer < model.num_layers else None
+
+
+def module_rules(model: ModelConfig, index: int) -> tuple[Rule, ...]:
+    """A Sequential module's; the first block stands for what all blocks share."""
+    shared = neox.shared(model) if index == neox.FIRST_BLOCK else ()
+    return neox.modules(model)[index] + shared
+
+
+def module_leaves(model: ModelConfig, index: int) -> set[str]:
+    return {leaf for rule in module_rules(model, index) for leaf in rule.leaves}
+
+
+def check_whole(entries: list[Entry]) -> None:
+    """Raises AssertionError, an error of this program, where an element was lost or used twice."""
+    lost = [entry for entry in entries if not entry.whole]
+    assert not lost, f"elements were lost or used twice: {lost}"
+
+
+def leaf_shapes(plan: Plan) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Of all leaves, whole: those of blocks with the axis of layers first."""
+    L, found = plan.model.num_layers, {}
+    for index in plan.rules:
+        rules = module_rules(plan.model, index)
+        for name, shape in module_shapes(rules, plan.sizes).items():
+            stacked = (L, *shape) if name.startswith(STACKED) else shape
+            found[name] = (stacked, plan.dtypes[name])
+    return found
+
+
+def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Of one module's leaves, without the axis of layers."""
+    found = {}
+    for rule in rules:
+        for part in rule.parts:
+            found[part.leaf] = part.whole(sizes)
+    return found
+
+
+def merge_module(source: NeoxCheckpoint, plan: Plan, index: int) -> tuple[Leaves, list[Entry]]:
+    """A module's leaves, without the axis of layers, and the account of its tensors."""
+    rules = module_rules(plan.model, index)
+    leaves = {
+        name: np.empty(shape, plan.dtypes[name])
+        for name, shape in module_shapes(rules, plan.sizes).items()
+    }
+    ranks = shards(source, plan, index)
+    entries = []
+    for rule in rules:
+        if rule.role is Role.SPLIT:
+            fill_split(rule, ranks, leaves, plan, plan.fold(rule, index))
+        else:
+            fill_copy(rule, leaves, plan, index)
+        if rule.theirs in ranks[0]:
+            entries.append(account(rule, ranks, leaves, plan, index))
+    return leaves, entries
+
+
+def shards(source: NeoxCheckpoint, plan: Plan, index: int) -> list[Mapping[str, np.ndarray]]:
+    """Of every rank; an untied unembedding that the source has not starts as its embedding."""
+    untied = index == neox.unembedding_index(plan.model.num_layers)
+    if untied and index not in source.shards:
+        return [
+            {"final_linear.weight": rank["word_embeddings.weight"]}
+            for rank in source.ranks(neox.EMBEDDING)
+        ]
+    return source.ranks(index)
+
+
+def fill_split(
+    rule: Rule,
+    ranks: list[Mapping[str, np.ndarray]],
+    leaves: Leaves,
+    plan: Plan,
+    fold: Fold | None,
+) -> None:
+    sizes = sizes_of(plan.model, len(ranks))
+    for rank, tensors in enumerate(ranks):
+        shard = tensors.get(rule.theirs)
+        if fold is not None:
+            shard = folded(rule, tensors, fold.ratio_RD[rank], fold.shift_RD[rank])
+        assert shard is not None
+        dtype = plan.dtypes[rule.parts[0].leaf]
+        rule.put(cast(rule.theirs, shard, dtype), leaves, sizes, rank)
+
+
+def folded(
+    rule: Rule, tensors: Mapping[str, np.ndarray], ratio_D: np.ndarray, shift_D: np.ndarray
+) -> np.ndarray:
+    """float64: W diag(ratio), or for its bias c + W shift, where c is none it is 0."""
+    name, _, kind = rule.theirs.rpartition(".")
+    weight = tensors[f"{name}.weight"].astype(np.float64)
+    if kind == "weight":
+        return weight * ratio_D
+    bias = tensors.get(rule.theirs)
+    return weight @ shift_D + (0.0 if bias is None else bias.astype(np.float64))
+
+
+def fill_copy(rule: Rule, leaves: Leaves, plan: Plan, index: int) -> None:
+    """A merged copy; a bias that only folding asked for is zero."""
+    leaf = rule.parts[0].leaf
+    value = plan.values.get((leaf, index), np.zeros(()))
+    leaves[leaf][...] = cast(rule.theirs, value, plan.dtypes[leaf])
+
+
+def account(
+    rule: Rule,
+    ranks: list[Mapping[str, np.ndarray]],
+    leaves: Leaves,
+    plan: Plan,
+    index: int,
+) -> Entry:
+    """Where the numbers of one tensor went, counted after they were put there."""
+    tensors = [rank[rule.theirs] for rank in ranks]
+    split = rule.role is Role.SPLIT
+    sizes = sizes_of(plan.model, len(ranks))
+    used_by = range(len(ranks)) if split else [0]
+    regions = [
+        leaves[part.leaf][part.region(sizes, rank)] for part in rule.parts for rank in used_by
+    ]
+    moved = split and plan.fold(rule, index) is None
+    copied = moved and regions[0].dtype == tensors[0].dtype
+    return Entry(
+        index,
+        rule.theirs,
+        tensors[0].shape,
+        tensors[0].dtype.name,
+        " + ".join(part.leaf for part in rule.parts),
+        elements=sum(tensor.size for tensor in tensors),
+        used=sum(region.size for region in regions) * (1 if split else len(ranks)),
+        same_bits=sum(map(bit_sum, tensors)) == sum(map(bit_sum, regions)) if copied else None,
+        changed=0 if copied else changed(rule, tensors, leaves, sizes),
+    )
+
+
+def changed(rule: Rule, tensors: list[np.ndarray], leaves: Leaves, sizes: Mapping[str, int]) -> int:
+    """Elements of ours that are not the number that each rank has there."""
+    total = 0
+    for rank, tensor in enumerate(tensors):
+        ours = rule.get(leaves, sizes, rank if rule.role is Role.SPLIT else 0)
+        total += int((ours.astype(np.float64) != tensor.astype(np.float64)).sum())
+    return total
+
+
+def bit_sum(array: np.ndarray) -> int:
+    """The sum of the bit patterns of all elements: the same in whatever order they lie."""
+    return int(array.view(f"u{array.itemsize}").sum(dtype=np.uint64))

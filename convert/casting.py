@@ -1,0 +1,29 @@
+"""Numbers in another type: rounded, never made infinite."""
+
+import ml_dtypes
+import numpy as np
+
+from jaxneox.errors import UserError
+
+CHOICES = ("keep", "float32", "bfloat16", "float16")
+
+
+def chosen(asked: str, kept: np.dtype) -> np.dtype:
+    """The type that `--dtype` means for a parameter that is stored as `kept`."""
+    if asked == "keep":
+        return kept
+    return np.dtype(ml_dtypes.bfloat16 if asked == "bfloat16" else asked)
+
+
+def cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Raises UserError where a number would become infinite."""
+    if value.dtype == dtype:
+        return value
+    if dtype == np.float16:
+        largest = float(abs(value).max())
+        if largest > float(np.finfo(dtype).max):
+            raise UserError(
+                f"{name}: has {largest:g}, which float16 cannot hold; use --dtype bfloat16 or "
+                "float32"
+            )
+    return value.astype(dtype)

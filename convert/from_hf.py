@@ -1,0 +1,164 @@
+"""`python -m convert.from_hf SRC DST`: a model of transformers as a jaxneox checkpoint."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.casting import CHOICES, cast, chosen
+from convert.console import Advance, Parser, command, progress, warn
+from convert.hf.tokenizer import rows, tokenizer_at
+from convert.proof.case import case_of
+from convert.proof.certificate import certificate
+from convert.proof.conclude import conclude
+from convert.readers.digest import Digests
+from convert.readers.hf import PRECISION, HfCheckpoint
+from convert.readers.hub import download, is_hub_name
+from convert.readers.jaxneox import open_jaxneox
+from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
+from convert.writers.staging import Staging, refuse_existing
+from jaxneox.config import resolve, saved_keys
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+
+Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+DESCRIPTION = ("*.json", "merges.txt", "tokenizer.model")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+"""Safetensors first: a repository often has both."""
+
+
+def parser() -> Parser:
+    p = Parser(
+        "from_hf",
+        "Convert a GPTNeoXForCausalLM, LlamaForCausalLM or GPT2LMHeadModel of transformers to a "
+        "jaxneox checkpoint with the same function.",
+    )
+    add = p.add_argument
+    add("src", metavar="SRC", help="a folder, owner/name or hf://owner/name[@revision]")
+    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    add("--tokenizer", type=Path, metavar="FILE", help="instead of the one beside the model")
+    add("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    add("--no-verify", action="store_true", help="write no proof")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    refuse_existing(args.dst)
+    source = HfCheckpoint(local(args.src))
+    leaves = {
+        name: (shape, chosen(args.dtype, source.dtype(name)))
+        for name, shape in source.shapes.items()
+    }
+    tokenizer, notes = choose_tokenizer(source, args.tokenizer)
+    keys = source.keys | precision(leaves)
+    if tokenizer is not None:
+        keys["tokenizer_type"] = tokenizer.name
+    config = resolve(keys, dp=1, vocab_size=None)
+    said = [*source.warnings, *notes]
+    with Staging(args.dst, nbytes(leaves)) as folder:
+        digests = Digests(source.files)
+        writer = JaxneoxWriter(folder, 0, leaves)
+        with progress("reading", nbytes(leaves)) as bar:
+            stream(source, writer, leaves, bar)
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer")
+        writer.finish(saved_keys(config), {"conversion": {"from": source.family.architecture}})
+        record = certificate(
+            f"{source.family.architecture} to jaxneox",
+            {"kind": "Hugging Face", "folder": source.folder.name},
+            list(records(source, leaves)),
+            said,
+            digests.results(),
+        )
+        case = None if args.no_verify else case_of(source, open_jaxneox(folder))
+        found = conclude(record, case, folder, args.dst)
+    warn(said)
+    print("\n".join(found))
+    print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
+    print(f"{args.dst}/certificate.md   what was done and how it was proved")
+    print(f"Next: python train.py {args.dst} --finetune --save DIR --set data-path=FILE")
+    return 0
+
+
+def records(source: HfCheckpoint, leaves: Leaves) -> Iterator[dict[str, Any]]:
+    """Every leaf with its origin, for the certificate."""
+    for name, (shape, dtype) in leaves.items():
+        kept = source.dtype(name) == dtype
+        elements = int(np.prod(shape))
+        yield {
+            "name": source.origin(name),
+            "module": None,
+            "ranks": 1,
+            "shape": list(shape),
+            "dtype": source.dtype(name).name,
+            "leaf": name,
+            "fate": "laid out anew" if kept else f"laid out anew, rounded to {dtype.name}",
+            "elements": elements,
+            "used": elements,
+            "changed": 0 if kept else elements,
+            "drift": None,
+        }
+
+
+def local(src: str) -> Path:
+    if not is_hub_name(src):
+        return Path(src)
+    for weights in WEIGHTS:
+        folder = download(src, (*DESCRIPTION, weights))
+        if any(folder.glob(weights)):
+            break
+    return folder
+
+
+def choose_tokenizer(
+    source: HfCheckpoint, given: Path | None
+) -> tuple[Tokenizer | None, list[str]]:
+    """The given one or the one beside the model, and what there is to say where there is none."""
+    if given is not None:
+        tokenizer = tokenizer_at(given)
+        if rows(tokenizer) > source.model.vocab_size:
+            raise UserError(f"{given}: {too_large(source, tokenizer)}")
+        return tokenizer, []
+    none = "the checkpoint gets no tokenizer; give one with --tokenizer FILE"
+    try:
+        found = source.tokenizer
+    except UserError as error:
+        return None, [f"{error}: {none}"]
+    if found is None:
+        return None, [f"{source.folder}: has no tokenizer that we know: {none}"]
+    if rows(found) > source.model.vocab_size:
+        return None, [f"{source.folder}: {too_large(source, found)}: {none}"]
+    return found, []
+
+
+def too_large(source: HfCheckpoint, tokenizer: Tokenizer) -> str:
+    last, there = rows(tokenizer) - 1, source.model.vocab_size
+    return f"the tokenizer has ids up to {last}, but the model {there} rows"
+
+
+def precision(leaves: Leaves) -> dict[str, Any]:
+    dtypes = {dtype.name for _, dtype in leaves.values()}
+    return {"precision": PRECISION[dtypes.pop() if len(dtypes) == 1 else "float32"]}
+
+
+def stream(source: HfCheckpoint, writer: JaxneoxWriter, leaves: Leaves, advance: Advance) -> None:
+    """Every leaf, in the memory of a layer."""
+    stacked = [name for name in leaves if name.startswith(STACKED)]
+    outside = [name for name in leaves if name not in stacked]
+    for layer in (None, *range(source.model.num_layers)):
+        values = {
+            name: cast(name, source.leaf(name, layer), leaves[name][1])
+            for name in (outside if layer is None else stacked)
+        }
+        futures = [writer.write(name, layer, value) for name, value in values.items()]
+        written(futures, writer.folder)
+        advance(sum(value.nbytes for value in values.values()))
+
+
+main = command(parser, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""`python -m convert.from_neox SRC DST`: a GPT-NeoX checkpoint as ours, with a certificate."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from convert.agreement import check_agreement
+from convert.apply import leaf_shapes
+from convert.console import Parser, command, progress, warn
+from convert.merge import make_plan
+from convert.plan import Choices, Plan
+from convert.proof.account import files_not_read, source_facts, tensors
+from convert.proof.case import case_of
+from convert.proof.certificate import certificate
+from convert.proof.conclude import conclude
+from convert.readers.jaxneox import open_jaxneox
+from convert.readers.neox import NeoxCheckpoint, open_neox
+from convert.stream import stream
+from convert.tokenizers import find_tokenizer
+from convert.writers.jaxneox import JaxneoxWriter, nbytes
+from convert.writers.staging import Staging, refuse_existing
+from jaxneox.config import resolve, saved_keys
+from jaxneox.errors import UserError
+
+OF_ITS_RUN = ("save", "load", "iteration", "finetune")
+"""Keys that would make a run of ours go on where NeoX's was."""
+
+
+def parser() -> Parser:
+    p = Parser(
+        "from_neox",
+        "Convert a GPT-NeoX checkpoint, of any model and pipeline parallel size, to a jaxneox one "
+        "that computes what NeoX computed, and certify it.",
+    )
+    add = p.add_argument
+    add("src", metavar="SRC", help="a run, a global_stepN folder, or hf://owner/name[@revision]")
+    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    add("--config", nargs="+", metavar="X.yml", type=Path, help="instead of the checkpoint's own")
+    add("--step", type=int, metavar="N", help="of a run; by default its `latest`")
+    add("--tokenizer", type=Path, metavar="FILE", help="instead of the YAML's vocab-file")
+    add("--norms", choices=("fold", "mean", "first"), default="fold",
+        help="drifted copies of norms: kept exactly, or merged as NeoX has done")  # fmt: skip
+    add("--biases", choices=("auto", "sum", "once"), default="auto",
+        help="row-parallel biases: as the residual has them, or as asked")  # fmt: skip
+    add("--dtype", choices=("keep", "float32", "bfloat16", "float16"), default="keep",
+        help="of the stored weights")  # fmt: skip
+    add("--no-verify", action="store_true", help="write no proof, only the account")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    refuse_existing(args.dst)
+    source = open_neox(local(args.src), step=args.step, config=args.config)
+    check_agreement(source)
+    choices = Choices(args.norms, args.biases, args.dtype)
+    plan = make_plan(source, choices)
+    warn(plan.warnings)
+    said = convert(source, plan, choices, args)
+    print("\n".join(said))
+    print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
+    print(f"{args.dst}/certificate.md   what was done and how it was proved")
+    print(f"Next: python train.py {args.dst} --finetune --save DIR --set data-path=FILE")
+    return 0
+
+
+def local(src: str) -> Path:
+    if not src.startswith("hf://"):
+        return Path(src)
+    from convert.readers.hub import download
+
+    return download(src, ("*.pt", "*.yml", "*.yaml", "latest", "*.json"))
+
+
+def convert(
+    source: NeoxCheckpoint, plan: Plan, choices: Choices, args: argparse.Namespace
+) -> list[str]:
+    """Writes DST. Returns what the proof found, for the terminal."""
+    config = resolve(destination_keys(source, plan), dp=source.dp, vocab_size=None)
+    tokenizer = find_tokenizer(config.tokenizer, args.tokenizer, source.files.folder)
+    if tokenizer is not None and tokenizer.vocab_size > plan.model.vocab_size:
+        raise UserError(
+            f"{args.tokenizer or config.tokenizer.vocab_file}: has {tokenizer.vocab_size} tokens, "
+            f"the model {plan.model.vocab_size} rows; use the tokenizer it was trained with"
+        )
+    leaves = leaf_shapes(plan)
+    with Staging(args.dst, nbytes(leaves)) as folder:
+        writer = JaxneoxWriter(folder, source.step, leaves)
+        with progress("converting", source.nbytes) as bar:
+            entries, digests = stream(source, plan, writer, bar)
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer")
+        origin = {"conversion": {"from": "GPT-NeoX", **asdict(choices)}}
+        writer.finish(saved_keys(config), origin)
+        record = certificate(
+            f"GPT-NeoX step {source.step}, {source.mp} model-parallel ranks, to jaxneox",
+            source_facts(source, plan),
+            list(tensors(source, plan, entries)),
+            plan.warnings,
+            digests,
+            files_not_read(source),
+        )
+        case = None if args.no_verify else case_of(source, open_jaxneox(folder), plan=plan)
+        return conclude(record, case, folder, args.dst)
+
+
+def destination_keys(source: NeoxCheckpoint, plan: Plan) -> dict[str, Any]:
+    """The source's YAML, with what merging changed; a YAML that trains nothing is completed."""
+    keys = {name: value for name, value in plan.keys.items() if name not in OF_ITS_RUN}
+    keys.setdefault("train_iters", max(1, source.step))
+    if not keys.keys() & {"train_batch_size", "train_micro_batch_size_per_gpu", "batch_size"}:
+        keys["train_micro_batch_size_per_gpu"] = 1
+    return keys
+
+
+main = command(parser, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Which architecture of Hugging Face has exactly a model's function, and why the others have not.
+
+The question is put to config.json itself: what it says, read back as by `convert.from_hf`, must be
+the model in every field that bears on the function. A field that ModelConfig gains is one of them
+unless it is listed here.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from convert.hf.config import config_of, keys_of
+from convert.hf.families import FAMILIES, Family
+from jaxneox.config import model_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+
+INDIFFERENT = {
+    "seq_length",
+    *("init.method", "init.output_method", "init.std"),
+    *("hidden_dropout", "attention.dropout"),
+    "attention.softmax_fp32",  # how exactly it is computed
+}
+"""Of training, not of the trained function."""
+
+POSITION_FIELDS = {
+    "rotary": {"rotary_fraction", "rotary_base"},
+    "learned": {"max_positions", "offset"},
+    "rpe": {"rpe_buckets", "rpe_max_distance"},
+}
+"""What a kind of positions reads; no other kind looks at it. So models have all other fields in
+common, and these where they have the kind, which is compared before."""
+
+REASONS = {
+    "positions.kind": "its positions are {ours}, there {theirs}",
+    "positions.offset": "its learned positions begin at row {ours} (opt_pos_emb_offset)",
+    "shared_norm": "one norm feeds both branches (gpt_j_tied): --copy-shared-norm writes it twice, "
+    "which is exactly the same function",
+    "logit_bias": "its logits have a bias, left by folding the final norm's drift: convert the "
+    "source again with `python -m convert.from_neox SRC DST --norms mean`, which leaves none, at "
+    "the cost that its certificate states",
+    "attention_dropped": "its attention has no effect (attention_dropped)",
+    "parallel_residual": "its residual is {ours:parallel|sequential}, there {theirs:parallel|"
+    "sequential}",
+    "attention.qk_norm": "queries and keys are normalised (use_qk_layernorm)",
+    "attention.window": "a token sees {ours} before it (sliding_window_width), there all",
+    "attention.kv_heads": "it has {ours} key-value heads, there {theirs} (one per head)",
+    "attention.bias": "its attention has {ours:biases|no biases}",
+    "mlp.gated": "its MLP is {ours:gated|not gated}",
+    "mlp.bias": "its MLP has {ours:biases|no biases}",
+    "mlp.activation": "its MLP's activation is {ours}, there {theirs}",
+    "norm.kind": "its norms are {ours}, there {theirs}",
+    "norm.bias": "its norms have {ours:a bias|no bias}",
+}
+
+
+class Word:
+    """`{x:this|that}` is this where x is true; other values are formatted as they are."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __format__(self, spec: str) -> str:
+        this, _, that = spec.partition("|")
+        return (this if self.value else that) if spec else str(self.value)
+
+
+def choose(model: ModelConfig) -> Family:
+    """The architecture that has the model's function. Raises UserError with all reasons if none."""
+    found: list[tuple[Family, dict[str, str]]] = []
+    for family in FAMILIES:
+        with suppress(UserError):  # of sizes that the family cannot have
+            found.append((family, reasons(family, model)))
+    if not found:
+        raise UserError("no architecture of transformers is near this model")
+    nearest, why = min(found, key=lambda pair: ("positions.kind" in pair[1], len(pair[1])))
+    if why:
+        raise UserError(
+            f"{nearest.architecture} is the nearest to this model in transformers, and is not the "
+            f"same function: {'; '.join(why.values())}"
+        )
+    return nearest
+
+
+def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
+    """Why the family has not the model's function, by field; empty where it has."""
+    config = json.loads(json.dumps(config_of(family, model)))
+    ours, theirs = meaning(model), meaning(model_of(keys_of(config), vocab_size=None))
+    return {
+        name: REASONS.get(name, f"{name} is {{ours}}, there {{theirs}}").format(
+            ours=Word(ours[name]), theirs=Word(theirs[name])
+        )
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    }
+
+
+def meaning(model: ModelConfig) -> dict[str, Any]:
+    """Every field that bears on the function, by its dotted name."""
+    kind = model.positions.kind
+    others = set().union(*POSITION_FIELDS.values()) - POSITION_FIELDS.get(kind, set())
+    left_out = INDIFFERENT | {f"positions.{name}" for name in others}
+    return {name: value for name, value in flat(model).items() if name not in left_out}
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of nested dataclasses by dotted names."""
+    found: dict[str, Any] = {}
+    for field in fields(value):
+        inner = getattr(value, field.name)
+        if is_dataclass(inner):
+            found |= flat(inner, f"{prefix}{field.name}.")
+        else:
+            found[prefix + field.name] = inner
+    return found

@@ -1,0 +1,134 @@
+"""What our own parameters mean: the forward pass of the flat dictionary, in float64.
+
+The layouts are those that `jaxneox/model` declares; the mathematics is that of `maths`.
+"""
+# B batch, T length, D hidden, V padded vocabulary, F inner width
+# K key-value heads, G query heads for each of them, N = K G, H head
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from convert.oracle.maths import (
+    ACTIVATIONS,
+    Affine,
+    Array,
+    Heads,
+    alibi,
+    alibi_slopes,
+    attend,
+    f64,
+    linear,
+    normalize,
+    relative,
+    sinusoids,
+)
+from jaxneox.config.schema import ModelConfig
+
+Leaf = Callable[[str, int | None], np.ndarray]
+"""A parameter by its dotted name; of one layer, without the leading axis, where one is named."""
+
+
+class JaxneoxForward:
+    """One stream (R = 1). `angle_dtype` is that of rotary's angles: see `maths.angles`."""
+
+    def __init__(self, model: ModelConfig, leaf: Leaf, angle_dtype: DTypeLike = np.float32):
+        self.model, self.leaf, self.angle_dtype = model, leaf, angle_dtype
+        self.layers = model.num_layers
+        self.hidden = model.hidden_size
+        self.vocab = model.vocab_size
+
+    def embed(self, tokens_BT: np.ndarray) -> Array:
+        x_BTD = f64(self.leaf("embed.tokens", None)[tokens_BT])
+        positions, T = self.model.positions, tokens_BT.shape[1]
+        if positions.kind == "learned":
+            own = slice(positions.offset, positions.offset + T)
+            x_BTD = x_BTD + f64(self.leaf("embed.positions", None)[own])
+        if positions.kind == "sinusoidal":
+            x_BTD = x_BTD + sinusoids(T, self.hidden, self.angle_dtype)
+        return x_BTD[None]
+
+    def layer(self, index: int, streams_RBTD: Array) -> Array:
+        (x_BTD,) = streams_RBTD
+        y_BTD = x_BTD
+        into_attention = self._normalized("layers.norm1", index, x_BTD)
+        if not self.model.attention_dropped:
+            y_BTD = y_BTD + self._attention(index, into_attention)
+        if self.model.shared_norm:
+            into_mlp = into_attention
+        else:
+            read = x_BTD if self.model.parallel_residual else y_BTD
+            into_mlp = self._normalized("layers.norm2", index, read)
+        return (y_BTD + self._mlp(index, into_mlp))[None]
+
+    def logits(self, streams_RBTD: Array) -> Array:
+        x_BTD = self._normalized("final_norm", None, streams_RBTD[0])
+        if self.model.tied_embedding:
+            weight_VD = self.leaf("embed.tokens", None)
+        else:
+            weight_VD = self.leaf("unembed.weight", None).T
+        return linear(x_BTD, weight_VD, self._bias("unembed.bias", None, self.model.logit_bias))
+
+    def _bias(self, name: str, layer: int | None, present: bool) -> Array | float:
+        return f64(self.leaf(name, layer)) if present else 0.0
+
+    def _norm(self, name: str, layer: int | None) -> Affine:
+        match self.model.norm.kind:
+            case "non_parametric_layernorm":
+                return Affine()
+            case "scalenorm":
+                return Affine(f64(self.leaf(f"{name}.g", layer)))
+            case "rmsnorm":
+                return Affine(f64(self.leaf(f"{name}.scale", layer)))
+            case "layernorm":
+                bias = self._bias(f"{name}.bias", layer, self.model.norm.bias)
+                return Affine(f64(self.leaf(f"{name}.scale", layer)), bias)
+
+    def _normalized(self, name: str, layer: int | None, x_BTD: Array) -> Array:
+        return normalize(x_BTD, self._norm(name, layer), self.model.norm)
+
+    def _attention(self, layer: int, x_BTD: Array) -> Array:
+        """[B, T, D] normalised -> [B, T, D] with its bias."""
+        (B, T, D), cfg = x_BTD.shape, self.model.attention
+        weight = self.leaf("layers.attention.qkv", layer).reshape(D, -1).T
+        bias = np.ravel(self._bias("layers.attention.qkv_bias", layer, cfg.bias))
+        qkv = linear(x_BTD, weight, bias).reshape(B, T, cfg.kv_heads, cfg.group + 2, cfg.head_dim)
+        q_BTNH = qkv[..., :-2, :].reshape(B, T, cfg.num_heads, cfg.head_dim)
+        heads = Heads(q_BTNH, k_BTKH=qkv[..., -2, :], v_BTKH=qkv[..., -1, :])
+        bias_NT, qk_norm = self._score_bias(T), self._qk_norm(layer)
+        mixed_BTNH = attend(heads, self.model, qk_norm, bias_NT, self.angle_dtype)
+        out = self.leaf("layers.attention.out", layer).reshape(-1, D).T
+        out_bias = self._bias("layers.attention.out_bias", layer, cfg.bias)
+        return linear(mixed_BTNH.reshape(B, T, -1), out, out_bias)
+
+    def _qk_norm(self, layer: int) -> Affine:
+        """[K, G, H] -> [N, H]; a scalenorm's one number stays as it is."""
+        if not self.model.attention.qk_norm:
+            return Affine()
+        H = self.model.attention.head_dim
+        learned = self._norm("layers.attention.qk_norm", layer)
+        return Affine(*(np.reshape(x, (-1, H)) if np.ndim(x) == 3 else x for x in learned))
+
+    def _score_bias(self, T: int) -> Array | float:
+        """[N, T] by distance; rpe has one table for all layers."""
+        N = self.model.attention.num_heads
+        if self.model.positions.kind == "alibi":
+            return alibi(alibi_slopes(N), T)
+        if self.model.positions.kind == "rpe":
+            return relative(self.leaf("embed.rpe", None).reshape(-1, N), T, self.model)
+        return 0.0
+
+    def _mlp(self, layer: int, x_BTD: Array) -> Array:
+        """[B, T, D] normalised -> [B, T, D] with its bias."""
+        cfg = self.model.mlp
+        activation = ACTIVATIONS[cfg.activation]
+
+        def project(name: str, x: Array) -> Array:
+            bias = self._bias(f"layers.mlp.{name}_bias", layer, cfg.bias)
+            return linear(x, self.leaf(f"layers.mlp.{name}", layer).T, bias)
+
+        up_BTF = project("up", x_BTD)
+        if cfg.gated:
+            return project("down", activation(project("gate", x_BTD)) * up_BTF)
+        return project("down", activation(up_BTF))

@@ -1,0 +1,1 @@
+"""That a conversion kept the function: the proof, and the certificate that tells of it."""

@@ -1,0 +1,86 @@
+"""The certificate: what was converted, by which rules, and how it is known to be the same.
+
+`certificate.json` is for programs, `certificate.md` with its picture for the person who decides
+whether to trust the model.
+"""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from convert.proof.case import Case
+from convert.proof.compare import Proof
+from convert.proof.page import page
+from convert.proof.picture import picture
+from convert.readers.digest import Digest
+
+Record = dict[str, Any]
+
+PACKAGES = ("jaxneox", "jax", "numpy", "orbax-checkpoint", "tensorstore", "safetensors")
+
+
+def certificate(
+    title: str,
+    source: Mapping[str, Any],
+    tensors: Sequence[Mapping[str, Any]],
+    warnings: Sequence[str],
+    files: Sequence[Digest],
+    unread: Sequence[Path] = (),
+) -> Record:
+    """All but the proof.
+
+    Args:
+        title: the conversion in a few words.
+        source: what the source is: kind, layout, step.
+        tensors: every tensor of it, with its fate.
+        unread: files that lie there and hold nothing that was converted.
+    """
+    return {
+        "certificate": 1,
+        "title": title,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": dict(source),
+        "files": [{"name": d.path.name, "size": d.size, "sha256": d.sha256} for d in files],
+        "files_not_read": [{"name": p.name, "size": p.stat().st_size} for p in unread],
+        "warnings": list(warnings),
+        "tensors": [dict(tensor) for tensor in tensors],
+        "versions": versions(),
+    }
+
+
+def with_proof(record: Record, case: Case, proof: Proof) -> Record:
+    said = {
+        "same_function": proof.holds,
+        "exact_merge_exists": case.exact,
+        "failures": proof.failures,
+        "text": case.text,
+        "elements_compared": proof.elements,
+        "tolerance": proof.tolerance,
+        "perplexity_of_source": proof.perplexity,
+        "ends": [asdict(end) for end in proof.ends],
+        "layers": [asdict(layer) for layer in proof.layers],
+        "program": proof.program,
+    }
+    return record | {"proof": said}
+
+
+def write(record: Record, folder: Path) -> None:
+    """`certificate.json`, `.md` and `.png` in a folder."""
+    (folder / "certificate.json").write_text(json.dumps(record, indent=1) + "\n")
+    picture(record, folder / "certificate.png")
+    (folder / "certificate.md").write_text(page(record))
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

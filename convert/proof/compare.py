@@ -1,0 +1,248 @@
+"""That two checkpoints compute the same: by their settings, their numbers and their functions.
+
+Both functions are followed layer by layer in float64, on random hidden states, which show a
+layer's error whatever comes before it, and on a text, which shows what becomes of it. Where no
+number was rounded they agree to float64's own rounding, so that one weight changed by one part in
+a hundred stands out in a model of any size.
+"""
+# R ranks, B batch, T length, D hidden, V padded vocabulary
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from convert.apply import module_rules, module_shapes
+from convert.proof.numbers import differing
+from convert.proof.program import Logits, limit
+from convert.proof.sides import Side
+from convert.rules import neox
+from convert.rules.rule import sizes_of
+from jaxneox.config.schema import ModelConfig
+
+FREE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
+"""Settings that the function of a sequence does not depend on."""
+
+EXACT = 1e-11
+"""Relative: float64 rounds at 1e-16, and sums of some 1e4 terms in another order are near it."""
+
+PROBE = 16  # random hidden states for each layer
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Relative L2 distances: of what the layer adds to random states, of the text's stream after
+    it."""
+
+    name: str
+    random: float
+    stream: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two functions' logits on the same tokens; perplexities over the padded vocabulary."""
+
+    title: str
+    max_abs: float
+    relative: float
+    kl: float  # mean over positions, nats
+    perplexity: float
+
+
+@dataclass
+class Proof:
+    """`failures` is empty where both sides compute the same, to `tolerance`.
+
+    Attributes:
+        different: parameters whose numbers differ, a line for each.
+    """
+
+    tolerance: float
+    perplexity: float = float("nan")  # the source's
+    tokens: int = 0
+    elements: int = 0
+    different: list[str] = field(default_factory=list)
+    layers: list[LayerError] = field(default_factory=list)
+    ends: list[Comparison] = field(default_factory=list)
+    program: float | str = "not run"  # the running program's logits: relative L2 distance
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.failures
+
+
+def prove(
+    source: Side,
+    target: Side,
+    others: list[Side],
+    tokens_BT: np.ndarray,
+    tolerance: float = EXACT,
+    program: Logits | str = "not run",
+    step: Callable[[], None] = lambda: None,
+    folded: bool = False,
+) -> Proof:
+    """`target` and the `others` against `source`; only `target` has to be equal to it.
+
+    Args:
+        tokens_BT: int [B, T], the text; its logits are compared from end to end.
+        tolerance: for the relative error of a layer.
+        program: what a user runs, held against the source as well; or why it is not.
+        step: called after each module.
+        folded: whether norms were folded, so that other numbers may have the same function.
+    """
+    proof = Proof(tolerance)
+    settings = settings_that_differ(source.model, target.model)
+    if leaves_of(source.model) != leaves_of(target.model):
+        proof.failures = settings or ["the two have different parameters"]
+        return proof
+    at = -1
+    for index, count, difference in differing(source, target, folded):
+        proof.elements += count
+        proof.different += [difference] if difference else []
+        if index != at:
+            at = index
+            step()
+    logits = follow(proof, [source, target, *others], tokens_BT, step)
+    proof.failures = settings + proof.different
+    proof.failures += [
+        f"{e.name}: off by {e.random:.1e} of what it adds, the limit is {tolerance:.0e}"
+        for e in proof.layers
+        if not e.random <= tolerance
+    ]
+    run_program(proof, target, program, logits, tokens_BT)
+    return proof
+
+
+def run_program(
+    proof: Proof, target: Side, program: Logits | str, logits: np.ndarray, tokens_BT: np.ndarray
+) -> None:
+    """In float32, against the target's own function in float64."""
+    if isinstance(program, str):
+        proof.program = program
+        return
+    proof.program = distance(logits[None], program(tokens_BT)[None])
+    allowed = limit(target.model)
+    if not proof.program <= allowed:
+        proof.failures.append(
+            f"the running program: its logits are off by {proof.program:.1e}, the limit of "
+            f"float32 is {allowed:.0e}"
+        )
+
+
+def leaves_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    return {
+        name: shape
+        for index in neox.modules(model)
+        for name, shape in module_shapes(module_rules(model, index), sizes_of(model)).items()
+    }
+
+
+def settings_that_differ(a: ModelConfig, b: ModelConfig) -> list[str]:
+    return [
+        f"{name} is {left} there and {right} here"
+        for (name, left), (_, right) in zip(_settings(a), _settings(b), strict=True)
+        if left != right and name not in FREE and name.partition(".")[0] not in FREE
+    ]
+
+
+def _settings(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for entry in fields(cfg):
+        value = getattr(cfg, entry.name)
+        if is_dataclass(value):
+            yield from _settings(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", value
+
+
+def follow(
+    proof: Proof, sides: list[Side], tokens_BT: np.ndarray, step: Callable[[], None]
+) -> np.ndarray:
+    """Every side through its layers in step with the others, one layer's weights at a time.
+
+    Returns the target's logits.
+    """
+    T, D = tokens_BT.shape[1], sides[0].model.hidden_size
+    probe_BTD = np.random.default_rng(0).standard_normal((1, min(T, PROBE), D))
+    rows = list(embedded_rows(sides[:2]))
+    streams = [side.forward.embed(tokens_BT) for side in sides]
+    proof.layers.append(LayerError("the embedding", max(rows), distance(*streams[:2])))
+    for layer in range(sides[0].model.num_layers):
+        added = [one_layer(side, layer, probe_BTD) - probe_BTD for side in sides[:2]]
+        streams = [s.forward.layer(layer, x) for s, x in zip(sides, streams, strict=True)]
+        error = LayerError(f"layer {layer}", distance(*added), distance(*streams[:2]))
+        proof.layers.append(error)
+        step()
+    heads = [side.forward.logits(stack(side, probe_BTD)) for side in sides[:2]]
+    logits = [s.forward.logits(x) for s, x in zip(sides, streams, strict=True)]
+    off = distance(logits[0][None], logits[1][None])
+    proof.layers.append(LayerError("the unembedding", worst_column(*heads), off))
+    compare_ends(proof, sides, logits, tokens_BT)
+    return logits[1]
+
+
+def one_layer(side: Side, layer: int, x_BTD: np.ndarray) -> np.ndarray:
+    """[R, B, T, D]: what each rank has after it; all ranks alike for a target."""
+    return side.forward.layer(layer, stack(side, x_BTD))
+
+
+def stack(side: Side, x_BTD: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(x_BTD, (side.ranks, *x_BTD.shape))
+
+
+def embedded_rows(sides: list[Side]) -> Iterator[float]:
+    """The error of every row of the vocabulary and of every position, some thousand at a time."""
+    model = sides[0].model
+    T = model.positions.max_positions - model.positions.offset
+    T = T if model.positions.kind == "learned" else min(64, model.vocab_size)
+    rows = -(-model.vocab_size // T)
+    tokens_BT = np.minimum(np.arange(rows * T), model.vocab_size - 1).reshape(rows, T)
+    for start in range(0, rows, some := max(1, 4096 // T)):
+        a, b = (side.forward.embed(tokens_BT[start : start + some]) for side in sides)
+        yield distance(a, b)
+
+
+def distance(a_RX: np.ndarray, b_RX: np.ndarray) -> float:
+    """Relative L2, of the two ranks that are furthest apart."""
+    return max(
+        float(np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0)) for a in a_RX for b in b_RX
+    )
+
+
+def worst_column(a_BTV: np.ndarray, b_BTV: np.ndarray) -> float:
+    """A row of the vocabulary that moved is lost among a hundred thousand others: look at each."""
+    wrong_V, size_V = (np.sqrt((x * x).mean(axis=(0, 1))) for x in (a_BTV - b_BTV, a_BTV))
+    return float((wrong_V / max(float(size_V.mean()), 1e-300)).max())
+
+
+def compare_ends(
+    proof: Proof, sides: list[Side], logits: list[np.ndarray], tokens_BT: np.ndarray
+) -> None:
+    source = log_softmax(logits[0])
+    proof.perplexity, proof.tokens = perplexity(source, tokens_BT), tokens_BT.size
+    for side, logits_BTV in zip(sides[1:], logits[1:], strict=True):
+        other = log_softmax(logits_BTV)
+        proof.ends.append(
+            Comparison(
+                side.title,
+                float(abs(logits_BTV - logits[0]).max()),
+                distance(logits[0][None], logits_BTV[None]),
+                float((np.exp(source) * (source - other)).sum(-1).mean()),
+                perplexity(other, tokens_BT),
+            )
+        )
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def perplexity(log_probabilities_BTV: np.ndarray, tokens_BT: np.ndarray) -> float:
+    """Of each token given those before it."""
+    next_BT1 = tokens_BT[:, 1:, None]
+    return float(
+        np.exp(-np.take_along_axis(log_probabilities_BTV[:, :-1], next_BT1, axis=-1).mean())
+    )

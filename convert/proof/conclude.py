@@ -1,0 +1,57 @@
+"""The end of every conversion: the proof is made, the certificate written, the verdict told."""
+
+from pathlib import Path
+from typing import Any
+
+from convert.console import progress
+from convert.proof.case import Case
+from convert.proof.certificate import with_proof, write
+from convert.proof.compare import Proof
+from convert.writers.staging import Unproven
+
+
+def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path) -> list[str]:
+    """Lines for the terminal. `case` is None with --no-verify.
+
+    Raises Unproven where the two should compute the same and do not.
+    """
+    if case is None:
+        write(record, folder)
+        return ["not proved (--no-verify)"]
+    proof = prove_with_bar(case)
+    write(with_proof(record, case, proof), folder)
+    unexpected = proof.failures if case.exact else [*proof.different, *case.contradictions]
+    if unexpected:
+        raise Unproven(
+            f"{dst}: was not written, for it does not compute what the source does: "
+            f"{'; '.join(unexpected[:4])}. What there is lies in {dst}.unproven"
+        )
+    return report(case, proof)
+
+
+def prove_with_bar(case: Case) -> Proof:
+    modules = 2 * case.target.model.num_layers + 3
+    with progress("proving", modules, unit="modules") as bar:
+        return case.prove(lambda: bar(1))
+
+
+def report(case: Case, proof: Proof) -> list[str]:
+    """What was found, for the terminal."""
+    lines = [f"differs: {failure}" for failure in proof.failures[:20]]
+    if len(proof.failures) > 20:
+        lines.append(f"… and {len(proof.failures) - 20} more")
+    if not proof.ends:
+        return lines
+    end, worst = proof.ends[0], max(layer.random for layer in proof.layers)
+    lines.append(
+        f"{proof.elements:,} numbers compared; the worst layer is off by {worst:.1e} of what it "
+        f"adds (limit {proof.tolerance:.0e})"
+    )
+    lines.append(
+        f"on {case.text}: logits within {end.max_abs:.1e}, KL {max(end.kl, 0):.1e}, perplexity "
+        f"{end.perplexity:.6f} against {proof.perplexity:.6f}"
+    )
+    if isinstance(proof.program, float):
+        lines.append(f"run in float32, its logits are within {proof.program:.1e}, relative")
+    lines.append("the same function" if proof.holds else "NOT the same function")
+    return lines

@@ -1,0 +1,61 @@
+"""The text on which two functions are compared."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from jaxneox.config.schema import ModelConfig
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+
+ROWS, LENGTH = 4, 64
+
+
+def sample(model: ModelConfig, tokenizer: Tokenizer | None) -> tuple[np.ndarray, str]:
+    """int [B, T] and what it is: a source file of Python's library, or random where no tokenizer
+    is at hand."""
+    length = min(LENGTH, longest(model))
+    if tokenizer is None:
+        tokens = np.random.default_rng(0).integers(0, model.vocab_size, (ROWS, length))
+        return tokens, f"{tokens.size} random tokens (there is no tokenizer)"
+    ids = tokenizer.encode(Path(argparse.__file__).read_text())
+    tokens = np.resize(np.asarray(ids, np.int64), (ROWS, length))
+    return tokens, f"the first {tokens.size} tokens of Python's argparse.py"
+
+
+def read_tokens(path: Path, model: ModelConfig, tokenizer: Tokenizer | None) -> np.ndarray:
+    """int [B, T] of an `.npz` (its `tokens`), an `.npy` or, with a tokenizer, a text."""
+    if path.suffix in (".npz", ".npy"):
+        tokens = _array(path)
+    elif tokenizer is None:
+        raise UserError(f"{path}: neither checkpoint has a tokenizer; give an .npz with `tokens`")
+    else:
+        tokens = np.asarray(tokenizer.encode(path.read_text(errors="replace")), np.int64)
+    if tokens.dtype.kind not in "iu" or not tokens.size:
+        raise UserError(f"{path}: found {tokens.dtype}{list(tokens.shape)}, expected token ids")
+    if tokens.min() < 0 or tokens.max() >= model.vocab_size:
+        raise UserError(
+            f"{path}: has token {tokens.max()}, the model a vocabulary of {model.vocab_size}"
+        )
+    if tokens.ndim == 1:
+        length = min(len(tokens), longest(model))
+        tokens = tokens[: len(tokens) // length * length].reshape(-1, length)
+    tokens = tokens.reshape(-1, tokens.shape[-1])[:, : longest(model)]
+    if tokens.shape[1] < 2:
+        raise UserError(f"{path}: sequences of {tokens.shape[1]} tokens, expected at least 2")
+    return tokens.astype(np.int64)
+
+
+def longest(model: ModelConfig) -> int:
+    if model.positions.kind == "learned":
+        return model.positions.max_positions - model.positions.offset
+    return model.seq_length
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else loaded["tokens"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"{path}: no array `tokens` in it ({error})") from error

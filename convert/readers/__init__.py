@@ -1,0 +1,1 @@
+"""Foreign files as lazy numpy arrays. Nothing that a file names is ever run."""

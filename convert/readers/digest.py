@@ -1,0 +1,83 @@
+"""Every source file is read once from end to end: its SHA-256, and its records' checksums."""
+
+import hashlib
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from convert.readers.torch_file import TorchFile, damaged
+
+BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Digest:
+    path: Path
+    size: int
+    sha256: str
+
+
+class Digests:
+    """Files read in the background, one after another, beside the conversion.
+
+    `results` waits; a file whose content is not what was written raises UserError there.
+    """
+
+    def __init__(self, files: Iterable[Path | TorchFile]) -> None:
+        self._pool = ThreadPoolExecutor(1, "digest")
+        self._stopped = False
+        self._futures: list[Future[Digest]] = [
+            self._pool.submit(self._digest, file) for file in files
+        ]
+
+    def results(self) -> list[Digest]:
+        return [future.result() for future in self._futures]
+
+    def check(self) -> None:
+        """Raises what has been found so far."""
+        for future in self._futures:
+            if future.done() and not future.cancelled():
+                future.result()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._pool.shutdown(cancel_futures=True)
+
+    def _digest(self, file: Path | TorchFile) -> Digest:
+        path = file if isinstance(file, Path) else file.path
+        sums = _Records(file) if isinstance(file, TorchFile) else None
+        whole, at = hashlib.sha256(), 0
+        with path.open("rb") as stream:
+            while (block := stream.read(BLOCK)) and not self._stopped:
+                whole.update(block)
+                if sums:
+                    sums.update(at, block)
+                at += len(block)
+        if sums and not self._stopped:
+            sums.check()
+        return Digest(path, at, whole.hexdigest())
+
+
+class _Records:
+    """The CRC-32 of each record of a torch file, which `torch.save` wrote into it."""
+
+    def __init__(self, file: TorchFile) -> None:
+        self._file = file
+        self._sums = dict.fromkeys(file.records, 0)
+        self._order = sorted(file.records.items(), key=lambda item: item[1].start)
+
+    def update(self, at: int, block: bytes) -> None:
+        view = memoryview(block)
+        for name, record in self._order:
+            first = max(record.start, at)
+            last = min(record.start + record.length, at + len(block))
+            if first < last:
+                part = view[first - at : last - at]
+                self._sums[name] = zlib.crc32(part, self._sums[name])
+
+    def check(self) -> None:
+        for name, record in self._file.records.items():
+            if self._sums[name] != record.crc:
+                raise damaged(self._file.path, f"the checksum of its record {name} is wrong")

@@ -1,0 +1,176 @@
+"""A folder of Hugging Face's GPTNeoX, Llama or GPT-2, read as our parameters, layer by layer."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from convert.agreement import as_computed
+from convert.hf.config import family_of, keys_of, unknown_keys
+from convert.hf.families import Family
+from convert.hf.tokenizer import beside
+from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
+from convert.rules.rule import Rule, sizes_of
+from convert.writers.jaxneox import STACKED
+from jaxneox.config import model_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+
+PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
+FLOATS = tuple(np.dtype(dtype) for dtype in DTYPES.values())
+
+TRAINING = {"train_iters": 1, "train_micro_batch_size_per_gpu": 1}
+"""The least that makes a run of the keys."""
+
+FREQUENCIES = "rotary_emb.inv_freq"
+T = TypeVar("T")
+
+
+class HfCheckpoint:
+    """`leaf(name, layer)` makes one of our parameters, or one layer of it, like JaxneoxCheckpoint.
+
+    Raises UserError for a configuration that we do not have, and, all at once, for every tensor
+    that is missing, unknown or of another shape than the configuration says.
+
+    Attributes:
+        keys: NeoX's, the least that `resolve` takes.
+        files: all that is read but the tokenizer.
+        warnings: what a person should look at, one line each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; expected one with a config.json")
+        self.folder = folder
+        said = folder / "config.json"
+        self.config: dict[str, Any] = read_json(said)
+        self.family: Family = _of(said, lambda: family_of(self.config))
+        keys = _of(said, lambda: keys_of(self.config))
+        self.model: ModelConfig = _of(said, lambda: model_of(keys, vocab_size=None))
+        self.sizes = sizes_of(self.model)
+        self.weight_files = weight_files(folder)
+        self.files = [said, *self.weight_files]
+        self._rules = self.family.rules(self.model)
+        self._tensors = self._with_prefix(tensors(self.weight_files))
+        self._check()
+        precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
+        self.keys: dict[str, Any] = keys | {"precision": precision} | TRAINING
+
+    @property
+    def warnings(self) -> list[str]:
+        return [
+            f"{self.folder / 'config.json'}: {name} is {self.config[name]!r}, which is unknown "
+            "here; if the model's code reads it, its function is another one"
+            for name in unknown_keys(self.config)
+        ]
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all leaves, whole: those of blocks with the axis of layers first."""
+        L, found = self.model.num_layers, {}
+        for rule in self._rules:
+            for part in rule.parts:
+                stacked = (L,) if part.leaf.startswith(STACKED) else ()
+                found[part.leaf] = stacked + part.whole(self.sizes)
+        return found
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        return beside(self.folder)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(path.stat().st_size for path in self.weight_files)
+
+    def dtype(self, name: str) -> np.dtype:
+        """The tensors' own; float32 where they differ."""
+        return _common(self._tensors[n].dtype for r in self._of(name) for n in self._names(r))
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        stacked = name.startswith(STACKED)
+        if stacked and layer is None:
+            return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
+        leaves = {name: np.empty(self.shapes[name][stacked:], self.dtype(name))}
+        for rule in self._of(name):
+            tensor = self._tensors[rule.theirs.format(layer)]
+            rule.put(tensor.numpy(), leaves, self.sizes, rank=0)
+        return leaves[name]
+
+    def origin(self, name: str) -> str:
+        """The names on disk that a leaf comes from, `*` for the layer."""
+        return " + ".join(rule.theirs.replace("{}", "*") for rule in self._of(name))
+
+    def _of(self, leaf: str) -> list[Rule]:
+        return [rule for rule in self._rules if leaf in rule.leaves]
+
+    def _names(self, rule: Rule) -> list[str]:
+        """On disk: of every layer, or the one that is outside them."""
+        layers = range(self.model.num_layers if "{}" in rule.theirs else 1)
+        return [rule.theirs.format(layer) for layer in layers]
+
+    def _with_prefix(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Some files name the model without its head: GPT-2's own do."""
+        prefix, head = self.family.prefix, self.family.head
+        if any(name.startswith(prefix) for name in found):
+            return found
+        return {name if name == head else prefix + name: t for name, t in found.items()}
+
+    def _check(self) -> None:
+        wrong = [*self._contradictions()]
+        if wrong:
+            raise UserError(
+                f"{self.folder}: its tensors are not those of its config.json in {len(wrong)} "
+                f"places: {'; '.join(wrong)}"
+            )
+
+    def _contradictions(self) -> Iterator[str]:
+        shapes = {name: r.shape(self.sizes) for r in self._rules for name in self._names(r)}
+        for name, shape in shapes.items():
+            if name not in self._tensors:
+                yield f"{name} {list(shape)} is missing"
+        for name, tensor in self._tensors.items():
+            if name not in shapes:
+                yield from self._beyond(name, tensor)
+            elif tensor.shape != shapes[name]:
+                yield f"{name} is {list(tensor.shape)}, expected {list(shapes[name])}"
+            elif tensor.dtype not in FLOATS:
+                yield f"{name} is {tensor.dtype or 'of a type'}, which is none of {[*PRECISION]}"
+
+    def _beyond(self, name: str, tensor: Tensor) -> Iterator[str]:
+        """Of a tensor that no leaf is made of; the masks that some versions save are no matter."""
+        blocks = next(r.theirs for r in self._rules if "{}" in r.theirs).partition("{}")[0]
+        layer, _, rest = name.removeprefix(blocks).partition(".")
+        if name == self.family.head:
+            if not np.array_equal(tensor.numpy(), self.leaf("embed.tokens")):
+                yield f"{name} is not the embedding, but tie_word_embeddings is true"
+        elif not (layer.isdecimal() and rest in self.family.buffers):
+            yield f"{name} {list(tensor.shape)} is unknown"
+        elif rest.endswith(FREQUENCIES) and not self._has_frequencies(tensor.numpy()):
+            yield f"{name} holds other frequencies than config.json gives"
+
+    def _has_frequencies(self, found: np.ndarray) -> bool:
+        """To the last bits of their type: libraries take powers differently."""
+        from jaxneox.model.positions import frequencies
+
+        positions = self.model.positions
+        width = int(self.model.attention.head_dim * positions.rotary_fraction)
+        expected = frequencies(width, positions.rotary_base)
+        return as_computed(found, expected)
+
+
+def _common(dtypes: Iterable[np.dtype | None]) -> np.dtype:
+    """The only one, or float32, which holds the numbers of all that are kept."""
+    there = set(dtypes)
+    only = there.pop()
+    return np.dtype(np.float32) if there or only is None else only
+
+
+def _of(path: Path, read: Callable[[], T]) -> T:
+    """What `read` returns, its errors with the file's name before them."""
+    try:
+        return read()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,0 +1,137 @@
+"""The files of a Hugging Face folder and the tensors in them, none of which is read here."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from convert.readers.torch_file import TorchFile
+from jaxneox.errors import UserError
+
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+"""Of safetensors' names; what has another dtype is no weight of these models."""
+
+
+class Tensor(Protocol):
+    """`dtype` is None where it is none that we keep."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype | None: ...
+    def numpy(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class SafeTensor:
+    """Its file is mapped for as long as it is read, so that little of it stays in memory."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype | None
+
+    def numpy(self) -> np.ndarray:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                return file.get_tensor(self.name)
+        except (SafetensorError, OSError) as error:
+            raise damaged(self.path, error) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, expected a block of keys")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Safetensors before pickles, and one file before shards, as transformers looks for them.
+
+    Raises UserError where there are none, and for shards that are missing.
+    """
+    for name in WHOLE:
+        if (folder / name).is_file():
+            return [folder / name]
+        if (folder / f"{name}{INDEX}").is_file():
+            return _shards(folder / f"{name}{INDEX}")
+    raise UserError(
+        f"{folder}: holds no weights; expected {' or '.join(WHOLE)}, or shards with an {INDEX}"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    names = sorted(set(_weight_map(index).values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(f"{index.parent}: missing {', '.join(missing)}; copy the whole checkpoint")
+    return [index.parent / name for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{index}: has no weight_map; copy it again from its source")
+    outside = [name for name in found.values() if Path(str(name)).name != name]
+    if outside:
+        raise UserError(f"{index}: names {outside[0]!r}, which is no file beside it")
+    return found
+
+
+def tensors(files: list[Path]) -> dict[str, Tensor]:
+    """By name. Raises UserError for a damaged file, and for a tensor that is in two."""
+    found: dict[str, Tensor] = {}
+    for path in files:
+        for name, tensor in _opened(path):
+            if name in found:
+                raise UserError(f"{path}: {name} is in another shard as well")
+            found[name] = tensor
+    return found
+
+
+def _opened(path: Path) -> Iterator[tuple[str, Tensor]]:
+    return _safe(path) if path.suffix == ".safetensors" else _pickled(path)
+
+
+def _safe(path: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                part = file.get_slice(name)
+                dtype = DTYPES.get(part.get_dtype())
+                kept = None if dtype is None else np.dtype(dtype)
+                yield name, SafeTensor(path, name, tuple(part.get_shape()), kept)
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, error) from error
+
+
+def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
+    file = TorchFile(path)
+    if not isinstance(file.content, Mapping):
+        raise UserError(f"{path}: holds {type(file.content).__name__}, expected tensors")
+    for name, tensor in file.content.items():
+        if not hasattr(tensor, "numpy"):
+            raise UserError(f"{path}: {name} is {type(tensor).__name__}, expected a tensor")
+        yield str(name), tensor
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: is damaged or no safetensors file ({error}); copy it again from its source"
+    )

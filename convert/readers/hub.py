@@ -1,0 +1,45 @@
+"""Repositories of the Hugging Face hub as local folders."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxneox.errors import UserError
+
+SCHEME = "hf://"
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def is_hub_name(src: str) -> bool:
+    """Whether `src` says so, or can be nothing else: `owner/name` where no such folder is."""
+    return src.startswith(SCHEME) or (
+        not Path(src).exists() and NAME.fullmatch(src.partition("@")[0]) is not None
+    )
+
+
+def download(src: str, allow_patterns: Iterable[str]) -> Path:
+    """The files of `hf://owner/name[@revision]` that match, in the hub's own cache.
+
+    Raises UserError where there is no such repository, no network or no huggingface_hub.
+    """
+    name, _, revision = src.removeprefix(SCHEME).partition("@")
+    if not NAME.fullmatch(name):
+        raise UserError(f"{src}: is no name of the hub; expected hf://owner/name[@revision]")
+    by_hand = (
+        f"download https://huggingface.co/{name}{f'/tree/{revision}' if revision else ''} by hand "
+        "and give its folder as SRC"
+    )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UserError(f"{src}: needs `pip install huggingface_hub`, or {by_hand}") from error
+    try:
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=list(allow_patterns)
+        )
+    except Exception as error:  # the network, the hub and the disk raise many kinds
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{src}: cannot be downloaded ({type(error).__name__}: {said[:200]}); {by_hand}"
+        ) from error
+    return Path(folder)

@@ -1,0 +1,92 @@
+"""Our own checkpoints, one layer at a time, whatever mesh they were saved on."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from jaxneox import checkpoint
+from jaxneox.checkpoint import Place
+from jaxneox.config import model_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.data import Tokenizer, load_tokenizer
+from jaxneox.errors import UserError
+
+CACHE = 1 << 29  # bytes of decoded chunks: training saves all layers of a leaf as one chunk
+
+
+class JaxneoxCheckpoint:
+    """`leaf(name, layer)` reads one parameter, or one layer of it, as it is stored."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        meta = checkpoint.read_meta(place)
+        self.keys: dict[str, Any] = meta["keys"]
+        self.conversion: dict[str, Any] = meta.get("conversion", {})
+        params = place.folder / "params"
+        self._whole = (params / "manifest.ocdbt").is_file()
+        self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
+        self._arrays: dict[str, ts.TensorStore] = {}
+        self.check()
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        return model_of(self.keys, vocab_size=None)
+
+    @cached_property
+    def said(self) -> ModelConfig:
+        """By the run's config.yml, from which training goes on; the step has a copy of its own."""
+        return model_of(checkpoint.read_keys(self.place), vocab_size=None)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return checkpoint.read_shapes(self.place)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        kept = self.place.run / "tokenizer"
+        return load_tokenizer(kept) if kept.is_dir() else None
+
+    def check(self) -> None:
+        """Raises UserError where the parameters are not those of the saved configuration."""
+        from jaxneox.model import Model
+        from jaxneox.parallel.rules import rules_for
+
+        model = Model(self.model, rules_for({"dp": 1, "tp": 1}, 0, False))
+        checkpoint.check_same_model(self.place, model.shapes)
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._array(name).dtype.numpy_dtype
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        array = self._array(name)
+        try:
+            return (array if layer is None else array[layer]).read().result()
+        except Exception as error:  # TensorStore raises ValueError for every damage
+            raise UserError(
+                f"{self.place.folder}: {name} cannot be read ({str(error).splitlines()[0]})"
+            ) from error
+
+    def _array(self, name: str) -> ts.TensorStore:
+        if name not in self._arrays:
+            self._arrays[name] = self._open(name)
+        return self._arrays[name]
+
+    def _open(self, name: str) -> ts.TensorStore:
+        params = (self.place.folder / "params").resolve()
+        store = {"driver": "file", "path": f"{params}/{name}/"}
+        if self._whole:
+            store = {"driver": "ocdbt", "base": f"file://{params}/", "path": f"{name}/"}
+        spec = {"driver": "zarr", "kvstore": store, "recheck_cached_data": "open"}
+        try:
+            return ts.open(spec, context=self._context).result()
+        except Exception as error:  # TensorStore raises ValueError for every damage
+            raise UserError(
+                f"{params}: {name} cannot be read ({str(error).splitlines()[0]})"
+            ) from error
+
+
+def open_jaxneox(path: Path, step: int | None = None) -> JaxneoxCheckpoint:
+    return JaxneoxCheckpoint(checkpoint.find(path, step))

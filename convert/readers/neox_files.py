@@ -1,0 +1,131 @@
+"""GPT-NeoX's folders: which files a checkpoint consists of, and which of them is missing.
+
+The pipeline engine writes one file for each layer and rank, `layer_LL-model_MM-model_states.pt`,
+beside `mp_rank_NN_model_states.pt` (NN = stage * mp + rank) without weights; the Sequential engine
+puts all of a rank's weights into the latter. The files tell which, whatever the YAML says.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxneox.errors import UserError
+
+LAYER = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
+RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+STEP = re.compile(r"global_step(\d+)")
+
+OTHER_KINDS = {
+    "latest_checkpointed_iteration.txt": "a Megatron-LM checkpoint, which is not supported yet",
+    "model_optim_rng.pt": "a Megatron-LM checkpoint, which is not supported yet",
+    "model.safetensors": "a Hugging Face model: python -m convert.from_hf SRC DST",
+    "model.safetensors.index.json": "a Hugging Face model: python -m convert.from_hf SRC DST",
+    "pytorch_model.bin": "a Hugging Face model: python -m convert.from_hf SRC DST",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """One step of a run. `layers` is by Sequential index, each a list by rank; empty for the
+    Sequential engine. `ranks` are the mp_rank files in order; empty where none were kept."""
+
+    folder: Path
+    step: int | None
+    layers: dict[int, list[Path]]
+    ranks: list[Path]
+    yamls: list[Path]
+
+
+def find_files(src: Path, step: int | None = None) -> Files:
+    """`src` is a run or one of its `global_stepN` folders. Raises UserError for what is missing."""
+    folder = step_folder(src, step)
+    names = sorted(path.name for path in folder.iterdir())
+    grid = {(int(m[1]), int(m[2])): folder / m[0] for name in names if (m := LAYER.fullmatch(name))}
+    ranks = {int(m[1]): folder / m[0] for name in names if (m := RANK.fullmatch(name))}
+    if not grid and not ranks:
+        raise nothing_here(src, folder, names)
+    number = STEP.fullmatch(folder.name)
+    return Files(
+        folder,
+        int(number[1]) if number else None,
+        _whole_grid(folder, grid),
+        _whole_list(folder, ranks),
+        _yamls(folder),
+    )
+
+
+def step_folder(src: Path, step: int | None) -> Path:
+    if not src.is_dir():
+        raise UserError(f"{src}: no such folder; expected a NeoX run or a global_stepN folder")
+    number = STEP.fullmatch(src.resolve().name)
+    if number:
+        if step not in (None, int(number[1])):
+            raise UserError(f"{src}: is not step {step}: leave one of the two out")
+        return src
+    there = {int(m[1]): path for path in src.iterdir() if (m := STEP.fullmatch(path.name))}
+    if step is not None:
+        if step not in there:
+            known = ", ".join(map(str, sorted(there))) or "none"
+            raise UserError(f"{src}: no checkpoint of step {step}; there are: {known}")
+        return there[step]
+    latest = src / "latest"
+    if latest.is_file():
+        named = src / latest.read_text(errors="replace").strip()
+        if named.parent != src or not named.is_dir():
+            raise UserError(
+                f"{latest}: names {named.name!r}, which is no folder here; choose one with --step"
+            )
+        return named
+    return there[max(there)] if there else src
+
+
+def _whole_grid(folder: Path, grid: dict[tuple[int, int], Path]) -> dict[int, list[Path]]:
+    """Raises UserError with every file that another rank has and one has not."""
+    if not grid:
+        return {}
+    ranks = 1 + max(rank for _, rank in grid)
+    indices = sorted({index for index, _ in grid})
+    missing = [
+        f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+        for index in indices
+        for rank in range(ranks)
+        if (index, rank) not in grid
+    ]
+    if missing:
+        raise missing_files(folder, missing)
+    return {index: [grid[index, rank] for rank in range(ranks)] for index in indices}
+
+
+def _whole_list(folder: Path, ranks: dict[int, Path]) -> list[Path]:
+    missing = [f"mp_rank_{n:02d}_model_states.pt" for n in range(max(ranks, default=-1) + 1)
+               if n not in ranks]  # fmt: skip
+    if missing:
+        raise missing_files(folder, missing)
+    return [ranks[n] for n in sorted(ranks)]
+
+
+def _yamls(folder: Path) -> list[Path]:
+    """The configuration that NeoX saved with the step, else what lies beside it."""
+    for place in (folder / "configs", folder, folder.parent):
+        if found := sorted(p for p in place.glob("*.y*ml") if p.suffix in (".yml", ".yaml")):
+            return found
+    return []
+
+
+def missing_files(folder: Path, names: Iterable[str]) -> UserError:
+    names = list(names)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return UserError(f"{folder}: missing {', '.join(names[:8])}{more}; copy the whole checkpoint")
+
+
+def nothing_here(src: Path, folder: Path, names: list[str]) -> UserError:
+    for name, kind in OTHER_KINDS.items():
+        if name in names:
+            return UserError(f"{src}: is {kind}")
+    if (folder / "config.yml").is_file() or any(name.startswith("step_") for name in names):
+        return UserError(f"{src}: is a jaxneox checkpoint already")
+    return UserError(
+        f"{src}: holds no NeoX checkpoint; expected a run with global_stepN folders, or one of "
+        "them, with layer_LL-model_MM-model_states.pt or mp_rank_NN_model_states.pt files"
+    )

@@ -1,0 +1,122 @@
+"""What a checkpoint's pickle may name: a short list, of which every entry is harmless here.
+
+A pickle is a program that imports what it names and calls it. Only the names below are known; what
+is not a tensor becomes an `Inert`, which keeps what it was given and does nothing.
+"""
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxneox.errors import UserError
+
+DTYPES: dict[str, np.dtype] = {
+    "Float": np.dtype("float32"),
+    "Double": np.dtype("float64"),
+    "Half": np.dtype("float16"),
+    "BFloat16": np.dtype(ml_dtypes.bfloat16),
+    "Byte": np.dtype("uint8"),
+    "Char": np.dtype("int8"),
+    "Short": np.dtype("int16"),
+    "Int": np.dtype("int32"),
+    "Long": np.dtype("int64"),
+    "Bool": np.dtype("bool"),
+}
+"""By the names of torch's storage classes: `torch.HalfStorage` and so on."""
+
+TORCH_DTYPES = {f"torch.{dtype.name}": dtype for dtype in DTYPES.values()}
+
+HARMLESS = {
+    "_codecs.encode",
+    "argparse.Namespace",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "torch.device",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+    "megatron.learning_rates.AnnealingLR",
+    "megatron.neox_arguments.arguments.NeoXArgs",
+    "megatron.neox_arguments.neox_args.NeoXArgs",
+}
+"""Classes and functions of the checkpoints' authors that hold no tensor; read, and never run."""
+
+CONTAINERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": OrderedDict,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+    "builtins.list": list,
+    "builtins.dict": dict,
+    "builtins.slice": slice,
+    "torch.Size": tuple,
+}
+
+OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""As pickles of protocol 2 name them, which is torch's own."""
+
+
+class Inert:
+    """Stands where a file has an object of a class that is not needed here."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.state = args, None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None: ...
+
+    def extend(self, values: Any) -> None: ...
+
+
+class Unpickler(pickle.Unpickler):
+    """`torch.save`'s pickle, with lazy tensors in place of torch's.
+
+    Args:
+        storage: (key of the record, dtype, elements) -> what `tensor` gets for a storage.
+        tensor: (storage, offset, shape, stride) -> what stands for a tensor, in elements.
+    """
+
+    def __init__(self, file: IO[bytes], name: str, storage: Callable, tensor: Callable) -> None:
+        super().__init__(file)
+        self._name, self._storage = name, storage
+        self._known: dict[str, Any] = CONTAINERS | {
+            "torch._utils._rebuild_tensor_v2": lambda s, at, shape, stride, *_: tensor(
+                s, at, shape, stride
+            ),
+            "torch._utils._rebuild_parameter": lambda data, *_: data,
+            "torch.nn.parameter.Parameter": lambda data, *_: data,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{OLD_MODULES.get(module, module)}.{name}"
+        if full in self._known:
+            return self._known[full]
+        if full in HARMLESS:
+            return Inert
+        if full in TORCH_DTYPES:
+            return TORCH_DTYPES[full]
+        kind = name.removesuffix("Storage")
+        if module in ("torch", "torch.storage", "torch.cuda") and kind != name:
+            return DTYPES.get(kind, kind)
+        raise UserError(
+            f"{self._name}: its pickle names {full}, which no checkpoint of weights needs; nothing "
+            "in it was run. If you trust its author, save the weights alone and convert that"
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        match pid:
+            case ("storage", np.dtype() as dtype, str(key), _, int(elements)):
+                return self._storage(key, dtype, elements)
+        raise UserError(f"{self._name}: has a storage of an unknown kind: {str(pid)[:120]}")

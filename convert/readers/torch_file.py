@@ -1,0 +1,153 @@
+"""A file of `torch.save`, read without torch: a pickle that is held to a list, and mapped tensors.
+
+The format is a zip archive whose records are stored uncompressed: `<prefix>/data.pkl`, the pickle,
+and `<prefix>/data/<key>`, one raw little-endian storage each (torch/csrc/jit/serialization, torch
+1.6 and later).
+"""
+
+import io
+import math
+import mmap
+import zipfile
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.readers.pickles import Unpickler
+from jaxneox.errors import UserError
+
+LOCAL_HEADER = 30  # bytes before the name in a zip's local header
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch before 1.6 began its files
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor of a mapped file; nothing is read before `numpy`."""
+
+    file: "TorchFile"
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in bytes
+    start: int  # in bytes from the file's beginning
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def numpy(self) -> np.ndarray:
+        """A read-only view of the file."""
+        view = np.ndarray(self.shape, self.dtype, self.file.map, self.start, self.strides)
+        view.flags.writeable = False
+        return view
+
+
+@dataclass(frozen=True)
+class Record:
+    start: int
+    length: int
+    crc: int
+
+
+class TorchFile:
+    """Raises UserError, naming the file, for whatever is not a whole `torch.save` file.
+
+    The records' checksums are not verified here but where the whole file is read (`digest`).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.size = path.stat().st_size
+            with path.open("rb") as file:
+                if file.read(len(LEGACY)) == LEGACY:
+                    raise UserError(
+                        f"{path}: was saved by torch before 1.6; load and save it once with a "
+                        "current torch"
+                    )
+            self.records = dict(_records(path))
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+            raise damaged(path, str(error) or type(error).__name__) from error
+
+    @cached_property
+    def map(self) -> mmap.mmap:
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @cached_property
+    def content(self) -> Any:
+        """What was saved, with LazyTensors."""
+        name = next((n for n in self.records if n.endswith("/data.pkl")), None)
+        if name is None:
+            raise damaged(self.path, "no data.pkl in the archive")
+        self._prefix = name.removesuffix("data.pkl")
+        record = self.records[name]
+        pickled = self.map[record.start : record.start + record.length]
+        if zlib.crc32(pickled) != record.crc:
+            raise damaged(self.path, f"the checksum of its record {name} is wrong")
+        try:
+            return Unpickler(
+                io.BytesIO(pickled), str(self.path), self._storage, self._tensor
+            ).load()
+        except UserError:
+            raise
+        except Exception as error:  # a damaged pickle can raise anything
+            raise damaged(self.path, f"{type(error).__name__}: {error}") from error
+
+    def forget(self) -> None:
+        """Let the system take back the memory of what was read so far."""
+        with suppress(AttributeError):  # not on every system
+            self.map.madvise(mmap.MADV_DONTNEED)
+
+    def _storage(self, key: str, dtype: np.dtype, elements: int) -> tuple[Record, np.dtype]:
+        record = self.records.get(f"{self._prefix}data/{key}")
+        if record is None or elements * dtype.itemsize > record.length:
+            found = "missing" if record is None else f"{record.length} bytes"
+            raise ValueError(f"record {key} is {found}, expected {elements * dtype.itemsize} bytes")
+        return record, dtype
+
+    def _tensor(
+        self, storage: tuple[Record, np.dtype], offset: int, shape: Any, stride: Any
+    ) -> LazyTensor:
+        record, dtype = storage
+        sizes = (offset, *shape, *stride)
+        if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in sizes):
+            raise ValueError(f"a tensor of shape {shape} and stride {stride} at {offset}")
+        last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+        if math.prod(shape) and (last + 1) * dtype.itemsize > record.length:
+            raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
+        strides = tuple(s * dtype.itemsize for s in stride)
+        return LazyTensor(
+            self, dtype, tuple(shape), strides, record.start + offset * dtype.itemsize
+        )
+
+
+def _records(path: Path) -> Mapping[str, Record]:
+    size, found = path.stat().st_size, {}
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+                raise ValueError(f"record {info.filename} is compressed")
+            file.seek(info.header_offset)
+            header = file.read(LOCAL_HEADER)
+            if len(header) < LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+                raise ValueError(f"record {info.filename} has no header")
+            name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+            start = info.header_offset + LOCAL_HEADER + name + extra
+            if start + info.file_size > size:
+                raise ValueError(f"record {info.filename} ends after the file")
+            found[info.filename] = Record(start, info.file_size, info.CRC)
+    return found
+
+
+def damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: is damaged or no torch file ({why}); copy it again from its source")

@@ -1,0 +1,57 @@
+"""Hugging Face's LlamaForCausalLM by the names on disk, `{}` the layer.
+
+Source: transformers 5.23, models/llama/modeling_llama.py. Query head n reads key-value head
+n // group, as ours; `gate_proj` is what the activation is applied to.
+"""
+
+from convert.rules.hf_neox import split
+from convert.rules.rule import Rule
+from jaxneox.config.schema import ModelConfig
+
+PREFIX = "model."
+HEAD = "lm_head.weight"
+BUFFERS = ("self_attn.rotary_emb.inv_freq",)
+"""Saved by 4.x: rotary's frequencies."""
+
+LAYER = "model.layers.{}."
+BRANCHES = {"up_proj": "up", "gate_proj": "gate"}
+
+
+def rules(model: ModelConfig) -> tuple[Rule, ...]:
+    found = [
+        split("model.embed_tokens.weight", "embed.tokens", "V D -> V D"),
+        split(LAYER + "input_layernorm.weight", "layers.norm1.scale", "D -> D"),
+        *attention(model),
+        split(LAYER + "post_attention_layernorm.weight", "layers.norm2.scale", "D -> D"),
+        *mlp(model),
+        split("model.norm.weight", "final_norm.scale", "D -> D"),
+    ]
+    if not model.tied_embedding:
+        found.append(split(HEAD, "unembed.weight", "V D -> D V"))
+    return tuple(found)
+
+
+def attention(model: ModelConfig) -> list[Rule]:
+    qkv, out = "layers.attention.qkv", "layers.attention.out"
+    found = []
+    for slot, heads in (("q", "(K G H)"), ("k", "(K O H)"), ("v", "(K O H)")):
+        name, axes = f"{LAYER}self_attn.{slot}_proj", heads.strip("()")
+        found.append(split(f"{name}.weight", qkv, f"{heads} D -> D {axes}", slot))
+        if model.attention.bias:
+            found.append(split(f"{name}.bias", f"{qkv}_bias", f"{heads} -> {axes}", slot))
+    found.append(split(LAYER + "self_attn.o_proj.weight", out, "D (K G H) -> K G H D"))
+    if model.attention.bias:
+        found.append(split(LAYER + "self_attn.o_proj.bias", f"{out}_bias", "D -> D"))
+    return found
+
+
+def mlp(model: ModelConfig) -> list[Rule]:
+    found = []
+    for theirs, ours in BRANCHES.items():
+        found.append(split(f"{LAYER}mlp.{theirs}.weight", f"layers.mlp.{ours}", "F D -> D F"))
+        if model.mlp.bias:
+            found.append(split(f"{LAYER}mlp.{theirs}.bias", f"layers.mlp.{ours}_bias", "F -> F"))
+    found.append(split(LAYER + "mlp.down_proj.weight", "layers.mlp.down", "D F -> F D"))
+    if model.mlp.bias:
+        found.append(split(LAYER + "mlp.down_proj.bias", "layers.mlp.down_bias", "D -> D"))
+    return found

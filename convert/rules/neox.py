@@ -1,0 +1,139 @@
+"""GPT-NeoX's tensors by the modules of its `to_sequential()`: FORMATS of its HEAD, ea7aefd8.
+
+Sources: megatron/model/{transformer,word_embeddings,norms,gpt2_model,positional_embeddings}.py and
+megatron/mpu/layers.py; that `(K R H)` is right for plain attention and each RANK's `[q|k|v]` for
+grouped heads was measured on real checkpoints, as was each RANK's `[x|gate]`.
+"""
+
+from convert.rules.rule import Role, Rule, rule
+from jaxneox.config.schema import ModelConfig
+
+EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no parameters
+
+OLD_NAMES = {"mlp.dense_h_to_4h": "mlp.linear1", "mlp.dense_4h_to_h": "mlp.linear2"}
+"""Before 2024-09."""
+
+BUFFERS = ("attention.rotary_emb.inv_freq", "attention.alibi_embed.slopes")
+"""Saved by some versions: computed from the configuration, and checked against it."""
+
+
+def final_norm_index(layers: int) -> int:
+    return layers + 3
+
+
+def unembedding_index(layers: int) -> int:
+    return layers + 4
+
+
+def modules(model: ModelConfig) -> dict[int, tuple[Rule, ...]]:
+    """The rules of every module, by its index in the Sequential."""
+    L = model.num_layers
+    blocks = block(model)
+    found = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
+    found[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
+    found[unembedding_index(L)] = unembedding(model)
+    return {index: rules for index, rules in found.items() if rules}
+
+
+def embedding(model: ModelConfig) -> tuple[Rule, ...]:
+    rules = [rule("word_embeddings.weight", Role.SPLIT, ("embed.tokens", "V D -> V D"))]
+    if model.positions.kind == "learned":
+        rows = ("embed.positions", "P D -> P D")
+        rules.append(rule("position_embeddings.weight", Role.COPY, rows))
+    return tuple(rules)
+
+
+def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
+    """NeoX has no bias here; a model of ours may have one, from folding."""
+    rules = []
+    if not model.tied_embedding:
+        weight = ("unembed.weight", "V D -> D V")
+        rules.append(rule("final_linear.weight", Role.SPLIT, weight, norm="final_norm"))
+    if model.logit_bias:
+        bias = ("unembed.bias", "V -> V")
+        rules.append(rule("final_linear.bias", Role.SPLIT, bias, norm="final_norm"))
+    return tuple(rules)
+
+
+def block(model: ModelConfig) -> tuple[Rule, ...]:
+    rules = [
+        *norm("input_layernorm", "layers.norm1", model),
+        *attention(model),
+        *norm("post_attention_layernorm", "layers.norm2", model),
+        *mlp(model),
+    ]
+    if model.shared_norm:
+        rules = [r for r in rules if not r.theirs.startswith("post_attention_layernorm")]
+    return tuple(rules)
+
+
+def norm(theirs: str, ours: str, model: ModelConfig) -> list[Rule]:
+    names = {
+        "layernorm": ({"weight": "scale", "bias": "bias"}, "D -> D"),
+        "rmsnorm": ({"scale": "scale"}, "D -> D"),
+        "scalenorm": ({"g": "g"}, "O -> O"),
+        "non_parametric_layernorm": ({}, ""),
+    }
+    pairs, pattern = names[model.norm.kind]
+    return [rule(f"{theirs}.{t}", Role.NORM, (f"{ours}.{o}", pattern)) for t, o in pairs.items()]
+
+
+def attention(model: ModelConfig) -> list[Rule]:
+    qkv, out = "attention.query_key_value", "attention.dense"
+    weight, bias = "layers.attention.qkv", "layers.attention.qkv_bias"
+    if model.attention.group == 1:
+        stacked = [("(K R H) D -> D K R H", "(K R H) -> K R H", "")]
+    else:
+        stacked = [
+            ("(K G H) D -> D K G H", "(K G H) -> K G H", "q"),
+            ("(K O H) D -> D K O H", "(K O H) -> K O H", "k"),
+            ("(K O H) D -> D K O H", "(K O H) -> K O H", "v"),
+        ]
+    weights = [(weight, pattern, slot) for pattern, _, slot in stacked]
+    biases = [(bias, pattern, slot) for _, pattern, slot in stacked]
+    back = ("layers.attention.out", "D (K G H) -> K G H D")
+    rules = [
+        rule(f"{qkv}.weight", Role.SPLIT, *weights, norm="layers.norm1"),
+        rule(f"{out}.weight", Role.SPLIT, back),
+    ]
+    if model.attention.bias:
+        rules += [
+            rule(f"{qkv}.bias", Role.SPLIT, *biases, norm="layers.norm1"),
+            rule(f"{out}.bias", Role.BIAS, ("layers.attention.out_bias", "D -> D")),
+        ]
+    return rules + _qk_norm(model)
+
+
+def _qk_norm(model: ModelConfig) -> list[Rule]:
+    if not model.attention.qk_norm:
+        return []
+    theirs = {"layernorm": {"weight": "scale", "bias": "bias"}, "rmsnorm": {"scale": "scale"}}
+    ours, pattern = "layers.attention.qk_norm", "(K G) H -> K G H"
+    return [
+        rule(f"attention.qk_layernorm.{t}", Role.SPLIT, (f"{ours}.{o}", pattern))
+        for t, o in theirs.get(model.norm.kind, {}).items()
+    ]
+
+
+def shared(model: ModelConfig) -> tuple[Rule, ...]:
+    """Of a module that all blocks share and that is saved with each of them."""
+    if model.positions.kind != "rpe":
+        return ()
+    return (rule("attention.rpe.weight", Role.SPLIT, ("embed.rpe", "B (K G) -> B K G")),)
+
+
+def mlp(model: ModelConfig) -> list[Rule]:
+    feeds = "layers.norm1" if model.shared_norm else "layers.norm2"
+    branches = ["up", "gate"] if model.mlp.gated else ["up"]
+    weights = [(f"layers.mlp.{branch}", "F D -> D F") for branch in branches]
+    biases = [(f"layers.mlp.{branch}_bias", "F -> F") for branch in branches]
+    rules = [
+        rule("mlp.linear1.weight", Role.SPLIT, *weights, norm=feeds),
+        rule("mlp.linear2.weight", Role.SPLIT, ("layers.mlp.down", "D F -> F D")),
+    ]
+    if model.mlp.bias:
+        rules += [
+            rule("mlp.linear1.bias", Role.SPLIT, *biases, norm=feeds),
+            rule("mlp.linear2.bias", Role.BIAS, ("layers.mlp.down_bias", "D -> D")),
+        ]
+    return rules

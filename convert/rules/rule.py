@@ -1,0 +1,173 @@
+"""A rule says where the numbers of one foreign tensor lie in ours; it serves import and export.
+
+Layouts are einops patterns. Their letters, and those of this package's shapes, are
+
+    D hidden   F width of an MLP branch   V padded vocabulary   P positions   B buckets
+    K key-value heads   G query heads for each   R = G + 2: a group's queries, key and value
+    H head dimension    O one
+
+Of these K, F and V are what tensor parallelism splits: in a shard they are a rank's share.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+
+import numpy as np
+from einops import rearrange
+
+from jaxneox.config.schema import ModelConfig
+
+Sizes = Mapping[str, int]
+SPLIT = "KFV"
+
+
+class Role(Enum):
+    """What a tensor is to the ranks of a model-parallel run, and so how k of them are one."""
+
+    SPLIT = "split"  # each rank holds a part: of the heads, the MLP's width or the vocabulary
+    BIAS = "row-parallel bias"  # each rank adds a copy of its own, before or after the sum
+    NORM = "norm"  # each rank applies a copy of its own to what feeds its shards
+    COPY = "copy"  # each rank adds a copy of its own to its residual stream
+
+
+@dataclass(frozen=True)
+class Part:
+    """`leaf` is ours, without the layer; `slot` is what it holds of a leaf's axis R: q, k or v."""
+
+    leaf: str
+    pattern: str  # theirs -> ours; theirs may be but a part of a tensor's first axis
+    slot: str = ""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        theirs, ours = self.pattern.split(" -> ")
+        return theirs, ours
+
+    @property
+    def axes(self) -> list[str]:
+        """Of the leaf."""
+        return self.sides[1].split()
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Theirs."""
+        return tuple(prod(sizes[a] for a in axis) for axis in _groups(self.sides[0]))
+
+    def whole(self, sizes: Sizes) -> tuple[int, ...]:
+        """The leaf's shape, all its slots and without the layers."""
+        axes = self.axes
+        if self.slot:
+            axes[axes.index("K") + 1] = "R"
+        return tuple(sizes[axis] for axis in axes)
+
+    def region(self, sizes: Sizes, rank: int) -> tuple[slice, ...]:
+        """Where in the whole leaf a rank's part lies; `sizes` are a rank's."""
+        where = [slice(None)] * len(self.axes)
+        for at, axis in enumerate(self.axes):
+            if axis in SPLIT:
+                where[at] = slice(rank * sizes[axis], (rank + 1) * sizes[axis])
+        if self.slot:
+            G = sizes["G"]
+            slots = {"q": slice(G), "k": slice(G, G + 1), "v": slice(G + 1, G + 2)}
+            where[self.axes.index("K") + 1] = slots[self.slot]
+        return tuple(where)
+
+    def _named(self, sizes: Sizes) -> dict[str, int]:
+        return {axis: sizes[axis] for axis in self.sides[0] if axis in sizes}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor of theirs; more than one part where it stacks several along its first axis."""
+
+    theirs: str
+    role: Role
+    parts: tuple[Part, ...]
+    norm: str = ""  # our name of the norm whose output this tensor multiplies, or is added to
+
+    @property
+    def leaves(self) -> set[str]:
+        return {part.leaf for part in self.parts}
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        shapes = [part.shape(sizes) for part in self.parts]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def put(self, theirs: np.ndarray, leaves: Mapping[str, np.ndarray], sizes: Sizes, rank: int):
+        """One rank's tensor into its places in our whole leaves."""
+        for part, rows in zip(self.parts, self._rows(sizes), strict=True):
+            into = leaves[part.leaf][part.region(sizes, rank)]
+            copy(into, rearrange(theirs[rows], part.pattern, **part._named(sizes)))
+
+    def get(self, leaves: Mapping[str, np.ndarray], sizes: Sizes, rank: int) -> np.ndarray:
+        """One rank's tensor out of our whole leaves: the inverse of `put`."""
+        dtype = leaves[self.parts[0].leaf].dtype
+        theirs = np.empty(self.shape(sizes), dtype)
+        for part, rows in zip(self.parts, self._rows(sizes), strict=True):
+            theirs_, ours = part.sides
+            source = leaves[part.leaf][part.region(sizes, rank)]
+            copy(theirs[rows], rearrange(source, f"{ours} -> {theirs_}", **part._named(sizes)))
+        return theirs
+
+    def _rows(self, sizes: Sizes) -> Iterator[slice]:
+        start = 0
+        for part in self.parts:
+            rows = part.shape(sizes)[0]
+            yield slice(start, start + rows)
+            start += rows
+
+
+def sizes_of(model: ModelConfig, ranks: int = 1) -> dict[str, int]:
+    """The letters' sizes in one of `ranks` shards."""
+    a = model.attention
+    return {
+        "D": model.hidden_size,
+        "F": model.mlp.size // ranks,
+        "V": model.vocab_size // ranks,
+        "P": model.positions.max_positions,
+        "B": model.positions.rpe_buckets,
+        "K": a.kv_heads // ranks,
+        "G": a.group,
+        "R": a.group + 2,
+        "H": a.head_dim,
+        "O": 1,
+    }
+
+
+def rule(theirs: str, role: Role, *parts: Sequence[str], norm: str = "") -> Rule:
+    return Rule(theirs, role, tuple(Part(*part) for part in parts), norm)
+
+
+STRIP = 8
+
+
+def copy(target: np.ndarray, source: np.ndarray) -> None:
+    """`target[...] = source`, four times as fast as NumPy's own where the two are transposed.
+
+    A few columns at a time: then the cache lines that are read and those that are written fit.
+    """
+    if target.dtype == source.dtype:  # bits are bits: NumPy is slow at types that are not its own
+        bits = f"u{source.itemsize}"
+        target, source = target.view(bits), source.view(bits)
+    if source.ndim < 2 or source.strides[-1] == source.itemsize:
+        target[...] = source
+        return
+    for start in range(0, source.shape[-1], STRIP):
+        strip = slice(start, start + STRIP)
+        target[..., strip] = source[..., strip]
+
+
+def _groups(side: str) -> Iterator[list[str]]:
+    """`(K G H) D` -> [K, G, H], [D]"""
+    inside: list[str] | None = None
+    for token in side.replace("(", "( ").replace(")", " )").split():
+        if token == "(":
+            inside = []
+        elif token == ")":
+            yield inside or []
+            inside = None
+        elif inside is None:
+            yield [token]
+        else:
+            inside.append(token)

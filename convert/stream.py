@@ -1,0 +1,47 @@
+"""The conversion itself: modules are read, merged and written two at a time, in bounded memory."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from convert.apply import Entry, layer_of, merge_module
+from convert.plan import Plan
+from convert.readers.digest import Digest, Digests
+from convert.readers.neox import NeoxCheckpoint
+from convert.rules import neox
+from convert.writers.jaxneox import STACKED, JaxneoxWriter, written
+
+WORKERS = 2
+"""Modules in memory at once: more would help where there are more cores, and cost their memory."""
+
+
+def stream(
+    source: NeoxCheckpoint, plan: Plan, writer: JaxneoxWriter, advance: Callable[[int], None]
+) -> tuple[list[Entry], list[Digest]]:
+    """Every module of `source` into `writer`: what became of each tensor, and what was read.
+
+    The files' checksums are verified meanwhile: UserError is raised before anything is finished.
+    """
+
+    def convert(index: int) -> list[Entry]:
+        digests.check()
+        leaves, entries = merge_module(source, plan, index)
+        layer = layer_of(index, plan.model)
+        futures = [
+            writer.write(name, layer if name.startswith(STACKED) else None, value)
+            for name, value in leaves.items()
+        ]
+        written(futures, writer.folder)
+        if index in source.shards:
+            source.forget(index)
+            advance(sum(t.nbytes for rank in source.shards[index] for t in rank.values()))
+        return entries
+
+    digests = Digests([*source.yamls, *source.weight_files])
+    pool = ThreadPoolExecutor(WORKERS, "convert")
+    try:
+        jobs = [pool.submit(convert, index) for index in neox.modules(plan.model)]
+        entries = [entry for job in jobs for entry in job.result()]
+        return entries, digests.results()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        digests.stop()

@@ -1,0 +1,68 @@
+"""Our own checkpoints, one layer at a time: what Orbax lays out, filled chunk by chunk.
+
+Orbax takes whole arrays. Here it saves a scalar for each parameter, which settles all that is its
+own affair; each is then replaced by an array of the true shape whose chunks are single layers.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+import yaml
+
+from jaxneox.checkpoint import PREFIX, save_config
+from jaxneox.errors import UserError
+
+STACKED = "layers."
+CONTEXT = ts.Context({"file_io_sync": False})
+
+
+class JaxneoxWriter:
+    """Writes `folder/step_N`: parameters first, in any order, then `finish`."""
+
+    def __init__(
+        self, folder: Path, step: int, leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+    ) -> None:
+        self.folder, self._step = folder, folder / f"{PREFIX}_{step}"
+        self._step.mkdir(parents=True)
+        scalars = {name: np.zeros((), dtype) for name, (_, dtype) in leaves.items()}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as saver:
+            saver.save((self._step / "params").resolve(), args=ocp.args.PyTreeSave(scalars))
+        self._arrays = {name: self._create(name, *leaf) for name, leaf in leaves.items()}
+
+    def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:
+        """`value` is one layer's where `layer` is given; it must not change before the result."""
+        array = self._arrays[name]
+        return (array if layer is None else array[layer]).write(value)
+
+    def finish(self, keys: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        save_config(self.folder, yaml.safe_dump(dict(keys), sort_keys=False))
+        (self._step / "meta").mkdir()
+        meta = {"keys": dict(keys), **extra}
+        (self._step / "meta" / "metadata").write_text(json.dumps(meta))
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> ts.TensorStore:
+        chunk = (1, *shape[1:]) if name.startswith(STACKED) else shape
+        place = self._step / "params" / name
+        spec = {
+            "driver": "zarr",
+            "kvstore": {"driver": "file", "path": f"{place.resolve()}/"},
+            "dtype": dtype.name,
+            "metadata": {"shape": shape, "chunks": chunk, "compressor": None},
+        }
+        return ts.open(spec, create=True, delete_existing=True, context=CONTEXT).result()
+
+
+def nbytes(leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
+    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in leaves.values())
+
+
+def written(futures: list[ts.WriteFutures], where: Path) -> None:
+    """Waits for all of them. Raises UserError for what the disk refused."""
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in errors:  # TensorStore raises ValueError for whatever the system says
+        raise UserError(f"{where}: cannot be written ({str(error).splitlines()[0]})") from error

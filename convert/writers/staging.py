@@ -1,0 +1,95 @@
+"""A folder that has its name only when it is whole.
+
+It grows as `DST.partial` and is renamed at the end, so that whatever interrupts a conversion never
+leaves a DST that looks complete; the next start of the same command clears the rest away.
+"""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from jaxneox.errors import UserError
+
+MARK = ".converting"
+
+
+class Unproven(UserError):
+    """What was written does not compute the same: it is kept, under a name that says so."""
+
+
+class Staging:
+    """`with Staging(dst, nbytes) as folder`: write into `folder`; it becomes `dst` at the end.
+
+    Raises UserError where `dst` exists, where another conversion writes it, and where the disk has
+    no room for `nbytes`.
+    """
+
+    def __init__(self, dst: Path, nbytes: int) -> None:
+        self.dst = dst
+        self.folder = dst.with_name(dst.name + ".partial")
+        refuse_existing(dst)
+        self._nbytes = nbytes
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> Path:
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            self._check_room()
+            self.folder.mkdir()
+            self._lock = (self.folder / MARK).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{self.dst}: cannot be written ({error.strerror})") from error
+        return self.folder
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._lock:
+            self._lock.close()
+        if isinstance(error, Unproven):
+            aside = self.dst.with_name(self.dst.name + ".unproven")
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / MARK).unlink()
+            os.rename(self.folder, aside)
+            return
+        if error is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        (self.folder / MARK).unlink()
+        refuse_existing(self.dst)
+        os.rename(self.folder, self.dst)
+
+    def _clear(self) -> None:
+        """What an earlier conversion that was killed left; nothing that is not ours."""
+        if not self.folder.exists():
+            return
+        mark = self.folder / MARK
+        if not mark.is_file():
+            raise UserError(f"{self.folder}: is in the way; move it or choose another DST")
+        with mark.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.dst}: another conversion is writing it") from None
+            shutil.rmtree(self.folder)
+
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < self._nbytes:
+            raise UserError(
+                f"{self.dst}: no room on the disk: {self._nbytes / 1e9:.2f} GB are needed, "
+                f"{free / 1e9:.2f} GB are free"
+            )
+
+
+def refuse_existing(dst: Path) -> None:
+    if dst.exists():
+        raise UserError(f"{dst}: exists already; choose another DST or move it away")

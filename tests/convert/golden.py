@@ -1,0 +1,60 @@
+"""The checkpoints that GPT-NeoX wrote, with the logits that it computed itself.
+
+A few lie in tests/golden; all of them where $JAXNEOX_SHARED is.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("JAXNEOX_SHARED", ROOT.parent / "shared")) / "golden" / "neox"
+HERE = ROOT / "tests" / "golden" / "neox"
+
+FLOAT32 = (
+    *("alibi_mp2", "geglu_mp2", "gptjtied_mp2", "learned_mp2", "legacy_v2_mp2"),
+    *("legacy_v2_mp2_pp2", "llama_mp2", "nobiasmlp_gptj_mp1", "pythia_mp1", "pythia_mp2"),
+    *("pythia_mp2_drift", "pythia_mp2_pp0", "pythia_mp2_pp2", "pythia_mp4", "seqres_mp2"),
+    *("tied_mp1_pp2", "tied_mp2", "zero1_dp2_mp2"),
+)
+BFLOAT16 = ("bf16_mp2",)
+
+
+@dataclass(frozen=True)
+class Golden:
+    folder: Path
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.folder / "golden.npz") as arrays:
+            return {name: arrays[name] for name in ("tokens", "labels", "logits", "loss")}
+
+    @property
+    def tokens(self) -> np.ndarray:
+        return self.arrays["tokens"].astype(np.int64)
+
+    @property
+    def logits(self) -> np.ndarray:
+        return self.arrays["logits"].astype(np.float64)
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.logits, self.arrays["labels"])
+
+
+def find_case(name: str) -> Golden:
+    for place in (SHARED / name, HERE / name):
+        if place.is_dir():
+            return Golden(place)
+    pytest.skip(f"{name} is not among the golden cases here: set JAXNEOX_SHARED")
+
+
+def perplexity(logits_BTV: np.ndarray, labels_BT: np.ndarray) -> float:
+    x = logits_BTV.astype(np.float64)
+    x = x - x.max(axis=-1, keepdims=True)
+    picked = np.take_along_axis(x, labels_BT[..., None].astype(np.int64), axis=-1)[..., 0]
+    return float(np.exp(np.mean(np.log(np.exp(x).sum(axis=-1)) - picked)))

@@ -1,0 +1,249 @@
+"""What one side has and the other has not: one line with every reason, and no DST."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convert import from_hf, to_hf
+from convert.hf import choice as hf_choice
+from convert.hf.choice import choose, flat, meaning, reasons
+from convert.hf.config import config_of, keys_of, unknown_keys
+from convert.hf.families import GPT_NEOX
+from jaxneox.config import model_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+from tests.convert import hf_models
+from tests.convert.hf_models import MODELS, change_config, write_run
+
+NEOX, LLAMA, GPT2 = hf_models.GPT_NEOX, hf_models.LLAMA, hf_models.GPT2
+Keys = dict[str, Any]
+
+
+def refused(main: Any, capsys: pytest.CaptureFixture[str], *argv: object) -> str:
+    """The one line on stderr of a command that exits with 2 and leaves no DST."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(arg) for arg in argv])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert not said.out
+    line, rest = said.err.split("\n", 1)
+    assert line.startswith("error: ") and not rest
+    dst = Path(str(argv[1]))
+    assert not dst.exists() and not dst.with_name(dst.name + ".partial").exists()
+    return line
+
+
+INEXPRESSIBLE: dict[str, tuple[Keys, tuple[str, ...]]] = {
+    "alibi": (NEOX | {"pos_emb": "alibi"}, ("GPTNeoX", "positions are alibi, there rotary")),
+    "sinusoidal": (NEOX | {"pos_emb": "sinusoidal"}, ("positions are sinusoidal",)),
+    "rpe": (GPT2 | {"pos_emb": "rpe"}, ("positions are rpe",)),
+    "no positions": (NEOX | {"pos_emb": "none"}, ("positions are none",)),
+    "learned, parallel": (GPT2 | {"gpt_j_residual": True}, ("GPT2", "is parallel, there seq")),
+    "learned from row 2": (GPT2 | {"opt_pos_emb_offset": 2}, ("GPT2", "begin at row 2")),
+    "gpt_j_tied": (NEOX | {"gpt_j_tied": True}, ("GPTNeoX", "--copy-shared-norm")),
+    "logit bias": (NEOX | {"logit_bias": True}, ("convert.from_neox SRC DST --norms mean",)),
+    "attention dropped": (
+        LLAMA | {"gpt_j_residual": True, "attention_dropped": True},
+        ("Llama", "is parallel", "attention has no effect"),
+    ),
+    "gated layernorm": (NEOX | {"activation": "swiglu"}, ("GPTNeoX", "MLP is gated")),
+    "qk norm": (NEOX | {"use_qk_layernorm": True}, ("normalised",)),
+    "window": (LLAMA | {"sliding_window_width": 7}, ("sees 7 before it",)),
+    "grouped heads": (NEOX | {"num_kv_heads": 2}, ("2 key-value heads, there 6",)),
+    "no MLP biases": (NEOX | {"use_bias_in_mlp": False}, ("MLP has no biases",)),
+    "softsign": (NEOX | {"activation": "softsign"}, ("is softsign",)),
+    "norms without biases": (NEOX | {"use_bias_in_norms": False}, ("have no bias",)),
+    "partial rotary": (LLAMA | {"rotary_pct": 0.5}, ("positions.rotary_fraction is 0.5",)),
+    "scalenorm": (NEOX | {"norm": "scalenorm"}, ("norms are scalenorm, there layernorm",)),
+    "rmsnorm, not gated": (LLAMA | {"activation": "relu"}, ("Llama", "MLP is not gated")),
+    "two at once": (
+        NEOX | {"pos_emb": "alibi", "logit_bias": True},
+        ("positions are alibi", "logits have a bias"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INEXPRESSIBLE)
+def test_a_function_that_transformers_has_not(name: str) -> None:
+    keys, words = INEXPRESSIBLE[name]
+    with pytest.raises(UserError) as error:
+        choose(model_of(keys, vocab_size=None))
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_the_command_says_so_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "run", NEOX | {"pos_emb": "alibi"})
+    line = refused(to_hf.main, capsys, tmp_path / "run", tmp_path / "hf")
+    assert "alibi" in line
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_config_json_read_back_is_the_model(name: str) -> None:
+    architecture, keys = MODELS[name]
+    model = model_of(keys, vocab_size=None)
+    family = choose(model)
+    assert family.architecture == architecture
+    config = config_of(family, model)
+    assert not unknown_keys(config)
+    back = model_of(keys_of(config), vocab_size=None)
+    # what transformers has no word for, and is of training alone
+    of_training = {"seq_length": model.seq_length, "init": model.init}
+    if architecture == "LlamaForCausalLM":
+        of_training |= {"hidden_dropout": model.hidden_dropout}
+    unread = {"positions": model.positions} if model.positions.kind == "learned" else {}
+    assert replace(back, **of_training, **unread) == model
+
+
+FUNCTION = {
+    *("num_layers", "hidden_size", "vocab_size", "parallel_residual", "shared_norm"),
+    *("tied_embedding", "logit_bias", "attention_dropped"),
+    *(f"attention.{x}" for x in ("num_heads", "kv_heads", "head_dim", "bias", "qk_norm", "window")),
+    *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
+    *(f"norm.{x}" for x in ("kind", "epsilon", "bias")),
+    "positions.kind",
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "positions"),
+    [
+        (NEOX, {"rotary_fraction", "rotary_base"}),
+        (GPT2, {"max_positions", "offset"}),
+        (GPT2 | {"pos_emb": "rpe"}, {"rpe_buckets", "rpe_max_distance"}),
+        (GPT2 | {"pos_emb": "alibi"}, set()),
+    ],
+)
+def test_every_field_of_the_function_is_compared(keys: Keys, positions: set[str]) -> None:
+    """A field that ModelConfig gains fails here: say in hf.choice and hf.config what it is."""
+    model = model_of(keys, vocab_size=None)
+    assert set(meaning(model)) == FUNCTION | {f"positions.{name}" for name in positions}
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTION - {"hidden_size", "attention.head_dim"}))
+def test_no_field_can_differ_unnoticed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whichever field config.json means otherwise is given as a reason."""
+    model = model_of(NEOX, vocab_size=None)
+    assert reasons(GPT_NEOX, model) == {}
+    plain = hf_choice.meaning
+
+    def changed(other: ModelConfig) -> dict[str, Any]:
+        return plain(other) if other is model else plain(other) | {name: "otherwise"}
+
+    monkeypatch.setattr(hf_choice, "meaning", changed)
+    assert list(reasons(GPT_NEOX, model)) == [name]
+
+
+def test_flat_names_every_field() -> None:
+    assert {"num_layers", "init.std", "positions.rotary_base"} <= flat(
+        model_of(NEOX, vocab_size=None)
+    ).keys()
+
+
+def their_config(keys: Keys) -> Keys:
+    model = model_of(keys, vocab_size=None)
+    return config_of(choose(model), model)
+
+
+BY_TYPE = {"gpt_neox": NEOX, "llama": LLAMA, "gpt2": GPT2}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of transformers of each kind."""
+    folder = tmp_path_factory.mktemp("exported")
+    for kind, keys in BY_TYPE.items():
+        write_run(folder / "runs" / kind, keys)
+        with pytest.raises(SystemExit):
+            to_hf.main([str(folder / "runs" / kind), str(folder / kind)])
+    return folder
+
+
+UNKNOWN: list[tuple[str, Keys, str]] = [
+    ("gpt_neox", {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "there are GPTN"),
+    ("llama", {"model_type": "mistral"}, "'mistral' is not supported"),
+    ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "is not supported"),
+    ("llama", {"architectures": None, "model_type": None}, "is not supported"),
+    ("gpt_neox", {"hidden_act": "quick_gelu"}, "hidden_act: 'quick_gelu' is not supported"),
+    ("gpt_neox", {"hidden_act": "sigmoid"}, "hidden_act: 'sigmoid'"),
+    ("llama", {"hidden_act": "gelu_new"}, "NeoX's gated MLPs have"),
+    ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "'linear' with factor"),
+    ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: 'dynamic'"),
+    ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "'llama3'"),
+    ("llama", {"rope_parameters": "default"}, "expected a block"),
+    ("llama", {"rope_theta": 5e5}, "rope_theta is 500000.0 but rope_parameters.rope_theta is"),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+    ("gpt_neox", {"rotary_pct": 1.0}, "rotary_pct is 1.0 but rope_parameters.partial_rotary"),
+    ("gpt_neox", {"rope_theta": 77}, "they are one setting"),
+    ("llama", {"head_dim": 16}, "head_dim is 16, but here 6 heads share hidden_size 48"),
+    ("llama", {"sliding_window": 128}, "sliding_window is 128"),
+    ("llama", {"num_key_value_heads": 4}, "num-kv-heads 4 does not divide"),
+    ("llama", {"is_causal": False}, "is_causal is False"),
+    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
+    ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "never run"),
+    ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "no score is divided by its layer"),
+    ("gpt2", {"add_cross_attention": True, "is_encoder_decoder": True}, "is_encoder_decoder"),
+    ("gpt2", {"hidden_size": 64}, "n_embd is 48 but hidden_size is 64"),
+    ("gpt2", {"n_inner": "wide"}, "n_inner: found 'wide'"),
+    ("gpt2", {"tie_word_embeddings": "yes"}, "expected true or false"),
+    ("gpt_neox", {"num_hidden_layers": -1}, "num_layers"),
+    ("gpt_neox", {"layer_norm_eps": "small"}, "layernorm_epsilon"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "words"), UNKNOWN)
+def test_a_config_that_we_have_not(
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    changes: Keys,
+    words: str,
+) -> None:
+    shutil.copytree(exported / kind, tmp_path / "hf")
+    change_config(tmp_path / "hf", **changes)
+    line = refused(from_hf.main, capsys, tmp_path / "hf", tmp_path / "ours")
+    assert f"{tmp_path}/hf/config.json: " in line and words in line
+
+
+def of_4x(config: Keys) -> Keys:
+    return {name: value for name, value in config.items() if name != "rope_parameters"}
+
+
+def of_5(config: Keys) -> Keys:
+    old = ("rotary_pct", "rotary_emb_base", "rope_theta")
+    return {name: value for name, value in config.items() if name not in old}
+
+
+@pytest.mark.parametrize("version", [of_4x, of_5])
+@pytest.mark.parametrize("keys", [NEOX | {"rotary_pct": 0.5}, LLAMA])
+def test_either_version_s_keys_are_enough(version: Callable[[Keys], Keys], keys: Keys) -> None:
+    config = their_config(keys | {"rotary_emb_base": 77})
+    assert version(config) != config
+    assert keys_of(version(config)) == keys_of(config)
+
+
+def test_what_is_absent_is_transformers_default() -> None:
+    least = {"model_type": "gpt_neox"}
+    assert keys_of(least)["rotary_pct"] == 0.25
+    assert keys_of(least | {"rope_scaling": {"type": "default"}}) == keys_of(least)
+    assert "intermediate_size" not in keys_of({"model_type": "gpt2"})
+    assert keys_of({"model_type": "llama"})["intermediate_size"] == 3 * 11008
+
+
+def test_no_parameter_is_left_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetful = replace(GPT_NEOX, rules=lambda model: GPT_NEOX.rules(model)[:-1])
+    monkeypatch.setattr("convert.hf.export.choose", lambda model: forgetful)
+    write_run(tmp_path / "run", NEOX)
+    line = refused(to_hf.main, capsys, tmp_path / "run", tmp_path / "hf")
+    assert "has no place for unembed.weight" in line

@@ -1,0 +1,131 @@
+"""Rules are bijections: what `put` takes from tensors `get` gives back, on any number of ranks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convert.rules import hf_gpt2, hf_llama, hf_neox, neox
+from convert.rules.rule import Role, Rule, sizes_of
+from jaxneox.config.schema import (
+    AttentionConfig,
+    MlpConfig,
+    ModelConfig,
+    NormConfig,
+    PositionConfig,
+)
+from tests.reference.parameters import parameter_shapes
+
+Rules = Callable[[ModelConfig], tuple[Rule, ...]]
+Fit = Callable[[ModelConfig], ModelConfig]
+
+STACKED = "layers."
+sizes = st.integers(1, 3)
+flags = st.booleans()
+NORMS = ("layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm")
+POSITIONS = ("learned", "rotary", "rpe", "alibi")
+
+
+@st.composite
+def models(draw: st.DrawFn, ranks: int = 1, groups: st.SearchStrategy[int] = sizes) -> ModelConfig:
+    """Of any architecture, with sizes that `ranks` divide."""
+    kv, group, head = ranks * draw(sizes), draw(groups), 2 * draw(sizes)
+    kind, parallel = draw(st.sampled_from(NORMS)), draw(flags)
+    qk_norm = kind in NORMS[:2] and draw(flags)
+    return ModelConfig(
+        num_layers=1,
+        hidden_size=kv * group * head,
+        vocab_size=ranks * draw(sizes),
+        seq_length=4,
+        attention=AttentionConfig(kv * group, kv, head, bias=draw(flags), qk_norm=qk_norm),
+        mlp=MlpConfig(ranks * draw(sizes), gated=draw(flags), bias=draw(flags)),
+        norm=NormConfig(kind, bias=kind == "layernorm"),
+        positions=PositionConfig(draw(st.sampled_from(POSITIONS)), 4),
+        parallel_residual=parallel,
+        shared_norm=parallel and draw(flags),
+        tied_embedding=draw(flags),
+        logit_bias=draw(flags),
+    )
+
+
+def check(rules: tuple[Rule, ...], model: ModelConfig, ranks: int) -> None:
+    """Every element of ours comes from one of theirs, and every one of theirs comes back."""
+    expected = {
+        name: shape[name.startswith(STACKED) :] for name, shape in parameter_shapes(model).items()
+    }
+    leaves = {name: np.full(shape, -1, np.int32) for name, shape in expected.items()}
+    of_rank = sizes_of(model, ranks)
+    for rule in rules:
+        for part in rule.parts:
+            assert part.whole(sizes_of(model)) == expected[part.leaf]
+    start, theirs = 0, {}
+    for rule in rules:
+        shape = rule.shape(of_rank)
+        for rank in range(ranks if rule.role is Role.SPLIT else 1):
+            count = int(np.prod(shape))
+            theirs[rule, rank] = np.arange(start, start + count, dtype=np.int32).reshape(shape)
+            start += count
+            rule.put(theirs[rule, rank], leaves, of_rank, rank)
+    numbers = np.concatenate([leaf.ravel() for leaf in leaves.values()])
+    assert sorted(numbers) == list(range(start))
+    for (rule, rank), tensor in theirs.items():
+        assert np.array_equal(rule.get(leaves, of_rank, rank), tensor)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), ranks=st.sampled_from([1, 2, 4]))
+def test_neox(data: st.DataObject, ranks: int) -> None:
+    model = data.draw(models(ranks))
+    modules = [rule for rules in neox.modules(model).values() for rule in rules]
+    check((*modules, *neox.shared(model)), model, ranks)
+
+
+def of_neox(model: ModelConfig) -> ModelConfig:
+    return replace(
+        model,
+        mlp=replace(model.mlp, gated=False, bias=True),
+        norm=NormConfig("layernorm"),
+        positions=PositionConfig("rotary"),
+    )
+
+
+def of_llama(model: ModelConfig) -> ModelConfig:
+    return replace(
+        model,
+        mlp=replace(model.mlp, gated=True),
+        norm=NormConfig("rmsnorm", bias=False),
+        positions=PositionConfig("rotary"),
+    )
+
+
+def of_gpt2(model: ModelConfig) -> ModelConfig:
+    return replace(
+        of_neox(model),
+        attention=replace(model.attention, bias=True),
+        positions=PositionConfig("learned", 5),
+    )
+
+
+HF: dict[str, tuple[Rules, Fit, st.SearchStrategy[int]]] = {
+    "neox": (hf_neox.rules, of_neox, st.just(1)),
+    "llama": (hf_llama.rules, of_llama, sizes),
+    "gpt2": (hf_gpt2.rules, of_gpt2, st.just(1)),
+}
+
+
+@pytest.mark.parametrize("family", HF)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_hugging_face(family: str, data: st.DataObject) -> None:
+    rules, fit, groups = HF[family]
+    model = fit(data.draw(models(1, groups)))
+    model = replace(
+        model,
+        shared_norm=False,
+        logit_bias=False,
+        attention=replace(model.attention, qk_norm=False),
+    )
+    check(rules(model), model, ranks=1)
