@@ -25,15 +25,14 @@ def stream(
     def convert(index: int) -> list[Entry]:
         digests.check()
         leaves, entries = merge_module(source, plan, index)
+        source.forget(index)
         layer = layer_of(index, plan.model)
         futures = [
             writer.write(name, layer if name.startswith(STACKED) else None, value)
             for name, value in leaves.items()
         ]
         written(futures, writer.folder)
-        if index in source.shards:
-            source.forget(index)
-            advance(sum(t.nbytes for rank in source.shards[index] for t in rank.values()))
+        advance(sum(t.nbytes for rank in source.shards.get(index, []) for t in rank.values()))
         return entries
 
     digests = Digests([*source.yamls, *source.weight_files])

@@ -14,14 +14,15 @@ def load(
     *,
     step: int | None = None,
     mesh: str | None = None,
-    compute: "Dtype | None" = None,
+    compute: "Dtype" = "float32",
 ) -> "LoadedModel":
     """The model of a checkpoint: `logits = load(path)(tokens)`.
 
     Args:
         path: a run (its newest checkpoint, or `step`), or one checkpoint's folder.
         mesh: devices by axis, as `dp=2,tp=4`; one device unless given.
-        compute: float32, bfloat16 or float16; the configuration's precision unless given.
+        compute: float32, which is nearest to the function that the weights are, or bfloat16 or
+            float16, whatever the run was trained in.
     """
     from jaxneox.loading import load_model
 

@@ -2,7 +2,6 @@
 # B batch, T length, V padded vocabulary
 
 import contextlib
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,10 +29,16 @@ class LoadedModel:
     """
 
     def __init__(
-        self, config: Config, params: Params, tokenizer: Tokenizer | None, mesh: Mesh, rules: Rules
+        self,
+        config: Config,
+        params: Params,
+        tokenizer: Tokenizer | None,
+        mesh: Mesh,
+        rules: Rules,
+        compute: Dtype,
     ):
         self.config, self.params, self.tokenizer = config, params, tokenizer
-        self._mesh, self._rules = mesh, rules
+        self._mesh, self._rules, self._compute = mesh, rules, compute
 
     def __call__(self, tokens: ArrayLike) -> jax.Array:
         tokens_BT = jnp.asarray(tokens)
@@ -52,8 +57,7 @@ class LoadedModel:
 
     @cached_property
     def _logits(self):
-        precision = self.config.precision.compute
-        return jax.jit(Model(self.config.model, self._rules, precision).logits)
+        return jax.jit(Model(self.config.model, self._rules, self._compute).logits)
 
     def _check(self, tokens_BT: jax.Array) -> None:
         if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
@@ -68,7 +72,7 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype | None
+    path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype
 ) -> LoadedModel:
     place = checkpoint.find(path, step)
     asked = {"dp": 1, "tp": 1} | parse_mesh(mesh or "dp=1")
@@ -76,8 +80,6 @@ def load_model(
         prepare_devices(asked)
     sizes = final_sizes(asked, jax.device_count())
     config = resolve(checkpoint.read_meta(place)["keys"], dp=1, vocab_size=None)
-    if compute is not None:
-        config = replace(config, precision=replace(config.precision, compute=compute))
     on, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
     abstract = {
@@ -91,4 +93,4 @@ def load_model(
     params = checkpoint.restore_params(place, abstract)
     kept = place.run / "tokenizer"
     tokenizer = load_tokenizer(kept) if kept.is_dir() else None
-    return LoadedModel(config, params, tokenizer, on, rules)
+    return LoadedModel(config, params, tokenizer, on, rules, compute)

@@ -38,7 +38,7 @@ def program_of(target: Any) -> Logits | str:
 def jaxneox_logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
     import jaxneox
 
-    return np.asarray(jaxneox.load(str(folder), compute="float32")(tokens_BT))
+    return np.asarray(jaxneox.load(str(folder))(tokens_BT))
 
 
 def transformers_logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:

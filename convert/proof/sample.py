@@ -9,7 +9,7 @@ from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
-ROWS, LENGTH = 4, 64
+ROWS, LENGTH = 2, 64
 
 
 def sample(model: ModelConfig, tokenizer: Tokenizer | None) -> tuple[np.ndarray, str]:

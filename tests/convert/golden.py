@@ -22,6 +22,7 @@ FLOAT32 = (
     *("tied_mp1_pp2", "tied_mp2", "zero1_dp2_mp2"),
 )
 BFLOAT16 = ("bf16_mp2",)
+ARRAYS = ("tokens", "labels", "logits", "loss", "train_tokens", "train_losses")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Golden:
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         with np.load(self.folder / "golden.npz") as arrays:
-            return {name: arrays[name] for name in ("tokens", "labels", "logits", "loss")}
+            return {name: arrays[name] for name in ARRAYS}
 
     @property
     def tokens(self) -> np.ndarray:
