@@ -123,8 +123,9 @@ class TorchFile:
         if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in sizes):
             raise ValueError(f"a tensor of shape {shape} and stride {stride} at {offset}")
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-        if math.prod(shape) and (last + 1) * dtype.itemsize > record.length:
-            raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
+        elements, there = math.prod(shape), record.length // dtype.itemsize
+        if elements and max(last + 1, elements) > there:  # more elements than numbers: an expansion
+            raise ValueError(f"a tensor of shape {shape} in a storage of {there} elements")
         strides = tuple(s * dtype.itemsize for s in stride)
         return LazyTensor(
             self, dtype, tuple(shape), strides, record.start + offset * dtype.itemsize
