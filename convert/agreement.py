@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.readers.neox import NeoxCheckpoint, require_modules
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_open import require_modules
 from convert.rules import neox
 from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig

@@ -1,11 +1,11 @@
 """From the ranks' shards to our leaves, one module at a time, with an account of every element."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from convert.casting import cast
+from convert.fate import Fate, bit_sum
 from convert.plan import Fold, Plan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
@@ -14,26 +14,6 @@ from jaxneox.config.schema import ModelConfig
 
 STACKED = "layers."
 Leaves = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What became of one source tensor, of which every rank has a shard or a copy."""
-
-    index: int
-    theirs: str
-    shape: tuple[int, ...]  # of one rank's
-    dtype: str
-    leaf: str
-    elements: int  # of all ranks
-    used: int  # of those, elements that have their place in ours
-    same_bits: bool | None  # ours have the same sum of bit patterns; None where numbers changed
-    changed: int  # elements that are not the source's numbers any more
-
-    @property
-    def whole(self) -> bool:
-        """Every element was used, once."""
-        return self.used == self.elements and self.same_bits is not False
 
 
 def layer_of(index: int, model: ModelConfig) -> int | None:
@@ -50,12 +30,6 @@ def module_rules(model: ModelConfig, index: int) -> tuple[Rule, ...]:
 
 def module_leaves(model: ModelConfig, index: int) -> set[str]:
     return {leaf for rule in module_rules(model, index) for leaf in rule.leaves}
-
-
-def check_whole(entries: list[Entry]) -> None:
-    """Raises AssertionError, an error of this program, where an element was lost or used twice."""
-    lost = [entry for entry in entries if not entry.whole]
-    assert not lost, f"elements were lost or used twice: {lost}"
 
 
 def leaf_shapes(plan: Plan) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -78,7 +52,7 @@ def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int,
     return found
 
 
-def merge_module(source: NeoxCheckpoint, plan: Plan, index: int) -> tuple[Leaves, list[Entry]]:
+def merge_module(source: NeoxCheckpoint, plan: Plan, index: int) -> tuple[Leaves, list[Fate]]:
     """A module's leaves, without the axis of layers, and the account of its tensors."""
     rules = module_rules(plan.model, index)
     leaves = {
@@ -86,15 +60,29 @@ def merge_module(source: NeoxCheckpoint, plan: Plan, index: int) -> tuple[Leaves
         for name, shape in module_shapes(rules, plan.sizes).items()
     }
     ranks = shards(source, plan, index)
-    entries = []
+    fates = []
     for rule in rules:
         if rule.role is Role.SPLIT:
             fill_split(rule, ranks, leaves, plan, plan.fold(rule, index))
         else:
             fill_copy(rule, leaves, plan, index)
         if rule.theirs in ranks[0]:
-            entries.append(account(rule, ranks, leaves, plan, index))
-    return leaves, entries
+            fates.append(account(rule, ranks, leaves, plan, index))
+    check_filled(leaves, rules, plan, len(ranks))
+    return leaves, fates
+
+
+def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: Plan, ranks: int) -> None:
+    """Raises RuntimeError, an error of this program, unless each element of ours was put once."""
+    sizes = sizes_of(plan.model, ranks)
+    put = dict.fromkeys(leaves, 0)
+    for rule in rules:
+        for rank in range(ranks) if rule.role is Role.SPLIT else [0]:
+            for part in rule.parts:
+                put[part.leaf] += leaves[part.leaf][part.region(sizes, rank)].size
+    wrong = [name for name, leaf in leaves.items() if put[name] != leaf.size]
+    if wrong:
+        raise RuntimeError(f"not every element was put once, in {', '.join(wrong)}")
 
 
 def shards(source: NeoxCheckpoint, plan: Plan, index: int) -> list[Mapping[str, np.ndarray]]:
@@ -150,7 +138,7 @@ def account(
     leaves: Leaves,
     plan: Plan,
     index: int,
-) -> Entry:
+) -> Fate:
     """Where the numbers of one tensor went, counted after they were put there."""
     tensors = [rank[rule.theirs] for rank in ranks]
     split = rule.role is Role.SPLIT
@@ -159,19 +147,29 @@ def account(
     regions = [
         leaves[part.leaf][part.region(sizes, rank)] for part in rule.parts for rank in used_by
     ]
+    decision = plan.decision(index, rule.theirs)
     moved = split and plan.fold(rule, index) is None
     copied = moved and regions[0].dtype == tensors[0].dtype
-    return Entry(
-        index,
+    return Fate(
         rule.theirs,
+        index,
+        layer_of(index, plan.model),
+        len(ranks),
         tensors[0].shape,
         tensors[0].dtype.name,
         " + ".join(part.leaf for part in rule.parts),
+        decision.why if decision else put_together(rule, len(ranks), folded=not moved),
         elements=sum(tensor.size for tensor in tensors),
         used=sum(region.size for region in regions) * (1 if split else len(ranks)),
-        same_bits=sum(map(bit_sum, tensors)) == sum(map(bit_sum, regions)) if copied else None,
         changed=0 if copied else changed(rule, tensors, leaves, sizes),
+        same_bits=sum(map(bit_sum, tensors)) == sum(map(bit_sum, regions)) if copied else None,
+        drift=decision.drift if decision else None,
     )
+
+
+def put_together(rule: Rule, ranks: int, folded: bool) -> str:
+    said = "put together: each rank has a share" if ranks > 1 else "taken as it is"
+    return f"{said}, with what the rank's copy of {rule.norm} differs by" if folded else said
 
 
 def changed(rule: Rule, tensors: list[np.ndarray], leaves: Leaves, sizes: Mapping[str, int]) -> int:
@@ -181,8 +179,3 @@ def changed(rule: Rule, tensors: list[np.ndarray], leaves: Leaves, sizes: Mappin
         ours = rule.get(leaves, sizes, rank if rule.role is Role.SPLIT else 0)
         total += int((ours.astype(np.float64) != tensor.astype(np.float64)).sum())
     return total
-
-
-def bit_sum(array: np.ndarray) -> int:
-    """The sum of the bit patterns of all elements: the same in whatever order they lie."""
-    return int(array.view(f"u{array.itemsize}").sum(dtype=np.uint64))

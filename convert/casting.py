@@ -19,11 +19,12 @@ def cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Raises UserError where a number would become infinite."""
     if value.dtype == dtype:
         return value
-    if dtype == np.float16:
-        largest = float(abs(value).max())
-        if largest > float(np.finfo(dtype).max):
-            raise UserError(
-                f"{name}: has {largest:g}, which float16 cannot hold; use --dtype bfloat16 or "
-                "float32"
-            )
-    return value.astype(dtype)
+    with np.errstate(over="ignore"):
+        result = value.astype(dtype)
+    lost = np.isfinite(value) & ~np.isfinite(result)
+    if lost.any():
+        raise UserError(
+            f"{name}: has {float(value[lost].flat[0]):g}, which {dtype.name} cannot hold; use "
+            "--dtype float32"
+        )
+    return result

@@ -11,6 +11,7 @@ where `parser()` makes a `Parser` and `run(args)` returns the exit status.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ from typing import NoReturn, Protocol
 
 from jaxneox.cli import hush, stop
 from jaxneox.errors import UserError
+
+TRACE = "JAXNEOX_TRACE"
+"""An environment variable: unexpected errors are shown with where they came from."""
 
 Advance = Callable[[int], None]
 
@@ -47,13 +51,26 @@ def command(
         try:
             sys.exit(run(parser().parse_args(argv)))
         except UserError as error:
-            stop(f"error: {error}", 2)
+            stop(f"error: {plain(error)}", 2)
         except OSError as error:
             stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2)
+        except MemoryError as error:
+            stop(f"error: this needs more memory than there is ({error or 'MemoryError'})", 2)
         except KeyboardInterrupt:
-            stop("interrupted; nothing was written", 128 + signal.SIGINT)
+            stop("interrupted: what is not whole was taken away", 128 + signal.SIGINT)
+        except Exception as error:
+            if os.environ.get(TRACE):
+                raise
+            what = f"{type(error).__name__}: {plain(error)[:300]}"
+            stop(f"error: a damaged file, or a fault of this program ({what}); {TRACE}=1 shows "
+                 "where", 2)  # fmt: skip
 
     return main
+
+
+def plain(error: BaseException) -> str:
+    """One line without control characters: names in it may come from a file."""
+    return "".join(c if c.isprintable() else " " for c in str(error))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`python -m convert.from_hf SRC DST`: a model of transformers as a jaxneox checkpoint."""
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,11 @@ import numpy as np
 
 from convert.casting import CHOICES, cast, chosen
 from convert.console import Advance, Parser, command, progress, warn
+from convert.fate import Fate, check_whole, laid_out
 from convert.hf.tokenizer import rows, tokenizer_at
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
-from convert.proof.conclude import conclude
+from convert.proof.conclude import conclude, next_command
 from convert.readers.digest import Digests
 from convert.readers.hf import PRECISION, HfCheckpoint
 from convert.readers.hub import download, is_hub_name
@@ -58,49 +58,29 @@ def run(args: argparse.Namespace) -> int:
         keys["tokenizer_type"] = tokenizer.name
     config = resolve(keys, dp=1, vocab_size=None)
     said = [*source.warnings, *notes]
-    with Staging(args.dst, nbytes(leaves)) as folder:
-        digests = Digests(source.files)
+    warn(said)
+    with Staging(args.dst, nbytes(leaves)) as folder, Digests(source.files) as digests:
         writer = JaxneoxWriter(folder, 0, leaves)
         with progress("reading", nbytes(leaves)) as bar:
-            stream(source, writer, leaves, bar)
+            fates = stream(source, writer, leaves, bar)
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
         writer.finish(saved_keys(config), {"conversion": {"from": source.family.architecture}})
         record = certificate(
             f"{source.family.architecture} to jaxneox",
+            (args.src, args.dst),
             {"kind": "Hugging Face", "folder": source.folder.name},
-            list(records(source, leaves)),
+            fates,
             said,
             digests.results(),
         )
         case = None if args.no_verify else case_of(source, open_jaxneox(folder))
         found = conclude(record, case, folder, args.dst)
-    warn(said)
     print("\n".join(found))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(f"Next: python train.py {args.dst} --finetune --save DIR --set data-path=FILE")
+    print(next_command(args.dst))
     return 0
-
-
-def records(source: HfCheckpoint, leaves: Leaves) -> Iterator[dict[str, Any]]:
-    """Every leaf with its origin, for the certificate."""
-    for name, (shape, dtype) in leaves.items():
-        kept = source.dtype(name) == dtype
-        elements = int(np.prod(shape))
-        yield {
-            "name": source.origin(name),
-            "module": None,
-            "ranks": 1,
-            "shape": list(shape),
-            "dtype": source.dtype(name).name,
-            "leaf": name,
-            "fate": "laid out anew" if kept else f"laid out anew, rounded to {dtype.name}",
-            "elements": elements,
-            "used": elements,
-            "changed": 0 if kept else elements,
-            "drift": None,
-        }
 
 
 def local(src: str) -> Path:
@@ -144,18 +124,24 @@ def precision(leaves: Leaves) -> dict[str, Any]:
     return {"precision": PRECISION[dtypes.pop() if len(dtypes) == 1 else "float32"]}
 
 
-def stream(source: HfCheckpoint, writer: JaxneoxWriter, leaves: Leaves, advance: Advance) -> None:
-    """Every leaf, in the memory of a layer."""
+def stream(
+    source: HfCheckpoint, writer: JaxneoxWriter, leaves: Leaves, advance: Advance
+) -> list[Fate]:
+    """Every leaf, in the memory of a layer. Returns the account of every tensor."""
+    fates = []
     stacked = [name for name in leaves if name.startswith(STACKED)]
     outside = [name for name in leaves if name not in stacked]
     for layer in (None, *range(source.model.num_layers)):
-        values = {
-            name: cast(name, source.leaf(name, layer), leaves[name][1])
-            for name in (outside if layer is None else stacked)
-        }
+        values = {}
+        for name in outside if layer is None else stacked:
+            leaf = source.leaf(name, layer)
+            values[name] = cast(name, leaf, leaves[name][1])
+            fates.append(laid_out(source.origin(name), layer, name, leaf, values[name]))
         futures = [writer.write(name, layer, value) for name, value in values.items()]
         written(futures, writer.folder)
         advance(sum(value.nbytes for value in values.values()))
+    check_whole(fates)
+    return fates
 
 
 main = command(parser, run)

@@ -7,15 +7,17 @@ from typing import Any
 
 from convert.agreement import check_agreement
 from convert.apply import leaf_shapes
+from convert.casting import CHOICES
 from convert.console import Parser, command, progress, warn
 from convert.merge import make_plan
 from convert.plan import Choices, Plan
-from convert.proof.account import files_not_read, source_facts, tensors
+from convert.proof.account import files_not_read, left_out, source_facts
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
-from convert.proof.conclude import conclude
+from convert.proof.conclude import conclude, next_command
 from convert.readers.jaxneox import open_jaxneox
-from convert.readers.neox import NeoxCheckpoint, open_neox
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_open import open_neox
 from convert.stream import stream
 from convert.tokenizers import find_tokenizer
 from convert.writers.jaxneox import JaxneoxWriter, nbytes
@@ -40,11 +42,17 @@ def parser() -> Parser:
     add("--step", type=int, metavar="N", help="of a run; by default its `latest`")
     add("--tokenizer", type=Path, metavar="FILE", help="instead of the YAML's vocab-file")
     add("--norms", choices=("fold", "mean", "first"), default="fold",
-        help="drifted copies of norms: kept exactly, or merged as NeoX has done")  # fmt: skip
+        help="drifted copies of norms. fold: kept exactly; mean, first: NeoX's own merges, for "
+        "comparison")  # fmt: skip
     add("--biases", choices=("auto", "sum", "once"), default="auto",
-        help="row-parallel biases: as the residual has them, or as asked")  # fmt: skip
-    add("--dtype", choices=("keep", "float32", "bfloat16", "float16"), default="keep",
-        help="of the stored weights")  # fmt: skip
+        help="output biases. auto: summed for a parallel residual, once for a sequential one; "
+        "sum, once: always so, for comparison")  # fmt: skip
+    add(
+        "--dtype",
+        choices=CHOICES,
+        default="keep",
+        help="of the stored weights. keep: the source's, but float32 for what it cannot hold",
+    )
     add("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
@@ -60,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(said))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(f"Next: python train.py {args.dst} --finetune --save DIR --set data-path=FILE")
+    print(next_command(args.dst))
     return 0
 
 
@@ -87,15 +95,16 @@ def convert(
     with Staging(args.dst, nbytes(leaves)) as folder:
         writer = JaxneoxWriter(folder, source.step, leaves)
         with progress("converting", source.nbytes) as bar:
-            entries, digests = stream(source, plan, writer, bar)
+            fates, digests = stream(source, plan, writer, bar)
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
         origin = {"conversion": {"from": "GPT-NeoX", **asdict(choices)}}
         writer.finish(saved_keys(config), origin)
         record = certificate(
             f"GPT-NeoX step {source.step}, {source.mp} model-parallel ranks, to jaxneox",
+            (args.src, args.dst),
             source_facts(source, plan),
-            list(tensors(source, plan, entries)),
+            [*fates, *left_out(source)],
             plan.warnings,
             digests,
             files_not_read(source),

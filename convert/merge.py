@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from convert.casting import chosen
-from convert.plan import Choices, Decision, Drift, Dtype, Fold, Plan
+from convert.fate import Drift
+from convert.plan import Choices, Decision, Dtype, Fold, Loss, Plan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
 from convert.rules.rule import Role, Rule
@@ -35,7 +36,15 @@ from jaxneox.errors import UserError
 
 FLOAT32 = np.dtype(np.float32)
 SAME = "one copy: all ranks have the same"
+SUM = "the sum: every rank adds its own before the sum over ranks"
+ONCE = "once: it is added after the sum over ranks"
 OF_STREAMS = "the mean: each rank's residual stream had its own"
+OF_POSITIONS = "the mean: with sequence_parallel each rank's copy had its own positions"
+NORMS = {
+    "fold": "folded into the ranks' shards: each rank's own copy is kept exactly",
+    "mean": "the ranks' mean (--norms mean), as in NeoX's own converter",
+    "first": "rank 0's (--norms first), as in NeoX's zeroth partition",
+}
 
 
 def make_plan(source: NeoxCheckpoint, choices: Choices) -> Plan:
@@ -62,29 +71,31 @@ def make_plan(source: NeoxCheckpoint, choices: Choices) -> Plan:
 def _merge_norm(plan: Plan, index: int, copies: dict[Rule, np.ndarray], choices: Choices) -> None:
     name = next(iter(copies)).parts[0].leaf.rpartition(".")[0]
     drifted = any((c != c[0]).any() for c in copies.values())
-    sliced = drifted and plan.sequence_parallel
-    fold = choices.norms == "fold" and not sliced
-    how = {
-        "fold": "folded into the ranks' shards: each rank's own copy is kept exactly",
-        "mean": "the ranks' mean (--norms mean), as in NeoX's own converter",
-        "first": "rank 0's (--norms first), as in NeoX's zeroth partition",
-    }[choices.norms]
+    fold = choices.norms == "fold" and not plan.sequence_parallel
+    why = NORMS[choices.norms]
+    loss: Loss = "none" if fold else "asked"
+    if plan.sequence_parallel and choices.norms == "fold":
+        why, loss = OF_POSITIONS, "unavoidable"
+    if not drifted:
+        why, loss = SAME, "none"
     for rule, copies_RD in copies.items():
         value = copies_RD[0]
         if drifted and choices.norms != "first":
             value = _reference(copies_RD) if fold else copies_RD.mean(axis=0)
         plan.values[rule.parts[0].leaf, index] = value
-        exact = not drifted or fold
-        said = how if drifted else SAME
-        if sliced:
-            said = "the mean: with sequence_parallel each rank's copy had its own positions"
-        plan.decisions.append(Decision(index, rule.theirs, said, drift_of(copies_RD), exact))
+        _decide(plan, index, rule, why, copies_RD, loss)
     if drifted and fold:
         scale, bias = (
             next((r for r in copies if r.theirs.endswith(end)), None)
             for end in ((".weight", ".scale", ".g"), ".bias")
         )
         plan.folds[name, index] = _fold(plan, index, copies, scale, bias)
+
+
+def _decide(
+    plan: Plan, index: int, rule: Rule, why: str, copies_RD: np.ndarray, loss: Loss = "none"
+) -> None:
+    plan.decisions.append(Decision(index, rule.theirs, why, drift_of(copies_RD), loss))
 
 
 def _fold(
@@ -118,36 +129,32 @@ def _reference(copies_RD: np.ndarray) -> np.ndarray:
 
 
 def _merge_bias(plan: Plan, index: int, copies: dict[Rule, np.ndarray], choices: Choices) -> None:
+    """The sum where NeoX adds before the all-reduce, one copy where it adds after it."""
     parallel = plan.model.parallel_residual
+    total = parallel if choices.biases == "auto" else choices.biases == "sum"
     for rule, copies_RD in copies.items():
         drifted = bool((copies_RD != copies_RD[0]).any())
-        total = choices.biases == "sum" or (choices.biases == "auto" and parallel)
+        loss: Loss = "none" if total == parallel or len(copies_RD) == 1 else "asked"
         if total:
-            value, said = copies_RD.sum(axis=0), "the sum: every rank adds its own before the sum"
+            value, why = copies_RD.sum(axis=0), SUM
         elif choices.norms == "first" or not drifted:
-            value, said = copies_RD[0], "once: it is added after the sum over ranks"
+            value, why = copies_RD[0], ONCE
         else:
-            value, said = (
-                copies_RD.mean(axis=0),
-                "the mean: each rank's residual stream had its own",
-            )
+            value, why = copies_RD.mean(axis=0), OF_STREAMS
+        if drifted and not total and not parallel:
+            loss = "unavoidable"
         if choices.biases != "auto":
-            said = f"{said.partition(':')[0]} (--biases {choices.biases})"
-        one = len(copies_RD) == 1
-        exact = one or (total == parallel and (parallel or not drifted))
+            why = f"{why} (as asked by --biases {choices.biases})"
         plan.values[rule.parts[0].leaf, index] = value
-        plan.decisions.append(Decision(index, rule.theirs, said, drift_of(copies_RD), exact))
+        _decide(plan, index, rule, why, copies_RD, loss)
 
 
 def _take_mean(plan: Plan, index: int, copies: dict[Rule, np.ndarray]) -> None:
     for rule, copies_RD in copies.items():
         same = bool((copies_RD == copies_RD[0]).all())
-        value = copies_RD[0] if same else copies_RD.mean(axis=0)
-        said = SAME
-        if not same:
-            said = OF_STREAMS
-        plan.values[rule.parts[0].leaf, index] = value
-        plan.decisions.append(Decision(index, rule.theirs, said, drift_of(copies_RD), same))
+        plan.values[rule.parts[0].leaf, index] = copies_RD[0] if same else copies_RD.mean(axis=0)
+        loss: Loss = "none" if same else "unavoidable"
+        _decide(plan, index, rule, SAME if same else OF_STREAMS, copies_RD, loss)
 
 
 def _grow(plan: Plan) -> None:
@@ -190,6 +197,11 @@ def _name_quirks(plan: Plan, source: NeoxCheckpoint) -> None:
             f"NeoX of 2023 computed the angles of rotary in {source.dtype.name}, in which late "
             "positions are off; here they are right. The certificate measures the difference"
         )
+    if source.half_slopes:
+        plan.warnings.append(
+            f"NeoX rounded alibi's slopes to {source.dtype.name} with the weights; here they are "
+            "right. The certificate measures the difference"
+        )
     if plan.model.attention_dropped:
         plan.warnings.append(
             "NeoX drops the attention's output where gpt_j_residual meets a gated MLP without "
@@ -197,15 +209,18 @@ def _name_quirks(plan: Plan, source: NeoxCheckpoint) -> None:
             "attention_dropped"
         )
     if not plan.exact:
-        inexact = sorted({d.theirs for d in plan.decisions if not d.exact})
+        names = ", ".join(sorted({d.theirs for d in plan.decisions if d.loss != "none"}))
         plan.warnings.append(
-            f"no exact merge was made of {', '.join(inexact)}: the certificate measures the cost"
+            f"no exact merge was made of {names}: "
+            + ("another was asked for" if plan.mergeable else "there is none")
+            + "; the certificate measures the cost"
         )
 
 
 def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
     model, folder = source.model, source.files.folder
-    if model.attention.qk_norm and source.mp > 1 and model.norm.kind != "rmsnorm":
+    joint = model.norm.kind in ("layernorm", "non_parametric_layernorm")
+    if model.attention.qk_norm and source.mp > 1 and joint:
         raise UserError(
             f"{folder}: use_qk_layernorm with {model.norm.kind} takes its statistics over the "
             f"heads of each of {source.mp} ranks; no model that is not split has that function"
@@ -235,8 +250,13 @@ def _choose_dtypes(plan: Plan, source: NeoxCheckpoint, asked: Dtype) -> None:
         for leaf in rule.leaves
     }
     changed = {leaf for (leaf, _), v in plan.values.items() if not holds(theirs, v)} | folded
-    if asked == "keep":
+    if asked == "keep" and theirs != FLOAT32 and changed:
         plan.dtypes |= dict.fromkeys(changed, FLOAT32)
+        plan.warnings.append(
+            f"{len(changed)} parameters are stored in float32, because {theirs.name} cannot hold "
+            f"what merging makes of them (--dtype {theirs.name} rounds them): "
+            + ", ".join(sorted(changed))
+        )
     plan.rounding = {plan.dtypes[leaf] for leaf in folded}
     plan.rounding |= {
         plan.dtypes[leaf] for (leaf, _), v in plan.values.items() if not holds(plan.dtypes[leaf], v)
@@ -258,9 +278,10 @@ def holds(dtype: np.dtype, values: np.ndarray) -> bool:
 def drift_of(copies_RD: np.ndarray) -> Drift:
     away = copies_RD - copies_RD.mean(axis=0)
     if not (copies_RD != copies_RD[0]).any():
-        away = np.zeros(1)
+        away = np.zeros((1, 1))  # and not what rounding the mean leaves
     rms, of = (float(np.sqrt(np.mean(x * x))) for x in (away, copies_RD.mean(axis=0)))
-    return Drift(float(abs(away).max()), rms, of)
+    between = float((away.max(axis=0) - away.min(axis=0)).max())
+    return Drift(between, float(abs(away).max()), rms, of)
 
 
 def _groups(rules: tuple[Rule, ...]) -> Iterator[list[Rule]]:

@@ -1,11 +1,13 @@
 """The merged model as it is decided before a number is moved."""
 # D hidden, R ranks
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from convert.fate import Drift
 from convert.rules import neox
 from convert.rules.rule import Rule, Sizes, sizes_of
 from jaxneox.config.schema import ModelConfig
@@ -13,6 +15,7 @@ from jaxneox.config.schema import ModelConfig
 Norms = Literal["fold", "mean", "first"]
 Biases = Literal["auto", "sum", "once"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]
+Loss = Literal["none", "asked", "unavoidable"]
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,18 @@ class Fold(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Drift:
-    """How far the ranks' copies of one tensor are from their mean."""
-
-    max: float
-    rms: float
-    of: float  # the rms of the mean itself
-
-
-@dataclass(frozen=True)
 class Decision:
-    """What became of one tensor that every rank has a copy of."""
+    """What becomes of one tensor that every rank has a copy of, and why.
+
+    `loss` is where the ranks' function is not kept: because another merge was asked for, or because
+    no single model has it.
+    """
 
     index: int
     theirs: str
-    rule: str
+    why: str
     drift: Drift
-    exact: bool = True
+    loss: Loss = "none"
 
 
 @dataclass
@@ -60,7 +58,10 @@ class Plan:
     """The merged model and how each of its leaves comes about.
 
     Attributes:
+        keys: the YAML's, as the merged model has them.
+        sequence_parallel: whether the ranks applied their norms to slices of the length.
         values: the merged copies in float64, by (leaf, module index).
+        dtypes: what each leaf is stored in.
         reference: the type that a norm is stored in whose copies are folded away.
         rounding: the types that numbers are rounded to; none where all are kept as they are.
         folds: by (norm, module index); only where copies drifted.
@@ -78,7 +79,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def rules(self) -> dict[int, tuple[Rule, ...]]:
+    def rules(self) -> Mapping[int, tuple[Rule, ...]]:
         """Of the merged model, which may have biases and an unembedding that the source has not."""
         return neox.modules(self.model)
 
@@ -88,8 +89,16 @@ class Plan:
 
     @property
     def exact(self) -> bool:
-        """Whether one model has the function of the ranks, but for rounding."""
-        return all(decision.exact for decision in self.decisions)
+        """Whether the merged model has the function of the ranks, but for rounding."""
+        return all(decision.loss == "none" for decision in self.decisions)
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether any single model has it."""
+        return all(decision.loss != "unavoidable" for decision in self.decisions)
+
+    def decision(self, index: int, theirs: str) -> Decision | None:
+        return next((d for d in self.decisions if (d.index, d.theirs) == (index, theirs)), None)
 
     def fold(self, rule: Rule, index: int) -> Fold | None:
         """The fold that a tensor's rule asks for; the final norm lies one module before."""

@@ -9,18 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convert.apply import layer_of
+from convert.fate import Fate, bit_sum
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.rules import neox
 from convert.rules.rule import Role, Rule, sizes_of
+from convert.unfold import unfolded
 from jaxneox.config.keys.further import OURS
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 from jaxneox.model.positions import alibi_slopes, frequencies
 
 Tensors = dict[str, np.ndarray]
-
-REST = 1e-6
-"""A stored float32 bias is off by 6e-8 of itself, relative to what it was rounded from."""
 
 
 class Layout(NamedTuple):
@@ -44,7 +43,17 @@ class Split:
         _refuse(source.model, layout)
         self.warnings: list[str] = []
         self.model = replace(self._padded(source.model), logit_bias=False)
-        self._final_biases = self._unfolded() if source.model.logit_bias else None
+        if source.tokenizer is None:
+            named = source.keys.get("vocab_file")
+            self.warnings.append(f"there is no tokenizer here: the YAML's vocab-file stays {named}")
+        self._own_biases: list[np.ndarray] = []
+        if source.model.logit_bias:
+            weight_DV, bias_V = (self._leaf(f"unembed.{name}", None) for name in ("weight", "bias"))
+            self._own_biases = unfolded(weight_DV, bias_V, layout.mp)
+            self.warnings.append(
+                "the ranks' copies of the final norm's bias differ, as those did that this model "
+                "came from: tools that merge by averaging will lose it"
+            )
 
     @cached_property
     def dtype(self) -> np.dtype:
@@ -52,7 +61,7 @@ class Split:
         return np.result_type(*(self.source.dtype(name) for name in self.source.shapes))
 
     @property
-    def rules(self) -> dict[int, tuple[Rule, ...]]:
+    def rules(self) -> Mapping[int, tuple[Rule, ...]]:
         return neox.modules(self.model)
 
     @property
@@ -63,37 +72,35 @@ class Split:
         )
         return elements * self.layout.mp * self.dtype.itemsize
 
-    def modules(self) -> Iterator[tuple[int, int, Tensors]]:
-        """(Sequential index, rank, its tensors), one module's leaves in memory at a time."""
+    def modules(self) -> Iterator[tuple[int, list[Tensors], list[Fate]]]:
+        """(Sequential index, each rank's tensors, their account), a module in memory at a time."""
         for index in self.rules:
-            yield from ((index, rank, t) for rank, t in enumerate(self._module(index)))
+            yield index, *self._module(index)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Every tensor that is written, with its fate, for the certificate."""
-        sizes, mp = sizes_of(self.model, self.layout.mp), self.layout.mp
-        for index, rules in self.rules.items():
-            for rule in rules:
-                elements = int(np.prod(rule.shape(sizes))) * mp
-                yield {
-                    "name": rule.theirs,
-                    "module": index,
-                    "ranks": mp,
-                    "shape": list(rule.shape(sizes)),
-                    "dtype": self.dtype.name,
-                    "leaf": " + ".join(part.leaf for part in rule.parts),
-                    "fate": self._fate(rule),
-                    "elements": elements,
-                    "used": elements,
-                    "changed": elements if self._divides(rule) and mp > 1 else 0,
-                    "drift": None,
-                }
-
-    def _fate(self, rule: Rule) -> str:
-        if rule.role is Role.SPLIT:
-            return "split: each rank has a share"
-        if self._divides(rule):
-            return "divided by the number of ranks, each of which adds its share"
-        return "copied to every rank"
+    def _account(
+        self, rule: Rule, index: int, leaves: Mapping[str, np.ndarray], shards: list[np.ndarray]
+    ) -> Fate:
+        """Of one tensor of ours as the ranks have it, counted after it was cut."""
+        whole = [leaves[part.leaf] for part in rule.parts]
+        mp, elements = len(shards), sum(shard.size for shard in shards)
+        common = (rule.theirs, index, layer_of(index, self.model), mp, shards[0].shape,
+                  self.dtype.name, " + ".join(part.leaf for part in rule.parts))  # fmt: skip
+        if rule.role is Role.SPLIT:  # leaves with slots are counted with all of their slots
+            sizes = sizes_of(self.model, mp)
+            ours = [leaves[p.leaf][p.region(sizes, rank)] for p in rule.parts for rank in range(mp)]
+            same_bits = sum(map(bit_sum, ours)) == sum(map(bit_sum, shards))
+            used = sum(region.size for region in ours)
+            return Fate(*common, "split: each rank has a share", elements, used, 0, same_bits)
+        total = np.sum([shard.astype(np.float64) for shard in shards], axis=0)
+        if self._divides(rule) and mp > 1:
+            changed = int((total.astype(self.dtype) != whole[0]).sum())
+            said = f"divided into {mp} shares, whose sum is it"
+            return Fate(*common, said, elements, elements, changed)
+        changed = sum(int((shard != whole[0]).sum()) for shard in shards)
+        said = "copied to every rank"
+        if changed:
+            said = "a copy of its own for each rank: what folding had put into the logits' bias"
+        return Fate(*common, said, elements, elements, changed)
 
     def _divides(self, rule: Rule) -> bool:
         return rule.role is Role.BIAS and self.model.parallel_residual
@@ -134,33 +141,6 @@ class Split:
             "model_parallel_size": self.layout.mp,
         }
 
-    def _unfolded(self) -> list[np.ndarray]:
-        """What each rank's copy of the final norm's bias has beyond ours, float64 [D] each.
-
-        A bias on the logits came from copies that had drifted: rank r's rows of it are W_r d_r. For
-        the number of ranks that it came from, or a multiple, d_r is found again, and NeoX, where
-        each rank applies its own copy, has the function; for others there is none.
-        """
-        found, mp = [], self.layout.mp
-        rows = np.split(np.arange(self.model.vocab_size), mp)
-        weight_DV, bias_V = (self._leaf(f"unembed.{name}", None) for name in ("weight", "bias"))
-        for own in rows:
-            own_VD, own_V = (x.astype(np.float64) for x in (weight_DV[:, own].T, bias_V[own]))
-            shift_D, rest = solved(own_VD, own_V)
-            if rest > REST:
-                raise UserError(
-                    f"--mp {mp}: the model has a bias on its logits, from copies of the final norm "
-                    "that had drifted between NeoX's ranks; NeoX can have it only with as many "
-                    "ranks again, or a multiple (from_neox --norms mean makes a model without it, "
-                    "at a stated cost)"
-                )
-            found.append(shift_D)
-        self.warnings.append(
-            "the ranks' copies of the final norm's bias differ, as those did that this model came "
-            "from: tools that merge by averaging will lose it"
-        )
-        return found
-
     def _padded(self, model: ModelConfig) -> ModelConfig:
         """The vocabulary's rows must divide over the ranks; as it is, wherever they do."""
         rows = -(-model.vocab_size // self.layout.mp) * self.layout.mp
@@ -183,21 +163,31 @@ class Split:
         same = keys.get("model_parallel_size", 1) == mp and rows % (multiple * mp) == 0
         return multiple if known or same else rows // mp
 
-    def _module(self, index: int) -> list[Tensors]:
-        rules = self.rules[index]
-        inner = (layer := layer_of(index, self.model)) is not None
-        if inner:
-            rules += neox.shared(self.model)
+    def _module(self, index: int) -> tuple[list[Tensors], list[Fate]]:
+        layer = layer_of(index, self.model)
+        rules = self.rules[index] + (neox.shared(self.model) if layer is not None else ())
         leaves = {leaf: self._leaf(leaf, layer) for rule in rules for leaf in rule.leaves}
         sizes = sizes_of(self.model, self.layout.mp)
         ranks: list[Tensors] = [{} for _ in range(self.layout.mp)]
+        fates = []
         for rule in rules:
-            for rank, tensor in enumerate(self._ranks(rule, leaves, sizes)):
-                ranks[rank][rule.theirs] = tensor
-        if inner:
+            shards = self._ranks(rule, leaves, sizes)
+            fates.append(self._account(rule, index, leaves, shards))
+            for tensors, shard in zip(ranks, shards, strict=True):
+                tensors[rule.theirs] = shard
+        if layer is not None:
             for rank, tensors in enumerate(ranks):
-                tensors |= self._unused(tensors) | self._buffers(rank)
-        return ranks
+                further = self._unused(tensors) | self._buffers(rank)
+                tensors |= further
+                if rank == 0:
+                    fates += [self._further(n, t, index) for n, t in further.items()]
+        return ranks, fates
+
+    def _further(self, name: str, tensor: np.ndarray, index: int) -> Fate:
+        mp = self.layout.mp
+        return Fate(name, index, layer_of(index, self.model), mp, tensor.shape, tensor.dtype.name,
+                    None, "without effect: NeoX wants it in the file", tensor.size * mp,
+                    0)  # fmt: skip
 
     def _ranks(
         self, rule: Rule, leaves: Mapping[str, np.ndarray], sizes: Mapping[str, int]
@@ -207,8 +197,8 @@ class Split:
             return [rule.get(leaves, sizes, rank) for rank in range(mp)]
         leaf = rule.parts[0].leaf
         value = leaves[leaf]
-        if leaf == "final_norm.bias" and self._final_biases is not None:
-            return [(value + own).astype(value.dtype) for own in self._final_biases]
+        if leaf == "final_norm.bias" and self._own_biases:
+            return [(value + own).astype(value.dtype) for own in self._own_biases]
         if self._divides(rule):
             return divided(value, mp)
         return [value] * mp
@@ -260,15 +250,8 @@ def divided(bias: np.ndarray, ranks: int) -> list[np.ndarray]:
     return [first] + [share] * (ranks - 1)
 
 
-def solved(weight_VD: np.ndarray, bias_V: np.ndarray) -> tuple[np.ndarray, float]:
-    """The least squares solution of W d = c, refined once, and what of c it leaves, relative."""
-    square_DD = weight_VD.T @ weight_VD
-    shift_D = np.zeros(weight_VD.shape[1])
-    for _ in range(2):
-        rest_V = bias_V - weight_VD @ shift_D
-        shift_D += np.linalg.lstsq(square_DD, weight_VD.T @ rest_V, rcond=None)[0]
-    rest = np.linalg.norm(bias_V - weight_VD @ shift_D)
-    return shift_D, float(rest / (np.linalg.norm(bias_V) or 1.0))
+JOINT = ("layernorm", "non_parametric_layernorm")
+"""Norms that take their statistics over all heads of a rank."""
 
 
 def _refuse(model: ModelConfig, layout: Layout) -> None:
@@ -286,7 +269,7 @@ def _refuse(model: ModelConfig, layout: Layout) -> None:
             model.attention_dropped and not drops
         ),
         f"use_qk_layernorm with {model.norm.kind} would take its statistics over each rank's own "
-        "heads: use --mp 1": a.qk_norm and model.norm.kind != "rmsnorm" and mp > 1,
+        "heads: use --mp 1": a.qk_norm and mp > 1 and model.norm.kind in JOINT,
         f"{a.kv_heads} key-value heads do not divide over {mp} ranks": a.kv_heads % mp != 0,
         f"the MLP's width {model.mlp.size} does not divide over {mp} ranks": model.mlp.size % mp,
         f"{model.num_layers} layers are fewer than {layout.pp} stages": (

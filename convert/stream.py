@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from convert.apply import Entry, layer_of, merge_module
+from convert.apply import layer_of, merge_module
+from convert.fate import Fate, check_whole
 from convert.plan import Plan
 from convert.readers.digest import Digest, Digests
 from convert.readers.neox import NeoxCheckpoint
@@ -16,15 +17,15 @@ WORKERS = 2
 
 def stream(
     source: NeoxCheckpoint, plan: Plan, writer: JaxneoxWriter, advance: Callable[[int], None]
-) -> tuple[list[Entry], list[Digest]]:
+) -> tuple[list[Fate], list[Digest]]:
     """Every module of `source` into `writer`: what became of each tensor, and what was read.
 
     The files' checksums are verified meanwhile: UserError is raised before anything is finished.
     """
 
-    def convert(index: int) -> list[Entry]:
+    def convert(index: int) -> list[Fate]:
         digests.check()
-        leaves, entries = merge_module(source, plan, index)
+        leaves, fates = merge_module(source, plan, index)
         source.forget(index)
         layer = layer_of(index, plan.model)
         futures = [
@@ -33,14 +34,14 @@ def stream(
         ]
         written(futures, writer.folder)
         advance(sum(t.nbytes for rank in source.shards.get(index, []) for t in rank.values()))
-        return entries
+        return fates
 
-    digests = Digests([*source.yamls, *source.weight_files])
     pool = ThreadPoolExecutor(WORKERS, "convert")
-    try:
-        jobs = [pool.submit(convert, index) for index in neox.modules(plan.model)]
-        entries = [entry for job in jobs for entry in job.result()]
-        return entries, digests.results()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        digests.stop()
+    with Digests([*source.yamls, *source.weight_files]) as digests:
+        try:
+            jobs = [pool.submit(convert, index) for index in neox.modules(plan.model)]
+            fates = [fate for job in jobs for fate in job.result()]
+            check_whole(fates)
+            return fates, digests.results()
+        finally:
+            pool.shutdown(cancel_futures=True)

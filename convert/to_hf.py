@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from convert.casting import CHOICES
+from convert.casting import CHOICES, cast
 from convert.console import Advance, Parser, command, progress, warn
+from convert.fate import Fate, check_whole, laid_out
 from convert.hf.config import config_of
 from convert.hf.export import Export
 from convert.hf.tokenizer import rows, save_tokenizer
@@ -18,7 +19,7 @@ from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint, open_jaxneox
-from convert.rules.rule import sizes_of
+from convert.rules.rule import Rule, Sizes, sizes_of
 from convert.writers.hf import HfWriter, nbytes
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config.schema import ModelConfig
@@ -50,18 +51,21 @@ def run(args: argparse.Namespace) -> int:
     export = Export(source, model_to_write(source, args), args.dtype)
     export.check()
     notes = [*trimmed(source, export.model), *too_new(export)]
+    warn(notes)
     with Staging(args.dst, nbytes(export.tensors)) as folder:
-        notes += write(export, folder)
+        fates, more = write(export, folder)
+        warn(more)
+        notes += more
         record = certificate(
             f"jaxneox step {source.place.step} to {export.family.architecture}",
+            (args.src, args.dst),
             {"kind": "jaxneox", "step": source.place.step},
-            list(export.records()),
+            fates,
             notes,
             files=[],
         )
         case = None if args.no_verify else case_of(source, HfCheckpoint(folder))
         said = conclude(record, case, folder, args.dst)
-    warn(notes)
     print("\n".join(said))
     print(f"{args.dst}   {export.family.architecture}, {len(export.tensors)} tensors")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
@@ -69,15 +73,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def write(export: Export, folder: Path) -> list[str]:
-    """Everything but the certificate. Returns what could not be written, one line each."""
+def write(export: Export, folder: Path) -> tuple[list[Fate], list[str]]:
+    """Everything but the certificate: the account, and what could not be written, a line each."""
     tensors = export.tensors
     writer = HfWriter(folder, tensors)
     with progress("writing", nbytes(tensors)) as bar:
-        stream(export, writer, bar)
+        fates = stream(export, writer, bar)
     notes = write_tokenizer(export.source, export.model, folder)
     writer.finish(config_of(export.family, export.model) | loading(export.source, tensors))
-    return notes
+    check_whole(fates)
+    return fates, notes
 
 
 def model_to_write(source: JaxneoxCheckpoint, args: argparse.Namespace) -> ModelConfig:
@@ -113,17 +118,34 @@ def too_new(export: Export) -> list[str]:
     ]
 
 
-def stream(export: Export, writer: HfWriter, advance: Advance) -> None:
+def stream(export: Export, writer: HfWriter, advance: Advance) -> list[Fate]:
     """Every tensor, in the memory of a layer and a shard."""
     sizes, at, leaves = sizes_of(export.model), None, dict[str, np.ndarray]()
+    fates = []
     for name, rule, layer in export.order:
         if layer is None or layer != at:
             at, leaves = layer, {}
         for leaf in rule.leaves - leaves.keys():
-            leaves[leaf] = export.leaf(leaf, layer)
-        tensor = rule.get(leaves, sizes, rank=0)
+            leaves[leaf] = export.stored(leaf, layer)
+        dtype = export.dtype(rule.parts[0].leaf)
+        tensor = cast(name, rule.get(leaves, sizes, rank=0), dtype)
+        fates.append(account(rule, layer, leaves, tensor, sizes))
         writer.write(name, tensor)
         advance(tensor.nbytes)
+    return fates
+
+
+def account(
+    rule: Rule,
+    layer: int | None,
+    leaves: Mapping[str, np.ndarray],
+    tensor: np.ndarray,
+    sizes: Sizes,
+) -> Fate:
+    regions = [leaves[part.leaf][part.region(sizes, 0)] for part in rule.parts]
+    ours = np.concatenate([np.ravel(region) for region in regions])
+    leaf = " + ".join(part.leaf for part in rule.parts)
+    return laid_out(rule.theirs.replace("{}", "*"), layer, leaf, ours, tensor)
 
 
 def write_tokenizer(source: JaxneoxCheckpoint, model: ModelConfig, folder: Path) -> list[str]:

@@ -10,40 +10,42 @@ from convert.proof.conclude import prove_with_bar, report
 from convert.proof.sample import read_tokens
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import open_jaxneox
-from convert.readers.neox import open_neox
+from convert.readers.neox_open import open_neox
 from jaxneox.errors import UserError
 
 
 def parser() -> Parser:
     p = Parser(
         "verify",
-        "Prove that two checkpoints compute the same, layer by layer and from end to end, in "
-        "float64. Each is a jaxneox run, a GPT-NeoX checkpoint or a folder of Hugging Face's.",
+        "Prove that two checkpoints compute the same, number by number, layer by layer and from "
+        "end to end, in float64. Exits 0 if they do and 1 if they do not.",
     )
     add = p.add_argument
-    add("src", metavar="SRC", type=Path)
-    add("dst", metavar="DST", type=Path)
+    kinds = "a jaxneox run or step, a GPT-NeoX run or step, or a folder of Hugging Face's"
+    add("src", metavar="SRC", type=Path, help=kinds)
+    add("dst", metavar="DST", type=Path, help="another; that it is the same is to be proved")
     add("--tokens", type=Path, metavar="FILE", help="an .npz with `tokens`, an .npy, or a text")
-    add("--config", nargs="+", metavar="X.yml", type=Path, help="of a NeoX checkpoint")
+    add("--config", nargs="+", metavar="X.yml", type=Path, help="of a NeoX checkpoint without one")
     return p
 
 
 def run(args: argparse.Namespace) -> int:
     source, target = (open_any(path, args.config) for path in (args.src, args.dst))
-    tokens = None
+    text = None
     if args.tokens:
-        model = target.model
-        tokens = read_tokens(args.tokens, model, next(tokenizers(source, target), None))
-    case = case_of(source, target, tokens)
+        text = read_tokens(args.tokens, target.model, next(tokenizers(source, target), None))
+    case = case_of(source, target, text)
     proof = prove_with_bar(case)
-    for line in report(case, proof):
-        print(line)
+    print("\n".join(report(case, proof)))
     return 0 if proof.holds else 1
 
 
 def open_any(path: Path, config: list[Path] | None = None) -> Opened:
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; expected a checkpoint")
+        raise UserError(
+            f"{path}: no such folder; expected a checkpoint on this disk (convert what is on a hub "
+            "first)"
+        )
     if (path / "config.json").is_file():
         return HfCheckpoint(path)
     if (path / "meta").is_dir() or any(path.glob("step_*")):

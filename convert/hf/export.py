@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -60,11 +59,15 @@ class Export:
         return chosen(self.dtype_asked, self.source.dtype(self._origin(leaf)))
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        return cast(name, self.stored(name, layer), self.dtype(name))
+
+    def stored(self, name: str, layer: int | None = None) -> np.ndarray:
+        """`leaf` before it is rounded to the type that is written."""
         value = self.source.leaf(self._origin(name), layer)
         if name in VOCABULARY_AXIS:
             before = (slice(None),) * VOCABULARY_AXIS[name]
             value = value[(*before, slice(self.model.vocab_size))]
-        return cast(name, value, self.dtype(name))
+        return value
 
     def check(self) -> None:
         """Raises UserError where a parameter of the source would be left behind."""
@@ -78,24 +81,3 @@ class Export:
             if leaf not in self.source.shapes and leaf.startswith(written):
                 return origin + leaf.removeprefix(written)
         return leaf
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Every tensor that is written, with its fate, for the certificate."""
-        for name, rule, layer in self.order:
-            shape, dtype = self.tensors[name]
-            leaf = rule.parts[0].leaf
-            kept = self.source.dtype(self._origin(leaf)) == dtype
-            elements = int(np.prod(shape))
-            yield {
-                "name": rule.theirs.replace("{}", "*"),
-                "module": layer,
-                "ranks": 1,
-                "shape": list(shape),
-                "dtype": dtype.name,
-                "leaf": " + ".join(part.leaf for part in rule.parts),
-                "fate": "laid out anew" if kept else f"laid out anew, rounded to {dtype.name}",
-                "elements": elements,
-                "used": elements,
-                "changed": 0 if kept else elements,
-                "drift": None,
-            }

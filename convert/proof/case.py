@@ -1,19 +1,25 @@
 """Two opened checkpoints of any kinds as a case to be proved."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
 
-from convert.hf.export import Export
 from convert.merge import make_plan
 from convert.plan import Choices, Plan
 from convert.proof.compare import EXACT, Proof, leaves_of, prove, settings_that_differ
 from convert.proof.program import Logits, program_of
 from convert.proof.sample import sample
-from convert.proof.sides import Direct, DirectSide, RanksSide, Side, UnsharedSide, historic
+from convert.proof.sides import (
+    Direct,
+    DirectSide,
+    RanksSide,
+    Refitted,
+    Side,
+    UnsharedSide,
+    historic,
+)
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.readers.neox import NeoxCheckpoint
@@ -38,7 +44,8 @@ class Case:
     rounding: set[np.dtype] = field(default_factory=set)
     others: list[Side] = field(default_factory=list)
     program: Logits | str = "not run"
-    exact: bool = True  # whether one model can have the source's function at all
+    mergeable: bool = True  # whether any single model has the source's function
+    exact: bool = True  # whether it was to be kept
     folded: bool = False  # whether norms were folded: numbers may differ, products may not
     contradictions: list[str] = field(default_factory=list)  # of the target with itself
 
@@ -50,30 +57,39 @@ class Case:
         sides = self.source, self.target, self.others
         proof = prove(*sides, self.tokens_BT, self.tolerance, self.program, step, self.folded)
         proof.failures += self.contradictions
+        proof.unexplained += self.contradictions
         return proof
 
 
 def case_of(
-    source: Opened, target: Opened, tokens_BT: np.ndarray | None = None, plan: Plan | None = None
+    source: Opened,
+    target: Opened,
+    text: tuple[np.ndarray, str] | None = None,
+    plan: Plan | None = None,
 ) -> Case:
-    """`plan` is how a NeoX source was merged; without it, as the target says that it was."""
+    """`text` is tokens [B, T] and what they are; `plan` how a NeoX source was merged, without it as
+    the target says that it was."""
     right = side_of(target, None, "the converted model")
     left = side_of(fitted(source, right.model), plan or merging(source, target), "the source")
     if left.model.shared_norm and not right.model.shared_norm:
         left = UnsharedSide(left)
-    tokens_BT, text = text_for(source, target, right.model, tokens_BT)
-    case = Case(left, right, tokens_BT, text, program=program_of(target))
+    text = text or sample(right.model, next(tokenizers(source, target), None))
+    case = Case(left, right, *text, program=program_of(target))
     case.rounding = narrowed(left, right)
     for side in (left, right):
         if isinstance(side, RanksSide):
             case.rounding |= side.plan.rounding
             case.exact &= side.plan.exact
+            case.mergeable &= side.plan.mergeable
             case.folded |= bool(side.plan.folds)
     if isinstance(source, NeoxCheckpoint) and source.mp > 1:
         case.others = [*historic(source)]
     if isinstance(source, NeoxCheckpoint) and source.half_angles and isinstance(left, RanksSide):
         title = f"the source, its angles in {source.dtype.name} as in 2023"
         case.others.append(RanksSide(title, source, left.plan, source.dtype))
+    if isinstance(source, NeoxCheckpoint) and source.half_slopes and isinstance(left, RanksSide):
+        title = f"the source, its alibi slopes in {source.dtype.name}"
+        case.others.append(RanksSide(title, source, left.plan, rounded=True))
     if isinstance(target, JaxneoxCheckpoint):
         blocks = f"layer 0 to layer {target.model.num_layers - 1}"
         case.contradictions = [
@@ -102,11 +118,10 @@ def chosen(target: Opened) -> Choices:
 
 
 def fitted(source: Opened, model: ModelConfig) -> Opened | Direct:
-    """The source as it had to be written: without padded rows."""
-    rows = model.vocab_size
-    if not isinstance(source, JaxneoxCheckpoint) or rows >= source.model.vocab_size:
+    """The source with as many rows of the vocabulary as had to be written."""
+    if isinstance(source, NeoxCheckpoint) or source.model.vocab_size == model.vocab_size:
         return source
-    return Export(source, replace(source.model, vocab_size=rows))
+    return Refitted(source, model.vocab_size)
 
 
 def narrowed(source: Side, target: Side) -> set[np.dtype]:
@@ -116,26 +131,8 @@ def narrowed(source: Side, target: Side) -> set[np.dtype]:
     return {narrow for wide, narrow in pairs if not np.can_cast(wide, narrow, "safe")}
 
 
-def text_for(
-    source: Opened, target: Opened, model: ModelConfig, tokens_BT: np.ndarray | None
-) -> tuple[np.ndarray, str]:
-    if tokens_BT is not None:
-        return tokens_BT, f"{tokens_BT.size} given tokens"
-    return sample(model, next(tokenizers(source, target), None))
-
-
 def tokenizers(*opened: Opened) -> Iterator[Tokenizer]:
     for checkpoint in opened:
         found = None if isinstance(checkpoint, NeoxCheckpoint) else checkpoint.tokenizer
         if found is not None:
             yield found
-
-
-def place(opened: Opened) -> Path:
-    match opened:
-        case NeoxCheckpoint(files=files):
-            return files.folder
-        case JaxneoxCheckpoint(place=at):
-            return at.folder
-        case _:
-            return opened.folder

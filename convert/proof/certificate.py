@@ -7,12 +7,15 @@ whether to trust the model.
 import importlib.metadata
 import json
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from convert.fate import Fate
 from convert.proof.case import Case
 from convert.proof.compare import Proof
 from convert.proof.page import page
@@ -26,8 +29,9 @@ PACKAGES = ("jaxneox", "jax", "numpy", "orbax-checkpoint", "tensorstore", "safet
 
 def certificate(
     title: str,
+    paths: tuple[Path | str, Path],
     source: Mapping[str, Any],
-    tensors: Sequence[Mapping[str, Any]],
+    tensors: Sequence[Fate],
     warnings: Sequence[str],
     files: Sequence[Digest],
     unread: Sequence[Path] = (),
@@ -36,6 +40,7 @@ def certificate(
 
     Args:
         title: the conversion in a few words.
+        paths: SRC and DST, as they were given.
         source: what the source is: kind, layout, step.
         tensors: every tensor of it, with its fate.
         unread: files that lie there and hold nothing that was converted.
@@ -44,11 +49,14 @@ def certificate(
         "certificate": 1,
         "title": title,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", f"convert.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "source_path": str(paths[0]),
+        "destination_path": str(paths[1]),
         "source": dict(source),
         "files": [{"name": d.path.name, "size": d.size, "sha256": d.sha256} for d in files],
         "files_not_read": [{"name": p.name, "size": p.stat().st_size} for p in unread],
         "warnings": list(warnings),
-        "tensors": [dict(tensor) for tensor in tensors],
+        "tensors": [asdict(fate) for fate in tensors],
         "versions": versions(),
     }
 
@@ -56,8 +64,10 @@ def certificate(
 def with_proof(record: Record, case: Case, proof: Proof) -> Record:
     said = {
         "same_function": proof.holds,
-        "exact_merge_exists": case.exact,
+        "exact_merge_exists": case.mergeable,
+        "exact_merge_asked": case.exact or not case.mergeable,
         "failures": proof.failures,
+        "unexplained": proof.unexplained,
         "text": case.text,
         "elements_compared": proof.elements,
         "tolerance": proof.tolerance,

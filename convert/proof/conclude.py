@@ -17,10 +17,10 @@ def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path)
     """
     if case is None:
         write(record, folder)
-        return ["not proved (--no-verify)"]
+        return ["not proved (--no-verify): python -m convert.verify SRC DST does it later"]
     proof = prove_with_bar(case)
     write(with_proof(record, case, proof), folder)
-    unexpected = proof.failures if case.exact else [*proof.different, *case.contradictions]
+    unexpected = proof.failures if case.exact else proof.unexplained
     if unexpected:
         raise Unproven(
             f"{dst}: was not written, for it does not compute what the source does: "
@@ -30,8 +30,9 @@ def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path)
 
 
 def prove_with_bar(case: Case) -> Proof:
-    modules = 2 * case.target.model.num_layers + 3
-    with progress("proving", modules, unit="modules") as bar:
+    """With a bar for each of the two parts: the numbers, and the functions."""
+    modules = case.target.model.num_layers + 3
+    with progress("proving: numbers, then functions", 2 * modules, unit="modules") as bar:
         return case.prove(lambda: bar(1))
 
 
@@ -40,18 +41,31 @@ def report(case: Case, proof: Proof) -> list[str]:
     lines = [f"differs: {failure}" for failure in proof.failures[:20]]
     if len(proof.failures) > 20:
         lines.append(f"… and {len(proof.failures) - 20} more")
-    if not proof.ends:
-        return lines
-    end, worst = proof.ends[0], max(layer.random for layer in proof.layers)
-    lines.append(
-        f"{proof.elements:,} numbers compared; the worst layer is off by {worst:.1e} of what it "
-        f"adds (limit {proof.tolerance:.0e})"
-    )
-    lines.append(
-        f"on {case.text}: logits within {end.max_abs:.1e}, KL {max(end.kl, 0):.1e}, perplexity "
-        f"{end.perplexity:.6f} against {proof.perplexity:.6f}"
-    )
+    if proof.ends:
+        end, worst = proof.ends[0], max(layer.random for layer in proof.layers)
+        lines += [
+            f"{proof.elements:,} numbers compared; the worst layer is off by {worst:.1e} of what "
+            f"it adds (limit {proof.tolerance:.0e})",
+            f"on {case.text}: logits within {end.max_abs:.1e}, KL {max(end.kl, 0):.1e}, perplexity "
+            f"of the source {proof.perplexity:.6f}, converted {end.perplexity:.6f}",
+        ]
     if isinstance(proof.program, float):
         lines.append(f"run in float32, its logits are within {proof.program:.1e}, relative")
-    lines.append("the same function" if proof.holds else "NOT the same function")
-    return lines
+    return [*lines, verdict(case, proof)]
+
+
+def verdict(case: Case, proof: Proof) -> str:
+    if proof.holds:
+        narrow = sorted(dtype.name for dtype in case.rounding if dtype.itemsize < 4)
+        return "the same function" + (f", rounded to {' and '.join(narrow)}" if narrow else "")
+    if not case.mergeable:
+        return "NOT the same function: no single model has that of these ranks"
+    if not case.exact:
+        return "NOT the same function: another merge than the exact one was asked for"
+    return "NOT the same function"
+
+
+def next_command(dst: Path) -> str:
+    """What to type to train on, with a tokenizer or without."""
+    data = "--set data-path=FILE" if (dst / "tokenizer").is_dir() else "--tokens FILE.npz"
+    return f"Next: python train.py {dst} --finetune --save DIR {data}"

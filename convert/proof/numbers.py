@@ -55,7 +55,8 @@ def fed(model: ModelConfig, index: int) -> dict[str, str]:
 
 def _exactly(where: str, expected: np.ndarray, found: np.ndarray) -> str:
     """The source's numbers, rounded to the target's type where that is narrower."""
-    differs = expected.astype(found.dtype) != found
+    expected = expected.astype(found.dtype)
+    differs = (expected != found) & ~((expected != expected) & (found != found))  # NaN is NaN
     if not differs.any():
         return ""
     first = [int(i) for i in np.argwhere(differs)[0]]

@@ -1,17 +1,38 @@
 """The certificate for a reader: Markdown of what `certificate.json` holds."""
 
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from convert.proof.case import SLACK
+from convert.proof.compare import EXACT
+
 Record = dict[str, Any]
+
+MERGES = {
+    "zeroth partition": "takes rank 0's copy of every norm and output bias, each bias once.",
+    "averaged": "takes the ranks' mean of every norm and output bias, each bias once.",
+    "NeoX's converter": "takes the ranks' mean of every norm and the sum of every output bias, "
+    "whatever the residual.",
+}
+"""What NeoX's merges did, by their titles in `ends`."""
+
+NO_PROOF = """\
+**Not proved.** The conversion was asked for with `--no-verify`: whether the function is the same
+was not checked. The last section has the command that checks it, at any time; to have the proof on
+this page, convert again without `--no-verify`."""
+
+ROUNDED = {2.0**-7: "bfloat16", 2.0**-10: "float16", 2.0**-23: "float32"}
+"""Types by the distance of 1 to the next number."""
 
 
 def page(record: Record) -> str:
     parts = [
         f"# Certificate: {record['title']}",
         verdict(record),
-        "![drift and errors](certificate.png)",
-        *section("What was converted", facts(record)),
+        "![errors by layer, and drift where there is some](certificate.png)",
+        *section("What was converted", table(("", ""), record["source"].items())),
         *section("What to know", bullets(record["warnings"])),
         *section("How the ranks' copies became one", merges(record)),
         *section("Where every number went", fates(record)),
@@ -31,102 +52,192 @@ def section(title: str, body: str) -> Iterator[str]:
 def verdict(record: Record) -> str:
     proof = record.get("proof")
     if proof is None:
-        return (
-            "**Not proved.** The conversion was asked for with `--no-verify`. Every number of the "
-            "source is accounted for below; that the function is the same was not checked."
-        )
+        return NO_PROOF
     if proof["same_function"]:
-        end = proof["ends"][0]
+        eps = proof["tolerance"] / SLACK
+        but = f", but for rounding to {ROUNDED[eps]}" if eps > 1e-5 else ""
+        numbers = count(proof["elements_compared"], "number")
         return (
-            f"**The same function.** On {proof['text']} the converted model's logits are within "
-            f"{end['max_abs']:.1e} of the source's, both in float64; the perplexity is "
-            f"{end['perplexity']:.6f} there and {proof['perplexity_of_source']:.6f} here, and "
-            f"every one of {proof['elements_compared']:,} numbers is the one that the rules below "
-            "give."
+            f"**The same function{but}.** The two differ by {cost(proof)} Of {numbers} that were "
+            "compared, all are what the rules below give."
         )
-    if proof["ends"]:
-        end = proof["ends"][0]
-        why = "" if proof["exact_merge_exists"] else " No single model has the ranks' function."
+    asked = options(record["command"], "--norms", "--biases")
+    if not unexplained(proof) and not proof["exact_merge_exists"]:
+        this = f"what {asked} makes of them" if asked else "the mean"
         return (
-            f"**Not the same function.**{why} On {proof['text']} the logits are off by "
-            f"{end['max_abs']:.3g} at most, {end['relative']:.3g} relative; the perplexity is "
-            f"{end['perplexity']:.4f}, the source's {proof['perplexity_of_source']:.4f}.\n\n"
-            + bullets(proof["failures"][:20])
+            "**Not the same function.** No single model has these ranks' function; this is "
+            f"{this}, kept, at a cost of {cost(proof)}"
         )
-    return "**Not the same function.**\n\n" + bullets(proof["failures"])
+    if not unexplained(proof) and not proof["exact_merge_asked"]:
+        return (
+            f"**Not the same function, as asked.** You asked for {asked or 'another merge'}; the "
+            f"exact merge (the default) exists; this one costs {cost(proof)}"
+        )
+    more = [f"and {n} more, in certificate.json"] if (n := len(proof["failures"]) - 20) > 0 else []
+    differ = f" The two differ by {cost(proof)}" if proof["ends"] else ""
+    listed = bullets([*proof["failures"][:20], *more])
+    return f"**The proof FAILED: do not use this model.**{differ}\n\n{listed}"
 
 
-def facts(record: Record) -> str:
-    return table(("", ""), [(key, value) for key, value in record["source"].items()])
+def unexplained(proof: Record) -> list[str]:
+    """Failures other than what a merge that loses something must have: layers that are off."""
+    layers = tuple(f"{layer['name']}: off by" for layer in proof["layers"])
+    return [failure for failure in proof["failures"] if not failure.startswith(layers)]
+
+
+def cost(proof: Record) -> str:
+    end, source = proof["ends"][0], proof["perplexity_of_source"]
+    return (
+        f"at most {end['max_abs']:.1e} in a logit, {end['relative']:.1e} relative, KL "
+        f"{max(end['kl'], 0):.1e} nats, on {proof['text']}, both in float64; perplexity: source "
+        f"{source:.6f}, converted {end['perplexity']:.6f} ({change(end['perplexity'], source)})."
+    )
+
+
+def change(value: float, of: float) -> str:
+    return "0" if value == of else f"{value / of - 1:+.1e}"
 
 
 def merges(record: Record) -> str:
-    """Copies by tensor, over all layers: the largest drift, and what was done about it."""
-    rows: dict[tuple[str, str], list[Record]] = {}
-    for tensor in record["tensors"]:
-        if tensor.get("drift"):
-            rows.setdefault((tensor["name"], tensor["fate"]), []).append(tensor)
-    lines = []
-    for (name, fate), tensors in rows.items():
-        worst = max(tensor["drift"]["max"] for tensor in tensors)
-        rms = max(tensor["drift"]["rms"] for tensor in tensors)
-        size = max(tensor["drift"]["of"] for tensor in tensors)
-        differ = sum(tensor["drift"]["max"] > 0 for tensor in tensors)
-        lines.append(
-            (f"`{name}`", f"{differ} of {len(tensors)}", f"{worst:.2e}", f"{rms:.1e}",
-             f"{size:.1e}", fate)
-        )  # fmt: skip
-    head = (
-        "tensor",
-        "differ between ranks",
-        "largest difference",
-        "rms",
-        "the tensor's rms",
-        "made one by",
+    """What was decided about every tensor that each rank has a copy of."""
+    kinds: dict[tuple[str, str], list[Record]] = {}
+    for tensor in copies(record):
+        if tensor["ranks"] == 1:
+            return undrifted(record)
+        kinds.setdefault((tensor["name"], tensor["fate"]), []).append(tensor)
+    rows, same = [], dict[str, list[str]]()
+    for (name, fate), tensors in kinds.items():
+        drifts = [tensor["drift"] for tensor in tensors]
+        if not any(drift["between"] for drift in drifts):
+            same.setdefault(fate, []).append(f"`{name}`")
+            continue
+        differ = sum(drift["between"] > 0 for drift in drifts)
+        largest, rms, of = (max(d[key] for d in drifts) for key in ("between", "rms", "of"))
+        sizes = f"{largest:.1e}", f"{rms:.1e}", f"{of:.1e}"
+        rows.append((f"`{name}`", f"{differ} of {len(drifts)}", *sizes, fate))
+    head = ("tensor", "layers where they differ", "largest difference between ranks",
+            "rms from the mean", "rms of the mean", "made one by")  # fmt: skip
+    lines = bullets(f"{', '.join(names)}: {fate}" for fate, names in same.items())
+    if rows and lines:
+        lines = "These copies do not differ:\n\n" + lines
+    return "\n\n".join(part for part in (undrifted(record), table(head, rows), lines) if part)
+
+
+def copies(record: Record) -> list[Record]:
+    return [tensor for tensor in record["tensors"] if tensor["drift"]]
+
+
+def undrifted(record: Record) -> str:
+    """The sentence that no copy differs; empty where one does, or where there are none."""
+    found = copies(record)
+    if not found or any(tensor["drift"]["between"] for tensor in found):
+        return ""
+    if all(tensor["ranks"] == 1 for tensor in found):
+        return "There is 1 rank, so that there was nothing to merge."
+    kinds = len({tensor["name"] for tensor in found})
+    return f"No copy differs between ranks ({count(len(found), 'tensor')} of " + (
+        f"{count(kinds, 'kind')})."
     )
-    return table(head, lines) if lines else ""
 
 
 def fates(record: Record) -> str:
-    """All tensors of one name together; certificate.json has each by itself."""
-    rows: dict[tuple[str, str, str], list[Record]] = {}
-    for tensor in record["tensors"]:
-        key = (tensor["name"], tensor["leaf"] or "", tensor["fate"])
-        rows.setdefault(key, []).append(tensor)
-    lines = [
-        (f"`{name}`", f"`{leaf}`" if leaf else "", len(found),
-         f"{sum(t['elements'] for t in found):,}", f"{sum(t['used'] for t in found):,}",
-         f"{sum(t['changed'] for t in found):,}", fate)
-        for (name, leaf, fate), found in rows.items()
-    ]  # fmt: skip
-    head = ("tensor", "ours", "tensors", "elements", "used, once each", "changed", "fate")
-    return table(head, lines)
+    """All layers' tensors of one kind together; certificate.json has each by itself."""
+    tensors = record["tensors"]
+    kinds: dict[tuple[str, str | None], list[Record]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor["name"], tensor["leaf"]), []).append(tensor)
+    elements, used, changed = (sum(t[k] for t in tensors) for k in ("elements", "used", "changed"))
+    total = f"{count(elements, 'element')} of {count(len(tensors), 'tensor')}"
+    said = f"All {total} were used, each once."
+    if used != elements:
+        said = f"Of {total}, {used:,} were used, each once; the rows say why the others were not."
+    said += f" {changed:,} became other numbers." if changed else " None became another number."
+    said += (
+        " *Same bits*, yes: the sum of all bit patterns before and after is equal; same numbers: "
+        "equal one by one, as copies or in another type."
+    )
+    head = ("tensor", "in jaxneox", "tensors", "elements", "used", "changed", "same bits",
+            "what was done")  # fmt: skip
+    rows = [(f"`{name}`", f"`{leaf}`" if leaf else "", *fate_cells(found))
+            for (name, leaf), found in kinds.items()]  # fmt: skip
+    return f"{said}\n\n{table(head, rows)}" if rows else ""
+
+
+def fate_cells(kind: list[Record]) -> Iterator[str]:
+    elements, used, changed = (sum(t[k] for t in kind) for k in ("elements", "used", "changed"))
+    bits = {tensor["same_bits"] for tensor in kind}
+    yield str(len(kind))
+    yield f"{elements:,}"
+    yield "all" if used == elements else f"{used:,}" if used else "none"
+    yield f"{changed:,}"
+    if not used:
+        yield "not used"
+    elif False in bits:
+        yield "**NO**"
+    else:
+        yield "numbers changed" if changed else "same numbers" if None in bits else "yes"
+    whys = Counter(tensor["fate"] for tensor in kind)
+    many = len(whys) > 1
+    why = "; ".join(f"{fate} ({n} of {len(kind)})" if many else fate for fate, n in whys.items())
+    yield why if used or why.startswith("not used") else f"not used: {why}"
 
 
 def proof_lines(record: Record) -> str:
     proof = record.get("proof")
-    if proof is None or not proof["ends"]:
+    if proof is None:
         return ""
-    rows = [
-        (e["title"], f"{e['max_abs']:.2e}", f"{e['relative']:.1e}", f"{e['kl']:.1e}",
-         f"{e['perplexity']:.6f}", f"{e['perplexity'] / proof['perplexity_of_source'] - 1:+.1e}")
-        for e in proof["ends"]
-    ]  # fmt: skip
-    head = ("against the source", "largest logit difference", "relative L2", "KL, nats",
-            "perplexity", "relative to the source's")  # fmt: skip
-    worst = max(proof["layers"], key=lambda layer: layer["random"])
+    if not proof["ends"]:
+        return "The functions were not compared: the two differ before that, as said above."
+    ours, *others = proof["ends"]
+    older = [end for end in others if end["title"] in MERGES]
+    rest = [end for end in others if end["title"] not in MERGES]
     ran = proof["program"]
-    said = (
-        ran if isinstance(ran, str) else f"its logits in float32 are within {ran:.1e} of float64's"
-    )
+    if not isinstance(ran, str):
+        ran = f"its logits are within {ran:.1e} of float64's, relative"
+    parts = [
+        f"Against the source's own function, in float64, on {proof['text']}, with perplexity "
+        f"{proof['perplexity_of_source']:.6f} over all rows of the vocabulary:",
+        ends_table(proof, [ours, *rest]),
+        layers_said(proof),
+        f"The program that you will use, in float32: {ran}.",
+    ]
+    if older:
+        exact = proof["exact_merge_exists"] and proof["exact_merge_asked"]
+        parts += [
+            "### What NeoX's older merges of the same files would have scored",
+            "For comparison only" + (": none of them was used." if exact else "."),
+            ends_table(proof, [ours, *older]),
+            bullets(f"*{end['title']}* {MERGES[end['title']]}" for end in older),
+        ]
+    return "\n\n".join(parts)
+
+
+def ends_table(proof: Record, ends: Sequence[Record]) -> str:
+    """The first is the converted model, in bold."""
+    head = ("model", "largest logit difference", "relative L2", "KL, nats", "perplexity",
+            "relative to the source's")  # fmt: skip
+    rows = [
+        (e["title"], f"{e['max_abs']:.1e}", f"{e['relative']:.1e}", f"{max(e['kl'], 0):.1e}",
+         f"{e['perplexity']:.6f}", change(e["perplexity"], proof["perplexity_of_source"]))
+        for e in ends
+    ]  # fmt: skip
+    return table(head, [tuple(f"**{cell}**" for cell in rows[0]), *rows[1:]])
+
+
+def layers_said(proof: Record) -> str:
+    tolerance = proof["tolerance"]
+    worst = max(proof["layers"], key=lambda layer: layer["random"])
+    off = "all are exactly the source's"
+    if worst["random"] != 0:
+        off = f"the worst is {worst['name']}, off by {worst['random']:.1e} of what it adds"
+    limit = "nothing was rounded, so that it is float64's own rounding, summed up over a layer"
+    if tolerance > EXACT:
+        eps = tolerance / SLACK
+        limit = f"{SLACK} roundings ({eps:.1e}) of {ROUNDED[eps]}, the coarsest type rounded to"
     return (
-        f"The source's own function, in float64, on {proof['text']}: perplexity "
-        f"{proof['perplexity_of_source']:.6f} over all rows of the vocabulary.\n\n"
-        + table(head, rows)
-        + "\n\nEvery layer by itself on random hidden states: the worst is "
-        f"{worst['name']}, off by {worst['random']:.1e} of what it adds (limit "
-        f"{proof['tolerance']:.0e}). Every row of the embedding and of the unembedding was looked "
-        f"at.\n\nThe program itself: {said}."
+        f"Every layer by itself, on random hidden states: {off}. What a layer adds is its output "
+        "less its input; of the embedding and the unembedding every row was looked at. The limit "
+        f"is {tolerance:.1e}: {limit}."
     )
 
 
@@ -137,15 +248,33 @@ def files(record: Record) -> str:
     if others:
         names = ", ".join(f["name"] for f in others[:6]) + (" …" if len(others) > 6 else "")
         text += f"\n\nNot read, because no weight is in them: {names}."
-    return text
+    return text.strip()
 
 
 def again(record: Record) -> str:
+    paths = [record["source_path"], record["destination_path"]]
+    config = options(record["command"], "--config")
+    check = shlex.join(["python", "-m", "convert.verify", *paths]) + (f" {config}" * bool(config))
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
-        "    python -m convert.verify SRC DST [--tokens FILE]\n\n"
-        f"Made {record['made']} with {versions}."
+        f"```sh\n{check}   # exits 0 or 1; --tokens FILE for another text\n```\n\n"
+        f"Made {record['made']} by\n\n```sh\n{record['command']}\n```\n\nwith {versions}."
     )
+
+
+def options(command: str, *names: str) -> str:
+    """Those of a command line's options, with their values."""
+    words = [part for word in shlex.split(command)
+             for part in (word.split("=", 1) if word.startswith("--") else [word])]  # fmt: skip
+    found, taken = list[str](), False
+    for word in words:
+        taken = word in names if word.startswith("-") else taken
+        found += [shlex.quote(word)] * taken
+    return " ".join(found)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def bullets(lines: Iterable[str]) -> str:
@@ -153,7 +282,10 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Empty without rows."""
     lines = [head, ["---"] * len(head), *rows]
+    if len(lines) == 2:
+        return ""
     return "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines
     )

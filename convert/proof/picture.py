@@ -1,63 +1,167 @@
-"""The certificate's picture: how far copies had drifted, and how far the layers are off."""
+"""The certificate's picture: how far copies had drifted, and how far the layers are off.
+
+Colours are Okabe and Ito's, and every line has a marker of its own, for those who see few colours.
+"""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
+from convert.proof.page import MERGES, undrifted
+
 Record = dict[str, Any]
+
+BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "0.82"
+RANGE = 1e-8, 1.0  # of relative drift: the same colours in every certificate
+MOST = 16  # labels of layers
 
 
 def picture(record: Record, path: Path) -> None:
+    draw(record).savefig(path, dpi=110, metadata={"Software": None})
+
+
+def draw(record: Record) -> Any:
+    """A figure: drift above where there is some; below it errors, and whole models beside them."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    upper, lower = figure.subplots(2, 1)
-    draw_drift(figure, upper, record)
-    draw_errors(lower, record)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    proof, rows = record.get("proof"), drifts(record)
+    proved = bool(proof and proof["layers"])
+    panels = ["drift"] * bool(rows) + ["errors"] * (proved or not rows)
+    beside = bool(proof and len(proof["ends"]) > 1)
+    heights = [0.9 + 0.24 * len(rows) if panel == "drift" else 3.2 for panel in panels]
+    figure = Figure(figsize=(11, sum(heights) + 1.6), layout="constrained")
+    grid = figure.add_gridspec(len(panels), 2, height_ratios=heights, width_ratios=(5, 1.3))
+    wide = slice(None) if not (rows or beside) else 0
+    axes = {panel: figure.add_subplot(grid[i, wide]) for i, panel in enumerate(panels)}
+    if rows:
+        draw_drift(figure, axes["drift"], figure.add_subplot(grid[0, 1]), rows, layers(record))
+    if not proved:
+        why = "the two could not be followed" if proof else "not proved (--no-verify)"
+        figure.suptitle(f"no errors were measured: {why}", fontsize=10)
+    if proved:
+        low = draw_errors(axes["errors"], record)
+        if beside:
+            ends = figure.add_subplot(grid[-1, 1], sharey=axes["errors"])
+            draw_ends(ends, record, low)
+    elif "errors" in axes:
+        axes["errors"].text(0.5, 0.5, undrifted(record) or "nothing to show", ha="center")
+        axes["errors"].set_axis_off()
+    for panel in panels:
+        if proved or rows:
+            name_columns(axes[panel], layers(record), named=panel == panels[-1])
+    return figure
 
 
-def draw_drift(figure: Any, axes: Any, record: Record) -> None:
-    """A heat map: one row a tensor, one column a layer, the decimal logarithm of the drift."""
+def layers(record: Record) -> int:
+    if (proof := record.get("proof")) and proof["layers"]:
+        return len(proof["layers"]) - 2
+    return 1 + max((t["layer"] for t in record["tensors"] if t["layer"] is not None), default=-1)
+
+
+def drifts(record: Record) -> dict[str, dict[int, float]]:
+    """By tensor and column, of the tensors of which any copies differ: the largest difference
+    between two ranks, relative to the tensor's rms."""
     rows: dict[str, dict[int, float]] = {}
     for tensor in record["tensors"]:
-        drift = tensor.get("drift")
-        if drift and drift["max"] > 0 and tensor["module"] is not None:
-            rows.setdefault(tensor["name"], {})[tensor["module"]] = math.log10(drift["max"])
-    axes.set_title("drift of the ranks' copies, largest difference from their mean", fontsize=10)
-    if not rows:
-        axes.text(0.5, 0.5, "no copy of any tensor differs between ranks", ha="center")
-        axes.set_axis_off()
-        return
-    columns = sorted({module for row in rows.values() for module in row})
-    grid = [[row.get(module, math.nan) for module in columns] for row in rows.values()]
-    image = axes.imshow(grid, aspect="auto", cmap="viridis")
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=7)
-    some = range(0, len(columns), max(1, len(columns) // 16))
-    axes.set_xticks(some, [str(columns[i]) for i in some], fontsize=7)
-    axes.set_xlabel("module of the Sequential (block i is module i + 2)", fontsize=8)
-    figure.colorbar(image, ax=axes, label="log10")
+        if drift := tensor["drift"]:
+            first = 0 if tensor["module"] == 0 else layers(record) + 1
+            column = first if tensor["layer"] is None else tensor["layer"] + 1
+            size = drift["of"] or drift["between"] or 1.0
+            rows.setdefault(tensor["name"], {})[column] = drift["between"] / size
+    return {name: row for name, row in rows.items() if any(row.values())}
 
 
-def draw_errors(axes: Any, record: Record) -> None:
-    proof = record.get("proof")
-    axes.set_title("error of the converted model, relative", fontsize=10)
-    if not proof or not proof["layers"]:
-        axes.text(0.5, 0.5, "not proved (--no-verify)", ha="center")
-        axes.set_axis_off()
-        return
-    floor = 1e-17  # a logarithm has no zero
-    names = [layer["name"].removeprefix("layer ") for layer in proof["layers"]]
-    for key, label in (
-        ("random", "of what a layer adds to random states"),
-        ("stream", "of the text's stream after it"),
+def draw_drift(
+    figure: Any, axes: Any, beside: Any, rows: dict[str, dict[int, float]], count: int
+) -> None:
+    """A heat map: one row a tensor, one column a layer."""
+    from matplotlib.colors import ListedColormap, LogNorm
+
+    grid = [[row.get(column, math.nan) for column in range(count + 2)] for row in rows.values()]
+    same = [[1.0 if value == 0 else math.nan for value in row] for row in grid]
+    shown = [[value or math.nan for value in row] for row in grid]
+    axes.imshow(same, aspect="auto", cmap=ListedColormap([GREY]))
+    image = axes.imshow(shown, aspect="auto", cmap="viridis", norm=LogNorm(*RANGE))
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    grey = "; grey: no difference" if any(value == 0 for row in grid for value in row) else ""
+    axes.set_title(f"drift of the ranks' copies{grey}", fontsize=10, loc="left")
+    beside.set_axis_off()
+    bar = figure.colorbar(image, cax=beside.inset_axes((0.0, 0.0, 0.1, 1.0)), extend="both")
+    bar.set_ticks([10.0**n for n in range(-8, 1, 2)])
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label("largest difference\nbetween two ranks,\nof the tensor's rms", fontsize=8)
+
+
+def draw_errors(axes: Any, record: Record) -> float:
+    """Returns where what is exactly 0 is drawn."""
+    proof = record["proof"]
+    low = below(proof)
+    for key, label, colour, marker in (
+        ("random", "of what a layer adds to random states", BLUE, "o"),
+        ("stream", "of the text's stream after it", ORANGE, "s"),
     ):
-        axes.plot([max(layer[key], floor) for layer in proof["layers"]], ".-", label=label)
-    axes.axhline(proof["tolerance"], color="tab:red", lw=0.8, label="limit for a layer")
+        errors = [layer[key] for layer in proof["layers"]]
+        axes.plot([e or math.nan for e in errors], color=colour, marker=marker, ms=5, label=label)
+        zeros = [i for i, error in enumerate(errors) if error == 0]
+        axes.plot(zeros, [low] * len(zeros), marker, mec=colour, mfc="none", ms=8, clip_on=False)
+    label = f"limit for a layer, {proof['tolerance']:.1e}"
+    axes.axhline(proof["tolerance"], color="black", ls="--", lw=1, label=label)
     axes.set_yscale("log")
-    some = range(0, len(names), max(1, len(names) // 16))
-    axes.set_xticks(some, [names[i] for i in some], fontsize=7)
-    axes.legend(fontsize=8)
+    finite = [e for e in sizes(proof) if math.isfinite(e)]
+    decades = range(round(math.log10(low)) + 1, math.ceil(math.log10(max(finite))) + 1)
+    decades = decades[:: math.ceil(len(decades) / 9)]
+    ticks = [f"$10^{{{n}}}$" for n in decades]
+    axes.set_yticks([low, *(10.0**n for n in decades)], ["exactly 0", *ticks], fontsize=8)
+    axes.minorticks_off()
+    axes.set_ylim(low / 2, 10.0 ** (math.ceil(math.log10(max(finite))) + 0.5))
+    axes.grid(axis="y", lw=0.4)
+    said = undrifted(record)
+    title = "error of the converted model, relative" + (f"\n{said}" if said else "")
+    axes.set_title(title, fontsize=10, loc="left", pad=24)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
+    return low
+
+
+def draw_ends(axes: Any, record: Record, low: float) -> None:
+    """The whole models: ours, and the merges of the past."""
+    ends = record["proof"]["ends"]
+    for i, end in enumerate(ends):
+        colour, marker = (RED, "^v<"[i % 3]) if end["title"] in MERGES else ("black", "*")
+        colour, marker = (BLUE, "D") if i == 0 else (colour, marker)
+        at, fill = (end["relative"], colour) if end["relative"] else (low, "none")
+        axes.plot([i], [at], marker, mec=colour, mfc=fill, ms=8)
+    names = [textwrap.fill(end["title"].removeprefix("the "), 18) for end in ends]
+    axes.set_xticks(range(len(ends)), names, rotation=90, fontsize=8)
+    axes.set_xlim(-0.6, len(ends) - 0.4)
+    axes.tick_params(axis="y", labelleft=False)
+    axes.grid(axis="y", lw=0.4)
+    axes.set_title("logits of whole models,\nrelative L2", fontsize=10, loc="left")
+
+
+def below(proof: Record) -> float:
+    """A decade below the smallest error that is not 0: a logarithm has no 0."""
+    smallest = min(0.01 * proof["tolerance"], *(e for e in sizes(proof) if e > 0))
+    return 10.0 ** (math.floor(math.log10(smallest)) - 1)
+
+
+def sizes(proof: Record) -> list[float]:
+    found = [proof["tolerance"], *(end["relative"] for end in proof["ends"])]
+    return found + [layer[key] for layer in proof["layers"] for key in ("random", "stream")]
+
+
+def name_columns(axes: Any, count: int, named: bool) -> None:
+    """The embedding, the layers, what follows them; at most some of the layers by number."""
+    step = math.ceil(max(count, 1) / MOST)
+    some = [i for i in range(0, count, step) if count - i >= step]
+    axes.set_xlim(-0.5, count + 1.5)
+    columns = [0, *(i + 1 for i in some), count + 1]
+    names = ["embedding", *map(str, some), "final norm,\nunembedding"]
+    axes.set_xticks(columns, names if named else [""] * len(names), fontsize=8)
+    for label in (axes.get_xticklabels()[0], axes.get_xticklabels()[-1]):
+        label.set_rotation(90)
+    if named:
+        axes.set_xlabel("layer", fontsize=8)

@@ -1,6 +1,7 @@
 """The text on which two functions are compared."""
 
 import argparse
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,9 @@ from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
 ROWS, LENGTH = 2, 64
+
+MOST = 4096
+"""Tokens of a given text: each goes through every layer of both sides, in float64."""
 
 
 def sample(model: ModelConfig, tokenizer: Tokenizer | None) -> tuple[np.ndarray, str]:
@@ -24,27 +28,42 @@ def sample(model: ModelConfig, tokenizer: Tokenizer | None) -> tuple[np.ndarray,
     return tokens, f"the first {tokens.size} tokens of Python's argparse.py"
 
 
-def read_tokens(path: Path, model: ModelConfig, tokenizer: Tokenizer | None) -> np.ndarray:
-    """int [B, T] of an `.npz` (its `tokens`), an `.npy` or, with a tokenizer, a text."""
+def read_tokens(
+    path: Path, model: ModelConfig, tokenizer: Tokenizer | None
+) -> tuple[np.ndarray, str]:
+    """int [B, T] of an `.npz` (its `tokens`), an `.npy` or, with a tokenizer, a text; what it is.
+
+    No more than MOST tokens, whole sequences from the beginning.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected an .npz with `tokens`, an .npy or a text")
     if path.suffix in (".npz", ".npy"):
         tokens = _array(path)
     elif tokenizer is None:
-        raise UserError(f"{path}: neither checkpoint has a tokenizer; give an .npz with `tokens`")
+        raise UserError(
+            f"{path}: a text needs a tokenizer, and neither checkpoint has one; give an .npz with "
+            "`tokens`"
+        )
     else:
         tokens = np.asarray(tokenizer.encode(path.read_text(errors="replace")), np.int64)
-    if tokens.dtype.kind not in "iu" or not tokens.size:
-        raise UserError(f"{path}: found {tokens.dtype}{list(tokens.shape)}, expected token ids")
-    if tokens.min() < 0 or tokens.max() >= model.vocab_size:
-        raise UserError(
-            f"{path}: has token {tokens.max()}, the model a vocabulary of {model.vocab_size}"
-        )
+    _check(path, tokens, model)
     if tokens.ndim == 1:
         length = min(len(tokens), longest(model))
         tokens = tokens[: len(tokens) // length * length].reshape(-1, length)
     tokens = tokens.reshape(-1, tokens.shape[-1])[:, : longest(model)]
     if tokens.shape[1] < 2:
         raise UserError(f"{path}: sequences of {tokens.shape[1]} tokens, expected at least 2")
-    return tokens.astype(np.int64)
+    taken = tokens[: max(1, MOST // tokens.shape[1])].astype(np.int64)
+    part = "all" if taken.size == tokens.size else f"the first {taken.size:,} of"
+    return taken, f"{part} {tokens.size:,} tokens of {path.name}"
+
+
+def _check(path: Path, tokens: np.ndarray, model: ModelConfig) -> None:
+    if tokens.dtype.kind not in "iu" or not tokens.size or not tokens.ndim:
+        raise UserError(f"{path}: found {tokens.dtype}{list(tokens.shape)}, expected token ids")
+    if tokens.min() < 0 or tokens.max() >= model.vocab_size:
+        worst = tokens.min() if tokens.min() < 0 else tokens.max()
+        raise UserError(f"{path}: has token {worst}, the model a vocabulary of {model.vocab_size}")
 
 
 def longest(model: ModelConfig) -> int:
@@ -56,6 +75,10 @@ def longest(model: ModelConfig) -> int:
 def _array(path: Path) -> np.ndarray:
     try:
         loaded = np.load(path, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else loaded["tokens"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: no array `tokens` in it ({error})") from error
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        if "tokens" not in loaded:
+            raise UserError(f"{path}: has no array `tokens`; it has {', '.join(loaded.files)}")
+        return loaded["tokens"]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: is no whole .npy or .npz file ({error})") from error

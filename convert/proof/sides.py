@@ -1,8 +1,8 @@
 """The two sides of a proof: checkpoints of any kind, as parameters of ours and as functions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -13,6 +13,7 @@ from convert.oracle import Forward, JaxneoxForward, NeoxForward
 from convert.plan import Choices, Plan
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.config.schema import ModelConfig
+from jaxneox.model.positions import alibi_slopes
 
 Leaves = Mapping[str, np.ndarray]
 
@@ -59,6 +60,28 @@ class DirectSide:
         return self.source.dtype(leaf)
 
 
+class Refitted:
+    """A checkpoint with the vocabulary's rows of another: some left out, or zeros added."""
+
+    AXIS: ClassVar = {"embed.tokens": 0, "unembed.weight": 1, "unembed.bias": 0}
+
+    def __init__(self, source: Direct, rows: int) -> None:
+        self._source, self._rows = source, rows
+        self.model = replace(source.model, vocab_size=rows)
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        leaf = self._source.leaf(name, layer)
+        if name not in self.AXIS:
+            return leaf
+        axis = self.AXIS[name]
+        kept = leaf[(slice(None),) * axis + (slice(self._rows),)]
+        more = [(0, self._rows - kept.shape[i] if i == axis else 0) for i in range(kept.ndim)]
+        return np.pad(kept, more)
+
+    def dtype(self, leaf: str) -> np.dtype:
+        return self._source.dtype(leaf)
+
+
 class MergedSide:
     """What merging makes of a NeoX checkpoint, computed when it is asked for and written nowhere.
 
@@ -100,10 +123,28 @@ class RanksSide(MergedSide):
         source: NeoxCheckpoint,
         plan: Plan,
         angle_dtype: DTypeLike = np.float32,
+        *,
+        rounded: bool = False,
     ) -> None:
         super().__init__(title, source, plan)
-        self.forward = NeoxForward(source.model, source.ranks, angle_dtype)
+        ranks = with_exact_slopes(source) if source.half_slopes and not rounded else source.ranks
+        self.forward = NeoxForward(source.model, ranks, angle_dtype)
         self.ranks = source.mp
+
+
+def with_exact_slopes(source: NeoxCheckpoint) -> Callable[[int], list[Mapping[str, np.ndarray]]]:
+    """Its ranks' tensors, but alibi's slopes as they were before they were rounded."""
+    slopes = np.asarray(alibi_slopes(source.model.attention.num_heads), np.float32)
+    name = "attention.alibi_embed.slopes"
+
+    def ranks(index: int) -> list[Mapping[str, np.ndarray]]:
+        found = source.ranks(index)
+        return [
+            {**rank, name: own} if name in rank else rank
+            for rank, own in zip(found, np.split(slopes, source.mp), strict=True)
+        ]
+
+    return ranks
 
 
 class UnsharedSide:

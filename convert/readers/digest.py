@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from convert.readers.torch_file import TorchFile, damaged
+from convert.readers.torch_file import Record, TorchFile, damaged
 
 BLOCK = 1 << 22
 
@@ -41,7 +41,11 @@ class Digests:
             if future.done() and not future.cancelled():
                 future.result()
 
-    def stop(self) -> None:
+    def __enter__(self) -> "Digests":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stops, wherever it is."""
         self._stopped = True
         self._pool.shutdown(cancel_futures=True)
 
@@ -60,6 +64,10 @@ class Digests:
         return Digest(path, at, whole.hexdigest())
 
 
+def end_of(record: Record) -> int:
+    return record.start + record.length
+
+
 class _Records:
     """The CRC-32 of each record of a torch file, which `torch.save` wrote into it."""
 
@@ -70,7 +78,11 @@ class _Records:
 
     def update(self, at: int, block: bytes) -> None:
         view = memoryview(block)
+        while self._order and end_of(self._order[0][1]) <= at:
+            self._order.pop(0)  # is behind us
         for name, record in self._order:
+            if record.start >= at + len(block):
+                break
             first = max(record.start, at)
             last = min(record.start + record.length, at + len(block))
             if first < last:

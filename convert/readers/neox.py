@@ -1,6 +1,6 @@
 """A GPT-NeoX checkpoint as named shards: which tensors there are, of which ranks, how laid out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convert.readers.neox_files import Files, find_files, missing_files
+from convert.readers.neox_files import Files
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import EMBEDDING, FIRST_BLOCK, OLD_NAMES
-from jaxneox.config import load_yaml, model_of, parallel_of
+from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
+from jaxneox.model.positions import alibi_slopes
 
 Shards = list[dict[str, LazyTensor]]
 """One module's tensors by name (HEAD's), for every rank."""
@@ -84,6 +85,14 @@ class NeoxCheckpoint:
         return half and self.generation == "2023" and self.model.positions.kind == "rotary"
 
     @property
+    def half_slopes(self) -> bool:
+        """Whether alibi's slopes were rounded with the weights, to other numbers than they are."""
+        if self.dtype.itemsize != 2 or self.model.positions.kind != "alibi":
+            return False
+        slopes = np.asarray(alibi_slopes(self.model.attention.num_heads))
+        return bool((slopes.astype(self.dtype).astype(np.float64) != slopes).any())
+
+    @property
     def generation(self) -> str:
         if any(name.endswith("inv_freq") for shards in self.shards.values() for name in shards[0]):
             return "2023"
@@ -91,7 +100,7 @@ class NeoxCheckpoint:
 
     @property
     def step(self) -> int:
-        said = {state["iteration"] for state in self.states if "iteration" in state}
+        said = {state["iteration"] for state in self.states if type(state.get("iteration")) is int}
         return self.files.step if self.files.step is not None else max(said, default=0)
 
     @property
@@ -111,6 +120,9 @@ class NeoxCheckpoint:
     @cached_property
     def keys(self) -> dict[str, Any]:
         """The YAML's, with what the files say better and what NeoX does otherwise than it says."""
+        for name in ("attention_dropped", "logit_bias"):
+            if name in self.given:
+                raise UserError(f"{self.yamls[0]}: {name} is no key of NeoX; leave it out")
         keys = self.given | {"padded_vocab_size": self.vocab_size}
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
@@ -140,16 +152,19 @@ class NeoxCheckpoint:
         """By Sequential index."""
         if self.engine == "sequential":
             ranks = [self._split_module(file) for file in self.opened]
-            return {i: [rank.get(i, {}) for rank in ranks] for i in sorted(set().union(*ranks))}
-        files = iter(self.opened)
-        return {
-            index: [self._named(_mapping(next(files)), where=index) for _ in paths]
-            for index, paths in self.files.layers.items()
-        }
+            found = {i: [rank.get(i, {}) for rank in ranks] for i in sorted(set().union(*ranks))}
+        else:
+            files = iter(self.opened)
+            found = {
+                index: [self._named(_mapping(next(files)), where=index) for _ in paths]
+                for index, paths in self.files.layers.items()
+            }
+        return {index: shards for index, shards in found.items() if any(shards)}
 
     def ranks(self, index: int) -> list[Mapping[str, np.ndarray]]:
         """One module's tensors as views of the files, by rank: what the oracle reads."""
-        return [{n: t.numpy() for n, t in rank.items()} for rank in self.shards.get(index, [])]
+        shards = self.shards.get(index, [{}] * self.mp)
+        return [{n: t.numpy() for n, t in rank.items()} for rank in shards]
 
     def forget(self, index: int) -> None:
         """Give back the memory of the module's pages; they are read again where wanted."""
@@ -183,15 +198,16 @@ class NeoxCheckpoint:
         parts: dict[int, dict[str, Any]] = {}
         for name, tensor in module.items():
             index, _, rest = str(name).removeprefix(PREFIX).partition(".")
-            if not str(name).startswith(PREFIX) or not index.isdecimal():
+            if not str(name).startswith(PREFIX) or not index.isdecimal() or len(index) > 6:
                 raise unknown_tensors([f"{file.path}: {name}"])
             parts.setdefault(int(index), {})[rest] = tensor
         return {i: self._named(part, where=i) for i, part in parts.items()}
 
-    def _named(self, tensors: Mapping[str, Any], where: int) -> dict[str, LazyTensor]:
+    def _named(self, tensors: Mapping[Any, Any], where: int) -> dict[str, LazyTensor]:
         """By HEAD's names; every value has to be a tensor."""
         found = {}
-        for name, tensor in tensors.items():
+        for key, tensor in tensors.items():
+            name = str(key)
             self._refuse_foreign(name, where)
             if not isinstance(tensor, LazyTensor):
                 raise unknown_tensors([f"{self.files.folder}: {name} (module {where})"])
@@ -199,6 +215,11 @@ class NeoxCheckpoint:
                 if name.startswith(old):
                     name = new + name.removeprefix(old)
                     self.renamed.add(old)
+            if name in found:
+                raise UserError(
+                    f"{self.files.folder}: {name} is there twice, by its old name and its new "
+                    f"(module {where})"
+                )
             found[name] = tensor
         return found
 
@@ -209,78 +230,6 @@ class NeoxCheckpoint:
                     f"{self.files.folder}: is {kind}: it has {name} (module {where}); only dense "
                     "transformers without it are supported"
                 )
-
-
-def require_modules(found: NeoxCheckpoint, modules: Iterable[int]) -> None:
-    """Raises UserError with the files of all modules that are not there."""
-    absent = sorted(set(modules) - found.shards.keys())
-    if absent and found.engine == "pipeline":
-        raise missing_files(found.files.folder, _files_of(found, absent, range(found.mp)))
-
-
-def open_neox(src: Path, *, step: int | None = None, config: list[Path] | None = None):
-    """The checkpoint at `src` with its YAML, or the given ones; its files agree with each other."""
-    files = find_files(src, step)
-    yamls = config or files.yamls
-    if not yamls:
-        raise UserError(
-            f"{files.folder}: has no YAML (NeoX saves one under configs/), and the architecture is "
-            "nowhere else; give it with --config FILE.yml"
-        )
-    found = NeoxCheckpoint(files, yamls, load_yaml(yamls))
-    _check_embedding(found)
-    _check_ranks(found)
-    return found
-
-
-def _check_embedding(found: NeoxCheckpoint) -> None:
-    """By its shards the number of ranks, the vocabulary and the type are known."""
-    name = "word_embeddings.weight"
-    if EMBEDDING not in found.shards and found.engine == "pipeline":
-        raise missing_files(found.files.folder, _files_of(found, [EMBEDDING], range(found.mp)))
-    for rank, tensors in enumerate(found.shards.get(EMBEDDING, [{}])):
-        if name not in tensors or len(tensors[name].shape) != 2:
-            raise UserError(
-                f"{found.files.folder}: module {EMBEDDING} of rank {rank} has no matrix {name}; "
-                f"it has {', '.join(sorted(tensors)) or 'nothing'}"
-            )
-
-
-def _check_ranks(found: NeoxCheckpoint) -> None:
-    files, mp = found.files, found.mp
-    steps = {
-        path.name: state["iteration"]
-        for path, state in zip(files.ranks, found.states, strict=True)
-        if "iteration" in state
-    }
-    if files.step is not None:
-        steps[files.folder.name] = files.step
-    if len(set(steps.values())) > 1:
-        said = ", ".join(f"{name} of step {step}" for name, step in steps.items())
-        raise UserError(f"{files.folder}: its files are of different steps: {said}")
-    wanted = max([parallel_of(found.given).tp, *_said(found, "model_parallel_size")])
-    if wanted > mp:
-        names = _files_of(found, found.files.layers, range(mp, wanted))
-        raise missing_files(files.folder, names)
-    for state in found.states if found.engine == "pipeline" else []:
-        total = state.get("mp_world_size")  # the pipeline engine counts stages * ranks
-        if isinstance(total, int) and total > len(files.ranks):
-            absent = range(len(files.ranks), total)
-            raise missing_files(files.folder, [f"mp_rank_{n:02d}_model_states.pt" for n in absent])
-
-
-def _files_of(found: NeoxCheckpoint, modules: Iterable[int], ranks: Iterable[int]) -> list[str]:
-    if found.engine == "sequential":
-        return [f"mp_rank_{rank:02d}_model_states.pt" for rank in ranks]
-    return [
-        f"layer_{index:02d}-model_{rank:02d}-model_states.pt" for index in modules for rank in ranks
-    ]
-
-
-def _said(found: NeoxCheckpoint, name: str) -> list[Any]:
-    """What the files' own arguments say of a key; not all versions have them."""
-    args = [state.get("args") for state in found.states]
-    return [a[name] for a in args if isinstance(a, Mapping) and isinstance(a.get(name), int)]
 
 
 def _mapping(file: TorchFile) -> dict[str, Any]:

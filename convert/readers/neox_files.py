@@ -16,6 +16,8 @@ LAYER = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 STEP = re.compile(r"global_step(\d+)")
 
+MOST_RANKS = 4096
+
 OTHER_KINDS = {
     "latest_checkpointed_iteration.txt": "a Megatron-LM checkpoint, which is not supported yet",
     "model_optim_rng.pt": "a Megatron-LM checkpoint, which is not supported yet",
@@ -45,6 +47,9 @@ def find_files(src: Path, step: int | None = None) -> Files:
     ranks = {int(m[1]): folder / m[0] for name in names if (m := RANK.fullmatch(name))}
     if not grid and not ranks:
         raise nothing_here(src, folder, names)
+    largest = max([rank for _, rank in grid] + [*ranks])
+    if largest >= MOST_RANKS:
+        raise UserError(f"{folder}: a file of rank {largest}; at most {MOST_RANKS} are expected")
     number = STEP.fullmatch(folder.name)
     return Files(
         folder,

@@ -4,10 +4,13 @@ A pickle is a program that imports what it names and calls it. Only the names be
 is not a tensor becomes an `Inert`, which keeps what it was given and does nothing.
 """
 
+import io
 import pickle
+import pickletools
+import reprlib
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -28,7 +31,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 """By the names of torch's storage classes: `torch.HalfStorage` and so on."""
 
-TORCH_DTYPES = {f"torch.{dtype.name}": dtype for dtype in DTYPES.values()}
+TORCH_DTYPES = {f"torch.{dtype.name}" for dtype in DTYPES.values()}
 
 HARMLESS = {
     "_codecs.encode",
@@ -83,15 +86,21 @@ class Inert:
 class Unpickler(pickle.Unpickler):
     """`torch.save`'s pickle, with lazy tensors in place of torch's.
 
+    Whatever a pickle can get hold of is its own: types are handed to it as their names, since it
+    may set the state of every object. Containers may copy no more elements than it has bytes.
+
     Args:
         storage: (key of the record, dtype, elements) -> what `tensor` gets for a storage.
         tensor: (storage, offset, shape, stride) -> what stands for a tensor, in elements.
     """
 
-    def __init__(self, file: IO[bytes], name: str, storage: Callable, tensor: Callable) -> None:
-        super().__init__(file)
-        self._name, self._storage = name, storage
-        self._known: dict[str, Any] = CONTAINERS | {
+    def __init__(self, content: bytes, name: str, storage: Callable, tensor: Callable) -> None:
+        refuse_far_memos(content)
+        super().__init__(io.BytesIO(content))
+        self._name, self._storage, self._room = name, storage, len(content)
+        self._known: dict[str, Any] = {
+            full: self._bounded(kind) for full, kind in CONTAINERS.items()
+        } | {
             "torch._utils._rebuild_tensor_v2": lambda s, at, shape, stride, *_: tensor(
                 s, at, shape, stride
             ),
@@ -106,10 +115,10 @@ class Unpickler(pickle.Unpickler):
         if full in HARMLESS:
             return Inert
         if full in TORCH_DTYPES:
-            return TORCH_DTYPES[full]
+            return full
         kind = name.removesuffix("Storage")
         if module in ("torch", "torch.storage", "torch.cuda") and kind != name:
-            return DTYPES.get(kind, kind)
+            return kind
         raise UserError(
             f"{self._name}: its pickle names {full}, which no checkpoint of weights needs; nothing "
             "in it was run. If you trust its author, save the weights alone and convert that"
@@ -117,6 +126,22 @@ class Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         match pid:
-            case ("storage", np.dtype() as dtype, str(key), _, int(elements)):
-                return self._storage(key, dtype, elements)
-        raise UserError(f"{self._name}: has a storage of an unknown kind: {str(pid)[:120]}")
+            case ("storage", str(kind), str(key), _, int(elements)) if kind in DTYPES:
+                return self._storage(key, DTYPES[kind], elements)
+        raise UserError(f"{self._name}: has a storage of an unknown kind: {reprlib.repr(pid)}")
+
+    def _bounded(self, kind: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*arguments: Any) -> Any:
+            self._room -= sum(len(a) for a in arguments if hasattr(a, "__len__"))
+            if self._room < 0:
+                raise ValueError("it copies its own content over and over")
+            return kind(*arguments)
+
+        return make
+
+
+def refuse_far_memos(content: bytes) -> None:
+    """A place in the memo beyond the pickle's own length would be memory for nothing."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
+            raise ValueError(f"a memo at {argument}")

@@ -5,9 +5,9 @@ and `<prefix>/data/<key>`, one raw little-endian storage each (torch/csrc/jit/se
 1.6 and later).
 """
 
-import io
 import math
 import mmap
+import reprlib
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -36,6 +36,9 @@ class LazyTensor:
     strides: tuple[int, ...]  # in bytes
     start: int  # in bytes from the file's beginning
 
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("a pickle that changes a tensor")
+
     @property
     def size(self) -> int:
         return math.prod(self.shape)
@@ -56,6 +59,9 @@ class Record:
     start: int
     length: int
     crc: int
+
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("a pickle that changes a record")
 
 
 class TorchFile:
@@ -90,14 +96,15 @@ class TorchFile:
         if name is None:
             raise damaged(self.path, "no data.pkl in the archive")
         self._prefix = name.removesuffix("data.pkl")
+        order = self.records.get(f"{self._prefix}byteorder")
+        if order and self.map[order.start : order.start + order.length] != b"little":
+            raise damaged(self.path, "its numbers are not little-endian")
         record = self.records[name]
         pickled = self.map[record.start : record.start + record.length]
         if zlib.crc32(pickled) != record.crc:
             raise damaged(self.path, f"the checksum of its record {name} is wrong")
         try:
-            return Unpickler(
-                io.BytesIO(pickled), str(self.path), self._storage, self._tensor
-            ).load()
+            return Unpickler(pickled, str(self.path), self._storage, self._tensor).load()
         except UserError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
@@ -121,11 +128,11 @@ class TorchFile:
         record, dtype = storage
         sizes = (offset, *shape, *stride)
         if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in sizes):
-            raise ValueError(f"a tensor of shape {shape} and stride {stride} at {offset}")
+            raise ValueError(f"a tensor of shape {reprlib.repr(shape)}")
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
         elements, there = math.prod(shape), record.length // dtype.itemsize
         if elements and max(last + 1, elements) > there:  # more elements than numbers: an expansion
-            raise ValueError(f"a tensor of shape {shape} in a storage of {there} elements")
+            raise ValueError(f"a tensor of shape {list(shape)[:8]} in {there} elements")
         strides = tuple(s * dtype.itemsize for s in stride)
         return LazyTensor(
             self, dtype, tuple(shape), strides, record.start + offset * dtype.itemsize
@@ -146,7 +153,14 @@ def _records(path: Path) -> Mapping[str, Record]:
             start = info.header_offset + LOCAL_HEADER + name + extra
             if start + info.file_size > size:
                 raise ValueError(f"record {info.filename} ends after the file")
+            if info.filename in found:
+                raise ValueError(f"record {info.filename} is there twice")
             found[info.filename] = Record(start, info.file_size, info.CRC)
+    end = 0
+    for at, record in sorted(found.items(), key=lambda item: item[1].start):
+        if record.start < end:
+            raise ValueError(f"record {at} overlaps another")
+        end = record.start + record.length
     return found
 
 

@@ -5,6 +5,9 @@ megatron/mpu/layers.py; that `(K R H)` is right for plain attention and each RAN
 grouped heads was measured on real checkpoints, as was each RANK's `[x|gate]`.
 """
 
+from collections.abc import Mapping
+from functools import cache
+
 from convert.rules.rule import Role, Rule, rule
 from jaxneox.config.schema import ModelConfig
 
@@ -25,7 +28,8 @@ def unembedding_index(layers: int) -> int:
     return layers + 4
 
 
-def modules(model: ModelConfig) -> dict[int, tuple[Rule, ...]]:
+@cache
+def modules(model: ModelConfig) -> Mapping[int, tuple[Rule, ...]]:
     """The rules of every module, by its index in the Sequential."""
     L = model.num_layers
     blocks = block(model)
@@ -107,6 +111,9 @@ def attention(model: ModelConfig) -> list[Rule]:
 def _qk_norm(model: ModelConfig) -> list[Rule]:
     if not model.attention.qk_norm:
         return []
+    if model.norm.kind == "scalenorm":
+        own = ("layers.attention.qk_norm.g", "O -> O")
+        return [rule("attention.qk_layernorm.g", Role.COPY, own)]
     theirs = {"layernorm": {"weight": "scale", "bias": "bias"}, "rmsnorm": {"scale": "scale"}}
     ours, pattern = "layers.attention.qk_norm", "(K G) H -> K G H"
     return [

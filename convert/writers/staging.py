@@ -63,15 +63,22 @@ class Staging:
         if error is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
-        (self.folder / MARK).unlink()
-        refuse_existing(self.dst)
-        os.rename(self.folder, self.dst)
+        try:
+            refuse_existing(self.dst)
+            os.rename(self.folder, self.dst)
+        except (OSError, UserError):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        (self.dst / MARK).unlink()
 
     def _clear(self) -> None:
         """What an earlier conversion that was killed left; nothing that is not ours."""
         if not self.folder.exists():
             return
         mark = self.folder / MARK
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()  # killed before the mark was in it
+            return
         if not mark.is_file():
             raise UserError(f"{self.folder}: is in the way; move it or choose another DST")
         with mark.open("w") as lock:
@@ -91,5 +98,5 @@ class Staging:
 
 
 def refuse_existing(dst: Path) -> None:
-    if dst.exists():
+    if os.path.lexists(dst):
         raise UserError(f"{dst}: exists already; choose another DST or move it away")

@@ -115,7 +115,7 @@ def _expanded(attention_config: list[Any] | None, num_layers: int) -> list[str]:
                     f"attention_config: the pattern {pattern} does not divide {num_layers} layers"
                 )
             case [[*pattern], int(times)]:
-                types += pattern * times
+                types += pattern * min(times, num_layers + 1)  # more would be too many anyway
             case _:
                 raise UserError(
                     f"attention_config: found {entry!r}, expected [[types], times], "

@@ -13,7 +13,7 @@ from convert import from_neox, to_hf
 from convert.oracle import run as forward
 from convert.proof.program import transformers_logits
 from convert.proof.sides import historic
-from convert.readers.neox import open_neox
+from convert.readers.neox_open import open_neox
 from tests.convert.commands import call, run
 from tests.convert.golden import BFLOAT16, FLOAT32, find_case, perplexity
 from tests.reference.compare import relative_l2

@@ -267,6 +267,48 @@ def test_a_tokenizer_of_another_model(run_folder: Path, tmp_path: Path) -> None:
     assert "100 tokens, the model 64 rows" in said
 
 
+def test_a_tensor_by_its_old_name_and_its_new(run_folder: Path) -> None:
+    def both(tensors: dict) -> None:
+        tensors["mlp.dense_h_to_4h.weight"] = tensors["mlp.linear1.weight"] * 2
+
+    rewrite(run_folder / LAYER.format(2, 0), both)
+    assert "mlp.linear1.weight is there twice" in refused(run_folder).error
+
+
+def test_keys_of_our_own_are_no_keys_of_neox(run_folder: Path) -> None:
+    path = run_folder / "configs" / "neox_config.yml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"attention-dropped": True}))
+    assert "attention_dropped is no key of NeoX" in refused(run_folder).error
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_numbers_beyond_the_type_that_is_asked_for(run_folder: Path, dtype: str) -> None:
+    def grow(tensors: dict) -> None:
+        tensors["mlp.linear1.weight"][0, :2] = torch.tensor([3.4e38, float("nan")])
+
+    rewrite(run_folder / LAYER.format(2, 0), grow)
+    assert f"which {dtype} cannot hold" in refused(run_folder, "--dtype", dtype).error
+
+
+def test_what_nobody_thought_of_is_one_line_as_well(run_folder: Path, monkeypatch) -> None:
+    def fail(source: object) -> None:
+        raise RuntimeError("line one\nline two\x1b[2J")
+
+    monkeypatch.setattr(from_neox, "check_agreement", fail)
+    line = refused(run_folder).error
+    assert "RuntimeError: line one line two" in line and "\x1b" not in line
+    monkeypatch.setenv("JAXNEOX_TRACE", "1")
+    with pytest.raises(RuntimeError):
+        run(from_neox, run_folder, run_folder.parent.parent / "dst")
+
+
+def test_a_link_to_nowhere_is_a_destination_that_exists(run_folder: Path) -> None:
+    dst = run_folder.parent.parent / "dst"
+    dst.symlink_to("nowhere")
+    said = run(from_neox, run_folder, dst)
+    assert said.status == 2 and "exists already" in said.error
+
+
 def test_verify_of_something_that_is_no_checkpoint(run_folder: Path, tmp_path: Path) -> None:
     said = run(verify, run_folder, tmp_path / "nowhere")
     assert said.status == 2 and "no such folder" in said.error

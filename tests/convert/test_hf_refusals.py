@@ -30,8 +30,8 @@ def refused(main: Any, capsys: pytest.CaptureFixture[str], *argv: object) -> str
     said = capsys.readouterr()
     assert stopped.value.code == 2
     assert not said.out
-    line, rest = said.err.split("\n", 1)
-    assert line.startswith("error: ") and not rest
+    *before, line = said.err.splitlines()
+    assert line.startswith("error: ") and all(x.startswith("warning: ") for x in before)
     dst = Path(str(argv[1]))
     assert not dst.exists() and not dst.with_name(dst.name + ".partial").exists()
     return line

@@ -1,6 +1,8 @@
 """What k ranks compute is what one model computes, for architectures and drifts of every kind."""
 
+import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from convert import from_neox
 from convert.agreement import check_agreement
+from convert.apply import merge_module
+from convert.fate import Fate, check_whole
 from convert.merge import make_plan
 from convert.oracle import run
 from convert.plan import Choices
 from convert.proof.compare import Proof, prove
 from convert.proof.sides import MergedSide, RanksSide
-from convert.readers.neox import NeoxCheckpoint, open_neox
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_open import open_neox
+from convert.rules import neox
 from jaxneox.errors import UserError
+from jaxneox.model.positions import alibi_slopes
+from tests.convert.commands import call
 from tests.convert.synthetic import Synthetic
 
 EXACT = 1e-12  # float64 sums of at most some hundred terms, in another order
@@ -92,6 +101,7 @@ def test_drifted_biases_of_a_sequential_residual_have_no_merge_and_a_cost() -> N
     _, plan, proof = merged(Synthetic(keys={"gpt-j-residual": False}, drift=BIASES))
     assert not plan.exact
     assert "no exact merge was made of attention.dense.bias" in plan.warnings[-1]
+    assert "there is none" in plan.warnings[-1] and not plan.mergeable
     assert 1e-5 < proof.ends[0].relative < 0.1  # drift of 5 % in small biases, measured
 
 
@@ -136,6 +146,37 @@ def test_half_precision_keeps_its_type_but_for_what_it_cannot_hold() -> None:
     assert worst(proof) <= ROUNDED
 
 
+class WithoutNorms(Synthetic):
+    def _norm(self, name: str) -> dict[str, tuple[int, ...]]:
+        return {}
+
+
+@pytest.mark.parametrize("pp", [0, 1])
+def test_norms_without_parameters_leave_a_module_empty(pp: int) -> None:
+    spec = WithoutNorms(keys={"norm": "non_parametric_layernorm"}, pp=pp)
+    _, plan, proof = merged(spec)
+    assert plan.exact and worst(proof) <= EXACT
+
+
+def test_slopes_and_angles_that_half_precision_rounded_are_told(tmp_path: Path) -> None:
+    """Here they are right; the source as it was is shown beside, with what that changes."""
+    keys = {"pos-emb": "alibi", "precision": "fp16"}
+    spec = Synthetic(keys=keys, dtype=torch.float16, heads=16, hidden=48)
+    folder = spec.write(tmp_path / "alibi")
+    slopes = torch.tensor(alibi_slopes(16)).half()
+    for path in folder.glob("layer_0[23]-*"):
+        tensors = torch.load(path, weights_only=True)
+        rank = int(path.name.split("model_")[1][:2])
+        tensors["attention.alibi_embed.slopes"] = slopes[8 * rank : 8 * rank + 8].clone()
+        torch.save(tensors, path)
+    said = call(from_neox, folder, tmp_path / "dst")
+    assert "the same function" in said.out.splitlines()
+    assert "NeoX rounded alibi's slopes to float16" in said.err
+    proof = json.loads((tmp_path / "dst" / "certificate.json").read_text())["proof"]
+    assert proof["ends"][-1]["title"] == "the source, its alibi slopes in float16"
+    assert 1e-7 < proof["ends"][-1]["relative"] < 1e-2
+
+
 def test_the_average_of_copies_is_the_plain_mean() -> None:
     source, plan, _ = merged(Synthetic(drift=NORMS), Choices("mean", "once"))
     copies = [rank["input_layernorm.weight"].astype(np.float64) for rank in source.ranks(2)]
@@ -145,7 +186,7 @@ def test_the_average_of_copies_is_the_plain_mean() -> None:
 def test_sequence_parallel_copies_are_of_positions_and_cannot_be_folded() -> None:
     _, plan, _ = merged(Synthetic(keys={"sequence-parallel": True}, drift=NORMS))
     assert not plan.exact and not plan.folds
-    assert any("own positions" in decision.rule for decision in plan.decisions)
+    assert any("own positions" in decision.why for decision in plan.decisions)
 
 
 def test_a_layernorm_over_each_ranks_heads_is_refused(tmp_path: Path) -> None:
@@ -177,3 +218,22 @@ def test_relative_positions_of_stages_that_went_apart_are_refused(tmp_path: Path
     torch.save(tensors, path)
     with pytest.raises(UserError, match="the pipeline's stages trained tables of their own"):
         make_plan(open_neox(folder), Choices())
+
+
+def test_an_element_that_is_lost_or_used_twice_is_an_error() -> None:
+    """By a rule that forgets, or by one that moves the wrong numbers."""
+    common = ("name", 2, 0, 1, (4,), "float32")
+    whole = Fate(*common, "leaf", "copied", elements=4, used=4, same_bits=True)
+    check_whole([whole, Fate(*common, None, "not used", elements=4, used=0)])
+    for lost in (replace(whole, used=3), replace(whole, same_bits=False)):
+        with pytest.raises(RuntimeError, match="lost or used twice, in name"):
+            check_whole([whole, lost])
+
+
+def test_a_rule_that_puts_numbers_twice_does_not_convert(tmp_path: Path, monkeypatch) -> None:
+    source = open_neox(Synthetic().write(tmp_path / "run"))
+    plan = make_plan(source, Choices())
+    plain = neox.block(plan.model)
+    monkeypatch.setattr("convert.apply.module_rules", lambda model, index: plain + plain[-2:-1])
+    with pytest.raises(RuntimeError, match="not every element was put once"):
+        merge_module(source, plan, 2)

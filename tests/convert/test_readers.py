@@ -144,3 +144,48 @@ def test_a_compressed_record_and_an_old_file_are_refused(tmp_path: Path) -> None
     torch.save({"x": torch.ones(2)}, old, _use_new_zipfile_serialization=False)
     with pytest.raises(UserError, match=r"before 1\.6"):
         TorchFile(old)
+
+
+def archive(path: Path, pickled: bytes, **records: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x/data.pkl", pickled)
+        for name, content in records.items():
+            file.writestr(f"x/{name}", content)
+    return path
+
+
+BOMBS = {
+    "copies of copies": b"\x80\x02]q\x01("
+    + b"K\x01" * 20000
+    + b"e0("
+    + b"cbuiltins\nlist\n(h\x01tR" * 1200
+    + b"t.",
+    "a far memo": b"\x80\x02Nr\x00\x84\xd7\x17.",
+    "a dtype's own state": b"\x80\x02ctorch\nBFloat16Storage\n"
+    b"(K\x03X\x01\x00\x00\x00<NNNK\x01K\x01K\x00tb.",
+    "doubling": b"\x80\x02(K\x01K\x01tq\x01"
+    + b"".join(b"0(h%ch%ctq%c" % (i, i, i + 1) for i in range(1, 30))
+    + b"Q.",
+    "opcodes of nothing": b"\x80\x02" + b"0" * 100,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_pickle_that_wants_memory_or_time_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"bomb\.pt") as refused:
+        _ = TorchFile(archive(tmp_path / "bomb.pt", BOMBS[name])).content
+    assert len(str(refused.value)) < 1000
+
+
+def test_numbers_of_another_byte_order_are_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "big.pt", pickle.dumps({}, 2), byteorder=b"big")
+    with pytest.raises(UserError, match="little-endian"):
+        _ = TorchFile(path).content
+
+
+def test_a_record_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "twice.pt", pickle.dumps({}, 2))
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as file:
+        file.writestr("x/data.pkl", pickle.dumps({"a": 1}, 2))
+    with pytest.raises(UserError, match="twice"):
+        TorchFile(path)

@@ -56,7 +56,7 @@ def test_an_untouched_checkpoint_is_the_same_function(converted, name: str) -> N
     case, dst = converted(name)
     said = run(verify, case.folder, dst, "--tokens", case.folder / "golden.npz")
     assert (said.status, said.out.splitlines()[-1]) == (0, "the same function")
-    assert f"{case.tokens.size} given tokens" in said.out
+    assert f"on all {case.tokens.size} tokens of golden.npz" in said.out
 
 
 @pytest.mark.parametrize("name", ["seqres_mp2", "pythia_mp2_drift"])

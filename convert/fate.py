@@ -1,0 +1,67 @@
+"""What became of every tensor: the account that a certificate gives."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+ANEW = "laid out anew"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the ranks' copies of one tensor are from each other, and from their mean."""
+
+    between: float  # the largest difference of two ranks
+    max: float  # the largest distance from the mean
+    rms: float
+    of: float  # the rms of the mean itself
+
+
+@dataclass(frozen=True)
+class Fate:
+    """One tensor as its program names it, of all ranks."""
+
+    name: str
+    module: int | None  # of NeoX's Sequential
+    layer: int | None
+    ranks: int
+    shape: tuple[int, ...]  # of one rank's
+    dtype: str
+    leaf: str | None  # ours; None where it has no effect
+    fate: str
+    elements: int  # of all ranks
+    used: int  # of those, elements that have their place on the other side
+    changed: int = 0  # elements that are other numbers there
+    same_bits: bool | None = None  # sums of bit patterns; None where numbers changed
+    drift: Drift | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Every element was used, once, or the tensor has no effect."""
+        return self.leaf is None or (self.used == self.elements and self.same_bits is not False)
+
+
+def laid_out(
+    name: str, layer: int | None, leaf: str, source: np.ndarray, target: np.ndarray
+) -> Fate:
+    """Of a tensor that became another one with the same elements, counted on both sides."""
+    same_type = source.dtype == target.dtype
+    fate = ANEW if same_type else f"{ANEW}, rounded to {target.dtype.name}"
+    same_bits = bit_sum(source) == bit_sum(target) if same_type else None
+    changed = 0 if same_type else int((source.astype(target.dtype) != source).sum())
+    sizes = source.size, target.size
+    return Fate(name, None, layer, 1, source.shape, source.dtype.name, leaf, fate, *sizes,
+                changed, same_bits)  # fmt: skip
+
+
+def check_whole(fates: Iterable[Fate]) -> None:
+    """Raises RuntimeError, an error of this program, where an element was lost or used twice."""
+    lost = [fate.name for fate in fates if not fate.whole]
+    if lost:
+        raise RuntimeError(f"elements were lost or used twice, in {', '.join(lost[:8])}")
+
+
+def bit_sum(array: np.ndarray) -> int:
+    """The sum of the bit patterns of all elements: the same in whatever order they lie."""
+    return int(array.view(f"u{array.itemsize}").sum(dtype=np.uint64))

@@ -1,0 +1,86 @@
+"""Opening a GPT-NeoX checkpoint: its files are all there, and of one run."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_files import MOST_RANKS, find_files, missing_files
+from convert.rules.neox import EMBEDDING
+from jaxneox.config import load_yaml, parallel_of
+from jaxneox.errors import UserError
+
+
+def open_neox(
+    src: Path, *, step: int | None = None, config: list[Path] | None = None
+) -> NeoxCheckpoint:
+    """The checkpoint at `src` with its YAML, or the given ones; its files agree with each other."""
+    files = find_files(src, step)
+    yamls = config or files.yamls
+    if not yamls:
+        raise UserError(
+            f"{files.folder}: has no YAML (NeoX saves one under configs/), and the architecture is "
+            "nowhere else; give it with --config FILE.yml"
+        )
+    found = NeoxCheckpoint(files, yamls, load_yaml(yamls))
+    _check_embedding(found)
+    _check_ranks(found)
+    return found
+
+
+def require_modules(found: NeoxCheckpoint, modules: Iterable[int]) -> None:
+    """Raises UserError with the files of all modules that are not there."""
+    absent = sorted(set(modules) - found.shards.keys())
+    if absent and found.engine == "pipeline":
+        raise missing_files(found.files.folder, _files_of(found, absent, range(found.mp)))
+
+
+def _check_embedding(found: NeoxCheckpoint) -> None:
+    """By its shards the number of ranks, the vocabulary and the type are known."""
+    name = "word_embeddings.weight"
+    if EMBEDDING not in found.shards and found.engine == "pipeline":
+        raise missing_files(found.files.folder, _files_of(found, [EMBEDDING], range(found.mp)))
+    for rank, tensors in enumerate(found.shards.get(EMBEDDING, [{}])):
+        if name not in tensors or len(tensors[name].shape) != 2:
+            raise UserError(
+                f"{found.files.folder}: module {EMBEDDING} of rank {rank} has no matrix {name}; "
+                f"it has {', '.join(sorted(tensors)) or 'nothing'}"
+            )
+
+
+def _check_ranks(found: NeoxCheckpoint) -> None:
+    files, mp = found.files, found.mp
+    steps = {
+        path.name: state["iteration"]
+        for path, state in zip(files.ranks, found.states, strict=True)
+        if type(state.get("iteration")) is int
+    }
+    if files.step is not None:
+        steps[files.folder.name] = files.step
+    if len(set(steps.values())) > 1:
+        said = ", ".join(f"{name} of step {step}" for name, step in steps.items())
+        raise UserError(f"{files.folder}: its files are of different steps: {said}")
+    wanted = max([parallel_of(found.given).tp, *_said(found, "model_parallel_size")])
+    wanted = min(wanted, MOST_RANKS)
+    if wanted > mp:
+        names = _files_of(found, found.files.layers, range(mp, wanted))
+        raise missing_files(files.folder, names)
+    for state in found.states if found.engine == "pipeline" else []:
+        total = state.get("mp_world_size")  # the pipeline engine counts stages * ranks
+        if isinstance(total, int) and total > len(files.ranks):
+            absent = range(len(files.ranks), min(total, MOST_RANKS))
+            raise missing_files(files.folder, [f"mp_rank_{n:02d}_model_states.pt" for n in absent])
+
+
+def _files_of(found: NeoxCheckpoint, modules: Iterable[int], ranks: Iterable[int]) -> list[str]:
+    if found.engine == "sequential":
+        return [f"mp_rank_{rank:02d}_model_states.pt" for rank in ranks]
+    return [
+        f"layer_{index:02d}-model_{rank:02d}-model_states.pt" for index in modules for rank in ranks
+    ]
+
+
+def _said(found: NeoxCheckpoint, name: str) -> list[Any]:
+    """What the files' own arguments say of a key; not all versions have them."""
+    args = [state.get("args") for state in found.states]
+    return [a[name] for a in args if isinstance(a, Mapping) and isinstance(a.get(name), int)]
