@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         writer.finish(saved_keys(config), {"conversion": {"from": source.family.architecture}})
         record = certificate(
             f"{source.family.architecture} to jaxneox",
-            (args.src, args.dst),
+            (source.folder, args.dst),
             {"kind": "Hugging Face", "folder": source.folder.name},
             fates,
             said,

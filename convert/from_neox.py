@@ -101,8 +101,8 @@ def convert(
         origin = {"conversion": {"from": "GPT-NeoX", **asdict(choices)}}
         writer.finish(saved_keys(config), origin)
         record = certificate(
-            f"GPT-NeoX step {source.step}, {source.mp} model-parallel ranks, to jaxneox",
-            (args.src, args.dst),
+            f"GPT-NeoX step {source.step}, model-parallel size {source.mp}, to jaxneox",
+            (source.files.folder, args.dst),
             source_facts(source, plan),
             [*fates, *left_out(source)],
             plan.warnings,

@@ -95,6 +95,7 @@ def _merge_norm(plan: Plan, index: int, copies: dict[Rule, np.ndarray], choices:
 def _decide(
     plan: Plan, index: int, rule: Rule, why: str, copies_RD: np.ndarray, loss: Loss = "none"
 ) -> None:
+    why = why if len(copies_RD) > 1 else "taken as it is: there is one rank"
     plan.decisions.append(Decision(index, rule.theirs, why, drift_of(copies_RD), loss))
 
 

@@ -18,12 +18,15 @@ class Comparison:
 
 
 class Ends:
-    """`add` batches; then `comparison` of each function with the first."""
+    """`add` batches; then `comparison` of each function with the first.
+
+    The first is the source, the second the target, the last the target with rounded streams.
+    """
 
     def __init__(self, titles: list[str]) -> None:
         self.titles = titles
         self._max, self._off, self._kl, self._loss = np.zeros((4, len(titles)))
-        self._size, self._positions, self._labels = 0.0, 0, 0
+        self._size, self._apart, self._positions, self._labels = 0.0, 0.0, 0, 0
 
     def add(self, logits: list[np.ndarray], tokens_BT: np.ndarray) -> None:
         """[B, T, V] of every function."""
@@ -31,6 +34,7 @@ class Ends:
         self._size += float((first * first).sum())
         self._positions += tokens_BT.size
         self._labels += tokens_BT[:, 1:].size
+        self._apart += float(((logits[-1] - logits[1]) ** 2).sum())
         for side, logits_BTV in enumerate(logits):
             off, other = logits_BTV - first, log_softmax(logits_BTV)
             self._max[side] = max(self._max[side], float(abs(off).max()))
@@ -51,6 +55,10 @@ class Ends:
             float(self._kl[side] / self._positions),
             self.perplexity(side),
         )
+
+    def shaken(self) -> float:
+        """The relative L2 distance of the last from the second."""
+        return float(np.sqrt(self._apart / (self._size or 1.0)))
 
     def relative(self, side: int) -> float:
         """L2 distance."""

@@ -123,7 +123,9 @@ def test_ctrl_c_saves_and_a_second_one_ends(
     def press(self: Bar, times: int, step: int, figures: dict[str, Any]) -> None:
         show(self, step, figures)
         for _ in range(times if step == 6 else 0):
+            noticed = signal.getsignal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
+            wait_for(lambda was=noticed: signal.getsignal(signal.SIGINT) is not was)
 
     start = (long_run.yaml, "--mesh", "dp=1", "--save", tmp_path / "run")
     monkeypatch.setattr(Bar, "show", partialmethod(press, 1))
