@@ -18,6 +18,15 @@ class Drift:
     of: float  # the rms of the mean itself
 
 
+def drift_of(copies_RD: np.ndarray) -> Drift:
+    away = copies_RD - copies_RD.mean(axis=0)
+    if not (copies_RD != copies_RD[0]).any():
+        away = np.zeros((1, 1))  # and not what rounding the mean leaves
+    rms, of = (float(np.sqrt(np.mean(x * x))) for x in (away, copies_RD.mean(axis=0)))
+    between = float((away.max(axis=0) - away.min(axis=0)).max())
+    return Drift(between, float(abs(away).max()), rms, of)
+
+
 @dataclass(frozen=True)
 class Fate:
     """One tensor as its program names it, of all ranks."""

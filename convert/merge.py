@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from convert.casting import chosen
-from convert.fate import Drift
+from convert.fate import drift_of
 from convert.plan import Choices, Decision, Dtype, Fold, Loss, Plan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
@@ -274,15 +274,6 @@ def holds(dtype: np.dtype, values: np.ndarray) -> bool:
     """Whether the type can represent every value."""
     with np.errstate(over="ignore"):
         return bool((values.astype(dtype).astype(np.float64) == values).all())
-
-
-def drift_of(copies_RD: np.ndarray) -> Drift:
-    away = copies_RD - copies_RD.mean(axis=0)
-    if not (copies_RD != copies_RD[0]).any():
-        away = np.zeros((1, 1))  # and not what rounding the mean leaves
-    rms, of = (float(np.sqrt(np.mean(x * x))) for x in (away, copies_RD.mean(axis=0)))
-    between = float((away.max(axis=0) - away.min(axis=0)).max())
-    return Drift(between, float(abs(away).max()), rms, of)
 
 
 def _groups(rules: tuple[Rule, ...]) -> Iterator[list[Rule]]:

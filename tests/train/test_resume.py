@@ -116,7 +116,10 @@ def test_sigterm_saves_and_exits(long_run: Straight, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_saves_and_a_second_one_ends(
-    long_run: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    long_run: Straight,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     show = Bar.show
 
@@ -127,6 +130,9 @@ def test_ctrl_c_saves_and_a_second_one_ends(
             signal.raise_signal(signal.SIGINT)
             wait_for(lambda was=noticed: signal.getsignal(signal.SIGINT) is not was)
 
+    # a shell starts what runs in its background with SIGINT ignored
+    plain = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, plain))
     start = (long_run.yaml, "--mesh", "dp=1", "--save", tmp_path / "run")
     monkeypatch.setattr(Bar, "show", partialmethod(press, 1))
     assert re.search("stopped at step 7 of 250, saved in", succeeds(*start))
