@@ -85,7 +85,7 @@ class Split:
         mp, elements = len(shards), sum(shard.size for shard in shards)
         common = (rule.theirs, index, layer_of(index, self.model), mp, shards[0].shape,
                   self.dtype.name, " + ".join(part.leaf for part in rule.parts))  # fmt: skip
-        if rule.role is Role.SPLIT:  # leaves with slots are counted with all of their slots
+        if rule.role is Role.SPLIT:
             sizes = sizes_of(self.model, mp)
             ours = [leaves[p.leaf][p.region(sizes, rank)] for p in rule.parts for rank in range(mp)]
             same_bits = sum(map(bit_sum, ours)) == sum(map(bit_sum, shards))

@@ -97,7 +97,7 @@ def prove(
     settings = settings_that_differ(source.model, target.model)
     if leaves_of(source.model) != leaves_of(target.model):
         proof.failures = settings or ["the two have different parameters"]
-        proof.unexplained = proof.failures
+        proof.unexplained = list(proof.failures)
         return proof
     at = -1
     for index, count, difference in differing(source, target, folded):

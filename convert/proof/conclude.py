@@ -30,7 +30,7 @@ def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path)
 
 
 def prove_with_bar(case: Case) -> Proof:
-    """With a bar for each of the two parts: the numbers, and the functions."""
+    """One bar, whose first half are the numbers and whose second the functions."""
     modules = case.target.model.num_layers + 3
     with progress("proving: numbers, then functions", 2 * modules, unit="modules") as bar:
         return case.prove(lambda: bar(1))

@@ -81,10 +81,6 @@ class HfCheckpoint:
     def tokenizer(self) -> Tokenizer | None:
         return beside(self.folder)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(path.stat().st_size for path in self.weight_files)
-
     def dtype(self, name: str) -> np.dtype:
         """The tensors' own; float32 where they differ."""
         return _common(self._tensors[n].dtype for r in self._of(name) for n in self._names(r))
