@@ -15,7 +15,7 @@ from jaxneox.config import resolve
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.model import Model, Params
-from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices
+from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import Rules, rules_for
 
 
@@ -43,7 +43,7 @@ class LoadedModel:
     def __call__(self, tokens: ArrayLike) -> jax.Array:
         tokens_BT = jnp.asarray(tokens)
         self._check(tokens_BT)
-        spec = self._rules.activation("batch", "length")
+        spec = self._rules.activation("batch", None)
         with jax.set_mesh(self._mesh):
             laid = jax.device_put(tokens_BT.astype(jnp.int32), NamedSharding(self._mesh, spec))
             logits = self._logits(self.params, laid)
@@ -75,7 +75,7 @@ def load_model(
     path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype
 ) -> LoadedModel:
     place = checkpoint.find(path, step)
-    asked = {"dp": 1, "tp": 1} | parse_mesh(mesh or "dp=1")
+    asked = whole(parse_mesh(mesh or "dp=1"))
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
     sizes = final_sizes(asked, jax.device_count())

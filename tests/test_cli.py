@@ -72,7 +72,6 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("tiny.yml --set data-path=null", "no data: set data-path"),
         ("tiny.yml --set padded-vocab-size=128", "the tokenizer has 512 tokens but padded_vocab"),
         ("tiny.yml --set tokenizer-type=HFTokenizer", "vocab-file: missing, HFTokenizer needs it"),
-        ("tiny.yml --set pipe-parallel-size=2", "use --mesh tp=2,dp=-1 or --set pipe"),
         ("tiny.yml --tokens absent.npz", "absent.npz: no such file"),
         ("tiny.yml --tokens words.jsonl", "words.jsonl: not a .npz of numbers"),
         ("tiny.yml --tokens flat.npz", "flat.npz: tokens is [3, 4], expected [steps, batch, seq"),
@@ -93,22 +92,31 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_one_line(args: str, said: str, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
-    mesh = () if "pipe" in args else ONE
-    assert said in error(*args.split(), *mesh)
+    assert said in error(*args.split(), *ONE)
     assert sorted(folder.rglob("*")) == before, "what was wrong must leave nothing behind"
 
 
 @pytest.mark.parametrize(
     ("mesh", "keys", "said"),
     [
-        ("dp=2,tp", "", "'tp' is not one of dp, tp given once with a whole number, as in --mesh"),
-        ("dp=2,dp=2", "", "'dp=2' is not one of dp, tp given once"),
-        ("dp=²", "", "'dp=²' is not one of dp, tp"),
-        ("8", "", "'8' is not one of dp, tp"),
+        ("dp=2,tp", "", "'tp' is not one of pp, dp, cp, tp given once with a whole number, as in"),
+        ("dp=2,dp=2", "", "'dp=2' is not one of pp, dp, cp, tp given once"),
+        ("dp=²", "", "'dp=²' is not one of pp, dp, cp, tp"),
+        ("8", "", "'8' is not one of pp, dp, cp, tp"),
         ("dp=0", "", "a size is a positive number, or -1"),
         ("dp=-1,tp=-1", "", "only one axis can be -1"),
-        ("pp=2", "", "pipeline stages are not supported yet"),
-        ("dp=4,tp=4", "", "the mesh dp=4,tp=4 needs 16 devices and there are 8"),
+        ("pp=3", "", "pp=3 does not divide num-layers 2; these do: 1, 2"),
+        ("pp=2", "num-layers=6 pipe-parallel-chunks=2", "pp=2 does not divide num-layers, in 2 "
+         "chunks for each stage, 3; these do: 1, 3"),
+        ("pp=2", "pipe-parallel-chunks=3", "pipe-parallel-chunks 3 does not divide num-layers 2; "
+                                           "these do: 1, 2"),
+        ("cp=3", "", "cp=3 does not divide seq-length 16; the nearest smaller that divides all it "
+                     "splits is cp=2"),
+        ("cp=4", "seq-length=12 context-parallel-attention=ring attention-dropout=0", "cp=4 does "
+         "not divide half of seq-length, as the ring of cp splits it, 6"),
+        ("cp=2", "context-parallel-attention=ring", "ring cannot do attention-dropout"),
+        (None, "pipe-parallel-size=16", "the mesh pp=16 needs 16 devices and there are 8"),
+        ("dp=4,tp=4", "", "the mesh dp=4, tp=4 needs 16 devices and there are 8"),
         ("dp=3", "", "4 is not a multiple of dp 3: the nearest that fits is 3 or 6"),
         ("tp=8", "", "tp=8 does not divide num-attention-heads 4; the nearest smaller that divides "
                      "all it splits is tp=4"),
@@ -125,12 +133,13 @@ def test_one_line(args: str, said: str, folder: Path) -> None:
         ("tp=2,dp=-1", "", "train_batch_size 4 is not a multiple of dp 4"),
     ],
 )  # fmt: skip
-def test_meshes_that_do_not_fit(mesh: str, keys: str, said: str) -> None:
+def test_meshes_that_do_not_fit(mesh: str | None, keys: str, said: str) -> None:
     if mesh == "tp=2,dp=-1":  # which does fit: dp is all that is left
         assert "dp=4, tp=2" in succeeds("tiny.yml", "--mesh", mesh, "--dry-run")
     else:
         sets = ("--set", *keys.split()) if keys else ()
-        assert said in error("tiny.yml", "--mesh", mesh, *sets)
+        meshes = ("--mesh", mesh) if mesh else ()
+        assert said in error("tiny.yml", *meshes, *sets)
 
 
 def test_a_checkpoint_of_another_model_or_optimizer(folder: Path, tmp_path: Path) -> None:
@@ -169,14 +178,14 @@ def test_devices_of_a_process_of_its_own(folder: Path) -> None:
         ),
         ("model-parallel-size=2",): (
             "",
-            f"mesh dp=1, tp=2\n{virtual}2 virtual",
+            f"mesh tp=2\n{virtual}2 virtual",
         ),
         ("--mesh", "dp=1"): (
             "",
-            "on cpu devices, mesh dp=1, tp=1\n4 sequences of 16",
+            "on cpu devices, mesh dp=1\n4 sequences of 16",
         ),
-        ("--mesh", "dp=-1"): ("4", f"mesh dp=4, tp=1\n{virtual}4 virtual"),
-        ("--mesh", "tp=8"): ("4", "the mesh dp=1,tp=8 needs 8 devices and there are 4"),
+        ("--mesh", "dp=-1"): ("4", f"mesh dp=4\n{virtual}4 virtual"),
+        ("--mesh", "tp=8"): ("4", "the mesh tp=8 needs 8 devices and there are 4"),
     }
     running = []
     for extra, (count, said) in cases.items():

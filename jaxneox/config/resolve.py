@@ -76,8 +76,11 @@ def _parallel(settings: Settings) -> ParallelConfig:
     return ParallelConfig(
         tp=max(1, settings["model_parallel_size"]),
         pp=max(1, settings["pipe_parallel_size"]),
+        cp=settings["context_parallel_size"],
         zero_stage=cast(Any, stage),
         sequence_parallel=settings["sequence_parallel"],
+        chunks=settings["pipe_parallel_chunks"],
+        attention=settings["context_parallel_attention"],
     )
 
 

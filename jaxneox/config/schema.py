@@ -161,6 +161,9 @@ class ParallelConfig:
     pp: int = 1
     zero_stage: Literal[0, 1, 2, 3] = 0
     sequence_parallel: bool = False
+    cp: int = 1
+    chunks: int = 1  # of layers for each pipeline stage
+    attention: Literal["auto", "gather", "ring"] = "auto"  # over cp
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jaxneox.model.layout import Layout
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, zeros
 from jaxneox.model.positions import Alibi, Rotary
+from jaxneox.model.ring import ring_attend
 
 
 class Attention(nnx.Module):
@@ -50,10 +51,15 @@ class Attention(nnx.Module):
         q, k, v = self.project(x_BTD)
         if self.rotary is not None:
             q, k = self.rotary(q, positions_T), self.rotary(k, positions_T)
-        if self.alibi is not None:
-            score_bias = self.alibi(positions_T, positions_T)
-        mask_TS = visible(positions_T, positions_T, self.cfg.window)
-        mixed = attend(q, k, v, mask_TS, score_bias, noise, self.cfg)
+        if layout.rings is not None:
+            slopes = None if self.alibi is None else jnp.asarray(self.alibi.slopes_KG)
+            mixed = ring_attend(q, k, v, slopes, self.cfg, layout)
+        else:
+            if self.alibi is not None:
+                score_bias = self.alibi(positions_T, positions_T)
+            mask_TS = visible(positions_T, positions_T, self.cfg.window)
+            k, v = _whole(k, layout), _whole(v, layout)
+            mixed = attend(q, k, v, mask_TS, score_bias, noise, self.cfg)
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
         return jnp.einsum("BTKGH,KGHD->BTD", mixed, self.out[...], out_sharding=partial)
 
@@ -71,6 +77,11 @@ class Attention(nnx.Module):
             return q, k, v
         k = jnp.broadcast_to(k[:, :, :, None], q.shape)
         return self.qk_norm(q), self.qk_norm(k), v
+
+
+def _whole(x: jax.Array, layout: Layout) -> jax.Array:
+    """Keys or values [B, S, K, (G,) H] of all of a sequence, on every device with some of it."""
+    return jax.reshard(x, layout.activation("batch", None, "kv_heads", *(None,) * (x.ndim - 3)))
 
 
 def felt(cfg: AttentionConfig, rotated: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Dropout that is the same on every mesh and for every split of the batch.
 
-A mask depends on the step, the layer, the place in the layer and the row's number in the global
-batch, never on the device that computes it.
+A mask depends on the step, the layer, the place in the layer, the row's number in the global batch
+and the position in the sequence, never on the device that computes it.
 """
 
 from typing import NamedTuple
@@ -12,26 +12,42 @@ from jax.sharding import PartitionSpec as P
 
 
 class Noise(NamedTuple):
-    """The source of one forward pass's masks. `rows` int32 [B]: numbers in the global batch."""
+    """The source of one forward pass's masks.
+
+    `rows` int32 [M, B] or [B] are numbers in the global batch, `positions` int32 [T] those of the
+    sequence in the order in which it lies; the model knows them.
+    """
 
     key: jax.Array
     rows: jax.Array
+    positions: jax.Array | None = None
 
     def at(self, place: int | jax.Array) -> "Noise":
-        return Noise(jax.random.fold_in(self.key, place), self.rows)
+        return self._replace(key=jax.random.fold_in(self.key, place))
 
 
 def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
-    """x [B, ...]: each element is zero with probability `rate`, the others grow to make up."""
+    """x [(M,) B, T, D]: each element is zero with probability `rate`; the others make up for it."""
     if noise is None or rate == 0.0:
         return x
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(noise.key, noise.rows)
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys_B)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+    assert noise.positions is not None
+    spec, outer = P(*jax.typeof(x).sharding.spec[:-1]), x.shape[:-1]
+    rows = jnp.broadcast_to(noise.rows[..., None], outer, out_sharding=spec)
+    here = noise.positions.reshape(*(1,) * (x.ndim - 2), -1)
+    positions = jnp.broadcast_to(here, outer, out_sharding=spec)
+
+    def keep(row: jax.Array, position: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(noise.key, row), position)
+        return jax.random.bernoulli(key, 1 - rate, x.shape[-1:])
+
+    for _ in outer:
+        keep = jax.vmap(keep)
+    return jnp.where(keep(rows, positions), x / (1 - rate), jnp.zeros((), x.dtype))
 
 
 def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
-    """The same for x [B, K, G, ...], with masks drawn head by head where the heads lie."""
+    """The same for x [B, K, G, T, S], all in the order of positions, with masks drawn head by head
+    where the heads lie."""
     if noise is None or rate == 0.0:
         return x
     spec = P(*jax.typeof(x).sharding.spec[:2])

@@ -4,7 +4,8 @@ The gradient of a sum of losses is known as soon as the logits are, so each chun
 makes its logits once and turns them into loss and gradients at once. One matrix product forward
 and two backward, as in the naive form, but memory for one chunk.
 """
-# B batch, T length, C chunk of the length, D hidden, V padded vocabulary
+# M micro-batches, B batch, T length, D hidden, V padded vocabulary
+# S devices that split the length, n chunks of what each of them holds, C length of a chunk
 
 from functools import partial
 from typing import NamedTuple
@@ -20,8 +21,19 @@ class Head(NamedTuple):
 
     layout: Layout
     z_loss: float
-    chunk: int  # positions of the sequence that have logits at one time
+    chunk: int  # positions on a device that have logits at one time
     dtype: jnp.dtype  # of logits and softmax; float32 but for fp16-lm-cross-entropy
+    micro: str | None = None  # the axis of the micro-batches, where they are split
+
+    @property
+    def rows(self) -> tuple[str | None, ...]:
+        """The axes M, B, S of everything that is summed up."""
+        return self.micro, "batch", "length"
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """Those of them that devices may split between them."""
+        return tuple(axis for axis in self.rows if axis is not None)
 
 
 class Unembedding(NamedTuple):
@@ -40,10 +52,10 @@ def chunk_length(length: int, logits: int, limit: int = 2**25) -> int:
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def loss_sum(
-    x_BTD: jax.Array,
+    x_MBTD: jax.Array,
     unembedding: Unembedding,
-    labels_BT: jax.Array,
-    weights_BT: jax.Array,
+    labels_MBT: jax.Array,
+    weights_MBT: jax.Array,
     head: Head,
 ) -> jax.Array:
     """The sum over tokens of weight * (cross-entropy + z_loss * log(Z)^2), float32 []."""
@@ -53,12 +65,12 @@ def loss_sum(
         loss, _ = _token_loss(project(x, unembedding, head.dtype), labels, head)
         return total + jnp.sum(loss * weights), None
 
-    return jax.lax.scan(add, jnp.float32(0), _chunks(head, x_BTD, labels_BT, weights_BT))[0]
+    return jax.lax.scan(add, jnp.float32(0), _chunks(head, x_MBTD, labels_MBT, weights_MBT))[0]
 
 
-def _forward(x_BTD, unembedding: Unembedding, labels_BT, weights_BT, head: Head):
+def _forward(x_MBTD, unembedding: Unembedding, labels_MBT, weights_MBT, head: Head):
     layout, w_DV = head.layout, unembedding.weight
-    partial_dx = layout.partial("batch", "length", "embed", over="vocab")
+    partial_dx = layout.partial(*head.rows, None, "embed", over="vocab")
 
     def add(carry, chunk):
         total, grads = carry
@@ -66,20 +78,22 @@ def _forward(x_BTD, unembedding: Unembedding, labels_BT, weights_BT, head: Head)
         logits = project(x, unembedding, head.dtype)
         loss, log_z = _token_loss(logits, labels, head)
         d = _token_gradient(logits, log_z, labels, weights, head)
-        dx = jnp.einsum("BCV,DV->BCD", d.astype(x.dtype), w_DV, out_sharding=partial_dx)
-        grads = jax.tree.map(jnp.add, grads, _unembedding_gradient(x, d, unembedding, layout))
+        dx = jnp.einsum("MBSCV,DV->MBSCD", d.astype(x.dtype), w_DV, out_sharding=partial_dx)
+        grads = jax.tree.map(jnp.add, grads, _unembedding_gradient(x, d, unembedding, head))
         return (total + jnp.sum(loss * weights), grads), dx
 
     def nothing(w: jax.Array) -> jax.Array:
-        return jax.reshard(jnp.zeros(w.shape, jnp.float32), layout.partial(*_axes(w), over="batch"))
+        return jax.reshard(
+            jnp.zeros(w.shape, jnp.float32), layout.partial(*_axes(w), over=head.summed)
+        )
 
     def finished(dw: jax.Array, w: jax.Array) -> jax.Array:
         return jax.reshard(dw, layout.activation(*_axes(w))).astype(w.dtype)
 
-    chunks = _chunks(head, x_BTD, labels_BT, weights_BT)
+    chunks = _chunks(head, x_MBTD, labels_MBT, weights_MBT)
     start = (jnp.float32(0), jax.tree.map(nothing, unembedding))
     (total, grads), dx = jax.lax.scan(add, start, chunks)
-    dx = jax.reshard(dx, layout.activation(None, "batch", "length", "embed"))
+    dx = jax.reshard(dx, layout.activation(None, *head.rows, None, "embed"))
     return total, (_whole(head, dx), jax.tree.map(finished, grads, unembedding))
 
 
@@ -90,21 +104,24 @@ def _backward(head: Head, saved, d):
 loss_sum.defvjp(_forward, _backward)
 
 
-def project(x_BCD: jax.Array, unembedding: Unembedding, dtype: jnp.dtype) -> jax.Array:
-    """-> logits [B, C, V]; a bias is added in their own dtype, not in the product's."""
-    logits = jnp.einsum("BCD,DV->BCV", x_BCD, unembedding.weight).astype(dtype)
-    bias = unembedding.bias
-    return logits if bias is None else logits + bias.astype(dtype)[None, None]
+def project(x: jax.Array, unembedding: Unembedding, dtype: jnp.dtype) -> jax.Array:
+    """[..., D] -> logits [..., V]; a bias is added in their own dtype, not in the product's."""
+    logits = jnp.einsum("...D,DV->...V", x, unembedding.weight).astype(dtype)
+    if unembedding.bias is None:
+        return logits
+    return logits + jnp.expand_dims(unembedding.bias.astype(dtype), range(x.ndim - 1))
 
 
-def _unembedding_gradient(x, d, unembedding: Unembedding, layout: Layout) -> Unembedding:
-    """float32, partial sums over the devices that split the batch"""
-    over = partial(layout.partial, over="batch")
+def _unembedding_gradient(x, d, unembedding: Unembedding, head: Head) -> Unembedding:
+    """float32, partial sums over the devices that split micro-batches, batch and length"""
+    over = partial(head.layout.partial, over=head.summed)
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    dw = product("BCD,BCV->DV", x, d.astype(x.dtype), out_sharding=over("embed", "vocab"))
+    spec = over("embed", "vocab")
+    dw = product("MBSCD,MBSCV->DV", x, d.astype(x.dtype), out_sharding=spec)
     if unembedding.bias is None:
         return Unembedding(dw, None)
-    db = jax.lax.reduce_sum(d.astype(jnp.float32), (0, 1), out_sharding=over("vocab"))
+    rows = tuple(range(d.ndim - 1))
+    db = jax.lax.reduce_sum(d.astype(jnp.float32), rows, out_sharding=over("vocab"))
     return Unembedding(dw, db)
 
 
@@ -113,7 +130,7 @@ def _axes(w: jax.Array) -> tuple[str, ...]:
 
 
 def _token_loss(logits: jax.Array, labels: jax.Array, head: Head) -> tuple[jax.Array, jax.Array]:
-    """-> the loss of each token and its log Z, float32 [B, C]"""
+    """-> the loss of each token and its log Z, float32 [M, B, S, C]"""
     log_z = jax.nn.logsumexp(logits, axis=-1).astype(jnp.float32)
     chosen = jnp.sum(jnp.where(_is_label(logits, labels), logits, 0), axis=-1).astype(jnp.float32)
     return log_z - chosen + head.z_loss * log_z**2, log_z
@@ -128,28 +145,29 @@ def _token_gradient(logits, log_z, labels, weights, head: Head) -> jax.Array:
 
 
 def _is_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    vocabulary = jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2)
+    shape = (*(1,) * (logits.ndim - 1), logits.shape[-1])
+    vocabulary = jax.lax.broadcasted_iota(jnp.int32, shape, logits.ndim - 1)
     return vocabulary == labels[..., None]
 
 
-def _chunks(head: Head, *arrays_BT: jax.Array) -> tuple[jax.Array, ...]:
-    """[B, T, ...] -> [T / C, B, C, ...]"""
+def _chunks(head: Head, *arrays_MBT: jax.Array) -> tuple[jax.Array, ...]:
+    """[M, B, T, *] -> [n, M, B, S, C, *]"""
+    parts = head.layout.parts("length")
 
     def split(x: jax.Array) -> jax.Array:
-        batch, length = x.shape[:2]
-        shape = (batch, length // head.chunk, head.chunk, *x.shape[2:])
-        return jnp.moveaxis(_reshape(head, x, shape), 1, 0)
+        micro, batch, length, *rest = x.shape
+        chunks = length // parts // head.chunk
+        shape = (micro, batch, parts, chunks, head.chunk, *rest)
+        spec = head.layout.activation(*head.rows, *(None,) * (2 + len(rest)))
+        return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=spec), 3, 0)
 
-    return tuple(split(x) for x in arrays_BT)
+    return tuple(split(x) for x in arrays_MBT)
 
 
 def _whole(head: Head, x: jax.Array) -> jax.Array:
-    """[T / C, B, C, D] -> [B, T, D]"""
-    chunks, batch, chunk, width = x.shape
-    return _reshape(head, jnp.moveaxis(x, 0, 1), (batch, chunks * chunk, width))
-
-
-def _reshape(head: Head, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Only the batch is split over devices, which jax cannot tell where its size is 1."""
-    spec = head.layout.activation("batch", *(None,) * (len(shape) - 1))
-    return jnp.reshape(x, shape, out_sharding=spec)
+    """[n, M, B, S, C, D] -> [M, B, T, D]"""
+    chunks, micro, batch, parts, chunk, width = x.shape
+    shape = (micro, batch, parts * chunks * chunk, width)
+    return jnp.reshape(
+        jnp.moveaxis(x, 0, 3), shape, out_sharding=head.layout.activation(*head.rows, None)
+    )

@@ -1,14 +1,17 @@
 """The whole model as one function of a flat dictionary of parameters."""
-# B batch, T length, D hidden, V padded vocabulary
+# M micro-batches (all that pass a pipeline together, else 1), B batch, T length, D hidden,
+# V padded vocabulary, k layers
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
 from jaxneox.model.block import Block
@@ -101,28 +104,37 @@ class Model:
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """int [B, T] -> float32 [B, T, V], without dropout."""
+        length = tokens_BT.shape[1]
         with self.matmuls():
             model = self._module(params)
-            x_BTD = self._hidden(model, params, tokens_BT, None)
+            x_MBTD = self._hidden(model, params, tokens_BT[None], None)
+            x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
+            if self.layout.rings is not None:
+                x_BTD = x_BTD[:, np.argsort(self.layout.order(length))]
             return project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
 
     def loss_sum(
         self,
         params: Params,
-        tokens_BT: jax.Array,
-        labels_BT: jax.Array,
-        weights_BT: jax.Array,
+        tokens_MBT: jax.Array,
+        labels_MBT: jax.Array,
+        weights_MBT: jax.Array,
         noise: Noise | None = None,
     ) -> jax.Array:
-        """The weighted sum of the tokens' losses, float32 []; the caller divides."""
-        batch, length = tokens_BT.shape
-        logits = batch * self.cfg.vocab_size // self.layout.parts("batch", "vocab")
-        chunk = chunk_length(length, logits)
+        """The weighted sum of the tokens' losses, float32 []; the caller divides.
+
+        Without `noise` nothing is dropped.
+        """
+        micro, batch, length = tokens_MBT.shape
+        spread, layout = self.layout.spread(micro), self.layout
+        logits = micro * batch * self.cfg.vocab_size // layout.parts(spread, "batch", "vocab")
+        chunk = chunk_length(length // layout.parts("length"), logits)
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
-        head = Head(self.layout, self.z_loss, chunk, dtype)
+        head = Head(layout, self.z_loss, chunk, dtype, spread)
         model = self._module(params)
-        x_BTD = self._hidden(model, params, tokens_BT, noise)
-        return loss_sum(x_BTD, self._unembedding(model), labels_BT, weights_BT, head)
+        x_MBTD = self._hidden(model, params, tokens_MBT, noise)
+        labels_MBT, weights_MBT = self._laid(labels_MBT), self._laid(weights_MBT)
+        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, head)
 
     def matmuls(self) -> AbstractContextManager[Any]:
         """Around whatever is traced: float32 means float32, also where a device would round the
@@ -130,28 +142,43 @@ class Model:
         return jax.default_matmul_precision("highest" if self.compute == "float32" else "default")
 
     def _hidden(
-        self, model: NeoX, params: Params, tokens_BT: jax.Array, noise: Noise | None
+        self, model: NeoX, params: Params, tokens_MBT: jax.Array, noise: Noise | None
     ) -> jax.Array:
-        """-> [B, T, D] after the final norm, whole along the length."""
-        positions_T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-        x_BTD = self._embed(model.embed, tokens_BT, positions_T)
-        x_BTD = dropout(x_BTD, self.cfg.hidden_dropout, noise and noise.at(0))
+        """-> [M, B, T, D] after the final norm, the positions in the layout's order."""
+        micro, _, length = tokens_MBT.shape
+        positions_T = jnp.asarray(self.layout.order(length))
+        noise = noise and noise._replace(positions=positions_T)
+        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), positions_T)
+        x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
         bias = self._score_bias(model.embed, positions_T)
-        x_BTD = self._run_layers(params, x_BTD, positions_T, bias, noise)
-        whole = self.layout.activation("batch", "length", "embed")
-        return jax.reshard(model.final_norm(x_BTD), whole)
+        x_MBTD = self._run_layers(params, x_MBTD, positions_T, bias, noise)
+        spread = self.layout.spread(micro)
+        whole = self.layout.activation(spread, "batch", "length", "embed")
+        return jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
 
-    def _embed(self, embed: Embed, tokens_BT: jax.Array, positions_T: jax.Array) -> jax.Array:
+    def _laid(self, x_MBT: jax.Array) -> jax.Array:
+        """What belongs to the tokens, in the order and on the devices of their positions."""
+        layout, (micro, _, length) = self.layout, x_MBT.shape
+        spread = layout.spread(micro)
+        x_MBT = jax.reshard(x_MBT, layout.activation(spread, "batch", None))
+        if layout.rings is not None:
+            x_MBT = x_MBT[:, :, layout.order(length)]
+        return jax.reshard(x_MBT, layout.activation(spread, "batch", "length"))
+
+    def _stream(self, micro: str | None) -> PartitionSpec:
+        return self.layout.activation(micro, "batch", "stream", "embed")
+
+    def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions_T: jax.Array) -> jax.Array:
         """Looked up in float32: the gradients of a frequent token are many terms of one sum."""
-        spec = self.layout.activation("batch", "length", "embed")
-        x_BTD = embed.tokens[...].at[tokens_BT].get(out_sharding=spec)
+        spread = self.layout.spread(tokens_MBT.shape[0])
+        spec = self.layout.activation(spread, "batch", "length", "embed")
+        x_MBTD = embed.tokens[...].at[tokens_MBT].get(out_sharding=spec)
         if embed.positions is not None:
             rows = positions_T + self.cfg.positions.offset
-            x_BTD = x_BTD + embed.positions[...][rows][None]
+            x_MBTD = x_MBTD + embed.positions[...][rows][None, None]
         elif self.cfg.positions.kind == "sinusoidal":
-            x_BTD = x_BTD + sinusoids(positions_T, self.cfg.hidden_size)[None]
-        stream = self.layout.activation("batch", "stream", "embed")
-        return jax.reshard(x_BTD.astype(self.compute), stream)
+            x_MBTD = x_MBTD + sinusoids(positions_T, self.cfg.hidden_size)[None, None]
+        return jax.reshard(x_MBTD.astype(self.compute), self._stream(spread))
 
     def _score_bias(self, embed: Embed, positions_T: jax.Array) -> jax.Array | None:
         if embed.rpe is None:
@@ -159,22 +186,39 @@ class Model:
         relative = RelativeBias(self.cfg.positions, self.cfg.attention.head_dim)
         return relative(embed.rpe[...], positions_T, positions_T)
 
-    def _run_layers(self, params: Params, x_BTD, positions_T, bias, noise: Noise | None):
-        graph = nnx.graphdef(self._declared.layers)
+    def _run_layers(self, params: Params, x_MBTD, positions_T, bias, noise: Noise | None):
+        """[M, B, T, D] -> the same: through the stages of a pipeline, or through all at once."""
         layers = {name: w for name, w in params.items() if name.startswith("layers.")}
+        rows_MB = noise and noise.rows
 
-        def layer(x_BTD, indexed):
-            index, weights = indexed
+        def run(x_BTD: jax.Array, weights: Params, first: int | jax.Array, rows_B) -> jax.Array:
+            """The k layers of these weights, of which the first has this number."""
+            numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
+            layer = self._layer(positions_T, bias, noise and noise._replace(rows=rows_B))
+            return jax.lax.scan(layer, x_BTD, (numbers_k, weights))[0]
+
+        if self.layout.pipeline is not None:
+            x_MBTD = jax.reshard(x_MBTD, self._stream(None))
+            return self.layout.pipeline(run, layers, x_MBTD, rows_MB)
+        if x_MBTD.shape[0] != 1:
+            raise ValueError(f"{x_MBTD.shape[0]} micro-batches, expected 1 without a pipeline")
+        return run(x_MBTD[0], layers, 0, None if rows_MB is None else rows_MB[0])[None]
+
+    def _layer(self, positions_T: jax.Array, bias: jax.Array | None, noise: Noise | None):
+        """One layer as the body of a scan: (x [B, T, D], (its number, its weights)) -> x."""
+        graph = nnx.graphdef(self._declared.layers)
+
+        def layer(x_BTD: jax.Array, numbered: tuple[jax.Array, Params]):
+            number, weights = numbered
             cast = {name: w.astype(self.compute) for name, w in weights.items()}
             ready = self._gathered(cast).items()
             block = _merge(graph, {name.removeprefix("layers."): w for name, w in ready})
-            inner = noise and noise.at(1 + index)
+            inner = noise and noise.at(1 + number)
             return block(x_BTD, positions_T, bias, inner, self.layout), None
 
-        if self.remat.policy != "none":
-            layer = jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
-        index = jnp.arange(self.cfg.num_layers, dtype=jnp.int32)
-        return jax.lax.scan(layer, x_BTD, (index, layers))[0]
+        if self.remat.policy == "none":
+            return layer
+        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
 
     def _module(self, params: Params) -> NeoX:
         """The model with its weights outside the layers in place, in float32."""
@@ -195,6 +239,10 @@ class Model:
             return jax.reshard(w, self.layout.weight(*axes[len(axes) - w.ndim :]))
 
         return {name: gather(name, w) for name, w in weights.items()}
+
+
+def _length(weights: Params) -> int:
+    return next(iter(weights.values())).shape[0]
 
 
 def _flat(module: nnx.Module) -> dict[str, nnx.Param]:

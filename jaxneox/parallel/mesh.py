@@ -1,6 +1,9 @@
 """The mesh: named axes of devices, with explicit types so that shardings are checked.
 
-`dp` splits the batch, `tp` splits heads, inner widths and the vocabulary.
+`pp` splits the layers into stages, `dp` the batch, `cp` the length of the sequence, and `tp` heads,
+inner widths and the vocabulary. Every mesh has all four: an axis that splits nothing has size 1.
+Neighbours along `tp`, the last, are neighbouring devices, since they talk most; those along `pp`
+are the furthest apart.
 """
 
 import math
@@ -12,7 +15,7 @@ from jax.sharding import AxisType, Mesh
 from jaxneox.config.schema import ModelConfig, ParallelConfig
 from jaxneox.errors import UserError
 
-AXES = ("dp", "tp")
+AXES = ("pp", "dp", "cp", "tp")
 Sizes = dict[str, int]
 
 
@@ -21,10 +24,6 @@ def parse_mesh(text: str) -> Sizes:
     sizes: Sizes = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
-        if name == "pp":
-            raise UserError(
-                f"--mesh {text!r}: pipeline stages are not supported yet; use dp and tp"
-            )
         if name not in AXES or name in sizes or not value.removeprefix("-").isdecimal():
             raise UserError(
                 f"--mesh {text!r}: {part.strip()!r} is not one of {', '.join(AXES)} given once "
@@ -39,15 +38,21 @@ def parse_mesh(text: str) -> Sizes:
 
 
 def asked_sizes(mesh: str | None, yaml: ParallelConfig) -> Sizes:
-    """What `--mesh` says, else the YAML's model parallel size with dp for the rest."""
+    """What `--mesh` says, else the YAML's pipeline, context and model parallel sizes with dp for
+    the rest."""
     if mesh:
-        return {"dp": 1, "tp": 1} | parse_mesh(mesh)
-    if yaml.pp > 1:
-        raise UserError(
-            f"pipe-parallel-size {yaml.pp}: pipeline stages are not supported yet; "
-            f"use --mesh tp={yaml.tp * yaml.pp},dp=-1 or --set pipe-parallel-size=1"
-        )
-    return {"dp": -1, "tp": yaml.tp}
+        return whole(parse_mesh(mesh))
+    return whole({"pp": yaml.pp, "dp": -1, "cp": yaml.cp, "tp": yaml.tp})
+
+
+def whole(sizes: Sizes) -> Sizes:
+    """All axes in their order, the ones that are not given with size 1."""
+    return {axis: sizes.get(axis, 1) for axis in AXES}
+
+
+def show(sizes: Sizes) -> str:
+    """`pp=2, dp=4`: the axes that split something; `dp=1` where none does."""
+    return ", ".join(f"{axis}={n}" for axis, n in sizes.items() if n > 1) or "dp=1"
 
 
 def prepare_devices(asked: Sizes) -> None:
@@ -63,33 +68,62 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
     sizes = {name: max(1, devices // fixed) if s == -1 else s for name, s in asked.items()}
     needed = math.prod(sizes.values())
     if needed > devices:
-        shape = ",".join(f"{name}={size}" for name, size in sizes.items())
         raise UserError(
-            f"the mesh {shape} needs {needed} devices and there are {devices}; "
+            f"the mesh {show(sizes)} needs {needed} devices and there are {devices}; "
             "ask for a smaller one with --mesh"
         )
     return sizes
 
 
-def check_divides(tp: int, cfg: ModelConfig, sequence_parallel: bool) -> None:
-    """Raises UserError naming all that `tp` would have to split and does not divide."""
-    heads = cfg.attention
-    split = {
-        "the padded vocabulary": cfg.vocab_size,
-        "num-kv-heads" if heads.group > 1 else "num-attention-heads": heads.kv_heads,
-        "the MLP's width": cfg.mlp.size,
-    } | ({"seq-length, split by sequence-parallel,": cfg.seq_length} if sequence_parallel else {})
-    wrong = [f"{name} {size}" for name, size in split.items() if size % tp]
-    if wrong:
-        nearest = max(n for n in range(1, tp) if not any(size % n for size in split.values()))
+def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring: bool) -> None:
+    """Raises UserError naming all that an axis of the mesh would have to split and does not
+    divide, with the nearest smaller size that does."""
+    heads, tp, cp = cfg.attention, sizes["tp"], sizes["cp"]
+    sequence = parallel.sequence_parallel
+    _check(
+        "tp",
+        tp,
+        {
+            "the padded vocabulary": cfg.vocab_size,
+            "num-kv-heads" if heads.group > 1 else "num-attention-heads": heads.kv_heads,
+            "the MLP's width": cfg.mlp.size,
+        }
+        | ({"seq-length, split by sequence-parallel,": cfg.seq_length // cp} if sequence else {}),
+    )
+    halves = 2 if ring and cp > 1 else 1
+    half = "half of seq-length, as the ring of cp splits it," if halves == 2 else "seq-length"
+    _check("cp", cp, {half: cfg.seq_length // halves})
+    chunks = parallel.chunks
+    rounds = f"num-layers, in {chunks} chunks for each stage," if chunks > 1 else "num-layers"
+    if cfg.num_layers % chunks:
         raise UserError(
-            f"the mesh's tp={tp} does not divide {' and '.join(wrong)}; "
-            f"the nearest smaller that divides all it splits is tp={nearest}"
+            f"pipe-parallel-chunks {chunks} does not divide num-layers {cfg.num_layers}; "
+            f"these do: {_divisors(cfg.num_layers)}"
         )
+    if (cfg.num_layers // chunks) % sizes["pp"]:
+        raise UserError(
+            f"the mesh's pp={sizes['pp']} does not divide {rounds} {cfg.num_layers // chunks}; "
+            f"these do: {_divisors(cfg.num_layers // chunks)}"
+        )
+
+
+def _check(axis: str, size: int, split: dict[str, int]) -> None:
+    wrong = [f"{name} {n}" for name, n in split.items() if n % size]
+    if wrong:
+        nearest = max(n for n in range(1, size) if not any(total % n for total in split.values()))
+        raise UserError(
+            f"the mesh's {axis}={size} does not divide {' and '.join(wrong)}; "
+            f"the nearest smaller that divides all it splits is {axis}={nearest}"
+        )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
 def make_mesh(sizes: Sizes) -> Mesh:
     """On the first `prod(sizes)` devices. Enter it with `jax.set_mesh`."""
+    sizes = whole(sizes)
     count = math.prod(sizes.values())
     return jax.make_mesh(
         tuple(sizes.values()),

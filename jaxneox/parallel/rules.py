@@ -4,12 +4,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
+from jaxneox.parallel.pipeline import Pipeline
+from jaxneox.parallel.ring import Ring
+
+MeshAxes = tuple[str, ...]
 
 WEIGHTS: dict[str, str | None] = {
-    "layers": None,
+    "layers": "pp",
     "vocab": "tp",
     "kv_heads": "tp",
     "mlp": "tp",
@@ -21,96 +27,163 @@ WEIGHTS: dict[str, str | None] = {
     "one": None,
 }
 
-ACTIVATIONS: dict[str, str | None] = {
-    "batch": "dp",
-    "length": None,
-    "stream": None,  # the length of the residual stream; tp with sequence parallelism
-    "embed": None,
-    "vocab": "tp",
-    "kv_heads": "tp",
-    "mlp": "tp",
+ACTIVATIONS: dict[str, MeshAxes] = {
+    "micro": ("pp",),  # micro-batches, before the first layer and after the last
+    "batch": ("dp",),
+    "length": ("cp",),
+    "stream": ("cp",),  # the length of the residual stream; tp as well with sequence parallelism
+    "embed": (),
+    "vocab": ("tp",),
+    "kv_heads": ("tp",),
+    "mlp": ("tp",),
 }
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The table for one mesh (`sizes`: devices by mesh axis) and one ZeRO stage."""
+    """The table for one mesh (`sizes`: devices by mesh axis) and what a run asks of it.
+
+    Attributes:
+        zero_stage: from 1 on, what has copies is split between the devices that hold them: moments,
+            from 2 on gradients too, from 3 on parameters.
+        sequence_parallel: the residual stream is split over tp between the layers.
+        chunks: of layers for each pipeline stage.
+        ring: attention over cp passes keys and values around, instead of gathering them.
+    """
 
     sizes: tuple[tuple[str, int], ...]
     zero_stage: int = 0
     sequence_parallel: bool = False
+    chunks: int = 1
+    ring: bool = False
 
     def activation(self, *axes: str | None) -> P:
-        return P(*(self._lies(axis) for axis in axes))
+        return P(*(_entry(self._split(axis)) for axis in axes))
 
-    def partial(self, *axes: str | None, over: str) -> P:
-        return P(*self.activation(*axes), unreduced=_some(ACTIVATIONS[over]))
+    def partial(self, *axes: str | None, over: str | tuple[str, ...]) -> P:
+        names = (over,) if isinstance(over, str) else over
+        summed = frozenset(mesh_axis for name in names for mesh_axis in self._split(name))
+        return P(*self.activation(*axes), unreduced=summed)
 
     def feeds(self, *axes: str | None, into: str) -> P:
-        return P(*self.activation(*axes), reduced=_some(ACTIVATIONS[into]))
+        return P(*self.activation(*axes), reduced=frozenset(self._split(into)))
 
     def weight(self, *axes: str) -> P:
         """In a layer: split over tp only."""
-        return P(*(WEIGHTS[axis] for axis in axes))
+        return P(*(None if axis == "layers" else WEIGHTS[axis] for axis in axes))
 
     def parameter(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """At rest: from ZeRO stage 3 on also split over dp."""
+        """At rest: from ZeRO stage 3 on nothing has copies."""
         self.check(name, axes, shape)
-        spec = self.weight(*axes)
-        return self.over_dp(axes, shape) if self.zero_stage >= 3 else spec
+        return self._zero(axes, shape) if self.zero_stage >= 3 else self._at_rest(axes, shape)
 
     def gradient(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """While it is added up: from stage 2 on also split over dp."""
-        return self.over_dp(axes, shape) if self.zero_stage >= 2 else self.weight(*axes)
+        """While it is added up: from stage 2 on without copies."""
+        return self._zero(axes, shape) if self.zero_stage >= 2 else self._at_rest(axes, shape)
 
     def optimizer(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """Moments, and the parameters while they are updated: from stage 1 on split over dp."""
-        return self.over_dp(axes, shape) if self.zero_stage >= 1 else self.weight(*axes)
-
-    def over_dp(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """The weight's spec with dp on the first axis that it divides, one that tp leaves free
-        before one that it shares; the layers stay whole because they are visited one by one.
-
-        A weight with no such axis (scalenorm's single number) is kept whole on every device; the
-        sharding table shows it.
-        """
-        entries: list[str | tuple[str, ...] | None] = list(self.weight(*axes))
-        places = sorted(range(len(axes)), key=lambda i: entries[i] is not None)
-        for i in places:
-            split = (*_some(WEIGHTS[axes[i]]), "dp")
-            if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
-                entries[i] = split if len(split) > 1 else "dp"
-                break
-        return P(*entries)
+        """Moments, and the parameters while they are updated: from stage 1 on without copies."""
+        return self._zero(axes, shape) if self.zero_stage >= 1 else self._at_rest(axes, shape)
 
     def check(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> None:
         for axis, size in zip(axes, shape, strict=True):
             if axis not in WEIGHTS:
                 raise UserError(f"{name}: its axis {axis!r} has no rule in parallel/rules.py")
-            parts = self.size(WEIGHTS[axis])
+            mesh_axis = WEIGHTS[axis]
+            parts = self.size(mesh_axis)
             if size % parts:
                 nearest = max(d for d in range(1, parts + 1) if size % d == 0)
                 raise UserError(
-                    f"{name}: tp={parts} does not divide its axis {axis} of {size}; "
-                    f"the nearest smaller that does is tp={nearest}"
+                    f"{name}: {mesh_axis}={parts} does not divide its axis {axis} of {size}; "
+                    f"the nearest smaller that does is {mesh_axis}={nearest}"
                 )
 
     def parts(self, *axes: str | None) -> int:
         """How many devices split an activation between them."""
-        return math.prod(self.size(self._lies(axis)) for axis in axes)
+        return math.prod(self.size(a) for axis in axes for a in self._split(axis))
+
+    def spread(self, micro: int) -> str | None:
+        """The name of the axis of `micro` micro-batches where no stage holds them all: "micro", or
+        None where the stages do not divide their number."""
+        stages = self.size("pp")
+        return "micro" if stages > 1 and micro % stages == 0 else None
+
+    def order(self, length: int) -> NDArray[np.int32]:
+        """[T]: the positions of a sequence in the order in which the devices hold them."""
+        ring = self.rings
+        return np.arange(length, dtype=np.int32) if ring is None else ring.order(length)
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        count = self.size("pp")
+        return Pipeline("pp", count, self.chunks) if count > 1 else None
+
+    @property
+    def rings(self) -> Ring | None:
+        count = self.size("cp")
+        return Ring("cp", count) if self.ring and count > 1 else None
 
     def size(self, mesh_axis: str | None) -> int:
         return dict(self.sizes).get(mesh_axis, 1) if mesh_axis else 1
 
-    def _lies(self, axis: str | None) -> str | None:
-        if axis == "stream" and self.sequence_parallel:
-            return "tp"
-        return ACTIVATIONS[axis] if axis else None
+    def _split(self, axis: str | None) -> MeshAxes:
+        if axis is None:
+            return ()
+        extra = ("tp",) if axis == "stream" and self.sequence_parallel else ()
+        return ACTIVATIONS[axis] + extra
+
+    def _at_rest(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+        """With copies over dp and cp, and over pp of what is in no layer.
+
+        Where a stage has several chunks its layers are not neighbours, and pp splits another axis
+        until they are needed.
+        """
+        spec = self.weight(*axes)
+        if "layers" not in axes or self.size("pp") == 1:
+            return spec
+        if self.chunks == 1:
+            return P("pp", *spec[1:])
+        return self._over(("pp",), spec, axes, shape)
+
+    def _zero(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+        """Split over all devices that would hold copies, as far as an axis divides.
+
+        A weight without such an axis (scalenorm's single number) keeps its copies; the sharding
+        table shows it.
+        """
+        spec = self._at_rest(axes, shape)
+        holders = ("dp", "cp") if "layers" in axes else ("dp", "cp", "pp")
+        copies = tuple(a for a in holders if self.size(a) > 1)
+        for count in range(len(copies), 0, -1):
+            found = self._over(copies[:count], spec, axes, shape)
+            if found != spec:
+                return found
+        return spec
+
+    def _over(self, extra: MeshAxes, spec: P, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+        """The spec with `extra` on the first axis that it divides, one that is free before one that
+        is shared; the layers stay as they are because they are visited one by one."""
+        taken = [_names(entry) for entry in spec]
+        for i in sorted(range(len(axes)), key=lambda i: bool(taken[i])):
+            split = (*taken[i], *extra)
+            if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
+                return P(*(_entry(split if j == i else names) for j, names in enumerate(taken)))
+        return spec
 
 
-def rules_for(sizes: Mapping[str, int], zero_stage: int, sequence_parallel: bool) -> Rules:
-    return Rules(tuple(sizes.items()), zero_stage, sequence_parallel)
+def rules_for(
+    sizes: Mapping[str, int],
+    zero_stage: int,
+    sequence_parallel: bool,
+    chunks: int = 1,
+    ring: bool = False,
+) -> Rules:
+    return Rules(tuple(sizes.items()), zero_stage, sequence_parallel, chunks, ring)
 
 
-def _some(mesh_axis: str | None) -> frozenset[str]:
-    return frozenset((mesh_axis,) if mesh_axis else ())
+def _names(entry: str | MeshAxes | None) -> MeshAxes:
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def _entry(names: MeshAxes) -> str | MeshAxes | None:
+    return names if len(names) > 1 else names[0] if names else None

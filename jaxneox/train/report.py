@@ -6,13 +6,13 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from jaxneox.config import describe
+from jaxneox.parallel.mesh import show
 from jaxneox.train.run import Plan
 from jaxneox.train.state import places, state_specs, with_params
 
 
 def report(plan: Plan) -> str:
-    mesh = ", ".join(f"{axis}={size}" for axis, size in plan.sizes.items())
-    matrices = f"{plan.parameters:,} parameters on a mesh of {mesh}"
+    matrices = f"{plan.parameters:,} parameters on a mesh of {show(plan.sizes)}"
     return "\n\n".join([describe(plan.cfg), matrices, memory(plan), table(plan)])
 
 

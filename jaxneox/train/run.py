@@ -20,7 +20,7 @@ from jaxneox.data.loader import Split
 from jaxneox.errors import UserError
 from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
-from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh
+from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.train.origin import Origin, check_data, check_model, origin
 from jaxneox.train.state import (
@@ -50,8 +50,10 @@ class Plan:
 
 def build_plan(cfg: Config, sizes: Sizes) -> Plan:
     """Raises UserError where the mesh does not divide what it splits, or a feature needs it."""
-    rules = rules_for(sizes, cfg.parallel.zero_stage, cfg.parallel.sequence_parallel)
-    check_divides(sizes["tp"], cfg.model, cfg.parallel.sequence_parallel)
+    sizes = whole(sizes)
+    parallel, ring = cfg.parallel, rings(cfg, sizes["cp"])
+    check_divides(sizes, cfg.model, parallel, ring)
+    rules = rules_for(sizes, parallel.zero_stage, parallel.sequence_parallel, parallel.chunks, ring)
     model = Model(
         cfg.model,
         rules,
@@ -63,6 +65,23 @@ def build_plan(cfg: Config, sizes: Sizes) -> Plan:
     for name, axes in model.axes.items():
         rules.check(name, axes, model.shapes[name])
     return Plan(cfg, sizes, rules, model, build_optimizer(cfg.optimizer, cfg.schedule, model.axes))
+
+
+def rings(cfg: Config, cp: int) -> bool:
+    """Whether attention over cp is a ring. It has no place for masks of dropout and for biases that
+    are learned, which are drawn and looked up for whole sequences."""
+    attention, positions = cfg.model.attention, cfg.model.positions
+    named = {
+        "attention-dropout": attention.dropout > 0,
+        "pos-emb rpe": positions.kind == "rpe",
+    }
+    hindered = [name for name, there in named.items() if there]
+    if cfg.parallel.attention == "ring" and hindered:
+        raise UserError(
+            f"context-parallel-attention: ring cannot do {' and '.join(hindered)}; expected gather"
+        )
+    possible = cfg.model.seq_length % (2 * cp) == 0 and not hindered
+    return cfg.parallel.attention == "ring" or (cfg.parallel.attention == "auto" and possible)
 
 
 @dataclass

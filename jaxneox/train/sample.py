@@ -19,7 +19,7 @@ def sample(run: Run, tokenizer: Tokenizer, count: int, prompt: str, temperature:
     @jax.jit
     def next_token(params, window_T, last, key):
         window_BT = jnp.broadcast_to(window_T[None], (replicas, length))
-        window_BT = jax.reshard(window_BT, run.plan.rules.activation("batch", "length"))
+        window_BT = jax.reshard(window_BT, run.plan.rules.activation("batch", None))
         logits = model.logits(params, window_BT)
         logits_V = jax.reshard(logits, jax.P(None, None, None))[0, last] / temperature
         known = jnp.arange(logits_V.shape[0]) < tokenizer.vocab_size

@@ -13,7 +13,7 @@ from jaxneox.config import resolve, tokenizer_of, train_iters_of
 from jaxneox.data import Tokenizer, build_tokenizer, load_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import Sizes
+from jaxneox.parallel.mesh import Sizes, show
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
 from jaxneox.train.report import report
@@ -107,10 +107,9 @@ def open_tokenizer(keys: Keys) -> Tokenizer | None:
 
 def greet(plan: Plan) -> None:
     cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
-    mesh = ", ".join(f"{axis}={size}" for axis, size in plan.sizes.items())
     virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
     print(f"{plan.parameters:,} parameters, {cfg.precision.compute}, on{virtual} "
-          f"{devices[0].device_kind} devices, mesh {mesh}")  # fmt: skip
+          f"{devices[0].device_kind} devices, mesh {show(plan.sizes)}")  # fmt: skip
     if virtual:
         print(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
     print(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "

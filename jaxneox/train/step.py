@@ -3,14 +3,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxneox.config.schema import Config
-from jaxneox.model import Model, Noise, Params
+from jaxneox.model import Layout, Model, Noise, Params
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.parallel.rules import Rules
 from jaxneox.train.scaler import next_scale
@@ -65,14 +65,14 @@ class Step:
     def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Params]:
         """The sum over the accumulation steps of loss and gradients, in float32."""
         rows = jnp.arange(batch.tokens.shape[0] * batch.tokens.shape[1], dtype=jnp.int32)
-        rows = jax.reshard(
+        rows_AB = jax.reshard(
             rows.reshape(batch.tokens.shape[:2]), self.rules.activation(None, "batch")
         )
         key = jax.random.fold_in(jax.random.key(self.cfg.train.seed + 1), state.step)
 
-        def one(params: Params, part: Batch, rows_B: jax.Array) -> jax.Array:
-            noise = Noise(key, rows_B) if drops(self.cfg) else None
-            inputs, labels = part.tokens[:, :-1], part.tokens[:, 1:]
+        def one(params: Params, part: Batch, rows_MB: jax.Array) -> jax.Array:
+            noise = Noise(key, rows_MB) if drops(self.cfg) else None
+            inputs, labels = part.tokens[..., :-1], part.tokens[..., 1:]
             return self.model.loss_sum(params, inputs, labels, part.weights, noise)
 
         def add(total, part):
@@ -81,7 +81,7 @@ class Step:
 
         nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
         start = (jnp.float32(0), lay(nothing, self.at.gradients))
-        return jax.lax.scan(add, start, (batch, rows))[0]
+        return jax.lax.scan(add, start, rounds((batch, rows_AB), self.model.layout))[0]
 
     def update(self, state: TrainState, grads: Params) -> tuple[Params, optax.OptState]:
         """The optimizer's step where its state lies, then the parameters back to their places."""
@@ -119,11 +119,11 @@ class Evaluation:
 
     def __call__(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         def add(total, part: Batch):
-            inputs, labels = part.tokens[:, :-1], part.tokens[:, 1:]
+            inputs, labels = part.tokens[..., :-1], part.tokens[..., 1:]
             return total + self.model.loss_sum(params, inputs, labels, part.weights), None
 
         with self.model.matmuls():
-            total, _ = jax.lax.scan(add, jnp.float32(0), batch)
+            total, _ = jax.lax.scan(add, jnp.float32(0), rounds(batch, self.model.layout))
         return total, jnp.sum(batch.weights)
 
 
@@ -133,6 +133,15 @@ def build_step(
     """The compiled step. It takes the old state's memory for the new one."""
     step = Step(cfg, model, optimizer, rules, places(model, rules), build_schedule(cfg.schedule))
     return jax.jit(step, donate_argnums=0)
+
+
+def rounds(tree: Any, layout: Layout) -> Any:
+    """[A, B, *] -> [R, M, B, *]: M = 1 at a time, or where there is a pipeline all A at once."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        return x[:, None] if layout.pipeline is None else x[None]
+
+    return jax.tree.map(cut, tree)
 
 
 def replicas(cfg: Config) -> float:

@@ -113,7 +113,7 @@ def whole_run(
 def mean_loss(model: Model) -> Any:
     def mean(params: dict[str, jax.Array], tokens: jax.Array, labels: jax.Array) -> jax.Array:
         weights = jnp.ones(labels.shape, jnp.float32)
-        return model.loss_sum(params, tokens, labels, weights) / labels.size
+        return model.loss_sum(params, tokens[None], labels[None], weights[None]) / labels.size
 
     return mean
 

@@ -35,7 +35,8 @@ def noise(*rows: int, key: jax.Array = KEY) -> Noise:
 
 
 def masks(x: np.ndarray, rate: float, source: Noise) -> np.ndarray:
-    """x [B, ...] or [B, K, G, ...] by the function for its number of axes."""
+    """x [B, T, D] or [B, K, G, T, S] by the function for its number of axes."""
+    source = source._replace(positions=jnp.arange(x.shape[1], dtype=jnp.int32))
     with jax.set_mesh(make_mesh({"dp": 1, "tp": 1})):
         cut = dropout if x.ndim == 3 else dropout_heads
         return np.asarray(jax.jit(cut, static_argnums=1)(jnp.asarray(x), rate, source))
@@ -97,13 +98,14 @@ def stream(cfg: ModelConfig, dp: int, tp: int, sequence: bool, source: Noise | N
             name: jax.device_put(params[name], NamedSharding(mesh, rules.weight(*axes)))
             for name, axes in model.axes.items()
         }
-        spec = NamedSharding(mesh, rules.activation("batch", "stream", "embed"))
-        x = jax.device_put(np.zeros((BATCH, LENGTH, WIDTH), np.float32), spec)
+        spec = NamedSharding(mesh, rules.activation(None, "batch", "stream", "embed"))
+        x = jax.device_put(np.zeros((1, BATCH, LENGTH, WIDTH), np.float32), spec)
         if source is not None:
-            source = Noise(source.key, jax.device_put(source.rows, NamedSharding(mesh, P("dp"))))
-        positions = jnp.arange(LENGTH, dtype=jnp.int32)
+            rows = jax.device_put(source.rows[None], NamedSharding(mesh, P(None, "dp")))
+            source = Noise(source.key, rows, jnp.asarray(rules.order(LENGTH)))
+        positions = jnp.asarray(rules.order(LENGTH))
         run = jax.jit(lambda w, x, source: model._run_layers(w, x, positions, None, source))
-        return np.asarray(run(laid, x, source))
+        return np.asarray(run(laid, x, source)).sum(axis=0)
 
 
 @pytest.mark.parametrize("parallel", [True, False])

@@ -18,7 +18,7 @@ from tests.reference.compare import relative_l2, worst_leaf
 
 
 class Case(NamedTuple):
-    """B batch, T length, D hidden, V vocabulary, C positions in a chunk."""
+    """M micro-batches, B batch, T length, D hidden, V vocabulary, C positions of a chunk."""
 
     B: int
     T: int
@@ -31,6 +31,13 @@ class Case(NamedTuple):
     dp: int = 1
     tp: int = 1
     bias: bool = False
+    M: int = 1
+    cp: int = 1
+    pp: int = 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"pp": self.pp, "dp": self.dp, "cp": self.cp, "tp": self.tp}
 
 
 CASES = [
@@ -46,6 +53,9 @@ CASES = [
     Case(4, 8, 6, 8, 2, z_loss=0.1, dp=2, tp=2, bias=True),
     Case(3, 8, 16, 40, 4, compute="bfloat16", bias=True),
     Case(3, 8, 16, 40, 8, compute="float16", logits="float16", bias=True),
+    Case(2, 8, 6, 8, 2, dp=2, tp=2, cp=2),
+    Case(2, 8, 6, 8, 2, z_loss=0.1, bias=True, M=4, pp=2, cp=2, tp=2),
+    Case(2, 8, 6, 8, 8, bias=True, M=3, pp=2, dp=2),
 ]
 # Relative L2 of float32's sums of some ten products; then, with eleven and eight bits kept in the
 # logits, in their softmax and in the gradient, a few times the last of these bits.
@@ -56,18 +66,18 @@ def arrays(case: Case, seed: int = 0) -> tuple[np.ndarray, ...]:
     """x, w (of values that the compute dtype holds), the logits' bias (0 for none), labels, weights
     of which a third are 0."""
     random = np.random.default_rng(seed)
-    x = random.normal(size=(case.B, case.T, case.D))
+    x = random.normal(size=(case.M, case.B, case.T, case.D))
     w = random.normal(size=(case.D, case.V)) / np.sqrt(case.D) * 2
     x, w = (np.asarray(jnp.asarray(a, case.compute), np.float32) for a in (x, w))
-    labels = random.integers(0, case.V, (case.B, case.T)).astype(np.int32)
-    weights = random.uniform(0.1, 2, (case.B, case.T)) * (random.random((case.B, case.T)) > 0.3)
+    labels = random.integers(0, case.V, x.shape[:-1]).astype(np.int32)
+    weights = random.uniform(0.1, 2, labels.shape) * (random.random(labels.shape) > 0.3)
     b = (random.normal(size=case.V) * case.bias).astype(np.float32)
     return x, w, b, labels, weights.astype(np.float32)
 
 
 def naive(case: Case) -> tuple[float, dict[str, np.ndarray]]:
     def loss(x, w, b, labels, weights):
-        logits = x @ w + b[None, None]
+        logits = x @ w + b[None, None, None]
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
         z = jax.nn.logsumexp(logits, axis=-1)
         return jnp.sum(weights * (case.z_loss * z**2 - chosen))
@@ -84,14 +94,16 @@ def leaves(case: Case, grads) -> dict[str, np.ndarray]:
     return named if case.bias else {name: named[name] for name in "xw"}
 
 
-SPECS = (P("dp", None, None), P(None, "tp"), P("tp"), P("dp", None), P("dp", None))
+def specs(micro: str | None) -> tuple[P, ...]:
+    rows = P("pp" if micro else None, "dp", "cp")
+    return rows, P(None, "tp"), P("tp"), rows, rows
 
 
 def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
     """The loss alone, the loss with its gradients, and these."""
-    rules = rules_for({"dp": case.dp, "tp": case.tp}, 0, False)
-    mesh = make_mesh({"dp": case.dp, "tp": case.tp})
-    head = Head(rules, case.z_loss, case.C, jnp.dtype(case.logits))
+    rules, mesh = rules_for(case.sizes, 0, False), make_mesh(case.sizes)
+    micro = rules.spread(case.M)
+    head = Head(rules, case.z_loss, case.C, jnp.dtype(case.logits), micro)
 
     def loss(x, w, b, labels, weights):
         unembedding = Unembedding(w.astype(case.compute), b if case.bias else None)
@@ -100,7 +112,7 @@ def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
     with jax.set_mesh(mesh):
         laid = [
             jax.device_put(a, NamedSharding(mesh, s))
-            for a, s in zip(arrays(case), SPECS, strict=True)
+            for a, s in zip(arrays(case), specs(micro), strict=True)
         ]
         # the gradient of 3 * loss, so that the factor from above is seen
         value, grads = jax.jit(jax.value_and_grad(lambda *a: 3 * loss(*a), (0, 1, 2)))(*laid)
@@ -131,12 +143,12 @@ def test_a_masked_token_has_no_loss_and_no_gradient() -> None:
 def test_a_tied_embedding_has_the_sum_of_both_gradients() -> None:
     case = CASES[1]
     _, w, _, labels, weights = arrays(case)
-    tokens = np.roll(labels, 1, axis=1)
+    tokens = np.roll(labels, 1, axis=-1)
     rules, mesh = rules_for({"dp": 1, "tp": 1}, 0, False), make_mesh({"dp": 1, "tp": 1})
     head = Head(rules, case.z_loss, case.C, jnp.dtype("float32"))
 
     def loss(embedding, unembedding):
-        x = embedding.at[tokens].get(out_sharding=P("dp", None, None))
+        x = embedding.at[tokens].get(out_sharding=P(None, "dp", "cp", None))
         return loss_sum(x, Unembedding(unembedding, None), labels, weights, head)
 
     with jax.set_mesh(mesh):
@@ -149,13 +161,13 @@ def test_a_tied_embedding_has_the_sum_of_both_gradients() -> None:
 def test_memory_is_that_of_one_chunk() -> None:
     B, T, D, V, C = 4, 512, 16, 4096, 32
     head = Head(rules_for({"dp": 1, "tp": 1}, 0, False), 1e-4, C, jnp.dtype("float32"))
-    shapes = [((B, T, D), "float32"), ((D, V), "float32"), ((V,), "float32")]
-    shapes += [((B, T), "int32"), ((B, T), "float32")]
+    shapes = [((1, B, T, D), "float32"), ((D, V), "float32"), ((V,), "float32")]
+    shapes += [((1, B, T), "int32"), ((1, B, T), "float32")]
     mesh = make_mesh({"dp": 1, "tp": 1})
     with jax.set_mesh(mesh):
         abstract = [
             jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
-            for (shape, dtype), spec in zip(shapes, SPECS, strict=True)
+            for (shape, dtype), spec in zip(shapes, specs(None), strict=True)
         ]
         gradient = jax.grad(lambda x, w, b, *a: loss_sum(x, Unembedding(w, b), *a, head), (0, 1, 2))
         memory = jax.jit(gradient).lower(*abstract).compile().memory_analysis()

@@ -31,9 +31,9 @@ BITS = {"bfloat16": 8, "float16": 11}  # of the significand
 
 
 def loss_and_grads(model: Model, dropout: bool = False) -> tuple[float, dict[str, np.ndarray]]:
-    tokens, labels = np.random.default_rng(1).integers(0, MODEL.vocab_size, (2, 4, 16))
+    tokens, labels = np.random.default_rng(1).integers(0, MODEL.vocab_size, (2, 1, 4, 16))
     with one_device(model.cfg):
-        rows = jnp.arange(4, dtype=jnp.int32)
+        rows = jnp.arange(4, dtype=jnp.int32)[None]
         noise = Noise(jax.random.key(2), rows) if dropout else None
         weights = jnp.full(labels.shape, 1 / labels.size, jnp.float32)
         run = jax.value_and_grad(lambda p: model.loss_sum(p, tokens, labels, weights, noise))
@@ -94,8 +94,8 @@ def test_rematerialisation_changes_nothing(policy, without_remat) -> None:
 def test_rematerialisation_saves_memory() -> None:
     """The less is kept, the less memory the same gradient takes."""
     cfg = dataclasses.replace(MODEL, num_layers=8)
-    tokens = jax.ShapeDtypeStruct((4, 16), jnp.int32)
-    weights = jax.ShapeDtypeStruct((4, 16), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, 4, 16), jnp.int32)
+    weights = jax.ShapeDtypeStruct((1, 4, 16), jnp.float32)
     sizes = {}
     for policy in ("none", "dots", "full"):
         model = Model(cfg, ONE_DEVICE, remat=Remat(policy))  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """One small training run on any mesh, and what is compared between meshes."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ from jaxneox.config.schema import (
     TrainConfig,
 )
 from jaxneox.model import Params
-from jaxneox.parallel.mesh import make_mesh
+from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.train.run import build_plan
 from jaxneox.train.state import TrainState, on_mesh, places, state_specs, with_params
 from jaxneox.train.step import Batch, Metrics, Step, build_schedule
@@ -37,7 +37,7 @@ from tests.reference.parameters import random_params
 STEPS, BATCH, LENGTH, VOCAB = 5, 16, 16, 64
 
 MODEL = ModelConfig(
-    num_layers=2,
+    num_layers=8,
     hidden_size=32,
     vocab_size=VOCAB,
     seq_length=LENGTH,
@@ -58,14 +58,25 @@ class Mesh(NamedTuple):
     zero: int = 0
     sequence: bool = False
     accumulation: int = 1
+    pp: int = 1
+    chunks: int = 1
+    cp: int = 1
+    attention: Literal["gather", "ring"] = "gather"
+
+    @property
+    def sizes(self) -> Sizes:
+        return {"pp": self.pp, "dp": self.dp, "cp": self.cp, "tp": self.tp}
 
     def __str__(self) -> str:
-        sequence = "-sequence" if self.sequence else ""
-        return f"dp{self.dp}-tp{self.tp}-zero{self.zero}{sequence}-accumulation{self.accumulation}"
+        axes = [f"{name}{size}" for name, size in self.sizes.items() if size > 1]
+        axes += [f"chunks{self.chunks}"] * (self.chunks > 1) + [self.attention] * (self.cp > 1)
+        axes += ["sequence"] * self.sequence
+        return "-".join([*axes, f"zero{self.zero}", f"accumulation{self.accumulation}"])
 
 
 class Outcome(NamedTuple):
     losses: list[float]
+    norms: list[float]  # of the gradients, before they are clipped
     grads: dict[str, np.ndarray]  # of the first step
     params: dict[str, np.ndarray]  # after the last
 
@@ -89,8 +100,12 @@ def config(model: ModelConfig, mesh: Mesh, **changes: Any) -> Config:
         schedule=ScheduleConfig("cosine", lr=1e-3, min_lr=1e-4, decay_iters=10),
         parallel=ParallelConfig(
             tp=mesh.tp,
-            zero_stage=mesh.zero,
-            sequence_parallel=mesh.sequence,  # type: ignore[arg-type]
+            pp=mesh.pp,
+            cp=mesh.cp,
+            zero_stage=mesh.zero,  # type: ignore[arg-type]
+            sequence_parallel=mesh.sequence,
+            chunks=mesh.chunks,
+            attention=mesh.attention,
         ),
         batch=BatchConfig(BATCH, BATCH // mesh.accumulation // mesh.dp, mesh.accumulation),
         remat=RematConfig("full"),
@@ -111,13 +126,13 @@ def tokens() -> np.ndarray:
 def train(mesh: Mesh, model: ModelConfig = MODEL, **changes: Any) -> Outcome:
     """Five steps from the same weights on the same batches."""
     cfg = config(model, mesh, **changes)
-    plan = build_plan(cfg, {"dp": mesh.dp, "tp": mesh.tp})
+    plan = build_plan(cfg, mesh.sizes)
     devices, at = make_mesh(plan.sizes), places(plan.model, plan.rules)
     shardings = on_mesh(devices, state_specs(plan.model, plan.optimizer, at))
     rate = build_schedule(cfg.schedule)
     step = jax.jit(Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate))
     lay = NamedSharding(devices, P(None, "dp", None))
-    losses, grads = [], {}
+    losses, norms, grads = [], [], {}
     with jax.set_mesh(devices):
         weights = jax.device_put(random_params(model, 0), shardings.params)
         start = jax.jit(lambda w: with_params(cfg, plan.optimizer, w), out_shardings=shardings)
@@ -127,8 +142,9 @@ def train(mesh: Mesh, model: ModelConfig = MODEL, **changes: Any) -> Outcome:
             ones = np.ones((*rows.shape[:2], LENGTH), np.float32)
             state, figures = step(state, Batch(*jax.device_put((rows, ones), lay)))
             losses.append(float(figures["loss"]))
+            norms.append(float(figures["grad_norm"]))
             grads = grads or jax.device_get(figures["grads"])
-    return Outcome(losses, grads, jax.device_get(state.params))
+    return Outcome(losses, norms, grads, jax.device_get(state.params))
 
 
 def apart(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:

@@ -32,8 +32,8 @@ def compiled(model: Model, backward: bool) -> str:
             name: jax.ShapeDtypeStruct(model.shapes[name], jnp.float32, sharding=sharding)
             for name, sharding in lay.items()
         }
-        stream = NamedSharding(mesh, P("dp", None, None))
-        x = jax.ShapeDtypeStruct((BATCH, LENGTH, 32), jnp.float32, sharding=stream)
+        stream = NamedSharding(mesh, P(None, "dp", "cp", None))
+        x = jax.ShapeDtypeStruct((1, BATCH, LENGTH, 32), jnp.float32, sharding=stream)
 
         def layers(params, x):
             return model._run_layers(params, x, jnp.arange(LENGTH), None, None)

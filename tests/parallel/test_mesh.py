@@ -3,7 +3,7 @@ from jax.sharding import AxisType
 
 from jaxneox.config.schema import ParallelConfig
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import asked_sizes, final_sizes, make_mesh, parse_mesh
+from jaxneox.parallel.mesh import asked_sizes, final_sizes, make_mesh, parse_mesh, whole
 
 
 def test_parse_mesh() -> None:
@@ -23,10 +23,8 @@ def test_only_one_axis_can_take_what_is_left() -> None:
 
 
 def test_the_yaml_decides_where_no_mesh_is_asked_for() -> None:
-    assert asked_sizes(None, ParallelConfig(tp=2)) == {"dp": -1, "tp": 2}
-    assert asked_sizes("dp=2", ParallelConfig(tp=2)) == {"dp": 2, "tp": 1}
-    with pytest.raises(UserError, match="pipe-parallel-size 4"):
-        asked_sizes(None, ParallelConfig(pp=4))
+    assert asked_sizes(None, ParallelConfig(tp=2, pp=4)) == whole({"pp": 4, "dp": -1, "tp": 2})
+    assert asked_sizes("dp=2", ParallelConfig(tp=2, pp=4)) == whole({"dp": 2})
 
 
 def test_final_sizes_fill_in_what_is_left() -> None:
@@ -38,5 +36,5 @@ def test_final_sizes_fill_in_what_is_left() -> None:
 
 def test_the_mesh_is_explicit_and_may_use_some_of_the_devices() -> None:
     mesh = make_mesh({"dp": 2, "tp": 2})
-    assert mesh.shape == {"dp": 2, "tp": 2}
+    assert mesh.shape == {"pp": 1, "dp": 2, "cp": 1, "tp": 2}
     assert set(mesh.axis_types) == {AxisType.Explicit}

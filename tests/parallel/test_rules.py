@@ -13,8 +13,9 @@ def test_weights_lie_as_the_table_says() -> None:
     rules = rules_for(EIGHT, 0, False)
     assert rules.weight("layers", "embed", "mlp") == P(None, None, "tp")
     assert rules.weight("vocab", "embed") == P("tp", None)
-    assert rules.activation("batch", "stream", "embed") == P("dp", None, None)
-    assert rules_for(EIGHT, 0, True).activation("batch", "stream", "embed") == P("dp", "tp", None)
+    assert rules.activation("batch", "stream", "embed") == P("dp", "cp", None)
+    streams = rules_for(EIGHT, 0, True).activation("batch", "stream", "embed")
+    assert streams == P("dp", ("cp", "tp"), None)
     assert rules.partial("batch", "length", "embed", over="mlp").unreduced == {"tp"}
     assert rules.parts("batch", "vocab") == 8
 
@@ -33,9 +34,9 @@ def test_each_zero_stage_splits_what_it_should(zero: int, split: str) -> None:
 
 def test_zero_finds_an_axis_for_dp_or_leaves_it_whole() -> None:
     rules = rules_for(EIGHT, 3, False)
-    assert rules.over_dp(("layers", "mlp"), (4, 64)) == P(None, ("tp", "dp"))
-    assert rules.over_dp(("one",), (1,)) == P(None)
-    assert rules.over_dp(("layers", "embed"), (4, 30)) == P(None, None)  # layers stay whole
+    assert rules.optimizer("w", ("layers", "mlp"), (4, 64)) == P(None, ("tp", "dp"))
+    assert rules.optimizer("w", ("one",), (1,)) == P(None)
+    assert rules.optimizer("w", ("layers", "embed"), (4, 30)) == P(None, None)  # layers stay whole
 
 
 def test_every_parameter_of_the_model_has_rules() -> None:

@@ -50,8 +50,8 @@ def test_a_token_costs_its_matrix_products(name: str) -> None:
     cfg = MODELS[name]
     model = Model(cfg, ONE_DEVICE)
     params = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in model.shapes.items()}
-    tokens = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
-    weights = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((1, BATCH, LENGTH), jnp.int32)
+    weights = jax.ShapeDtypeStruct((1, BATCH, LENGTH), jnp.float32)
     with one_device(cfg):
         traced = jax.make_jaxpr(jax.grad(model.loss_sum))(params, tokens, tokens, weights)
     counted = sum(products(traced.jaxpr)) / (BATCH * LENGTH)

@@ -50,6 +50,13 @@ OURS: Section = {
     "remat_policy": used(
         ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"
     ),
+    "pipe_parallel_chunks": used(
+        COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
+    ),
+    "context_parallel_size": used(COUNT, 1, "parallel.cp", "devices that split a sequence"),
+    "context_parallel_attention": used(
+        ("auto", "gather", "ring"), "auto", "parallel.attention", "auto: the ring where it can"
+    ),
     "logit_bias": used(
         bool,
         False,

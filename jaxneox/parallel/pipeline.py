@@ -1,0 +1,136 @@
+"""Layers in stages: each device holds some of them, and micro-batches pass through all.
+
+Nothing here knows what a layer computes. All stages work at once on arrays with a leading axis p,
+of which each stage holds one row; a tick is one such step and a shift around the ring.
+"""
+# M micro-batches, p stages, v chunks of layers for each, k layers of a chunk, t ticks
+# B batch, T length, D hidden; * any other axes
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from jaxneox.parallel.schedule import Schedule
+
+Weights = dict[str, jax.Array]
+Stage = Callable[[jax.Array, Weights, jax.Array, Any], jax.Array]
+"""(x [B, T, D], weights [k, *], the number of the first layer, rows) -> [B, T, D]"""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`stages` stages along a mesh axis, with `chunks` chunks of layers each."""
+
+    axis: str
+    stages: int
+    chunks: int
+
+    def __call__(self, stage: Stage, weights: Weights, x_MBTD: jax.Array, rows_MB: Any):
+        """[M, B, T, D], whole on every stage -> the same, after all layers.
+
+        `weights` are those of all layers, [L, *] as they lie at rest; `rows_MB` is a tree of
+        arrays [M, B] that belong to the micro-batches.
+        """
+        schedule = Schedule(self.stages, self.chunks, x_MBTD.shape[0])
+        staged = {name: self._split(w) for name, w in weights.items()}
+        deep = next(iter(staged.values())).shape[2]
+        micro = np.maximum(schedule.micro_batch, 0)
+        first = (schedule.chunk * self.stages + np.arange(self.stages)) * deep
+        arriving = self._enter(_rows(x_MBTD, micro[:, 0]))
+        ticks = (
+            arriving,
+            self._table(schedule.enters),
+            self._table(schedule.chunk),
+            self._table(first.astype(np.int32)),
+            jax.tree.map(lambda rows: self._per_stage(rows, micro), rows_MB),
+        )
+
+        def tick(x_pBTD: jax.Array, now):
+            arriving, enters, chunk, first, rows = now
+            here = enters[:, None, None, None]
+            x_pBTD = jnp.where(here, arriving, x_pBTD)
+            y_pBTD = self._each(stage)(x_pBTD, self._chunk(staged, chunk), first, rows)
+            return self._shift(y_pBTD), y_pBTD
+
+        idle = jnp.zeros_like(arriving[0])
+        _, y_tpBTD = jax.lax.scan(tick, idle, ticks)
+        return self._leave(_rows(y_tpBTD, schedule.leaves_at))
+
+    def _each(self, stage: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+        """`stage` on every stage's row at once."""
+        return jax.vmap(stage, in_axes=in_axes, spmd_axis_name=self.axis)
+
+    def _split(self, weight: jax.Array) -> jax.Array:
+        """Layers [L, *] as they lie at rest -> [v, p, k, *], each on its stage.
+
+        Layer l is in chunk l // (p k), on stage l // k % p.
+        """
+        layers, *rest = jax.typeof(weight).sharding.spec
+        deep = weight.shape[0] // (self.chunks * self.stages)
+        shape = (self.chunks, self.stages, deep, *weight.shape[1:])
+        at_rest = jnp.reshape(weight, shape, out_sharding=P(None, layers, None, *rest))
+        return jax.reshard(at_rest, P(None, self.axis, None, *map(self._without, rest)))
+
+    def _without(self, entry: Any) -> Any:
+        """A dimension's mesh axes but for the stages'."""
+        names = (entry,) if isinstance(entry, str) else entry or ()
+        kept = tuple(name for name in names if name != self.axis)
+        return kept if len(kept) > 1 else kept[0] if kept else None
+
+    def _chunk(self, weights_vpk: Weights, chunk_p: jax.Array) -> Weights:
+        """[v, p, k, *] -> [p, k, *]: each stage's chunk of that number."""
+        if self.chunks == 1:
+            return {name: w[0] for name, w in weights_vpk.items()}
+
+        def pick(weight: jax.Array, chunk: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_index_in_dim(weight, chunk, keepdims=False)
+
+        return {n: self._each(pick, (1, 0))(w, chunk_p) for n, w in weights_vpk.items()}
+
+    def _shift(self, x_p: jax.Array) -> jax.Array:
+        """To each stage what the one before it holds, to the first what the last holds."""
+        around = [(i, (i + 1) % self.stages) for i in range(self.stages)]
+        send = jax.shard_map(
+            lambda x: jax.lax.ppermute(x, self.axis, around),
+            in_specs=P(self.axis),
+            out_specs=P(self.axis),
+            axis_names={self.axis},
+        )
+        return send(x_p)
+
+    def _enter(self, x_t: jax.Array) -> jax.Array:
+        """[t, *] -> [t, p, *]: to the first stage, zeros to the others."""
+        return self._only(0, x_t[:, None], x_t.ndim + 1)
+
+    def _leave(self, y_Mp: jax.Array) -> jax.Array:
+        """[M, p, *] -> [M, *]: what the last stage holds, a partial sum over the stages."""
+        spec = jax.typeof(y_Mp).sharding.spec
+        last = self._only(self.stages - 1, y_Mp, y_Mp.ndim)
+        return jax.lax.reduce_sum(
+            last, (1,), out_sharding=P(None, *spec[2:], unreduced={self.axis})
+        )
+
+    def _only(self, stage: int, x: jax.Array, ndim: int) -> jax.Array:
+        """x [n, p, *] on one stage, zeros on the others."""
+        stages = jnp.arange(self.stages).reshape(1, -1, *(1,) * (ndim - 2))
+        here = jax.reshard(stages == stage, P(None, self.axis))
+        return jnp.where(here, x, jnp.zeros((), x.dtype))
+
+    def _table(self, rows: np.ndarray) -> jax.Array:
+        """[t, p]: to each stage its column of the schedule."""
+        return jax.reshard(jnp.asarray(rows), P(None, self.axis))
+
+    def _per_stage(self, rows_MB: jax.Array, micro_tp: np.ndarray) -> jax.Array:
+        """-> [t, p, B]: the rows of the micro-batch that each stage works on."""
+        spec = jax.typeof(rows_MB).sharding.spec
+        return rows_MB.at[micro_tp].get(out_sharding=P(None, self.axis, *spec[1:]))
+
+
+def _rows(x: jax.Array, which: np.ndarray) -> jax.Array:
+    """x[which] along the leading axis, which is not split."""
+    return x.at[which].get(out_sharding=P(None, *jax.typeof(x).sharding.spec[1:]))
