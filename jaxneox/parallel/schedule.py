@@ -58,6 +58,13 @@ class Schedule:
         order = np.argsort(self.micro_batch[ticks, -1])
         return ticks[order].astype(np.int32)
 
+    def __str__(self) -> str:
+        chunks = f" of {self.chunks} chunks" if self.chunks > 1 else ""
+        return (
+            f"{self.stages} stages{chunks}, {self.micro} micro-batches: {self.ticks} ticks, "
+            f"bubble {self.bubble:.1%}"
+        )
+
     @property
     def _slots(self) -> int:
         """Of a stage. Micro-batches go round in groups of p, so that one comes back to stage 0

@@ -13,7 +13,8 @@ from jaxneox.train.state import places, state_specs, with_params
 
 def report(plan: Plan) -> str:
     matrices = f"{plan.parameters:,} parameters on a mesh of {show(plan.sizes)}"
-    return "\n\n".join([describe(plan.cfg), matrices, memory(plan), table(plan)])
+    pipeline = [f"pipeline: {plan.schedule}"] if plan.schedule else []
+    return "\n\n".join([describe(plan.cfg), matrices, *pipeline, memory(plan), table(plan)])
 
 
 def memory(plan: Plan) -> str:

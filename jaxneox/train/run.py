@@ -22,6 +22,7 @@ from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh, whole
 from jaxneox.parallel.rules import Rules, rules_for
+from jaxneox.parallel.schedule import Schedule
 from jaxneox.train.origin import Origin, check_data, check_model, origin
 from jaxneox.train.state import (
     TrainState,
@@ -46,6 +47,12 @@ class Plan:
     @property
     def parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.model.shapes.values())
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """Of the pipeline's stages, where there are several."""
+        stages, chunks = self.sizes["pp"], self.cfg.parallel.chunks
+        return Schedule(stages, chunks, self.cfg.batch.accumulation) if stages > 1 else None
 
 
 def build_plan(cfg: Config, sizes: Sizes) -> Plan:

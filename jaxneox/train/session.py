@@ -114,9 +114,16 @@ def greet(plan: Plan) -> None:
         print(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
     print(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "
           f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
+    if plan.schedule is not None:
+        print(f"pipeline: {plan.schedule}")
     notes = cfg.notes
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
+    if plan.schedule is not None and batch.accumulation % plan.sizes["pp"]:
+        notes += (
+            f"pp={plan.sizes['pp']} does not divide the {batch.accumulation} micro-batches: every "
+            "stage computes the embedding and the loss of all of them",
+        )
     used = math.prod(plan.sizes.values())
     if used < len(devices):
         notes += (f"{used} of {len(devices)} devices are used; --mesh dp=-1,… takes all",)

@@ -29,11 +29,9 @@ from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.train.state import on_mesh, places, state_specs, with_params
 from jaxneox.train.step import Batch, build_step
+from tests.parallel.meshes import HASTE
 
 Arrays = Mapping[str, np.ndarray]
-
-HASTE = {"xla_backend_optimization_level": 0}
-"""Compiling is nearly all the time that a tiny model takes; this halves it."""
 
 
 def jax_logits(cfg: ModelConfig, params: Arrays, tokens_BT: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ from jaxneox.train.step import Batch, Metrics, Step, build_schedule
 from tests.reference.parameters import random_params
 
 STEPS, BATCH, LENGTH, VOCAB = 5, 16, 16, 64
+HASTE = {"xla_backend_optimization_level": 0}
+"""Compiling is nearly all the time that a tiny model takes; this halves it."""
 
 MODEL = ModelConfig(
     num_layers=8,
@@ -92,7 +94,7 @@ class Probe(Step):
         return super().figures(*args) | {"grads": self.__dict__["seen"]}
 
 
-def config(model: ModelConfig, mesh: Mesh, **changes: Any) -> Config:
+def config(model: ModelConfig, mesh: Mesh, batch: int = BATCH, **changes: Any) -> Config:
     parts = Config(
         model=model,
         precision=PrecisionConfig(),
@@ -107,7 +109,7 @@ def config(model: ModelConfig, mesh: Mesh, **changes: Any) -> Config:
             chunks=mesh.chunks,
             attention=mesh.attention,
         ),
-        batch=BatchConfig(BATCH, BATCH // mesh.accumulation // mesh.dp, mesh.accumulation),
+        batch=BatchConfig(batch, batch // mesh.accumulation // mesh.dp, mesh.accumulation),
         remat=RematConfig("full"),
         tokenizer=TokenizerConfig(),
         data=DataConfig(),
@@ -123,23 +125,32 @@ def tokens() -> np.ndarray:
     return random.integers(0, VOCAB, (STEPS, BATCH, LENGTH + 1)).astype(np.int32)
 
 
-def train(mesh: Mesh, model: ModelConfig = MODEL, **changes: Any) -> Outcome:
-    """Five steps from the same weights on the same batches."""
-    cfg = config(model, mesh, **changes)
+def train(
+    mesh: Mesh,
+    model: ModelConfig = MODEL,
+    *,
+    batches: np.ndarray | None = None,
+    weights: dict[str, np.ndarray] | None = None,
+    **changes: Any,
+) -> Outcome:
+    """Five steps from the same weights on the same batches, or these steps from these weights."""
+    batches = tokens() if batches is None else batches
+    cfg = config(model, mesh, batches.shape[1], **changes)
     plan = build_plan(cfg, mesh.sizes)
     devices, at = make_mesh(plan.sizes), places(plan.model, plan.rules)
     shardings = on_mesh(devices, state_specs(plan.model, plan.optimizer, at))
     rate = build_schedule(cfg.schedule)
-    step = jax.jit(Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate))
+    probe = Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate)
+    step = jax.jit(probe, compiler_options=HASTE)
     lay = NamedSharding(devices, P(None, "dp", None))
     losses, norms, grads = [], [], {}
     with jax.set_mesh(devices):
-        weights = jax.device_put(random_params(model, 0), shardings.params)
+        leaves = jax.device_put(weights or random_params(model, 0), shardings.params)
         start = jax.jit(lambda w: with_params(cfg, plan.optimizer, w), out_shardings=shardings)
-        state = start(weights)
-        for batch in tokens():
-            rows = batch.reshape(mesh.accumulation, -1, LENGTH + 1)
-            ones = np.ones((*rows.shape[:2], LENGTH), np.float32)
+        state = start(leaves)
+        for batch in batches:
+            rows = batch.reshape(mesh.accumulation, -1, batch.shape[-1])
+            ones = np.ones_like(rows[..., 1:], np.float32)
             state, figures = step(state, Batch(*jax.device_put((rows, ones), lay)))
             losses.append(float(figures["loss"]))
             norms.append(float(figures["grad_norm"]))

@@ -5,6 +5,7 @@ of their values.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tests.parallel.cases import (
     on_or_off,
     one_device,
 )
-from tests.parallel.meshes import MODEL, Mesh, apart, config, train
+from tests.parallel.meshes import MODEL, Mesh, apart, config, tokens, train
 
 
 @pytest.mark.parametrize("case", covering(on_or_off), ids=str)
@@ -87,3 +88,35 @@ def test_float16_gradients_are_scaled_by_the_replicas_and_back() -> None:
     # float16 rounds to 2**-11; a gradient passes some twenty roundings in a row
     assert found.losses == pytest.approx(expected.losses, rel=2.0**-11)
     assert max(apart(found.grads, expected.grads).values()) <= 20 * 2.0**-11
+
+
+VARIANTS: dict[str, tuple[Mesh, dict[str, Any]]] = {
+    "alibi in a window around a ring": (
+        Mesh(pp=2, cp=2, tp=2, attention="ring"),
+        {"positions": {"kind": "alibi"}, "attention": {"window": 5}, "parallel_residual": False},
+    ),
+    "normalised keys and learned positions around a ring": (
+        Mesh(cp=4, tp=2, sequence=True, attention="ring"),
+        {"positions": {"kind": "learned"}, "attention": {"qk_norm": True}, "shared_norm": True},
+    ),
+    "relative biases of gathered keys": (
+        Mesh(pp=2, cp=2, tp=2, zero=3, sequence=True),
+        {"positions": {"kind": "rpe"}, "attention": {"window": 9}, "tied_embedding": True},
+    ),
+    "alibi and normalised keys, gathered": (
+        Mesh(dp=2, cp=4),
+        {"positions": {"kind": "alibi"}, "attention": {"qk_norm": True}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_positions_and_masks_are_right_on_every_part_of_a_sequence(name: str) -> None:
+    mesh, changes = VARIANTS[name]
+    parts = {key: value for key, value in changes.items() if not isinstance(value, dict)}
+    for key in ("positions", "attention"):
+        parts[key] = dataclasses.replace(getattr(MODEL, key), **changes[key])
+    model, batches = dataclasses.replace(MODEL, **parts), tokens()[:1]
+    expected, found = train(Mesh(), model, batches=batches), train(mesh, model, batches=batches)
+    assert found.losses == pytest.approx(expected.losses, rel=LOSS)
+    assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
