@@ -4,13 +4,13 @@ import math
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from jaxneox.errors import UserError
 from jaxneox.train import collectives
 from jaxneox.train.run import Plan
 from jaxneox.train.state import TrainState, new_state, on_mesh, places, state_specs
@@ -35,31 +35,25 @@ class Compiled:
         return self.mesh.devices.flat[0].platform
 
 
-def compile_step(plan: Plan) -> Compiled:
-    """Nothing is allocated. For this machine's devices, or where they are too few for the mesh,
-    for virtual ones of the CPU. Raises UserError where these are too few as well."""
-    mesh = Mesh(
-        _devices(plan), tuple(plan.sizes), axis_types=(AxisType.Explicit,) * len(plan.sizes)
-    )
+def enough_devices(count: int) -> list[jax.Device]:
+    """This machine's first `count` devices; where they are fewer, virtual ones of the CPU; empty
+    where these are too few as well."""
+    for devices in (jax.devices(), jax.devices("cpu")):
+        if len(devices) >= count:
+            return devices[:count]
+    return []
+
+
+def compile_step(plan: Plan, devices: list[jax.Device]) -> Compiled:
+    """The program of a training step for these devices. Nothing is allocated."""
+    shape = tuple(plan.sizes.values())
+    types = (AxisType.Explicit,) * len(shape)
+    mesh = Mesh(np.array(devices).reshape(shape), tuple(plan.sizes), axis_types=types)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        step = build_step(plan.cfg, plan.model, plan.optimizer, plan.rules)
+        step: Any = build_step(plan.cfg, plan.model, plan.optimizer, plan.rules)
         program = step.lower(abstract_state(plan, mesh), abstract_batch(plan, mesh)).compile()
     return Compiled(program, mesh, time.perf_counter() - start)
-
-
-def _devices(plan: Plan) -> np.ndarray:
-    count = math.prod(plan.sizes.values())
-    devices = jax.devices()
-    if len(devices) < count:
-        devices = jax.devices("cpu")
-    if len(devices) < count:
-        raise UserError(
-            f"the mesh needs {count} devices, this machine has {jax.device_count()} and XLA_FLAGS "
-            f"allow {len(devices)} virtual ones of the CPU: unset "
-            "xla_force_host_platform_device_count to see the compiled step"
-        )
-    return np.array(devices[:count]).reshape(tuple(plan.sizes.values()))
 
 
 def abstract_state(plan: Plan, mesh: Mesh) -> TrainState:
@@ -78,15 +72,23 @@ def abstract_batch(plan: Plan, mesh: Mesh) -> Batch:
     batch, length = plan.cfg.batch, plan.cfg.model.seq_length
     lay = NamedSharding(mesh, plan.rules.activation(None, "batch", None))
     cut = (batch.accumulation, batch.global_size // batch.accumulation)
-    return Batch(
-        jax.ShapeDtypeStruct((*cut, length + 1), jnp.int32, sharding=lay),
-        jax.ShapeDtypeStruct((*cut, length), jnp.float32, sharding=lay),
-    )
+    tokens: Any = jax.ShapeDtypeStruct((*cut, length + 1), jnp.int32, sharding=lay)
+    weights: Any = jax.ShapeDtypeStruct((*cut, length), jnp.float32, sharding=lay)
+    return Batch(tokens, weights)
 
 
-def report(compiled: Compiled, plan: Plan) -> str:
+def report(plan: Plan) -> str:
     """Memory and collectives of the compiled step, per device."""
-    head = f"the training step, compiled in {compiled.seconds:.1f} s"
+    count = math.prod(plan.sizes.values())
+    devices = enough_devices(count)
+    if not devices:
+        return (
+            f"the training step is not compiled: the mesh needs {count} devices, and XLA_FLAGS "
+            f"allow {len(jax.devices('cpu'))} virtual ones; unset "
+            "xla_force_host_platform_device_count"
+        )
+    compiled = compile_step(plan, devices)
+    head = f"the training step, compiled or read from the cache in {compiled.seconds:.1f} s"
     if compiled.platform == "cpu":
         head += f"\n{VIRTUAL}"
     sent = collectives.rows(compiled.program.as_text() or "", plan.sizes)

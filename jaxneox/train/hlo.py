@@ -89,7 +89,7 @@ def parse(text: str) -> Program:
 
 def _instruction(line: str) -> Instruction:
     line = re.sub(r'op_name="(?:[^"\\]|\\.)*"', "", line)
-    right = re.sub(r"/\*.*?\*/", "", line.split(" = ", 1)[1])
+    right = line.split(" = ", 1)[1]
     end = _closing(right) if right.startswith("(") else right.index(" ")
     shape, rest = right[:end], right[end:].strip()
     opcode, _, rest = rest.partition("(")

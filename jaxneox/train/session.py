@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     plan = build_plan(cfg, sizes)
     if args.dry_run:
         print(report(plan), flush=True)  # at once: a large model takes a while to compile
-        print("\n" + compiled.report(compiled.compile_step(plan), plan))
+        print("\n" + compiled.report(plan))
         return 0
     greet(plan)
     run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
