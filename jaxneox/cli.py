@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.exit(run(parser().parse_args(argv)))
     except UserError as error:
-        stop(f"error: {error}", 2)
+        stop(f"error: {error}", error.status)
     except OSError as error:
         stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
@@ -72,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
     add("--tokens", metavar="FILE.npz", help="train on exactly these batches")
     add("--allow-data-change", action="store_true", help="continue on other data than before")
     add("--sample", type=whole, metavar="N", help="at the end, N tokens from the model")
-    add("--dry-run", action="store_true", help="print configuration, memory and shardings; stop")
+    add("--check-replicas", type=whole, metavar="N", help="every N steps compare devices' copies")
+    add("--dry-run", action="store_true", help="print configuration, memory, what is sent; stop")
     return p
 
 

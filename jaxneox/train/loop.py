@@ -16,6 +16,7 @@ from jaxneox.train.flops import flops_per_token, peak_flops
 from jaxneox.train.metrics import Figures, open_sinks
 from jaxneox.train.profile import Trace
 from jaxneox.train.progress import Bar, Rate
+from jaxneox.train.replicas import Replicas
 from jaxneox.train.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.saving import Saving
@@ -74,6 +75,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     validate, test = Evaluator(run, "valid"), Evaluator(run, "test")
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
     done = run.step
+    replicas = Replicas(run.mesh, run.state, done) if run.check_replicas else None
     saving.before_the_first()
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
         while done < run.last and not interrupted.is_set():
@@ -94,6 +96,9 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                 with reporter.aside():
                     figures |= test(run.state.params, 0)
             reporter.add(done, figures)
+            if replicas and done % run.check_replicas == 0:
+                with reporter.aside():
+                    replicas.check(run.state, done)
             saving.after(done)
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break

@@ -76,6 +76,7 @@ class Run:
     tokenizer: Tokenizer | None
     first: int  # the step at which the loader's first batch is due
     folder: Path | None  # where it saves, if it does
+    check_replicas: int = 0  # every so many steps; 0 is never
 
     @property
     def cfg(self) -> Config:

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
         return 0
     greet(plan)
     run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
+    run.check_replicas = args.check_replicas or 0
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     return work(run, samples, by_default)
 
