@@ -18,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 
 from jaxneox.errors import UserError
 
-
 GOLDEN = np.uint32(0x9E3779B1)  # 2**32 / golden ratio: spreads positions over all bits
 
 
