@@ -12,7 +12,7 @@ from jaxneox.errors import UserError
 from jaxneox.train.metrics import Figures, Sink
 from jaxneox.train.progress import Bar
 from jaxneox.train.run import Run
-from jaxneox.train.spikes import Spikes
+from jaxneox.train.spikes import Spikes, losses_until
 
 PATIENCE = 10  # steps in a row that may be skipped for a loss or gradient that is not finite
 PATIENCE_SCALING = 50  # the same where a loss scale is still looking for its level, as in NeoX
@@ -24,7 +24,7 @@ class Reporter:
     def __init__(self, run: Run, sinks: list[Sink], bar: Bar):
         self.run, self.sinks, self.bar = run, sinks, bar
         self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
-        self.spikes = Spikes(run.cfg.log.spike_factor)
+        self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
         self.tokens = run.cfg.batch.global_size * run.cfg.model.seq_length
         self.waiting: deque[tuple[int, Figures]] = deque()
         self.clock = time.perf_counter()

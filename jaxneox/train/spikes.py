@@ -14,6 +14,10 @@ again before it without them, as PaLM did (Chowdhery et al. 2022, section 5.1).
 import math
 import statistics
 from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+from jaxneox.train.metrics import read_metrics
 
 WINDOW = 128
 FEWEST = WINDOW // 2
@@ -22,12 +26,13 @@ LEAST = 1e-3
 
 
 class Spikes:
-    """Of a run's losses in order. A run that continues looks at its own losses only."""
+    """Of a run's losses in order."""
 
-    def __init__(self, factor: float):
-        """`factor` deviations are a spike; 0: nothing is."""
+    def __init__(self, factor: float, before: Iterable[float] = ()):
+        """`factor` deviations are a spike; 0: nothing is. `before` are a continued run's losses
+        until here, so that it finds what it would have found without a break."""
         self.factor = factor
-        self.losses: deque[float] = deque(maxlen=WINDOW)
+        self.losses: deque[float] = deque(before, maxlen=WINDOW)
 
     def add(self, loss: float) -> float | None:
         """By how many deviations a spike exceeds the median; None for any other loss."""
@@ -41,3 +46,11 @@ class Spikes:
         median = statistics.median(self.losses)
         typical = statistics.median(abs(x - median) for x in self.losses)
         return (loss - median) / max(NORMAL * typical, LEAST * abs(median), 1e-30)
+
+
+def losses_until(step: int, folder: Path | None) -> list[float]:
+    """The finite losses that a run's metrics.jsonl has until a step; none for a new run."""
+    if folder is None or not step:
+        return []
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [row["loss"] for row in rows if row["step"] <= step and row.get("loss") is not None]

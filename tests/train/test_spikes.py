@@ -38,8 +38,14 @@ def test_a_spike_is_said_each_step_that_it_lasts() -> None:
     losses[400] += 1.0
     losses[450:460] = [3.0] * 10
     assert set(said(losses)) == {400, *range(450, 460)}
-    assert 15 < said(losses)[400] < 25  # a deviation is 0.05, and a little for the slope
     assert said(losses, factor=30) == said(losses, factor=0) == {}
+
+
+def test_deviations_are_standard_ones() -> None:
+    """1 above a noise of 0.05 is 20, within what 128 of them know of their spread."""
+    for seed in range(5):
+        losses = noisy(900, seed=seed)
+        assert 16 < said([*losses, 3.0])[900] < 25
 
 
 def test_a_new_level_is_none_once_it_fills_half_of_the_window() -> None:
@@ -105,3 +111,13 @@ def test_a_run_says_it_once_writes_it_and_goes_on(
     assert (row["step"], row["first_sample"], row["last_sample"]) == (70, 276, 279)
     assert row["spike"] == pytest.approx(1000)
     assert not any("first_sample" in row for row in rows(run) if row["step"] != 70)
+
+
+def test_a_continued_run_finds_what_an_unbroken_one_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses_changed(monkeypatch, {72: 4.0})
+    yaml, run = write_yaml(tmp_path, train_iters=72, checkpoint_factor=100), tmp_path / "run"
+    succeeds(yaml, "--mesh", "dp=1", "--save", run, "--set", "exit-interval=70")
+    out = succeeds(run, "--mesh", "dp=1", "--set", "exit-interval=null")
+    assert "above the median of the last 72; samples 284 to 287" in out
