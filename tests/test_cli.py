@@ -206,4 +206,5 @@ def test_devices_of_a_process_of_its_own(folder: Path) -> None:
 def test_help_names_every_flag() -> None:
     outcome = command("--help")
     flags = ("--mesh", "--set", "--save", "--load", "--finetune", "--tokens", "--dry-run")
+    flags += ("--check-replicas",)
     assert outcome.code == 0 and all(flag in outcome.out for flag in flags)
