@@ -14,10 +14,9 @@ from jaxneox.data import Tokenizer, build_tokenizer, load_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes
-from jaxneox.train import compiled
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
-from jaxneox.train.report import report
+from jaxneox.train.report import print_report
 from jaxneox.train.run import Plan, Run, build_plan, start
 from jaxneox.train.sample import sample
 
@@ -38,8 +37,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
     plan = build_plan(cfg, sizes)
     if args.dry_run:
-        print(report(plan), flush=True)  # at once: a large model takes a while to compile
-        print("\n" + compiled.report(plan))
+        print_report(plan)
         return 0
     greet(plan)
     run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
