@@ -1,5 +1,4 @@
-"""What `--dry-run` prints: parameters, memory and the sharding of every array, and the compiled
-step's memory and collectives."""
+"""What `--dry-run` prints: parameters, memory and the sharding of every array."""
 
 import math
 
@@ -7,15 +6,8 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from jaxneox.config import describe
-from jaxneox.train import compiled
 from jaxneox.train.run import Plan
 from jaxneox.train.state import places, state_specs, with_params
-
-
-def print_report(plan: Plan) -> None:
-    """What is known at once, then what the compiler says, which takes a large model a while."""
-    print(report(plan), flush=True)
-    print("\n" + compiled.report(plan))
 
 
 def report(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
-from jaxneox.train.report import print_report
+from jaxneox.train.program import dry_run
 from jaxneox.train.run import Plan, Run, build_plan, start
 from jaxneox.train.sample import sample
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
     plan = build_plan(cfg, sizes)
     if args.dry_run:
-        print_report(plan)
+        dry_run(plan)
         return 0
     greet(plan)
     run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)

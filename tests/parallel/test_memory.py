@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jaxneox.model import Model
-from jaxneox.train.compiled import compile_step
+from jaxneox.train.program import compile_step
 from jaxneox.train.run import build_plan
 from tests.parallel.meshes import MODEL, Mesh, config
 

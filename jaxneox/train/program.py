@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jaxneox.train import collectives
+from jaxneox.train.report import report
 from jaxneox.train.run import Plan
 from jaxneox.train.state import TrainState, new_state, on_mesh, places, state_specs
 from jaxneox.train.step import Batch, build_step
@@ -20,6 +21,12 @@ VIRTUAL = (
     "compiled for virtual CPU devices: a GPU or TPU compiler may form other collectives (a "
     "reduce-scatter where the CPU has an all-reduce and a slice), and needs other temporaries"
 )
+
+
+def dry_run(plan: Plan) -> None:
+    """Prints what is known at once, then what the compiler says, which takes a while."""
+    print(report(plan), flush=True)
+    print("\n" + of_the_program(plan))
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ def abstract_batch(plan: Plan, mesh: Mesh) -> Batch:
     return Batch(tokens, weights)
 
 
-def report(plan: Plan) -> str:
+def of_the_program(plan: Plan) -> str:
     """Memory and collectives of the compiled step, per device."""
     count = math.prod(plan.sizes.values())
     devices = enough_devices(count)
