@@ -71,11 +71,11 @@ def train(run: Run) -> bool:
 def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
     """Steps until the end or an interruption, with saves and evaluations where they are due."""
     cfg, plan = run.cfg, run.plan
+    replicas = Replicas(run.mesh, run.state, run.step) if run.check_replicas else None
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test = Evaluator(run, "valid"), Evaluator(run, "test")
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
     done = run.step
-    replicas = Replicas(run.mesh, run.state, done) if run.check_replicas else None
     saving.before_the_first()
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
         while done < run.last and not interrupted.is_set():
