@@ -16,7 +16,6 @@ from jaxneox.train.flops import flops_per_token, peak_flops
 from jaxneox.train.metrics import Figures, open_sinks
 from jaxneox.train.profile import Trace
 from jaxneox.train.progress import Bar, Rate
-from jaxneox.train.replicas import Replicas
 from jaxneox.train.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.saving import Saving
@@ -71,7 +70,6 @@ def train(run: Run) -> bool:
 def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
     """Steps until the end or an interruption, with saves and evaluations where they are due."""
     cfg, plan = run.cfg, run.plan
-    replicas = Replicas(run.mesh, run.state, run.step) if run.check_replicas else None
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test = Evaluator(run, "valid"), Evaluator(run, "test")
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
@@ -96,9 +94,9 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                 with reporter.aside():
                     figures |= test(run.state.params, 0)
             reporter.add(done, figures)
-            if replicas and done % run.check_replicas == 0:
+            if run.replicas and run.replicas.is_due(done):
                 with reporter.aside():
-                    replicas.check(run.state, done)
+                    run.replicas.check(run.state, done)
             saving.after(done)
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break

@@ -1,4 +1,5 @@
-"""`--check-replicas N`: devices that should hold the same bytes are compared, every N steps.
+"""`--check-replicas N`: devices that should hold the same bytes are compared every N steps, and
+before every save.
 
 A replica that drifts (a bit flipped in memory, a broken device, a program that is not
 deterministic) raises no error by itself: it trains on, and the checkpoint holds whichever copy was
@@ -34,19 +35,22 @@ class Replicas:
     All processes of a run must call it together: the hashes are gathered among them.
     """
 
-    def __init__(self, mesh: Mesh, tree: Any, step: int):
+    def __init__(self, mesh: Mesh, tree: Any, step: int, every: int = 1):
         """`tree` may be of arrays or of shapes with shardings; at `step` all copies were equal,
         as they are where a run starts."""
-        self.clean = step
+        self.clean, self.every = step, every
         self.devices = list(mesh.devices.flat)
         paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
         self.names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
         self.copies = [_copies(leaf, self.devices) for leaf in leaves]
         self.hashes = _hashes(mesh, [leaf.sharding.spec for leaf in leaves])
 
+    def is_due(self, step: int) -> bool:
+        return step % self.every == 0
+
     def check(self, tree: Any, step: int) -> None:
         """Raises ReplicasDiffer that names the first array with a device of other bytes."""
-        if not any(self.copies):
+        if step == self.clean or not any(self.copies):
             return
         found = np.asarray(self.hashes(jax.tree.leaves(tree)))
         wrong = [
@@ -72,9 +76,9 @@ class Replicas:
         further = len({name for name, *_ in wrong}) - 1
         more = f" (and so do copies of {further} other arrays)" if further else ""
         return (
-            f"step {step}: {name}: {found}{more}; stopped without saving. Start again from a "
-            f"checkpoint of step {self.clean} or before, when all were equal; if the same device "
-            "is named again, run without it"
+            f"step {step}: {name}: {found}{more}; stopped without saving. At step "
+            f"{self.clean} all were equal, as they were at every save: start again from the newest "
+            "checkpoint. If the same device is named again, run without it"
         )
 
 

@@ -23,6 +23,7 @@ from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.train.origin import Origin, check_data, check_model, origin
+from jaxneox.train.replicas import Replicas
 from jaxneox.train.state import (
     TrainState,
     new_state,
@@ -76,7 +77,7 @@ class Run:
     tokenizer: Tokenizer | None
     first: int  # the step at which the loader's first batch is due
     folder: Path | None  # where it saves, if it does
-    check_replicas: int = 0  # every so many steps; 0 is never
+    replicas: Replicas | None = None  # where they are to be compared
 
     @property
     def cfg(self) -> Config:

@@ -17,6 +17,7 @@ from jaxneox.parallel.mesh import Sizes
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
 from jaxneox.train.program import dry_run
+from jaxneox.train.replicas import Replicas
 from jaxneox.train.run import Plan, Run, build_plan, start
 from jaxneox.train.sample import sample
 
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
         return 0
     greet(plan)
     run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
-    run.check_replicas = args.check_replicas or 0
+    if args.check_replicas:
+        run.replicas = Replicas(run.mesh, run.state, run.step, args.check_replicas)
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     return work(run, samples, by_default)
 

@@ -68,7 +68,7 @@ def test_the_device_that_differs_from_the_majority_is_named(
     said = found(replicas, four, with_flip(four.state, name, device, element, bit))
     assert said.startswith(
         f"step 7: {name}: cpu device {device} (process 0) holds other bytes than the 3 other "
-        "copies; stopped without saving. Start again from a checkpoint of step 5 or before"
+        "copies; stopped without saving. At step 5 all were equal, as they were at every save"
     )
 
 
@@ -89,7 +89,7 @@ def test_on_dp_and_tp_only_holders_of_the_same_part_are_compared(
     with jax.set_mesh(run.mesh):
         replicas.check(state, 3)
     text = found(replicas, run, with_flip(state, name, device))
-    assert text.startswith(f"step 7: {name}: {said}") and "of step 3 or before" in text
+    assert text.startswith(f"step 7: {name}: {said}") and "At step 3 all were equal" in text
 
 
 def test_of_several_arrays_the_first_is_named_and_the_others_counted(four: Runner) -> None:
@@ -142,8 +142,11 @@ def test_every_width_is_hashed(dtype: str) -> None:
     assert len(hashes | {int(hash_bits(x))}) == 7
 
 
-def test_the_command_stops_without_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bit flips after step 4, which was equal and saved; step 6 is compared before its save."""
+@pytest.mark.parametrize("every", ["5", "100"])  # the latter compares before saves alone
+def test_the_command_stops_without_saving(
+    every: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit flips in step 5, between two saves."""
     build = loop.build_step
 
     def build_faulty(*args: Any) -> Any:
@@ -160,9 +163,10 @@ def test_the_command_stops_without_saving(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(loop, "build_step", build_faulty)
     args = (write_yaml(tmp_path, checkpoint_factor=2), "--mesh", "dp=4", "--save", tmp_path / "run")
-    outcome = command(*args, "--check-replicas", "2")
+    outcome = command(*args, "--check-replicas", every)
     assert outcome.code == 3
     (line,) = outcome.err.splitlines()
-    assert line.startswith("error: step 6: params.layers.mlp.up: cpu device 1 (process 0) holds")
-    assert "from a checkpoint of step 4 or before" in line
+    step = 5 if every == "5" else 6
+    assert line.startswith(f"error: step {step}: params.layers.mlp.up: cpu device 1 (process 0)")
+    assert "At step 4 all were equal" in line
     assert sorted(path.name for path in (tmp_path / "run").glob("step_*")) == ["step_2", "step_4"]
