@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.exit(run(parser().parse_args(argv)))
     except UserError as error:
-        stop(f"error: {error}", 2)
+        stop(f"error: {error}", error.status)
     except OSError as error:
         stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add("paths", nargs="*", metavar="A.yml|RUN", help="YAMLs to merge, or a run to continue")
     add("--mesh", metavar="dp=2,tp=4", help="devices by axis; one may be -1, all that is left")
+    add("--check-replicas", type=whole, metavar="N", help="every N steps compare devices' copies")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any YAML key")
     add("--save", metavar="DIR", help="the run's folder (the YAML's key `save`)")
     add("--load", metavar="DIR", help="a run or checkpoint to start from (the key `load`)")
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     add("--tokens", metavar="FILE.npz", help="train on exactly these batches")
     add("--allow-data-change", action="store_true", help="continue on other data than before")
     add("--sample", type=whole, metavar="N", help="at the end, N tokens from the model")
-    add("--dry-run", action="store_true", help="print configuration, memory and shardings; stop")
+    add("--dry-run", action="store_true", help="print configuration, memory, what is sent; stop")
     return p
 
 

@@ -166,6 +166,17 @@ def test_dry_run_prints_and_writes_nothing(tmp_path: Path) -> None:
     row = next(line.split() for line in out.splitlines() if line.startswith("layers.mlp.up "))
     assert row[1:] == ["2x32x128", "layers,embed,mlp", "-,-,tp", f"{2 * 32 * 128 * 4 // 2:,}"]
     assert not list(tmp_path.iterdir())
+    kinds = [line.split()[:2] for line in out.splitlines() if line.startswith("  all-")]
+    assert ["all-reduce", "tp"] in kinds and ["all-reduce", "dp"] in kinds
+    said = next(line.split() for line in out.splitlines() if line.startswith("  arguments "))
+    own = next(line.split() for line in out.splitlines() if line.startswith("  parameters "))
+    assert 3 * float(own[1]) <= float(said[1]) < 3.1 * float(own[1])  # two moments, and a batch
+
+
+def test_a_dry_run_for_more_devices_than_can_be_had_shows_what_it_can() -> None:
+    out = succeeds("tiny.yml", "--mesh", "dp=4,tp=4", "--dry-run")
+    assert "on a mesh of dp=4, tp=4" in out
+    assert "not compiled: the mesh needs 16 devices, and XLA_FLAGS allow 8 virtual ones" in out
 
 
 def test_devices_of_a_process_of_its_own(folder: Path) -> None:
@@ -204,4 +215,5 @@ def test_devices_of_a_process_of_its_own(folder: Path) -> None:
 def test_help_names_every_flag() -> None:
     outcome = command("--help")
     flags = ("--mesh", "--set", "--save", "--load", "--finetune", "--tokens", "--dry-run")
+    flags += ("--check-replicas",)
     assert outcome.code == 0 and all(flag in outcome.out for flag in flags)

@@ -97,6 +97,7 @@ def log_config(settings: Settings) -> LogConfig:
         wandb=wandb if settings["use_wandb"] else None,
         param_norm=settings["log_param_norm"],
         profile=(first, last) if settings["profile"] else None,
+        spike_factor=settings["loss_spike_factor"],
         peak_tflops=settings["peak_theoretical_tflops"],
     )
 

@@ -236,6 +236,7 @@ class LogConfig:
     wandb: dict[str, Any] | None = None  # project, group, team, host, name; None is off
     param_norm: bool = False
     profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
+    spike_factor: float = 6.0  # see train/spikes.py; 0 is never
     peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
 
 

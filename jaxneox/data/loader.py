@@ -43,6 +43,10 @@ class Loader(ABC):
     def rows(self, step: int, rows: Rows) -> NDArray[np.int32]:
         """Only these rows of `batch(step)`: what one host needs."""
 
+    def sample_numbers(self, step: int) -> tuple[int, int]:
+        """The first and the last sample of a step, as numbers in the order of the data."""
+        return step * self.global_batch, (step + 1) * self.global_batch - 1
+
     @abstractmethod
     def loss_mask(self, step: int, rows: Rows = ALL) -> NDArray[np.float32] | None:
         """Weights float32 [rows, S] of the labels; None where all are 1."""
@@ -93,6 +97,11 @@ class SampleLoader(Loader):
                 f"vocabulary of {self._vocab_size}; the dataset was made with another tokenizer"
             )
         return tokens.astype(np.int32)
+
+    def sample_numbers(self, step: int) -> tuple[int, int]:
+        """As they are found in `self.samples`: past the end they start again at 0."""
+        first, last = super().sample_numbers(step)
+        return first % self._usable, last % self._usable
 
     def loss_mask(self, step: int, rows: Rows = ALL) -> NDArray[np.float32] | None:
         """0 where the input token is the end of a document and `eod-mask-loss` is set."""

@@ -94,6 +94,9 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                 with reporter.aside():
                     figures |= test(run.state.params, 0)
             reporter.add(done, figures)
+            if run.replicas and run.replicas.is_due(done):
+                with reporter.aside():
+                    run.replicas.check(run.state, done)
             saving.after(done)
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break

@@ -12,6 +12,7 @@ from jaxneox.errors import UserError
 from jaxneox.train.metrics import Figures, Sink
 from jaxneox.train.progress import Bar
 from jaxneox.train.run import Run
+from jaxneox.train.spikes import Spikes, losses_until
 
 PATIENCE = 10  # steps in a row that may be skipped for a loss or gradient that is not finite
 PATIENCE_SCALING = 50  # the same where a loss scale is still looking for its level, as in NeoX
@@ -23,6 +24,7 @@ class Reporter:
     def __init__(self, run: Run, sinks: list[Sink], bar: Bar):
         self.run, self.sinks, self.bar = run, sinks, bar
         self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
+        self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
         self.tokens = run.cfg.batch.global_size * run.cfg.model.seq_length
         self.waiting: deque[tuple[int, Figures]] = deque()
         self.clock = time.perf_counter()
@@ -51,12 +53,33 @@ class Reporter:
         now = time.perf_counter()
         figures |= {"tokens": self.tokens, "seconds": now - self.clock}
         self.clock = now
+        line = self._look_at(step, figures)
         for sink in self.sinks:
             sink.write(step, figures)
         self.bar.show(step, figures)
+        if line:
+            self.bar.say(line)
         if figures["streak"] >= self.limit:
+            first, last = figures["first_sample"], figures["last_sample"]
             raise UserError(
                 f"step {step}: {figures['streak']} steps in a row had a loss or a gradient that is "
-                f"not finite (loss {figures['loss']}); stopped without saving, the checkpoints are "
-                "from before. Run again with a smaller learning rate"
+                f"not finite (loss {figures['loss']} of samples {first} to {last}); stopped "
+                "without saving, the checkpoints are from before. Run again with a smaller "
+                "learning rate"
             )
+
+    def _look_at(self, step: int, figures: Figures) -> str | None:
+        """Adds its samples to the figures of a step that is skipped or whose loss is a spike; the
+        line that is said of a spike."""
+        deviations = self.spikes.add(figures["loss"])
+        if deviations is None and not figures["streak"]:
+            return None
+        first, last = self.run.loader.sample_numbers(step - 1 - self.run.first)
+        figures |= {"first_sample": first, "last_sample": last}
+        if deviations is None:
+            return None
+        figures["spike"] = deviations
+        return (
+            f"step {step:>6}  loss {figures['loss']:.4f} is a spike: {deviations:.1f} deviations "
+            f"above the median of the last {len(self.spikes.losses)}; samples {first} to {last}"
+        )

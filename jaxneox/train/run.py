@@ -24,6 +24,7 @@ from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
 from jaxneox.train.origin import Origin, check_data, check_model, origin
+from jaxneox.train.replicas import Replicas
 from jaxneox.train.state import (
     TrainState,
     new_state,
@@ -102,6 +103,7 @@ class Run:
     tokenizer: Tokenizer | None
     first: int  # the step at which the loader's first batch is due
     folder: Path | None  # where it saves, if it does
+    replicas: Replicas | None = None  # where they are to be compared
 
     @property
     def cfg(self) -> Config:

@@ -54,6 +54,8 @@ class Saving:
             return
         with self.reporter.aside():
             state = self.run.state
+            if self.run.replicas:
+                self.run.replicas.check(state, step)
             training = training_part(state) if self.cfg.save_optimizer else None
             self.saver.save(step, state.params, training, self.run.meta())
         self.saved, self.due = step, False

@@ -16,7 +16,8 @@ from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, show
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
-from jaxneox.train.report import report
+from jaxneox.train.program import dry_run
+from jaxneox.train.replicas import Replicas
 from jaxneox.train.run import Plan, Run, build_plan, start
 from jaxneox.train.sample import sample
 
@@ -37,10 +38,12 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
     plan = build_plan(cfg, sizes)
     if args.dry_run:
-        print(report(plan))
+        dry_run(plan)
         return 0
     greet(plan)
     run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
+    if args.check_replicas:
+        run.replicas = Replicas(run.mesh, run.state, run.step, args.check_replicas)
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     return work(run, samples, by_default)
 

@@ -208,6 +208,10 @@ def test_a_run_that_diverges_stops_and_keeps_its_good_checkpoints(
     assert "smaller learning rate" in line
     rows = metrics(tmp_path / "run")
     good = [row["step"] for row in rows if not row["streak"]]
+    assert good == [row["step"] for row in rows if "first_sample" not in row]
+    first = 4 * (rows[-1]["step"] - 1)
+    assert (rows[-1]["first_sample"], rows[-1]["last_sample"]) == (first, first + 3)
+    assert f"(loss nan of samples {first} to {first + 3})" in line
     assert rows[-1]["streak"] == 10 and rows[-1]["loss"] is None
     assert checkpoint.steps(tmp_path / "run") == good[-2:]
 

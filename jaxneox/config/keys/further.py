@@ -70,6 +70,9 @@ OURS: Section = {
         "true: as NeoX computes gpt_j_residual with a gated MLP without biases",
     ),
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
+    "loss_spike_factor": used(
+        AMOUNT, 6.0, "log.spike_factor", "deviations above the recent losses' median; 0: never"
+    ),
     "max_micro_batch_size": used(
         COUNT, None, "batch.micro", "the largest micro-batch up to it that divides the batch"
     ),
