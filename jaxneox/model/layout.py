@@ -61,3 +61,37 @@ class Layout(Protocol):
     @property
     def rings(self) -> Ring | None:
         """None where attention sees whole sequences of keys and values."""
+
+
+Axes = tuple[str | None, ...]
+
+
+def on_devices(
+    local: Callable[..., Any], inputs: tuple[Axes, ...], outputs: tuple[Axes, ...], layout: Layout
+) -> Callable[..., Any]:
+    """`local` as the program of one device, on its parts of arrays whose dimensions are named.
+
+    A pipeline runs its stages under a vmap, of which jax's own rule would gather all stages'
+    arrays on every device; here each stage keeps its own.
+    """
+    ins = tuple(layout.activation(*axes) for axes in inputs)
+    outs = tuple(layout.activation(*axes) for axes in outputs)
+
+    @jax.custom_batching.custom_vmap
+    def run(*arrays: jax.Array):
+        return jax.shard_map(local, in_specs=ins, out_specs=outs)(*arrays)
+
+    @run.def_vmap
+    def _(size: int, batched: list[bool], *arrays: jax.Array):
+        first = next(x for x, b in zip(arrays, batched, strict=True) if b)
+        stages = jax.typeof(first).sharding.spec[0]
+        mapped = tuple(
+            PartitionSpec(stages, *spec) if b else spec
+            for spec, b in zip(ins, batched, strict=True)
+        )
+        each = jax.vmap(local, in_axes=tuple(0 if b else None for b in batched))
+        whole = tuple(PartitionSpec(stages, *spec) for spec in outs)
+        results = jax.shard_map(each, in_specs=mapped, out_specs=whole)(*arrays)
+        return results, (True,) * len(outs)
+
+    return run

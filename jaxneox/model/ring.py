@@ -2,24 +2,72 @@
 
 Keys and values go around a ring of devices, and each device adds up what its queries see of them:
 the softmax's running maximum and sum are kept beside the output (Milakov and Gimelshein 2018, Liu
-et al. 2023). A device holds one early and one late block of the sequence. Of the keys of any other
-device it sees exactly two blocks of queries times keys out of four, so that all have the same work,
-and half of what attention without the causal mask would take.
+et al. 2023). Backward they go around once more, together with their gradients, and the scores are
+computed again from the sums that were kept (Dao et al. 2022).
+
+A device holds one early and one late block of the sequence. Of the keys of any other device it sees
+exactly two of the four products of blocks, so that all have the same work, and half of what
+attention without a causal mask would take.
 """
-# B batch, t length on a device, h = t / 2 length of a block, K key-value heads, G query heads for
-# each of them, H head; T and S: the queries and keys of one product
+# B batch, t length on a device, K key-value heads, G query heads for each of them, H head
+# T and S: the queries and keys of one block, each t / 2 long
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxneox.config.schema import AttentionConfig
-from jaxneox.model.layout import Layout, Ring
+from jaxneox.model.layout import Layout, Ring, on_devices
 
-Bias = Callable[[jax.Array, jax.Array], jax.Array]
+QUERIES = ("batch", "length", "kv_heads", None, None)
+ROWS = ("batch", "kv_heads", None, "length")
+SLOPES = ("kv_heads", None)
+
+
+class How(NamedTuple):
+    """What is static of the computation."""
+
+    cfg: AttentionConfig
+    layout: Layout
+
+
+def ring_attend(q, k, v, slopes_KG: jax.Array | None, cfg: AttentionConfig, layout: Layout):
+    """What `attention.attend` computes, queries [B, T, K, G, H] to [B, T, K, G, H], for positions
+    in the layout's order. `slopes_KG` are alibi's."""
+    if slopes_KG is None:
+        slopes_KG = jnp.zeros(q.shape[2:4], jnp.float32)
+    slopes_KG = jax.reshard(slopes_KG, layout.activation(*SLOPES))
+    return _ring(q, k, v, slopes_KG, How(cfg, layout))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _ring(q, k, v, slopes_KG, how: How):
+    return _forward(q, k, v, slopes_KG, how)[0]
+
+
+def _forward(q, k, v, slopes_KG, how: How):
+    axes = (QUERIES, _keys(k), _keys(v), SLOPES)
+    run = on_devices(_Device(how).forward, axes, (QUERIES, ROWS), how.layout)
+    out, log_total = run(q, k, v, slopes_KG)
+    return out, (q, k, v, slopes_KG, out, log_total)
+
+
+def _backward(how: How, saved, d_out):
+    _, k, v, slopes_KG, _, _ = saved
+    axes = (QUERIES, _keys(k), _keys(v), SLOPES, QUERIES, ROWS, QUERIES)
+    outputs = (QUERIES, _keys(k), _keys(v))
+    run = on_devices(_Device(how).backward, axes, outputs, how.layout)
+    return *run(*saved, d_out), jnp.zeros_like(slopes_KG)
+
+
+_ring.defvjp(_forward, _backward)
+
+
+def _keys(x: jax.Array) -> tuple[str | None, ...]:
+    return ("batch", "length", "kv_heads", *(None,) * (x.ndim - 3))
 
 
 class Part(NamedTuple):
@@ -31,111 +79,155 @@ class Part(NamedTuple):
     total: jax.Array
 
 
-class Half(NamedTuple):
-    """One of a device's two blocks of keys [B, h, K, (G,) H] and values [B, h, K, H]."""
-
-    k: jax.Array
-    v: jax.Array
-    positions: jax.Array
-
-
-def ring_attend(q, k, v, slopes_KG: jax.Array | None, cfg: AttentionConfig, layout: Layout):
-    """What `attention.attend` computes, queries [B, T, K, G, H] to [B, T, K, G, H], for positions
-    in the layout's order. `slopes_KG` are alibi's."""
-    ring = layout.rings
-    assert ring is not None
-    whole = layout.activation("batch", "length", "kv_heads", None, None)
-    keys = layout.activation("batch", "length", "kv_heads", *(None,) * (k.ndim - 3))
-    values = layout.activation("batch", "length", "kv_heads", None)
-    if slopes_KG is None:
-        slopes_KG = jnp.zeros(q.shape[2:4], jnp.float32)
-    slopes_KG = jax.reshard(slopes_KG, layout.activation("kv_heads", None))
-
-    def local(q, k, v, slopes_KG):
-        return _Device(ring, cfg, slopes_KG)(q, k, v)
-
-    specs = (whole, keys, values, layout.activation("kv_heads", None))
-    return jax.shard_map(local, in_specs=specs, out_specs=whole)(q, k, v, slopes_KG)
-
-
 class _Device(NamedTuple):
-    """One device's part of the computation."""
+    """One device's part of the computation. A half is one of its two blocks: a tree of arrays with
+    the block's `positions`."""
 
-    ring: Ring
-    cfg: AttentionConfig
-    slopes_KG: jax.Array
+    how: How
 
-    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        block = q.shape[1] // 2
+    @property
+    def ring(self) -> Ring:
+        ring = self.how.layout.rings
+        assert ring is not None
+        return ring
+
+    def forward(self, q, k, v, slopes_KG):
+        """-> the output [B, t, K, G, H], and the log of the softmax's sum [B, K, G, t]."""
         here = jax.lax.axis_index(self.ring.axis)
-        q_low, q_high = q[:, :block], q[:, block:]
-        low, high = self._halves(k, v, here)
-        seen_low = self._see(q_low, low.positions, low)
-        seen_high = self._see(q_high, high.positions, low)
-        seen_high = _add(seen_high, self._see(q_high, high.positions, high))
+        low, high = self._halves(here, q=q)
+
+        def see(query, key) -> Part:
+            return self._see(query, key, slopes_KG)
+
+        its_low, its_high = self._halves(here, k=k, v=v)
+        seen_low = see(low, its_low)
+        seen_high = _add(see(high, its_low), see(high, its_high))
 
         def visit(carry, distance: jax.Array):
-            """Keys and values of the device that many places back; one that comes later in the
-            sequence is late in its first block, or early in its last."""
             k, v, seen_low, seen_high = carry
-            k, v = self._pass_on(k), self._pass_on(v)
+            k, v = self._pass_on((k, v))
             other = (here - distance) % self.ring.count
+            its_low, its_high = self._halves(other, k=k, v=v)
+            seen_high = _add(seen_high, see(high, its_low))
             before = other < here
-            its_low, its_high = self._halves(k, v, other)
-            seen_high = _add(seen_high, self._see(q_high, high.positions, its_low))
-            queries = jnp.where(before, q_low, q_high)
-            positions = jnp.where(before, low.positions, high.positions)
-            keys = _choose(before, its_low, its_high)
-            added = _add(_choose(before, seen_low, seen_high), self._see(queries, positions, keys))
+            added = see(_choose(before, low, high), _choose(before, its_low, its_high))
+            added = _add(_choose(before, seen_low, seen_high), added)
             seen_low = _choose(before, added, seen_low)
             seen_high = _choose(before, seen_high, added)
             return (k, v, seen_low, seen_high), None
 
-        distances = jnp.arange(1, self.ring.count)
-        carry, _ = jax.lax.scan(visit, (k, v, seen_low, seen_high), distances)
-        parts = [_finish(part).astype(v.dtype) for part in carry[2:]]
-        return jnp.concatenate(parts, axis=1)
+        carry, _ = jax.lax.scan(visit, (k, v, seen_low, seen_high), self._distances())
+        parts = carry[2:]
+        out = [jnp.moveaxis(p.out / p.total[..., None], 3, 1).astype(v.dtype) for p in parts]
+        log_total = [p.peak + jnp.log(p.total) for p in parts]
+        return jnp.concatenate(out, axis=1), jnp.concatenate(log_total, axis=-1)
 
-    def _halves(self, k: jax.Array, v: jax.Array, device: jax.Array) -> tuple[Half, Half]:
-        block = k.shape[1] // 2
+    def backward(self, q, k, v, slopes_KG, out, log_total, d_out):
+        """-> the gradients of queries, keys and values, in their dtypes."""
+        here = jax.lax.axis_index(self.ring.axis)
+        product = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
+        rows = {"log_total": log_total, "product": jnp.moveaxis(product, 1, 3)}
+        low, high = self._halves(here, q=q, d_out=d_out, **rows)
+
+        def grow(query, key):
+            return self._grow(query, key, slopes_KG)
+
+        its_low, its_high = self._halves(here, k=k, v=v)
+        d_low, kv_low = grow(low, its_low)
+        d_high, more = grow(high, its_low)
+        d_more, kv_high = grow(high, its_high)
+        kv = _join(_sum(kv_low, more), kv_high)
+
+        def visit(carry, distance: jax.Array):
+            k, v, kv, d_low, d_high = carry
+            k, v, kv = self._pass_on((k, v, kv))
+            other = (here - distance) % self.ring.count
+            its_low, its_high = self._halves(other, k=k, v=v)
+            d, kv_low = grow(high, its_low)
+            d_high = d_high + d
+            before = other < here
+            d, kv_chosen = grow(_choose(before, low, high), _choose(before, its_low, its_high))
+            d_low = d_low + jnp.where(before, d, 0)
+            d_high = d_high + jnp.where(before, 0, d)
+            nothing = jax.tree.map(jnp.zeros_like, kv_chosen)
+            kv_low = _sum(kv_low, _choose(before, kv_chosen, nothing))
+            kv = _sum(kv, _join(kv_low, _choose(before, nothing, kv_chosen)))
+            return (k, v, kv, d_low, d_high), None
+
+        start = (k, v, kv, d_low, d_high + d_more)
+        (_, _, kv, d_low, d_high), _ = jax.lax.scan(visit, start, self._distances())
+        d_k, d_v = self._pass_on(kv)  # home again
+        d_q = jnp.concatenate([d_low, d_high], axis=1)
+        return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
+
+    def _distances(self) -> jax.Array:
+        """How many places back a device is whose keys and values are here. One that comes earlier
+        in the sequence is seen in its early block alone, by both blocks of queries; of one that
+        comes later both blocks are seen, by the late block alone."""
+        return jnp.arange(1, self.ring.count)
+
+    def _halves(self, device: jax.Array, **arrays: jax.Array) -> tuple[Any, Any]:
+        """The early and the late block of arrays that a device holds, with their positions."""
+        length = {"log_total": -1, "product": -1}
+        split = {n: jnp.split(x, 2, axis=length.get(n, 1)) for n, x in arrays.items()}
+        block = next(iter(split.values()))[0].shape[length.get(next(iter(split)), 1)]
         inside = jnp.arange(block, dtype=jnp.int32)
-        first, last = device, 2 * self.ring.count - 1 - device
-        return (
-            Half(k[:, :block], v[:, :block], first * block + inside),
-            Half(k[:, block:], v[:, block:], last * block + inside),
+        blocks = (device, 2 * self.ring.count - 1 - device)
+        low, high = (
+            {"positions": b * block + inside} | {n: parts[i] for n, parts in split.items()}
+            for i, b in enumerate(blocks)
         )
+        return low, high
 
-    def _pass_on(self, x: jax.Array) -> jax.Array:
+    def _pass_on(self, tree: Any) -> Any:
         count = self.ring.count
-        return jax.lax.ppermute(x, self.ring.axis, [(i, (i + 1) % count) for i in range(count)])
+        around = [(i, (i + 1) % count) for i in range(count)]
+        return jax.tree.map(lambda x: jax.lax.ppermute(x, self.ring.axis, around), tree)
 
-    def _see(self, q_BTKGH: jax.Array, positions_T: jax.Array, keys: Half) -> Part:
-        """One block of queries on one of keys; its scores are computed again for the gradient."""
-        return jax.checkpoint(self._product)(q_BTKGH, positions_T, keys)
-
-    def _product(self, q_BTKGH: jax.Array, positions_T: jax.Array, keys: Half) -> Part:
-        axes = "BSKGH" if keys.k.ndim == 5 else "BSKH"
+    def _scores(self, query, key, slopes_KG: jax.Array) -> jax.Array:
+        """float32 [B, K, G, T, S], the smallest number where a query does not see a key."""
+        cfg, q = self.how.cfg, query["q"]
         scores = jnp.einsum(
-            f"BTKGH,{axes}->BKGTS", q_BTKGH, keys.k, preferred_element_type=jnp.float32
-        ) * (1 / math.sqrt(self.cfg.head_dim))
-        if not self.cfg.softmax_fp32:
-            scores = scores.astype(q_BTKGH.dtype).astype(jnp.float32)
-        distance_TS = positions_T[:, None] - keys.positions[None, :]
-        slopes = self.slopes_KG[None, :, :, None, None]
+            f"BTKGH,{_named(key['k'])}->BKGTS", q, key["k"], preferred_element_type=jnp.float32
+        ) * (1 / math.sqrt(cfg.head_dim))
+        if not cfg.softmax_fp32:
+            scores = scores.astype(q.dtype).astype(jnp.float32)
+        distance_TS = query["positions"][:, None] - key["positions"][None, :]
+        slopes = slopes_KG[None, :, :, None, None]
         scores = scores - slopes * distance_TS.astype(jnp.float32)[None, None, None]
         seen = distance_TS >= 0
-        if self.cfg.window is not None:
-            seen = seen & (distance_TS <= self.cfg.window)
-        scores = jnp.where(seen[None, None, None], scores, jnp.finfo(jnp.float32).min)
-        peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
-        weights = jnp.exp(scores - peak[..., None])
-        out = jnp.einsum(
-            "BKGTS,BSKH->BKGTH",
-            weights.astype(keys.v.dtype),
-            keys.v,
-            preferred_element_type=jnp.float32,
-        )
+        if cfg.window is not None:
+            seen = seen & (distance_TS <= cfg.window)
+        return jnp.where(seen[None, None, None], scores, jnp.finfo(jnp.float32).min)
+
+    def _see(self, query, key, slopes_KG: jax.Array) -> Part:
+        """One block of queries on one of keys."""
+        scores = self._scores(query, key, slopes_KG)
+        peak = jnp.max(scores, axis=-1)
+        weights, v = jnp.exp(scores - peak[..., None]), key["v"]
+        out = _product("BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v)
         return Part(out, peak, jnp.sum(weights, axis=-1))
+
+    def _grow(self, query, key, slopes_KG: jax.Array):
+        """What the same product gives to the gradients of the queries, and of keys and values."""
+        q, k, v, d_out = query["q"], key["k"], key["v"], query["d_out"]
+        weights = jnp.exp(self._scores(query, key, slopes_KG) - query["log_total"][..., None])
+        d_weights = _product("BTKGH,BSKH->BKGTS", d_out, v)
+        d_scores = weights * (d_weights - query["product"][..., None])
+        d_scores = (d_scores * (1 / math.sqrt(self.how.cfg.head_dim))).astype(q.dtype)
+        d_q = _product(f"BKGTS,{_named(k)}->BTKGH", d_scores, k)
+        d_k = _product(f"BKGTS,BTKGH->{_named(k)}", d_scores, q)
+        d_v = _product("BKGTS,BTKGH->BSKH", weights.astype(v.dtype), d_out)
+        return d_q, (d_k, d_v)
+
+
+def _product(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
+
+
+def _named(k: jax.Array) -> str:
+    """With normalised keys every query head has its own."""
+    return "BSKGH" if k.ndim == 5 else "BSKH"
 
 
 def _add(a: Part, b: Part) -> Part:
@@ -148,9 +240,13 @@ def _add(a: Part, b: Part) -> Part:
     )
 
 
-def _finish(part: Part) -> jax.Array:
-    """-> [B, T, K, G, H]"""
-    return jnp.moveaxis(part.out / part.total[..., None], 3, 1)
+def _sum(a, b):
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _join(low, high):
+    """Two blocks of keys' and values' gradients as one."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), low, high)
 
 
 def _choose(condition: jax.Array, yes, no):

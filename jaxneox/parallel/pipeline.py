@@ -8,6 +8,7 @@ of which each stage holds one row; a tick is one such step and a shift around th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -95,13 +96,9 @@ class Pipeline:
     def _shift(self, x_p: jax.Array) -> jax.Array:
         """To each stage what the one before it holds, to the first what the last holds."""
         around = [(i, (i + 1) % self.stages) for i in range(self.stages)]
-        send = jax.shard_map(
-            lambda x: jax.lax.ppermute(x, self.axis, around),
-            in_specs=P(self.axis),
-            out_specs=P(self.axis),
-            axis_names={self.axis},
-        )
-        return send(x_p)
+        spec = jax.typeof(x_p).sharding.spec
+        send = partial(jax.lax.ppermute, axis_name=self.axis, perm=around)
+        return jax.shard_map(send, in_specs=spec, out_specs=spec)(x_p)
 
     def _enter(self, x_t: jax.Array) -> jax.Array:
         """[t, *] -> [t, p, *]: to the first stage, zeros to the others."""
