@@ -50,9 +50,13 @@ def asked_sizes(mesh: str | None, yaml: ParallelConfig) -> Sizes:
     return {"dp": -1, "tp": yaml.tp}
 
 
-def prepare_devices(asked: Sizes) -> None:
-    """Before jax starts: as many virtual CPU devices as the mesh needs, should this be a CPU."""
+def prepare_devices(asked: Sizes, processes: int = 1) -> None:
+    """Before jax starts: as many virtual CPU devices as the mesh needs of this process, should
+    this be a CPU."""
     needed = math.prod(size for size in asked.values() if size > 0)
+    if -1 not in asked.values():
+        check_divides_over(processes, needed)
+    needed //= processes
     if needed > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", needed)
 
@@ -89,11 +93,31 @@ def check_divides(tp: int, cfg: ModelConfig, sequence_parallel: bool) -> None:
 
 
 def make_mesh(sizes: Sizes) -> Mesh:
-    """On the first `prod(sizes)` devices. Enter it with `jax.set_mesh`."""
+    """On the first `prod(sizes)` devices, of each process as many. Enter it with `jax.set_mesh`."""
     count = math.prod(sizes.values())
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
         axis_types=(AxisType.Explicit,) * len(sizes),
-        devices=jax.devices()[:count],
+        devices=first_devices(count),
     )
+
+
+def first_devices(count: int) -> list[jax.Device]:
+    processes = jax.process_count()
+    check_divides_over(processes, count)
+    taken: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        own = taken.setdefault(device.process_index, [])
+        if len(own) < count // processes:
+            own.append(device)
+    return [device for index in sorted(taken) for device in taken[index]]
+
+
+def check_divides_over(processes: int, devices: int) -> None:
+    """Raises UserError where a mesh of that many devices is not the same share of each process."""
+    if devices % processes:
+        raise UserError(
+            f"a mesh of {devices} devices does not divide over {processes} processes; expected a "
+            f"multiple of {processes}: change --mesh or the number of processes"
+        )

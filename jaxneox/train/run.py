@@ -18,6 +18,7 @@ from jaxneox.config.schema import Config
 from jaxneox.data import Loader, Tokenizer, TokensFile, build_loader, samples_needed
 from jaxneox.data.loader import Split
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
 from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh
@@ -109,7 +110,7 @@ class Run:
 
     def write_config(self) -> None:
         """`config.yml` and the tokenizer, beside the checkpoints."""
-        if self.folder is None:
+        if self.folder is None or not talk.is_first():
             return
         text = yaml.safe_dump(saved_keys(self.cfg), sort_keys=False)
         checkpoint.save_config(self.folder, text)
