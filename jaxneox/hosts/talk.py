@@ -14,6 +14,7 @@ import jax
 from jaxneox.errors import UserError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 PATIENCE = 24 * 3600 * 1000  # milliseconds; who does not come at all is the watch's business
 _turns = itertools.count()
 
@@ -70,6 +71,22 @@ def gathered(value: T) -> list[T]:
         json.loads(one)
         for one in json.loads(client().blocking_key_value_get(f"{key}/all", PATIENCE))
     ]
+
+
+def together(kind: type[E], work: Callable[[], T]) -> T:
+    """`work()` in every process, or in every process the error of the kind that one of them had."""
+    if client() is None:
+        return work()
+    result: Any = None
+    problem = None
+    try:
+        result = work()
+    except kind as error:
+        problem = str(error)
+    for one, said in enumerate(gathered(problem)):
+        if said is not None:
+            raise kind(said if one == 0 else f"process {one}: {said}")
+    return result
 
 
 def check_same(what: str, value: dict[str, Any], hint: str) -> None:
