@@ -61,10 +61,9 @@ def once(command: Sequence[str], prefix: str) -> tuple[int, bool]:
     reader.join(5)
     if code < 0 and tidy.lost:
         say(
-            f"{prefix}the connection to process 0 was lost at {time.strftime('%H:%M:%S')}: it was "
-            "killed, has crashed or is cut off from the network; all processes stop. See to its "
-            "host, then start all again with the same command: it continues from the newest "
-            "checkpoint"
+            f"{prefix}{tidy.cause()} (noticed at {time.strftime('%H:%M:%S')}); all processes stop. "
+            "See to that host, then start all again with the same command: it continues from the "
+            "newest checkpoint"
         )
         return FAULT, bool(wanted)
     if code < 0:
@@ -109,6 +108,7 @@ class Tidy:
 
     def __init__(self, prefix: str):
         self.prefix, self.lost, self.dropping = prefix, False, False
+        self.dropped: list[str] = []
 
     def copy(self, stream: IO[bytes]) -> None:
         for raw in stream:
@@ -124,7 +124,19 @@ class Tidy:
             self.lost |= self.dropping and line.startswith("F")
         elif self.dropping and not FOLLOWS.match(line):
             self.dropping = False
+        if self.dropping:
+            self.dropped = [*self.dropped[-50:], line]
         return not self.dropping
+
+    def cause(self) -> str:
+        """What jax's coordination service had to say, in short."""
+        said = "\n".join(self.dropped)
+        if again := re.search(r"(\d+) unexpectedly tried to connect with a diff", said):
+            return f"process {again[1]} has ended and was started again"
+        if silent := re.search(r"stopped sending heartbeats\):\n([\d\n]+)", said):
+            numbers = ", ".join(silent[1].split())
+            return f"process {numbers} has given no sign of life: killed, stopped, or cut off"
+        return "the connection to process 0 was lost: it was killed, has crashed or is cut off"
 
 
 def meaning(status: int) -> str:
