@@ -95,13 +95,20 @@ def table(kills: list[Kill], processes: int) -> str:
     rows = [
         "| kill -9 of process | while | seconds until all had stopped |",
         "|---|---|---|",
-        *(f"| {kill.process} of {processes} | {kill.when} | {kill.seconds:.1f} |" for kill in kills),
+        *(
+            f"| {kill.process} of {processes} | {kill.when} | {kill.seconds:.1f} |"
+            for kill in kills
+        ),
     ]
     longest = max(kill.seconds for kill in kills)
     assert longest < 60, f"{longest:.0f} s until all had stopped"
     return "\n".join(
-        [*rows, "", f"Longest {longest:.1f} s. The final parameters and the figures of all steps "
-         "equal the undisturbed run's bit for bit."]
+        [
+            *rows,
+            "",
+            f"Longest {longest:.1f} s. The final parameters and the figures of all steps "
+            "equal the undisturbed run's bit for bit.",
+        ]
     )
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,19 +20,42 @@ class Ended(NamedTuple):
 
 
 class Processes:
-    """One run of `count` processes; use it in a `with`, which leaves none behind."""
+    """One run of `count` processes; use it in a `with`, which leaves none behind.
 
-    def __init__(self, count: int, folder: Path, *args: str | Path, **env: str):
+    `program` is another than train.py, in this folder. `each` are arguments in which {i} is the
+    process.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        folder: Path,
+        *args: str | Path,
+        program: str | None = None,
+        each: Sequence[str] = (),
+        **env: str,
+    ):
         self.folder = folder
         port = free_port()
-        self.all = [self._start(i, count, port, [str(a) for a in args], env) for i in range(count)]
+        start = [str(ROOT / "train.py")]
+        if program:
+            start = ["-m", f"tests.hosts.{program}"]
+        self.all = [
+            self._start(
+                i, count, port, start, [*map(str, args), *(e.format(i=i) for e in each)], env
+            )
+            for i in range(count)
+        ]
 
-    def _start(self, i: int, count: int, port: int, args: list[str], env: dict[str, str]) -> Any:
+    def _start(
+        self, i: int, count: int, port: int, start: list[str], args: list[str], env: dict[str, str]
+    ) -> Any:
         which = (f"--coordinator=localhost:{port}", f"--num-processes={count}", f"--process-id={i}")
         out, err = (self.folder / f"{name}.{i}" for name in ("out", "err"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
             return subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), *which, *args],
+                [sys.executable, *start, *which, *args],
+                cwd=ROOT,
                 env=environment() | env,
                 stdout=stdout,
                 stderr=stderr,
