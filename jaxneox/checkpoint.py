@@ -158,6 +158,8 @@ class Saver:
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a failed write
+            if talk.count() > 1 and _is_a_lost_connection(error):
+                raise  # no fault of the disk: the watch knows who has ended
             kept = steps(self.run)
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
             raise UserError(
@@ -239,6 +241,13 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 _dotted = partial(jax.tree_util.keystr, simple=True, separator=".")
+
+
+def _is_a_lost_connection(error: BaseException | None) -> bool:
+    """Whether a collective or a barrier, of jax or Orbax, broke off; those of files are others."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _errno(error: BaseException) -> int | None:

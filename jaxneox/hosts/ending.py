@@ -27,7 +27,10 @@ def crash() -> NoReturn:
     """
     kind, error, trace = sys.exc_info()
     watch = running()
-    if watch is not None and isinstance(error, jax.errors.JaxRuntimeError):
+    lost = isinstance(error, jax.errors.JaxRuntimeError) or isinstance(
+        error and (error.__cause__ or error.__context__), jax.errors.JaxRuntimeError
+    )
+    if watch is not None and lost:
         watch.trouble()  # as a rule it does not return
     for stream in (sys.stdout, sys.stderr):
         flush(stream)

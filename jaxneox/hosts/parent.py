@@ -59,6 +59,8 @@ def once(command: Sequence[str], prefix: str) -> tuple[int, bool]:
     with forwarding(child) as wanted:
         code = child.wait()
     reader.join(5)
+    if not reader.is_alive():  # else a grandchild holds the other end
+        child.stderr.close()
     if code < 0 and tidy.lost:
         say(
             f"{prefix}{tidy.cause()} (noticed at {time.strftime('%H:%M:%S')}); all processes stop. "
