@@ -31,7 +31,7 @@ LOST = re.compile(
 FOLLOWS = re.compile(
     r"\s+@ |\*\*\* Check failure|RPC: |Additional GRPC|:(UNKNOWN|UNAVAILABLE)|\d+$|$|The tasks have"
 )
-GREETING = re.compile(r"\[Gloo\] Rank \d+ is connected")
+GREETING = re.compile(r"\[Gloo\]|is connected to \d+ peer ranks")  # two threads may tear it
 
 
 def supervise(command: Sequence[str], restarts: int, prefix: str) -> int:
