@@ -2,8 +2,8 @@
 
     python -m tests.hosts.faults [--processes 4] [--kills 10] [--seed 0]
 
-Each process has two devices. A process picked at random gets kill -9 at a random step, or in the
-middle of a save; measured is how long the others need to stop. Each start again is by
+Each process has two devices. One after the other gets kill -9 at a random step, or in the middle of
+a save; measured is how long the others need to stop. Each start again is by
 `--restarts`. In the end the parameters and the figures of all steps are compared, bit for bit,
 with those of a run that was left alone. Prints a Markdown table.
 """
@@ -69,7 +69,7 @@ def one_kill(
     wait_for(lambda: steps_done(folder) >= target and all(run.children()), 300)
     if number % 3 == 2:
         wait_for(lambda: half_written(folder), 300)
-    victim, before = chance.randrange(len(run.all)), run.children()
+    victim, before = number % len(run.all), run.children()
     pids = [pid for pid in before if pid is not None]
     said = [len(text.splitlines()) for text in errors(run)]
     kill(pids[victim])
