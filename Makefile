@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test setup lint format clean matrix
+.PHONY: train test setup lint format clean matrix faults
 
 train: $(VENV)/.base
 	$(BIN)/python train.py
@@ -52,3 +52,7 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml constraints.txt
 # docs/meshes.md; some 15 minutes
 matrix: $(VENV)/.test
 	$(BIN)/python -m tests.parallel.matrix > .meshes.tmp && mv .meshes.tmp docs/meshes.md
+
+# kill -9 of a process of four, ten times in a row: the table in docs/hosts.md; a quarter of an hour
+faults: $(VENV)/.test
+	$(BIN)/python -m tests.hosts.faults

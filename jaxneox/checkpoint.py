@@ -2,74 +2,47 @@
 
 A run is a folder with `config.yml`, `tokenizer/`, `metrics.jsonl` and one folder `step_N` for each
 checkpoint: `params` (the flat dictionary), `training` (optimizer and counters, absent when weights
-alone were saved) and `meta` (the configuration's keys, the data's fingerprint, versions). A step is
-written under a temporary name and renamed when it is whole, so whatever interrupts a save leaves
-the ones before it as they were.
+alone were saved) and `meta` (the configuration's keys, the data's fingerprint, versions, checksums
+of the arrays). A step is written under a temporary name and renamed when it is whole, so whatever
+interrupts a save leaves the ones before it as they were. All processes of a run write and read
+their parts of the arrays, in one folder that they share.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
+import zlib
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from jaxneox.checksums import checksums, differing
 from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
+from jaxneox.places import PREFIX, Place, find, put_aside, run_of, steps
 
-PREFIX = "step"
+CHUNK = 64 << 20  # bytes of an array that are read together at least
 Tree = Any
+__all__ = ["Place", "find", "put_aside", "run_of", "steps"]  # of jaxneox.places, for all users
 
 
-class Place(NamedTuple):
-    """One checkpoint: the folder of its run, and its step."""
-
-    run: Path
-    step: int
-
-    @property
-    def folder(self) -> Path:
-        return self.run / f"{PREFIX}_{self.step}"
-
-
-def steps(run: Path) -> list[int]:
-    """The steps of the whole checkpoints in a run's folder, ascending."""
-    found = []
-    for folder in run.glob(f"{PREFIX}_*"):
-        number = _step_of(folder)
-        if number is not None and (folder / "meta").is_dir():
-            found.append(number)
-    return sorted(found)
-
-
-def run_of(path: str | Path) -> Path:
-    """The run's folder that a path means: itself, or the one around a step's."""
-    folder = Path(path).resolve()
-    return folder if _step_of(folder) is None else folder.parent
-
-
-def find(path: str | Path, step: int | None = None) -> Place:
-    """The checkpoint at `path`, a run (its newest, or the given step) or one step's folder."""
-    folder = Path(path).resolve()
-    number = _step_of(folder)
-    if number is not None and step in (None, number) and (folder / "meta").is_dir():
-        return Place(folder.parent, number)
-    known = steps(folder)
-    if not known:
-        raise _nothing_at(path, folder, step)
-    if step is not None and step not in known:
-        raise UserError(f"{path}: no checkpoint of step {step}; there are {known}")
-    return Place(folder, known[-1] if step is None else step)
+class Damaged(UserError):
+    """A checkpoint that is not what was saved; another one may still be whole."""
 
 
 def read_meta(place: Place) -> dict[str, Any]:
     """Read as the plain JSON that it is: Orbax would start jax's devices for it."""
     with _readable(place):
-        return json.loads((place.folder / "meta" / "metadata").read_text())
+        meta = json.loads((place.folder / "meta" / "metadata").read_text())
+        if "crc32" in meta and meta.pop("crc32") != _crc(meta):
+            raise ValueError("meta is not what was saved")
+        return meta
 
 
 def read_keys(place: Place) -> dict[str, Any]:
@@ -80,7 +53,7 @@ def read_keys(place: Place) -> dict[str, Any]:
 
 def read_shapes(place: Place, item: str = "params") -> dict[str, tuple[int, ...]]:
     """The shapes of all arrays of an item, by dotted names."""
-    with _readable(place), ocp.StandardCheckpointer() as reader:
+    with _readable(place), _reader() as reader:
         found = reader.metadata(place.folder / item).item_metadata
         if found is None:
             raise ValueError(f"{item} has no readable metadata")
@@ -96,6 +69,8 @@ def restore_params(place: Place, abstract: dict[str, jax.ShapeDtypeStruct]) -> d
 def restore_training(place: Place, abstract: Tree) -> Tree:
     """Optimizer and counters, laid out as `abstract`."""
     if not (place.folder / "training").is_dir():
+        if "training" in read_meta(place).get("checksums", {}):
+            raise _damaged(place, "its folder training is missing")
         raise UserError(
             f"{place.folder}: holds weights alone (no-save-optim); start from them with --finetune"
         )
@@ -108,6 +83,18 @@ def restore_training(place: Place, abstract: Tree) -> Tree:
             "gradient-clipping, or take the weights alone with --finetune and another --save"
         )
     return _restore(place, "training", abstract)
+
+
+def check_sums(place: Place, **items: Tree) -> None:
+    """Raises Damaged where the arrays of an item are not what was saved. Older checkpoints have
+    nothing to hold them against. All processes of a mesh must call this."""
+    saved = read_meta(place).get("checksums", {})
+    for item, tree in items.items():
+        wrong = differing(checksums(tree), saved[item]) if item in saved else []
+        if wrong:
+            raise _damaged(
+                place, f"{len(wrong)} arrays of {item} have other numbers than saved: {wrong[0]}"
+            )
 
 
 def check_same_model(place: Place, expected: dict[str, tuple[int, ...]]) -> None:
@@ -140,9 +127,13 @@ class Saver:
 
     def save(self, step: int, params: Tree, training: Tree | None, meta: dict[str, Any]) -> None:
         """Returns as soon as the arrays are copied; a failed earlier save is raised here."""
-        items = {"params": ocp.args.StandardSave(params), "meta": ocp.args.JsonSave(meta)}
-        if training is not None:
-            items["training"] = ocp.args.StandardSave(training)
+        trees = {"params": params} | ({} if training is None else {"training": training})
+        meta = meta | {"checksums": {item: checksums(tree) for item, tree in trees.items()}}
+        items: dict[str, Any] = {
+            item: ocp.args.StandardSave(tree, save_args=_chunks(tree))
+            for item, tree in trees.items()
+        }
+        items["meta"] = ocp.args.JsonSave(meta | {"crc32": _crc(meta)})
         self.check()
         with self._reporting():
             self.manager.save(step, args=ocp.args.Composite(**items), force=True)
@@ -167,6 +158,8 @@ class Saver:
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a failed write
+            if talk.count() > 1 and _is_a_lost_connection(error):
+                raise  # no fault of the disk: the watch knows who has ended
             kept = steps(self.run)
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
             raise UserError(
@@ -190,7 +183,7 @@ def save_config(run: Path, text: str) -> None:
 
 
 def _restore(place: Place, item: str, abstract: Tree) -> Tree:
-    with _readable(place), ocp.StandardCheckpointer() as reader:
+    with _readable(place), _reader() as reader:
         return reader.restore(place.folder / item, abstract)
 
 
@@ -201,42 +194,71 @@ def _readable(place: Place):
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        others = [step for step in steps(place.run) if step < place.step]
-        hint = (
-            f"move it away to go on from {PREFIX}_{others[-1]}" if others else "there is no earlier"
-        )
-        raise UserError(
-            f"{place.folder}: the checkpoint cannot be read ({_cause(error)}); {hint}"
-        ) from error
+        raise _damaged(place, _cause(error), _kind(error)) from error
 
 
-def _step_of(folder: Path) -> int | None:
-    """N for a folder that is called `step_N`."""
-    prefix, _, number = folder.name.rpartition("_")
-    return int(number) if prefix == PREFIX and number.isdecimal() else None
+def _damaged(place: Place, cause: str, kind: type[UserError] = Damaged) -> UserError:
+    others = [step for step in steps(place.run) if step < place.step]
+    hint = f"move it away to go on from {PREFIX}_{others[-1]}" if others else "there is no earlier"
+    return kind(f"{place.folder}: the checkpoint cannot be read ({cause}); {hint}")
 
 
-def _nothing_at(path: str | Path, folder: Path, step: int | None) -> UserError:
-    expected = f"expected a run with {PREFIX}_N folders, or one of them by that name"
-    if _step_of(folder) is not None and (folder / "meta").is_dir():
-        return UserError(f"{path}: is not the checkpoint of step {step}: leave one of the two out")
-    state = "holds no whole checkpoint" if folder.is_dir() else "does not exist"
-    return UserError(f"{path}: {state}; {expected}")
+def _kind(error: BaseException) -> type[UserError]:
+    """Bytes that are missing or wrong are damage; a disk that refuses to be read may recover."""
+    number = _errno(error)
+    return Damaged if number in (None, errno.ENOENT, errno.ENOTDIR) else UserError
+
+
+def _reader() -> ocp.StandardCheckpointer:
+    """Reads for this process alone: one that finds its part damaged leaves no other waiting."""
+    if talk.count() == 1:
+        return ocp.StandardCheckpointer()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=talk.index(), active_processes={talk.index()}
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def _chunks(tree: Tree) -> Tree:
+    """Stacked layers are written a layer at a time, and no chunk is large: whoever needs a part of
+    an array, on another mesh say, reads little else."""
+
+    def save_args(path: Any, leaf: Any) -> ocp.SaveArgs:
+        stacked = ".layers." in f".{_dotted(path)}" and len(leaf.shape) > 2
+        return ocp.SaveArgs(chunk_byte_size=CHUNK, shard_axes=(0,) if stacked else ())
+
+    return jax.tree_util.tree_map_with_path(save_args, tree)
+
+
+def _crc(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(json.loads(json.dumps(meta)), sort_keys=True).encode())
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """By dotted names, the same for named tuples and for the dictionaries that Orbax makes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    dotted = partial(jax.tree_util.keystr, simple=True, separator=".")
-    return {dotted(path): tuple(leaf.shape) for path, leaf in leaves}
+    return {_dotted(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+_dotted = partial(jax.tree_util.keystr, simple=True, separator=".")
+
+
+def _is_a_lost_connection(error: BaseException | None) -> bool:
+    """Whether a collective or a barrier, of jax or Orbax, broke off; those of files are others."""
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _errno(error: BaseException) -> int | None:
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(number[1]) if number else getattr(error, "errno", None)
 
 
 def _cause(error: BaseException) -> str:
     """TensorStore's messages are long and end with the system's own error."""
-    number = re.search(r"os_error_code='(\d+)'", str(error))
+    number = _errno(error)
     if number is not None:
-        return os.strerror(int(number[1]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return os.strerror(number)
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200]

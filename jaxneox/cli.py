@@ -4,6 +4,7 @@ import argparse
 import functools
 import logging
 import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 
 from jaxneox.config import apply_set, load_yaml, parallel_of
 from jaxneox.errors import UserError
+from jaxneox.hosts import parent
+from jaxneox.hosts.group import Group, group_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = ROOT / "configs" / "stdlib.yml"
@@ -20,14 +23,27 @@ Keys = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> None:
     hush()
+    words = list(sys.argv[1:] if argv is None else argv)
+    group = None
     try:
-        sys.exit(run(parser().parse_args(argv)))
+        args = parser().parse_args(words)
+        group = group_of(args.coordinator, args.num_processes, args.process_id)
+        if (group or args.restarts) and not args.dry_run and parent.CHILD not in os.environ:
+            command = (sys.executable, str(ROOT / "train.py"), *words)
+            sys.exit(parent.supervise(command, args.restarts, group.prefix if group else ""))
+        sys.exit(run(args, group))
     except UserError as error:
-        stop(f"error: {error}", error.status)
+        stop(f"error: {error}", error.status, group)
     except OSError as error:
-        stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2)
+        stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2, group)
     except KeyboardInterrupt:
-        stop("interrupted; what was saved before is whole", 128 + signal.SIGINT)
+        stop("interrupted; what was saved before is whole", 128 + signal.SIGINT, group)
+    except Exception:
+        if group is None:
+            raise
+        from jaxneox.hosts.ending import crash
+
+        crash()
 
 
 @functools.cache
@@ -46,8 +62,12 @@ def hush() -> None:
     sys.unraisablehook = tell_other
 
 
-def stop(line: str, status: int) -> NoReturn:
-    print(line, file=sys.stderr)
+def stop(line: str, status: int, group: Group | None = None) -> NoReturn:
+    if group is not None and "jaxneox.hosts.watch" in sys.modules:
+        from jaxneox.hosts.ending import end_all
+
+        end_all(line, status, group.prefix)
+    print(f"{group.prefix if group else ''}{line}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -72,6 +92,10 @@ def parser() -> argparse.ArgumentParser:
     add("--finetune", action="store_true", help="take the weights alone from what is loaded")
     add("--tokens", metavar="FILE.npz", help="train on exactly these batches")
     add("--allow-data-change", action="store_true", help="continue on other data than before")
+    add("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens; or auto")
+    add("--num-processes", type=whole, metavar="N", help="how many make this run")
+    add("--process-id", type=whole, metavar="I", help="which of them this is, from 0")
+    add("--restarts", type=whole, default=0, metavar="N", help="start again up to N times")
     add("--sample", type=whole, metavar="N", help="at the end, N tokens from the model")
     add("--dry-run", action="store_true", help="print configuration, memory, what is sent; stop")
     return p
@@ -83,12 +107,14 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, group: Group | None = None) -> int:
     keys = gather_keys(args)
     # jax starts below: the number of virtual CPU devices must be settled before
     from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices
 
     asked = asked_sizes(args.mesh, parallel_of(keys))
+    if group is not None and not args.dry_run:
+        return run_together(args, keys, asked, group)
     prepare_devices(asked)
     import jax
 
@@ -99,6 +125,24 @@ def run(args: argparse.Namespace) -> int:
         there = max(there, math.prod(size for size in asked.values() if size > 0))
     sizes = final_sizes(asked, there)
     return session.run(args, keys, sizes)
+
+
+def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], group: Group) -> int:
+    """As one of several processes, all of which were given the same command."""
+    from jaxneox.hosts import join, talk, watch
+    from jaxneox.parallel.mesh import final_sizes, prepare_devices
+
+    prepare_devices(asked, group.count or 1)
+    join.join(group)
+    watch.start()
+    import jax
+
+    from jaxneox.train import session
+
+    talk.check_same("the configuration", keys, "start all processes with the same command")
+    status = session.run(args, keys, final_sizes(asked, jax.device_count()))
+    join.leave()
+    return status
 
 
 def gather_keys(args: argparse.Namespace) -> Keys:

@@ -55,9 +55,13 @@ def show(sizes: Sizes) -> str:
     return ", ".join(f"{axis}={n}" for axis, n in sizes.items() if n > 1) or "dp=1"
 
 
-def prepare_devices(asked: Sizes) -> None:
-    """Before jax starts: as many virtual CPU devices as the mesh needs, should this be a CPU."""
+def prepare_devices(asked: Sizes, processes: int = 1) -> None:
+    """Before jax starts: as many virtual CPU devices as the mesh needs of this process, should
+    this be a CPU."""
     needed = math.prod(size for size in asked.values() if size > 0)
+    if -1 not in asked.values():
+        check_divides_over(processes, needed)
+    needed //= processes
     if needed > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", needed)
 
@@ -122,12 +126,32 @@ def _divisors(number: int) -> str:
 
 
 def make_mesh(sizes: Sizes) -> Mesh:
-    """On the first `prod(sizes)` devices. Enter it with `jax.set_mesh`."""
+    """On the first `prod(sizes)` devices, of each process as many. Enter it with `jax.set_mesh`."""
     sizes = whole(sizes)
     count = math.prod(sizes.values())
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
         axis_types=(AxisType.Explicit,) * len(sizes),
-        devices=jax.devices()[:count],
+        devices=first_devices(count),
     )
+
+
+def first_devices(count: int) -> list[jax.Device]:
+    processes = jax.process_count()
+    check_divides_over(processes, count)
+    taken: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        own = taken.setdefault(device.process_index, [])
+        if len(own) < count // processes:
+            own.append(device)
+    return [device for index in sorted(taken) for device in taken[index]]
+
+
+def check_divides_over(processes: int, devices: int) -> None:
+    """Raises UserError where a mesh of that many devices is not the same share of each process."""
+    if devices % processes:
+        raise UserError(
+            f"a mesh of {devices} devices does not divide over {processes} processes; expected a "
+            f"multiple of {processes}: change --mesh or the number of processes"
+        )

@@ -1,5 +1,7 @@
 """From a loader's rows to a batch on the devices."""
-# G global batch, A accumulation steps, B sequences of one of them, T length
+# G global batch, A accumulation steps, B sequences of one of them, T length, R rows read here
+
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +18,8 @@ class Feed:
 
     Consecutive rows of the global batch make one accumulation step, and within it one replica's
     micro-batch, as in NeoX. `first` is the run's step at which the loader's step 0 is due.
+
+    Each process reads only the rows of which its own devices hold a part, each of them once.
     """
 
     def __init__(
@@ -23,14 +27,21 @@ class Feed:
     ):
         self.loader, self.accumulation, self.first = loader, batch.accumulation, first
         self.sharding = NamedSharding(mesh, rules.activation(None, "batch", None))
+        self.rows_AB = np.arange(loader.global_batch).reshape(self.accumulation, -1)
+        held: Any = self.sharding.addressable_devices_indices_map((*self.rows_AB.shape, 1))
+        self.rows_R = np.unique([row for at in held.values() for row in self.rows_AB[at[:2]].flat])
 
     def __call__(self, step: int) -> Batch:
-        tokens_GT = self.loader.batch(step - self.first)
-        weights_GT = self.loader.loss_mask(step - self.first)
-        if weights_GT is None:
-            weights_GT = np.ones((len(tokens_GT), tokens_GT.shape[1] - 1), np.float32)
-        return Batch(self._cut(tokens_GT), self._cut(weights_GT))
+        rows = self.rows_R.tolist()
+        tokens_RT = self.loader.rows(step - self.first, rows)
+        weights_RT = self.loader.loss_mask(step - self.first, rows)
+        if weights_RT is None:
+            weights_RT = np.ones((len(tokens_RT), tokens_RT.shape[1] - 1), np.float32)
+        return Batch(self._lay(tokens_RT), self._lay(weights_RT))
 
-    def _cut(self, rows: np.ndarray) -> jax.Array:
-        cut = rows.reshape(self.accumulation, -1, rows.shape[-1])
-        return jax.device_put(cut, self.sharding)
+    def _lay(self, read_RT: np.ndarray) -> jax.Array:
+        def shard(at: Any) -> np.ndarray:
+            return read_RT[np.searchsorted(self.rows_R, self.rows_AB[at[:2]])][..., at[2]]
+
+        shape = (*self.rows_AB.shape, read_RT.shape[-1])
+        return jax.make_array_from_callback(shape, self.sharding, shard)

@@ -10,6 +10,9 @@ import jax
 from jaxneox.config.schema import Config
 from jaxneox.data import Split, prefetch
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
+from jaxneox.hosts.agreement import Agreement
+from jaxneox.hosts.watch import mark
 from jaxneox.model import Params
 from jaxneox.train.feed import Feed
 from jaxneox.train.flops import flops_per_token, peak_flops
@@ -38,7 +41,11 @@ class Evaluator:
         """Batches `first` and those after it; nothing where the split is empty."""
         if self.loader is None:
             return {}
-        parts = [self.sums(params, self.feed(first + i)) for i in range(self.count)]
+        parts = []
+        for i in range(self.count):
+            mark(f"waiting for batch {i} of {self.name}", patient=i == 0)
+            parts.append(self.sums(params, self.feed(first + i)))
+        mark(f"computing {self.name}", patient=True)
         total, weight = (sum(x.item() for x in column) for column in zip(*parts, strict=True))
         return {self.name: total / weight if weight else float("nan")}
 
@@ -73,15 +80,20 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test = Evaluator(run, "valid"), Evaluator(run, "test")
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
-    done = run.step
+    stop = Agreement(run.mesh, interrupted)
+    begun = done = run.step
     saving.before_the_first()
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
-        while done < run.last and not interrupted.is_set():
+        while done < run.last and not stop():
+            early = done <= begun + 1  # compiling
+            mark(f"waiting for the batch of step {done + 1}", early)
             try:
                 _, batch = next(batches)
             except UserError:  # of the data; what was learned until here is not lost for it
-                saving.at_the_end(done)
+                if talk.count() == 1:  # the others are already inside the step
+                    saving.at_the_end(done)
                 raise
+            mark(f"in step {done + 1}", early)
             trace.before(done + 1)
             run.state, figures = step(run.state, batch)
             done += 1

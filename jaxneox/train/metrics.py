@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from jaxneox.config.schema import LogConfig
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
 
 Figures = dict[str, Any]
 
@@ -99,7 +100,10 @@ class Wandb:
 
 
 def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> list[Sink]:
+    """None of several processes but the first has any."""
     sinks: list[Sink] = []
+    if not talk.is_first():
+        return sinks
     if run is not None:
         sinks.append(MetricsFile(run / "metrics.jsonl", step))
     if log.tensorboard_dir:

@@ -1,15 +1,22 @@
 """Where a run starts from: a checkpoint and what is taken from it, and whether it fits."""
 
 import dataclasses
+import hashlib
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxneox import checkpoint
-from jaxneox.checkpoint import Place
+from jaxneox.checkpoint import Damaged, Place
 from jaxneox.config import model_of
 from jaxneox.config.schema import CheckpointConfig, ModelConfig
 from jaxneox.data import Loader
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
+
+APPEARS = 60.0  # seconds until a network file system shows at one host what another has written
 
 # What may change between two runs of one model: its function of a sequence is the same.
 FREE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
@@ -20,6 +27,68 @@ class Origin(NamedTuple):
 
     place: Place
     weights_only: bool
+
+
+def agreed_origin(c: CheckpointConfig) -> Origin | None:
+    """`origin` as process 0 finds it; UserError in a process that does not see the same."""
+    if talk.count() == 1:
+        return origin(c)
+
+    def look() -> Any:
+        found = origin(c)
+        return found and (str(found.place.run), found.place.step, found.weights_only, _mark(found))
+
+    told = talk.told(look)
+    if told is None:
+        return None
+    start = Origin(Place(Path(told[0]), told[1]), told[2])
+    end = time.monotonic() + APPEARS
+    while _mark(start) != told[3]:
+        if time.monotonic() > end:
+            raise UserError(
+                f"{start.place.folder}: process 0 starts from this checkpoint, and here it is not "
+                "visible or another one; the run's folder must be on a file system that all hosts "
+                "share, under the same path"
+            )
+        time.sleep(1)
+    return start
+
+
+def _mark(start: Origin) -> str | None:
+    """Tells one checkpoint from another; None where there is none."""
+    try:
+        content = (start.place.folder / "meta" / "metadata").read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(content).hexdigest()
+
+
+def earlier(start: Origin, damage: Damaged, c: CheckpointConfig) -> Origin:
+    """The checkpoint before a damaged one, which is renamed; all processes must call this.
+
+    Raises the damage where there is none, or where the user has named that very checkpoint or
+    another run's.
+    """
+    home = checkpoint.run_of(c.save) if c.save else None
+    named = c.iteration is not None or bool(
+        c.load and checkpoint.run_of(c.load) != resolved(c.load)
+    )
+    before = [step for step in checkpoint.steps(start.place.run) if step < start.place.step]
+    if home != start.place.run or named or not before:
+        raise damage
+    # the error's own advice is what is done here
+    reason = str(damage).rpartition("; ")[0]
+    aside = talk.told(lambda: str(checkpoint.put_aside(start.place)))
+    if talk.is_first():
+        print(
+            f"warning: {reason}; it is now {aside}, and the run goes on from step {before[-1]}",
+            file=sys.stderr,
+        )
+    return Origin(Place(start.place.run, before[-1]), start.weights_only)
+
+
+def resolved(path: str) -> Path:
+    return Path(path).resolve()
 
 
 def origin(c: CheckpointConfig) -> Origin | None:

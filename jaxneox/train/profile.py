@@ -6,16 +6,17 @@ import jax
 
 from jaxneox.config.schema import LogConfig
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
 
 
 class Trace:
     """Records the steps `log.profile`, both included and numbered as in metrics.jsonl.
 
-    It lies in `tensorboard-dir`, else in the run's folder.
+    It lies in `tensorboard-dir`, else in the run's folder, and is of process 0's devices.
     """
 
     def __init__(self, log: LogConfig, run: Path | None):
-        self.first, self.last = log.profile or (0, -1)
+        self.first, self.last = (talk.is_first() and log.profile) or (0, -1)
         self.folder = log.tensorboard_dir or (run and run / "profile")
         self.running = False
         if log.profile and self.folder is None:

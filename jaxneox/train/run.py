@@ -13,17 +13,19 @@ import yaml
 from jax.sharding import Mesh
 
 from jaxneox import checkpoint
+from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config
 from jaxneox.data import Loader, Tokenizer, TokensFile, build_loader, samples_needed
 from jaxneox.data.loader import Split
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
 from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
-from jaxneox.train.origin import Origin, check_data, check_model, origin
+from jaxneox.train.origin import Origin, agreed_origin, check_data, check_model, earlier
 from jaxneox.train.replicas import Replicas
 from jaxneox.train.state import (
     TrainState,
@@ -137,7 +139,7 @@ class Run:
 
     def write_config(self) -> None:
         """`config.yml` and the tokenizer, beside the checkpoints."""
-        if self.folder is None:
+        if self.folder is None or not talk.is_first():
             return
         text = yaml.safe_dump(saved_keys(self.cfg), sort_keys=False)
         checkpoint.save_config(self.folder, text)
@@ -173,21 +175,39 @@ def start(
     tokens: str | None = None,
     allow_data_change: bool = False,
 ) -> Run:
-    """A run at its first step, or where the checkpoint that it loads had stopped."""
+    """A run at its first step, or where the checkpoint that it loads had stopped.
+
+    A damaged newest checkpoint of its own is put aside, and the one before taken.
+    """
     cfg = plan.cfg
-    came_from = origin(cfg.checkpoint)
-    if came_from is not None:
-        check_model(came_from, cfg.model)
-    loader, first = train_loader(cfg, tokenizer, tokens), 0
-    if came_from is not None and not came_from.weights_only:
-        next_step = came_from.place.step if tokens is not None else 0
-        allowed = allow_data_change or tokens is not None
-        first = check_data(came_from.place, loader, next_step, allowed)
+    came_from = agreed_origin(cfg.checkpoint)
     mesh = make_mesh(plan.sizes)
-    with jax.set_mesh(mesh):
-        state = initial_state(plan, mesh, came_from)
+    loader: Loader | None = None
+    while True:
+        try:
+            if came_from is not None:
+                check_model(came_from, cfg.model)
+            loader = loader or train_loader(cfg, tokenizer, tokens)
+            allowed = allow_data_change or tokens is not None
+            first = first_step(came_from, loader, tokens, allowed)
+            with jax.set_mesh(mesh):
+                state = initial_state(plan, mesh, came_from)
+            break
+        except Damaged as damage:
+            assert came_from is not None
+            came_from = earlier(came_from, damage, cfg.checkpoint)
+    hint = "the data must be the same files on every host"
+    talk.check_same("the data", loader.fingerprint(), hint)
     folder = Path(cfg.checkpoint.save) if cfg.checkpoint.save else None
     return Run(plan, mesh, state, loader, tokenizer, first, folder)
+
+
+def first_step(came_from: Origin | None, loader: Loader, tokens: str | None, allowed: bool) -> int:
+    """The run's step at which the loader's first batch is due."""
+    if came_from is None or came_from.weights_only:
+        return 0
+    next_step = came_from.place.step if tokens is not None else 0
+    return check_data(came_from.place, loader, next_step, allowed)
 
 
 def train_loader(cfg: Config, tokenizer: Tokenizer | None, tokens: str | None) -> Loader:
@@ -217,12 +237,22 @@ def initial_state(plan: Plan, mesh: Mesh, start: Origin | None) -> TrainState:
         jax.eval_shape(new),
         shardings,
     )
-    params = checkpoint.restore_params(start.place, abstract.params)
+    params, training = talk.together(Damaged, partial(restore, start, abstract))
     if start.weights_only:
+        checkpoint.check_sums(start.place, params=params)
         fresh = jax.jit(partial(with_params, cfg, plan.optimizer), out_shardings=shardings)
         return fresh(params)
-    training = checkpoint.restore_training(start.place, training_part(abstract))
+    checkpoint.check_sums(start.place, params=params, training=training)
     return TrainState(params, **training)
+
+
+def restore(start: Origin, abstract: TrainState) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """This process's parts of the arrays."""
+    wanted: Any = abstract.params
+    params = checkpoint.restore_params(start.place, wanted)
+    if start.weights_only:
+        return params, {}
+    return params, checkpoint.restore_training(start.place, training_part(abstract))
 
 
 def training_part(state: TrainState) -> dict[str, Any]:

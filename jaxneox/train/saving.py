@@ -2,6 +2,7 @@
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Saver
+from jaxneox.hosts.watch import mark
 from jaxneox.train.reporter import Reporter
 from jaxneox.train.run import Run, training_part
 from jaxneox.train.schedule import saves_at
@@ -52,6 +53,7 @@ class Saving:
     def _save(self, step: int) -> None:
         if self.saver is None:
             return
+        mark(f"saving step {step}", patient=True)
         with self.reporter.aside():
             state = self.run.state
             if self.run.replicas:

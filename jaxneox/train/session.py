@@ -13,6 +13,7 @@ from jaxneox.config import resolve, tokenizer_of, train_iters_of
 from jaxneox.data import Tokenizer, build_tokenizer, load_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
+from jaxneox.hosts import talk
 from jaxneox.parallel.mesh import Sizes, show
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
@@ -29,7 +30,8 @@ DEFAULT_SAMPLE = 400
 def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     by_default = not args.paths
     if by_default and "save" not in keys:
-        keys = keys | {"save": str(unfinished(DEFAULT_RUN, train_iters_of(keys)))}
+        iters = train_iters_of(keys)
+        keys = keys | {"save": talk.told(lambda: str(unfinished(DEFAULT_RUN, iters)))}
     if args.tokens:
         keys = fit_to_tokens(keys, args.tokens)
     use_compilation_cache()
@@ -57,7 +59,7 @@ def work(run: Run, samples: int, by_default: bool) -> int:
     finished = train(run)
     if finished and samples and run.tokenizer is not None:
         print("\nThe model writes:\n" + indented(sample(run, run.tokenizer, samples, "def ", 0.7)))
-    if run.folder is not None:
+    if run.folder is not None and talk.is_first():
         plot_loss(run.folder / "metrics.jsonl", run.folder / "loss.png")
     print(f"\n{say_where(run, by_default) if finished else say_stopped(run)}")
     return 0

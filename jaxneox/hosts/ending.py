@@ -1,0 +1,40 @@
+"""How a process of several ends before the others: it says why, they are told, none waits."""
+
+import os
+import sys
+import traceback
+from typing import NoReturn
+
+import jax
+
+from jaxneox.hosts import talk
+from jaxneox.hosts.watch import flush, running, say_and_exit
+
+
+def end_all(line: str, status: int, prefix: str | None = None) -> NoReturn:
+    """This process ends with a line of its own, the others with one that quotes it."""
+    watch = running()
+    if watch is not None:
+        watch.close()
+        watch.stop_all(line, status)
+    say_and_exit(line, status, prefix)
+
+
+def crash() -> NoReturn:
+    """After an exception that nobody expected: its traceback, unless it is another's doing.
+
+    A collective breaks off in one process because another is gone. The watch knows which.
+    """
+    kind, error, trace = sys.exc_info()
+    watch = running()
+    lost = isinstance(error, jax.errors.JaxRuntimeError) or isinstance(
+        error and (error.__cause__ or error.__context__), jax.errors.JaxRuntimeError
+    )
+    if watch is not None and lost:
+        watch.trouble()  # as a rule it does not return
+    for stream in (sys.stdout, sys.stderr):
+        flush(stream)
+    prefix = talk.prefix()
+    text = "".join(traceback.format_exception(kind, error, trace))
+    os.write(2, "".join(f"{prefix}{line}\n" for line in text.splitlines()).encode())
+    end_all(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", 1)

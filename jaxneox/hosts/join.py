@@ -1,0 +1,74 @@
+"""Entering and leaving `jax.distributed`. Must be called before anything asks jax for a device."""
+
+import os
+import sys
+
+import jax
+
+from jaxneox.errors import UserError
+from jaxneox.hosts import talk, watch
+from jaxneox.hosts.group import Group
+
+# Hosts of a job may come up minutes apart (an image to pull, a node to boot).
+ARRIVAL = 300
+# jax's own heartbeats are the second line: they end a process by SIGABRT amid a C++ trace. The
+# watch acts after 20 s; where it cannot, they still keep the promise of one minute.
+HEARTBEAT = 45
+# At the end process 0 may draw a picture and others may still wait for a disk.
+DEPARTURE = 300
+
+
+def join(group: Group) -> None:
+    """Blocks until all processes are there. Only process 0 has a stdout from then on."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # its SIGTERM handler would stand beside the loop's, which also knows Ctrl-C
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_check_proxy_envs", False)
+    _quiet_stdout()
+    explicit = group.coordinator is not None
+    try:
+        jax.distributed.initialize(
+            group.coordinator,
+            group.count if explicit else None,
+            group.index if explicit else None,
+            cluster_detection_method="deactivate" if explicit else None,
+            initialization_timeout=ARRIVAL,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=DEPARTURE,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _failed(group, error) from error
+    if not talk.is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
+
+
+def leave() -> None:
+    """All together, so that none takes another's end for a fault."""
+    client = talk.client()
+    if client is not None:
+        watch.mark("leaving", patient=True)
+        client.wait_at_barrier("jaxneox/leave", DEPARTURE * 1000)
+        watch.stop()
+        jax.distributed.shutdown()
+
+
+def _quiet_stdout() -> None:
+    """gloo greets on the C side's stdout. Python's keeps the terminal; the other goes to stderr."""
+    sys.stdout.flush()
+    try:
+        ours = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # no stdout at all
+        return
+    sys.stdout = os.fdopen(ours, "w", buffering=1)
+
+
+def _failed(group: Group, error: Exception) -> UserError:
+    where = group.coordinator or "the address that jax found in the environment"
+    of = f"process {group.index} of {group.count}" if group.count else "this process"
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    return UserError(
+        f"{of} could not join the others at {where} within {ARRIVAL} s ({reason}). Expected all "
+        "to be started with the same --coordinator and --num-processes, and its port to be open "
+        "and free on process 0's host"
+    )

@@ -1,0 +1,160 @@
+"""A parent that starts the command as its child, tidies its stderr and starts it again if asked.
+
+It does not import jax: it must live when that does not. jax's own way to end a process whose
+process 0 is gone is SIGABRT amid a C++ trace, which becomes one line here.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+CHILD = "JAXNEOX_CHILD"  # set for the child, so that it does the work itself
+FAULT = 75  # as jaxneox.hosts.watch says it; that module imports jax
+NEVER_AGAIN = {0, 2, 128 + signal.SIGINT}  # done; the user's to mend; the user's wish
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SETTLE = 5.0  # seconds before a new start: ports close, other hosts notice
+
+# What C++ says between Python's lines: glog's `F1122 13:38:55.636259 14581 client.h:80] …`, the
+# lines it continues on, the stack of a fatal one, and gloo's greeting.
+GLOG = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\]")
+LOST = re.compile(
+    r"distributed service detected fatal errors|coordination_service(_agent)?\.cc:\d+\]"
+)
+FOLLOWS = re.compile(
+    r"\s+@ |\*\*\* Check failure|RPC: |Additional GRPC|:(UNKNOWN|UNAVAILABLE)|\d+$|$|The tasks have"
+)
+GREETING = re.compile(r"\[Gloo\]|is connected to \d+ peer ranks")  # two threads may tear it
+
+
+def supervise(command: Sequence[str], restarts: int, prefix: str) -> int:
+    """Runs the command, at most `restarts` times again; returns the last one's status."""
+    left = restarts
+    while True:
+        status, wanted = once(command, prefix)
+        if status in NEVER_AGAIN or wanted or not left:
+            return status
+        left -= 1
+        say(f"{prefix}ended with {meaning(status)}; starting again, {left} more to go")
+        time.sleep(SETTLE)
+
+
+def once(command: Sequence[str], prefix: str) -> tuple[int, bool]:
+    """One child's status, as a shell writes it, and whether a signal to the parent asked for the
+    end."""
+    child = subprocess.Popen(
+        command, env=os.environ | {CHILD: "1"}, stderr=subprocess.PIPE, preexec_fn=die_with_parent
+    )
+    tidy = Tidy(prefix)
+    assert child.stderr is not None
+    reader = threading.Thread(target=tidy.copy, args=(child.stderr,), daemon=True)
+    reader.start()
+    with forwarding(child) as wanted:
+        code = child.wait()
+    reader.join(5)
+    if not reader.is_alive():  # else a grandchild holds the other end
+        child.stderr.close()
+    if code < 0 and tidy.lost:
+        say(
+            f"{prefix}{tidy.cause()} (noticed at {time.strftime('%H:%M:%S')}); all processes stop. "
+            "See to that host, then start all again with the same command: it continues from the "
+            "newest checkpoint"
+        )
+        return FAULT, bool(wanted)
+    if code < 0:
+        say(f"{prefix}ended by {meaning(128 - code)}")
+        return 128 - code, bool(wanted)
+    return code, bool(wanted)
+
+
+@contextlib.contextmanager
+def forwarding(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Passes on the signals that a user or a scheduler sends; those of them that end a run are
+    kept. A terminal's Ctrl-C has reached the child by itself."""
+    wanted: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            wanted.append(number)
+        if not (number == signal.SIGINT and from_terminal()):
+            child.send_signal(number)
+
+    before = {number: signal.getsignal(number) for number in PASSED_ON}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    try:
+        yield wanted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def from_terminal() -> bool:
+    """Whether this process group is the terminal's foreground one, which Ctrl-C reaches whole."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False
+
+
+class Tidy:
+    """Copies stderr line by line, without what jax's C++ says when a connection is lost."""
+
+    def __init__(self, prefix: str):
+        self.prefix, self.lost, self.dropping = prefix, False, False
+        self.dropped: list[str] = []
+
+    def copy(self, stream: IO[bytes]) -> None:
+        for raw in stream:
+            if self.keeps(raw.decode(errors="replace").rstrip("\n")):
+                sys.stderr.buffer.write(raw)
+                sys.stderr.flush()
+
+    def keeps(self, line: str) -> bool:
+        if GREETING.search(line):
+            return False
+        if GLOG.match(line):
+            self.dropping = bool(LOST.search(line))
+            self.lost |= self.dropping and line.startswith("F")
+        elif self.dropping and not FOLLOWS.match(line):
+            self.dropping = False
+        if self.dropping:
+            self.dropped = [*self.dropped[-50:], line]
+        return not self.dropping
+
+    def cause(self) -> str:
+        """What jax's coordination service had to say, in short."""
+        said = "\n".join(self.dropped)
+        if again := re.search(r"(\d+) unexpectedly tried to connect with a diff", said):
+            return f"process {again[1]} has ended and was started again"
+        if silent := re.search(r"stopped sending heartbeats\):\n([\d\n]+)", said):
+            numbers = ", ".join(silent[1].split())
+            return f"process {numbers} has given no sign of life: killed, stopped, or cut off"
+        return "the connection to process 0 was lost: it was killed, has crashed or is cut off"
+
+
+def meaning(status: int) -> str:
+    if status > 128:
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(status - 128).name
+            hint = " (out of memory?)" if name == "SIGKILL" else ""
+            return f"signal {name}{hint}"
+    return f"status {status}"
+
+
+def die_with_parent() -> None:
+    """In the child: SIGKILL when the parent ends in whatever way (Linux only)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
