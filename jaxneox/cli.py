@@ -52,7 +52,8 @@ def hush() -> None:
 
     Each write that fails after the first one is told to an event loop that Orbax has closed.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     tell = sys.unraisablehook
 
     def tell_other(unraisable: Any) -> None:
