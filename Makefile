@@ -51,7 +51,9 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml constraints.txt
 # meshes in which every two values of every two features meet, against one device: the table in
 # docs/meshes.md; some 15 minutes
 matrix: $(VENV)/.test
-	$(BIN)/python -m tests.parallel.matrix > .meshes.tmp && mv .meshes.tmp docs/meshes.md
+	$(BIN)/python -m tests.parallel.matrix > .meshes.tmp
+	$(BIN)/python -m tests.train.elastic >> .meshes.tmp
+	mv .meshes.tmp docs/meshes.md
 
 # kill -9 of a process of four, ten times in a row: the table in docs/hosts.md; a quarter of an hour
 faults: $(VENV)/.test

@@ -25,7 +25,9 @@ class Reporter:
         self.run, self.sinks, self.bar = run, sinks, bar
         self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
         self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
-        self.tokens = run.cfg.batch.global_size * run.cfg.model.seq_length
+        schedule = run.plan.schedule
+        tokens = run.cfg.batch.global_size * run.cfg.model.seq_length
+        self.always = {"tokens": tokens} | ({"bubble": schedule.bubble} if schedule else {})
         self.waiting: deque[tuple[int, Figures]] = deque()
         self.clock = time.perf_counter()
 
@@ -51,7 +53,7 @@ class Reporter:
         step, on_device = self.waiting.popleft()
         figures = {name: np.asarray(value).item() for name, value in on_device.items()}
         now = time.perf_counter()
-        figures |= {"tokens": self.tokens, "seconds": now - self.clock}
+        figures |= self.always | {"seconds": now - self.clock}
         self.clock = now
         line = self._look_at(step, figures)
         for sink in self.sinks:

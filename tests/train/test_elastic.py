@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.train.elastic import BOUND, CIRCLE, SEQUENCE, Runs
 from tests.train.runs import error, losses, metrics, succeeds, write_yaml
 
 
@@ -21,3 +22,8 @@ def test_another_global_batch_is_other_data(tmp_path) -> None:
     succeeds(yaml, "--mesh", "dp=2", "--save", tmp_path / "run")
     more = ("--set", "train-iters=4", "train-batch-size=6")
     assert "global_batch was 4 and is 6" in error(tmp_path / "run", "--mesh", "dp=3", *more)
+
+
+def test_from_stages_with_chunks_to_tensor_parallel(tmp_path) -> None:
+    """`make matrix` does more pairs."""
+    assert Runs(tmp_path).difference(CIRCLE, SEQUENCE) <= BOUND
