@@ -63,7 +63,7 @@ def loss_sum(
     def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, labels, weights = chunk
         loss, _ = _token_loss(project(x, unembedding, head.dtype), labels, head)
-        return total + jnp.sum(loss * weights), None
+        return total + _sum(loss * weights), None
 
     return jax.lax.scan(add, jnp.float32(0), _chunks(head, x_MBTD, labels_MBT, weights_MBT))[0]
 
@@ -80,7 +80,7 @@ def _forward(x_MBTD, unembedding: Unembedding, labels_MBT, weights_MBT, head: He
         d = _token_gradient(logits, log_z, labels, weights, head)
         dx = jnp.einsum("MBSCV,DV->MBSCD", d.astype(x.dtype), w_DV, out_sharding=partial_dx)
         grads = jax.tree.map(jnp.add, grads, _unembedding_gradient(x, d, unembedding, head))
-        return (total + jnp.sum(loss * weights), grads), dx
+        return (total + _sum(loss * weights), grads), dx
 
     def nothing(w: jax.Array) -> jax.Array:
         return jax.reshard(
@@ -123,6 +123,12 @@ def _unembedding_gradient(x, d, unembedding: Unembedding, head: Head) -> Unembed
     rows = tuple(range(d.ndim - 1))
     db = jax.lax.reduce_sum(d.astype(jnp.float32), rows, out_sharding=over("vocab"))
     return Unembedding(dw, db)
+
+
+def _sum(loss: jax.Array) -> jax.Array:
+    """Row by row, then the rows: rounding grows with the number of terms in one sum, and XLA would
+    make one sum of both."""
+    return jnp.sum(jax.lax.optimization_barrier(jnp.sum(loss, axis=-1)))
 
 
 def _axes(w: jax.Array) -> tuple[str, ...]:
