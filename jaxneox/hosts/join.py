@@ -53,11 +53,12 @@ def leave() -> None:
 
 
 def _quiet_stdout() -> None:
-    """gloo greets on the C side's stdout. Python's keeps the terminal; the other goes to stderr."""
+    """gloo greets on the C side's stdout, where nothing else is said: it goes nowhere. Python's
+    keeps the terminal."""
     sys.stdout.flush()
     try:
         ours = os.dup(1)
-        os.dup2(2, 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError:  # no stdout at all
         return
     sys.stdout = os.fdopen(ours, "w", buffering=1)

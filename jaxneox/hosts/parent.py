@@ -23,7 +23,7 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 SETTLE = 5.0  # seconds before a new start: ports close, other hosts notice
 
 # What C++ says between Python's lines: glog's `F1122 13:38:55.636259 14581 client.h:80] …`, the
-# lines it continues on, the stack of a fatal one, and gloo's greeting.
+# lines it continues on, and the stack of a fatal one.
 GLOG = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+:\d+\]")
 LOST = re.compile(
     r"distributed service detected fatal errors|coordination_service(_agent)?\.cc:\d+\]"
@@ -31,7 +31,6 @@ LOST = re.compile(
 FOLLOWS = re.compile(
     r"\s+@ |\*\*\* Check failure|RPC: |Additional GRPC|:(UNKNOWN|UNAVAILABLE)|\d+$|$|The tasks have"
 )
-GREETING = re.compile(r"\[Gloo\]|is connected to \d+ peer ranks")  # two threads may tear it
 
 
 def supervise(command: Sequence[str], restarts: int, prefix: str) -> int:
@@ -119,8 +118,6 @@ class Tidy:
                 sys.stderr.flush()
 
     def keeps(self, line: str) -> bool:
-        if GREETING.search(line):
-            return False
         if GLOG.match(line):
             self.dropping = bool(LOST.search(line))
             self.lost |= self.dropping and line.startswith("F")

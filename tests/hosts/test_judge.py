@@ -79,6 +79,7 @@ def test_a_stop_of_the_judge_itself_is_nobodys_silence() -> None:
     group = Group(2)
     group.run(5)
     group.now += 1000
+    assert group.judge(group.now, group.beats) is None, "nobody has had time to beat again"
     assert group.run(10) is None
 
 

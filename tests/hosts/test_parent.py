@@ -12,7 +12,6 @@ from jaxneox.hosts import parent
 
 LOST = """\
 I am Python
-[Gloo] Rank 0 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3
 E1122 13:42:20.643954   15050 coordination_service.cc:1549] [126] Use error polling to propagate \
 the following error to all tasks: UNAVAILABLE: The following tasks are unhealthy (stopped sending \
 heartbeats):
