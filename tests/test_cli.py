@@ -217,3 +217,14 @@ def test_help_names_every_flag() -> None:
     flags = ("--mesh", "--set", "--save", "--load", "--finetune", "--tokens", "--dry-run")
     flags += ("--check-replicas",)
     assert outcome.code == 0 and all(flag in outcome.out for flag in flags)
+
+
+def test_a_pipeline_says_its_bubble_and_what_would_shrink_it(folder: Path) -> None:
+    """Nothing else of the run depends on it."""
+    keys = ("--set", "train-iters=2", "train-batch-size=8")
+    out = succeeds("tiny.yml", "--mesh", "pp=2", *keys)
+    assert "pipeline: 2 stages, 1 micro-batches: 2 ticks, bubble 50.0%" in out
+    assert "--set gradient-accumulation-steps=8" in out
+    assert "pp=2 does not divide the 1 micro-batches" in out
+    out = succeeds("tiny.yml", "--mesh", "pp=2", *keys, "gradient-accumulation-steps=8")
+    assert "8 micro-batches: 9 ticks, bubble 11.1%" in out and "note: pp" not in out

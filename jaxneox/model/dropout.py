@@ -32,9 +32,8 @@ def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
         return x
     assert noise.positions is not None
     spec, outer = P(*jax.typeof(x).sharding.spec[:-1]), x.shape[:-1]
-    rows = jnp.broadcast_to(noise.rows[..., None], outer, out_sharding=spec)
-    here = noise.positions.reshape(*(1,) * (x.ndim - 2), -1)
-    positions = jnp.broadcast_to(here, outer, out_sharding=spec)
+    rows = _laid(noise.rows[..., None], outer, spec)
+    positions = _laid(noise.positions.reshape(*(1,) * (x.ndim - 2), -1), outer, spec)
 
     def keep(row: jax.Array, position: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(noise.key, row), position)
@@ -51,8 +50,8 @@ def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
     if noise is None or rate == 0.0:
         return x
     spec = P(*jax.typeof(x).sharding.spec[:2])
-    rows_BK = jnp.broadcast_to(noise.rows[:, None], x.shape[:2], out_sharding=spec)
-    heads_BK = jax.lax.broadcasted_iota(jnp.int32, x.shape[:2], 1, out_sharding=spec)
+    rows_BK = _laid(noise.rows[:, None], x.shape[:2], spec)
+    heads_BK = _laid(jnp.arange(x.shape[1], dtype=jnp.int32)[None], x.shape[:2], spec)
 
     def keep(row: jax.Array, head: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.fold_in(noise.key, row), head)
@@ -60,3 +59,10 @@ def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
 
     mask = jax.vmap(jax.vmap(keep))(rows_BK, heads_BK)
     return jnp.where(mask, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def _laid(x: jax.Array, shape: tuple[int, ...], spec: P) -> jax.Array:
+    """Broadcast, and laid out so even where the shape was that already; a dimension of one is left
+    whole, since random numbers for it forget the axis of one device that would split it."""
+    names = (None if size == 1 else name for size, name in zip(shape, spec, strict=True))
+    return jax.reshard(jnp.broadcast_to(x, shape), P(*names))

@@ -25,6 +25,7 @@ from jaxneox.train.sample import sample
 Keys = dict[str, Any]
 DEFAULT_RUN = Path("runs/stdlib")
 DEFAULT_SAMPLE = 400
+LARGE_BUBBLE = 0.2  # worth a note
 
 
 def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
@@ -124,16 +125,33 @@ def greet(plan: Plan) -> None:
     notes = cfg.notes
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
-    if plan.schedule is not None and batch.accumulation % plan.sizes["pp"]:
-        notes += (
-            f"pp={plan.sizes['pp']} does not divide the {batch.accumulation} micro-batches: every "
-            "stage computes the embedding and the loss of all of them",
-        )
+    notes += pipeline_notes(plan)
     used = math.prod(plan.sizes.values())
     if used < len(devices):
         notes += (f"{used} of {len(devices)} devices are used; --mesh dp=-1,… takes all",)
     for note in notes:
         print(f"note: {note}")
+
+
+def pipeline_notes(plan: Plan) -> tuple[str, ...]:
+    """What another number of micro-batches would spare."""
+    schedule = plan.schedule
+    if schedule is None:
+        return ()
+    notes: tuple[str, ...] = ()
+    if schedule.micro % schedule.stages:
+        notes += (
+            f"pp={schedule.stages} does not divide the {schedule.micro} micro-batches: every stage "
+            "computes the embedding and the loss of all of them",
+        )
+    if schedule.bubble > LARGE_BUBBLE:
+        enough = math.gcd(plan.cfg.batch.micro * schedule.micro, 4 * schedule.stages)
+        if enough > schedule.micro:
+            notes += (
+                f"the stages idle in {schedule.bubble:.0%} of their ticks; smaller micro-batches "
+                f"make it fewer: --set gradient-accumulation-steps={enough}",
+            )
+    return notes
 
 
 def say_stopped(run: Run) -> str:

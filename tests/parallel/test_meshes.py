@@ -120,3 +120,11 @@ def test_positions_and_masks_are_right_on_every_part_of_a_sequence(name: str) ->
     expected, found = train(Mesh(), model, batches=batches), train(mesh, model, batches=batches)
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
+
+
+def test_micro_batches_of_one_sequence() -> None:
+    """A dimension of one forgets easily that it is split."""
+    case, batches = Case(Mesh(pp=2, accumulation=2), dropout=True), tokens()[:1, :2]
+    expected, found = (train(mesh, case.model(), batches=batches) for mesh in (Mesh(), case.mesh))
+    assert found.losses == pytest.approx(expected.losses, rel=LOSS)
+    assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
