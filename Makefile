@@ -52,6 +52,7 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml constraints.txt
 # docs/meshes.md; some 15 minutes
 matrix: $(VENV)/.test
 	$(BIN)/python -m tests.parallel.matrix > .meshes.tmp
+	echo >> .meshes.tmp
 	$(BIN)/python -m tests.train.elastic >> .meshes.tmp
 	mv .meshes.tmp docs/meshes.md
 

@@ -64,6 +64,13 @@ class LoadedModel:
             raise ValueError(
                 f"tokens are {tokens_BT.dtype}{list(tokens_BT.shape)}, expected int [batch, seq]"
             )
+        for size, axis in zip(tokens_BT.shape, ("batch", "length"), strict=True):
+            parts = self._rules.parts(axis)
+            if size % parts:
+                raise ValueError(
+                    f"tokens [{', '.join(map(str, tokens_BT.shape))}]: the mesh splits the {axis} "
+                    f"in {parts}, which does not divide {size}; pad it, or load on another mesh"
+                )
         positions = self.config.model.positions
         if positions.kind == "learned":
             room = positions.max_positions - positions.offset

@@ -27,10 +27,18 @@ Params = dict[str, jax.Array]
 
 NO_REMAT = RematConfig("none")
 
-POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+
+def saves_dots(batch_axes: int):
+    """A remat policy: the products of activations and weights are kept. They are told from
+    attention's own by how many batch axes they have: none, or that of a pipeline's stages."""
+
+    def saves(primitive: Any, *_: Any, **params: Any) -> bool:
+        if primitive.name != "dot_general":
+            return False
+        _, (batch, _) = params["dimension_numbers"]
+        return len(batch) <= batch_axes
+
+    return saves
 
 
 class Embed(nnx.Module):
@@ -218,7 +226,11 @@ class Model:
 
         if self.remat.policy == "none":
             return layer
-        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
+        policies = {
+            "full": jax.checkpoint_policies.nothing_saveable,
+            "dots": saves_dots(batch_axes=0 if self.layout.pipeline is None else 1),
+        }
+        return jax.checkpoint(layer, policy=policies[self.remat.policy], prevent_cse=False)
 
     def _module(self, params: Params) -> NeoX:
         """The model with its weights outside the layers in place, in float32."""

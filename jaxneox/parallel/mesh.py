@@ -84,6 +84,12 @@ def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring
     divide, with the nearest smaller size that does."""
     heads, tp, cp = cfg.attention, sizes["tp"], sizes["cp"]
     sequence = parallel.sequence_parallel
+    _check("cp", cp, {"seq-length": cfg.seq_length})
+    if ring and cfg.seq_length % (2 * cp):
+        raise UserError(
+            f"seq-length {cfg.seq_length} is no multiple of 2 x cp={cp}, the blocks of a ring; "
+            "expected one, or context-parallel-attention: gather"
+        )
     _check(
         "tp",
         tp,
@@ -94,20 +100,20 @@ def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring
         }
         | ({"seq-length, split by sequence-parallel,": cfg.seq_length // cp} if sequence else {}),
     )
-    halves = 2 if ring and cp > 1 else 1
-    half = "half of seq-length, as the ring of cp splits it," if halves == 2 else "seq-length"
-    _check("cp", cp, {half: cfg.seq_length // halves})
-    chunks = parallel.chunks
+    _check_stages(sizes["pp"], parallel.chunks, cfg.num_layers)
+
+
+def _check_stages(pp: int, chunks: int, layers: int) -> None:
     rounds = f"num-layers, in {chunks} chunks for each stage," if chunks > 1 else "num-layers"
-    if cfg.num_layers % chunks:
+    if layers % chunks:
         raise UserError(
-            f"pipe-parallel-chunks {chunks} does not divide num-layers {cfg.num_layers}; "
-            f"these do: {_divisors(cfg.num_layers)}"
+            f"pipe-parallel-chunks {chunks} does not divide num-layers {layers}; "
+            f"these do: {_divisors(layers)}"
         )
-    if (cfg.num_layers // chunks) % sizes["pp"]:
+    if (layers // chunks) % pp:
         raise UserError(
-            f"the mesh's pp={sizes['pp']} does not divide {rounds} {cfg.num_layers // chunks}; "
-            f"these do: {_divisors(cfg.num_layers // chunks)}"
+            f"the mesh's pp={pp} does not divide {rounds} {layers // chunks}; "
+            f"these do: {_divisors(layers // chunks)}"
         )
 
 

@@ -46,15 +46,18 @@ class Pipeline:
         ticks = (
             arriving,
             self._table(schedule.enters),
+            self._table(schedule.micro_batch >= 0),
             self._table(schedule.chunk),
             self._table(first.astype(np.int32)),
             jax.tree.map(lambda rows: self._per_stage(rows, micro), rows_MB),
         )
 
         def tick(x_pBTD: jax.Array, now):
-            arriving, enters, chunk, first, rows = now
-            here = enters[:, None, None, None]
-            x_pBTD = jnp.where(here, arriving, x_pBTD)
+            """A stage without work computes on zeros: what the ring brings could overflow in its
+            layers, and 0 times infinity would be its share of the gradient."""
+            arriving, enters, busy, chunk, first, rows = now
+            x_pBTD = jnp.where(_stagewise(enters), arriving, x_pBTD)
+            x_pBTD = jnp.where(_stagewise(busy), x_pBTD, jnp.zeros((), x_pBTD.dtype))
             y_pBTD = self._each(stage)(x_pBTD, self._chunk(staged, chunk), first, rows)
             return self._shift(y_pBTD), y_pBTD
 
@@ -126,6 +129,11 @@ class Pipeline:
         """-> [t, p, B]: the rows of the micro-batch that each stage works on."""
         spec = jax.typeof(rows_MB).sharding.spec
         return rows_MB.at[micro_tp].get(out_sharding=P(None, self.axis, *spec[1:]))
+
+
+def _stagewise(flags_p: jax.Array) -> jax.Array:
+    """[p] -> [p, 1, 1, 1]"""
+    return flags_p[:, None, None, None]
 
 
 def _rows(x: jax.Array, which: np.ndarray) -> jax.Array:

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import jax
 
@@ -23,7 +24,7 @@ from jaxneox.train.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.saving import Saving
 from jaxneox.train.schedule import evaluates_at
-from jaxneox.train.step import Evaluation, build_step
+from jaxneox.train.step import Batch, Evaluation, build_step
 
 
 class Evaluator:
@@ -94,6 +95,8 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                     saving.at_the_end(done)
                 raise
             mark(f"in step {done + 1}", early)
+            if talk.count() > 1 and done == begun:
+                step = compiled_by_all(step, run, batch)
             trace.before(done + 1)
             run.state, figures = step(run.state, batch)
             done += 1
@@ -114,6 +117,14 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                 break
     reporter.flush()
     saving.at_the_end(done)
+
+
+def compiled_by_all(step: Any, run: Run, batch: Batch) -> Any:
+    """The step, once every process has compiled it: gloo gives the last of them 30 seconds to come
+    to the first collective."""
+    compiled = step.lower(run.state, batch).compile()
+    talk.gathered("compiled")
+    return compiled
 
 
 def rate(run: Run) -> Rate:

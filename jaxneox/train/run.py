@@ -86,6 +86,8 @@ def rings(cfg: Config, cp: int) -> bool:
         "pos-emb rpe": positions.kind == "rpe",
     }
     hindered = [name for name, there in named.items() if there]
+    if cp == 1:
+        return False
     if cfg.parallel.attention == "ring" and hindered:
         raise UserError(
             f"context-parallel-attention: ring cannot do {' and '.join(hindered)}; expected gather"

@@ -122,6 +122,8 @@ def greet(plan: Plan) -> None:
           f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
     if plan.schedule is not None:
         print(f"pipeline: {plan.schedule}")
+    if plan.sizes["cp"] > 1:
+        print(f"attention over cp: {'a ring' if plan.rules.ring else 'gathered keys and values'}")
     notes = cfg.notes
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)

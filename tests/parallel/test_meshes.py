@@ -7,10 +7,16 @@ of their values.
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
-from jaxneox.config.schema import LossScaleConfig, PrecisionConfig
+from jaxneox.config.schema import LossScaleConfig, PrecisionConfig, RematConfig
+from jaxneox.model import Model
+from jaxneox.parallel.mesh import make_mesh, whole
+from jaxneox.parallel.rules import rules_for
 from jaxneox.train.step import replicas
 from tests.parallel.cases import (
     BOUNDS,
@@ -23,7 +29,8 @@ from tests.parallel.cases import (
     on_or_off,
     one_device,
 )
-from tests.parallel.meshes import MODEL, Mesh, apart, config, tokens, train
+from tests.parallel.meshes import LENGTH, MODEL, Mesh, apart, config, tokens, train
+from tests.reference.parameters import random_params
 
 
 @pytest.mark.parametrize("case", covering(on_or_off), ids=str)
@@ -128,3 +135,55 @@ def test_micro_batches_of_one_sequence() -> None:
     expected, found = (train(mesh, case.model(), batches=batches) for mesh in (Mesh(), case.mesh))
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
+
+
+def test_what_a_stage_without_work_computes_does_not_matter() -> None:
+    """Activations near float16's end would overflow if they went through all layers twice."""
+    model = dataclasses.replace(MODEL, num_layers=4)
+    weights = {name: np.array(w) for name, w in random_params(model, 0).items()}
+    weights["layers.mlp.down_bias"][:, 0] = 15000.0
+    half = PrecisionConfig("float16", LossScaleConfig(initial=2.0**4))
+    expected, found = (
+        train(mesh, model, batches=tokens()[:1], weights=weights, precision=half)
+        for mesh in (Mesh(accumulation=2), Mesh(pp=2, accumulation=2))
+    )
+    assert np.isfinite(expected.norms).all()
+    assert found.norms == pytest.approx(expected.norms, rel=20 * 2.0**-11)
+
+
+def test_the_dots_that_remat_keeps_are_kept_in_stages_as_well() -> None:
+    """Products in the program of the gradient: those that are kept are not made again."""
+
+    def products(pp: int, policy: str) -> int:
+        sizes = whole({"pp": pp})
+        rules, mesh = rules_for(sizes, 0, False), make_mesh(sizes)
+        model = Model(MODEL, rules, remat=RematConfig(policy))  # type: ignore[arg-type]
+        with jax.set_mesh(mesh):
+            weights = {
+                name: jax.ShapeDtypeStruct(
+                    shape,
+                    jnp.float32,
+                    sharding=NamedSharding(mesh, rules.parameter(name, model.axes[name], shape)),
+                )
+                for name, shape in model.shapes.items()
+            }
+            rows = jax.ShapeDtypeStruct((pp, 2, LENGTH), jnp.int32)
+            ones = jax.ShapeDtypeStruct((pp, 2, LENGTH), jnp.float32)
+            traced = jax.jit(jax.grad(model.loss_sum)).trace(weights, rows, rows, ones)
+        return count_products(traced.jaxpr.jaxpr)
+
+    for pp in (1, 2):
+        none, dots, full = (products(pp, policy) for policy in ("none", "dots", "full"))
+        assert none < dots < full  # attention's own two are made again
+
+
+def count_products(jaxpr: Any) -> int:
+    """In a program and all the programs inside it."""
+    inside = [
+        getattr(one, "jaxpr", one)
+        for equation in jaxpr.eqns
+        for value in equation.params.values()
+        for one in (value if isinstance(value, (tuple, list)) else [value])
+    ]
+    own = sum(equation.primitive.name == "dot_general" for equation in jaxpr.eqns)
+    return own + sum(count_products(one) for one in inside if hasattr(one, "eqns"))
