@@ -11,6 +11,7 @@ their parts of the arrays, in one folder that they share.
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import zlib
@@ -53,7 +54,7 @@ def read_keys(place: Place) -> dict[str, Any]:
 
 def read_shapes(place: Place, item: str = "params") -> dict[str, tuple[int, ...]]:
     """The shapes of all arrays of an item, by dotted names."""
-    with _readable(place), _reader() as reader:
+    with _readable(place), _quiet(), _reader() as reader:
         found = reader.metadata(place.folder / item).item_metadata
         if found is None:
             raise ValueError(f"{item} has no readable metadata")
@@ -185,6 +186,18 @@ def save_config(run: Path, text: str) -> None:
 def _restore(place: Place, item: str, abstract: Tree) -> Tree:
     with _readable(place), _reader() as reader:
         return reader.restore(place.folder / item, abstract)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Orbax warns that an item has no metadata of a checkpoint, which the step's folder has."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

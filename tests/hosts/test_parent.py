@@ -10,6 +10,8 @@ import pytest
 
 from jaxneox.hosts import parent
 
+ROOT = Path(__file__).resolve().parents[2]
+
 LOST = """\
 I am Python
 E1122 13:42:20.643954   15050 coordination_service.cc:1549] [126] Use error polling to propagate \
@@ -38,6 +40,14 @@ def starts(folder: Path) -> int:
     return len((folder / "starts").read_text())
 
 
+def supervised(command: list[str], restarts: int, prefix: str) -> tuple[int, str]:
+    """Status and stderr of a parent in a process of its own: it forks, which jax forbids here."""
+    call = f"parent.supervise({command}, {restarts}, {prefix!r})"
+    code = f"from jaxneox.hosts import parent; parent.SETTLE = 0; parent.sys.exit({call})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "restarts", "status", "count"),
     [
@@ -49,37 +59,30 @@ def starts(folder: Path) -> int:
         ("os.kill(os.getpid(), 11)", 0, 139, 1),
     ],
 )
-def test_restarts(
-    text: str,
-    restarts: int,
-    status: int,
-    count: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(parent, "SETTLE", 0)
-    assert parent.supervise(script(tmp_path, text), restarts, "process 3: ") == status
+def test_restarts(text: str, restarts: int, status: int, count: int, tmp_path: Path) -> None:
+    code, err = supervised(script(tmp_path, text), restarts, "process 3: ")
+    assert code == status
     assert starts(tmp_path) == count
-    lines = [line for line in capfd.readouterr().err.splitlines() if "starting again" in line]
+    lines = [line for line in err.splitlines() if "starting again" in line]
     assert len(lines) == count - 1 and all(
         line.startswith("process 3: ended with") for line in lines
     )
 
 
-def test_the_c_trace_becomes_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_c_trace_becomes_one_line(tmp_path: Path) -> None:
     text = f"sys.stderr.write({LOST!r})\nsys.stderr.flush()\nos.abort()"
-    assert parent.supervise(script(tmp_path, text), 0, "process 2: ") == parent.FAULT
-    lines = capfd.readouterr().err.splitlines()
+    code, err = supervised(script(tmp_path, text), 0, "process 2: ")
+    lines = err.splitlines()
+    assert code == parent.FAULT
     assert lines[0] == "I am Python" and len(lines) == 2
     assert lines[1].startswith("process 2: process 1 has given no sign of life: killed, stopped")
 
 
-def test_other_crashes_are_told_whole(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_crashes_are_told_whole(tmp_path: Path) -> None:
     words = "F1122 13:38:55.636259   14581 dso.cc:80] Check failed: x == y\n    @  0x7f  frame()\n"
     text = f"sys.stderr.write({words!r})\nsys.stderr.flush()\nos.abort()"
-    assert parent.supervise(script(tmp_path, text), 0, "") == 128 + signal.SIGABRT
-    assert capfd.readouterr().err == words + "ended by signal SIGABRT\n"
+    told = words + "ended by signal SIGABRT\n"
+    assert supervised(script(tmp_path, text), 0, "") == (128 + signal.SIGABRT, told)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -89,14 +92,13 @@ def test_signals_reach_the_child_and_end_the_restarts(
     text = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\ntime.sleep(60)"
     command = script(tmp_path, text)
     code = f"from jaxneox.hosts import parent; parent.sys.exit(parent.supervise({command}, 5, ''))"
-    root = Path(__file__).resolve().parents[2]
     outer = subprocess.Popen(
         [
             sys.executable,
             "-c",
             f"import signal; signal.signal(2, signal.default_int_handler); {code}",
         ],
-        cwd=root,
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -13,10 +13,12 @@ import pytest
 
 from jaxneox import checkpoint
 from tests.hosts.processes import Ended, Processes, kill, steps_done, together, wait_for
+from tests.parallel.meshes import apart
 from tests.train.runs import losses, metrics, params, succeeds, write_yaml
 
 # Another number of processes or devices adds in another order: a float32's precision a step.
 TOLERANCE = 1e-6
+PARAMETER = 1e-4  # the matrix's 1e-5 at a learning rate ten times its own
 MESH = "--mesh=dp=2,tp=2"
 
 
@@ -79,9 +81,7 @@ def test_one_saves_and_several_continue_on_another_mesh(pair: Pair, tmp_path: Pa
     assert [end.code for end in together(2, tmp_path, *words)] == [0, 0]
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(pair.one)[4:], rtol=TOLERANCE)
     found, expected = params(tmp_path / "run"), params(pair.one)
-    for name in expected:
-        scale = np.abs(expected[name]).max()
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-4 * scale, err_msg=name)
+    assert max(apart(found, expected).values()) <= PARAMETER
 
 
 def unlogged() -> tuple[str, ...]:
