@@ -89,15 +89,19 @@ def load_model(
     config = resolve(checkpoint.read_meta(place)["keys"], dp=1, vocab_size=None)
     on, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
-    abstract = {
-        name: jax.ShapeDtypeStruct(
-            model.shapes[name],
-            jnp.float32,
-            sharding=NamedSharding(on, rules.parameter(name, axes, model.shapes[name])),
-        )
-        for name, axes in model.axes.items()
-    }
-    params = checkpoint.restore_params(place, abstract)
+    params = checkpoint.restore_params(place, abstract_params(model, rules, on))
     kept = place.run / "tokenizer"
     tokenizer = load_tokenizer(kept) if kept.is_dir() else None
     return LoadedModel(config, params, tokenizer, on, rules, compute)
+
+
+def abstract_params(model: Model, rules: Rules, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The parameters' shapes as they lie at rest, float32."""
+    return {
+        name: jax.ShapeDtypeStruct(
+            shape,
+            jnp.float32,
+            sharding=NamedSharding(mesh, rules.parameter(name, model.axes[name], shape)),
+        )
+        for name, shape in model.shapes.items()
+    }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# sbatch launch/slurm.sh configs/pythia/160M.yml --mesh dp=8,tp=2 --save /shared/runs/160M
+# sbatch launch/slurm.sh my.yml --mesh dp=8,tp=2 --save /shared/runs/mine
 #
 # One task for each GPU, as jax's detection of Slurm expects; the flags of several processes are
 # not needed. Submit from the project's folder, which all nodes share.

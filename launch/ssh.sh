@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One process on each host of a list, by plain ssh:
 #
-#   launch/ssh.sh "node1 node2" configs/pythia/160M.yml --mesh dp=8,tp=2 --save /shared/runs/160M
+#   launch/ssh.sh "node1 node2" my.yml --mesh dp=8,tp=2 --save /shared/runs/mine
 #
 # The hosts have this folder and the run's under the same paths, and need no password. The first is
 # process 0, which listens at $PORT (29500). $PYTHON is the interpreter (.venv/bin/python) and $SSH

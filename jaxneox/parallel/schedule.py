@@ -73,14 +73,18 @@ class Schedule:
             return self.micro
         return -(-self.micro // self.stages) * self.stages * self.chunks
 
+    @property
+    def _slot(self) -> NDArray[np.int_]:
+        """[ticks, stages]: a stage begins one tick after the one before it."""
+        return np.arange(self.ticks)[:, None] - np.arange(self.stages)[None]
+
     @cached_property
     def _table(self) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-        slot = np.arange(self.ticks)[:, None] - np.arange(self.stages)[None]
-        group, place = np.divmod(slot, self.stages * self.chunks)
+        group, place = np.divmod(self._slot, self.stages * self.chunks)
         chunk, member = np.divmod(place, self.stages)
         return group * self.stages + member, chunk
 
     @property
     def _busy(self) -> NDArray[np.bool_]:
-        slot = np.arange(self.ticks)[:, None] - np.arange(self.stages)[None]
+        slot = self._slot
         return (slot >= 0) & (slot < self._slots) & (self._table[0] < self.micro)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
 
 from jaxneox.config.schema import LossScaleConfig, PrecisionConfig, RematConfig
+from jaxneox.loading import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
@@ -159,14 +159,7 @@ def test_the_dots_that_remat_keeps_are_kept_in_stages_as_well() -> None:
         rules, mesh = rules_for(sizes, 0, False), make_mesh(sizes)
         model = Model(MODEL, rules, remat=RematConfig(policy))  # type: ignore[arg-type]
         with jax.set_mesh(mesh):
-            weights = {
-                name: jax.ShapeDtypeStruct(
-                    shape,
-                    jnp.float32,
-                    sharding=NamedSharding(mesh, rules.parameter(name, model.axes[name], shape)),
-                )
-                for name, shape in model.shapes.items()
-            }
+            weights = abstract_params(model, rules, mesh)
             rows = jax.ShapeDtypeStruct((pp, 2, LENGTH), jnp.int32)
             ones = jax.ShapeDtypeStruct((pp, 2, LENGTH), jnp.float32)
             traced = jax.jit(jax.grad(model.loss_sum)).trace(weights, rows, rows, ones)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding
 
+from jaxneox.loading import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
@@ -51,14 +51,7 @@ def test_the_compiled_loop_has_the_ticks_of_the_schedule(p: int, v: int, m: int)
     rules, mesh = rules_for(sizes, 0, False, chunks=v), make_mesh(sizes)
     model = Model(MODEL, rules)
     with jax.set_mesh(mesh):
-        params = {
-            name: jax.ShapeDtypeStruct(
-                model.shapes[name],
-                jnp.float32,
-                sharding=NamedSharding(mesh, rules.parameter(name, axes, model.shapes[name])),
-            )
-            for name, axes in model.axes.items()
-        }
+        params = abstract_params(model, rules, mesh)
         rows = jax.ShapeDtypeStruct((m, 2, LENGTH), jnp.int32)
         weights = jax.ShapeDtypeStruct((m, 2, LENGTH), jnp.float32)
         text = jax.jit(model.loss_sum).lower(params, rows, rows, weights).compile().as_text()
