@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxneox import checkpoint
-from jaxneox.data.indexed import IndexedWriter
+from jaxneox.data.writer import IndexedWriter
 from tests.train.runs import ROOT, command, error, succeeds, write_yaml
 
 ONE = ("--mesh", "dp=1")

@@ -1,4 +1,4 @@
-"""GPT-NeoX's `.bin/.idx` datasets: tokens of many documents, memory-mapped and written whole.
+"""GPT-NeoX's `.bin/.idx` datasets: tokens of many documents, memory-mapped.
 
 `.bin` holds nothing but the tokens, in order. `.idx` says what they are, little endian and
 without any alignment (gpt-neox `megatron/data/indexed_dataset.py`, class `MMapIndexedDataset`):
@@ -14,17 +14,15 @@ without any alignment (gpt-neox `megatron/data/indexed_dataset.py`, class `MMapI
     34 + 12N      8M     int64 doc_idx, 0 and then the number of sequences after each document
 """
 
-import array
 import hashlib
 import mmap
 import os
 import pathlib
 import struct
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
 
@@ -187,76 +185,9 @@ class IndexedDataset:
         return np.frombuffer(_mapped(self.bin_path), self.dtype)
 
 
-class IndexedWriter:
-    """Writes a dataset whose documents are one sequence each, as NeoX's preprocessing does.
-
-    A context manager. The files appear under their names only when all went well, the index
-    last, so that nobody ever reads half a dataset.
-    """
-
-    def __init__(self, prefix: str | os.PathLike[str], dtype: DTypeLike) -> None:
-        self.prefix = dataset_prefix(prefix)
-        self.dtype = np.dtype(dtype).newbyteorder("<")
-        self._code = next(code for code, known in DTYPES.items() if known == self.dtype)
-        self._sizes = array.array("i")
-        self._temporary = self.prefix.with_name(f".{self.prefix.name}.{os.getpid()}.tmp")
-        self._bin = self._temporary.open("wb")
-
-    def __len__(self) -> int:
-        """The documents added so far."""
-        return len(self._sizes)
-
-    def add(self, tokens: ArrayLike) -> None:
-        """Append one document. Raises UserError for a token that the dtype cannot hold."""
-        values = np.asarray(tokens)
-        stored = values.astype(self.dtype)
-        if not np.array_equal(stored, values):
-            raise UserError(
-                f"{self.prefix}: document {len(self._sizes)} has tokens from {values.min()} to "
-                f"{values.max()}, which {self.dtype} cannot hold"
-            )
-        self._bin.write(stored.tobytes())
-        self._sizes.append(stored.size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with self._bin:
-                if kind is None:
-                    _sync(self._bin)
-            if kind is None:
-                os.replace(self._temporary, self.prefix.with_name(self.prefix.name + ".bin"))
-                self._write_index()
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def _write_index(self) -> None:
-        sizes = np.asarray(self._sizes, "<i4")
-        ends = np.cumsum(sizes, dtype="<i8") * self.dtype.itemsize
-        bounds = np.arange(len(sizes) + 1, dtype="<i8")
-        with self._temporary.open("wb") as index:
-            index.write(HEADER.pack(MAGIC, VERSION, self._code, len(sizes), len(bounds)))
-            for part in (sizes, ends - sizes * self.dtype.itemsize, bounds):
-                index.write(part.astype(part.dtype.newbyteorder("<")).tobytes())
-            _sync(index)
-        os.replace(self._temporary, self.prefix.with_name(self.prefix.name + ".idx"))
-
-
 def _mapped(path: pathlib.Path) -> memoryview:
     """A file's bytes without reading them; an empty file cannot be mapped and needs not be."""
     if not path.stat().st_size:
         return memoryview(b"")
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxneox.data.indexed import IndexedWriter, token_dtype
+from jaxneox.data.indexed import token_dtype
 from jaxneox.data.tokenizer import Tokenizer
+from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 
 STDLIB = "builtin:stdlib"

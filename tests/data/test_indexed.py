@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxneox.data.indexed import DTYPES, IndexedDataset, IndexedWriter, token_dtype
+from jaxneox.data.indexed import DTYPES, IndexedDataset, token_dtype
+from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 
 DOCUMENTS = [[5, 6, 7], [8], [9, 10, 11, 12]]

@@ -10,8 +10,8 @@ import pytest
 
 from jaxneox.config.schema import DataConfig, TokenizerConfig
 from jaxneox.data import build_loader, build_tokenizer, samples_needed
-from jaxneox.data.indexed import IndexedWriter
 from jaxneox.data.loader import Loader, SampleLoader, Split
+from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 
 CHAR = build_tokenizer(TokenizerConfig("CharLevelTokenizer"))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxneox.data.indexed import IndexedDataset, IndexedWriter
+from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.samples import PackedSamples, epochs_needed, pack, split_documents
+from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 
 # npz: split, num_samples of train, valid, test (None: one epoch), S, seed

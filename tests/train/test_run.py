@@ -18,7 +18,7 @@ from jaxneox import checkpoint
 from jaxneox.config import load_yaml, resolve
 from jaxneox.config.schema import CheckpointConfig
 from jaxneox.data import build_tokenizer
-from jaxneox.data.indexed import IndexedWriter
+from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 from jaxneox.train import loop
 from jaxneox.train.run import build_plan, start
