@@ -1,5 +1,6 @@
 """How many sequences a step takes, and how they are cut: global = micro * accumulation * dp."""
 
+import dataclasses
 from typing import Any
 
 from jaxneox.config.check import Settings
@@ -10,6 +11,7 @@ GLOBAL = "train_batch_size"
 MICRO = "train_micro_batch_size_per_gpu"
 ACCUMULATION = "gradient_accumulation_steps"
 LARGEST_MICRO = "max_micro_batch_size"
+RAMP = "rampup_batch_size"
 
 
 def batch_config(settings: Settings, dp: int) -> BatchConfig:
@@ -17,6 +19,33 @@ def batch_config(settings: Settings, dp: int) -> BatchConfig:
 
     An accumulation that is not given is derived only where the global size is given, else it is 1.
     """
+    batch = _whole_batch(settings, dp)
+    return dataclasses.replace(batch, ramp=_ramp(settings[RAMP], batch, dp))
+
+
+def _ramp(given: list[int] | None, batch: BatchConfig, dp: int) -> tuple[int, int, int] | None:
+    """`rampup_batch_size`: from a first size by equal steps to the whole batch."""
+    if given is None:
+        return None
+    expected = "[start, increment, samples], such as [32, 32, 100000]"
+    if len(given) != 3 or min(given) < 1:
+        raise UserError(f"{RAMP}: found {given}, expected {expected}")
+    start, increment, samples = given
+    if start > batch.global_size or (batch.global_size - start) % increment:
+        raise UserError(
+            f"{RAMP}: {increment} at a time from {start} on does not come to {GLOBAL} "
+            f"{batch.global_size}"
+        )
+    together = batch.micro * dp
+    if start % together or increment % together:
+        raise UserError(
+            f"{RAMP}: start {start} and increment {increment} must be multiples of {MICRO} "
+            f"{batch.micro} x dp {dp} = {together}"
+        )
+    return start, increment, samples
+
+
+def _whole_batch(settings: Settings, dp: int) -> BatchConfig:
     total = settings[GLOBAL]
     micro = settings[MICRO]
     steps = settings[ACCUMULATION] if settings.given(ACCUMULATION) else None

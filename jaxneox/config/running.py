@@ -38,6 +38,9 @@ def data_config(settings: Settings) -> DataConfig:
         pack=settings["pack_impl"],
         allow_chopped=settings["allow_chopped"],
         eod_mask_loss=settings["eod_mask_loss"],
+        order=settings["order"],
+        extra_token=settings["add_extra_token_to_sequence"],
+        keep_partial_validation=not settings["drop_last_partial_validation_sequence"],
         **fields,
     )
 
@@ -45,7 +48,7 @@ def data_config(settings: Settings) -> DataConfig:
 def _blend(settings: Settings, split: str) -> dict[str, Any]:
     paths = settings[f"{split}_data_paths"] or []
     labels = settings[f"{split}_label_data_paths"] or []
-    weights = settings[f"{split}_data_weights"] or [1.0] * len(paths)
+    weights = settings[f"{split}_data_weights"] or []
     for name, entries in (("data_weights", weights), ("label_data_paths", labels)):
         if entries and len(entries) != len(paths):
             raise UserError(

@@ -5,7 +5,7 @@ what can be checked without a mesh or a tokenizer is checked in `__post_init__`.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jaxneox.errors import UserError
 
@@ -173,6 +173,7 @@ class BatchConfig:
     global_size: int
     micro: int
     accumulation: int
+    ramp: tuple[int, int, int] | None = None  # rampup_batch_size: start, increment, samples
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,14 @@ class TokenizerConfig:
     divisible_by: int = 128  # make-vocab-size-divisible-by
     model_parallel: int = 1  # the YAML's: part of the padding rule, whatever the mesh
     padded_size: int | None = None  # set: the padded size, whatever the rule says
+
+
+class Source(NamedTuple):
+    """The datasets of a split; weights and labels may be empty."""
+
+    paths: tuple[str, ...]
+    weights: tuple[float, ...]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -212,6 +221,17 @@ class DataConfig:
     pack: Literal["packed", "pack_until_overflow", "unpacked"] = "packed"
     allow_chopped: bool = True
     eod_mask_loss: bool = False
+    order: Literal["neox", "megatron"] = "neox"
+    extra_token: bool = True  # order megatron: rows of S + 1 tokens, neighbours share one
+    keep_partial_validation: bool = False  # order megatron: a short last sample counts
+
+    def source(self, split: str) -> Source:
+        """The paths of a split with all that belongs to them."""
+        return Source(
+            getattr(self, f"{split}_paths"),
+            getattr(self, f"{split}_weights"),
+            getattr(self, f"{split}_label_paths"),
+        )
 
 
 @dataclass(frozen=True)

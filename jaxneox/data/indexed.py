@@ -102,6 +102,26 @@ class IndexedDataset:
         start = int(self.starts[i]) + offset
         return self.tokens[start : start + length]
 
+    @property
+    def total(self) -> int:
+        return int(self.starts[-1])
+
+    def begins(self, sequences: Any) -> NDArray[np.int64]:
+        return self.starts[:-1][sequences]
+
+    def pieces(self, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> Any:
+        for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
+            if not 0 <= begin <= begin + length <= len(self.tokens):
+                raise IndexError(begin, length)
+            yield self.tokens[begin : begin + length]
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "tokens": self.total,
+            "sizes": hashlib.sha256(np.ascontiguousarray(self.sizes)).hexdigest(),
+            "bytes": self.content_hash(),
+        }
+
     def content_hash(self) -> str:
         """SHA-256 of the index and of the ends of the tokens: cheap, and another for other data."""
         digest = hashlib.sha256()

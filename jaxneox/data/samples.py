@@ -1,21 +1,34 @@
-"""GPT-NeoX's packed sample order, vectorised: which tokens the i-th sample of a dataset has.
+"""The tokens of samples: rows gathered from a dataset by an index, and blends of such samples."""
+# R samples asked for, S tokens of a sample; a row has S + 1
 
-One `np.random.RandomState(seed)` per dataset and split shuffles first the documents of all epochs
-together, then the samples (gpt-neox `megatron/data/gpt2_dataset.py`, `_build_index_mappings`).
-Sample j of the unshuffled stream begins at token j * S; neighbours share one token, so that each
-has S + 1.
-"""
-
-import functools
-import operator
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.order.packed import Index
 from jaxneox.errors import UserError
+
+MASKED = -100  # in a label dataset: no loss here
+
+
+class Rows(NamedTuple):
+    """Tokens [R, S + 1], and which of them count as labels [R, S + 1] where some may not."""
+
+    tokens: NDArray[Any]
+    counted: NDArray[np.bool_] | None
+
+
+class Span(NamedTuple):
+    """A run of tokens of one document in one row; all integers."""
+
+    row: int
+    column: int
+    document: int
+    offset: int
+    length: int
 
 
 class Samples(Protocol):
@@ -25,159 +38,189 @@ class Samples(Protocol):
         """The samples of one pass."""
         ...
 
-    def sample(self, i: int) -> NDArray[np.int64]:
-        """Tokens [S + 1] of sample i."""
+    def read(self, numbers: NDArray[np.int64]) -> Rows:
+        """The rows of these samples."""
         ...
 
-    def locate(self, i: int, column: int) -> str:
-        """In words, where token `column` of sample i lies: file, document, offset."""
+    def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
+        """Where the tokens of one sample lie, from left to right."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides what `sample` returns, as JSON."""
+        """All that decides what `read` returns, as JSON."""
         ...
 
 
-def plain_sum(values: Iterable[float]) -> float:
-    """From left to right, rounding each time, as `sum` did before Python 3.12 made it exact.
+class IndexedSamples:
+    """Samples of one dataset by an index.
 
-    NeoX's bounds follow from it: 0.7 + 0.2 + 0.1 is just below 1, and 5 documents split 3, 1, 1.
-    """
-    return functools.reduce(operator.add, values, 0.0)
+    A row is all that lies between the begin of its sample and that of the next, and `extra` tokens
+    more; it is cut after S + 1 tokens, and filled up to them.
 
-
-def split_documents(split: str, size: int) -> tuple[range, range, range]:
-    """The documents of train, valid and test, by NeoX's rounding of `split: "969, 30, 1"`.
-
-    Each share is rounded alone; the excess of the sum is then taken from every bound but the
-    first (gpt-neox `data_utils.py`, `get_train_valid_test_split_`).
-    """
-    separator = "," if "," in split else "/"
-    try:
-        shares = [float(share) for share in split.split(separator)]
-    except ValueError:
-        shares = []
-    if not 1 <= len(shares) <= 3 or min(shares) < 0 or not 0 < plain_sum(shares) < np.inf:
-        raise UserError(
-            f"split: {split!r} is not one to three numbers of documents to train, valid and test "
-            'in proportion, such as "969, 30, 1"'
-        )
-    shares += [0.0] * (3 - len(shares))
-    lengths = [round(share / plain_sum(shares) * size) for share in shares]
-    excess = sum(lengths) - size
-    ends = [max(0, sum(lengths[: k + 1]) - excess) for k in range(3)]
-    return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
-
-
-def epochs_needed(num_samples: int, tokens: int, seq_length: int) -> int:
-    """The fewest epochs of `tokens` that hold `num_samples`: (epochs * tokens - 1) // S of them."""
-    return max(1, -(-(num_samples * seq_length + 1) // tokens))
-
-
-class PackedSamples:
-    """Documents of a dataset joined end to end, shuffled and cut, `pack_impl: packed`.
-
-    The order depends on the number of epochs, not on the number of samples asked for: there is no
-    separate last epoch.
-
-    Attributes:
-        doc_idx: int32 [epochs * documents], the shuffled documents.
-        sample_idx: [N + 1, 2], index into doc_idx and offset in that document of each sample.
-        shuffle_idx: uint32 [N], the shuffled samples.
+    Args:
+        labels: a dataset of the same sizes that holds each token again, or -100 to mask it.
+        length: the samples of one pass.
+        extra: 1 or 0, tokens that a row shares with the next.
+        fill: what a short row is filled with; it is not counted where there are labels.
+        identity: what the fingerprint says besides the data.
     """
 
     def __init__(
         self,
         dataset: IndexedDataset,
-        documents: range,
+        labels: IndexedDataset | None,
+        index: Index,
         *,
-        epochs: int,
         seq_length: int,
-        seed: int,
+        length: int,
+        extra: int,
+        fill: int,
+        identity: dict[str, Any],
     ) -> None:
-        self.dataset = dataset
-        self.documents = documents
-        self.epochs = epochs
-        self.seq_length = seq_length
-        self.seed = seed
-        rng = np.random.RandomState(seed)
-        self.doc_idx = np.tile(np.arange(documents.start, documents.stop, dtype=np.int32), epochs)
-        rng.shuffle(self.doc_idx)
-        self.sample_idx = _sample_idx(dataset.sizes, self.doc_idx, seq_length)
-        size = len(self.sample_idx) - 1
-        wide = size >= np.iinfo(np.uint32).max - 1
-        self.shuffle_idx = np.arange(size, dtype=np.int64 if wide else np.uint32)
-        rng.shuffle(self.shuffle_idx)
+        self.dataset, self.labels, self.index = dataset, labels, index
+        self._width, self._length, self._extra, self._fill = seq_length + 1, length, extra, fill
+        self._identity = identity
 
     def __len__(self) -> int:
-        """N - 1: NeoX's sampler never reaches the last of its N samples."""
-        return max(0, len(self.shuffle_idx) - 1)
+        return self._length
 
-    def sample(self, i: int) -> NDArray[np.int64]:
-        """Tokens int64 [S + 1] of sample i; past the end NeoX counts modulo its length again."""
-        first, last = self._bounds(i)
-        parts = []
-        for k in range(int(first[0]), int(last[0]) + 1):
-            document = int(self.doc_idx[k])
-            begin = int(first[1]) if k == first[0] else 0
-            end = int(last[1]) + 1 if k == last[0] else int(self.dataset.sizes[document])
-            parts.append(self.dataset.get(document, begin, end - begin))
-        return np.concatenate(parts, dtype=np.int64)
+    def read(self, numbers: NDArray[np.int64]) -> Rows:
+        """See Samples. Raises UserError for a label that is neither -100 nor the token itself."""
+        at = self._spans(np.asarray(numbers, np.int64))
+        tokens = self._gather(self.dataset, at, len(numbers), self._fill)
+        if self.labels is None:
+            return Rows(tokens, None)
+        labels = self._gather(self.labels, at, len(numbers), MASKED)
+        counted = labels >= 0
+        different = np.argwhere(counted & (labels != tokens))
+        if len(different):
+            row, column = different[0]
+            raise UserError(
+                f"{_place(self.labels, _covering(at, row, column))} is {labels[row, column]}, the "
+                f"token there is {tokens[row, column]}; a label must be its token, or {MASKED}"
+            )
+        return Rows(tokens, counted)
 
-    def locate(self, i: int, column: int) -> str:
-        """The file, document and offset of token `column` of sample i."""
-        (k, offset), _ = (map(int, bound) for bound in self._bounds(i))
-        offset += column
-        while offset >= (size := int(self.dataset.sizes[self.doc_idx[k]])):
-            k, offset = k + 1, offset - size
-        return f"{self.dataset.bin_path}: document {self.doc_idx[k]}, token {offset}"
+    def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
+        columns = self._spans(np.array([number]))
+        return [(self.dataset, Span(*map(int, span))) for span in zip(*columns, strict=True)]
 
     def fingerprint(self) -> dict[str, Any]:
-        return {
-            "order": "neox packed",
-            "file": self.dataset.prefix.name,
-            "tokens": int(self.dataset.starts[-1]),
-            "content": self.dataset.content_hash(),
-            "documents": [self.documents.start, self.documents.stop],
-            "epochs": self.epochs,
-            "seq_length": self.seq_length,
-            "seed": self.seed,
-        }
+        labels = {} if self.labels is None else {"labels": self.labels.content()}
+        file = self.dataset.prefix.name
+        return {**self._identity, "file": file, "content": self.dataset.content(), **labels}
 
-    def _bounds(self, i: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        # A blend asks for more than one pass; i == N - 1 is a sample, though not of the pass.
-        j = int(self.shuffle_idx[i if i < len(self.shuffle_idx) else i % max(1, len(self))])
-        return self.sample_idx[j], self.sample_idx[j + 1]
+    def _gather(
+        self, dataset: IndexedDataset, at: Sequence[NDArray[np.int64]], rows: int, fill: int
+    ) -> NDArray[Any]:
+        row, column, document, offset, length = at
+        wide = np.result_type(dataset.dtype, np.int32)
+        out = np.full(rows * self._width, fill, wide)
+        pieces = dataset.pieces(dataset.begins(document) + offset, length)
+        for piece, begin in zip(pieces, (row * self._width + column).tolist(), strict=True):
+            out[begin : begin + len(piece)] = piece
+        return out.reshape(rows, self._width)
+
+    def _spans(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """The columns of `Span`, from row to row."""
+        samples = self._chosen(numbers)
+        index = self.index
+        first, first_offset = index.sample_idx[samples].astype(np.int64).T
+        last, last_offset = index.sample_idx[samples + 1].astype(np.int64).T
+        has_end = last < len(index.doc_idx)  # else there is no document after the last
+        last = np.where(has_end, last, last - 1)
+        count = last - first + 1
+        row = np.repeat(np.arange(len(samples)), count)
+        begin = np.cumsum(count) - count
+        k = np.arange(len(row)) - begin[row] + first[row]
+        document = index.doc_idx[k].astype(np.int64)
+        offset = np.where(k == first[row], first_offset[row], 0)
+        ends_here = (k == last[row]) & has_end[row]
+        whole = self.dataset.sizes[document]
+        stop = np.where(ends_here, last_offset[row] + self._extra, whole)
+        length = stop - offset
+        before = np.cumsum(length) - length
+        column = before - before[begin[row]]
+        length = np.minimum(length, self._width - column)
+        kept = length > 0
+        return tuple(part[kept] for part in (row, column, document, offset, length))
+
+    def _chosen(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples of the unshuffled order, by NeoX's rules for those that there are not.
+
+        A blend asks for more than one pass: then the number counts modulo the pass, though the
+        sample after the last of a pass is one. A sample whose end needs a document that does not
+        exist gives way to another, modulo again.
+        """
+        shuffle_idx, sample_idx = self.index.shuffle_idx, self.index.sample_idx
+        size = max(1, len(self))
+        within = np.where(numbers < len(shuffle_idx), numbers, numbers % size)
+        samples = shuffle_idx[within].astype(np.int64)
+        endless = sample_idx[samples + 1, 0] >= len(self.index.doc_idx)
+        samples[endless] = shuffle_idx[samples[endless] % size]
+        return samples
 
 
-def pack(
-    dataset: IndexedDataset, documents: range, *, num_samples: int, seq_length: int, seed: int
-) -> PackedSamples:
-    """At least `num_samples` samples from as many epochs of the documents as that needs."""
-    if dataset.dtype.kind == "f":
-        raise UserError(f"{dataset.idx_path}: holds {dataset.dtype} numbers, expected tokens")
-    tokens = int(dataset.starts[documents.stop] - dataset.starts[documents.start])
-    if not tokens:
-        raise UserError(
-            f"{dataset.bin_path}: documents {documents.start} to {documents.stop} have no tokens"
-        )
-    epochs = epochs_needed(num_samples, tokens, seq_length)
-    return PackedSamples(dataset, documents, epochs=epochs, seq_length=seq_length, seed=seed)
+class Blend:
+    """Samples of several datasets, sample i by the two arrays of `order.blend_indices`."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Samples],
+        dataset_index: NDArray[Any],
+        dataset_sample_index: NDArray[np.int64],
+        identity: dict[str, Any],
+    ) -> None:
+        self.datasets = datasets
+        self.dataset_index, self.dataset_sample_index = dataset_index, dataset_sample_index
+        self._identity = identity
+
+    def __len__(self) -> int:
+        return len(self.dataset_index)
+
+    def read(self, numbers: NDArray[np.int64]) -> Rows:
+        chosen, samples = self.dataset_index[numbers], self.dataset_sample_index[numbers]
+        parts = [
+            (at, self.datasets[k].read(samples[at]))
+            for k in np.unique(chosen)
+            for at in [np.flatnonzero(chosen == k)]
+        ]
+        shape = (len(chosen), parts[0][1].tokens.shape[1])
+        tokens = np.empty(shape, np.result_type(*(rows.tokens for _, rows in parts)))
+        masked = any(rows.counted is not None for _, rows in parts)
+        counted = np.ones(shape, bool) if masked else None
+        for at, rows in parts:
+            tokens[at] = rows.tokens
+            if counted is not None and rows.counted is not None:
+                counted[at] = rows.counted
+        return Rows(tokens, counted)
+
+    def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
+        dataset = self.datasets[self.dataset_index[number]]
+        return dataset.spans(int(self.dataset_sample_index[number]))
+
+    def fingerprint(self) -> dict[str, Any]:
+        children = [dataset.fingerprint() for dataset in self.datasets]
+        return {**self._identity, "datasets": {str(k): child for k, child in enumerate(children)}}
 
 
-def _sample_idx(
-    sizes: NDArray[np.int32], doc_idx: NDArray[np.int32], seq_length: int
-) -> NDArray[np.signedinteger[Any]]:
-    """Where each sample begins: [N + 1, 2] of index into doc_idx and offset in the document.
+def locate(samples: Samples, number: int, column: int) -> str:
+    """In words, where token `column` of a sample lies: file, document, offset."""
+    for dataset, span in samples.spans(number):
+        if span.column <= column < span.column + span.length:
+            return _place(dataset, span._replace(offset=span.offset + column - span.column))
+    return f"sample {number}, token {column}"
 
-    A begin that falls on a document's end belongs to the next document that has tokens.
-    """
-    ends = np.cumsum(sizes[doc_idx], dtype=np.int64)
-    stream = int(ends[-1])
-    begins = np.arange((stream - 1) // seq_length + 1, dtype=np.int64) * seq_length
-    documents = np.searchsorted(ends, begins, side="right")
-    offsets = begins - (ends[documents] - sizes[doc_idx[documents]])
-    narrow = 2 * ((stream - 1) / seq_length + 1) < np.iinfo(np.int32).max
-    sample_idx = np.stack([documents, offsets], axis=1)
-    sample_idx[0] = 0
-    return sample_idx.astype(np.int32 if narrow else np.int64)
+
+def _covering(at: Sequence[NDArray[np.int64]], row: int, column: int) -> Span:
+    """Where token `column` of a row lies; its offset is that of the token."""
+    spans = np.stack(at, axis=1)
+    begins = np.flatnonzero((spans[:, 0] == row) & (spans[:, 1] <= column))[-1]
+    span = Span(*map(int, spans[begins]))
+    return span._replace(offset=span.offset + int(column) - span.column)
+
+
+def _place(dataset: IndexedDataset, span: Span) -> str:
+    begin = int(dataset.begins(np.array([span.document]))[0])
+    byte = (begin + span.offset) * dataset.dtype.itemsize
+    return f"{dataset.bin_path}: token {span.offset} of document {span.document}, byte {byte},"

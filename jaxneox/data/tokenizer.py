@@ -32,12 +32,14 @@ class Tokenizer(ABC):
         name: NeoX's `tokenizer-type`.
         vocab_size: as NeoX counts it, before padding.
         eod: the token after each document; None where the vocabulary has none.
+        pad: the token that fills short rows; None where the vocabulary has none.
         files: content by file name, first of `vocab-file`, then of `merge-file`.
     """
 
     name: str
     vocab_size: int
     eod: int | None
+    pad: int | None = None
     files: Mapping[str, bytes]
 
     @abstractmethod
@@ -96,6 +98,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.name = name
         self.vocab_size = backend.get_vocab_size()
         self.eod = backend.token_to_id(EOD)
+        self.pad = backend.token_to_id(PADDING)
         self.files = {path.name: path.read_bytes() for path in files}
         self._backend = backend
 

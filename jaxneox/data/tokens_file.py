@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxneox.data.loader import ALL, Loader, Rows, first_outside, row_numbers
+from jaxneox.data.batches import BatchSizes
+from jaxneox.data.loader import ALL, Batch, Loader, RowNumbers, first_outside, row_numbers
 from jaxneox.errors import UserError
 
 
@@ -27,7 +28,7 @@ class TokensFile(Loader):
         vocab_size: int | None = None,
     ) -> None:
         self.path = path
-        self.global_batch = global_batch
+        self.sizes = BatchSizes(global_batch)
         self.seq_length = seq_length
         arrays = _read_npz(path)
         self._tokens = arrays["tokens"]
@@ -50,11 +51,11 @@ class TokensFile(Loader):
         """The number of steps."""
         return len(self._tokens)
 
-    def rows(self, step: int, rows: Rows) -> NDArray[np.int32]:
-        return self._at(self._tokens, step, rows).astype(np.int32)
-
-    def loss_mask(self, step: int, rows: Rows = ALL) -> NDArray[np.float32] | None:
-        return None if self._mask is None else self._at(self._mask, step, rows).astype(np.float32)
+    def read(self, step: int, rows: RowNumbers = ALL) -> Batch:
+        tokens = self._at(self._tokens, step, rows).astype(np.int32)
+        if self._mask is None:
+            return Batch(tokens, None)
+        return Batch(tokens, self._at(self._mask, step, rows).astype(np.float32))
 
     def fingerprint(self) -> dict[str, Any]:
         digest = hashlib.sha256(self._tokens.astype("<i8").tobytes())
@@ -63,7 +64,7 @@ class TokensFile(Loader):
         return {"order": "tokens file", "content": digest.hexdigest(), "steps": len(self)}
 
     def _check(self, name: str, array: NDArray[Any], kinds: str, width: int) -> None:
-        expected = (self.global_batch, width)
+        expected = (self.sizes.largest, width)
         if array.ndim != 3 or array.shape[1:] != expected or array.dtype.kind not in kinds:
             raise UserError(
                 f"{self.path}: {name} is {array.dtype} {list(array.shape)}, expected "
@@ -71,10 +72,10 @@ class TokensFile(Loader):
                 f"{expected[1]}] of train_batch_size and seq-length"
             )
 
-    def _at(self, array: NDArray[Any], step: int, rows: Rows) -> NDArray[Any]:
+    def _at(self, array: NDArray[Any], step: int, rows: RowNumbers) -> NDArray[Any]:
         if not 0 <= step < len(self):
             raise UserError(f"{self.path}: step {step} is beyond its {len(self)} steps")
-        return array[step, list(row_numbers(rows, self.global_batch))]
+        return array[step, list(row_numbers(rows, self.sizes.largest))]
 
 
 def read_tokens_shape(path: str) -> tuple[int, int, int]:

@@ -25,23 +25,23 @@ class Feed:
     def __init__(
         self, loader: Loader, batch: BatchConfig, mesh: Mesh, rules: Rules, first: int = 0
     ):
-        self.loader, self.accumulation, self.first = loader, batch.accumulation, first
+        self.loader, self.first = loader, first
+        self.together = batch.global_size // batch.accumulation  # sequences at a time
         self.sharding = NamedSharding(mesh, rules.activation(None, "batch", None))
-        self.rows_AB = np.arange(loader.global_batch).reshape(self.accumulation, -1)
-        held: Any = self.sharding.addressable_devices_indices_map((*self.rows_AB.shape, 1))
-        self.rows_R = np.unique([row for at in held.values() for row in self.rows_AB[at[:2]].flat])
 
     def __call__(self, step: int) -> Batch:
-        rows = self.rows_R.tolist()
-        tokens_RT = self.loader.rows(step - self.first, rows)
-        weights_RT = self.loader.loss_mask(step - self.first, rows)
+        rows_AB = np.arange(self.loader.sizes.size(step - self.first)).reshape(-1, self.together)
+        held: Any = self.sharding.addressable_devices_indices_map((*rows_AB.shape, 1))
+        rows_R = np.unique([row for at in held.values() for row in rows_AB[at[:2]].flat])
+        tokens_RT, weights_RT = self.loader.read(step - self.first, rows_R.tolist())
         if weights_RT is None:
             weights_RT = np.ones((len(tokens_RT), tokens_RT.shape[1] - 1), np.float32)
-        return Batch(self._lay(tokens_RT), self._lay(weights_RT))
 
-    def _lay(self, read_RT: np.ndarray) -> jax.Array:
-        def shard(at: Any) -> np.ndarray:
-            return read_RT[np.searchsorted(self.rows_R, self.rows_AB[at[:2]])][..., at[2]]
+        def lay(read_RT: np.ndarray) -> jax.Array:
+            def shard(at: Any) -> np.ndarray:
+                return read_RT[np.searchsorted(rows_R, rows_AB[at[:2]])][..., at[2]]
 
-        shape = (*self.rows_AB.shape, read_RT.shape[-1])
-        return jax.make_array_from_callback(shape, self.sharding, shard)
+            shape = (*rows_AB.shape, read_RT.shape[-1])
+            return jax.make_array_from_callback(shape, self.sharding, shard)
+
+        return Batch(lay(tokens_RT), lay(weights_RT))

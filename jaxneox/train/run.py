@@ -16,8 +16,7 @@ from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config
-from jaxneox.data import Loader, Tokenizer, TokensFile, build_loader, samples_needed
-from jaxneox.data.loader import Split
+from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
 from jaxneox.model import Model
@@ -147,27 +146,6 @@ class Run:
         checkpoint.save_config(self.folder, text)
         if self.tokenizer is not None:
             self.tokenizer.save(self.folder / "tokenizer")
-
-
-def open_loader(cfg: Config, tokenizer: Tokenizer | None, split: Split) -> Loader | None:
-    train = cfg.train
-    needed = samples_needed(
-        split,
-        train_iters=train.train_iters,
-        eval_interval=train.eval_interval,
-        eval_iters=train.eval_iters,
-        global_batch=cfg.batch.global_size,
-    )
-    return build_loader(
-        cfg.data,
-        tokenizer,
-        split=split,
-        seq_length=cfg.model.seq_length,
-        global_batch=cfg.batch.global_size,
-        num_samples=needed,
-        seed=train.seed,
-        vocab_size=cfg.model.vocab_size,
-    )
 
 
 def start(

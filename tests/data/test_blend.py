@@ -1,49 +1,69 @@
-"""Blends: NeoX's choices one by one, its weights, and its repeats beyond a dataset's end."""
+"""Blends: NeoX's and Megatron's choices one by one, and NeoX's weights."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxneox.data.blend import (
-    Blend,
+from jaxneox.data.order import blend
+from jaxneox.data.order.blend import (
     blend_indices,
     normalised,
     samples_of_each,
     weights_by_documents,
 )
 from jaxneox.errors import UserError
+from tests.data import golden
+
+WEIGHTS = st.lists(st.integers(0, 1000), min_size=1, max_size=6).filter(any)
 
 
-class Counting:
-    """A dataset whose sample i is [k, i]."""
-
-    def __init__(self, k: int, size: int) -> None:
-        self.k, self.size = k, size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def sample(self, i: int) -> NDArray[np.int64]:
-        return np.array([self.k, i])
-
-    def locate(self, i: int, column: int) -> str:
-        return f"{self.k}: {i}, {column}"
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"k": self.k, "size": self.size}
+def one_by_one(weights: list[float], size: int, limits: list[int] | None = None) -> list[int]:
+    """Which dataset is furthest behind its share, slowly."""
+    used = [0] * len(weights)
+    chosen = []
+    for i in range(size):
+        left = [k for k in range(len(weights)) if limits is None or used[k] < limits[k]]
+        chosen.append(max(left, key=lambda k: weights[k] * float(max(i, 1)) - float(used[k])))
+        used[chosen[-1]] += 1
+    return chosen
 
 
-@pytest.mark.parametrize("weights", [(0.7, 0.3), (0.2, 0.5, 0.3), (1.0,), (0.0, 1.0)])
-def test_each_gets_its_share_at_every_step(weights: tuple[float, ...]) -> None:
-    dataset_index, sample_index = blend_indices(weights, 200)
+@given(WEIGHTS, st.integers(1, 3000), st.sampled_from([1, 7, 100]))
+@settings(max_examples=80, deadline=None)
+def test_lanes_are_one_by_one(numbers: list[int], size: int, shortest: int) -> None:
+    weights = normalised(numbers, "weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blend, "SHORTEST_LANE", shortest)
+        dataset_index, sample_index = blend_indices(weights, size)
     assert [dataset_index.dtype.name, sample_index.dtype.name] == ["uint8", "int64"]
-    for k, weight in enumerate(weights):
-        mine = dataset_index == k
-        np.testing.assert_array_equal(sample_index[mine], np.arange(mine.sum()))
-        assert np.all(np.abs(np.cumsum(mine) - weight * np.arange(1, 201)) <= 1 + 1e-9)
+    assert dataset_index.tolist() == one_by_one(weights, size)
+    for k in range(len(weights)):
+        mine = sample_index[dataset_index == k]
+        np.testing.assert_array_equal(mine, np.arange(len(mine)))
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=6), st.sampled_from([1, 7, 100]))
+@settings(max_examples=60, deadline=None)
+def test_all_of_each(limits: list[int], shortest: int) -> None:
+    weights = normalised(limits, "weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blend, "SHORTEST_LANE", shortest)
+        dataset_index, _ = blend_indices(weights, sum(limits), limits)
+    assert dataset_index.tolist() == one_by_one(weights, sum(limits), limits)
+    assert np.bincount(dataset_index).tolist() == limits
+
+
+def test_lanes_that_begin_wrong_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However bad the guesses: here every lane begins from counts of nothing at all."""
+    monkeypatch.setattr(blend, "SHORTEST_LANE", 10)
+    monkeypatch.setattr(
+        blend.Lanes, "nearly", lambda lanes: np.zeros((len(lanes.shares), lanes.count))
+    )
+    weights = [0.6, 0.1, 0.3]
+    assert blend_indices(weights, 500)[0].tolist() == one_by_one(weights, 500)
 
 
 def test_order_by_hand() -> None:
@@ -55,31 +75,16 @@ def test_order_by_hand() -> None:
 @pytest.mark.parametrize("name", ["blend", "blend_surplus", "blend_by_num_docs"])
 @pytest.mark.parametrize("part", ["train", "valid", "test"])
 def test_indices_are_neox(shared: pathlib.Path, name: str, part: str) -> None:
-    path = shared / "golden" / "data" / "neox" / f"batches_{name}_dp1_rank0.npz"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not among the golden cases here")
+    expected = golden.arrays(shared, "neox", f"batches_{name}_dp1_rank0")
     weights = {"train": [0.7, 0.3], "valid": [0.5, 0.5], "test": [2.0, 1.0]}[part]
     if name == "blend_by_num_docs":
         weights = weights_by_documents([245, 287], 0.3)
-    with np.load(path) as golden:
-        sizes = [int(golden[f"{part}_{k}_len"]) for k in range(2)]
-        blend = Blend(
-            [Counting(k, size) for k, size in enumerate(sizes)], normalised(weights, "weights")
-        )
-        for found, key in (
-            (blend.dataset_index, "index"),
-            (blend.dataset_sample_index, "sample_index"),
-        ):
-            expected = golden[f"{part}_dataset_{key}"]
-            assert found.dtype == expected.dtype
-            np.testing.assert_array_equal(found, expected)
-
-
-def test_length_is_the_sum_whatever_the_weights() -> None:
-    blend = Blend([Counting(0, 6), Counting(1, 2)], [1, 3])
-    assert len(blend) == 8
-    assert [blend.sample(i).tolist() for i in range(4)] == [[1, 0], [0, 0], [1, 1], [1, 2]]
-    assert blend.locate(3, 9) == "1: 2, 9"
+    shares = np.array(normalised(weights, "weights"))
+    size = sum(int(expected[f"{part}_{k}_len"]) for k in range(2))
+    found = blend_indices((shares / shares.sum()).tolist(), size)
+    for array, key in zip(found, ("index", "sample_index"), strict=True):
+        assert array.dtype == expected[f"{part}_dataset_{key}"].dtype
+        np.testing.assert_array_equal(array, expected[f"{part}_dataset_{key}"])
 
 
 def test_request_has_half_a_percent_to_spare() -> None:
@@ -97,16 +102,3 @@ def test_weights_by_documents() -> None:
 def test_wrong_weights(weights: list[float]) -> None:
     with pytest.raises(UserError, match=r"^train-data-weights: "):
         normalised(weights, "train-data-weights")
-
-
-def test_too_many_datasets() -> None:
-    with pytest.raises(UserError, match="255 datasets in a blend"):
-        Blend([Counting(0, 1)] * 255, [1.0] * 255)
-
-
-def test_fingerprint_knows_weights_and_datasets() -> None:
-    prints = [
-        Blend([Counting(0, 6), Counting(1, size)], weights).fingerprint()
-        for size, weights in ((2, [1, 3]), (2, [2, 6]), (3, [1, 3]), (2, [3, 1]))
-    ]
-    assert prints[0] == prints[1] and prints[0] not in prints[2:]

@@ -1,18 +1,21 @@
 """Batches: NeoX's own ones, a pure function of the step, and one line for what is wrong."""
 
-import hashlib
 import json
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from jaxneox.config.schema import DataConfig, TokenizerConfig
-from jaxneox.data import build_loader, build_tokenizer, samples_needed
-from jaxneox.data.loader import Loader, SampleLoader, Split
+from jaxneox.data import BatchSizes, Wanted, build_loader, build_tokenizer, samples_needed
+from jaxneox.data.loader import Loader, SampleLoader
+from jaxneox.data.wanted import Split
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
+from tests.data import golden
 
 CHAR = build_tokenizer(TokenizerConfig("CharLevelTokenizer"))
 
@@ -20,85 +23,113 @@ CHAR = build_tokenizer(TokenizerConfig("CharLevelTokenizer"))
 # --- NeoX's batches ---------------------------------------------------------------------------
 
 
-def neox_loader(shared: pathlib.Path, case: str, split: Split, dp: int, iters: int) -> SampleLoader:
+def neox_loader(
+    shared: pathlib.Path, case: str, split: Split, dp: int, eod_mask: bool = False
+) -> SampleLoader:
     """As the golden process: micro batch 4, accumulation 2, S 128, seed 1234."""
-    folder = shared / "golden" / "data" / "corpora"
-    a, b = (str(folder / f"neox_corpus_{letter}_text_document") for letter in "ab")
-    blend = DataConfig(
-        train_paths=(a, b), valid_paths=(a, b), test_paths=(a, b),
-        train_weights=(0.7, 0.3), valid_weights=(0.5, 0.5), test_weights=(2.0, 1.0),
-        weight_by_num_documents=case == "blend_by_num_docs", weighted_sampler_alpha=0.3,
-    )  # fmt: skip
-    data = blend if "blend" in case else DataConfig(path=a, split="900,50,50")
-    num_samples = samples_needed(
-        split, train_iters=iters, eval_interval=10, eval_iters=2, global_batch=8 * dp
+    a, b, text, label = (
+        golden.corpus(shared, f"neox_corpus_{name}")
+        for name in ("a_text", "b_text", "q_text", "q_label")
     )
+    if case.startswith("label"):
+        pack = {"overflow": "pack_until_overflow"}.get(case[6:], case[6:])
+        data = DataConfig(
+            pack=pack,
+            **{  # type: ignore[arg-type]
+                f"{part}_{kind}": (path,)
+                for part in ("train", "valid", "test")
+                for kind, path in (("paths", text), ("label_paths", label))
+            },
+        )
+    elif case.startswith("blend"):
+        data = DataConfig(
+            train_paths=(a, b),
+            valid_paths=(a, b),
+            test_paths=(a, b),
+            train_weights=(0.7, 0.3),
+            valid_weights=(0.5, 0.5),
+            test_weights=(2.0, 1.0),
+            weight_by_num_documents=case == "blend_by_num_docs",
+            weighted_sampler_alpha=0.3,
+        )
+    else:
+        data = DataConfig(path=a, split="900,50,50")
+    iters = {"single": 50, "single_sliding64": 50, "blend_surplus": 138 // dp}
+    num_samples = samples_needed(
+        split,
+        train_iters=iters.get(case, 20 if case.startswith("label") else 120),
+        eval_interval=10,
+        eval_iters=2,
+        global_batch=8 * dp,
+    )
+    tokenizer = build_tokenizer(TokenizerConfig("CharLevelTokenizer"))  # its eod is 0 too
     loader = build_loader(
-        data, None, split=split, seq_length=128, global_batch=8 * dp, num_samples=num_samples,
-        seed=1234, vocab_size=50304, drop_last=4 * dp,
-    )  # fmt: skip
+        replace(data, eod_mask_loss=eod_mask),
+        tokenizer,
+        Wanted(split, num_samples, 128, 1234),
+        BatchSizes(8 * dp),
+        vocab_size=50304,
+        drop_last=4 * dp,
+    )
     assert isinstance(loader, SampleLoader)
     return loader
 
 
-def iterations(case: str, dp: int) -> int:
-    return {"single": 50, "single_sliding64": 50, "blend_surplus": 138 // dp}.get(case, 120)
+CASES = [
+    "single", "single_sliding64", "blend", "blend_surplus", "blend_by_num_docs",
+    "label_packed", "label_unpacked", "label_overflow",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dp", [1, 2])
-@pytest.mark.parametrize(
-    "case", ["single", "single_sliding64", "blend", "blend_surplus", "blend_by_num_docs"]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_batches_are_neox(shared: pathlib.Path, case: str, dp: int) -> None:
     for rank in range(dp):
-        path = shared / "golden" / "data" / "neox" / f"batches_{case}_dp{dp}_rank{rank}.npz"
-        if not path.is_file():
-            pytest.skip(f"{path.name} is not among the golden cases here")
+        expected = golden.arrays(shared, "neox", f"batches_{case}_dp{dp}_rank{rank}")
         # Micro step j of a rank: rows j * 4 * dp + rank * 4 and the three after it.
         rows = [j * 4 * dp + rank * 4 + k for j in range(2) for k in range(4)]
-        train = neox_loader(shared, case, "train", dp, iterations(case, dp))
-        valid = neox_loader(shared, case, "valid", dp, iterations(case, dp))
-        with np.load(path) as golden:
-            for step in range(3):
-                batch = train.rows(step, rows)
-                tokens, labels = golden["tokens"][step], golden["labels"][step]
-                np.testing.assert_array_equal(batch[:, :-1], tokens.reshape(8, 128))
-                np.testing.assert_array_equal(batch[:, 1:], labels.reshape(8, 128))
-            resumed = train.rows(2, rows)[:, :-1]
-            np.testing.assert_array_equal(resumed, golden["resume_tokens"].reshape(8, 128))
-            np.testing.assert_array_equal(
-                valid.rows(0, rows)[:, :-1], golden["valid_tokens"].reshape(8, 128)
-            )
-            if "blend_all_text_sha256" in golden:
-                digest = hashlib.sha256()
-                for i in range(len(train.samples)):
-                    digest.update(train.samples.sample(i).tobytes())
-                assert digest.hexdigest() == golden["blend_all_text_sha256"]
-
-
-def test_eod_mask_is_neox(shared: pathlib.Path) -> None:
-    with np.load(shared / "golden" / "data" / "neox" / "batches_single_dp1_rank0.npz") as golden:
-        plain = neox_loader(shared, "single", "train", 1, 50)
-        masked = SampleLoader(plain.samples, global_batch=8, seq_length=128, masked_token=0)
+        train, masked = (neox_loader(shared, case, "train", dp, mask) for mask in (False, True))
+        valid = neox_loader(shared, case, "valid", dp)
         for step in range(3):
-            expected = golden["loss_mask_eodmask"][step].reshape(8, 128)
-            found = masked.loss_mask(step)
-            assert found is not None and found.dtype == np.float32
-            np.testing.assert_array_equal(found, expected)
-            assert plain.loss_mask(step) is None and (golden["loss_mask"] == 1).all()
+            batch = train.read(step, rows)
+            inputs, labels = batch.tokens[:, :-1], batch.tokens[:, 1:]
+            weights = np.ones_like(labels) if batch.weights is None else batch.weights
+            same(inputs, expected["tokens"][step])
+            same(weights, expected["loss_mask"][step])
+            same(
+                np.where(weights, labels, 0),
+                np.where(weights, expected["labels"][step].reshape(8, 128), 0),
+            )
+            with_eod = masked.read(step, rows).weights
+            assert with_eod is not None and with_eod.dtype == np.float32
+            same(with_eod, expected["loss_mask_eodmask"][step])
+        same(train.read(2, rows).tokens[:, :-1], expected["resume_tokens"])
+        same(valid.read(0, rows).tokens[:, :-1], expected["valid_tokens"])
+        if "blend_all_text_sha256" in expected:
+            every = train.samples.read(np.arange(len(train.samples))).tokens
+            assert golden.sha256(every) == expected["blend_all_text_sha256"]
+
+
+def same(found: NDArray, expected: NDArray) -> None:
+    np.testing.assert_array_equal(found, expected.reshape(8, 128))
+
+
+def test_every_golden_is_a_case(shared: pathlib.Path) -> None:
+    names = {name for name in golden.names(shared, "neox") if name.startswith("batches_")}
+    assert {name[8:].rpartition("_dp")[0] for name in names} <= set(CASES)
 
 
 @pytest.mark.parametrize("dp", [1, 2])
 def test_end_of_the_data_is_neox(shared: pathlib.Path, dp: int) -> None:
-    loader = neox_loader(shared, "single", "train", dp, 50)
+    loader = neox_loader(shared, "single", "train", dp)
     for rank in range(dp):
         path = shared / "golden" / "data" / "neox" / f"wraparound_dp{dp}_rank{rank}.json"
-        golden = json.loads(path.read_text())
-        for k, indices in enumerate(golden["fresh_rows"]):
-            step, j = divmod(golden["fresh_skip"] + k, 2)
+        expected = json.loads(path.read_text())
+        for k, indices in enumerate(expected["fresh_rows"]):
+            step, j = divmod(expected["fresh_skip"] + k, 2)
             rows = slice(j * 4 * dp + rank * 4, j * 4 * dp + rank * 4 + 4)
-            expected = np.stack([loader.samples.sample(i) for i in indices])
-            np.testing.assert_array_equal(loader.rows(step, rows), expected)
+            found = loader.read(step, rows).tokens
+            np.testing.assert_array_equal(found, loader.samples.read(np.array(indices)).tokens)
 
 
 # --- Small data -------------------------------------------------------------------------------
@@ -118,11 +149,12 @@ def path(tmp_path: pathlib.Path) -> str:
 
 
 def small(data: DataConfig, **changes: Any) -> Loader | None:
-    settings: dict[str, Any] = {
-        "split": "train", "seq_length": 4, "global_batch": 3, "num_samples": 12, "seed": 7,
-        "vocab_size": 100,
-    }  # fmt: skip
-    return build_loader(data, CHAR, **settings | changes)
+    settings: dict[str, Any] = {"split": "train", "num_samples": 12, "seq_length": 4, "seed": 7}
+    others: dict[str, Any] = {"vocab_size": 100}
+    sizes = BatchSizes(changes.pop("global_batch", 3), changes.pop("ramp", None))
+    for name, value in changes.items():
+        (settings if name in settings else others)[name] = value
+    return build_loader(data, CHAR, Wanted(**settings), sizes, **others)
 
 
 def built(data: DataConfig, **changes: Any) -> Loader:
@@ -147,9 +179,9 @@ def test_batch_is_a_function_of_the_step(path: str) -> None:
 def test_rows_are_rows_of_the_batch(path: str) -> None:
     loader = built(DataConfig(path=path))
     for rows in (slice(1, 3), [2, 0], [], slice(None)):
-        np.testing.assert_array_equal(loader.rows(5, rows), loader.batch(5)[rows])
+        np.testing.assert_array_equal(loader.read(5, rows).tokens, loader.batch(5)[rows])
     with pytest.raises(IndexError):
-        loader.rows(0, [3])
+        loader.read(0, [3])
 
 
 def test_less_data_than_a_batch_repeats(tmp_path: pathlib.Path) -> None:
@@ -186,7 +218,7 @@ def test_weight_by_num_documents(path: str, tmp_path: pathlib.Path) -> None:
 def test_splits_share_no_document(path: str) -> None:
     data = DataConfig(path=path, split="12,4,4")
     seen = [
-        set(built(data, split=split).rows(step, [row]).ravel().tolist())
+        set(built(data, split=split).read(step, [row]).tokens.ravel().tolist())
         for split in ("train", "valid", "test") for step in range(4) for row in range(3)
     ]  # fmt: skip
     documents = [{token // 5 for token in row} for row in seen]
@@ -204,7 +236,7 @@ def test_empty_parts_are_none(path: str) -> None:
 def test_eod_mask(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path / "x", [[3, 0], [4, 0], [5, 0], [6, 0]])
     loader = built(DataConfig(path=path, eod_mask_loss=True), num_samples=3)
-    mask = loader.loss_mask(2, [1, 2])
+    mask = loader.read(2, [1, 2]).weights
     assert mask is not None
     np.testing.assert_array_equal(mask, loader.batch(2)[1:, :-1] != 0)
 
@@ -212,9 +244,8 @@ def test_eod_mask(tmp_path: pathlib.Path) -> None:
 def test_eod_mask_needs_the_token(path: str) -> None:
     with pytest.raises(UserError, match="eod-mask-loss: true, but the tokenizer has no"):
         build_loader(
-            DataConfig(path=path, eod_mask_loss=True), None,
-            split="train", seq_length=4, global_batch=1, num_samples=1, seed=0,
-        )  # fmt: skip
+            DataConfig(path=path, eod_mask_loss=True), None, Wanted("train", 1, 4, 0), BatchSizes(1)
+        )
 
 
 def test_text_goes_through_the_cache(
@@ -226,7 +257,7 @@ def test_text_goes_through_the_cache(
     for row in built(data, vocab_size=512).batch(0).tolist():
         assert bytes(row) in b"abcdefghi\0" * 2
     with pytest.raises(UserError, match="text needs a tokenizer"):
-        build_loader(data, None, split="train", seq_length=4, global_batch=1, num_samples=1, seed=0)
+        build_loader(data, None, Wanted("train", 1, 4, 0), BatchSizes(1))
 
 
 def test_numbers_of_samples() -> None:
@@ -262,7 +293,7 @@ def test_fingerprint_is_what_decides_the_batches(path: str, tmp_path: pathlib.Pa
 def test_token_out_of_the_vocabulary(tmp_path: pathlib.Path, token: int) -> None:
     path = write(tmp_path / "x", [[1, 2, 3], [4, 5, token, 7, 8]])
     loader = built(DataConfig(path=path), seq_length=7, num_samples=1, global_batch=1)
-    message = rf"x\.bin: document 1, token 2 is {token}, outside the vocabulary of 100"
+    message = rf"x\.bin: token 2 of document 1, byte 10, is {token}, outside the vocabulary of 100"
     with pytest.raises(UserError, match=message):
         loader.batch(0)
 
@@ -271,7 +302,9 @@ def test_negative_and_wide_tokens(tmp_path: pathlib.Path) -> None:
     for token in (-1, 2**32 + 1):
         path = write(tmp_path / "x", [[1, 2, token]], "int64")
         loader = built(DataConfig(path=path), seq_length=2, num_samples=1, global_batch=1)
-        with pytest.raises(UserError, match=rf"document 0, token 2 is {token}, outside"):
+        with pytest.raises(
+            UserError, match=rf"token 2 of document 0, byte 16, is {token}, outside"
+        ):
             loader.batch(0)
 
 
@@ -279,11 +312,7 @@ def test_negative_and_wide_tokens(tmp_path: pathlib.Path) -> None:
     ("data", "message"),
     [
         (DataConfig(), "no data: set data-path"),
-        (DataConfig(path="x", train_paths=("y",)), "both set"),
         (DataConfig(path="none"), r"none\.idx: no such file"),
-        (DataConfig(train_paths=("x", "y"), train_weights=(1.0,)), "1 weights for 2 train-data"),
-        (DataConfig(path="x", pack="unpacked"), "pack-impl: unpacked is not supported yet"),
-        (DataConfig(path="x", train_label_paths=("y",)), "train-label-data-paths: label datasets"),
     ],
 )
 def test_wrong_configuration(data: DataConfig, message: str) -> None:

@@ -1,211 +1,215 @@
-"""The packed order: NeoX's arrays byte for byte, and a slow walk over small cases."""
+"""Rows: windows of the joined documents, whole documents, labels; what is refused."""
 
-import hashlib
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxneox.config.schema import DataConfig
 from jaxneox.data.indexed import IndexedDataset
-from jaxneox.data.samples import PackedSamples, epochs_needed, pack, split_documents
+from jaxneox.data.megatron import megatron_samples
+from jaxneox.data.neox import neox_samples, packed_samples, packing
+from jaxneox.data.samples import Blend, IndexedSamples, locate
+from jaxneox.data.wanted import Wanted
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 
-# npz: split, num_samples of train, valid, test (None: one epoch), S, seed
-SPLIT_CASES = {
-    "packed_multi_epoch": ("900,50,50", (1200, 60, 40), 128, 1234),
-    "packed_one_epoch": ("900,50,50", (300, 10, 10), 128, 1234),
-    "packed_train_epochs1": ("900,50,50", (None, None, None), 128, 1234),
-    "packed_seed42_seq64_split_8_1_1": ("8,1,1", (2500, 100, 100), 64, 42),
-    "packed_split_969_30_1": ("969, 30, 1", (700, 20, 5), 128, 1234),
-    "packed_seq2048": ("900,50,50", (64, 2, 2), 2048, 1234),
-    "packed_no_chop": ("900,50,50", (1200, 60, 40), 128, 1234),
-}
-# npz: corpus, num_samples, S; all documents
-WHOLE_CASES = {
-    "packed_ac_a": ("a", 200, 128),
-    "packed_noac_a": ("a", 200, 128),
-    "packed_ac_q": ("q", 200, 128),
-    "packed_noac_q": ("q", 200, 128),
-    "packed_ac_q_label": ("q", 200, 128),
-    "packed_noac_q_label": ("q", 200, 128),
-    "packed_boundary_seq144_ns446": ("a", 446, 144),
-    "packed_boundary_seq144_ns447": ("a", 447, 144),
-}
-
-
-@pytest.mark.parametrize("name", SPLIT_CASES)
-def test_split_is_neox(shared: pathlib.Path, name: str) -> None:
-    golden = load(shared, name)
-    split, counts, seq_length, seed = SPLIT_CASES[name]
-    dataset = corpus(shared, "a")
-    parts = split_documents(split, len(dataset))
-    for part, documents, count in zip(("train", "valid", "test"), parts, counts, strict=True):
-        if not documents:
-            assert f"{part}_text" not in golden
-            continue
-        samples = (
-            PackedSamples(dataset, documents, epochs=1, seq_length=seq_length, seed=seed)
-            if count is None
-            else pack(dataset, documents, num_samples=count, seq_length=seq_length, seed=seed)
-        )
-        compare(samples, golden, f"{part}_")
-
-
-@pytest.mark.parametrize("name", WHOLE_CASES)
-def test_whole_is_neox(shared: pathlib.Path, name: str) -> None:
-    letter, count, seq_length = WHOLE_CASES[name]
-    dataset = corpus(shared, letter)
-    samples = pack(
-        dataset, range(len(dataset)), num_samples=count, seq_length=seq_length, seed=1234
-    )
-    compare(samples, load(shared, name), "")
-
-
-def test_every_packed_golden_is_a_case(shared: pathlib.Path) -> None:
-    found = {path.stem for path in (shared / "golden" / "data" / "neox").glob("packed_*.npz")}
-    assert found <= SPLIT_CASES.keys() | WHOLE_CASES.keys()
-
-
-@given(
-    st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any),
-    st.integers(1, 7),
-    st.integers(1, 40),
-    st.integers(0, 5),
-)
-@settings(
+SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any)
+MANY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_samples_are_windows_of_the_joined_documents(
-    tmp_path: pathlib.Path, sizes: list[int], seq_length: int, num_samples: int, seed: int
+
+
+@given(SIZES, st.integers(1, 7), st.integers(1, 40), st.integers(0, 5))
+@MANY
+def test_packed_are_windows_of_the_joined_documents(
+    tmp_path: pathlib.Path, sizes: list[int], seq_length: int, count: int, seed: int
 ) -> None:
-    with IndexedWriter(tmp_path / "x", "int32") as out:
-        for document, size in enumerate(sizes):
-            out.add([100 * document + k for k in range(size)])
-    dataset = IndexedDataset(tmp_path / "x")
-    samples = pack(
-        dataset, range(len(sizes)), num_samples=num_samples, seq_length=seq_length, seed=seed
+    dataset = numbered(tmp_path / "x", sizes)
+    samples = packed_samples(
+        dataset, None, range(len(sizes)), Wanted("train", count, seq_length, seed)
     )
+    epochs = len(samples.index.doc_idx) // len(sizes)
     # Two shuffles of one generator, documents of all epochs first: written out slowly.
     rng = np.random.RandomState(seed)
-    order = np.array(list(range(len(sizes))) * samples.epochs, np.int32)
+    order = np.array(list(range(len(sizes))) * epochs, np.int32)
     rng.shuffle(order)
     stream = [100 * int(d) + k for d in order for k in range(sizes[d])]
     starts = range(0, len(stream) - seq_length, seq_length)
     shuffled = np.arange(len(starts), dtype=np.uint32)
     rng.shuffle(shuffled)
-    assert samples.sample_idx[0].tolist() == [0, 0]  # even where document 0 is empty
-    assert len(samples) == len(starts) - 1 and len(starts) >= num_samples
-    assert samples.epochs == 1 or (len(stream) - sum(sizes) - 1) // seq_length < num_samples
+    assert samples.index.sample_idx[0].tolist() == [0, 0]  # even where document 0 is empty
+    assert len(samples) == len(starts) - 1 and len(starts) >= count
+    assert epochs == 1 or (len(stream) - sum(sizes) - 1) // seq_length < count
+    found = samples.read(np.arange(len(shuffled))).tokens
     for i, j in enumerate(shuffled):
         window = stream[starts[j] : starts[j] + seq_length + 1]
-        assert samples.sample(i).tolist() == window
-        where = samples.locate(i, seq_length)
-        assert where.endswith(f"document {window[-1] // 100}, token {window[-1] % 100}")
+        assert found[i].tolist() == window
+        where = locate(samples, i, seq_length)
+        assert f"token {window[-1] % 100} of document {window[-1] // 100}," in where
+
+
+@given(SIZES, st.integers(1, 7), st.integers(1, 40), st.booleans(), st.booleans())
+@MANY
+def test_megatron_windows(
+    tmp_path: pathlib.Path, sizes: list[int], seq_length: int, count: int, extra: bool, keep: bool
+) -> None:
+    """Every window of the stream once; the last one filled where it is kept."""
+    if sum(sizes) <= extra or (keep and not sizes[-1]):
+        return
+    dataset = numbered(tmp_path / "x", sizes)
+    data = DataConfig(path=str(dataset.prefix), split="0,1,0", extra_token=extra,
+                      keep_partial_validation=keep)  # fmt: skip
+    samples = megatron_samples(data, Wanted("valid", count, seq_length, 3), IndexedDataset)
+    assert isinstance(samples, IndexedSamples)
+    stream = [100 * int(d) + k for d in samples.index.doc_idx for k in range(sizes[d])]
+    whole = [
+        stream[at : at + seq_length + extra] for at in range(0, len(stream) - extra, seq_length)
+    ]
+    partial = [row for row in whole if len(row) < seq_length + extra]
+    expected = whole if keep else whole[: len(whole) - len(partial)]
+    rows = [row + [-1] * (seq_length + 1 - len(row)) for row in expected]
+    found = samples.read(np.arange(len(samples))).tokens.tolist()
+    assert sorted(found) == sorted(rows)
+
+
+@given(
+    SIZES, st.integers(1, 7), st.integers(1, 30), st.integers(0, 5), st.booleans(),
+    st.lists(st.booleans(), min_size=12, max_size=12),
+)  # fmt: skip
+@MANY
+def test_overflow_walked_slowly(
+    tmp_path: pathlib.Path,
+    sizes: list[int],
+    seq_length: int,
+    count: int,
+    seed: int,
+    allow_chopped: bool,
+    masked: list[bool],
+) -> None:
+    dataset = numbered(tmp_path / "x", sizes)
+    labels = numbered(tmp_path / "y", sizes, masked)
+    useful = [
+        bool(size) and not masked[d] and (allow_chopped or size <= seq_length + 1)
+        for d, size in enumerate(sizes)
+    ]
+    data = DataConfig(pack="pack_until_overflow", allow_chopped=allow_chopped)
+    wanted = Wanted("train", count, seq_length, seed)
+    if not any(useful):
+        with pytest.raises(UserError, match=r"x\.bin: none of \d+ documents can be used"):
+            packing(data, wanted, dataset, labels)
+        return
+    samples = packing(data, wanted, dataset, labels)
+    rng = np.random.RandomState(seed)
+    shuffled, order = np.arange(count), np.arange(len(sizes))
+    rng.shuffle(shuffled)
+    rng.shuffle(order)
+    documents: list[int] = []
+    begins: list[int] = []
+    at = filled = 0
+    while len(begins) < count:
+        if at == len(order):
+            at = 0
+            rng.shuffle(order)
+        d = int(order[at])
+        at += 1
+        if not useful[d]:
+            continue
+        if not filled or filled + sizes[d] > seq_length + 1:
+            begins.append(len(documents))
+            filled = 0
+        filled += sizes[d]
+        documents.append(d)
+    assert samples.index.doc_idx.tolist() == documents
+    assert samples.index.sample_idx.tolist() == [[k, 0] for k in [*begins, len(documents)]]
+    assert samples.index.shuffle_idx.tolist() == shuffled.tolist()
 
 
 def test_past_the_end_it_counts_modulo_its_length(tmp_path: pathlib.Path) -> None:
     samples = small(tmp_path)
     n = len(samples)
     assert n == 4
-    rows = [samples.sample(i).tolist() for i in range(n + 3)]
+    rows = samples.read(np.arange(n + 3)).tokens.tolist()
     assert rows[n] not in rows[:n]  # the sample that a sampler never reaches, but a blend can
     assert rows[n + 1 :] == [rows[(n + 1) % n], rows[(n + 2) % n]]
 
 
-def test_epochs_are_the_fewest_that_suffice() -> None:
-    for tokens in range(1, 12):
-        for seq_length in range(1, 6):
-            for num_samples in range(1, 12):
-                epochs = epochs_needed(num_samples, tokens, seq_length)
-                assert (epochs * tokens - 1) // seq_length >= num_samples
-                assert epochs == 1 or ((epochs - 1) * tokens - 1) // seq_length < num_samples
+def test_whole_documents_take_one_token_of_the_next(tmp_path: pathlib.Path) -> None:
+    dataset = numbered(tmp_path / "x", [3, 2, 9])
+    labels = numbered(tmp_path / "y", [3, 2, 9])
+    samples = packing(DataConfig(pack="unpacked"), Wanted("train", 5, 4, 0), dataset, labels)
+    by_document = {0: [0, 1, 2, 100, 0], 1: [100, 101, 200, 0, 0], 2: [200, 201, 202, 203, 204]}
+    rows = samples.read(np.arange(4))
+    assert rows.counted is not None
+    documents = samples.index.doc_idx[samples.index.shuffle_idx[:4]]
+    for row, counted, document in zip(rows.tokens, rows.counted, documents, strict=True):
+        assert row.tolist() == by_document[document]
+        assert (
+            counted.tolist() == [True] * 4 + [document == 2]
+            if document != 1
+            else (counted.tolist() == [True] * 3 + [False] * 2)
+        )
 
 
-@pytest.mark.parametrize(
-    ("split", "size", "bounds"),
-    [
-        ("900,50,50", 245, [221, 233, 245]),
-        ("8/1/1", 10, [8, 9, 10]),
-        ("969, 30, 1", 245, [238, 245, 245]),
-        ("1", 3, [3, 3, 3]),
-        ("0.7,0.2,0.1", 5, [3, 4, 5]),  # [4, 5, 5] if the shares were summed exactly
-        ("0,1,1", 3, [0, 1, 3]),
-    ],
-)
-def test_split_bounds(split: str, size: int, bounds: list[int]) -> None:
-    parts = split_documents(split, size)
-    assert [part.stop for part in parts] == bounds
-    assert sum(map(len, parts)) == size
-
-
-@pytest.mark.parametrize("split", ["", "a,b", "0,0,0", "1,2,3,4", "1,-1,1", "nan", "inf,1"])
-def test_wrong_split(split: str) -> None:
-    with pytest.raises(UserError, match=r"^split: "):
-        split_documents(split, 10)
+def test_a_blend_reads_what_its_datasets_read(tmp_path: pathlib.Path) -> None:
+    one, other = small(tmp_path / "a"), small(tmp_path / "b", add=20)
+    blend = Blend([one, other], np.array([0, 1, 1, 0]), np.array([0, 0, 2, 1]), {})
+    rows = blend.read(np.array([3, 0, 2])).tokens
+    expected = [one.read(np.array([k])).tokens[0] for k in (1, 0)]
+    np.testing.assert_array_equal(rows[:2], expected)
+    np.testing.assert_array_equal(rows[2:], other.read(np.array([2])).tokens)
+    assert "b/x.bin: token" in locate(blend, 2, 1)
 
 
 def test_fingerprint_follows_the_order_not_the_number_asked_for(tmp_path: pathlib.Path) -> None:
-    one = small(tmp_path)
-    dataset, documents = one.dataset, one.documents
-    more = pack(dataset, documents, num_samples=5, seq_length=3, seed=1)
-    assert one.fingerprint() == more.fingerprint()
-    for change in ({"num_samples": 6}, {"seq_length": 2}, {"seed": 2}):
-        other = pack(dataset, documents, **{"num_samples": 1, "seq_length": 3, "seed": 1, **change})
-        assert other.fingerprint() != one.fingerprint(), change
-    first, second = (
-        PackedSamples(dataset, part, epochs=9, seq_length=3, seed=1)
-        for part in (range(1), range(1, 2))
-    )
-    assert first.fingerprint() != second.fingerprint()
+    same = small(tmp_path).fingerprint()
+    assert small(tmp_path, num_samples=5).fingerprint() == same
+    for change in ({"num_samples": 6}, {"seq_length": 2}, {"seed": 2}, {"add": 1}):
+        assert small(tmp_path, **change).fingerprint() != same, change
 
 
 def test_no_tokens(tmp_path: pathlib.Path) -> None:
-    with IndexedWriter(tmp_path / "x", "uint16") as out:
-        out.add([])
+    dataset = numbered(tmp_path / "x", [0])
     with pytest.raises(UserError, match=r"x\.bin: documents 0 to 1 have no tokens"):
-        pack(IndexedDataset(tmp_path / "x"), range(1), num_samples=1, seq_length=2, seed=0)
+        packed_samples(dataset, None, range(1), Wanted("train", 1, 2, 0))
 
 
-def test_floats_are_no_tokens(tmp_path: pathlib.Path) -> None:
-    with IndexedWriter(tmp_path / "x", "float32") as out:
-        out.add([0.5])
-    with pytest.raises(UserError, match=r"x\.idx: holds float32 numbers"):
-        pack(IndexedDataset(tmp_path / "x"), range(1), num_samples=1, seq_length=2, seed=0)
+def test_labels_of_another_text(tmp_path: pathlib.Path) -> None:
+    dataset = numbered(tmp_path / "x", [3, 2])
+    wanted = Wanted("train", 1, 2, 0)
+    with pytest.raises(UserError, match=r"y\.idx: 1 sequences, but .*x\.idx has 2"):
+        packing(DataConfig(), wanted, dataset, numbered(tmp_path / "y", [3]))
+    with pytest.raises(UserError, match=r"y\.idx: 3 tokens in sequence 1, but .*x\.idx has 2"):
+        packing(DataConfig(), wanted, dataset, numbered(tmp_path / "y", [3, 3]))
+    other = numbered(tmp_path / "y", [3, 2], add=1)
+    samples = packing(DataConfig(), Wanted("train", 1, 4, 0), dataset, other)
+    with pytest.raises(UserError, match=r"y\.bin: token \d of document \d, byte \d+, is \d+, the"):
+        samples.read(np.array([0]))
 
 
-def small(folder: pathlib.Path) -> PackedSamples:
+def test_unpacked_needs_labels(tmp_path: pathlib.Path) -> None:
+    data = DataConfig(path=str(numbered(tmp_path / "x", [3]).prefix), pack="unpacked", split="1")
+    with pytest.raises(UserError, match="pack-impl: unpacked needs labels"):
+        neox_samples(data, Wanted("train", 1, 2, 0), IndexedDataset)
+
+
+def numbered(
+    prefix: pathlib.Path, sizes: list[int], masked: list[bool] | None = None, add: int = 0
+) -> IndexedDataset:
+    """Token k of document d is 100 d + k, or -100 where the document is masked."""
+    prefix.parent.mkdir(exist_ok=True)
+    with IndexedWriter(prefix, "int32") as out:
+        for document, size in enumerate(sizes):
+            hidden = masked is not None and masked[document]
+            out.add([-100 if hidden else 100 * document + k + add for k in range(size)])
+    return IndexedDataset(prefix)
+
+
+def small(folder: pathlib.Path, add: int = 0, **changes: Any) -> IndexedSamples:
     """16 tokens in 3 documents, 5 samples of 3 + 1 tokens."""
-    with IndexedWriter(folder / "x", "uint16") as out:
-        for document in ([1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16]):
-            out.add(document)
-    return pack(IndexedDataset(folder / "x"), range(3), num_samples=1, seq_length=3, seed=1)
-
-
-def corpus(shared: pathlib.Path, letter: str) -> IndexedDataset:
-    return IndexedDataset(
-        shared / "golden" / "data" / "corpora" / f"neox_corpus_{letter}_text_document"
-    )
-
-
-def load(shared: pathlib.Path, name: str) -> dict[str, np.ndarray]:
-    path = shared / "golden" / "data" / "neox" / f"{name}.npz"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not among the golden cases here")
-    with np.load(path) as arrays:
-        return dict(arrays)
-
-
-def compare(samples: PackedSamples, golden: dict[str, np.ndarray], prefix: str) -> None:
-    for name in ("doc_idx", "sample_idx", "shuffle_idx"):
-        found = getattr(samples, name)
-        assert found.dtype == golden[prefix + name].dtype
-        np.testing.assert_array_equal(found, golden[prefix + name], err_msg=name)
-    assert len(samples) == golden[prefix + "len"]
-    rows = np.stack([samples.sample(i) for i in range(len(samples))])
-    assert rows.dtype == np.int64
-    text = golden[prefix + "text"]
-    np.testing.assert_array_equal(rows[: len(text)], text)
-    assert hashlib.sha256(rows.tobytes()).hexdigest() == golden[prefix + "all_text_sha256"]
+    dataset = numbered(folder / "x", [5, 1, 10], add=add)
+    wanted = Wanted("train", 1, 3, 1)._replace(**changes)
+    return packed_samples(dataset, None, range(3), wanted)

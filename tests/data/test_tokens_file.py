@@ -24,15 +24,15 @@ def test_replays(tmp_path: pathlib.Path) -> None:
     )
     assert len(loader) == 2 and loader.batch(1).dtype == np.int32
     np.testing.assert_array_equal(loader.batch(1), TOKENS[1])
-    np.testing.assert_array_equal(loader.rows(0, [2, 0]), TOKENS[0, [2, 0]])
-    mask = loader.loss_mask(1, slice(1, 3))
+    np.testing.assert_array_equal(loader.read(0, [2, 0]).tokens, TOKENS[0, [2, 0]])
+    mask = loader.read(1, slice(1, 3)).weights
     assert mask is not None and mask.dtype == np.float32
     np.testing.assert_array_equal(mask, MASK[1, 1:])
 
 
 def test_mask_is_optional(tmp_path: pathlib.Path) -> None:
     loader = TokensFile(saved(tmp_path, tokens=TOKENS), global_batch=3, seq_length=4)
-    assert loader.loss_mask(0) is None
+    assert loader.read(0).weights is None
 
 
 def test_fingerprint_is_the_content(tmp_path: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxneox.data import BatchSizes
 from jaxneox.data.loader import SampleLoader
 from jaxneox.train import loop
 from jaxneox.train.spikes import FEWEST, WINDOW, Spikes
@@ -68,9 +69,9 @@ def test_a_step_has_the_numbers_of_its_samples() -> None:
         def __len__(self) -> int:
             return 11
 
-    loader = SampleLoader(Eleven(), global_batch=4, seq_length=2)  # type: ignore[arg-type]
+    loader = SampleLoader(Eleven(), sizes=BatchSizes(4), seq_length=2)  # type: ignore[arg-type]
     assert [loader.sample_numbers(step) for step in range(3)] == [(0, 3), (4, 7), (0, 3)]
-    loader = SampleLoader(Eleven(), global_batch=4, seq_length=2, drop_last=2)  # type: ignore[arg-type]
+    loader = SampleLoader(Eleven(), sizes=BatchSizes(4), seq_length=2, drop_last=2)  # type: ignore[arg-type]
     assert [loader.sample_numbers(step) for step in (1, 2, 3)] == [(4, 7), (8, 1), (2, 5)]
 
 

@@ -3,6 +3,7 @@
 from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
+    INTS,
     SHARE,
     Section,
     needless,
@@ -72,6 +73,21 @@ OURS: Section = {
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
     "loss_spike_factor": used(
         AMOUNT, 6.0, "log.spike_factor", "deviations above the recent losses' median; 0: never"
+    ),
+    "order": used(
+        ("neox", "megatron"),
+        "neox",
+        "data.order",
+        "megatron: as Megatron-core's GPTDataset",
+    ),
+    "add_extra_token_to_sequence": used(
+        bool, True, "data.extra_token", "Megatron's: false: samples share no token"
+    ),
+    "drop_last_partial_validation_sequence": used(
+        bool, True, "data.keep_partial_validation", "Megatron's: false: a short last one counts"
+    ),
+    "rampup_batch_size": used(
+        INTS, None, "batch.ramp", "Megatron's: [start, increment, samples until train_batch_size]"
     ),
     "max_micro_batch_size": used(
         COUNT, None, "batch.micro", "the largest micro-batch up to it that divides the batch"

@@ -1,0 +1,107 @@
+"""The loader of a run's split, from its configuration."""
+
+from jaxneox.config.schema import Config, DataConfig
+from jaxneox.data.batches import BatchSizes
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.loader import Loader, SampleLoader
+from jaxneox.data.megatron import NO_PAD, megatron_samples
+from jaxneox.data.neox import neox_samples
+from jaxneox.data.samples import Samples
+from jaxneox.data.text import cached_dataset, is_text
+from jaxneox.data.tokenizer import Tokenizer
+from jaxneox.data.wanted import Split, Wanted, samples_needed
+from jaxneox.errors import UserError
+
+
+def open_loader(cfg: Config, tokenizer: Tokenizer | None, split: Split) -> Loader | None:
+    """The loader that training with this configuration has; None where the split is empty."""
+    train, batch = cfg.train, cfg.batch
+    needed = samples_needed(
+        split,
+        train_iters=train.train_iters,
+        eval_interval=train.eval_interval,
+        eval_iters=train.eval_iters,
+        global_batch=batch.global_size,
+    )
+    # Evaluations take whole batches at once.
+    sizes = BatchSizes(batch.global_size, batch.ramp if split == "train" else None)
+    return build_loader(
+        cfg.data,
+        tokenizer,
+        Wanted(split, needed, cfg.model.seq_length, train.seed),
+        sizes,
+        vocab_size=cfg.model.vocab_size,
+    )
+
+
+def build_loader(
+    data: DataConfig,
+    tokenizer: Tokenizer | None,
+    wanted: Wanted,
+    sizes: BatchSizes,
+    *,
+    vocab_size: int | None = None,
+    drop_last: int | None = None,
+) -> Loader | None:
+    """The loader of a split; None where the split has no documents or no samples are wanted.
+
+    Args:
+        data: where the tokens are, and in which order they are wanted.
+        tokenizer: for text, for `eod-mask-loss` and padding; a .bin/.idx dataset needs none.
+        vocab_size: tokens must be below it: the padded size; the tokenizer's by default.
+        drop_last: see SampleLoader.
+
+    Raises UserError for data that is missing, corrupt or empty, naming the file or the key.
+    """
+    if wanted.num_samples < 1:
+        return None
+    if data.path is None and not data.train_paths:
+        raise UserError(
+            "no data: set data-path (a .bin/.idx prefix, .txt, .jsonl, a folder or builtin:stdlib)"
+            " with split, or train-data-paths, valid-data-paths and test-data-paths"
+        )
+    if data.eod_mask_loss and (tokenizer is None or tokenizer.eod is None):
+        raise UserError("eod-mask-loss: true, but the tokenizer has no <|endoftext|> token")
+    pad = _pad(tokenizer) if data.order == "megatron" else None
+
+    def open_(path: str) -> IndexedDataset:
+        return open_dataset(path, tokenizer)
+
+    samples: Samples | None
+    if pad is not None:
+        samples = megatron_samples(data, wanted, open_, pad)
+    else:
+        samples = neox_samples(data, wanted, open_)
+    if samples is None:
+        return None
+    return SampleLoader(
+        samples,
+        sizes=sizes,
+        seq_length=wanted.seq_length,
+        vocab_size=vocab_size or (tokenizer.vocab_size if tokenizer else None),
+        masked_token=tokenizer.eod if tokenizer and data.eod_mask_loss else None,
+        pad=pad,
+        drop_last=drop_last,
+    )
+
+
+def open_dataset(path: str, tokenizer: Tokenizer | None) -> IndexedDataset:
+    """A .bin/.idx pair, or the one that text was made into; never empty, and of tokens."""
+    if not is_text(path):
+        dataset = IndexedDataset(path)
+    elif tokenizer is None:
+        raise UserError(f"{path}: text needs a tokenizer, set tokenizer-type and vocab-file")
+    else:
+        dataset = IndexedDataset(cached_dataset(path, tokenizer))
+    if not len(dataset):
+        raise UserError(f"{path}: a dataset without documents")
+    if dataset.dtype.kind == "f":
+        raise UserError(f"{dataset.idx_path}: holds {dataset.dtype} numbers, expected tokens")
+    return dataset
+
+
+def _pad(tokenizer: Tokenizer | None) -> int:
+    """Megatron takes a padding token that is also another special one for none."""
+    if tokenizer is None or tokenizer.pad is None or tokenizer.pad == tokenizer.eod:
+        return NO_PAD
+    return tokenizer.pad

@@ -1,0 +1,41 @@
+"""Label datasets: the tokens again, with -100 where there is no loss."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.samples import MASKED
+from jaxneox.errors import UserError
+
+DOCUMENTS = 4096  # at a time
+
+
+def check_in_step(dataset: IndexedDataset, labels: IndexedDataset) -> None:
+    """Raises UserError where the two are not sequences of the same sizes."""
+    if len(dataset) != len(labels):
+        raise UserError(
+            f"{labels.idx_path}: {len(labels)} sequences, but {dataset.idx_path} has "
+            f"{len(dataset)}; labels are made together with their text"
+        )
+    different = np.flatnonzero(dataset.sizes != labels.sizes)
+    if len(different):
+        i = int(different[0])
+        raise UserError(
+            f"{labels.idx_path}: {labels.sizes[i]} tokens in sequence {i}, but "
+            f"{dataset.idx_path} has {dataset.sizes[i]}; labels are made together with their text"
+        )
+
+
+def with_loss(labels: IndexedDataset, prefix: int) -> NDArray[np.bool_]:
+    """Which documents have a label that is not -100 among their first `prefix`."""
+    found = np.zeros(len(labels), bool)
+    for first in range(0, len(labels), DOCUMENTS):
+        part = slice(first, first + DOCUMENTS)
+        lengths = labels.sizes[part].astype(np.int64)
+        begins = labels.begins(part)
+        total = np.array([lengths.sum()])
+        values = np.concatenate(list(labels.pieces(begins[:1], total)))
+        counted = np.concatenate([[0], np.cumsum(values != MASKED)])
+        at = begins - begins[0]
+        found[part] = counted[at + np.minimum(lengths, prefix)] > counted[at]
+    return found

@@ -1,0 +1,213 @@
+"""GPT-NeoX's datasets: a part of one corpus, or a blend of several, in any of its packings.
+
+(gpt-neox `megatron/data/data_utils.py` and `gpt2_dataset.py`.)
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxneox.config.schema import DataConfig
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.labels import check_in_step, with_loss
+from jaxneox.data.order.blend import (
+    blend_indices,
+    normalised,
+    samples_of_each,
+    weights_by_documents,
+)
+from jaxneox.data.order.cache import kept
+from jaxneox.data.order.overflow import pack_until_overflow, unpacked
+from jaxneox.data.order.packed import Index, epochs_needed, neox_packed
+from jaxneox.data.order.split import split_documents
+from jaxneox.data.samples import Blend, IndexedSamples, Samples
+from jaxneox.data.wanted import Wanted
+from jaxneox.errors import UserError
+
+Open = Callable[[str], IndexedDataset]
+
+MAX_DATASETS = 254  # dataset_index is a uint8, and NeoX keeps one value free
+FILL = 0  # of rows that are too short; without labels it has a loss, as in NeoX
+
+
+def neox_samples(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
+    """The samples of a split; None where it has no documents."""
+    if data.path is not None:
+        return _part(data, wanted, open_)
+    return _blend(data, wanted, open_)
+
+
+def _part(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
+    """One part of the documents of `data-path`."""
+    assert data.path is not None
+    dataset = open_(data.path)
+    parts = split_documents(data.split, len(dataset))
+    documents = dict(zip(("train", "valid", "test"), parts, strict=True))[wanted.split]
+    if documents:
+        if data.pack != "packed" and wanted.split != "train":
+            print(
+                f"note: pack-impl: {data.pack} takes the documents of {wanted.split} from the "
+                "begin of the file, as NeoX does, so from the training documents too",
+                file=sys.stderr,
+            )
+        return packing(data, wanted, dataset, None, documents)
+    if wanted.split == "train":
+        raise UserError(
+            f"{data.path}: split {data.split!r} leaves no document of {len(dataset)} to train"
+        )
+    return None
+
+
+def _blend(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
+    """All documents of the paths of a split, in the proportion of their weights.
+
+    Its length is the sum of the datasets' own lengths, whatever the weights: a dataset may be
+    asked for more than it has and then begins again.
+    """
+    source = data.source(wanted.split)
+    if not source.paths:
+        return None
+    if len(source.paths) > MAX_DATASETS:
+        raise UserError(
+            f"{wanted.split}-data-paths: {len(source.paths)} datasets, expected {MAX_DATASETS} "
+            "or less"
+        )
+    datasets = [open_(path) for path in source.paths]
+    labels = [open_(path) for path in source.labels] or [None] * len(datasets)
+    key = f"{wanted.split}-data-weights"
+    shares = normalised(source.weights or (1.0,) * len(datasets), key)
+    if data.weight_by_num_documents:
+        counts = [len(dataset) for dataset in datasets]
+        shares = normalised(weights_by_documents(counts, data.weighted_sampler_alpha), key)
+    children = [
+        packing(data, wanted._replace(num_samples=count), dataset, label)
+        for dataset, label, count in zip(
+            datasets, labels, samples_of_each(shares, wanted.num_samples), strict=True
+        )
+    ]
+    # NeoX divides by the sum once more, this time numpy's, which may round differently.
+    weights = (np.asarray(shares) / np.sum(shares)).tolist()
+    identity = {"order": "neox blend", "weights": weights}
+    size = sum(map(len, children))
+    indices = kept(
+        datasets[0].prefix, {**identity, "size": size}, size, lambda: blend_indices(weights, size)
+    )
+    return Blend(children, indices[0], indices[1], identity)
+
+
+def packing(
+    data: DataConfig,
+    wanted: Wanted,
+    dataset: IndexedDataset,
+    labels: IndexedDataset | None,
+    documents: range | None = None,
+) -> IndexedSamples:
+    """The samples of one dataset by `pack-impl`, of all documents unless given."""
+    documents = range(len(dataset)) if documents is None else documents
+    if labels is not None:
+        check_in_step(dataset, labels)
+    if data.pack == "packed":
+        return packed_samples(dataset, labels, documents, wanted)
+    identity: dict[str, Any] = {
+        "order": f"neox {data.pack}",
+        "allow_chopped": data.allow_chopped,
+        "num_samples": wanted.num_samples,
+        "seq_length": wanted.seq_length,
+        "seed": wanted.seed,
+    }
+    # NeoX forgets which documents it was given and takes as many from the begin of the file.
+    useful = _useful(data, wanted, dataset, labels)[: len(documents)]
+    size, seq_length, seed = max(1, wanted.num_samples), wanted.seq_length, wanted.seed
+
+    def build() -> Index:
+        if data.pack == "unpacked":
+            return unpacked(useful, num_samples=size, seed=seed)
+        return pack_until_overflow(
+            dataset.sizes[: len(documents)],
+            useful,
+            num_samples=size,
+            seq_length=seq_length,
+            seed=seed,
+        )
+
+    sizes = dataset.content()["sizes"]
+    key = {**identity, "sizes": sizes, "useful": _hash(useful)}
+    index = Index(*kept(dataset.prefix, key, 3 * size + len(dataset), build))
+    return IndexedSamples(
+        dataset, labels, index,
+        seq_length=seq_length, length=size - 1, extra=1, fill=FILL, identity=identity,
+    )  # fmt: skip
+
+
+def packed_samples(
+    dataset: IndexedDataset,
+    labels: IndexedDataset | None,
+    documents: range,
+    wanted: Wanted,
+    epochs: int | None = None,
+) -> IndexedSamples:
+    """`packed`: at least `num_samples` samples, from as many epochs as that needs unless given.
+
+    The order depends on the number of epochs, not on the number of samples asked for.
+    """
+    tokens = int(np.sum(dataset.sizes[documents.start : documents.stop], dtype=np.int64))
+    if not tokens:
+        raise UserError(
+            f"{dataset.bin_path}: documents {documents.start} to {documents.stop} have no tokens"
+        )
+    epochs = epochs or epochs_needed(wanted.num_samples, tokens, wanted.seq_length)
+    identity = {
+        "order": "neox packed",
+        "documents": [documents.start, documents.stop],
+        "epochs": epochs,
+        "seq_length": wanted.seq_length,
+        "seed": wanted.seed,
+    }
+    index = kept(
+        dataset.prefix,
+        {**identity, "sizes": dataset.content()["sizes"]},
+        epochs * len(documents) + 3 * (epochs * tokens // wanted.seq_length),
+        lambda: neox_packed(
+            dataset.sizes, documents, epochs=epochs, seq_length=wanted.seq_length, seed=wanted.seed
+        ),
+    )
+    # N - 1: NeoX's sampler never reaches the last of its N samples.
+    length = max(0, len(index[2]) - 1)
+    return IndexedSamples(
+        dataset, labels, Index(*index),
+        seq_length=wanted.seq_length, length=length, extra=1, fill=FILL, identity=identity,
+    )  # fmt: skip
+
+
+def _useful(
+    data: DataConfig, wanted: Wanted, dataset: IndexedDataset, labels: IndexedDataset | None
+) -> NDArray[np.bool_]:
+    """Which documents may be in a sample: short enough, and with a label to learn from."""
+    width = wanted.seq_length + 1
+    useful = np.ones(len(dataset), bool)
+    if not data.allow_chopped:
+        useful &= dataset.sizes <= width
+    if data.pack == "unpacked":
+        if labels is None:
+            raise UserError(
+                "pack-impl: unpacked needs labels, train-label-data-paths and those of valid and "
+                f"test, which {dataset.prefix} does not have"
+            )
+        width -= 1
+    if labels is not None:
+        useful &= with_loss(labels, width)
+    if not useful.any():
+        raise UserError(
+            f"{dataset.bin_path}: none of {len(dataset)} documents can be used with pack-impl: "
+            f"{data.pack}; each is longer than seq-length + 1 = {wanted.seq_length + 1} tokens "
+            "with allow-chopped: false, or all its labels are -100"
+        )
+    return useful
+
+
+def _hash(values: NDArray[np.bool_]) -> str:
+    return hashlib.sha256(np.packbits(values).tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Which tokens the i-th sample has: NeoX's and Megatron-core's orders as arrays of integers."""
