@@ -3,12 +3,20 @@
 from jaxneox.config.describe import describe, saved_keys
 from jaxneox.config.merge import load_yaml
 from jaxneox.config.override import apply_set
-from jaxneox.config.resolve import model_of, parallel_of, resolve, tokenizer_of, train_iters_of
+from jaxneox.config.resolve import (
+    data_run_of,
+    model_of,
+    parallel_of,
+    resolve,
+    tokenizer_of,
+    train_iters_of,
+)
 from jaxneox.config.schema import Config
 
 __all__ = [
     "Config",
     "apply_set",
+    "data_run_of",
     "describe",
     "load_yaml",
     "model_of",

@@ -1,6 +1,5 @@
 """How many sequences a step takes, and how they are cut: global = micro * accumulation * dp."""
 
-import dataclasses
 from typing import Any
 
 from jaxneox.config.check import Settings
@@ -12,6 +11,7 @@ MICRO = "train_micro_batch_size_per_gpu"
 ACCUMULATION = "gradient_accumulation_steps"
 LARGEST_MICRO = "max_micro_batch_size"
 RAMP = "rampup_batch_size"
+DROP_LAST = "drop_last_samples"
 
 
 def batch_config(settings: Settings, dp: int) -> BatchConfig:
@@ -19,11 +19,12 @@ def batch_config(settings: Settings, dp: int) -> BatchConfig:
 
     An accumulation that is not given is derived only where the global size is given, else it is 1.
     """
-    batch = _whole_batch(settings, dp)
-    return dataclasses.replace(batch, ramp=_ramp(settings[RAMP], batch, dp))
+    total, micro, steps = _cut(settings, dp)
+    ramp = _ramp(settings[RAMP], total, micro * dp)
+    return BatchConfig(total, micro, steps, settings[DROP_LAST] or micro * dp, ramp)
 
 
-def _ramp(given: list[int] | None, batch: BatchConfig, dp: int) -> tuple[int, int, int] | None:
+def _ramp(given: list[int] | None, total: int, together: int) -> tuple[int, int, int] | None:
     """`rampup_batch_size`: from a first size by equal steps to the whole batch."""
     if given is None:
         return None
@@ -31,21 +32,20 @@ def _ramp(given: list[int] | None, batch: BatchConfig, dp: int) -> tuple[int, in
     if len(given) != 3 or min(given) < 1:
         raise UserError(f"{RAMP}: found {given}, expected {expected}")
     start, increment, samples = given
-    if start > batch.global_size or (batch.global_size - start) % increment:
+    if start > total or (total - start) % increment:
         raise UserError(
-            f"{RAMP}: {increment} at a time from {start} on does not come to {GLOBAL} "
-            f"{batch.global_size}"
+            f"{RAMP}: {increment} at a time from {start} on does not come to {GLOBAL} {total}"
         )
-    together = batch.micro * dp
     if start % together or increment % together:
         raise UserError(
-            f"{RAMP}: start {start} and increment {increment} must be multiples of {MICRO} "
-            f"{batch.micro} x dp {dp} = {together}"
+            f"{RAMP}: start {start} and increment {increment} must be multiples of {MICRO} x dp = "
+            f"{together}"
         )
     return start, increment, samples
 
 
-def _whole_batch(settings: Settings, dp: int) -> BatchConfig:
+def _cut(settings: Settings, dp: int) -> tuple[int, int, int]:
+    """The global batch, the micro-batch and the accumulation steps."""
     total = settings[GLOBAL]
     micro = settings[MICRO]
     steps = settings[ACCUMULATION] if settings.given(ACCUMULATION) else None
@@ -56,13 +56,13 @@ def _whole_batch(settings: Settings, dp: int) -> BatchConfig:
         )
     if total is None:
         steps = steps or 1
-        return BatchConfig(micro * steps * dp, micro, steps)
+        return micro * steps * dp, micro, steps
     if micro is None and steps is None:
         micro = _largest_micro(total, settings[LARGEST_MICRO] or total, dp)
     known = (micro or 1) * (steps or 1) * dp
     if total % known or (micro and steps and total != known):
         raise _contradiction(total, micro, steps, dp)
-    return BatchConfig(total, micro or total // known, steps or total // known)
+    return total, micro or total // known, steps or total // known
 
 
 def portable_keys(config: Config) -> dict[str, Any]:
@@ -75,6 +75,7 @@ def portable_keys(config: Config) -> dict[str, Any]:
     return keys | {
         GLOBAL: config.batch.global_size,
         LARGEST_MICRO: config.batch.micro,
+        DROP_LAST: config.batch.drop_last,
         "padded_vocab_size": config.model.vocab_size,
     }
 

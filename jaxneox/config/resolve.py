@@ -14,7 +14,7 @@ from jaxneox.config.running import (
     remat_config,
     train_config,
 )
-from jaxneox.config.schema import Config, ModelConfig, ParallelConfig, TokenizerConfig
+from jaxneox.config.schema import Config, DataRun, ModelConfig, ParallelConfig, TokenizerConfig
 from jaxneox.errors import UserError
 
 
@@ -43,6 +43,23 @@ def resolve(keys: Mapping[str, Any], *, dp: int, vocab_size: int | None) -> Conf
         neox_compat=settings["neox_compat"],
         keys=dict(keys),
         notes=tuple(settings.notes),
+    )
+
+
+def data_run_of(keys: Mapping[str, Any], *, dp: int, vocab_size: int | None) -> DataRun:
+    """What the batches depend on, from YAMLs that need not say what is trained on them.
+
+    The padded vocabulary is None where there is neither a tokenizer nor `padded_vocab_size`.
+    """
+    settings = Settings(keys)
+    tokenizer = _tokenizer(settings)
+    known = tokenizer.padded_size is not None or vocab_size is not None
+    return DataRun(
+        data_config(settings),
+        batch_config(settings, dp),
+        train_config(settings),
+        settings.needed("seq_length"),
+        padded_vocab(tokenizer, vocab_size) if known else None,
     )
 
 

@@ -173,6 +173,7 @@ class BatchConfig:
     global_size: int
     micro: int
     accumulation: int
+    drop_last: int = 1  # at the end of the data what does not fill so many is left out
     ramp: tuple[int, int, int] | None = None  # rampup_batch_size: start, increment, samples
 
 
@@ -272,6 +273,16 @@ class TrainConfig:
     z_loss: float = 0.0
 
 
+class DataRun(NamedTuple):
+    """What the batches of a run depend on."""
+
+    data: DataConfig
+    batch: BatchConfig
+    train: TrainConfig
+    seq_length: int
+    vocab_size: int | None  # padded; None where it is not known
+
+
 @dataclass(frozen=True)
 class Config:
     """A whole run. `keys` are the merged YAML keys with `_`, as given: what is saved and shown."""
@@ -291,3 +302,8 @@ class Config:
     neox_compat: bool = False
     keys: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a reader of the YAML should know, one line each
+
+    @property
+    def data_run(self) -> DataRun:
+        model = self.model
+        return DataRun(self.data, self.batch, self.train, model.seq_length, model.vocab_size)

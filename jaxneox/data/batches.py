@@ -1,7 +1,8 @@
 """How many samples each step takes: which samples a step has follows from the step alone."""
 
 import bisect
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 
 class Stage(NamedTuple):
@@ -26,8 +27,26 @@ class BatchSizes:
     """
 
     def __init__(self, size: int, ramp: tuple[int, int, int] | None = None) -> None:
-        self.largest = size
-        self.stages = [Stage(0, 0, size)] if ramp is None else _ramp(size, *ramp)
+        self.largest, self.ramp = size, ramp
+        self.stages = _stages(size, ramp, 0, 0)
+
+    def follow(self, stages: Sequence[Sequence[int]], step: int, changed: bool) -> None:
+        """Take the samples that a run with these stages has left, from `step` on.
+
+        `changed` says that it had other sizes: they count until `step`, and these from there on.
+        """
+        before = BatchSizes(self.largest)
+        before.stages = [Stage(*stage) for stage in stages]
+        if changed:
+            past = [stage for stage in before.stages if stage.step < step]
+            now = _stages(self.largest, self.ramp, step, before.first(step))
+            before.stages = past + now
+        self.stages = before.stages
+
+    def identity(self) -> dict[str, Any]:
+        """What the configuration says of the sizes, as JSON."""
+        ramp = {} if self.ramp is None else {"ramp": list(self.ramp)}
+        return {"global_batch": self.largest, **ramp}
 
     def size(self, step: int) -> int:
         """The samples of a step."""
@@ -42,7 +61,9 @@ class BatchSizes:
         return self.stages[bisect.bisect_right(self.stages, step, key=lambda s: s.step) - 1]
 
 
-def _ramp(size: int, start: int, increment: int, samples: int) -> list[Stage]:
+def _stages(size: int, ramp: tuple[int, int, int] | None, step: int, taken: int) -> list[Stage]:
+    """The sizes from `step` on, before which `taken` samples were."""
+    start, increment, samples = ramp or (size, 1, 1)
     increments = (size - start) // increment
     share = samples / increments if increments else 0.0
 
@@ -51,7 +72,6 @@ def _ramp(size: int, start: int, increment: int, samples: int) -> list[Stage]:
         return increments if taken > samples or not share else min(increments, int(taken / share))
 
     stages = []
-    step = taken = 0
     while True:
         grown = number(taken)
         stages.append(Stage(step, taken, start + grown * increment))

@@ -1,6 +1,6 @@
 """The loader of a run's split, from its configuration."""
 
-from jaxneox.config.schema import Config, DataConfig
+from jaxneox.config.schema import DataConfig, DataRun
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import Loader, SampleLoader
@@ -13,7 +13,7 @@ from jaxneox.data.wanted import Split, Wanted, samples_needed
 from jaxneox.errors import UserError
 
 
-def open_loader(cfg: Config, tokenizer: Tokenizer | None, split: Split) -> Loader | None:
+def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Loader | None:
     """The loader that training with this configuration has; None where the split is empty."""
     train, batch = cfg.train, cfg.batch
     needed = samples_needed(
@@ -28,9 +28,10 @@ def open_loader(cfg: Config, tokenizer: Tokenizer | None, split: Split) -> Loade
     return build_loader(
         cfg.data,
         tokenizer,
-        Wanted(split, needed, cfg.model.seq_length, train.seed),
+        Wanted(split, needed, cfg.seq_length, train.seed),
         sizes,
-        vocab_size=cfg.model.vocab_size,
+        vocab_size=cfg.vocab_size,
+        drop_last=batch.drop_last,
     )
 
 

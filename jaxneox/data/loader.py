@@ -120,7 +120,7 @@ class SampleLoader(Loader):
         return {
             "samples": self.samples.fingerprint(),
             "wraps_at": self._usable,
-            "global_batch": [list(stage) for stage in self.sizes.stages],
+            **self.sizes.identity(),
             "seq_length": self.seq_length,
             "masked_token": self._masked_token,
             "pad": self._pad,

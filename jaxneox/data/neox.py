@@ -77,7 +77,8 @@ def _blend(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
             "or less"
         )
     datasets = [open_(path) for path in source.paths]
-    labels = [open_(path) for path in source.labels] or [None] * len(datasets)
+    labels: list[IndexedDataset | None] = [open_(path) for path in source.labels]
+    labels = labels or [None] * len(datasets)
     key = f"{wanted.split}-data-weights"
     shares = normalised(source.weights or (1.0,) * len(datasets), key)
     if data.weight_by_num_documents:

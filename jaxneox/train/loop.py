@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
@@ -24,7 +25,8 @@ from jaxneox.train.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.saving import Saving
 from jaxneox.train.schedule import evaluates_at
-from jaxneox.train.step import Batch, Evaluation, build_step
+from jaxneox.train.state import TrainState
+from jaxneox.train.step import Batch, Evaluation, Metrics, build_step
 
 
 class Evaluator:
@@ -81,24 +83,25 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test = Evaluator(run, "valid"), Evaluator(run, "test")
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
+    together = AllCompile(step) if talk.count() > 1 else step
     stop = Agreement(run.mesh, interrupted)
     begun = done = run.step
     saving.before_the_first()
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
         while done < run.last and not stop():
-            early = done <= begun + 1  # compiling
+            early = done <= begun + 1 or run.grows_at(done)  # compiling
             mark(f"waiting for the batch of step {done + 1}", early)
+            since = time.perf_counter()
             try:
                 _, batch = next(batches)
             except UserError:  # of the data; what was learned until here is not lost for it
                 if talk.count() == 1:  # the others are already inside the step
                     saving.at_the_end(done)
                 raise
+            waited = time.perf_counter() - since
             mark(f"in step {done + 1}", early)
-            if talk.count() > 1 and done == begun:
-                step = compiled_by_all(step, run, batch)
             trace.before(done + 1)
-            run.state, figures = step(run.state, batch)
+            run.state, figures = together(run.state, batch)
             done += 1
             trace.after(done, run.state)
             if evaluates_at(done, cfg.train):
@@ -108,7 +111,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             if done == run.last and cfg.train.do_test:
                 with reporter.aside():
                     figures |= test(run.state.params, 0)
-            reporter.add(done, figures)
+            reporter.add(done, figures | {"data_wait": waited})
             if run.replicas and run.replicas.is_due(done):
                 with reporter.aside():
                     run.replicas.check(run.state, done)
@@ -119,12 +122,20 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     saving.at_the_end(done)
 
 
-def compiled_by_all(step: Any, run: Run, batch: Batch) -> Any:
-    """The step, once every process has compiled it: gloo gives the last of them 30 seconds to come
-    to the first collective."""
-    compiled = step.lower(run.state, batch).compile()
-    talk.gathered("compiled")
-    return compiled
+class AllCompile:
+    """A step that none of several processes begins before all have compiled it: gloo gives the last
+    of them 30 seconds to come to the first collective."""
+
+    def __init__(self, step: Any):
+        self.step = step
+        self.compiled: dict[tuple[int, ...], Any] = {}  # by the batch's shape
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        shape = batch.tokens.shape
+        if shape not in self.compiled:
+            self.compiled[shape] = self.step.lower(state, batch).compile()
+            talk.gathered(f"compiled for {shape[0]} micro-batches")
+        return self.compiled[shape](state, batch)
 
 
 def rate(run: Run) -> Rate:

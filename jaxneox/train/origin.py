@@ -18,6 +18,9 @@ from jaxneox.hosts import talk
 
 APPEARS = 60.0  # seconds until a network file system shows at one host what another has written
 
+TOKENS = "tokens file"  # an order by name
+MOST_CHANGES = 8  # of the data, said one by one
+
 # What may change between two runs of one model: its function of a sequence is the same.
 FREE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
 
@@ -146,12 +149,18 @@ def check_model(start: Origin, cfg: ModelConfig) -> None:
 
 
 def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
-    """The first step of a loader that the checkpoint's run had; an error if it had another."""
+    """The first step of a loader that the checkpoint's run had; an error if it had another.
+
+    Where a change is allowed, the samples still go on where they had stopped: with batches of
+    another size none is left out and none comes again. (A file of tokens has no such place.)
+    """
     saved = checkpoint.read_meta(place).get("data")
     if saved is None:
         return first
     now = loader.fingerprint()
-    if saved["fingerprint"] == now:
+    same = saved["fingerprint"] == now
+    if same or (allowed and not {saved["fingerprint"].get("order"), now.get("order")} & {TOKENS}):
+        loader.sizes.follow(saved["stages"], place.step - saved["first"], changed=not same)
         return saved["first"]
     if allowed:
         return first
@@ -159,6 +168,8 @@ def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
         f"{name} was {there} and is {here}"
         for name, there, here in _changes(saved["fingerprint"], now)
     ]
+    if len(changed) > MOST_CHANGES:
+        changed[MOST_CHANGES:] = [f"and {len(changed) - MOST_CHANGES} more changes"]
     raise UserError(
         f"{place.folder} was trained on other data: {'; '.join(changed)}. Restore the data and its "
         "settings, or accept the change with --allow-data-change"

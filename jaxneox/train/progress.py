@@ -13,6 +13,8 @@ from jaxneox.hosts import talk
 
 Figures = dict[str, Any]
 
+WORTH_SAYING = 0.01  # of the time spent waiting for data
+
 
 class Bar:
     """A progress bar with the latest figures, and every `interval` steps a line above it.
@@ -44,12 +46,15 @@ class Bar:
         self.steps += 1
         self.tokens += figures["tokens"]
         self.seconds += figures["seconds"]
+        self.waited += figures["data_wait"]
         loss, speed = f"loss {figures['loss']:.4f}", self.speed()
         self.bar.update(self.task, completed=step, figures=f"{loss}  {speed}")
         if step % self.interval == 0 or step == self.last:
             rest = f"norm {figures['grad_norm']:.3f}  lr {figures['lr']:.2e}"
             milliseconds = 1000 * self.seconds / self.steps
-            self.say(f"step {step:>6}  {loss}  {rest}  {speed}  {milliseconds:.0f} ms")
+            waited = self.waited / self.seconds
+            slow = f"  {waited:.0%} of it waiting for data" if waited > WORTH_SAYING else ""
+            self.say(f"step {step:>6}  {loss}  {rest}  {speed}  {milliseconds:.0f} ms{slow}")
             self.forget()
         for name in ("valid_loss", "test_loss"):
             if name in figures:
@@ -61,7 +66,7 @@ class Bar:
         return f"{tokens:,.0f} tokens/s" + (f"  MFU {utilisation:.0%}" if utilisation else "")
 
     def forget(self) -> None:
-        self.steps, self.tokens, self.seconds = 0, 0, 0.0
+        self.steps, self.tokens, self.seconds, self.waited = 0, 0, 0.0, 0.0
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)

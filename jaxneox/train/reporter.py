@@ -1,5 +1,6 @@
 """Each step's figures from the device to whoever wants them, one step late so that none waits."""
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -25,9 +26,6 @@ class Reporter:
         self.run, self.sinks, self.bar = run, sinks, bar
         self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
         self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
-        schedule = run.plan.schedule
-        tokens = run.cfg.batch.global_size * run.cfg.model.seq_length
-        self.always = {"tokens": tokens} | ({"bubble": schedule.bubble} if schedule else {})
         self.waiting: deque[tuple[int, Figures]] = deque()
         self.clock = time.perf_counter()
 
@@ -53,7 +51,7 @@ class Reporter:
         step, on_device = self.waiting.popleft()
         figures = {name: np.asarray(value).item() for name, value in on_device.items()}
         now = time.perf_counter()
-        figures |= self.always | {"seconds": now - self.clock}
+        figures |= self._of_the_batch(step) | {"seconds": now - self.clock}
         self.clock = now
         line = self._look_at(step, figures)
         for sink in self.sinks:
@@ -69,6 +67,16 @@ class Reporter:
                 "without saving, the checkpoints are from before. Run again with a smaller "
                 "learning rate"
             )
+
+    def _of_the_batch(self, step: int) -> Figures:
+        """What follows from the number of sequences of a step."""
+        cfg, schedule = self.run.cfg, self.run.plan.schedule
+        size = self.run.loader.sizes.size(step - 1 - self.run.first)
+        figures: Figures = {"tokens": size * cfg.model.seq_length}
+        if schedule is not None:
+            micro = size * cfg.batch.accumulation // cfg.batch.global_size
+            figures["bubble"] = dataclasses.replace(schedule, micro=micro).bubble
+        return figures
 
     def _look_at(self, step: int, figures: Figures) -> str | None:
         """Adds its samples to the figures of a step that is skipped or whose loss is a spike; the

@@ -124,17 +124,26 @@ class Run:
             return min(end, self.first + len(self.loader))
         return end
 
+    def grows_at(self, step: int) -> bool:
+        """Whether the step has another number of sequences than the one before."""
+        size, at = self.loader.sizes.size, step - self.first
+        return at > 0 and size(at) != size(at - 1)
+
     def loader_of(self, split: Split) -> Loader | None:
         if isinstance(self.loader, TokensFile):
             return None
-        return open_loader(self.cfg, self.tokenizer, split)
+        return open_loader(self.cfg.data_run, self.tokenizer, split)
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint says of itself besides its arrays."""
         names = ("jax", "flax", "optax", "orbax-checkpoint")
         return {
             "keys": saved_keys(self.cfg),
-            "data": {"first": self.first, "fingerprint": self.loader.fingerprint()},
+            "data": {
+                "first": self.first,
+                "stages": [list(stage) for stage in self.loader.sizes.stages],
+                "fingerprint": self.loader.fingerprint(),
+            },
             "versions": {name: importlib.metadata.version(name) for name in names},
         }
 
@@ -200,7 +209,7 @@ def train_loader(cfg: Config, tokenizer: Tokenizer | None, tokens: str | None) -
         )
     if not cfg.train.train_iters:
         raise UserError("train_iters is 0: say how many steps to train with --set train-iters=N")
-    loader = open_loader(cfg, tokenizer, "train")
+    loader = open_loader(cfg.data_run, tokenizer, "train")
     if loader is None:
         raise UserError("the training split is empty: give it a part of `split`, or more data")
     return loader

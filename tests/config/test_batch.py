@@ -23,16 +23,16 @@ small = st.integers(1, 12)
 @given(small, small, small, st.sampled_from([(TOTAL, MICRO), (TOTAL, STEPS), (MICRO, STEPS)]))
 def test_any_two_give_the_third(micro: int, steps: int, dp: int, known: tuple[str, str]) -> None:
     every = {TOTAL: micro * steps * dp, MICRO: micro, STEPS: steps}
-    expected = BatchConfig(every[TOTAL], micro, steps)
+    expected = BatchConfig(every[TOTAL], micro, steps, micro * dp)
     two: dict[str, Any] = {name: every[name] if name in known else None for name in every}
     assert run(dp=dp, **two).batch == run(dp=dp, **every).batch == expected
 
 
 @given(small, small)
 def test_one_is_enough(size: int, dp: int) -> None:
-    assert run(dp=dp, **{MICRO: size}).batch == BatchConfig(size * dp, size, 1)
+    assert run(dp=dp, **{MICRO: size}).batch == BatchConfig(size * dp, size, 1, size * dp)
     only_total: dict[str, Any] = {TOTAL: size * dp, MICRO: None}
-    assert run(dp=dp, **only_total).batch == BatchConfig(size * dp, size, 1)
+    assert run(dp=dp, **only_total).batch == BatchConfig(size * dp, size, 1, size * dp)
 
 
 @given(small, small, small, small)

@@ -107,7 +107,8 @@ def process(*args: str | Path, **options: Any) -> subprocess.Popen[bytes]:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """What each step computed, without how long it took."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    clock = {"seconds", "data_wait"}
+    return [{name: value for name, value in row.items() if name not in clock} for row in rows]
 
 
 def losses(run: Path) -> list[float]:

@@ -17,7 +17,14 @@ from jaxneox.train.metrics import MetricsFile, TensorBoard, open_sinks, read_met
 from jaxneox.train.plot import plot_loss
 from jaxneox.train.progress import Bar, Rate
 
-FIGURES = {"loss": 2.5, "grad_norm": 1.0, "lr": 1e-3, "tokens": 64, "seconds": 0.5}
+FIGURES = {
+    "loss": 2.5,
+    "grad_norm": 1.0,
+    "lr": 1e-3,
+    "tokens": 64,
+    "seconds": 0.5,
+    "data_wait": 0.0,
+}
 
 
 def written(path: Path, step: int, steps: range) -> list[int]:

@@ -89,6 +89,9 @@ OURS: Section = {
     "rampup_batch_size": used(
         INTS, None, "batch.ramp", "Megatron's: [start, increment, samples until train_batch_size]"
     ),
+    "drop_last_samples": used(
+        COUNT, None, "batch.drop_last", "null: micro-batch x dp of the first start, as NeoX"
+    ),
     "max_micro_batch_size": used(
         COUNT, None, "batch.micro", "the largest micro-batch up to it that divides the batch"
     ),

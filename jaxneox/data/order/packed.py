@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1 << 20  # documents, or samples, at a time: little memory beside the index
+CHUNK = 1 << 16  # documents at a time: little memory beside the index
 LAST_EPOCH_APART = 0.80  # of an epoch's samples, Megatron's threshold
 
 
@@ -133,14 +133,13 @@ def _cut(
     for at in range(0, len(doc_idx), CHUNK):
         lengths = sizes[doc_idx[at : at + CHUNK]]
         ends = np.cumsum(lengths, dtype=np.int64)
-        last = min(size, (base + int(ends[-1]) - extra) // seq_length)
-        for first in range(done, last + 1, CHUNK):
-            begins = np.arange(first, min(first + CHUNK, last + 1), dtype=np.int64) * seq_length
-            begins -= base
-            documents = np.searchsorted(ends, begins + extra, side="left")
-            rows = sample_idx[first : first + len(begins)]
-            rows[:, 0] = documents + at
-            rows[:, 1] = begins - (ends[documents] - lengths[documents])
-        done, base = max(done, last + 1), base + int(ends[-1])
+        reached = (ends + (base - extra)) // seq_length + 1  # samples begun by each end
+        count = np.diff(np.append(done, np.clip(reached, done, size + 1)))
+        documents = np.repeat(np.arange(len(ends)), count)
+        begins = np.arange(done, done + len(documents)) * seq_length - base
+        rows = sample_idx[done : done + len(documents)]
+        rows[:, 0] = documents + at
+        rows[:, 1] = begins - (ends - lengths)[documents]
+        done, base = done + len(documents), base + int(ends[-1])
     sample_idx[done:] = len(doc_idx) - 1, int(sizes[doc_idx[-1]]) - extra
     return sample_idx
