@@ -68,6 +68,7 @@ class IndexedDataset:
             sequence, but of several, or of none, in some of Megatron's datasets.
         documents_known: False where the `.idx` has lost the documents; each sequence is one then.
         total: the tokens of all sequences.
+        bin_size, idx_size: bytes of the files.
     """
 
     def __init__(self, prefix: str | os.PathLike[str] | Url) -> None:
@@ -81,6 +82,7 @@ class IndexedDataset:
         self.doc_idx = self._index.doc_idx
         self.documents_known = self._index.documents_known
         self.total = self._index.total
+        self.bin_size, self.idx_size = self._files.bin_size, len(self._files.index)
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -127,7 +129,7 @@ class IndexedDataset:
         """
         sizes = hashlib.sha256(self._index.header_and_sizes()).hexdigest()
         found: dict[str, Any] = {"tokens": self.total, "sizes": sizes}
-        size = self._files.bin_size
+        size = self.bin_size
         block = max(HASHED, -(-size // BLOCKS))
         starts = range(0, size, block)
         heads = self._files.ranges(starts, [min(start + HASHED, size) for start in starts])

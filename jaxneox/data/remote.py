@@ -56,7 +56,7 @@ class _Remote:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        with self.one_line():
+        with _one_line(url):
             self.fs, self.path = fsspec.core.url_to_fs(url)
             self.fs.invalidate_cache()
             info = self.fs.info(self.path)
@@ -83,21 +83,12 @@ class _Remote:
             what = f"{len(answer)} bytes came: the server may not know ranges, copy the file"
         return UserError(f"{self.url}: cannot read {stop - start} bytes at offset {start}: {what}")
 
-    @contextlib.contextmanager
-    def one_line(self) -> Iterator[None]:
-        try:
-            yield
-        except ImportError as error:
-            protocol = self.url.partition("://")[0]
-            package = DRIVERS.get(protocol, f"the fsspec driver of {protocol}")
-            raise UserError(f"{self.url}: reading it needs `pip install {package}`") from error
-        except FileNotFoundError as error:
-            why = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
-            raise UserError(
-                f"{self.url}: no such file{why}; expected PREFIX.bin and PREFIX.idx"
-            ) from error
-        except Exception as error:  # drivers raise anything
-            raise UserError(f"{self.url}: cannot be read ({_first_line(error)})") from error
+
+def exists(url: str) -> bool:
+    """Whether there is such a file; UserError where that cannot be found out."""
+    with _one_line(url):
+        fs, path = fsspec.core.url_to_fs(url)
+        return bool(fs.exists(path))
 
 
 def _fetched(remote: _Remote) -> pathlib.Path:
@@ -112,7 +103,7 @@ def _fetched(remote: _Remote) -> pathlib.Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         number, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
         os.close(number)
-        with remote.one_line():
+        with _one_line(remote.url):
             remote.fs.get_file(remote.path, temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -129,6 +120,21 @@ def _fetched(remote: _Remote) -> pathlib.Path:
         if temporary is not None:
             pathlib.Path(temporary).unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def _one_line(url: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        protocol = url.partition("://")[0]
+        package = DRIVERS.get(protocol, f"the fsspec driver of {protocol}")
+        raise UserError(f"{url}: reading it needs `pip install {package}`") from error
+    except FileNotFoundError as error:
+        why = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
+        raise UserError(f"{url}: no such file{why}; expected PREFIX.bin and PREFIX.idx") from error
+    except Exception as error:  # drivers raise anything
+        raise UserError(f"{url}: cannot be read ({_first_line(error)})") from error
 
 
 def _whole(answer: Any, size: int) -> bool:
