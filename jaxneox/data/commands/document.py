@@ -47,8 +47,8 @@ def document_tokens(dataset: IndexedDataset, document: int) -> NDArray[Any]:
 
 def token_range(given: str | None) -> slice:
     """`A:B`, `A:` and `:B` as Python's slices of them."""
-    match = re.fullmatch(r"(-?\d*):(-?\d*)", given or ":")
-    if not match or "-" in match.groups():
-        raise UserError(f"--tokens: {given!r}, expected A:B, such as 0:100 or -20:")
+    match = re.fullmatch(r"(\d*):(\d*)", given or ":")
+    if not match:
+        raise UserError(f"--tokens: {given!r}, expected A:B, such as 0:100")
     begin, end = (int(number) if number else None for number in match.groups())
     return slice(begin, end)

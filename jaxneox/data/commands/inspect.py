@@ -152,7 +152,7 @@ def _about_ids(found: Figures) -> list[tuple[str, str]]:
         return [("token ids", limits), ("ends", "the documents have no common last token")]
     filled = found["documents"] - found["empty_documents"]
     ends = f"{ids['ended_documents']:,} of {filled:,} documents end with token {ids['eod']}"
-    return [("token ids", limits), ("ends", f"{ends}, which is {ids['eod_inside']:,} times inside")]
+    return [("token ids", limits), ("ends", f"{ends}; {ids['eod_inside']:,} more inside")]
 
 
 def in_bytes(count: int) -> str:

@@ -12,7 +12,8 @@ from jaxneox.data import remote
 from jaxneox.data.commands.console import progress
 from jaxneox.data.indexed import IndexedDataset
 
-CHUNK = 1 << 22  # tokens
+CHUNK = 1 << 22  # tokens read at once
+EARLY = 1 << 20  # tokens from which the last one of most documents is guessed
 IGNORED = -100  # the label of a token that is not learned
 DOCUMENT, LABEL = "_document", "_label_document"
 
@@ -72,7 +73,7 @@ def survey(
 ) -> Tokens:
     """Sees all tokens once; `begins` of `document_begins`."""
     limit = np.iinfo(np.int64).max if vocab_size is None else vocab_size
-    allowed = IGNORED if is_label(dataset) else limit
+    masked = is_label(dataset)
     documents = np.flatnonzero(begins[1:] > begins[:-1])
     lasts = begins[1:][documents] - 1
     least, greatest, eods = [0], [-1], 0
@@ -82,7 +83,8 @@ def survey(
         least.append(int(tokens.min()))
         greatest.append(int(tokens.max()))
         if least[-1] < 0 or greatest[-1] >= limit:
-            outside = outside.plus(((tokens < 0) | (tokens >= limit)) & (tokens != allowed), at)
+            strange = (tokens < 0) | (tokens >= limit)
+            outside = outside.plus(strange & (tokens != IGNORED) if masked else strange, at)
         if eod is not None:
             eods += int(np.count_nonzero(tokens == eod))
             ended = int(np.searchsorted(lasts, at + len(tokens)))
@@ -95,7 +97,7 @@ def survey(
 
 def likely_eod(dataset: IndexedDataset, begins: NDArray[np.int64]) -> int | None:
     """The token that most documents end with, by those among the first tokens of the dataset."""
-    (tokens,) = dataset.pieces([0], [min(CHUNK, dataset.total)])
+    (tokens,) = dataset.pieces([0], [min(EARLY, dataset.total)])
     lasts = begins[1:][begins[1:] > begins[:-1]] - 1
     values, counts = np.unique(tokens[lasts[lasts < len(tokens)]], return_counts=True)
     if not len(values) or 2 * counts.max() < counts.sum():
