@@ -139,7 +139,7 @@ def test_full_disk_leaves_what_was_there(
 def test_golden(
     shared: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The SHA-256 of what NeoX's merge_datasets.py made of these (where its documents are put back)."""
+    """The SHA-256 of what NeoX's merge_datasets.py made of these, but for its lost documents."""
     scan.CHUNK = 1 << 10
     corpora = shared / "golden" / "data" / "corpora"
     names = [
