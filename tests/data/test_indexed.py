@@ -2,15 +2,17 @@
 
 import hashlib
 import pathlib
-import random
+import re
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxneox.data.index import CHUNK
 from jaxneox.data.indexed import DTYPES, IndexedDataset, token_dtype
-from jaxneox.data.writer import IndexedWriter
+from jaxneox.data.writer import IndexedWriter, write_index
 from jaxneox.errors import UserError
 
 DOCUMENTS = [[5, 6, 7], [8], [9, 10, 11, 12]]
@@ -113,22 +115,36 @@ def test_damage_is_named(prefix: pathlib.Path, offset: int, new: bytes, message:
     assert "\n" not in str(caught.value)
 
 
-def test_no_corruption_is_read_beyond_the_file(tmp_path: pathlib.Path) -> None:
-    rng = random.Random(0)
-    good = write(tmp_path / "good", DOCUMENTS).with_suffix(".idx").read_bytes()
-    prefix = write(tmp_path / "x", DOCUMENTS)
-    for _ in range(300):
-        data = bytearray(good[: rng.choice([len(good), rng.randrange(len(good))])])
-        for _ in range(rng.randrange(1, 4)):
-            if data:
-                data[rng.randrange(len(data))] = rng.randrange(256)
+@pytest.mark.parametrize("at", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK - 1, 2 * CHUNK])
+def test_damage_is_named_wherever_it_is(tmp_path: pathlib.Path, at: int) -> None:
+    """The index is checked in parts: none of it is left out, and none counted wrongly."""
+    N = 2 * CHUNK + 1
+    prefix = tmp_path / "x"
+    prefix.with_suffix(".bin").write_bytes(bytes(2 * N))
+    with prefix.with_suffix(".idx").open("wb") as file:
+        write_index(file, np.dtype("u2"), np.ones(N), np.arange(N + 1))
+    good = prefix.with_suffix(".idx").read_bytes()
+    places = {
+        f"sequence {at} has size -1 at offset {34 + 4 * at},": (34 + 4 * at, "<i", -1),
+        f"sequence {at} begins at byte 7 of the .bin says offset {34 + 4 * N + 8 * at}, "
+        f"expected {2 * at} ": (34 + 4 * N + 8 * at, "<q", 7),
+        f"document bound {at} at offset {34 + 12 * N + 8 * at} is below": (
+            34 + 12 * N + 8 * (at - 1), "<q", N,
+        ),
+    }  # fmt: skip
+    for message, (offset, kind, value) in places.items():
+        data = bytearray(good)
+        struct.pack_into(kind, data, offset, value)
         prefix.with_suffix(".idx").write_bytes(data)
-        try:
-            dataset = IndexedDataset(prefix)
-        except UserError:
-            continue
-        # What is left is another dtype of the same width, or other bounds within the file.
-        assert sum(len(dataset.get(i)) for i in range(len(dataset))) == 8
+        with pytest.raises(UserError, match=re.escape(message)):
+            IndexedDataset(prefix)
+
+
+def test_truncated_tail_says_what_is_left(prefix: pathlib.Path) -> None:
+    for size, whole in [(0, 0), (5, 0), (6, 1), (7, 1), (8, 2), (15, 2)]:
+        prefix.with_suffix(".bin").write_bytes(bytes(size))
+        with pytest.raises(UserError, match=f"truncated, its first {whole} of 3 sequences are"):
+            IndexedDataset(prefix)
 
 
 @pytest.mark.parametrize("missing", [".bin", ".idx"])
@@ -151,24 +167,88 @@ def test_token_that_does_not_fit(tmp_path: pathlib.Path) -> None:
         write(tmp_path / "x", [[1, 70000]])
 
 
-def test_content_hash_sees_index_and_tokens(tmp_path: pathlib.Path) -> None:
-    variants = [DOCUMENTS, [[5, 6], [7, 8], [9, 10, 11, 12]], [[5, 6, 7], [8], [9, 10, 11, 13]]]
-    hashes = [
-        IndexedDataset(write(tmp_path / f"{k}", documents)).content_hash()
-        for k, documents in enumerate([*variants, DOCUMENTS])
+def test_runs_of_tokens(prefix: pathlib.Path) -> None:
+    dataset = IndexedDataset(prefix)
+    assert dataset.total == 8
+    assert dataset.begins(slice(None)).tolist() == [0, 3, 4]
+    assert dataset.begins(np.array([2, 0, 2])).tolist() == [4, 0, 4]
+    assert [piece.tolist() for piece in dataset.pieces([2, 7, 8], [3, 1, 0])] == [
+        [7, 8, 9],
+        [12],
+        [],
     ]
-    assert len(set(hashes)) == 3 and hashes[0] == hashes[3]
+    for begin, length in [(8, 1), (-1, 1), (0, 9), (0, -1), (1, 2**63 - 1), (2**63 - 1, 1)]:
+        with pytest.raises(IndexError, match=f"{length} tokens from {begin} on of 8 in "):
+            dataset.pieces([0, begin], [1, length])
+
+
+def test_content_names_the_bytes_that_differ(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def content(documents: list[list[int]]) -> dict[str, object]:
+        return IndexedDataset(write(tmp_path / "x", documents)).content()
+
+    monkeypatch.setattr("jaxneox.data.indexed.BLOCKS", 4)
+    monkeypatch.setattr("jaxneox.data.indexed.HASHED", 2)
+    whole = content(DOCUMENTS)
+    assert list(whole) == ["tokens", "sizes"] + [f"bytes {k} to {k + 4}" for k in (0, 4, 8, 12)]
+    assert whole == content(DOCUMENTS) and whole["tokens"] == 8
+
+    def differing(documents: list[list[int]]) -> list[str]:
+        return [key for key, value in content(documents).items() if value != whole[key]]
+
+    assert differing([[5, 6], [7, 8], [9, 10, 11, 12]]) == ["sizes"]
+    assert differing([[5, 6, 7], [8], [99, 10, 11, 12]]) == ["bytes 8 to 12"]
+    assert differing([[5, 6, 7], [8], [9, 99, 11, 12]]) == []  # beyond the first bytes of a block
+
+
+def test_multimodal_is_refused_by_name(prefix: pathlib.Path) -> None:
+    with prefix.with_suffix(".idx").open("ab") as index:
+        index.write(b"\0\1\0")
+    with pytest.raises(UserError, match="3 bytes of modes at offset 102: a multimodal dataset"):
+        IndexedDataset(prefix)
 
 
 def test_longer_index(prefix: pathlib.Path) -> None:
     with prefix.with_suffix(".idx").open("ab") as index:
-        index.write(b"\0\0\0")  # the modes of a multimodal dataset stand here
-    with pytest.raises(UserError, match="105 bytes, but 102 follow"):
+        index.write(b"\0\0")
+    with pytest.raises(UserError, match="104 bytes, but 102 follow"):
         IndexedDataset(prefix)
 
 
-def test_float_codes_are_those_of_neox() -> None:
-    assert [DTYPES[code].name for code in (6, 7)] == ["float32", "float64"]
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_float_codes_of_both_programs(tmp_path: pathlib.Path, dtype: str) -> None:
+    """6 and 7 are NeoX's float32 and float64, and Megatron's float64 and float32."""
+    prefix = write(tmp_path / "x", [[1, 2], [3]], dtype)
+    neox = prefix.with_suffix(".idx").read_bytes()
+    code = {"float32": 6, "float64": 7}[dtype]
+    assert neox[17] == code
+    prefix.with_suffix(".idx").write_bytes(neox[:17] + bytes([13 - code]) + neox[18:])
+    for _ in range(2):
+        dataset = IndexedDataset(prefix)
+        assert dataset.dtype == dtype and dataset.get(1).tolist() == [3.0]
+        prefix.with_suffix(".idx").write_bytes(neox)
+
+
+def test_documents_of_no_and_of_several_sequences(
+    shared: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    golden = IndexedDataset(shared / "golden/data/corpora/mcore_corpus_b_text_document")
+    empty = np.flatnonzero(np.diff(golden.doc_idx) == 0)
+    assert empty.tolist() == [3] and len(golden) == 287 and len(golden.doc_idx) == 289
+    (tmp_path / "x.bin").write_bytes(bytes(12))
+    with (tmp_path / "x.idx").open("wb") as file:
+        write_index(file, np.dtype("u2"), np.array([1, 2, 3]), np.array([0, 2, 2, 3]))
+    assert IndexedDataset(tmp_path / "x").doc_idx.tolist() == [0, 2, 2, 3]
+
+
+def test_documents_that_were_lost_are_the_sequences(prefix: pathlib.Path) -> None:
+    """As after NeoX's tools/datasets/merge_datasets.py, which keeps only the first bound."""
+    sizes = IndexedDataset(prefix).sizes.copy()
+    with prefix.with_suffix(".idx").open("wb") as file:
+        write_index(file, np.dtype("u2"), sizes, np.array([0]))
+    dataset = IndexedDataset(prefix)
+    assert dataset.doc_idx.tolist() == [0, 1, 2, 3] and not dataset.documents_known
 
 
 def test_dtype_by_vocabulary() -> None:

@@ -1,0 +1,54 @@
+"""`inspect PREFIX --document N`: the tokens of one document and what they say."""
+
+import argparse
+import json
+import re
+import textwrap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxneox.data.commands.console import visible
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.tokenizer import Tokenizer
+from jaxneox.errors import UserError
+
+
+def show(dataset: IndexedDataset, tokenizer: Tokenizer | None, args: argparse.Namespace) -> int:
+    tokens = document_tokens(dataset, args.document)
+    chosen = tokens[token_range(args.tokens)]
+    text = tokenizer.decode(chosen.tolist()) if tokenizer else None
+    if args.json:
+        found = {"document": args.document, "tokens": chosen.tolist(), "text": text}
+        print(json.dumps(found))
+        return 0
+    part = f", of which {args.tokens}" if args.tokens else ""
+    print(visible(f"{dataset.prefix.name}, document {args.document}: {len(tokens):,} tokens{part}"))
+    print(textwrap.fill(" ".join(map(str, chosen.tolist())), 100))
+    if text is not None:
+        print(visible(f"\n{text}"))
+    return 0
+
+
+def document_tokens(dataset: IndexedDataset, document: int) -> NDArray[Any]:
+    """All sequences of a document, one after the other as they lie in the `.bin`."""
+    documents = len(dataset.doc_idx) - 1
+    if not 0 <= document < documents:
+        raise UserError(f"{dataset.prefix}: no document {document}, there are 0 to {documents - 1}")
+    first, last = map(int, dataset.doc_idx[document : document + 2])
+    if first == last:
+        return np.empty(0, dataset.dtype)
+    sequences = slice(first, last)
+    begin = dataset.begins(slice(first, first + 1))
+    (tokens,) = dataset.pieces(begin, [dataset.sizes[sequences].sum(dtype=np.int64)])
+    return tokens
+
+
+def token_range(given: str | None) -> slice:
+    """`A:B`, `A:` and `:B` as Python's slices of them."""
+    match = re.fullmatch(r"(\d*):(\d*)", given or ":")
+    if not match:
+        raise UserError(f"--tokens: {given!r}, expected A:B, such as 0:100")
+    begin, end = (int(number) if number else None for number in match.groups())
+    return slice(begin, end)

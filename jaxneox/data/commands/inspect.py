@@ -1,0 +1,164 @@
+"""`inspect PREFIX`: what is in a dataset, on one screen; `--document N`: what one document says."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxneox.data.commands import document, vocabulary
+from jaxneox.data.commands.console import visible
+from jaxneox.data.commands.histogram import Bin, draw, draw_png, histogram
+from jaxneox.data.commands.scan import (
+    IGNORED,
+    chunks,
+    document_begins,
+    label_dataset,
+    likely_eod,
+    survey,
+)
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.tokenizer import Tokenizer
+
+Figures = dict[str, Any]
+
+
+def add_parser(commands: Any) -> None:
+    p = commands.add_parser(
+        "inspect",
+        help="what is in a dataset, or in one of its documents",
+        description="What is in a dataset: its size, the lengths of its documents, what they end "
+        "with, the range of its tokens. With --document the tokens of one and, with a tokenizer, "
+        "its text.",
+    )
+    add = p.add_argument
+    add("prefix", metavar="PREFIX", help="a .bin/.idx pair, local or s3://, gs://, https://")
+    add("--document", type=int, metavar="N", help="this document alone, counted from 0")
+    add("--tokens", metavar="A:B", help="of the document only these")
+    add("--json", action="store_true", help="the same as a JSON object")
+    add("--png", type=pathlib.Path, metavar="FILE", help="the picture of the lengths as a file")
+    vocabulary.add_flags(p)
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    dataset = IndexedDataset(args.prefix)
+    tokenizer = vocabulary.tokenizer_from(args)
+    if args.document is not None:
+        return document.show(dataset, tokenizer, args)
+    found = figures(dataset, tokenizer)
+    bins = [Bin(*one) for one in found["lengths"]["histogram"]]
+    if args.png:
+        draw_png(bins, dataset.prefix.name, args.png)
+    if args.json:
+        print(json.dumps(found))
+    else:
+        print(visible("\n".join([*page(found), "", *draw(bins)])))
+    return 0
+
+
+def figures(dataset: IndexedDataset, tokenizer: Tokenizer | None) -> Figures:
+    """All that the page says; lengths are of the documents that are not empty."""
+    begins = document_begins(dataset)
+    lengths = np.diff(begins)
+    filled = lengths[lengths > 0]
+    return {
+        "bin": str(dataset.bin_path),
+        "bin_bytes": dataset.bin_size,
+        "idx": str(dataset.idx_path),
+        "idx_bytes": dataset.idx_size,
+        "dtype": dataset.dtype.name,
+        "sequences": len(dataset),
+        "documents": len(lengths),
+        "documents_known": dataset.documents_known,
+        "empty_documents": len(lengths) - len(filled),
+        "tokens": dataset.total,
+        "lengths": {
+            "shortest": int(filled.min()) if filled.size else 0,
+            "median": float(np.median(filled)) if filled.size else 0.0,
+            "mean": float(filled.mean()) if filled.size else 0.0,
+            "longest": int(filled.max()) if filled.size else 0,
+            "histogram": [list(one) for one in histogram(filled)],
+        },
+        "ids": _ids(dataset, begins, tokenizer),
+        "labels": _labels(dataset),
+    }
+
+
+def _ids(
+    dataset: IndexedDataset, begins: NDArray[np.int64], tokenizer: Tokenizer | None
+) -> Figures | None:
+    """The range of the tokens and what ends a document; None where there are no tokens."""
+    if dataset.dtype.kind == "f" or not dataset.total:
+        return None
+    eod = tokenizer.eod if tokenizer else likely_eod(dataset, begins)
+    vocab_size = tokenizer.vocab_size if tokenizer else None
+    found = survey(dataset, begins, eod=eod, vocab_size=vocab_size)
+    ended = int(np.count_nonzero(np.diff(begins))) - found.unended.number
+    return {
+        "least": found.least,
+        "greatest": found.greatest,
+        "vocabulary": vocab_size,
+        "outside": found.outside.number if tokenizer else None,
+        "eod": eod,
+        "ended_documents": None if eod is None else ended,
+        "eod_inside": None if eod is None else found.eods - ended,
+    }
+
+
+def _labels(dataset: IndexedDataset) -> Figures | None:
+    labels = label_dataset(dataset)
+    if labels is None:
+        return None
+    masked = sum(int(np.count_nonzero(part == IGNORED)) for _, part in chunks(labels, "reading"))
+    return {"bin": str(labels.bin_path), "tokens": labels.total, "masked": masked}
+
+
+def page(found: Figures) -> list[str]:
+    """The lines above the picture."""
+    documents = f"{found['documents']:,}, {found['empty_documents']:,} of them empty"
+    if not found["documents_known"]:
+        documents += "; lost by NeoX's merge_datasets.py: each sequence counts as one"
+    shape = "{shortest:,} shortest, {median:,.0f} median, {mean:,.1f} mean, {longest:,} longest"
+    rows = [
+        ("tokens in", f"{found['bin']}, {in_bytes(found['bin_bytes'])}"),
+        ("index in", f"{found['idx']}, {in_bytes(found['idx_bytes'])}"),
+        ("stored as", found["dtype"]),
+        ("documents", documents),
+        ("sequences", f"{found['sequences']:,}"),
+        ("tokens", f"{found['tokens']:,}"),
+        ("lengths", shape.format(**found["lengths"])),
+        *_about_ids(found),
+    ]
+    labels = found["labels"]
+    if labels:
+        share = labels["masked"] / max(1, labels["tokens"])
+        rows.append(("labels", f"{labels['bin']}, {share:.1%} of them masked"))
+    return [f"{name:<10} {text}" for name, text in rows]
+
+
+def _about_ids(found: Figures) -> list[tuple[str, str]]:
+    ids = found["ids"]
+    if ids is None:
+        return (
+            [("token ids", f"none, these are {found['dtype']} numbers")] if found["tokens"] else []
+        )
+    limits = f"{ids['least']:,} to {ids['greatest']:,}"
+    if ids["vocabulary"]:
+        limits += f", {ids['outside']:,} outside the vocabulary of {ids['vocabulary']:,}"
+    if ids["eod"] is None:
+        return [("token ids", limits), ("ends", "the documents have no common last token")]
+    filled = found["documents"] - found["empty_documents"]
+    ends = f"{ids['ended_documents']:,} of {filled:,} documents end with token {ids['eod']}"
+    return [("token ids", limits), ("ends", f"{ends}; {ids['eod_inside']:,} more inside")]
+
+
+def in_bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.4g} {unit}"
+        value /= 1000
+    return f"{value:,.4g} TB"

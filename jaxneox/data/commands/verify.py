@@ -1,0 +1,175 @@
+"""`verify PREFIX…`: whether datasets are whole and hold what their vocabulary knows."""
+
+import argparse
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxneox.data.checksums import checksum_path, file_sha256, read_checksums, write_checksums
+from jaxneox.data.commands import vocabulary
+from jaxneox.data.commands.console import progress, visible
+from jaxneox.data.commands.scan import (
+    IGNORED,
+    Count,
+    chunks,
+    document_begins,
+    is_label,
+    label_dataset,
+    survey,
+)
+from jaxneox.data.indexed import IndexedDataset, dataset_prefix
+from jaxneox.errors import UserError
+
+
+@dataclass
+class Report:
+    """What was looked at, and what is wrong: a line each."""
+
+    checked: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What is known of the tokens; None where it is not."""
+
+    size: int | None = None
+    eod: int | None = None
+
+
+def add_parser(commands: Any) -> None:
+    p = commands.add_parser(
+        "verify",
+        help="whether datasets are whole",
+        description="Hold the files of datasets against each other and against PREFIX.sha256; with "
+        "a tokenizer also their tokens and the ends of the documents; labels against their text. "
+        "Every finding is a line, and the exit status is 1 where there is one.",
+    )
+    add = p.add_argument
+    add("prefixes", nargs="+", metavar="PREFIX", help="a .bin/.idx pair, local or behind a URL")
+    add("--vocab-size", type=int, metavar="N", help="tokens are below it; else the tokenizer's")
+    add("--write-checksums", action="store_true", help="write PREFIX.sha256 where all is well")
+    vocabulary.add_flags(p)
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    tokenizer = vocabulary.tokenizer_from(args)
+    known = Vocabulary(args.vocab_size)
+    if tokenizer:
+        known = Vocabulary(args.vocab_size or tokenizer.vocab_size, tokenizer.eod)
+    status = 0
+    for prefix in args.prefixes:
+        if args.write_checksums:
+            dataset_prefix(prefix)  # a UserError for a URL, before all the work
+        report = verify(prefix, known)
+        if report.findings:
+            status = 1
+        elif args.write_checksums and not checksum_path(dataset_prefix(prefix)).is_file():
+            write_checksums(dataset_prefix(prefix), digests(IndexedDataset(prefix)))
+        lines = report.findings or [f"{prefix}: all is well: {', '.join(report.checked)}"]
+        print("\n".join(visible(line.replace("\n", " ")) for line in lines), flush=True)
+    return status
+
+
+def verify(prefix: str, known: Vocabulary) -> Report:
+    """All checks of one dataset; after an index that is wrong no other makes sense."""
+    report = Report()
+    try:
+        dataset = IndexedDataset(prefix)
+        report.checked.append(f"{len(dataset):,} sequences of {dataset.total:,} tokens")
+        check_checksums(dataset, report)
+        check_tokens(dataset, known, report)
+        check_labels(dataset, report)
+    except UserError as error:
+        report.findings.append(str(error))
+    return report
+
+
+def check_checksums(dataset: IndexedDataset, report: Report) -> None:
+    if not isinstance(dataset.prefix, pathlib.Path):
+        return
+    expected = read_checksums(dataset.prefix)
+    if expected is None:
+        return
+    report.checked.append("checksums")
+    where = checksum_path(dataset.prefix).name
+    for name, digest in digests(dataset).items():
+        if name not in expected:
+            report.findings.append(f"{where}: has no line for {name}")
+        elif digest != expected[name]:
+            report.findings.append(
+                f"{dataset.prefix.with_name(name)}: SHA-256 {digest}, expected "
+                f"{expected[name]} of {where}: its content has changed"
+            )
+
+
+def digests(dataset: IndexedDataset) -> dict[str, str]:
+    """SHA-256 of the files of a local dataset, by their names."""
+    with progress(f"hashing {dataset.prefix.name}", dataset.bin_size + dataset.idx_size) as advance:
+        return {
+            path.name: file_sha256(path, advance)
+            for path in (dataset.bin_path, dataset.idx_path)
+            if isinstance(path, pathlib.Path)
+        }
+
+
+def check_tokens(dataset: IndexedDataset, known: Vocabulary, report: Report) -> None:
+    """Tokens of the vocabulary, and an end-of-document token after each document."""
+    if dataset.dtype.kind == "f":
+        report.findings.append(f"{dataset.idx_path}: holds {dataset.dtype} numbers, no tokens")
+        return
+    begins = document_begins(dataset)
+    found = survey(dataset, begins, eod=known.eod, vocab_size=known.size)
+    if known.size is not None:
+        report.checked.append(f"tokens below {known.size:,}")
+    if found.outside.number:
+        which = "negative" if known.size is None else f"outside the vocabulary of {known.size}"
+        report.findings.append(f"{place(dataset, begins, found.outside)} is {which}")
+    if known.eod is None or is_label(dataset):
+        return
+    report.checked.append(f"documents that end with token {known.eod}")
+    if found.unended.first is not None:
+        documents = int(np.count_nonzero(np.diff(begins)))
+        report.findings.append(
+            f"{dataset.bin_path}: {found.unended.number:,} of {documents:,} documents do not end "
+            f"with the end-of-document token {known.eod}, the first is document "
+            f"{found.unended.first}"
+        )
+
+
+def check_labels(dataset: IndexedDataset, report: Report) -> None:
+    """Each label is the token of the text in its place, or masked."""
+    labels = label_dataset(dataset)
+    if labels is None:
+        return
+    report.checked.append(f"labels of {labels.prefix.name}")
+    if not np.array_equal(labels.sizes, dataset.sizes):
+        report.findings.append(
+            f"{labels.idx_path}: {len(labels):,} sequences of {labels.total:,} tokens, but the "
+            f"text has {len(dataset):,} of {dataset.total:,}, or of other sizes"
+        )
+        return
+    wrong = Count()
+    both = zip(chunks(dataset, "comparing"), chunks(labels, "with"), strict=True)
+    for (at, tokens), (_, label) in both:
+        wrong = wrong.plus((label != tokens) & (label != IGNORED), at)
+    if wrong.number:
+        where = place(labels, document_begins(labels), wrong)
+        report.findings.append(f"{where} is neither the text's nor {IGNORED}")
+
+
+def place(dataset: IndexedDataset, begins: NDArray[np.int64], found: Count) -> str:
+    """In words, where the first of them is: file, byte, document, token of the document."""
+    assert found.first is not None
+    offset = found.first
+    document = int(np.searchsorted(begins, offset, "right")) - 1
+    (tokens,) = dataset.pieces([offset], [1])
+    others = f", the first of {found.number:,}" if found.number > 1 else ""
+    return (
+        f"{dataset.bin_path}: token {tokens[0]} at byte {offset * dataset.dtype.itemsize}, number "
+        f"{offset - begins[document]} of document {document}{others},"
+    )
