@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from jaxneox.config.architecture import model_config, padded_vocab
 from jaxneox.config.batch import batch_config
+from jaxneox.config.batches import DataRun
 from jaxneox.config.check import Settings
 from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
 from jaxneox.config.running import (
@@ -14,7 +15,7 @@ from jaxneox.config.running import (
     remat_config,
     train_config,
 )
-from jaxneox.config.schema import Config, DataRun, ModelConfig, ParallelConfig, TokenizerConfig
+from jaxneox.config.schema import Config, ModelConfig, ParallelConfig, TokenizerConfig
 from jaxneox.errors import UserError
 
 

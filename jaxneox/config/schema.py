@@ -5,8 +5,15 @@ what can be checked without a mesh or a tokenizer is checked in `__post_init__`.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from jaxneox.config.batches import (
+    BatchConfig,
+    DataConfig,
+    DataRun,
+    TokenizerConfig,
+    TrainConfig,
+)
 from jaxneox.errors import UserError
 
 NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
@@ -167,72 +174,10 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True)
-class BatchConfig:
-    """Sequences: `global_size = micro * accumulation * dp`."""
-
-    global_size: int
-    micro: int
-    accumulation: int
-    drop_last: int = 1  # at the end of the data what does not fill so many is left out
-    ramp: tuple[int, int, int] | None = None  # rampup_batch_size: start, increment, samples
-
-
-@dataclass(frozen=True)
 class RematConfig:
     """Activation checkpointing: which values of a layer the backward pass finds again."""
 
     policy: Literal["none", "full", "dots"] = "none"
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    kind: str = "GPT2BPETokenizer"
-    vocab_file: str | None = None
-    merge_file: str | None = None
-    divisible_by: int = 128  # make-vocab-size-divisible-by
-    model_parallel: int = 1  # the YAML's: part of the padding rule, whatever the mesh
-    padded_size: int | None = None  # set: the padded size, whatever the rule says
-
-
-class Source(NamedTuple):
-    """The datasets of a split; weights and labels may be empty."""
-
-    paths: tuple[str, ...]
-    weights: tuple[float, ...]
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Either `path` with `split`, or the three lists with weights."""
-
-    path: str | None = None
-    split: str = "969, 30, 1"
-    train_paths: tuple[str, ...] = ()
-    valid_paths: tuple[str, ...] = ()
-    test_paths: tuple[str, ...] = ()
-    train_weights: tuple[float, ...] = ()
-    valid_weights: tuple[float, ...] = ()
-    test_weights: tuple[float, ...] = ()
-    train_label_paths: tuple[str, ...] = ()
-    valid_label_paths: tuple[str, ...] = ()
-    test_label_paths: tuple[str, ...] = ()
-    weight_by_num_documents: bool = False
-    weighted_sampler_alpha: float = 1.0
-    pack: Literal["packed", "pack_until_overflow", "unpacked"] = "packed"
-    allow_chopped: bool = True
-    eod_mask_loss: bool = False
-    order: Literal["neox", "megatron"] = "neox"
-    extra_token: bool = True  # order megatron: rows of S + 1 tokens, neighbours share one
-    keep_partial_validation: bool = False  # order megatron: a short last sample counts
-
-    def source(self, split: str) -> Source:
-        """The paths of a split with all that belongs to them."""
-        return Source(
-            getattr(self, f"{split}_paths"),
-            getattr(self, f"{split}_weights"),
-            getattr(self, f"{split}_label_paths"),
-        )
 
 
 @dataclass(frozen=True)
@@ -259,28 +204,6 @@ class LogConfig:
     profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
     spike_factor: float = 6.0  # see train/spikes.py; 0 is never
     peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    train_iters: int
-    eval_interval: int = 1000
-    eval_iters: int = 100
-    do_valid: bool = True
-    do_test: bool = True
-    exit_interval: int | None = None
-    seed: int = 1234
-    z_loss: float = 0.0
-
-
-class DataRun(NamedTuple):
-    """What the batches of a run depend on."""
-
-    data: DataConfig
-    batch: BatchConfig
-    train: TrainConfig
-    seq_length: int
-    vocab_size: int | None  # padded; None where it is not known
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ The format is described in `index`.
 """
 
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -120,6 +119,7 @@ class IndexedDataset:
         (piece,) = self.pieces(self.begins(slice(i, i + 1)) + offset, [length])
         return piece
 
+    @cached_property
     def content(self) -> dict[str, Any]:
         """What tells this data from other data, cheap at any size.
 
@@ -137,35 +137,6 @@ class IndexedDataset:
             digest = hashlib.sha256(head).hexdigest()[:16]
             found[f"bytes {start} to {min(start + block, size)}"] = digest
         return found
-
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """int64 [N + 1], where each sequence begins among all tokens; 8 N bytes of memory."""
-        return np.append(self.begins(slice(None)), self.total)
-
-    @property
-    def total(self) -> int:
-        return int(self.starts[-1])
-
-    def begins(self, sequences: Any) -> NDArray[np.int64]:
-        return self.starts[:-1][sequences]
-
-    def pieces(self, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> Any:
-        for begin, length in zip(begins.tolist(), lengths.tolist(), strict=True):
-            if not 0 <= begin <= begin + length <= len(self.tokens):
-                raise IndexError(begin, length)
-            yield self.tokens[begin : begin + length]
-
-    def content(self) -> dict[str, Any]:
-        return {
-            "tokens": self.total,
-            "sizes": hashlib.sha256(np.ascontiguousarray(self.sizes)).hexdigest(),
-            "bytes": self.content_hash(),
-        }
-
-    def content_hash(self) -> str:
-        """`content` in one word."""
-        return hashlib.sha256(json.dumps(self.content()).encode()).hexdigest()
 
 
 def _open(bin_path: Prefix, idx_path: Prefix) -> Files:

@@ -157,7 +157,7 @@ def sequence_samples(
     epochs = epochs_needed(num_samples, tokens, wanted.seq_length, extra) if num_samples else 1
     index = kept(
         dataset.prefix,
-        {**identity, "sizes": dataset.content()["sizes"]},
+        {**identity, "sizes": dataset.content["sizes"]},
         epochs * len(sequences) + 3 * (epochs * tokens // wanted.seq_length),
         lambda: megatron_packed(
             dataset.sizes,

@@ -135,7 +135,7 @@ def packing(
             seed=seed,
         )
 
-    sizes = dataset.content()["sizes"]
+    sizes = dataset.content["sizes"]
     key = {**identity, "sizes": sizes, "useful": _hash(useful)}
     index = Index(*kept(dataset.prefix, key, 3 * size + len(dataset), build))
     return IndexedSamples(
@@ -170,7 +170,7 @@ def packed_samples(
     }
     index = kept(
         dataset.prefix,
-        {**identity, "sizes": dataset.content()["sizes"]},
+        {**identity, "sizes": dataset.content["sizes"]},
         epochs * len(documents) + 3 * (epochs * tokens // wanted.seq_length),
         lambda: neox_packed(
             dataset.sizes, documents, epochs=epochs, seq_length=wanted.seq_length, seed=wanted.seed

@@ -106,9 +106,9 @@ class IndexedSamples:
         return [(self.dataset, Span(*map(int, span))) for span in zip(*columns, strict=True)]
 
     def fingerprint(self) -> dict[str, Any]:
-        labels = {} if self.labels is None else {"labels": self.labels.content()}
+        labels = {} if self.labels is None else {"labels": self.labels.content}
         file = self.dataset.prefix.name
-        return {**self._identity, "file": file, "content": self.dataset.content(), **labels}
+        return {**self._identity, "file": file, "content": self.dataset.content, **labels}
 
     def _gather(
         self, dataset: IndexedDataset, at: Sequence[NDArray[np.int64]], rows: int, fill: int

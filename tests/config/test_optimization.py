@@ -166,7 +166,7 @@ def test_data() -> None:
     }
     data = run(**paths, train_data_weights=[1, 2]).data
     assert (data.train_paths, data.train_weights) == (("a", "b"), (1.0, 2.0))
-    assert data.test_weights == (1.0, 1.0)
+    assert data.test_weights == ()
     assert "set without valid_data_paths and test_data_paths" in error(train_data_paths=["a"])
     assert "keep one" in error(**paths, data_path="a")
     assert "has 1 entries but train_data_paths has 2" in error(**paths, train_data_weights=[1])

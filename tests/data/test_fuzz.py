@@ -56,7 +56,7 @@ def check_within(dataset: IndexedDataset, tokens: np.ndarray) -> None:
     assert dataset.dtype.itemsize == 2 and dataset.dtype.kind in "iu"
     bounds = dataset.doc_idx
     assert bounds[0] == 0 and bounds[-1] == len(dataset) and (np.diff(bounds) >= 0).all()
-    dataset.content()
+    assert dataset.content["tokens"] == dataset.total
 
 
 def flip(data: bytearray, rng: random.Random) -> None:

@@ -186,7 +186,7 @@ def test_content_names_the_bytes_that_differ(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def content(documents: list[list[int]]) -> dict[str, object]:
-        return IndexedDataset(write(tmp_path / "x", documents)).content()
+        return IndexedDataset(write(tmp_path / "x", documents)).content
 
     monkeypatch.setattr("jaxneox.data.indexed.BLOCKS", 4)
     monkeypatch.setattr("jaxneox.data.indexed.HASHED", 2)

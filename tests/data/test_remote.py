@@ -120,7 +120,7 @@ def check_same(url: str, prefix: pathlib.Path) -> None:
     assert [far.get(i).tolist() for i in range(len(far))] == DOCUMENTS
     wanted = [0, 6, 3, 8, 0], [8, 2, 0, 0, 1]
     assert [p.tolist() for p in far.pieces(*wanted)] == [p.tolist() for p in near.pieces(*wanted)]
-    assert far.content() == near.content()
+    assert far.content == near.content
     with pytest.raises(IndexError):
         far.pieces([7], [2])
     assert (far.prefix.name, str(far.prefix)) == (near.prefix.name, url)

@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxneox.data.cache import cache_root
+from jaxneox.data.files import Prefix
+
 T = TypeVar("T", bound=Sequence[NDArray[Any]])
 
 FORMAT = 1  # part of every key: raise it when the same key would give other arrays
@@ -21,7 +24,7 @@ SMALL = 1 << 20  # elements; fewer are built as fast as they are read
 
 
 def kept(
-    beside: pathlib.Path, key: dict[str, Any], elements: int, build: Callable[[], T]
+    beside: Prefix, key: dict[str, Any], elements: int, build: Callable[[], T]
 ) -> Sequence[NDArray[Any]]:
     """What `build` returns, memory-mapped from the cache where it is large.
 
@@ -38,7 +41,8 @@ def kept(
         return build()
     text = json.dumps({"format": FORMAT, **key}, sort_keys=True)
     name = f"{beside.name}.index-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    homes = [beside.parent, cache_root()]
+    local = [beside.parent] if isinstance(beside, pathlib.Path) else []
+    homes = [*local, cache_root()]
     for home in homes:
         if (found := _load(home / name)) is not None:
             return found
@@ -50,11 +54,6 @@ def kept(
             print(f"built the index of {beside} in {taken:.1f} s: {home / name}", file=sys.stderr)
             return found
     return arrays
-
-
-def cache_root() -> pathlib.Path:
-    """Where this program keeps what it can make again."""
-    return pathlib.Path(os.environ.get("JAXNEOX_CACHE") or "~/.cache/jaxneox").expanduser()
 
 
 def _load(folder: pathlib.Path) -> list[NDArray[Any]] | None:
