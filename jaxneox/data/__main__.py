@@ -1,12 +1,12 @@
-"""`python -m jaxneox.data inspect | merge | verify`: what is in a dataset, and is it whole."""
+"""`python -m jaxneox.data`: what data holds, and what a run sees of it."""
 
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxneox.data.commands import inspect, merge, verify
+from jaxneox.data.commands import batch, inspect, merge, verify
 from jaxneox.data.commands.console import Parser, execute
 
-COMMANDS = (inspect, merge, verify)
+COMMANDS = (inspect, batch, merge, verify)
 
 
 def parser() -> Parser:

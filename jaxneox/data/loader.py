@@ -95,8 +95,7 @@ class SampleLoader(Loader):
 
     def read(self, step: int, rows: RowNumbers = ALL) -> Batch:
         """See Loader. Raises UserError for a token outside of the vocabulary, saying where."""
-        chosen = row_numbers(rows, self.sizes.size(step))
-        numbers = (self.sizes.first(step) + np.asarray(chosen, np.int64)) % self._usable
+        numbers = self.numbers(step, rows)
         tokens, counted = self.samples.read(numbers)
         weights = self._weights(tokens, counted)
         if self._pad is not None:
@@ -110,6 +109,11 @@ class SampleLoader(Loader):
                 "tokenizer"
             )
         return Batch(tokens.astype(np.int32, copy=False), weights)
+
+    def numbers(self, step: int, rows: RowNumbers = ALL) -> NDArray[np.int64]:
+        """The samples [R] of these rows, as `self.samples` numbers them."""
+        chosen = row_numbers(rows, self.sizes.size(step))
+        return (self.sizes.first(step) + np.asarray(chosen, np.int64)) % self._usable
 
     def sample_numbers(self, step: int) -> tuple[int, int]:
         """As they are found in `self.samples`: past the end they start again at 0."""

@@ -1,4 +1,5 @@
-"""`inspect PREFIX`: what is in a dataset, on one screen; `--document N`: what one document says."""
+"""`inspect PREFIX`: what is in a dataset, on one screen; `--document N`: what one document says;
+`inspect RUN --step N`: what a run saw at a step."""
 
 import argparse
 import json
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxneox.data.commands import document, vocabulary
+from jaxneox.data.commands import document, run_data, step, vocabulary
 from jaxneox.data.commands.console import visible
 from jaxneox.data.commands.histogram import Bin, draw, draw_png, histogram
 from jaxneox.data.commands.scan import (
@@ -21,6 +22,7 @@ from jaxneox.data.commands.scan import (
 )
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.tokenizer import Tokenizer
+from jaxneox.errors import UserError
 
 Figures = dict[str, Any]
 
@@ -28,23 +30,36 @@ Figures = dict[str, Any]
 def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "inspect",
-        help="what is in a dataset, or in one of its documents",
+        help="what is in a dataset, in one of its documents, or in a step of a run",
         description="What is in a dataset: its size, the lengths of its documents, what they end "
         "with, the range of its tokens. With --document the tokens of one and, with a tokenizer, "
-        "its text.",
+        "its text. With --step the documents and tokens that a run sees at this step.",
     )
     add = p.add_argument
-    add("prefix", metavar="PREFIX", help="a .bin/.idx pair, local or s3://, gs://, https://")
+    add(
+        "paths",
+        nargs="+",
+        metavar="PREFIX",
+        help="a .bin/.idx pair, local or s3://, gs://, https://; with --step YAMLs or a run",
+    )
     add("--document", type=int, metavar="N", help="this document alone, counted from 0")
     add("--tokens", metavar="A:B", help="of the document only these")
+    add("--step", type=int, metavar="N", help="of this run, as its log counts them: from 1")
+    add("--rows", metavar="A:B", help=f"of the step only these (0:{step.SHOWN})")
+    add("--full", action="store_true", help="of the step the whole text of each row")
     add("--json", action="store_true", help="the same as a JSON object")
     add("--png", type=pathlib.Path, metavar="FILE", help="the picture of the lengths as a file")
     vocabulary.add_flags(p)
+    run_data.add_options(p)
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    dataset = IndexedDataset(args.prefix)
+    if args.step is not None:
+        return step.show(args)
+    if len(args.paths) > 1:
+        raise UserError(f"{' '.join(args.paths)}: one dataset at a time, or --step N of a run")
+    dataset = IndexedDataset(args.paths[0])
     tokenizer = vocabulary.tokenizer_from(args)
     if args.document is not None:
         return document.show(dataset, tokenizer, args)

@@ -1,0 +1,70 @@
+"""`batch A.yml --steps 0:8 --out FILE.npz`: the global batches of a run as a file."""
+# T steps, G global batch, S tokens of a sample
+
+import argparse
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from jaxneox.data.atomic import atomic_file
+from jaxneox.data.commands import run_data
+from jaxneox.data.commands.console import visible
+from jaxneox.data.loader import SampleLoader
+from jaxneox.errors import UserError
+
+
+def add_parser(commands: Any) -> None:
+    p = commands.add_parser(
+        "batch",
+        help="the global batches of a run as a file",
+        description="Writes the global batches of some steps, counted from 0: `tokens` [steps, "
+        "batch, sequence + 1] and, where not every token counts, `loss_mask` [steps, batch, "
+        "sequence]. train.py --tokens trains on such a file.",
+    )
+    add = p.add_argument
+    add("paths", nargs="+", metavar="A.yml|RUN", help="YAMLs to merge, or a run")
+    add("--steps", required=True, metavar="A:B", help="from A to before B; or one step")
+    add("--out", type=pathlib.Path, required=True, metavar="FILE.npz", help="what to write")
+    run_data.add_options(p)
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    steps = step_range(args.steps)
+    if args.out.suffix != ".npz":
+        raise UserError(f"--out: {args.out}, expected a name that ends in .npz")
+    loader = run_data.open_run(args).loader
+    check_size(loader, steps)
+    batches = [loader.read(step) for step in steps]
+    arrays: dict[str, Any] = {"tokens": np.stack([batch.tokens for batch in batches])}
+    weights = [batch.weights for batch in batches if batch.weights is not None]
+    if weights:
+        arrays["loss_mask"] = np.stack(weights)
+    with atomic_file(args.out) as file:
+        np.savez(file, **arrays)
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    first, last = loader.sample_numbers(steps.start)[0], loader.sample_numbers(steps[-1])[1]
+    print(visible(f"{args.out}: {shapes}; samples {first} to {last} of {args.split}"))
+    return 0
+
+
+def step_range(given: str) -> range:
+    """`A:B`, or `A` alone."""
+    match = re.fullmatch(r"(\d+)(?::(\d+))?", given)
+    first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
+    if first >= end:
+        raise UserError(f"--steps: {given!r}, expected A:B with A below B, such as 0:8")
+    return range(first, end)
+
+
+def check_size(loader: SampleLoader, steps: range) -> None:
+    """Raises UserError where the batch grows in between: one array holds one size."""
+    sizes = loader.sizes
+    grows = [stage.step for stage in sizes.stages if steps.start < stage.step < steps.stop]
+    if grows:
+        raise UserError(
+            f"--steps {steps.start}:{steps.stop}: the batch is {sizes.size(steps.start)} sequences "
+            f"at first and {sizes.size(grows[0])} from step {grows[0]} on; write both apart"
+        )

@@ -1,0 +1,70 @@
+"""The data of a run as training has it, from its YAMLs or its folder."""
+
+import argparse
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+from jaxneox.config import apply_set, data_run_of, load_yaml, tokenizer_of
+from jaxneox.data.build import open_loader
+from jaxneox.data.loader import Loader, SampleLoader
+from jaxneox.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from jaxneox.data.wanted import Split
+from jaxneox.errors import UserError
+
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+class RunData(NamedTuple):
+    loader: SampleLoader
+    tokenizer: Tokenizer | None
+    folder: pathlib.Path | None  # of the run, where that was given
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run", "as train.py takes them")
+    add = group.add_argument
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any YAML key")
+    add("--dp", type=int, default=1, metavar="N", help="data parallel size, where the YAML gives "
+        "the batch of a device alone")  # fmt: skip
+    add("--split", choices=SPLITS, default="train", help="which part of the data (train)")
+
+
+def open_run(args: argparse.Namespace) -> RunData:
+    """Raises UserError where the configuration or the data is wrong, or the split is empty."""
+    folder = _run_folder(args.paths)
+    files = [str(folder / "config.yml")] if folder else args.paths
+    keys = apply_set(load_yaml(files), args.set)
+    tokenizer = _tokenizer(keys, folder)
+    if args.dp < 1:
+        raise UserError(f"--dp: {args.dp}, expected 1 or more")
+    cfg = data_run_of(keys, dp=args.dp, vocab_size=tokenizer.vocab_size if tokenizer else None)
+    loader: Loader | None = open_loader(cfg, tokenizer, args.split)
+    if loader is None:
+        raise UserError(f"the {args.split} split is empty: no documents, or no iterations of it")
+    assert isinstance(loader, SampleLoader)
+    return RunData(loader, tokenizer, folder)
+
+
+def _run_folder(paths: list[str]) -> pathlib.Path | None:
+    """The run of which a folder, or the folder of one of its checkpoints, was given."""
+    folders = [path for path in map(pathlib.Path, paths) if path.is_dir()]
+    if not folders:
+        return None
+    if len(paths) > 1:
+        raise UserError(f"{' '.join(paths)}: give one run, or YAMLs")
+    for folder in (folders[0], folders[0].parent):
+        if (folder / "config.yml").is_file():
+            return folder
+    raise UserError(f"{folders[0]}: no config.yml; expected the folder of a run")
+
+
+def _tokenizer(keys: dict[str, Any], folder: pathlib.Path | None) -> Tokenizer | None:
+    """None, and a note, where its files are not here: tokens are read without it too."""
+    try:
+        return build_tokenizer(tokenizer_of(keys))
+    except UserError as error:
+        if folder is not None and (folder / "tokenizer").is_dir():
+            return load_tokenizer(folder / "tokenizer")
+        print(f"note: without a tokenizer ({error})", file=sys.stderr)
+        return None

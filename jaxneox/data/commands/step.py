@@ -1,0 +1,112 @@
+"""`inspect RUN --step N`: which documents and tokens a run sees at a step."""
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+
+from jaxneox.data.commands.console import visible
+from jaxneox.data.commands.document import token_range
+from jaxneox.data.commands.run_data import RunData, open_run
+from jaxneox.data.loader import Batch
+from jaxneox.errors import UserError
+
+SHOWN = 16  # rows, unless asked
+WIDTH, PREVIEW = 100, 64  # characters of a line, and tokens that are decoded to fill it
+
+
+def show(args: argparse.Namespace) -> int:
+    if args.step < 1:
+        raise UserError(f"--step: {args.step}, a run's log counts its steps from 1")
+    run = open_run(args)
+    step = args.step - 1
+    size = run.loader.sizes.size(step)
+    rows = range(size)[token_range(args.rows or ("0:" if args.json else f"0:{SHOWN}"))]
+    found = look(run, step, rows)
+    first, last = run.loader.sample_numbers(step)
+    figures = {
+        "step": args.step,
+        "samples": [first, last],
+        "logged": logged(run, args.step),
+        "rows": found,
+    }
+    if args.json:
+        print(json.dumps(figures))
+        return 0
+    print(visible("\n".join(page(figures, run, args.full, size - len(rows)))))
+    return 0
+
+
+def look(run: RunData, step: int, rows: range) -> list[dict[str, Any]]:
+    """Each row: its sample, where its tokens lie, and what they say."""
+    numbers = run.loader.numbers(step, list(rows))
+    batch = run.loader.read(step, list(rows))
+    return [
+        {
+            "row": row,
+            "sample": int(number),
+            "counted": _counted(batch, k),
+            "spans": [
+                {
+                    "data": str(dataset.prefix),
+                    "document": span.document,
+                    "tokens": [span.offset, span.offset + span.length],
+                    "column": span.column,
+                    "ids": batch.tokens[k, span.column : span.column + span.length].tolist(),
+                }
+                for dataset, span in run.loader.samples.spans(int(number))
+            ],
+        }
+        for k, (row, number) in enumerate(zip(rows, numbers, strict=True))
+    ]
+
+
+def logged(run: RunData, step: int) -> dict[str, Any] | None:
+    """The figures of that step in the run's metrics.jsonl."""
+    if run.folder is None or not (run.folder / "metrics.jsonl").is_file():
+        return None
+    with (run.folder / "metrics.jsonl").open() as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row["step"] == step:
+                return row
+    return None
+
+
+def page(figures: dict[str, Any], run: RunData, full: bool, more: int) -> list[str]:
+    first, last = figures["samples"]
+    head = f"step {figures['step']}: samples {first} to {last}"
+    if figures["logged"]:
+        head += "".join(
+            f", {name.replace('_', ' ')} {figures['logged'][name]:.4f}"
+            for name in ("loss", "grad_norm")
+            if isinstance(figures["logged"].get(name), float)
+        )
+    lines = [head]
+    for row in figures["rows"]:
+        masked = "" if row["counted"] is None else f", {row['counted']} labels count"
+        lines += ["", f"row {row['row']}, sample {row['sample']}{masked}"]
+        for span in row["spans"]:
+            begin, end = span["tokens"]
+            name = span["data"].rpartition("/")[2]
+            where = f"  {name} document {span['document']}, tokens {begin} to {end}"
+            lines += _said(where, span["ids"], run, full)
+    if more:
+        lines += ["", f"and {more} more rows: --rows A:B"]
+    return lines
+
+
+def _said(where: str, ids: list[int], run: RunData, full: bool) -> list[str]:
+    """Where a span lies, and its text as far as it goes on the line, or all of it."""
+    if run.tokenizer is None:
+        return [f"{where}: {' '.join(map(str, ids if full else ids[:8]))}"]
+    if full:
+        return [f"{where}:", run.tokenizer.decode(ids)]
+    text = " ".join(run.tokenizer.decode(ids[:PREVIEW]).split())
+    room = max(20, WIDTH - len(where) - 2)
+    return [f"{where}: {text if len(text) <= room else text[: room - 1] + '…'}"]
+
+
+def _counted(batch: Batch, row: int) -> int | None:
+    return None if batch.weights is None else int(np.count_nonzero(batch.weights[row]))
