@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import numpy as np
@@ -153,8 +154,15 @@ def test_all_pieces_of_a_batch_are_one_call(memory: str, monkeypatch: pytest.Mon
     kind = type(fsspec.filesystem("memory"))
     ask = kind.cat_ranges
     monkeypatch.setattr(kind, "cat_ranges", lambda *a, **k: calls.append(a[2]) or ask(*a, **k))
-    list(dataset.pieces(range(8), [1] * 8))
+    list(dataset.pieces([*range(8), 3], [1] * 8 + [0]))  # nothing is asked for an empty one
     assert calls == [[0, 2, 4, 6, 8, 10, 12, 14]]
+
+
+def test_index_that_many_fetch_at_once(memory: str, cache: pathlib.Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        datasets = list(pool.map(IndexedDataset, [memory] * 8))
+    assert all(dataset.get(3).tolist() == DOCUMENTS[3] for dataset in datasets)
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_another_index_at_the_same_place_is_fetched_again(server: Server) -> None:
