@@ -195,7 +195,7 @@ def test_file_that_changes_or_goes(memory: str) -> None:
     with pytest.raises(UserError, match="at offset 8: the file had 16 bytes and has 10 now"):
         dataset.get(3)
     files.rm(memory + ".bin")
-    with pytest.raises(UserError, match=rf"{memory}\.bin: no such file"):
+    with pytest.raises(UserError, match=rf"{memory}\.bin: not found; a dataset"):
         dataset.get(3)
 
 
@@ -208,11 +208,19 @@ def test_truncated(memory: str) -> None:
 @pytest.mark.parametrize("missing", [".bin", ".idx"])
 def test_missing(memory: str, server: Server, missing: str) -> None:
     fsspec.filesystem("memory").rm(memory + missing)
-    with pytest.raises(UserError, match=rf"^{memory}\{missing}: no such file"):
+    with pytest.raises(UserError, match=rf"^{memory}\{missing}: not found; a dataset"):
         IndexedDataset(memory)
     url = serve(server)
     (server.folder / f"x{missing}").unlink()
-    with pytest.raises(UserError, match=rf"^{url}\{missing}: no such file .*404"):
+    with pytest.raises(UserError, match=rf"^{url}\{missing}: not found \(.*404"):
+        IndexedDataset(url)
+
+
+def test_server_that_is_away(server: Server) -> None:
+    server.shutdown()
+    server.server_close()
+    url = f"http://127.0.0.1:{server.server_port}/x"
+    with pytest.raises(UserError, match=rf"^{url}\.idx: not found \(.*connect.*\); a dataset"):
         IndexedDataset(url)
 
 
