@@ -130,9 +130,11 @@ def _one_line(url: str) -> Iterator[None]:
         protocol = url.partition("://")[0]
         package = DRIVERS.get(protocol, f"the fsspec driver of {protocol}")
         raise UserError(f"{url}: reading it needs `pip install {package}`") from error
-    except FileNotFoundError as error:
+    except FileNotFoundError as error:  # which is also what HTTP's calls a server that is away
         why = f" ({_first_line(error.__cause__)})" if error.__cause__ else ""
-        raise UserError(f"{url}: no such file{why}; expected PREFIX.bin and PREFIX.idx") from error
+        raise UserError(
+            f"{url}: not found{why}; a dataset is a pair PREFIX.bin and PREFIX.idx"
+        ) from error
     except Exception as error:  # drivers raise anything
         raise UserError(f"{url}: cannot be read ({_first_line(error)})") from error
 

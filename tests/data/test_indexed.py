@@ -140,6 +140,18 @@ def test_damage_is_named_wherever_it_is(tmp_path: pathlib.Path, at: int) -> None
             IndexedDataset(prefix)
 
 
+def test_pointers_that_are_all_moved(tmp_path: pathlib.Path) -> None:
+    for documents in ([[5]], DOCUMENTS):
+        N = len(documents)
+        prefix = write(tmp_path / "x", documents)
+        data = bytearray(prefix.with_suffix(".idx").read_bytes())
+        moved = np.frombuffer(data, "<i8", N, 34 + 4 * N) + 2
+        data[34 + 4 * N : 34 + 12 * N] = moved.tobytes()
+        prefix.with_suffix(".idx").write_bytes(data)
+        with pytest.raises(UserError, match=f"begins at byte 2 .* offset {34 + 4 * N}, expected 0"):
+            IndexedDataset(prefix)
+
+
 def test_truncated_tail_says_what_is_left(prefix: pathlib.Path) -> None:
     for size, whole in [(0, 0), (5, 0), (6, 1), (7, 1), (8, 2), (15, 2)]:
         prefix.with_suffix(".bin").write_bytes(bytes(size))

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import numpy as np
@@ -153,8 +154,15 @@ def test_all_pieces_of_a_batch_are_one_call(memory: str, monkeypatch: pytest.Mon
     kind = type(fsspec.filesystem("memory"))
     ask = kind.cat_ranges
     monkeypatch.setattr(kind, "cat_ranges", lambda *a, **k: calls.append(a[2]) or ask(*a, **k))
-    list(dataset.pieces(range(8), [1] * 8))
+    list(dataset.pieces([*range(8), 3], [1] * 8 + [0]))  # nothing is asked for an empty one
     assert calls == [[0, 2, 4, 6, 8, 10, 12, 14]]
+
+
+def test_index_that_many_fetch_at_once(memory: str, cache: pathlib.Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        datasets = list(pool.map(IndexedDataset, [memory] * 8))
+    assert all(dataset.get(3).tolist() == DOCUMENTS[3] for dataset in datasets)
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_another_index_at_the_same_place_is_fetched_again(server: Server) -> None:
@@ -187,7 +195,7 @@ def test_file_that_changes_or_goes(memory: str) -> None:
     with pytest.raises(UserError, match="at offset 8: the file had 16 bytes and has 10 now"):
         dataset.get(3)
     files.rm(memory + ".bin")
-    with pytest.raises(UserError, match=rf"{memory}\.bin: no such file"):
+    with pytest.raises(UserError, match=rf"{memory}\.bin: not found; a dataset"):
         dataset.get(3)
 
 
@@ -200,11 +208,19 @@ def test_truncated(memory: str) -> None:
 @pytest.mark.parametrize("missing", [".bin", ".idx"])
 def test_missing(memory: str, server: Server, missing: str) -> None:
     fsspec.filesystem("memory").rm(memory + missing)
-    with pytest.raises(UserError, match=rf"^{memory}\{missing}: no such file"):
+    with pytest.raises(UserError, match=rf"^{memory}\{missing}: not found; a dataset"):
         IndexedDataset(memory)
     url = serve(server)
     (server.folder / f"x{missing}").unlink()
-    with pytest.raises(UserError, match=rf"^{url}\{missing}: no such file .*404"):
+    with pytest.raises(UserError, match=rf"^{url}\{missing}: not found \(.*404"):
+        IndexedDataset(url)
+
+
+def test_server_that_is_away(server: Server) -> None:
+    server.shutdown()
+    server.server_close()
+    url = f"http://127.0.0.1:{server.server_port}/x"
+    with pytest.raises(UserError, match=rf"^{url}\.idx: not found \(.*connect.*\); a dataset"):
         IndexedDataset(url)
 
 

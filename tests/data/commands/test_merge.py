@@ -71,13 +71,13 @@ def test_command(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_folder_is_sorted(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
-    write(tmp_path / "in" / "b", B)
-    write(tmp_path / "in" / "a", A)
-    assert call(capsys, "merge", tmp_path / "out", tmp_path / "in").code == 0
-    assert read(tmp_path / "out") == [*A, *B]
-    (tmp_path / "in" / "b.bin").unlink()
+    for k in (3, 1, 4, 10, 5, 9, 2, 6):
+        write(tmp_path / "in" / f"{k}", [[[k]]])
+    assert call(capsys, "merge", tmp_path / "out", tmp_path / "in", tmp_path / "in" / "3").code == 0
+    assert read(tmp_path / "out") == [[[k]] for k in (1, 10, 2, 3, 4, 5, 6, 9, 3)]
+    (tmp_path / "in" / "2.bin").unlink()
     line = call(capsys, "merge", tmp_path / "other", tmp_path / "in").refusal()
-    assert line.startswith(f"{tmp_path}/in/b.bin: no such file")
+    assert line.startswith(f"{tmp_path}/in/2.bin: no such file")
 
 
 def test_documents_that_neox_lost(
