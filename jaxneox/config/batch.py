@@ -1,5 +1,6 @@
 """How many sequences a step takes, and how they are cut: global = micro * accumulation * dp."""
 
+import math
 from typing import Any
 
 from jaxneox.config.check import Settings
@@ -58,7 +59,8 @@ def _cut(settings: Settings, dp: int) -> tuple[int, int, int]:
         steps = steps or 1
         return micro * steps * dp, micro, steps
     if micro is None and steps is None:
-        micro = _largest_micro(total, settings[LARGEST_MICRO] or total, dp)
+        every = math.gcd(total, *(settings[RAMP] or ())[:2])  # divides all sizes of a ramp
+        micro = _largest_micro(every, settings[LARGEST_MICRO] or every, dp)
     known = (micro or 1) * (steps or 1) * dp
     if total % known or (micro and steps and total != known):
         raise _contradiction(total, micro, steps, dp)
