@@ -106,9 +106,8 @@ class IndexedSamples:
         return [(self.dataset, Span(*map(int, span))) for span in zip(*columns, strict=True)]
 
     def fingerprint(self) -> dict[str, Any]:
-        labels = {} if self.labels is None else {"labels": self.labels.content}
-        file = self.dataset.prefix.name
-        return {**self._identity, "file": file, "content": self.dataset.content, **labels}
+        files = [self.dataset] if self.labels is None else [self.dataset, self.labels]
+        return {**self._identity, **{data.prefix.name: data.content for data in files}}
 
     def _gather(
         self, dataset: IndexedDataset, at: Sequence[NDArray[np.int64]], rows: int, fill: int

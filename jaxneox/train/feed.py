@@ -1,6 +1,7 @@
 """From a loader's rows to a batch on the devices."""
 # G global batch, A accumulation steps, B sequences of one of them, T length, R rows read here
 
+import functools
 from typing import Any
 
 import jax
@@ -28,11 +29,16 @@ class Feed:
         self.loader, self.first = loader, first
         self.together = batch.global_size // batch.accumulation  # sequences at a time
         self.sharding = NamedSharding(mesh, rules.activation(None, "batch", None))
+        self.cut = functools.cache(self._cut)
+
+    def _cut(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a global batch of this size, cut, and those that are read here."""
+        rows_AB = np.arange(size).reshape(-1, self.together)
+        held: Any = self.sharding.addressable_devices_indices_map((*rows_AB.shape, 1))
+        return rows_AB, np.unique([row for at in held.values() for row in rows_AB[at[:2]].flat])
 
     def __call__(self, step: int) -> Batch:
-        rows_AB = np.arange(self.loader.sizes.size(step - self.first)).reshape(-1, self.together)
-        held: Any = self.sharding.addressable_devices_indices_map((*rows_AB.shape, 1))
-        rows_R = np.unique([row for at in held.values() for row in rows_AB[at[:2]].flat])
+        rows_AB, rows_R = self.cut(self.loader.sizes.size(step - self.first))
         tokens_RT, weights_RT = self.loader.read(step - self.first, rows_R.tolist())
         if weights_RT is None:
             weights_RT = np.ones((len(tokens_RT), tokens_RT.shape[1] - 1), np.float32)
