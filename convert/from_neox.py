@@ -10,7 +10,7 @@ from convert.apply import leaf_shapes
 from convert.casting import CHOICES
 from convert.console import Parser, command, progress, warn
 from convert.merge import make_plan
-from convert.plan import Choices, Plan
+from convert.plan import Choices, Norms, Plan
 from convert.proof.account import files_not_read, left_out, source_facts
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
@@ -20,6 +20,15 @@ from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
 from convert.stream import stream
 from convert.tokenizers import find_tokenizer
+from convert.training import (
+    Counterpart,
+    Training,
+    open_training,
+    training_facts,
+    training_keys,
+    training_notes,
+    write_training,
+)
 from convert.writers.jaxneox import JaxneoxWriter, nbytes
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import resolve, saved_keys
@@ -53,6 +62,10 @@ def parser() -> Parser:
         default="keep",
         help="of the stored weights. keep: the source's, but float32 for what it cannot hold",
     )
+    add("--optimizer", action="store_true", help="Adam's moments and the counters too: the run "
+        "goes on where NeoX's was; drifted norms are then averaged")  # fmt: skip
+    add("--clean-biases", action="store_true", help="with --optimizer: a merged output bias moves "
+        "one step at a time, not as the ranks' copies together")  # fmt: skip
     add("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
@@ -61,14 +74,21 @@ def run(args: argparse.Namespace) -> int:
     refuse_existing(args.dst)
     source = open_neox(local(args.src), step=args.step, config=args.config)
     check_agreement(source)
-    choices = Choices(args.norms, args.biases, args.dtype)
+    training = open_training(source) if args.optimizer else None
+    if training and source.dtype.itemsize < 4:
+        source = Counterpart(source, training.optimizer, "master")
+    norms: Norms = "mean" if args.norms == "fold" and training else args.norms
+    choices = Choices(norms, args.biases, args.dtype)
     plan = make_plan(source, choices)
+    if training:
+        plan.keys |= training_keys(source, training, clean=args.clean_biases)
+        plan.warnings += training_notes(source, training, plan)
     warn(plan.warnings)
-    said = convert(source, plan, choices, args)
+    said = convert(source, plan, choices, training, args)
     print("\n".join(said))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(next_command(args.dst))
+    print(f"Next: python train.py {args.dst}" if training else next_command(args.dst))
     return 0
 
 
@@ -81,7 +101,11 @@ def local(src: str) -> Path:
 
 
 def convert(
-    source: NeoxCheckpoint, plan: Plan, choices: Choices, args: argparse.Namespace
+    source: NeoxCheckpoint,
+    plan: Plan,
+    choices: Choices,
+    training: Training | None,
+    args: argparse.Namespace,
 ) -> list[str]:
     """Writes DST. Returns what the proof found, for the terminal."""
     config = resolve(destination_keys(source, plan), dp=source.dp, vocab_size=None)
@@ -95,7 +119,11 @@ def convert(
     with Staging(args.dst, nbytes(leaves)) as folder:
         writer = JaxneoxWriter(folder, source.step, leaves)
         with progress("converting", source.nbytes) as bar:
-            fates, digests = stream(source, plan, writer, bar)
+            more = training.files if training else ()
+            fates, digests = stream(source, plan, writer, bar, more)
+        if training:
+            with progress("carrying over the optimizer", 2 * nbytes(leaves)) as bar:
+                write_training(source, training, config, writer, bar)
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
         origin = {"conversion": {"from": "GPT-NeoX", **asdict(choices)}}
@@ -103,7 +131,7 @@ def convert(
         record = certificate(
             f"GPT-NeoX step {source.step}, model-parallel size {source.mp}, to jaxneox",
             (source.files.folder, args.dst),
-            source_facts(source, plan),
+            source_facts(source, plan) | (training_facts(training) if training else {}),
             [*fates, *left_out(source)],
             plan.warnings,
             digests,

@@ -1,6 +1,6 @@
 """The conversion itself: modules are read, merged and written two at a time, in bounded memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from convert.apply import layer_of, merge_module
@@ -8,6 +8,7 @@ from convert.fate import Fate, check_whole
 from convert.plan import Plan
 from convert.readers.digest import Digest, Digests
 from convert.readers.neox import NeoxCheckpoint
+from convert.readers.torch_file import TorchFile
 from convert.rules import neox
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, written
 
@@ -16,11 +17,16 @@ WORKERS = 2
 
 
 def stream(
-    source: NeoxCheckpoint, plan: Plan, writer: JaxneoxWriter, advance: Callable[[int], None]
+    source: NeoxCheckpoint,
+    plan: Plan,
+    writer: JaxneoxWriter,
+    advance: Callable[[int], None],
+    more: Iterable[TorchFile] = (),
 ) -> tuple[list[Fate], list[Digest]]:
     """Every module of `source` into `writer`: what became of each tensor, and what was read.
 
-    The files' checksums are verified meanwhile: UserError is raised before anything is finished.
+    The checksums of its files, and of `more`, are verified meanwhile: UserError is raised before
+    anything is finished.
     """
 
     def convert(index: int) -> list[Fate]:
@@ -37,7 +43,7 @@ def stream(
         return fates
 
     pool = ThreadPoolExecutor(WORKERS, "convert")
-    with Digests([*source.yamls, *source.weight_files]) as digests:
+    with Digests([*source.yamls, *source.weight_files, *more]) as digests:
         try:
             jobs = [pool.submit(convert, index) for index in neox.modules(plan.model)]
             fates = [fate for job in jobs for fate in job.result()]

@@ -21,17 +21,17 @@ STACKED = "layers."
 CONTEXT = ts.Context({"file_io_sync": False})
 
 
-class JaxneoxWriter:
-    """Writes `folder/step_N`: parameters first, in any order, then `finish`."""
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
-    def __init__(
-        self, folder: Path, step: int, leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]]
-    ) -> None:
-        self.folder, self._step = folder, folder / f"{PREFIX}_{step}"
-        self._step.mkdir(parents=True)
-        scalars = {name: np.zeros((), dtype) for name, (_, dtype) in leaves.items()}
+
+class Item:
+    """One of a step's folders of arrays, `params` or `training`; by dotted names."""
+
+    def __init__(self, folder: Path, scalars: Any, leaves: Shapes) -> None:
+        """`scalars` is a tree like what is saved, with a scalar of its dtype for each array."""
+        self._folder = folder.resolve()
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as saver:
-            saver.save((self._step / "params").resolve(), args=ocp.args.PyTreeSave(scalars))
+            saver.save(self._folder, args=ocp.args.PyTreeSave(scalars))
         self._arrays = {name: self._create(name, *leaf) for name, leaf in leaves.items()}
 
     def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:
@@ -39,25 +39,46 @@ class JaxneoxWriter:
         array = self._arrays[name]
         return (array if layer is None else array[layer]).write(value)
 
+    def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> ts.TensorStore:
+        stacked = f".{STACKED}" in f".{name}"
+        spec = {
+            "driver": "zarr",
+            "kvstore": {"driver": "file", "path": f"{self._folder / name}/"},
+            "dtype": dtype.name,
+            "metadata": {
+                "shape": shape,
+                "chunks": (1, *shape[1:]) if stacked else shape,
+                "compressor": None,
+            },
+        }
+        return ts.open(spec, create=True, delete_existing=True, context=CONTEXT).result()
+
+
+class JaxneoxWriter:
+    """Writes `folder/step_N`: parameters first, in any order, then `training`, then `finish`."""
+
+    def __init__(self, folder: Path, step: int, leaves: Shapes) -> None:
+        self.folder, self._step = folder, folder / f"{PREFIX}_{step}"
+        self._step.mkdir(parents=True)
+        scalars = {name: np.zeros((), dtype) for name, (_, dtype) in leaves.items()}
+        self._params = Item(self._step / "params", scalars, leaves)
+
+    def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:
+        """See Item."""
+        return self._params.write(name, layer, value)
+
+    def training(self, scalars: Any, leaves: Shapes) -> Item:
+        """Optimizer and counters, for `Item.write`."""
+        return Item(self._step / "training", scalars, leaves)
+
     def finish(self, keys: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         save_config(self.folder, yaml.safe_dump(dict(keys), sort_keys=False))
         (self._step / "meta").mkdir()
         meta = {"keys": dict(keys), **extra}
         (self._step / "meta" / "metadata").write_text(json.dumps(meta))
 
-    def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> ts.TensorStore:
-        chunk = (1, *shape[1:]) if name.startswith(STACKED) else shape
-        place = self._step / "params" / name
-        spec = {
-            "driver": "zarr",
-            "kvstore": {"driver": "file", "path": f"{place.resolve()}/"},
-            "dtype": dtype.name,
-            "metadata": {"shape": shape, "chunks": chunk, "compressor": None},
-        }
-        return ts.open(spec, create=True, delete_existing=True, context=CONTEXT).result()
 
-
-def nbytes(leaves: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
+def nbytes(leaves: Shapes) -> int:
     return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in leaves.values())
 
 

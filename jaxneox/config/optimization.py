@@ -102,12 +102,25 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
         momentum=_momentum(settings, kind),
         weight_decay=_weight_decay(settings, kind),
         grad_clip=_grad_clip(settings),
+        lr_factors=_lr_factors(settings),
         extra={
             name: settings[f"optimizer.params.{name}"]
             for name in sorted(_PARAMS[kind] - _FIELDS)
             if settings.given(f"optimizer.params.{name}")
         },
     )
+
+
+def _lr_factors(settings: Settings) -> dict[str, float]:
+    factors = settings["lr_factors"] or {}
+    for name, factor in factors.items():
+        if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            raise UserError(f"lr_factors: {name} has {factor!r}, expected a number above 0")
+        settings.notes.append(
+            f"{name} moves with {factor:g} x the learning rate (lr_factors), as the copies of "
+            "NeoX's ranks do together"
+        )
+    return {name: float(factor) for name, factor in factors.items()}
 
 
 def _eps(settings: Settings, kind: str) -> float:

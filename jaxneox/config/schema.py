@@ -147,6 +147,7 @@ class OptimizerConfig:
     momentum: float = 0.0
     weight_decay: float = 0.1
     grad_clip: float = 1.0  # 0 is none
+    lr_factors: dict[str, float] = field(default_factory=dict)  # of the learning rate, by parameter
     extra: dict[str, Any] = field(default_factory=dict)  # further params of `optimizer.params`
 
 

@@ -6,6 +6,7 @@ import optax
 from optax.contrib import muon
 
 from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
+from jaxneox.errors import UserError
 from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.optim.sm3 import scale_by_sm3
@@ -27,7 +28,23 @@ def build_optimizer(
     """
     clip = [optax.clip_by_global_norm(cfg.grad_clip)] if cfg.grad_clip else []
     rate = optax.scale_by_learning_rate(build_schedule(schedule))
-    return optax.chain(*clip, *UPDATES[cfg.kind](cfg, axes), rate)
+    return optax.chain(*clip, *UPDATES[cfg.kind](cfg, axes), rate, *_factors(cfg, axes))
+
+
+def _factors(cfg: OptimizerConfig, axes: Axes) -> Chain:
+    """A learning rate of their own for some parameters."""
+    unknown = cfg.lr_factors.keys() - axes.keys()
+    if unknown:
+        raise UserError(
+            f"lr_factors: {', '.join(sorted(unknown))}: no such parameter in this model"
+        )
+    if not cfg.lr_factors:
+        return []
+
+    def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        return {name: u * cfg.lr_factors.get(name, 1.0) for name, u in updates.items()}
+
+    return [optax.stateless(scale)]
 
 
 def _decay(cfg: OptimizerConfig, axes: Axes) -> Chain:

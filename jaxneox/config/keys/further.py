@@ -70,6 +70,9 @@ OURS: Section = {
         "model.attention_dropped",
         "true: as NeoX computes gpt_j_residual with a gated MLP without biases",
     ),
+    "lr_factors": used(
+        dict, None, "optimizer.lr_factors", "by parameter: from NeoX's biases, one copy for several"
+    ),
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
     "loss_spike_factor": used(
         AMOUNT, 6.0, "log.spike_factor", "deviations above the recent losses' median; 0: never"

@@ -1,0 +1,254 @@
+"""A run's training state besides its weights: Adam's moments and the counters, as ours."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from convert.apply import layer_of, merge_module
+from convert.merge import make_plan
+from convert.plan import Choices, Plan
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
+from convert.readers.torch_file import TorchFile
+from convert.rules import neox
+from convert.rules.rule import Role
+from convert.writers.jaxneox import STACKED, Item, JaxneoxWriter, written
+from jaxneox.config.schema import Config
+from jaxneox.errors import UserError
+from jaxneox.train.run import build_plan, training_part
+from jaxneox.train.state import new_state
+
+MOMENTS: dict[str, Quantity] = {"mu": "exp_avg", "nu": "exp_avg_sq"}
+ONE_DEVICE = {"pp": 1, "dp": 1, "cp": 1, "tp": 1}
+
+
+class Counterpart(NeoxCheckpoint):
+    """The checkpoint with another quantity of its optimizer in place of each weight."""
+
+    def __init__(self, source: NeoxCheckpoint, optimizer: NeoxOptimizer, quantity: Quantity):
+        super().__init__(source.files, source.yamls, source.given, source.renamed)
+        for name in ("keys", "model", "opened", "states", "shards"):
+            self.__dict__[name] = getattr(source, name)
+        self._optimizer, self._quantity = optimizer, quantity
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def ranks(self, index: int) -> list[Mapping[str, np.ndarray]]:
+        shards = self.shards.get(index, [{}])[0]
+        return self._optimizer.ranks(self._quantity, shards, index, self.mp)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is carried over.
+
+    Attributes:
+        files: what it is read from, besides the weights'.
+        summed: micro-batches whose gradients NeoX's pipeline engine sums. Ours are averaged, so the
+            first moments are divided by it and the second by its square.
+    """
+
+    optimizer: NeoxOptimizer
+    files: list[TorchFile]
+    summed: int
+
+
+def open_training(source: NeoxCheckpoint) -> Training:
+    """Raises UserError for files that are missing, or are not those of the weights."""
+    optimizer = open_optimizer(source)
+    if optimizer.has_master():
+        _check_masters(source, optimizer)
+    elif source.dtype.itemsize < 4:
+        raise UserError(
+            f"{source.files.folder}: weights in {source.dtype.name}, and no float32 master weights "
+            "in its optimizer's files; the weights alone convert without --optimizer"
+        )
+    states = source.opened[len(source.opened) - len(source.files.ranks) :]
+    others = [file for file in states if file not in source.weight_files]
+    return Training(optimizer, [*others, *optimizer.files], _summed(source))
+
+
+def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
+    """The weights are the master weights, rounded: else the files are of different steps."""
+    for index, shards in source.shards.items():
+        masters = optimizer.ranks("master", shards[0], index, source.mp)
+        for rank, weights in enumerate(source.ranks(index)):
+            for name, master in masters[rank].items():
+                if not np.array_equal(master.astype(weights[name].dtype), weights[name]):
+                    raise UserError(
+                        f"{source.files.folder}: the optimizer's {name} of module {index}, rank "
+                        f"{rank}, is not the weight that was saved: these files are of different "
+                        "steps; the weights alone convert without --optimizer"
+                    )
+
+
+def _summed(source: NeoxCheckpoint) -> int:
+    if source.engine != "pipeline":
+        return 1
+    told = next((state.get("ds_config") for state in source.states), None)
+    steps = told.get("gradient_accumulation_steps") if isinstance(told, Mapping) else None
+    steps = steps or source.keys.get("gradient_accumulation_steps") or source.keys.get("gas")
+    return int(steps or 1)
+
+
+def training_keys(source: NeoxCheckpoint, training: Training, *, clean: bool) -> dict[str, Any]:
+    """The keys by which a run of ours goes on as NeoX's would.
+
+    With the mean of n micro-batches' gradients in place of their sum, Adam's eps and the threshold
+    of clipping are n times smaller for the same update. What DeepSpeed was told of clipping
+    decides, not the YAML.
+    """
+    block = dict(source.keys.get("optimizer") or {})
+    params = dict(block.get("params") or {})
+    params["eps"] = float(params.get("eps", 1e-8)) / training.summed
+    clipping = training.optimizer.clipping / training.summed
+    factors = {} if clean else lr_factors(source)
+    return {
+        "optimizer": block | {"params": params},
+        "gradient_clipping": clipping,
+        # which would take a threshold of just 1 for none
+        "neox_compat": source.generation != "2023" and clipping != 1.0,
+        **({"lr_factors": factors} if factors else {}),
+    }
+
+
+def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
+    """One bias of ours stands for the sum of mp copies, each of which makes NeoX's whole step."""
+    if source.mp == 1 or not source.model.parallel_residual:
+        return {}
+    rules = neox.modules(source.model)[neox.FIRST_BLOCK]
+    return {r.parts[0].leaf: float(source.mp) for r in rules if r.role is Role.BIAS}
+
+
+def training_notes(source: NeoxCheckpoint, training: Training, plan: Plan) -> list[str]:
+    """What a user should know of the run that goes on."""
+    notes = list(training.optimizer.warnings)
+    drifted = sorted({d.theirs for d in plan.decisions if d.drift.max and "norm" in d.theirs})
+    if drifted:
+        notes.append(
+            f"the ranks' copies of {', '.join(drifted)} have drifted; to go on training they are "
+            "one copy, their mean, and the losses will differ from NeoX's by some 1e-3 (without "
+            "--optimizer they are folded exactly)"
+        )
+    factors = plan.keys.get("lr_factors")
+    if factors:
+        notes.append(
+            f"{', '.join(factors)}: each stands for the sum of {source.mp} copies, and moves "
+            f"{source.mp} times an Adam step, as they do in NeoX (lr_factors; --clean-biases ends "
+            "that)"
+        )
+    return notes
+
+
+def training_facts(training: Training) -> dict[str, Any]:
+    """For the certificate."""
+    optimizer, n = training.optimizer, training.summed
+    said = "averages gradients over micro-batches, as we do"
+    if n > 1:
+        said = (
+            f"sums gradients over {n} micro-batches; here they are averaged, moments divided by "
+            f"{n} and {n * n}, eps and the threshold of clipping by {n}: the same updates"
+        )
+    return {
+        "optimizer": "Adam, "
+        + (f"ZeRO in {optimizer.partitions} parts" if optimizer.partitions else "without ZeRO"),
+        "updates made": optimizer.count,
+        "position of the schedule": optimizer.position,
+        "master weights": "float32" if optimizer.has_master() else "the weights themselves",
+        "NeoX's engine": said,
+        "clipping": optimizer.clipping or "none",
+    }
+
+
+def write_training(
+    source: NeoxCheckpoint,
+    training: Training,
+    config: Config,
+    writer: JaxneoxWriter,
+    advance: Callable[[int], None],
+) -> None:
+    """Raises UserError where the configuration's optimizer is not the checkpoint's Adam."""
+    if config.optimizer.kind not in ("adam", "adamw"):
+        raise UserError(
+            f"optimizer.type: {config.optimizer.kind}, expected Adam, whose moments the files have"
+        )
+    shapes = abstract_training(config)
+    scalars = jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), shapes)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="."): (leaf.shape, np.dtype(leaf.dtype))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+    }
+    item = writer.training(scalars, named)
+    _write_counters(item, named, training, config)
+    for ours, quantity in MOMENTS.items():
+        prefix = next(name for name in named if f".{ours}." in name).partition(f".{ours}.")[0]
+        scale = 1.0 / training.summed ** (1 if ours == "mu" else 2)
+        moments = Counterpart(source, training.optimizer, quantity)
+        _write_moments(item, f"{prefix}.{ours}.", moments, scale, advance, writer)
+
+
+def abstract_training(config: Config) -> dict[str, Any]:
+    """The tree of a checkpoint's `training` as shapes."""
+    plan = build_plan(config, ONE_DEVICE)
+    return training_part(jax.eval_shape(partial(new_state, config, plan.model, plan.optimizer)))
+
+
+def _write_moments(
+    item: Item,
+    prefix: str,
+    moments: Counterpart,
+    scale: float,
+    advance: Callable[[int], None],
+    writer: JaxneoxWriter,
+) -> None:
+    """Copies of norms and biases have the same gradients, so the same moments; else their mean."""
+    plan = make_plan(moments, Choices("mean", "once", "float32"))
+    for index in neox.modules(plan.model):
+        leaves, _ = merge_module(moments, plan, index)
+        layer = layer_of(index, plan.model)
+        futures = [
+            item.write(prefix + name, layer if name.startswith(STACKED) else None, value * scale)
+            for name, value in leaves.items()
+        ]
+        written(futures, writer.folder)
+        advance(sum(value.nbytes for value in leaves.values()))
+
+
+def _write_counters(item: Item, named: Any, training: Training, config: Config) -> None:
+    optimizer = training.optimizer
+    values: dict[str, Any] = {"step": optimizer.position, "skipped": 0, "streak": 0}
+    values |= _scale(optimizer, config)
+    for name in named:
+        if name.endswith(".count"):
+            # Adam's own count, and that of the schedule
+            adam = any(other.startswith(name.removesuffix("count") + "mu.") for other in named)
+            values[name] = optimizer.count if adam else optimizer.position
+    futures = [
+        item.write(name, None, np.asarray(value, named[name][1])) for name, value in values.items()
+    ]
+    for future in futures:
+        future.result()
+
+
+def _scale(optimizer: NeoxOptimizer, config: Config) -> dict[str, Any]:
+    """DeepSpeed's dynamic loss scaler as ours; its steps of calm count from the last overflow."""
+    loss = config.precision.loss_scale
+    found = {"scale.factor": 1.0, "scale.calm": 0, "scale.patience": 1}
+    if loss is None:
+        return found
+    found |= {"scale.factor": loss.static or loss.initial, "scale.patience": loss.hysteresis}
+    if optimizer.scale is not None:
+        state = optimizer.scale
+        since = int(state.get("cur_iter", 0)) - 1 - int(state.get("last_overflow_iter", -1))
+        found |= {
+            "scale.factor": float(state["cur_scale"]),
+            "scale.calm": since % loss.window,
+            "scale.patience": int(state.get("cur_hysteresis", loss.hysteresis)),
+        }
+    return found
