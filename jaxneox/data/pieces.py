@@ -9,7 +9,8 @@ wherever two neighbouring characters can never be in one match, the text may be 
 encoded apart: between a letter and what is no letter, a digit and what is no digit, a mark other
 than the apostrophe and a letter, digit or space, and between anything visible and a space. `PIECE`
 cuts only before ASCII, where every version of Unicode agrees and where Unicode normalization
-joins nothing. The library itself encodes each new piece, so that nothing else can differ.
+joins nothing. The library itself encodes each new piece; a `PLAIN` one is a single match, which
+goes straight to its model.
 
 Tokens that were added to the vocabulary are looked for before the split. Runs of spaces are never
 cut; a text in which another one is written goes to the library whole.
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
+from tokenizers import models
 
 SPACE = r"[\t-\r ]"
 PIECE = re.compile(
@@ -31,6 +33,8 @@ PIECE = re.compile(
     rf"|(?:{SPACE}*+[^\t-\r ]++)+?(?:(?<=\S)|\Z)"  # anything else, up to the next space
     r"|(?s:.+)"  # spaces at the end
 )
+PLAIN = re.compile(r" ?(?:[A-Za-z]+|[0-9]+|[!-&(-/:-@\[-`{-~]+)")
+BYTE_OF_SPACE = "Ġ"  # in byte-level vocabularies; other visible ASCII stands for itself
 LONGEST = 64  # characters of a piece that is remembered
 MOST = 1 << 18  # pieces remembered; some 60 MB
 MOST_ADDED = 32  # each is looked for in every text
@@ -42,6 +46,7 @@ class Pieces(dict[str, bytes]):
     def __init__(self, backend: tokenizers.Tokenizer, added: list[str], ascii_only: bool) -> None:
         super().__init__()
         self._backend = backend
+        self._model = backend.model
         self._added = added
         self._ascii_only = ascii_only
 
@@ -52,7 +57,11 @@ class Pieces(dict[str, bytes]):
         return np.frombuffer(ids, np.int32)
 
     def __missing__(self, piece: str) -> bytes:
-        ids = np.asarray(self._backend.encode(piece).ids, np.int32).tobytes()
+        if PLAIN.fullmatch(piece):
+            tokens = self._model.tokenize(piece.replace(" ", BYTE_OF_SPACE))
+            ids = np.asarray([token.id for token in tokens], np.int32).tobytes()
+        else:
+            ids = np.asarray(self._backend.encode(piece).ids, np.int32).tobytes()
         if len(piece) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
@@ -67,29 +76,30 @@ class Pieces(dict[str, bytes]):
 
 def pieces_of(backend: tokenizers.Tokenizer) -> Pieces | None:
     """A way to encode piece by piece; None for a tokenizer that is not known to allow it."""
-    parts = json.loads(backend.to_str())
-    split, normalizer = parts["pre_tokenizer"] or {}, parts["normalizer"]
+    added = backend.get_added_tokens_decoder().values()
+    split, normalizer = _settings(backend.pre_tokenizer), _settings(backend.normalizer)
     allowed = (
-        parts["truncation"] is None
-        and parts["padding"] is None
-        and (normalizer is None or normalizer == {"type": "NFC"})
-        and split.get("type") == "ByteLevel"
+        split.get("type") == "ByteLevel"
         and split.get("use_regex", True)
         and not split["add_prefix_space"]
-        and (parts["post_processor"] or {"type": "ByteLevel"})["type"] == "ByteLevel"
-        and parts["model"]["type"] == "BPE"
-        and not parts["model"]["dropout"]
+        and normalizer in ({}, {"type": "NFC"})
+        and _settings(backend.post_processor).get("type", "ByteLevel") == "ByteLevel"
+        and isinstance(backend.model, models.BPE)
+        and not backend.model.dropout
+        and backend.truncation is None
+        and backend.padding is None
+        # a token that takes spaces around it, or looks at what is around it, is not for itself
+        and not any(token.single_word or token.lstrip or token.rstrip for token in added)
+        and not any(token.content == " " for token in added)
     )
-    if not allowed or any(map(_reaches_out, parts["added_tokens"])):
-        return None
-    added = [token for token in parts["added_tokens"] if not token["content"].isspace()]
-    if len(added) > MOST_ADDED:
+    written = [token for token in added if not token.content.isspace()]
+    if not allowed or len(written) > MOST_ADDED:
         return None
     # Such a token is looked for in the normalized text, which is the text itself where it is ASCII.
-    hidden = normalizer is not None and any(token["normalized"] for token in added)
-    return Pieces(backend, [token["content"] for token in added], hidden)
+    hidden = bool(normalizer) and any(token.normalized for token in written)
+    return Pieces(backend, [token.content for token in written], hidden)
 
 
-def _reaches_out(token: dict[str, Any]) -> bool:
-    """Whether finding an added token depends on what is around it."""
-    return bool(token["single_word"] or token["lstrip"] or token["rstrip"])
+def _settings(part: Any) -> dict[str, Any]:
+    """Of a part of a tokenizer, as in tokenizer.json; empty for none."""
+    return {} if part is None else dict(json.loads(part.__getstate__()))

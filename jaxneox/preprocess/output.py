@@ -92,7 +92,7 @@ class Output:
         with self._open_files:
             if kind is not None and self.state.chunks and not self.state.whole:
                 self.save()  # the same command goes on from here
-        if kind is not None and not self.state.chunks:
+        if kind is not None and not self.state.chunks and not self.state.whole:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, encoded: Encoded) -> None:

@@ -1,6 +1,5 @@
 """The command: read, encode, write, and say how far it is."""
 
-import argparse
 import contextlib
 import hashlib
 import importlib.metadata
@@ -24,53 +23,41 @@ from rich.progress import (
 from jaxneox.data import documents
 from jaxneox.errors import UserError
 from jaxneox.preprocess.arguments import inputs_of, parser, recipe_of
-from jaxneox.preprocess.encode import Encoder, Recipe
+from jaxneox.preprocess.encode import Encoder
 from jaxneox.preprocess.output import Output
-from jaxneox.preprocess.workers import encoded
+from jaxneox.preprocess.workers import encoded, processes
 
+AHEAD = 2  # chunks for each worker that wait or are under way
 FORMAT = 1  # raise it when the same input would give other chunks or tokens
 LIBRARIES = ("tokenizers", "ftfy", "jinja2", "sentencepiece", "tiktoken")
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    console = Console(stderr=True)
-    recipe = recipe_of(args)
-    encoder = recipe.build()
-    files = [file for path in inputs_of(args) for file in documents.input_files(path)]
-    prefix = pathlib.Path(args.output_prefix)
     began = time.monotonic()
-    with Output(prefix, encoder.dtypes, _identity(encoder, files), args.overwrite) as out:
-        before = out.state.read
-        if not out.state.whole:
-            if out.state.chunks:
-                console.print(f"going on after {out.state.documents:,} documents", highlight=False)
-            _fill(out, recipe, files, args, console)
-        if not out.state.documents:
-            out.state.chunks = 0  # nothing to go on from
-            raise UserError(f"{args.input[0]}: no text in {len(files)} file(s)")
-        out.finish()
-    console.print(_summary(out, time.monotonic() - began, before), highlight=False, soft_wrap=True)
-
-
-def _fill(
-    out: Output,
-    recipe: Recipe,
-    files: list[pathlib.Path],
-    args: argparse.Namespace,
-    console: Console,
-) -> None:
-    """Encode and write every chunk that is not there yet."""
+    args = parser().parse_args(argv)
+    recipe = recipe_of(args)
+    files = [file for path in inputs_of(args) for file in documents.input_files(path)]
     total = sum(file.stat().st_size for file in files)
     workers = min(args.workers or os.cpu_count() or 1, total // documents.CHUNK + 1)
-    todo = itertools.islice(documents.chunks(files), out.state.chunks, None)
-    with (
-        _progress(console, total, out) as show,
-        contextlib.closing(encoded(recipe, todo, workers)) as results,
-    ):
-        for result in results:
-            out.add(result)
-            show()
+    console = Console(stderr=True)
+    with processes(recipe, workers) as pool:
+        encoder = recipe.build()  # while the processes start
+        identity = _identity(encoder, files)
+        prefix = pathlib.Path(args.output_prefix)
+        with Output(prefix, encoder.dtypes, identity, args.overwrite) as out:
+            before = out.state.read
+            if before:
+                console.print(f"going on after {out.state.documents:,} documents", highlight=False)
+            todo = itertools.islice(documents.chunks(files), out.state.chunks, None)
+            with _progress(console, total, out) as show:
+                for result in encoded(encoder, todo, pool, AHEAD * workers):
+                    out.add(result)
+                    show()
+            if not out.state.documents:
+                out.state.chunks = 0  # nothing to go on from
+                raise UserError(f"{args.input[0]}: no text in {len(files)} file(s)")
+            out.finish()
+    console.print(_summary(out, time.monotonic() - began, before), highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ outlive a parent that is killed, and leave Ctrl-C to it.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -18,27 +19,36 @@ from jaxneox.data.documents import Chunk
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import Encoded, Encoder, Recipe
 
-AHEAD = 2  # chunks for each worker that wait or are under way
+_recipe: Recipe  # of a worker process
 
-_encoder: Encoder  # of a worker process
+
+@contextlib.contextmanager
+def processes(recipe: Recipe, count: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes that are starting; None for a single one, which is this."""
+    if count == 1:
+        yield None
+        return
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (recipe,))
+    try:
+        with _interrupts_ignored():  # the processes, which are made now, inherit it
+            pool.submit(int)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def encoded(
-    recipe: Recipe, chunks: Iterable[Chunk], workers: int
-) -> Generator[Encoded, None, None]:
-    """What becomes of each chunk, in their order. Close the generator to end the processes."""
-    if workers == 1:
-        yield from map(recipe.build().encode, chunks)
+    encoder: Encoder, chunks: Iterable[Chunk], pool: ProcessPoolExecutor | None, ahead: int
+) -> Iterator[Encoded]:
+    """What becomes of each chunk, in their order; `ahead` of them wait or are under way."""
+    if pool is None:
+        yield from map(encoder.encode, chunks)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start, (recipe,))
     waiting: deque[Future[Encoded]] = deque()
     try:
-        with _interrupts_ignored():  # the processes, which start now, inherit it
-            pool.submit(int)
         for chunk in chunks:
             waiting.append(pool.submit(_encode, chunk))
-            if len(waiting) >= AHEAD * workers:
+            if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -47,8 +57,6 @@ def encoded(
             "a worker process was killed, maybe for want of memory; the same command goes on "
             "where it stopped, try fewer --workers"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -64,14 +72,21 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _start(recipe: Recipe) -> None:
-    global _encoder
+    global _recipe
+    _recipe = recipe
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _encoder = recipe.build()
+    with contextlib.suppress(UserError):  # the parent meets the same one
+        _encoder()
+
+
+@functools.cache
+def _encoder() -> Encoder:
+    return _recipe.build()
 
 
 def _encode(chunk: Chunk) -> Encoded:
-    return _encoder.encode(chunk)
+    return _encoder().encode(chunk)
 
 
 def _end_with_parent() -> None:
