@@ -29,6 +29,7 @@ KINDS = {
 SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
 CHUNK = 1 << 20  # bytes, decompressed
 BLOCK = 1 << 16  # bytes read at a time: decompressed they may be a thousand times more
+LONGEST_WINDOW = 1 << 31  # bytes that zstd --long=31 looks back
 ROWS = 1 << 12  # of a table, held at a time
 
 Record = tuple[str, Any]  # where it is, and a text or what its line of JSON holds
@@ -259,7 +260,7 @@ def _zstandard(path: pathlib.Path) -> Any:
         import zstandard
     except ImportError as error:
         raise UserError(f"{path}: reading .zst needs `pip install zstandard`") from error
-    return zstandard.ZstdDecompressor().decompressobj()
+    return zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj()
 
 
 def _line(error: Exception) -> str:

@@ -141,9 +141,11 @@ def renderer(source: str, special: dict[str, str]) -> Render:
 
     def render(**values: Any) -> str:
         try:
-            return template.render(tools=None, documents=None, **special, **values)
+            text = template.render(tools=None, documents=None, **special, **values)
+            text.encode()  # half a surrogate pair has no tokens
         except Exception as error:  # a template may do anything
             raise _TemplateError(_line(error)) from error
+        return text
 
     return render
 

@@ -9,7 +9,6 @@
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -137,10 +136,12 @@ class Output:
     def _complete(self, name: str, dtype: np.dtype[Any]) -> None:
         """The index and the checksums of a dataset whose tokens are on disk."""
         sizes = np.fromfile(self.folder / f"{name}.sizes", "<i4")
-        index = io.BytesIO()
-        write_index(index, dtype, sizes, np.arange(len(sizes) + 1))
-        _write(self.folder / f"{name}.idx", index.getbuffer())
-        sums = {".bin": self._digests[name], ".idx": hashlib.sha256(index.getbuffer())}
+        with (self.folder / f"{name}.idx").open("w+b") as index:
+            write_index(index, dtype, sizes, np.arange(len(sizes) + 1))
+            index.flush()
+            os.fsync(index.fileno())
+            index.seek(0)
+            sums = {".bin": self._digests[name], ".idx": hashlib.file_digest(index, "sha256")}
         lines = (f"{sums[end].hexdigest()}  {self.target(name, end).name}\n" for end in sums)
         _write(self.folder / f"{name}.sha256", "".join(lines).encode())
 
@@ -187,7 +188,7 @@ class Output:
             self._files[name] = (pair[0], pair[1])
 
 
-def _write(path: pathlib.Path, data: bytes | memoryview) -> None:
+def _write(path: pathlib.Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()

@@ -77,6 +77,7 @@ def _progress(console: Console, total: int, out: Output) -> Iterator[Any]:
             completed=out.state.read,
             description=f"{out.state.documents:,} documents",
         )
+        progress.update(task, completed=total)
 
 
 def _identity(encoder: Encoder, files: list[pathlib.Path]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def processes(recipe: Recipe, count: int) -> Iterator[ProcessPoolExecutor | None
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start, (recipe,))
     try:
         with _interrupts_ignored():  # the processes, which are made now, inherit it
-            pool.submit(int)
+            for _ in range(count):
+                pool.submit(int)
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
@@ -74,6 +75,7 @@ def _interrupts_ignored() -> Iterator[None]:
 def _start(recipe: Recipe) -> None:
     global _recipe
     _recipe = recipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for one that was made later
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process each is enough
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(UserError):  # the parent meets the same one

@@ -67,6 +67,8 @@ def test_a_table(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Non
     table = pyarrow.table({"body": TEXTS, "id": list(range(len(TEXTS)))})
     parquet.write_table(table, path, row_group_size=7)
     monkeypatch.setattr(documents, "ROWS", 3)
+    places = [place for chunk in chunks([path]) for place, _ in chunk.records()]
+    assert places == [f"{path}, row {n + 1}" for n in range(len(TEXTS))]
     assert read(path, key="body") == TEXTS and len(list(chunks([path]))) == 6
     with pytest.raises(
         UserError, match=r'x\.parquet, row 1: the keys body, id, expected .* "text"'
@@ -140,6 +142,6 @@ def test_small_texts_go_together(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     for path in paths:
         path.write_text("abcd")
     (tmp_path / "2.jsonl").write_text('"line"\n')
-    paths.insert(3, tmp_path / "2.jsonl")
-    assert read(*paths) == ["abcd"] * 3 + ["line"] + ["abcd"] * 2
-    assert [chunk.read for chunk in chunks(paths)] == [12, 7, 8]
+    paths.insert(2, tmp_path / "2.jsonl")
+    assert read(*paths) == ["abcd"] * 2 + ["line"] + ["abcd"] * 3
+    assert [chunk.read for chunk in chunks(paths)] == [8, 7, 12]

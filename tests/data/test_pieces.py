@@ -11,12 +11,27 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processo
 from jaxneox.data import documents, pieces
 from jaxneox.data.pieces import PIECE, Pieces, pieces_of
 
-MERGES = ["t h", "th e", "Ġ the", "Ġ t", "a t", "Ġ Ġ", "' s", "1 2", ', "', "Ċ Ċ", "Ã ©", ". ."]
+MERGES = [
+    "t h",
+    "th e",
+    "Ġ the",
+    "Ġ t",
+    "a t",
+    "Ġ Ġ",
+    "' s",
+    "1 2",
+    ', "',
+    "Ċ Ċ",
+    "Â ł",
+    "Âł Ġ",
+    "Ã ©",
+    ". .",
+]
 NASTY = [
     *"aeth1290'\u2019.,;!\"(<|>=-_ \t\n\r\x0b\x0c\0\x1c\x1f\x7f\x85\xa0éßك東🙂ㅎㅏ각١²ǅ",
     "\u0300", "\u0338", "\u1160", "\u180e", "\u2000", "\u2028", "\u200b", "\u3000", "\ufeff",
     "\u037e", "\u212a", "\u1fef", "'s", "'ll", "'T", "  ", "     ", "the", " the", "\r\n",
-    "<|endoftext|>", "<|end", "text|>", "≠", "e\u0301", "\U0001d7d9", "\U000e0100",
+    "\xa0  b", "<|endoftext|>", "<|end", "text|>", "≠", "e\u0301", "\U0001d7d9", "\U000e0100",
 ]  # fmt: skip
 
 
@@ -50,14 +65,14 @@ def with_token(content: str, **flags: bool) -> tokenizers.Tokenizer:
 TOKENIZERS = {
     "nfc": byte_level(),
     "plain": byte_level(normalizer=False),
-    "a normalized token": with_token("<≠K>", normalized=True),
+    "a normalized token": with_token("a.K", normalized=True),
     "a token across pieces": with_token("the, 12", normalized=False),
 }
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @settings(max_examples=400, deadline=None)
-@given(st.lists(st.sampled_from([*NASTY, "<≠K>", "<=\u0338\u212a>", "the, 12"]), max_size=14))
+@given(st.lists(st.sampled_from([*NASTY, "a.K", "a.\u212a", "the, 12"]), max_size=14))
 def test_nasty_text(kind: str, parts: list[str]) -> None:
     text = "".join(parts)
     assert "".join(PIECE.findall(text)) == text

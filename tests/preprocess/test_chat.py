@@ -14,7 +14,8 @@ from jaxneox.preprocess.__main__ import main
 from jaxneox.preprocess.chat import ChatRecipe, renderer
 from tests.preprocess.command import made
 
-PLAIN = """{{ bos_token }}{% for message in messages %}
+PLAIN = """{{ bos_token }}
+  {% for message in messages %}
     {%- if message['role'] not in ['user', 'assistant', 'system'] %}
         {{ raise_exception('no such role') }}
     {%- endif %}
@@ -169,6 +170,7 @@ TURN = {"role": "user", "content": "x"}
         ({"text": "x"}, "line 2: .* no conversation"),
         ("x", "line 2: .* no conversation"),
         ({"conversation": [TURN | {"role": "tool"}]}, "template fails on .*: no such role"),
+        ({"conversation": [TURN | {"content": "\ud800"}]}, "template fails on .*surrogate"),
         ({"conversation": [{"role": "user"}]}, "line 2: the chat template fails"),
     ],
 )

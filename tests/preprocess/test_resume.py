@@ -65,7 +65,12 @@ def test_goes_on_when_killed_between_two_names(
     mask = ["--mask-before-token", "101"]
     assert call(lines, tmp_path / "whole" / "x", *CHAR, *mask) == 0
     prefix = tmp_path / "killed" / "x"
-    assert call(lines, prefix, *CHAR, "--mask-before-token", "99") == 0  # an older one
+    older = tmp_path / "older.jsonl"
+    older.write_text('"an older one"\n')
+    assert call(older, prefix, *CHAR, *mask) == 0
+    names = [f"_{name}_document" for name in ("text", "label")]
+    wholes = [[made(p)[name + end] for end in (".bin", ".idx")]
+              for p in (prefix, tmp_path / "whole" / "x") for name in names]  # fmt: skip
     replace, count = os.replace, 0
 
     def some(source: str, target: pathlib.Path) -> None:
@@ -79,6 +84,9 @@ def test_goes_on_when_killed_between_two_names(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(os, "replace", some)
         call(lines, prefix, *CHAR, *mask, "--overwrite")
+    for name in names:  # never the index of one beside the tokens of the other
+        pair = [prefix.with_name(f"x{name}{end}") for end in (".bin", ".idx")]
+        assert not pair[1].exists() or [path.read_bytes() for path in pair] in wholes
     assert call(lines, prefix, *CHAR, *mask) == 0
     assert made(prefix) == made(tmp_path / "whole" / "x")
 
@@ -101,7 +109,7 @@ def start(path: pathlib.Path, prefix: pathlib.Path, workers: int) -> subprocess.
     words = ["--input", str(path), "--output-prefix", str(prefix), "--workers", str(workers), *CHAR]
     return subprocess.Popen(
         [sys.executable, str(script), *words],
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
@@ -125,7 +133,10 @@ def test_killed_for_real(
         while chunks_done(prefix) < goal:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.002)
-        process.send_signal(signal.Signals[f"SIG{kind}"])
+        if kind == "INT":  # a terminal sends it to the workers as well
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.kill()
         said = process.communicate(timeout=20)[1]
         assert not list(prefix.parent.glob("x*"))
         if kind == "INT":

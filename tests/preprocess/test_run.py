@@ -172,6 +172,20 @@ def test_kinds(vocabularies: pathlib.Path, tmp_path: pathlib.Path, kind: str) ->
     assert dataset.get(0).tolist() == [*tokenizer.encode(f"the hat é{END}."), tokenizer.eod]
 
 
+def test_an_empty_document_is_none_whatever_its_tokenizer_adds(
+    vocabularies: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(vocabularies / "tokenizer.json"))
+    begin = (END, backend.token_to_id(END))
+    backend.post_processor = tokenizers.processors.TemplateProcessing(f"{END} $0", None, [begin])
+    backend.save(str(tmp_path / "begin.json"))
+    (tmp_path / "in.jsonl").write_text('""\n"the"\n""\n')
+    kind = ["--tokenizer-type", "HFTokenizer", "--vocab-file", str(tmp_path / "begin.json")]
+    assert call(tmp_path / "in.jsonl", tmp_path / "x", *kind) == 0
+    dataset = IndexedDataset(tmp_path / "x_text_document")
+    assert len(dataset) == 1 and dataset.get(0).tolist() == backend.encode("the").ids
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
