@@ -12,26 +12,14 @@ from jaxneox.data import documents, pieces
 from jaxneox.data.pieces import PIECE, Pieces, pieces_of
 
 MERGES = [
-    "t h",
-    "th e",
-    "Ġ the",
-    "Ġ t",
-    "a t",
-    "Ġ Ġ",
-    "' s",
-    "1 2",
-    ', "',
-    "Ċ Ċ",
-    "Â ł",
-    "Âł Ġ",
-    "Ã ©",
+    "t h", "th e", "Ġ the", "Ġ t", "a t", "Ġ Ġ", "' s", "1 2", ', "', "Ċ Ċ", "Â ł", "Âł Ċ", "Ã ©",
     ". .",
-]
+]  # fmt: skip
 NASTY = [
     *"aeth1290'\u2019.,;!\"(<|>=-_ \t\n\r\x0b\x0c\0\x1c\x1f\x7f\x85\xa0éßك東🙂ㅎㅏ각١²ǅ",
     "\u0300", "\u0338", "\u1160", "\u180e", "\u2000", "\u2028", "\u200b", "\u3000", "\ufeff",
     "\u037e", "\u212a", "\u1fef", "'s", "'ll", "'T", "  ", "     ", "the", " the", "\r\n",
-    "\xa0  b", "<|endoftext|>", "<|end", "text|>", "≠", "e\u0301", "\U0001d7d9", "\U000e0100",
+    "\xa0\n b", "<|endoftext|>", "<|end", "text|>", "≠", "e\u0301", "\U0001d7d9", "\U000e0100",
 ]  # fmt: skip
 
 

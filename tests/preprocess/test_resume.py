@@ -109,7 +109,8 @@ def start(path: pathlib.Path, prefix: pathlib.Path, workers: int) -> subprocess.
     words = ["--input", str(path), "--output-prefix", str(prefix), "--workers", str(workers), *CHAR]
     return subprocess.Popen(
         [sys.executable, str(script), *words],
-        stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 
