@@ -46,8 +46,12 @@ def encoded(
         yield from map(encoder.encode, chunks)
         return
     waiting: deque[Future[Encoded]] = deque()
+    started = pool.submit(int)
     try:
         for chunk in chunks:
+            if not started.done():  # nobody else works yet
+                yield encoder.encode(chunk)
+                continue
             waiting.append(pool.submit(_encode, chunk))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
