@@ -18,6 +18,7 @@ cut; a text in which another one is written goes to the library whole.
 
 import json
 import re
+from array import array
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,11 @@ class Pieces(dict[str, bytes]):
     def __missing__(self, piece: str) -> bytes:
         if PLAIN.fullmatch(piece):
             tokens = self._model.tokenize(piece.replace(" ", BYTE_OF_SPACE))
-            ids = np.asarray([token.id for token in tokens], np.int32).tobytes()
+            ids = array("i", [token.id for token in tokens]).tobytes()
+        elif piece[0] == "\n" and piece[1:2] != " " and PLAIN.fullmatch(piece, 1):
+            ids = self["\n"] + self[piece[1:]]  # a single line end is a match of its own
         else:
-            ids = np.asarray(self._backend.encode(piece).ids, np.int32).tobytes()
+            ids = array("i", self._backend.encode(piece).ids).tobytes()
         if len(piece) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
