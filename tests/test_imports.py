@@ -14,8 +14,9 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 # What each part may import of the project, besides itself; every part may import errors.
 BELOW: dict[str, set[str]] = {"errors": set(), "config": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
+BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["places"] = set()
-BELOW["checkpoint"] = BELOW.keys() - {"errors"}
+BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess"}
 BELOW["train"] = BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py

@@ -1,44 +1,41 @@
 """Plain text as a dataset: tokenized once into a `.bin/.idx` pair in a cache.
 
-A `.txt` file is one document; a line of a `.jsonl` file is one, under the key "text" (a list is
-joined by empty lines) or as a bare string; a folder is all such files in it; `builtin:stdlib` is
-the Python source of the running interpreter's standard library, for a run that needs no download.
-Empty documents are dropped, and each of the others ends with the tokenizer's end-of-document
-token, as NeoX's preprocessing with --append-eod does.
+The files are those of `documents`, a folder is all such files in it; `builtin:stdlib` is the Python
+source of the running interpreter's standard library, for a run that needs no download. Each
+document ends with the tokenizer's end-of-document token, as NeoX's preprocessing with --append-eod
+does.
 """
 
 import functools
 import hashlib
-import itertools
-import json
 import os
 import pathlib
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxneox.data import documents
+from jaxneox.data.cache import cache_root
 from jaxneox.data.indexed import token_dtype
 from jaxneox.data.tokenizer import Tokenizer
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 
 STDLIB = "builtin:stdlib"
-SUFFIXES = (".txt", ".jsonl")
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-BATCH_CHARACTERS = 1 << 20
 LARGE = 16 << 20  # bytes from which on the progress is shown
-FORMAT = b"1"  # part of every cache key: raise it when the same text would give other tokens
+FORMAT = b"2"  # part of every cache key: raise it when the same text would give other tokens
 
 
 def is_text(path: str) -> bool:
     """Whether `path` is text to be tokenized, rather than the prefix of a `.bin/.idx` pair."""
-    if path.startswith("builtin:") or path.endswith(SUFFIXES):
+    if path.startswith("builtin:") or path.endswith(documents.SUFFIXES):
         return True
     return pathlib.Path(path).is_dir() and not pathlib.Path(f"{path}.idx").is_file()
 
@@ -57,7 +54,7 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
         )
     files = text_files(path)
     key = _content_key(files, tokenizer)
-    root = pathlib.Path(os.environ.get("JAXNEOX_CACHE") or "~/.cache/jaxneox").expanduser()
+    root = cache_root()
     name = "stdlib" if path == STDLIB else pathlib.Path(path).resolve().stem
     prefix = root / f"{name}-{key[:16]}" / f"{name}_text_document"
     try:
@@ -77,16 +74,8 @@ def text_files(path: str) -> list[pathlib.Path]:
     if path.startswith("builtin:"):
         if path != STDLIB:
             raise UserError(f"{path}: unknown, the one built-in corpus is {STDLIB}")
-        files = list(_library(sysconfig.get_path("stdlib")))
-    elif (root := pathlib.Path(path)).is_dir():
-        files = [p for p in root.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
-    else:
-        files = [root]
-    if not files:
-        raise UserError(f"{path}: nothing to read, expected .txt or .jsonl files")
-    if not files[0].is_file():
-        raise UserError(f"{path}: no such file")
-    return sorted(files)
+        return sorted(_library(sysconfig.get_path("stdlib")))
+    return documents.input_files(path)
 
 
 def _library(root: str) -> Iterator[pathlib.Path]:
@@ -95,55 +84,11 @@ def _library(root: str) -> Iterator[pathlib.Path]:
         yield from (pathlib.Path(folder, name) for name in names if name.endswith(".py"))
 
 
-def read_documents(file: pathlib.Path) -> Iterator[str]:
-    """The documents of one file, none of them empty."""
-    if file.suffix == ".jsonl":
-        with file.open("rb") as lines:
-            yield from filter(None, _jsonl(file, lines))
-    elif file.suffix == ".py":
-        # An interpreter may carry a module in another encoding: no reason not to train.
-        yield from filter(None, [file.read_text("utf-8", errors="replace")])
-    else:
-        yield from filter(None, [_decoded(file.read_bytes(), file, 1)])
-
-
-def _jsonl(file: pathlib.Path, lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        try:
-            value = json.loads(_decoded(line, file, number))
-        except ValueError as error:
-            raise UserError(f"{where}: not JSON ({error})") from error
-        text = value.get("text") if isinstance(value, dict) else value
-        if isinstance(text, list) and all(isinstance(part, str) for part in text):
-            text = "\n\n".join(text)
-        if not isinstance(text, str):
-            found = f"the keys {', '.join(value)}" if isinstance(value, dict) else repr(value)[:40]
-            raise UserError(f'{where}: {found}, expected a string or an object with a "text"')
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{where}: half a surrogate pair, {text[error.start]!a}") from error
-        yield text
-
-
-def _decoded(data: bytes, file: pathlib.Path, line: int) -> str:
-    try:
-        return data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
-        raise UserError(
-            f"{file}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file"
-        ) from error
-
-
 def _content_key(files: list[pathlib.Path], tokenizer: Tokenizer) -> str:
     digest = hashlib.sha256(FORMAT + tokenizer.fingerprint().encode())
     for file in files:
         status = file.stat()
-        digest.update(file.suffix.encode())
+        digest.update(str(documents.kind_of(file)).encode() + file.suffix.encode())
         digest.update(_file_digest(file, status.st_size, status.st_mtime_ns))
     return digest.hexdigest()
 
@@ -185,16 +130,9 @@ def _batches(path: str, files: list[pathlib.Path]) -> Iterator[list[str]]:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    batch: list[str] = []
-    characters = 0
     with Progress(*columns, console=Console(stderr=True), disable=total < LARGE) as progress:
         task = progress.add_task(f"tokenizing {escape(path)}", total=total)
-        for text in itertools.chain.from_iterable(map(read_documents, files)):
-            batch.append(text)
-            characters += len(text)
-            if characters >= BATCH_CHARACTERS:
-                yield batch
-                progress.update(task, advance=characters)
-                batch, characters = [], 0
-        yield batch
+        for chunk in documents.chunks(files):
+            yield [text for record in chunk.records() if (text := documents.text_of(record))]
+            progress.update(task, advance=chunk.read)
         progress.update(task, completed=total)

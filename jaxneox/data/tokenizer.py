@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers
 
 from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data.pieces import pieces_of
 from jaxneox.errors import UserError
 
 EOD = "<|endoftext|>"
@@ -49,7 +50,7 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """`encode` of each text, on all cores where the library can."""
+        """`encode` of each text, the fastest way there is."""
         return [np.asarray(self.encode(text), np.int32) for text in texts]
 
     def fingerprint(self) -> str:
@@ -101,11 +102,14 @@ class HuggingFaceTokenizer(Tokenizer):
         self.pad = backend.token_to_id(PADDING)
         self.files = {path.name: path.read_bytes() for path in files}
         self._backend = backend
+        self._pieces = pieces_of(backend)
 
     def encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        if self._pieces is not None:
+            return [self._pieces.encode(text) for text in texts]
         return [np.asarray(e.ids, np.int32) for e in self._backend.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:

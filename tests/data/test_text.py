@@ -47,8 +47,9 @@ def test_jsonl_gives_the_bytes_of_neox(shared: pathlib.Path, letter: str) -> Non
 
 
 def test_txt_is_one_document(tmp_path: pathlib.Path, char: Tokenizer) -> None:
-    (tmp_path / "x.txt").write_bytes("\ufeffone\r\n\ntwo é\n".encode())
-    assert documents(tmp_path / "x.txt", char) == ["one\r\n\ntwo é\n"]
+    """As NeoX's tool reads it: any line end is one, a byte order mark stays."""
+    (tmp_path / "x.txt").write_bytes("\ufeffone\r\n\rtwo é\n".encode())
+    assert documents(tmp_path / "x.txt", char) == ["\ufeffone\n\ntwo é\n"]
 
 
 def test_jsonl_lines(tmp_path: pathlib.Path, char: Tokenizer) -> None:
@@ -146,7 +147,7 @@ def test_two_at_once(
         ("x.jsonl", b'"a"\n\n{"text": \n', r"x\.jsonl, line 3: not JSON"),
         ("x.jsonl", b'{"txt": 1, "id": 2}\n', r"x\.jsonl, line 1: the keys txt, id, expected"),
         ("x.jsonl", b"[1]\n", r"x\.jsonl, line 1: \[1\], expected"),
-        ("x.jsonl", b'{"text": ["a", 1]}\n', r"x\.jsonl, line 1: the keys text, expected"),
+        ("x.jsonl", b'{"text": ["a", 1]}\n', r"x\.jsonl, line 1: .text. is \['a', 1\], expected"),
         ("x.jsonl", b'"a\\ud800"\n', r"x\.jsonl, line 1: half a surrogate pair, '\\ud800'"),
         ("x.jsonl", b"\n", r"x\.jsonl: no text in 1 file"),
         ("x.txt", b"", r"x\.txt: no text in 1 file"),
@@ -200,6 +201,6 @@ def test_progress_of_large_text(
 ) -> None:
     (tmp_path / "x.jsonl").write_text('"abcdefgh"\n' * 9)
     monkeypatch.setattr(text, "LARGE", 10)
-    monkeypatch.setattr(text, "BATCH_CHARACTERS", 16)
+    monkeypatch.setattr(text.documents, "CHUNK", 16)
     assert documents(tmp_path / "x.jsonl", char) == ["abcdefgh"] * 9
     assert "tokenizing" in capsys.readouterr().err

@@ -1,0 +1,7 @@
+"""`python -m jaxneox.preprocess`: text to `.bin/.idx`, byte for byte as NeoX's tools write it.
+
+The parent reads the input as `data.documents` chunks, worker processes encode them, and the parent
+appends what comes back, in order, to files in a hidden folder beside the output. What is on disk
+is noted every few seconds, so that a command that was killed goes on from there; the files get
+their names when they are whole.
+"""

@@ -1,0 +1,121 @@
+"""The command's flags: those of NeoX's three preprocessing tools, and a few more."""
+
+import argparse
+import os
+import pathlib
+from typing import NoReturn
+
+from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data.tokenizer import BUILDERS
+from jaxneox.errors import UserError
+from jaxneox.preprocess.chat import ChatRecipe
+from jaxneox.preprocess.encode import Recipe, TextRecipe
+
+REWARDS = "reward models are not trained here, so their datasets are not made"
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m jaxneox.preprocess --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(
+        prog="python -m jaxneox.preprocess",
+        description="Text to PREFIX_text_document.bin and .idx, byte for byte those of NeoX's "
+        "tools. A command that was stopped goes on where it was.",
+    )
+    add = p.add_argument
+    add("--input", nargs="+", required=True, metavar="PATH", help="files or folders; also a,b,c")
+    add("--jsonl-keys", nargs="+", metavar="KEY", help="keys or columns; default: text")
+    add("--output-prefix", required=True, metavar="PREFIX", help="the output without its suffix")
+    add("--overwrite", action="store_true", help="replace datasets of that prefix")
+    add("--workers", type=int, metavar="N", help="processes; default: one for each core")
+    add("--tokenizer-type", metavar="KIND", help=", ".join(BUILDERS))
+    add("--vocab-file", metavar="FILE", help="the tokenizer's, as in a NeoX YAML")
+    add("--merge-file", metavar="FILE", help="its merges, where it has them in a file of its own")
+    add("--append-eod", action="store_true", help="end each document with <|endoftext|>")
+    add("--ftfy", action="store_true", help="repair broken Unicode first")
+    mask = p.add_argument_group("labels, to learn only what follows a delimiter")
+    mask.add_argument("--mask-before-token", metavar="ID,ID,…", help="the delimiter's tokens")
+    chat = p.add_argument_group("conversations, of which only one role is learned")
+    chat.add_argument(
+        "--chat-template", nargs="?", const="", metavar="FILE",
+        help="render with the tokenizer's template, or with this one (Jinja)",
+    )  # fmt: skip
+    chat.add_argument("--tokenizer-path", metavar="DIR", help="a Hugging Face tokenizer's folder")
+    chat.add_argument("--generation-role", default="assistant", metavar="ROLE", help="the learned")
+    chat.add_argument("--only-last", action="store_true", help="learn only the last turn")
+    chat.add_argument("--no-mask", action="store_true", help="learn all, write no labels")
+    same = p.add_argument_group("as in NeoX's tools")
+    same.add_argument("--dataset-impl", default="mmap", help="mmap; nothing else is read here")
+    same.add_argument("--num-docs", type=int, help="not needed")
+    same.add_argument("--log-interval", type=int, help="not needed")
+    same.add_argument("--for-rm", action="store_true", help="refused: " + REWARDS)
+    same.add_argument("--reward-key", help="refused")
+    same.add_argument("--binary-reward", action="store_true", help="refused")
+    return p
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """What to make of a document. Raises UserError for flags that do not go together."""
+    if args.dataset_impl != "mmap":
+        raise UserError(f"--dataset-impl {args.dataset_impl}: only mmap is read and written here")
+    if args.for_rm or args.reward_key is not None or args.binary_reward:
+        raise UserError(f"--for-rm, --reward-key, --binary-reward: {REWARDS}")
+    if args.workers is not None and args.workers < 1:
+        raise UserError(f"--workers {args.workers}: expected 1 or more")
+    if args.chat_template is not None or args.tokenizer_path is not None:
+        return _chat(args)
+    if args.only_last or args.no_mask:
+        raise UserError("--only-last and --no-mask need --chat-template and --tokenizer-path")
+    if args.tokenizer_type is None:
+        raise UserError(f"--tokenizer-type: missing, one of {', '.join(BUILDERS)}")
+    return TextRecipe(
+        tokenizer=TokenizerConfig(args.tokenizer_type, args.vocab_file, args.merge_file),
+        keys=_distinct(args.jsonl_keys or ["text"]),
+        append_eod=args.append_eod,
+        ftfy=args.ftfy,
+        mask_before=_ids(args.mask_before_token or ""),
+    )
+
+
+def _chat(args: argparse.Namespace) -> Recipe:
+    if args.tokenizer_path is None:
+        raise UserError("--chat-template: needs --tokenizer-path, a Hugging Face folder")
+    for name in ("tokenizer_type", "vocab_file", "merge_file", "append_eod", "ftfy",
+                 "mask_before_token"):  # fmt: skip
+        if getattr(args, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag}: is not for conversations, their template says it all")
+    return ChatRecipe(
+        folder=pathlib.Path(args.tokenizer_path),
+        template=pathlib.Path(args.chat_template) if args.chat_template else None,
+        keys=_distinct(args.jsonl_keys or ["conversation"]),
+        role=args.generation_role,
+        only_last=args.only_last,
+        no_mask=args.no_mask,
+    )
+
+
+def inputs_of(args: argparse.Namespace) -> list[str]:
+    """The paths of --input, which may be separated by commas, as in NeoX's tool."""
+    return [
+        part
+        for given in args.input
+        for part in ([given] if os.path.exists(given) else given.split(","))
+    ]
+
+
+def _distinct(keys: list[str]) -> tuple[str, ...]:
+    for key in keys:
+        if keys.count(key) > 1 or not key or "/" in key:
+            raise UserError(f"--jsonl-keys: {key!r} is twice or no part of a file's name")
+    return tuple(keys)
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    parts = [part.strip(" []") for part in text.split(",")] if text else []
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--mask-before-token {text}: expected token ids such as 32869,27")
+    return tuple(map(int, parts))

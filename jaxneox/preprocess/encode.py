@@ -1,0 +1,139 @@
+"""Chunks of documents to tokens, and to the labels of a masked dataset.
+
+What a token sequence is follows NeoX's tools/datasets/preprocess_data.py and
+preprocess_data_with_mask.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data.documents import Chunk, Record, text_of
+from jaxneox.data.indexed import token_dtype
+from jaxneox.data.tokenizer import build_tokenizer
+from jaxneox.errors import UserError
+
+UNSEEN = -100  # the label of a token that is not learned
+LABEL = "label"
+
+Document = tuple[NDArray[Any], ...]  # tokens [n], one array for each dataset
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A chunk as it goes to disk. `read`: the bytes of input that it came from."""
+
+    read: int
+    documents: int
+    rows: tuple[tuple[bytes, bytes], ...]  # for each dataset the tokens and their int32 sizes
+
+
+class Encoder(Protocol):
+    """`dtypes` names the datasets; `identity` is all that the tokens depend on, as JSON."""
+
+    dtypes: dict[str, np.dtype[Any]]
+    identity: dict[str, Any]
+
+    def encode(self, chunk: Chunk) -> Encoded: ...
+
+
+class Recipe(Protocol):
+    """Settings that can be sent to a worker, which makes its encoder of them."""
+
+    def build(self) -> Encoder: ...
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """Each key of a document becomes a dataset; with `mask_before` the one key gets labels."""
+
+    tokenizer: TokenizerConfig
+    keys: tuple[str, ...] = ("text",)
+    append_eod: bool = False
+    ftfy: bool = False
+    mask_before: tuple[int, ...] = ()
+
+    def build(self) -> "TextEncoder":
+        return TextEncoder(self)
+
+
+class TextEncoder:
+    def __init__(self, recipe: TextRecipe) -> None:
+        self.recipe = recipe
+        self._tokenizer = build_tokenizer(recipe.tokenizer)
+        if recipe.append_eod and self._tokenizer.eod is None:
+            raise UserError(
+                f"--append-eod: {self._tokenizer.name} has no <|endoftext|> token; leave the flag "
+                "away or use another tokenizer"
+            )
+        self._end = np.int32(self._tokenizer.eod or 0) if recipe.append_eod else None
+        dtype = token_dtype(self._tokenizer.vocab_size)
+        self.dtypes = dict.fromkeys(recipe.keys, dtype)
+        if recipe.mask_before:
+            if len(recipe.keys) != 1 or LABEL in recipe.keys:
+                raise UserError("--mask-before-token: labels are made of one key, not 'label'")
+            self.dtypes = dict.fromkeys((*recipe.keys, LABEL), np.dtype(np.int32))
+        self._fixed = ftfy_fix() if recipe.ftfy else str
+        self.identity = {
+            "tokenizer": self._tokenizer.fingerprint(),
+            "keys": list(recipe.keys),
+            "append_eod": recipe.append_eod,
+            "ftfy": recipe.ftfy,
+            "mask_before": list(recipe.mask_before),
+        }
+
+    def encode(self, chunk: Chunk) -> Encoded:
+        found = (self._texts(record) for record in chunk.records())
+        texts = [row for row in found if all(row)]  # a document without text is none
+        columns = [self._tokenizer.encode_batch(column) for column in zip(*texts, strict=True)]
+        rows = [ids for ids in zip(*columns, strict=True) if all(map(len, ids))]
+        return packed(chunk.read, list(map(self._document, rows)), self.dtypes)
+
+    def _texts(self, record: Record) -> list[str]:
+        return [self._fixed(text_of(record, key)) for key in self.recipe.keys]
+
+    def _document(self, ids: Document) -> Document:
+        if self._end is not None:
+            ids = tuple(np.append(one, self._end) for one in ids)
+        if self.recipe.mask_before:
+            ids = (*ids, masked(ids[0], self.recipe.mask_before))
+        return ids
+
+
+def masked(tokens: NDArray[Any], pattern: Sequence[int]) -> NDArray[Any]:
+    """The labels: UNSEEN up to and with the first `pattern`; all is learned where it is not."""
+    if len(tokens) < len(pattern):
+        return tokens
+    windows = np.lib.stride_tricks.sliding_window_view(tokens, len(pattern))
+    matches = np.flatnonzero((windows == np.asarray(pattern)).all(axis=1))
+    labels = tokens.copy()
+    if matches.size:
+        labels[: matches[0] + len(pattern)] = UNSEEN
+    return labels
+
+
+def packed(read: int, documents: Sequence[Document], dtypes: dict[str, np.dtype[Any]]) -> Encoded:
+    rows = []
+    for index, (name, dtype) in enumerate(dtypes.items()):
+        column = [document[index] for document in documents]
+        tokens = np.concatenate(column) if column else np.zeros(0, dtype)
+        if tokens.size and tokens.max() > np.iinfo(dtype).max:
+            raise UserError(
+                f"{name}: token {tokens.max()} does not fit {dtype}, which is chosen by the size "
+                "of the vocabulary; its tokenizer has ids beyond its size"
+            )
+        sizes = np.fromiter(map(len, column), "<i4", len(column))
+        rows.append((tokens.astype(dtype.newbyteorder("<")).tobytes(), sizes.tobytes()))
+    return Encoded(read, len(documents), tuple(rows))
+
+
+def ftfy_fix() -> Any:
+    try:
+        import ftfy
+    except ImportError as error:
+        raise UserError("--ftfy needs `pip install ftfy`") from error
+    return ftfy.fix_text

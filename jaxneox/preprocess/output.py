@@ -1,0 +1,195 @@
+"""Datasets that grow in a hidden folder, survive a kill and get their names when they are whole.
+
+.PREFIX.preprocess/           beside the output, locked by the one command that writes
+  state.json                  how much of the files below is safely on disk, of what input
+  NAME.bin, NAME.sizes        tokens and int32 sizes of the documents so far
+  NAME.idx, NAME.sha256       at the end, then all move to PREFIX_NAME_document.*
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any, Self
+
+import numpy as np
+
+from jaxneox.data.writer import write_index
+from jaxneox.errors import UserError
+from jaxneox.preprocess.encode import Encoded
+
+EVERY = 5.0  # seconds of work that a kill may cost
+STATE, LOCK = "state.json", "lock"
+GROWING = (".bin", ".sizes")
+MOVED = (".bin", ".sha256", ".idx")  # in this order: without an index there is no dataset
+
+
+@dataclass
+class State:
+    """What is done. `ends`: for each dataset the bytes of its growing files."""
+
+    identity: dict[str, Any]
+    chunks: int = 0
+    documents: int = 0
+    read: int = 0
+    whole: bool = False
+    ends: dict[str, list[int]] = field(default_factory=dict)
+
+
+class Output:
+    """A context manager: `add` chunk after chunk, from number `state.chunks` on, then `finish`.
+
+    Raises UserError where the datasets exist already or another command is writing them.
+    """
+
+    def __init__(
+        self,
+        prefix: pathlib.Path,
+        dtypes: Mapping[str, np.dtype[Any]],
+        identity: dict[str, Any],
+        overwrite: bool = False,
+    ) -> None:
+        self.prefix = prefix
+        self.dtypes = dtypes
+        self.folder = prefix.parent / f".{prefix.name}.preprocess"
+        self.state = State(json.loads(json.dumps(identity)))
+        self.state.ends = {name: [0, 0] for name in dtypes}
+        self._overwrite = overwrite
+        self._saved = time.monotonic()
+        self._open_files = contextlib.ExitStack()
+        self._files: dict[str, tuple[IO[bytes], IO[bytes]]] = {}
+        self._digests = {name: hashlib.sha256() for name in dtypes}
+
+    def target(self, name: str, suffix: str = "") -> pathlib.Path:
+        return self.prefix.parent / f"{self.prefix.name}_{name}_document{suffix}"
+
+    def __enter__(self) -> Self:
+        earlier = self._earlier()
+        targets = [self.target(name, suffix) for name in self.dtypes for suffix in MOVED]
+        there = [str(path) for path in targets if path.exists()]
+        if there and not self._overwrite and not (earlier and earlier.whole):
+            raise UserError(f"{there[0]}: exists already; give --overwrite or another prefix")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            self._lock(stack)
+            if earlier:
+                self.state = earlier
+            else:
+                self._empty()
+            if not self.state.whole:
+                self._open(stack)
+            self._open_files = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        with self._open_files:
+            if kind is not None and self.state.chunks and not self.state.whole:
+                self.save()  # the same command goes on from here
+        if kind is not None and not self.state.chunks and not self.state.whole:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, encoded: Encoded) -> None:
+        """Append a chunk."""
+        for (name, ends), row in zip(self.state.ends.items(), encoded.rows, strict=True):
+            for index, (file, data) in enumerate(zip(self._files[name], row, strict=True)):
+                file.write(data)
+                ends[index] += len(data)
+            self._digests[name].update(row[0])
+        self.state.chunks += 1
+        self.state.documents += encoded.documents
+        self.state.read += encoded.read
+        if time.monotonic() - self._saved >= EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Note that all that was added is on disk."""
+        for file in (file for pair in self._files.values() for file in pair):
+            file.flush()
+            os.fsync(file.fileno())
+        temporary = self.folder / "state.tmp"
+        _write(temporary, json.dumps(asdict(self.state)).encode())
+        os.replace(temporary, self.folder / STATE)
+        self._saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Give the datasets their names. What is interrupted here is done by the next start."""
+        if not self.state.whole:
+            self.save()
+            for name, dtype in self.dtypes.items():
+                self._complete(name, dtype)
+            self.state.whole = True
+            self.save()
+        for name in self.dtypes:
+            if (self.folder / f"{name}.bin").exists():
+                self.target(name, ".idx").unlink(missing_ok=True)  # an older one's
+            for suffix in MOVED:
+                if (made := self.folder / f"{name}{suffix}").exists():
+                    os.replace(made, self.target(name, suffix))
+        shutil.rmtree(self.folder)
+
+    def _complete(self, name: str, dtype: np.dtype[Any]) -> None:
+        """The index and the checksums of a dataset whose tokens are on disk."""
+        sizes = np.fromfile(self.folder / f"{name}.sizes", "<i4")
+        with (self.folder / f"{name}.idx").open("w+b") as index:
+            write_index(index, dtype, sizes, np.arange(len(sizes) + 1))
+            index.flush()
+            os.fsync(index.fileno())
+            index.seek(0)
+            sums = {".bin": self._digests[name], ".idx": hashlib.file_digest(index, "sha256")}
+        lines = (f"{sums[end].hexdigest()}  {self.target(name, end).name}\n" for end in sums)
+        _write(self.folder / f"{name}.sha256", "".join(lines).encode())
+
+    def _earlier(self) -> State | None:
+        """What a command with the same input and settings left."""
+        try:
+            state = State(**json.loads((self.folder / STATE).read_bytes()))
+            lost = not state.whole and any(
+                (self.folder / f"{name}{suffix}").stat().st_size < end
+                for name, ends in state.ends.items()
+                for suffix, end in zip(GROWING, ends, strict=True)
+            )
+        except (OSError, ValueError, TypeError):
+            return None
+        return state if state.identity == self.state.identity and not lost else None
+
+    def _lock(self, stack: contextlib.ExitStack) -> None:
+        lock = stack.enter_context((self.folder / LOCK).open("wb"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{self.prefix}: another command is writing it; wait for it or give another prefix"
+            ) from error
+
+    def _empty(self) -> None:
+        """What another input or other settings left; the state first, which speaks of the rest."""
+        for path in (self.folder / STATE, *self.folder.iterdir()):
+            if path.name != LOCK:
+                path.unlink(missing_ok=True)
+
+    def _open(self, stack: contextlib.ExitStack) -> None:
+        """The growing files, without what came after the state was saved."""
+        for name, ends in self.state.ends.items():
+            pair = [
+                stack.enter_context((self.folder / f"{name}{suffix}").open("a+b"))
+                for suffix in GROWING
+            ]
+            for file, end in zip(pair, ends, strict=True):
+                file.truncate(end)
+            pair[0].seek(0)
+            while block := pair[0].read(1 << 20):
+                self._digests[name].update(block)
+            self._files[name] = (pair[0], pair[1])
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

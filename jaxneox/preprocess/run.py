@@ -1,0 +1,109 @@
+"""The command: read, encode, write, and say how far it is."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import itertools
+import os
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from jaxneox.data import documents
+from jaxneox.errors import UserError
+from jaxneox.preprocess.arguments import inputs_of, parser, recipe_of
+from jaxneox.preprocess.encode import Encoder
+from jaxneox.preprocess.output import Output
+from jaxneox.preprocess.workers import encoded, processes
+
+AHEAD = 2  # chunks for each worker that wait or are under way
+FORMAT = 1  # raise it when the same input would give other chunks or tokens
+LIBRARIES = ("tokenizers", "ftfy", "jinja2", "sentencepiece", "tiktoken")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    began = time.monotonic()
+    args = parser().parse_args(argv)
+    recipe = recipe_of(args)
+    files = [file for path in inputs_of(args) for file in documents.input_files(path)]
+    total = sum(file.stat().st_size for file in files)
+    workers = min(args.workers or os.cpu_count() or 1, total // documents.CHUNK + 1)
+    console = Console(stderr=True)
+    with processes(recipe, workers) as pool:
+        encoder = recipe.build()  # while the processes start
+        identity = _identity(encoder, files)
+        prefix = pathlib.Path(args.output_prefix)
+        with Output(prefix, encoder.dtypes, identity, args.overwrite) as out:
+            before = out.state.read
+            if before:
+                console.print(f"going on after {out.state.documents:,} documents", highlight=False)
+            todo = itertools.islice(documents.chunks(files), out.state.chunks, None)
+            with _progress(console, total, out) as show:
+                for result in encoded(encoder, todo, pool, AHEAD * workers):
+                    out.add(result)
+                    show()
+            if not out.state.documents:
+                out.state.chunks = 0  # nothing to go on from
+                raise UserError(f"{args.input[0]}: no text in {len(files)} file(s)")
+            out.finish()
+    console.print(_summary(out, time.monotonic() - began, before), highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress(console: Console, total: int, out: Output) -> Iterator[Any]:
+    """A bar of the bytes of input, where somebody sees it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("tokenizing", total=total, completed=out.state.read)
+        yield lambda: progress.update(
+            task,
+            completed=out.state.read,
+            description=f"{out.state.documents:,} documents",
+        )
+        progress.update(task, completed=total)
+
+
+def _identity(encoder: Encoder, files: list[pathlib.Path]) -> dict[str, Any]:
+    """All that decides the output: a command that goes on must have the same."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "format": [FORMAT, documents.CHUNK],
+        "files": digest.hexdigest(),
+        "encoder": encoder.identity,
+        "versions": versions,
+    }
+
+
+def _summary(out: Output, seconds: float, before: int) -> str:
+    name, dtype = next(iter(out.dtypes.items()))
+    tokens = out.state.ends[name][0] // dtype.itemsize
+    speed = (out.state.read - before) / 1e6 / max(seconds, 1e-9)
+    names = ", ".join(f"{out.target(name)}.bin" for name in out.dtypes)
+    return (
+        f"{out.state.documents:,} documents, {tokens:,} tokens in {seconds:.1f} s "
+        f"({speed:.1f} MB/s): {names} with .idx and .sha256"
+    )

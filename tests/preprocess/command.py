@@ -1,0 +1,27 @@
+"""The command as the tests call it, and what it leaves."""
+
+import pathlib
+
+import numpy as np
+
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.preprocess.__main__ import main
+
+CHAR = ["--tokenizer-type", "CharLevelTokenizer", "--append-eod"]
+
+
+def call(path: pathlib.Path, prefix: pathlib.Path, *more: str, workers: int = 1) -> int:
+    words = ["--input", str(path), "--output-prefix", str(prefix), "--workers", str(workers), *more]
+    return main(words)
+
+
+def made(prefix: pathlib.Path) -> dict[str, bytes]:
+    """All files of a prefix, by the rest of their names; nothing hidden may be left."""
+    assert not list(prefix.parent.glob(".*"))
+    found = prefix.parent.glob(f"{prefix.name}_*")
+    return {path.name.removeprefix(prefix.name): path.read_bytes() for path in sorted(found)}
+
+
+def texts(prefix: pathlib.Path, key: str = "text") -> list[str]:
+    dataset = IndexedDataset(f"{prefix}_{key}_document")
+    return [dataset.get(i).astype(np.uint8).tobytes().decode() for i in range(len(dataset))]
