@@ -47,7 +47,8 @@ An unknown key is an error that names the nearest known one. A number that YAML 
 - **Precision.** From `precision` or a block that is enabled; they must agree. fp16's block with
   `type: bfloat16`, as old versions of NeoX had it, is bfloat16. `loss_scale: 0` is dynamic.
 - **Schedule.** `lr_decay_iters`, or `lr_decay_fraction` x `train_iters`, or `train_iters`; the
-  warm-up is `warmup` x that, not rounded.
+  warm-up is `warmup` x that, not rounded. `old_lr_schedule` has the formulas of before 2023-08,
+  with which Pythia and 20B were trained.
 
 ## Where this differs from NeoX HEAD
 

@@ -103,12 +103,21 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
         weight_decay=_weight_decay(settings, kind),
         grad_clip=_grad_clip(settings),
         lr_factors=_lr_factors(settings),
+        clip_leaves_out=_clip_leaves_out(settings),
         extra={
             name: settings[f"optimizer.params.{name}"]
             for name in sorted(_PARAMS[kind] - _FIELDS)
             if settings.given(f"optimizer.params.{name}")
         },
     )
+
+
+def _clip_leaves_out(settings: Settings) -> dict[str, int]:
+    firsts = settings["clip_leaves_out"] or {}
+    for name, first in firsts.items():
+        if type(first) is not int or first < 0:
+            raise UserError(f"clip_leaves_out: {name} has {first!r}, expected a layer from 0 on")
+    return dict(firsts)
 
 
 def _lr_factors(settings: Settings) -> dict[str, float]:
@@ -176,6 +185,7 @@ def schedule_config(settings: Settings, lr: float) -> ScheduleConfig:
         decay_iters=decay_iters,
         warmup_iters=_warmup_iters(settings, decay_iters),
         neox_head=settings["neox_compat"],
+        old=settings["old_lr_schedule"],
     )
 
 

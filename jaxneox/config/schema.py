@@ -148,6 +148,7 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     grad_clip: float = 1.0  # 0 is none
     lr_factors: dict[str, float] = field(default_factory=dict)  # of the learning rate, by parameter
+    clip_leaves_out: dict[str, int] = field(default_factory=dict)  # parameter -> its first layer
     extra: dict[str, Any] = field(default_factory=dict)  # further params of `optimizer.params`
 
 
@@ -159,6 +160,7 @@ class ScheduleConfig:
     decay_iters: int = 1
     warmup_iters: float = 0.0  # a float, as in NeoX: warmup * decay_iters, not rounded
     neox_head: bool = False  # NeoX HEAD's first step of a warm-up, and its rate after the decay
+    old: bool = False  # NeoX's formulas before 2023-08
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from optax.contrib import muon
 
 from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
+from jaxneox.optim.clip import clip_by_norm
 from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.optim.sm3 import scale_by_sm3
@@ -26,18 +27,22 @@ def build_optimizer(
 
     "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW.
     """
-    clip = [optax.clip_by_global_norm(cfg.grad_clip)] if cfg.grad_clip else []
+    _check_names(cfg, axes)
+    clip = [clip_by_norm(cfg.grad_clip, cfg.clip_leaves_out)] if cfg.grad_clip else []
     rate = optax.scale_by_learning_rate(build_schedule(schedule))
     return optax.chain(*clip, *UPDATES[cfg.kind](cfg, axes), rate, *_factors(cfg, axes))
 
 
+def _check_names(cfg: OptimizerConfig, axes: Axes) -> None:
+    for key, named in (("lr_factors", cfg.lr_factors), ("clip_leaves_out", cfg.clip_leaves_out)):
+        unknown = named.keys() - axes.keys()
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise UserError(f"{key}: {names}: this model has no such parameter")
+
+
 def _factors(cfg: OptimizerConfig, axes: Axes) -> Chain:
     """A learning rate of their own for some parameters."""
-    unknown = cfg.lr_factors.keys() - axes.keys()
-    if unknown:
-        raise UserError(
-            f"lr_factors: {', '.join(sorted(unknown))}: no such parameter in this model"
-        )
     if not cfg.lr_factors:
         return []
 

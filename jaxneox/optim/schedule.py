@@ -16,18 +16,21 @@ def build_schedule(cfg: ScheduleConfig) -> optax.Schedule:
     m steps of decay in all, linear lr (m - n) / m, cosine min + (lr - min) (1 + cos(pi n / m)) / 2,
     exponential lr exp(-0.693 n / m), never below min_lr. The first step of a warm-up has rate 0,
     and after the decay the rate stays. With `neox_head` the first step has the second's rate, and
-    the formulas run on: a cosine rises again.
+    the formulas run on: a cosine rises again. Before 2023-08, when Pythia and 20B were trained, m
+    counted the warm-up too, and the cosine went to 0: `old`.
     """
     warmup, low, lr = cfg.warmup_iters, cfg.min_lr, cfg.lr
-    length = max(cfg.decay_iters - warmup, 1e-9)
-    first, end = (1.0, math.inf) if cfg.neox_head else (0.0, length)
+    length = cfg.decay_iters if cfg.old else max(cfg.decay_iters - warmup, 1e-9)
+    lowest = 0.0 if cfg.old else low
+    first = 1.0 if cfg.neox_head else 0.0
+    end = math.inf if cfg.neox_head or cfg.old else length
 
     def decayed(n: jax.Array) -> jax.Array:
         match cfg.style:
             case "linear":
                 return lr * (length - n) / length
             case "cosine":
-                return low + (lr - low) / 2 * (jnp.cos(math.pi * n / length) + 1)
+                return lowest + (lr - lowest) / 2 * (jnp.cos(math.pi * n / length) + 1)
             case "exponential":
                 return lr * jnp.exp(-0.693 * n / length)
             case "constant":

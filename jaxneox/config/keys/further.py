@@ -73,6 +73,15 @@ OURS: Section = {
     "lr_factors": used(
         dict, None, "optimizer.lr_factors", "by parameter: from NeoX's biases, one copy for several"
     ),
+    "clip_leaves_out": used(
+        dict,
+        None,
+        "optimizer.clip_leaves_out",
+        "by parameter the first layer that the norm leaves out, as DeepSpeed's in later stages",
+    ),
+    "old_lr_schedule": used(
+        bool, False, "schedule.old", "true: NeoX before 2023-08: the decay counts the warm-up"
+    ),
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
     "loss_spike_factor": used(
         AMOUNT, 6.0, "log.spike_factor", "deviations above the recent losses' median; 0: never"

@@ -1,0 +1,93 @@
+"""The optimizer without ZeRO: torch's own state, in each rank's `mp_rank_NN` file, by number.
+
+Numbered are the parameters that decay, then those that do not, in the order of the modules; with
+`weight-decay: 0` all in the order of the modules.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_state import ALONE, QUANTITIES, NeoxOptimizer, Param, integer, put
+from convert.readers.torch_file import LazyTensor
+from convert.rules.neox import BUFFERS, EMBEDDING
+from jaxneox.errors import UserError
+
+
+def is_group_of(name: str) -> int:
+    """0 decays, 1 does not: norms, and whatever is called a bias (`megatron/model/utils.py`)."""
+    return int("norm" in name or name.rpartition(".")[2] == "bias")
+
+
+def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
+    """Without ZeRO: each rank's own file has its parameters' states by number."""
+    found = NeoxOptimizer({}, [], 0, 0, 0, 0.0)
+    found.stages = _stage_modules(source, max(1, len(source.files.ranks) // source.mp))
+    groups: list[list[Param]] = []
+    for number, state in enumerate(source.states):
+        path = source.files.ranks[number]
+        stage, rank = divmod(number, source.mp)
+        torch = state.get("optimizer")
+        if not isinstance(torch, Mapping) or not isinstance(torch.get("state"), Mapping):
+            raise UserError(
+                f"{path}: holds no optimizer that is known here, and there are no "
+                f"zero_pp_rank_D_mp_rank_NN_optim_states.pt files; {ALONE}"
+            )
+        counts = [len(group["params"]) for group in torch["param_groups"]]
+        found.lr = torch["param_groups"][0].get("lr")
+        if rank == 0:
+            groups = _groups(source, found.stages[stage], counts, path)
+        order = [param for group in groups for param in group]
+        for at, param in enumerate(order):
+            own = torch["state"].get(at)
+            if own is None:
+                continue  # no gradient ever
+            for quantity in QUANTITIES[1:]:
+                tensor = own.get(quantity)
+                if not isinstance(tensor, LazyTensor) or tensor.shape != param.shape:
+                    there = list(getattr(tensor, "shape", ())) if tensor is not None else "nothing"
+                    raise UserError(
+                        f"{path}: {quantity} number {at} is {there}, expected {list(param.shape)} "
+                        f"of module {param.module}, {param.name}; {ALONE}"
+                    )
+                put(found, quantity, rank, param, tensor, path)
+            found.count = max(found.count, integer(own.get("step")))
+    return found
+
+
+def _groups(
+    source: NeoxCheckpoint, modules: list[int], counts: list[int], path: Path
+) -> list[list[Param]]:
+    """The parameters of a stage in the order of its optimizer: by group, then by module."""
+    params = [param for index in modules for param in _params(source, index)]
+    groups = [[p for p in params if is_group_of(p.name) == kind] for kind in (0, 1)]
+    if len(counts) == 1:
+        groups = [params]
+    if [len(group) for group in groups] != counts:
+        raise UserError(
+            f"{path}: its optimizer has groups of {counts} parameters, expected "
+            f"{[len(group) for group in groups]} from the weights; {ALONE}"
+        )
+    return groups
+
+
+def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:
+    """Consecutive modules, as many as each stage's optimizer has parameters of."""
+    left = sorted(source.shards)
+    found: list[list[int]] = []
+    for stage in range(stages):
+        torch = source.states[stage * source.mp].get("optimizer")
+        wanted = sum(len(group["params"]) for group in torch["param_groups"]) if torch else 0
+        tied = source.model.tied_embedding and 0 < stage == stages - 1
+        modules = [EMBEDDING] if tied else []
+        wanted -= sum(len(_params(source, index)) for index in modules)
+        while left and wanted > 0:
+            wanted -= len(_params(source, left[0]))
+            modules.append(left.pop(0))
+        found.append(modules)
+    return found
+
+
+def _params(source: NeoxCheckpoint, index: int) -> list[Param]:
+    shards = source.shards[index][0]
+    return [Param(index, n, t.shape) for n, t in shards.items() if n not in BUFFERS]

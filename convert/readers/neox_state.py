@@ -1,0 +1,116 @@
+"""Adam's state, tensor by tensor as NeoX names its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from convert.readers.torch_file import LazyTensor, TorchFile
+from convert.rules.neox import BUFFERS
+
+Quantity = Literal["master", "exp_avg", "exp_avg_sq"]
+QUANTITIES: tuple[Quantity, ...] = ("master", "exp_avg", "exp_avg_sq")
+ALONE = "the weights alone convert without --optimizer"
+
+
+class Numbers(Protocol):
+    """Something that is an array when it is asked."""
+
+    def numpy(self) -> np.ndarray: ...
+
+
+class Param(NamedTuple):
+    """A parameter by the Sequential index of its module and its name there (HEAD's)."""
+
+    module: int
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a flat array that lies in several files."""
+
+    parts: list[LazyTensor]
+    start: int
+    shape: tuple[int, ...]
+
+    def numpy(self) -> np.ndarray:
+        found, at = [], 0
+        end = self.start + int(np.prod(self.shape))
+        for part in self.parts:
+            first, last = max(self.start - at, 0), min(end - at, part.size)
+            if first < last:
+                found.append(part.numpy()[first:last])
+            at += part.size
+        flat = found[0] if len(found) == 1 else np.concatenate(found)
+        return flat.reshape(self.shape)
+
+
+@dataclass
+class NeoxOptimizer:
+    """Raises UserError for files that are missing, damaged, or of another step than the weights.
+
+    Attributes:
+        tensors: by (quantity, rank, index, name); no master where the weights are in float32.
+        files: what was read besides the weights' files.
+        count: the updates that Adam has made.
+        position: of the learning rate's schedule.
+        scale: of the loss, where it moves: DeepSpeed's `cur_scale` and its like.
+        partitions: data-parallel parts; 0 without ZeRO.
+        stages: the modules of each pipeline stage; none with ZeRO.
+        clipping: by global norm, as DeepSpeed was told; 0 is none.
+        lr: the learning rate that the next step would have; None where the files do not say.
+    """
+
+    tensors: dict[tuple[Quantity, int, int, str], Numbers]
+    files: list[TorchFile]
+    count: int
+    position: int
+    partitions: int
+    clipping: float
+    lr: float | None = None
+    stages: list[list[int]] = field(default_factory=list)
+    scale: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def has_master(self) -> bool:
+        return any(quantity == "master" for quantity, *_ in self.tensors)
+
+    def ranks(self, quantity: Quantity, shards: Mapping[str, Any], index: int, mp: int) -> Any:
+        """One module's tensors of a quantity, by rank; zeros for what has never had a gradient."""
+        return [
+            {
+                name: self._array(quantity, rank, index, name, tensor)
+                for name, tensor in shards.items()
+                if name not in BUFFERS
+            }
+            for rank in range(mp)
+        ]
+
+    def _array(
+        self, quantity: Quantity, rank: int, index: int, name: str, tensor: LazyTensor
+    ) -> np.ndarray:
+        found = self.tensors.get((quantity, rank, index, name))
+        return np.zeros(tensor.shape, np.float32) if found is None else found.numpy()
+
+
+def put(
+    found: NeoxOptimizer, quantity: Quantity, rank: int, param: Param, value: Numbers, path: Path
+) -> None:
+    """A tied embedding is there twice, in the first stage and in the last."""
+    key = (quantity, rank, param.module, param.name)
+    other = found.tensors.setdefault(key, value)
+    if other is not value and not np.array_equal(other.numpy(), value.numpy()):
+        found.warnings.append(
+            f"{path.name}: {quantity} of the tied {param.name} is another one than the first "
+            "stage's, which is taken"
+        )
+
+
+def integer(value: Any) -> int:
+    if isinstance(value, LazyTensor):
+        value = value.numpy().item()
+    return int(value) if isinstance(value, int | float) else 0

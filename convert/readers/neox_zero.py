@@ -1,0 +1,123 @@
+"""The optimizer with ZeRO-1: each data-parallel rank's part of flat master weights and moments.
+
+Rank D has a file `[bf16_]zero_pp_rank_D_mp_rank_NN_optim_states.pt`; `param_shapes` of the
+`mp_rank_NN` files says what lies in the flat arrays of either group, in order. They are padded at
+the end so that they divide; the last file may lack the padding of the master weights (DeeperSpeed
+0.16, `runtime/zero/stage_1_and_2.py`, `runtime/bf16_optimizer.py`).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_files import missing_files
+from convert.readers.neox_state import ALONE, NeoxOptimizer, Param, Quantity, Slice, integer, put
+from convert.readers.torch_file import TorchFile
+from convert.rules.neox import EMBEDDING, OLD_NAMES
+from jaxneox.errors import UserError
+
+PARTITION = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
+TIED = "tied_modules.embed."
+
+
+def partitions(folder: Path) -> dict[tuple[int, int], Path]:
+    """Files by (number of the mp_rank file, data-parallel rank)."""
+    return {
+        (int(m[2]), int(m[1])): path
+        for path in sorted(folder.iterdir())
+        if (m := PARTITION.fullmatch(path.name))
+    }
+
+
+def read_partitions(source: NeoxCheckpoint, there: Mapping[tuple[int, int], Path]) -> NeoxOptimizer:
+    """With ZeRO-1: flat arrays in parts."""
+    folder = source.files.folder
+    dp = 1 + max(part for _, part in there)
+    said = [state.get("dp_world_size") for state in source.states]
+    dp = max([dp, *(n for n in said if isinstance(n, int) and n < 65536)])
+    before = next(iter(there.values())).name.partition("zero_pp_rank")[0]
+    lacking = [
+        f"{before}zero_pp_rank_{part}_mp_rank_{number:02d}_optim_states.pt"
+        for number in range(len(source.files.ranks))
+        for part in range(dp)
+        if (number, part) not in there
+    ]
+    if lacking:
+        raise UserError(f"{missing_files(folder, lacking)}; {ALONE}")
+    found = NeoxOptimizer({}, [], 0, 0, dp, 0.0)
+    for number, state in enumerate(source.states):
+        files = [TorchFile(there[number, part]) for part in range(dp)]
+        found.files += files
+        _read_rank(found, source, state, number % source.mp, files)
+    return found
+
+
+def _read_rank(
+    found: NeoxOptimizer,
+    source: NeoxCheckpoint,
+    state: Mapping[str, Any],
+    rank: int,
+    files: list[TorchFile],
+) -> None:
+    path = files[0].path
+    shapes = state.get("param_shapes")
+    if not isinstance(shapes, list):
+        raise UserError(f"{path}: {path.parent.name} has no param_shapes to read it by; {ALONE}")
+    saved = [_saved(file) for file in files]
+    found.lr = saved[0]["base_optimizer_state"]["param_groups"][0].get("lr")
+    scaler = saved[0].get("loss_scaler")
+    state_of = getattr(scaler, "state", None)
+    if isinstance(state_of, dict) and saved[0].get("dynamic_loss_scale"):
+        found.scale = state_of
+    for group, named in enumerate(shapes):
+        flat: dict[Quantity, list[Any]] = {
+            "master": [s["single_partition_of_fp32_groups"][group] for s in saved],
+            "exp_avg": [s["base_optimizer_state"]["state"][group]["exp_avg"] for s in saved],
+            "exp_avg_sq": [s["base_optimizer_state"]["state"][group]["exp_avg_sq"] for s in saved],
+        }
+        counts = [integer(s["base_optimizer_state"]["state"][group]["step"]) for s in saved]
+        found.count = max(found.count, *counts)
+        at = 0
+        for param in _named(named, source):
+            for quantity, parts in flat.items():
+                put(found, quantity, rank, param, Slice(parts, at, param.shape), path)
+            at += int(np.prod(param.shape))
+        for quantity, parts in flat.items():
+            if sum(part.size for part in parts) < at:
+                raise UserError(
+                    f"{path}: {sum(part.size for part in parts)} numbers of {quantity} in group "
+                    f"{group} of {len(files)} files, expected {at}; {ALONE}"
+                )
+
+
+def _saved(file: TorchFile) -> Mapping[str, Any]:
+    content = file.content
+    saved = content.get("optimizer_state_dict") if isinstance(content, Mapping) else None
+    lists = ("single_partition_of_fp32_groups", "base_optimizer_state")
+    if not isinstance(saved, Mapping) or any(name not in saved for name in lists):
+        raise UserError(f"{file.path}: holds no ZeRO-1 partition of Adam that is known; {ALONE}")
+    return saved
+
+
+def _named(shapes: Mapping[str, Any], source: NeoxCheckpoint) -> Iterator[Param]:
+    """The parameters of one group, by their Sequential names."""
+    for full, shape in shapes.items():
+        name = str(full).removeprefix("sequential.")
+        if name.startswith(TIED):
+            index, rest = str(EMBEDDING), name.removeprefix(TIED)
+        else:
+            index, _, rest = name.partition(".")
+        for old, new in OLD_NAMES.items():
+            if rest.startswith(old):
+                rest = new + rest.removeprefix(old)
+        own = source.shards.get(int(index), [{}])[0] if index.isdecimal() else {}
+        if rest not in own or own[rest].shape != tuple(shape):
+            raise UserError(
+                f"{source.files.folder}: its optimizer has {full} {list(shape)}, which is none of "
+                f"the weights; {ALONE}"
+            )
+        yield Param(int(index), rest, tuple(shape))
