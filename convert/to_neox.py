@@ -2,9 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from convert.console import Parser, command, progress, warn
 from convert.fate import Fate, check_whole
+from convert.neox_training import NeoxTraining, open_training
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude
@@ -21,8 +23,8 @@ def parser() -> Parser:
         "to_neox",
         "Convert a jaxneox checkpoint to GPT-NeoX's files for a model and pipeline parallel size. "
         "Biases that NeoX adds once on every rank are divided into shares whose sum is the bias "
-        "again: exactly in float32, and in half precision for a power of two. Weights alone: NeoX "
-        "starts a new optimizer.",
+        "again: exactly in float32, and in half precision for a power of two. Without --optimizer "
+        "NeoX starts a new one.",
     )
     add = p.add_argument
     add("src", metavar="SRC", type=Path, help="a jaxneox run or one of its step_N folders")
@@ -32,6 +34,10 @@ def parser() -> Parser:
     add("--sequential", action="store_true", help="the files of the engine without a pipeline")
     add("--names", choices=("head", "2023"), default="head", help="of NeoX's tensors")
     add("--step", type=int, metavar="N", help="of a run; by default its newest")
+    add("--optimizer", action="store_true", help="Adam's moments and the counters too: NeoX goes "
+        "on where the run is (float32, without ZeRO)")  # fmt: skip
+    add("--dp", type=int, default=1, metavar="N", help="with --optimizer, NeoX's data-parallel "
+        "ranks: how many micro-batches it sums follows from it")  # fmt: skip
     add("--no-verify", action="store_true", help="write no proof")
     return p
 
@@ -44,9 +50,14 @@ def run(args: argparse.Namespace) -> int:
     pp = 0 if args.sequential else 1 if args.pp is None else args.pp
     layout = Layout(args.mp, pp, args.names == "2023")
     split = Split(source, layout)
-    warn(split.warnings)
-    with Staging(args.dst, split.nbytes) as folder:
-        fates = write(split, folder, args.dst)
+    with Staging(args.dst, split.nbytes * (3 if args.optimizer else 1)) as folder:
+        training: NeoxTraining | None = None
+        keys: dict[str, Any] = {}
+        if args.optimizer:
+            training, keys, notes = open_training(source, layout, kept_in(folder), args.dp)
+            split.warnings += notes
+        warn(split.warnings)
+        fates = write(split, folder, args.dst, training, keys)
         facts = {"kind": "jaxneox", "step": source.place.step, "written for": str(layout)}
         record = certificate(
             f"jaxneox step {source.place.step} to GPT-NeoX, {layout}",
@@ -61,11 +72,25 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(said))
     print(f"{args.dst}   NeoX's checkpoint for {layout}")
     print(f"{args.dst}/certificate.md   what was done")
-    print(f"{args.dst}/neox_config.yml   its YAML: finetune loads the weights, at iteration 0")
+    loads = "NeoX goes on with it" if training else "finetune loads the weights, at iteration 0"
+    print(f"{args.dst}/neox_config.yml   its YAML: {loads}")
     return 0
 
 
-def write(split: Split, folder: Path, dst: Path) -> list[Fate]:
+def kept_in(folder: Path) -> Path:
+    """Where moments lie until their files are written."""
+    kept = folder / ".moments"
+    kept.mkdir()
+    return kept
+
+
+def write(
+    split: Split,
+    folder: Path,
+    dst: Path,
+    training: NeoxTraining | None,
+    further: dict[str, Any],
+) -> list[Fate]:
     """Everything but the certificate. Returns the account of every tensor."""
     source, layout = split.source, split.layout
     writer = NeoxWriter(
@@ -80,7 +105,12 @@ def write(split: Split, folder: Path, dst: Path) -> list[Fate]:
                 bar(sum(tensor.nbytes for tensor in tensors.values()))
     if source.tokenizer is not None:
         source.tokenizer.save(folder / "tokenizer")
-    writer.finish(split.keys(dst), split.args())
+    keys = split.keys(dst) | further
+    if training is not None:
+        keys.pop("finetune")
+    writer.finish(keys, split.args(), training)
+    if training is not None:
+        training.adam.remove()
     check_whole(fates)
     return fates
 

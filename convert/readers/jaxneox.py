@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorstore as ts
@@ -25,10 +25,8 @@ class JaxneoxCheckpoint:
         meta = checkpoint.read_meta(place)
         self.keys: dict[str, Any] = meta["keys"]
         self.conversion: dict[str, Any] = meta.get("conversion", {})
-        params = place.folder / "params"
-        self._whole = (params / "manifest.ocdbt").is_file()
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
-        self._arrays: dict[str, ts.TensorStore] = {}
+        self._arrays: dict[tuple[str, str], ts.TensorStore] = {}
         self.check()
 
     @cached_property
@@ -70,22 +68,62 @@ class JaxneoxCheckpoint:
             ) from error
 
     def _array(self, name: str) -> ts.TensorStore:
-        if name not in self._arrays:
-            self._arrays[name] = self._open(name)
-        return self._arrays[name]
+        return self._stored("params", name)
 
-    def _open(self, name: str) -> ts.TensorStore:
-        params = (self.place.folder / "params").resolve()
-        store = {"driver": "file", "path": f"{params}/{name}/"}
-        if self._whole:
-            store = {"driver": "ocdbt", "base": f"file://{params}/", "path": f"{name}/"}
+    def _stored(self, item: str, name: str) -> ts.TensorStore:
+        """An array of `params` or of `training`, by its dotted name."""
+        if (item, name) not in self._arrays:
+            self._arrays[item, name] = self._open(item, name)
+        return self._arrays[item, name]
+
+    def _open(self, item: str, name: str) -> ts.TensorStore:
+        folder = (self.place.folder / item).resolve()
+        store = {"driver": "file", "path": f"{folder}/{name}/"}
+        if (folder / "manifest.ocdbt").is_file():
+            store = {"driver": "ocdbt", "base": f"file://{folder}/", "path": f"{name}/"}
         spec = {"driver": "zarr", "kvstore": store, "recheck_cached_data": "open"}
         try:
             return ts.open(spec, context=self._context).result()
         except Exception as error:  # TensorStore raises ValueError for every damage
             raise UserError(
-                f"{params}: {name} cannot be read ({str(error).splitlines()[0]})"
+                f"{folder}: {name} cannot be read ({str(error).splitlines()[0]})"
             ) from error
+
+
+class JaxneoxMoments(JaxneoxCheckpoint):
+    """Adam's moments in place of the weights: `mu` the first, `nu` the second.
+
+    Raises UserError where the checkpoint holds weights alone, or another optimizer's state.
+    """
+
+    def __init__(self, place: Place, ours: Literal["mu", "nu"]) -> None:
+        super().__init__(place)
+        if not (place.folder / "training").is_dir():
+            raise UserError(
+                f"{place.folder}: holds weights alone (no-save-optim), and no optimizer to convert"
+            )
+        names = checkpoint.read_shapes(place, "training")
+        self._names = sorted(names)
+        inside = [name for name in names if f".{ours}.embed.tokens" in name]
+        if len(inside) != 1:
+            raise UserError(f"{place.folder}: its optimizer is not Adam, expected its moments")
+        self._prefix = inside[0].removesuffix("embed.tokens")
+
+    def _array(self, name: str) -> ts.TensorStore:
+        return self._stored("training", self._prefix + name)
+
+    @property
+    def updates(self) -> int:
+        """That Adam has made."""
+        name = f"{self._prefix.rpartition('.')[0].rpartition('.')[0]}.count"
+        return int(self._stored("training", name).read().result())
+
+    @property
+    def position(self) -> int:
+        """Of the learning rate's schedule."""
+        adam = f"{self._prefix.rpartition('.')[0].rpartition('.')[0]}.count"
+        others = [n for n in self._names if n.endswith(".count") and n != adam]
+        return int(self._stored("training", others[-1]).read().result())
 
 
 def open_jaxneox(path: Path, step: int | None = None) -> JaxneoxCheckpoint:

@@ -8,7 +8,7 @@ tensors' names have to match without one missing or too many.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -17,6 +17,16 @@ from convert.readers.neox import PREFIX
 from convert.rules.neox import OLD_NAMES
 
 Tensors = Mapping[str, np.ndarray]
+
+
+class Training(Protocol):
+    """What the mp_rank files say besides weights, of a run that is to go on."""
+
+    def state(self, stage: int, rank: int) -> dict[str, Any]:
+        """`optimizer`, `lr_scheduler` and counters of one file."""
+        ...
+
+
 NEW_NAMES = {new: old for old, new in OLD_NAMES.items()}
 
 
@@ -43,11 +53,17 @@ class NeoxWriter:
                 for name, tensor in named.items()
             }
 
-    def finish(self, keys: Mapping[str, Any], args: Mapping[str, Any]) -> None:
+    def finish(
+        self, keys: Mapping[str, Any], args: Mapping[str, Any], training: Training | None = None
+    ) -> None:
         for number in range(self._mp * max(1, self._pp)):
             module = None if self._pp else self._modules[number]
             path = self.folder / f"mp_rank_{number:02d}_model_states.pt"
-            _save(self._state(module, args), path)
+            state = self._state(module, args)
+            if training is not None:
+                stage, rank = divmod(number, self._mp)
+                state |= training.state(stage, rank)
+            _save(state, path)
             for file in self.folder.glob(f"{number}.*.npy"):
                 file.unlink()
         text = yaml.safe_dump(
@@ -97,6 +113,8 @@ def _save(content: Any, path: Path) -> None:
     def to_torch(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: to_torch(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [to_torch(inner) for inner in value]
         if not isinstance(value, np.ndarray):
             return value
         if value.dtype.name == "bfloat16":

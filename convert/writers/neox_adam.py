@@ -1,0 +1,151 @@
+"""The optimizer's state as DeepSpeed without ZeRO keeps it, and where NeoX cuts its pipeline.
+
+Read of DeeperSpeed 0.16.5 (`runtime/engine.py`, `runtime/pipe/module.py`, `ops/adam`) and of NeoX
+HEAD ea7aefd8 (`megatron/learning_rates.py`, `megatron/model/utils.py`).
+"""
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convert.readers.neox_adam import is_group_of
+from jaxneox.errors import UserError
+
+REGISTERED = (
+    "word_embeddings", "position_embeddings", "input_layernorm", "attention.qk_layernorm",
+    "attention.query_key_value", "attention.rpe", "attention.dense", "post_attention_layernorm",
+    "mlp.linear1", "mlp.linear2", "norm", "final_linear",
+)  # fmt: skip
+"""The order in which torch numbers the parameters of a module."""
+
+
+class Counters(NamedTuple):
+    """What goes with the moments: updates made, position of the schedule, rate and constants."""
+
+    updates: int
+    position: int
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    schedule: dict[str, Any]
+
+
+@dataclass
+class AdamState:
+    """Collects the moments of all ranks on the disk, module by module, in any order."""
+
+    folder: Path
+    counters: Counters
+    _kept: dict[tuple[int, int, str, str], np.ndarray] = field(default_factory=dict)
+    _unused: set[tuple[int, str]] = field(default_factory=set)
+
+    def add(self, rank: int, index: int, name: str, mean: np.ndarray, square: np.ndarray) -> None:
+        for kind, value in (("exp_avg", mean), ("exp_avg_sq", square)):
+            path = self.folder / f"{rank}.{index}.{name}.{kind}.npy"
+            kept = np.memmap(path, np.float32, "w+", shape=value.shape)
+            kept[...] = value
+            kept.flush()
+            self._kept[rank, index, name, kind] = kept
+
+    def leave_out(self, index: int, name: str) -> None:
+        """A parameter without a gradient: it has a number and no state."""
+        self._unused.add((index, name))
+
+    def of(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
+        """`optimizer` of the file of a rank in the stage with these modules, in their order."""
+        order = [(index, name) for index in modules for name in self._names(rank, index)]
+        groups = [[p for p in order if is_group_of(p[1]) == kind] for kind in (0, 1)]
+        names, decays = ("weight_decay_params", "no_weight_decay_params"), (True, False)
+        if not self.counters.weight_decay:
+            groups, names, decays = [order], ("weight_decay_params", ""), (False, False)
+        state: dict[int, Any] = {}
+        described, number = [], 0
+        for group, name, decay in zip(groups, names, decays, strict=False):
+            described.append(self._group(name, decay, range(number, number + len(group))))
+            for index, param in group:
+                if (index, param) not in self._unused:
+                    state[number] = {"step": self.counters.updates} | {
+                        kind: self._kept[rank, index, param, kind]
+                        for kind in ("exp_avg", "exp_avg_sq")
+                    }
+                number += 1
+        return {"state": state, "param_groups": described}
+
+    def remove(self) -> None:
+        """Takes the collected files away."""
+        shutil.rmtree(self.folder)
+
+    def _names(self, rank: int, index: int) -> list[str]:
+        named = {n for r, i, n, _ in self._kept if (r, i) == (rank, index)}
+        named |= {n for i, n in self._unused if i == index}
+
+        def place(name: str) -> tuple[int, bool]:
+            module, _, kind = name.rpartition(".")
+            return REGISTERED.index(module), kind == "bias"
+
+        return sorted(named, key=place)
+
+    def _group(self, name: str, decay: bool, numbers: range) -> dict[str, Any]:
+        c = self.counters
+        return {
+            "name": name,
+            "lr": c.lr,
+            "bias_correction": True,
+            "betas": list(c.betas),
+            "eps": c.eps,
+            "weight_decay": c.weight_decay if decay else 0.0,
+            "step": 0,
+            "params": list(numbers),
+        }
+
+
+def stage_modules(layers: int, stages: int, method: str) -> list[range]:
+    """Which of the Sequential's L + 5 modules each stage has."""
+    if method == "uniform":
+        size, more = divmod(layers + 5, stages)
+        bounds = [stage * size + min(stage, more) for stage in range(stages + 1)]
+    elif method == "type:transformer|mlp":
+        bounds = balanced([0, 0, *[1] * layers, 0, 0, 0], stages)
+    else:
+        raise UserError(
+            f"pipe_partition_method: {method}: its stages are not known here; with --optimizer "
+            "and --pp above 1 expected type:transformer|mlp or uniform"
+        )
+    return [range(a, b) for a, b in itertools.pairwise(bounds)]
+
+
+def balanced(weights: Sequence[int], parts: int) -> list[int]:
+    """Bounds of consecutive parts whose largest and smallest sums differ least.
+
+    Of equal ones that with the latest bounds, as DeepSpeed's `partition_balanced` takes it: part by
+    part it keeps, for every number of first items, the largest and the smallest sum of its choice.
+    """
+    sums = np.concatenate([[0], np.cumsum(weights)])
+
+    @cache
+    def best(items: int, count: int) -> tuple[float, float, float, int]:
+        """(difference, largest, smallest, begin of the last part)"""
+        if count == 0:
+            return (0.0, 0.0, np.inf, 0) if items == 0 else (np.inf, np.inf, np.inf, 0)
+        found = (np.inf, np.inf, np.inf, 0)
+        if count > items:
+            return found
+        for begin in range(items):
+            _, largest, smallest, _ = best(begin, count - 1)
+            own = float(sums[items] - sums[begin])
+            largest, smallest = max(largest, own), min(smallest, own)
+            if found[0] >= largest - smallest:
+                found = (largest - smallest, largest, smallest, begin)
+        return found
+
+    bounds = [len(weights)]
+    for count in range(parts, 0, -1):
+        bounds.append(best(bounds[-1], count)[3])
+    return bounds[::-1]
