@@ -2,10 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from convert.apply import layer_of, merge_module
@@ -16,17 +14,16 @@ from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimiz
 from convert.readers.torch_file import TorchFile
 from convert.rules import neox
 from convert.rules.rule import Role
-from convert.writers.jaxneox import STACKED, Item, JaxneoxWriter, written
+from convert.writers.jaxneox import JaxneoxWriter
+from convert.writers.training import Moment, TrainingWriter
 from jaxneox.config.check import Settings
 from jaxneox.config.optimization import schedule_config
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
-from jaxneox.train.run import build_plan, training_part
-from jaxneox.train.state import new_state
 
-MOMENTS: dict[str, Quantity] = {"mu": "exp_avg", "nu": "exp_avg_sq"}
-ONE_DEVICE = {"pp": 1, "dp": 1, "cp": 1, "tp": 1}
+MOMENTS: tuple[tuple[Moment, Quantity, int], ...] = (("mu", "exp_avg", 1), ("nu", "exp_avg_sq", 2))
+"""Ours, NeoX's, and the power of the gradient."""
 
 
 class Counterpart(NeoxCheckpoint):
@@ -216,82 +213,36 @@ def write_training(
     writer: JaxneoxWriter,
     advance: Callable[[int], None],
 ) -> None:
-    """Raises UserError where the configuration's optimizer is not the checkpoint's Adam."""
-    if config.optimizer.kind not in ("adam", "adamw"):
-        raise UserError(
-            f"optimizer.type: {config.optimizer.kind}, expected Adam, whose moments the files have"
-        )
-    shapes = abstract_training(config)
-    scalars = jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), shapes)
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator="."): (leaf.shape, np.dtype(leaf.dtype))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
-    }
-    item = writer.training(scalars, named)
-    _write_counters(item, named, training, config)
-    for ours, quantity in MOMENTS.items():
-        prefix = next(name for name in named if f".{ours}." in name).partition(f".{ours}.")[0]
-        scale = 1.0 / training.summed ** (1 if ours == "mu" else 2)
-        moments = Counterpart(source, training.optimizer, quantity)
-        _write_moments(item, f"{prefix}.{ours}.", moments, scale, advance, writer)
-
-
-def abstract_training(config: Config) -> dict[str, Any]:
-    """The tree of a checkpoint's `training` as shapes."""
-    plan = build_plan(config, ONE_DEVICE)
-    return training_part(jax.eval_shape(partial(new_state, config, plan.model, plan.optimizer)))
-
-
-def _write_moments(
-    item: Item,
-    prefix: str,
-    moments: Counterpart,
-    scale: float,
-    advance: Callable[[int], None],
-    writer: JaxneoxWriter,
-) -> None:
     """Copies of norms and biases have the same gradients, so the same moments; else their mean."""
-    plan = make_plan(moments, Choices("mean", "once", "float32"))
-    for index in neox.modules(plan.model):
-        leaves, _ = merge_module(moments, plan, index)
-        layer = layer_of(index, plan.model)
-        futures = [
-            item.write(prefix + name, layer if name.startswith(STACKED) else None, value * scale)
-            for name, value in leaves.items()
-        ]
-        written(futures, writer.folder)
-        advance(sum(value.nbytes for value in leaves.values()))
-
-
-def _write_counters(item: Item, named: Any, training: Training, config: Config) -> None:
     optimizer = training.optimizer
-    values: dict[str, Any] = {"step": optimizer.position, "skipped": 0, "streak": 0}
-    values |= _scale(optimizer, config)
-    for name in named:
-        if name.endswith(".count"):
-            # Adam's own count, and that of the schedule
-            adam = any(other.startswith(name.removesuffix("count") + "mu.") for other in named)
-            values[name] = optimizer.count if adam else optimizer.position
-    futures = [
-        item.write(name, None, np.asarray(value, named[name][1])) for name, value in values.items()
-    ]
-    for future in futures:
-        future.result()
+    out = TrainingWriter(writer, config)
+    out.counters(
+        step=source.step,
+        updates=optimizer.count,
+        position=optimizer.position,
+        skipped=_skipped(source),
+        scale=_scale(optimizer, config),
+    )
+    for ours, quantity, times in MOMENTS:
+        moments = Counterpart(source, optimizer, quantity)
+        plan = make_plan(moments, Choices("mean", "once", "float32"))
+        for index in neox.modules(plan.model):
+            leaves, _ = merge_module(moments, plan, index)
+            scaled = {n: value / np.float32(training.summed**times) for n, value in leaves.items()}
+            out.moments(ours, layer_of(index, plan.model), scaled)
+            advance(sum(value.nbytes for value in leaves.values()))
 
 
-def _scale(optimizer: NeoxOptimizer, config: Config) -> dict[str, Any]:
+def _skipped(source: NeoxCheckpoint) -> int:
+    said = next((state.get("skipped_steps") for state in source.states), 0)
+    return said if isinstance(said, int) else 0
+
+
+def _scale(optimizer: NeoxOptimizer, config: Config) -> tuple[float, int, int] | None:
     """DeepSpeed's dynamic loss scaler as ours; its steps of calm count from the last overflow."""
-    loss = config.precision.loss_scale
-    found = {"scale.factor": 1.0, "scale.calm": 0, "scale.patience": 1}
-    if loss is None:
-        return found
-    found |= {"scale.factor": loss.static or loss.initial, "scale.patience": loss.hysteresis}
-    if optimizer.scale is not None:
-        state = optimizer.scale
-        since = int(state.get("cur_iter", 0)) - 1 - int(state.get("last_overflow_iter", -1))
-        found |= {
-            "scale.factor": float(state["cur_scale"]),
-            "scale.calm": since % loss.window,
-            "scale.patience": int(state.get("cur_hysteresis", loss.hysteresis)),
-        }
-    return found
+    loss, state = config.precision.loss_scale, optimizer.scale
+    if loss is None or state is None:
+        return None
+    since = int(state.get("cur_iter", 0)) - 1 - int(state.get("last_overflow_iter", -1))
+    patience = int(state.get("cur_hysteresis", loss.hysteresis))
+    return float(state["cur_scale"]), since % loss.window, patience

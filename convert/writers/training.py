@@ -1,0 +1,90 @@
+"""The optimizer's part of our checkpoints: Adam's moments and the counters."""
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tensorstore as ts
+
+from convert.writers.jaxneox import STACKED, JaxneoxWriter, written
+from jaxneox.config.schema import Config
+from jaxneox.errors import UserError
+from jaxneox.train.run import build_plan, training_part
+from jaxneox.train.state import new_state
+
+Moment = Literal["mu", "nu"]  # Adam's first and second
+ONE_DEVICE = {"pp": 1, "dp": 1, "cp": 1, "tp": 1}
+
+
+class TrainingWriter:
+    """Writes `training` of the step that `writer` writes: every moment once, and the counters.
+
+    Raises UserError where the configuration's optimizer is not Adam, whose moments these are.
+    """
+
+    def __init__(self, writer: JaxneoxWriter, config: Config) -> None:
+        if config.optimizer.kind not in ("adam", "adamw"):
+            raise UserError(
+                f"optimizer.type: {config.optimizer.kind}, expected Adam, whose moments the files "
+                "have"
+            )
+        self._config, self._folder = config, writer.folder
+        shapes = _abstract(config)
+        self._named = {
+            jax.tree_util.keystr(path, simple=True, separator="."): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+        }
+        scalars = jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), shapes)
+        leaves = {name: (leaf.shape, np.dtype(leaf.dtype)) for name, leaf in self._named.items()}
+        self._item = writer.training(scalars, leaves)
+        named = next(name for name in self._named if ".mu." in name)
+        self._adam = named.partition(".mu.")[0]
+
+    def moments(self, moment: Moment, layer: int | None, values: dict[str, np.ndarray]) -> None:
+        """Moments of these parameters, of one layer where they are stacked; float32."""
+        futures: list[ts.WriteFutures] = [
+            self._item.write(
+                f"{self._adam}.{moment}.{name}", layer if name.startswith(STACKED) else None, value
+            )
+            for name, value in values.items()
+        ]
+        written(futures, self._folder)
+
+    def counters(
+        self,
+        *,
+        step: int,
+        updates: int,
+        position: int,
+        skipped: int = 0,
+        scale: tuple[float, int, int] | None = None,
+    ) -> None:
+        """
+        Args:
+            step: batches seen.
+            updates: that Adam has made.
+            position: of the learning rate's schedule.
+            skipped: steps without an update.
+            scale: of the loss: factor, steps of calm, overflows still forgiven; by default as a
+                run begins.
+        """
+        values: dict[str, Any] = {"step": step, "skipped": skipped, "streak": 0}
+        loss = self._config.precision.loss_scale
+        fresh = (loss.static or loss.initial, 0, loss.hysteresis) if loss else (1.0, 0, 1)
+        names = ("scale.factor", "scale.calm", "scale.patience")
+        values |= dict(zip(names, scale if scale and loss else fresh, strict=True))
+        for name in self._named:
+            if name.endswith(".count"):
+                values[name] = updates if name == f"{self._adam}.count" else position
+        futures = [
+            self._item.write(name, None, np.asarray(value, self._named[name].dtype))
+            for name, value in values.items()
+        ]
+        written(futures, self._folder)
+
+
+def _abstract(config: Config) -> dict[str, Any]:
+    """The tree of `training` as shapes."""
+    plan = build_plan(config, ONE_DEVICE)
+    return training_part(jax.eval_shape(partial(new_state, config, plan.model, plan.optimizer)))
