@@ -1,6 +1,8 @@
 """Runs that NeoX began: their optimizer's state here and back, and the curve they follow."""
 
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -212,3 +214,59 @@ def test_drifted_norms_are_averaged_and_it_says_so(tmp_path: Path) -> None:
     page = (tmp_path / "run" / "certificate.md").read_text()
     assert "have drifted; to go on training they are one copy" in page
     assert "NOT the same function" in page or "asked for" in page
+
+
+class DynamicLossScaler:
+    """Stands for DeepSpeed's class of this name, by which the file knows it."""
+
+
+@pytest.fixture
+def deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its classes that the golden files name, so that torch can load and save them."""
+    places = {
+        "deepspeed.runtime.fp16.loss_scaler": ("LossScaler", DynamicLossScaler),
+        "deepspeed.runtime.zero.config": ("ZeroStageEnum",),
+        "deepspeed.utils.tensor_fragment": ("fragment_address",),
+    }
+    for module, names in places.items():
+        parts = module.split(".")
+        for k in range(1, len(parts) + 1):
+            name = ".".join(parts[:k])
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        for entry in names:
+            kind = entry if isinstance(entry, type) else type(entry, (Kept,), {})
+            monkeypatch.setattr(kind, "__module__", module)
+            setattr(sys.modules[module], kind.__name__, kind)
+
+
+class Kept(tuple):
+    """Of what is only carried along: whatever it was made of."""
+
+    def __new__(cls, *arguments: object) -> "Kept":
+        return super().__new__(cls, arguments)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), tuple(self)
+
+
+def test_float16_with_a_moving_loss_scale(tmp_path: Path, deepspeed: None) -> None:
+    source = copied("zero1_dp2_mp2", tmp_path)
+    for path in source.glob("global_step5/layer_*"):
+        tensors = torch.load(path, weights_only=True)
+        torch.save({name: tensor.half() for name, tensor in tensors.items()}, path)
+    scaler = DynamicLossScaler()
+    scaler.__dict__ |= {
+        "cur_scale": 4096.0, "cur_iter": 5, "last_overflow_iter": 1, "cur_hysteresis": 1,
+    }  # fmt: skip
+    for path in source.glob("global_step5/zero_pp_rank_*"):
+        state = torch.load(path, weights_only=False)
+        state["optimizer_state_dict"] |= {"loss_scaler": scaler, "dynamic_loss_scale": True}
+        torch.save(state, path)
+    yaml = next(source.glob("global_step5/configs/*.yml"))
+    yaml.write_text(yaml.read_text().replace("precision: fp32", "precision: fp16"))
+    call(from_neox, source, tmp_path / "run", "--optimizer", "--no-verify")
+    training = JaxneoxMoments(checkpoint.find(str(tmp_path / "run")), "mu")
+    found = [training._stored("training", f"scale.{name}").read().result().item() for name in
+             ("factor", "calm", "patience")]  # fmt: skip
+    assert found == [4096.0, 3, 1]
+    assert open_leaf(tmp_path / "run", "embed.tokens").dtype == np.float32
