@@ -11,9 +11,11 @@ from convert.rules import neox
 from convert.rules.rule import Role, Rule
 from convert.split import Layout, Split
 from convert.writers.neox_adam import AdamState, Counters, stage_modules
+from convert.writers.neox_zero import ZeroState
 from jaxneox.config import data_run_of
 from jaxneox.config.check import Settings
 from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
+from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
 
@@ -39,12 +41,14 @@ class NeoxTraining:
     sequences: int  # of a global batch
 
     def state(self, stage: int, rank: int) -> dict[str, Any]:
-        return {
-            "optimizer": self.adam.of(rank, self.stages[stage]),
+        return self.adam.state(rank, self.stages[stage]) | {
             "lr_scheduler": self.adam.counters.schedule | {"num_iters": self.position},
             "global_steps": self.step,
             "global_samples": self.step * self.sequences,
         }
+
+    def further(self, number: int, stage: int, rank: int) -> dict[str, Any]:
+        return self.adam.files(number, rank, self.stages[stage])
 
 
 def open_training(
@@ -59,12 +63,41 @@ def open_training(
     keys = source.keys
     settings = Settings(keys)
     optimizer = optimizer_config(settings)
-    _refuse(source, settings, optimizer.kind)
-    first = JaxneoxMoments(source.place, "mu")
+    half = precision_config(settings).compute
+    _refuse(source, half, optimizer.kind)
     batch = data_run_of(keys, dp=dp, vocab_size=None).batch
     summed = batch.accumulation if layout.pp else 1
-    schedule = schedule_config(settings, optimizer.lr)
-    counters = Counters(
+    clip = optimizer.grad_clip * summed
+    first = JaxneoxMoments(source.place, "mu")
+    counters = _counters(first, optimizer, schedule_config(settings, optimizer.lr), summed)
+    adam = AdamState(folder, counters)
+    if half == "bfloat16":
+        tied = source.model.tied_embedding and layout.pp > 0
+        adam = ZeroState(
+            folder, counters, parts=dp, tied=tied, sequential=not layout.pp, clipping=clip
+        )
+    _collect(adam, source, first, layout, summed)
+    training = NeoxTraining(
+        adam, _stages(source, layout), first.position, source.place.step, batch.global_size
+    )
+    block = dict(keys.get("optimizer") or {})
+    block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
+    further = {
+        "optimizer": block,
+        "gradient_clipping": JUST_ABOVE_ONE if clip == 1.0 else clip,
+        "zero_optimization": {"stage": int(isinstance(adam, ZeroState))},
+        "train_batch_size": batch.global_size,
+        "train_micro_batch_size_per_gpu": batch.micro,
+        "gradient_accumulation_steps": batch.accumulation,
+        "no_load_rng": True,  # ours has no such state: a key and the step decide
+    }
+    return training, further, _notes(source, settings, layout, summed)
+
+
+def _counters(
+    first: JaxneoxMoments, optimizer: OptimizerConfig, schedule: ScheduleConfig, summed: int
+) -> Counters:
+    return Counters(
         first.updates,
         first.position,
         float(build_schedule(schedule)(np.int32(first.position))),
@@ -79,42 +112,44 @@ def open_training(
             "min_lr": schedule.min_lr,
         },
     )
-    adam = AdamState(folder, counters)
-    scale = float(summed)
-    moments = (MomentSplit(first, layout), MomentSplit(JaxneoxMoments(source.place, "nu"), layout))
-    for (index, means, _), (_, squares, _) in zip(*(m.modules() for m in moments), strict=True):
-        for rank, (mean, square) in enumerate(zip(means, squares, strict=True)):
-            for name in mean:
-                if name in neox.BUFFERS:
-                    continue
-                if source.model.shared_norm and name.startswith("post_attention_layernorm"):
+
+
+def _collect(
+    adam: AdamState,
+    source: JaxneoxCheckpoint,
+    first: JaxneoxMoments,
+    layout: Layout,
+    summed: int,
+) -> None:
+    """All tensors of all ranks; master weights where they are kept apart."""
+    splits: list[Split] = [
+        MomentSplit(first, layout),
+        MomentSplit(JaxneoxMoments(source.place, "nu"), layout),
+    ]
+    masters = isinstance(adam, ZeroState)
+    if masters:
+        splits.append(Split(source, layout))
+    for modules in zip(*(split.modules() for split in splits), strict=True):
+        index = modules[0][0]
+        for rank in range(layout.mp):
+            mean, square, *weights = (ranks[rank] for _, ranks, _ in modules)
+            for name in mean.keys() - set(neox.BUFFERS):
+                unused = source.model.shared_norm and name.startswith("post_attention_layernorm")
+                if unused and not masters:
                     adam.leave_out(index, name)
-                else:
-                    adam.add(rank, index, name, mean[name] * scale, square[name] * scale**2)
-    training = NeoxTraining(
-        adam, _stages(source, layout), first.position, source.place.step, batch.global_size
-    )
-    clip = optimizer.grad_clip * summed
-    block = dict(keys.get("optimizer") or {})
-    block["params"] = dict(block.get("params") or {}) | {"eps": optimizer.eps * summed}
-    further = {
-        "optimizer": block,
-        "gradient_clipping": JUST_ABOVE_ONE if clip == 1.0 else clip,
-        "zero_optimization": {"stage": 0},
-        "train_batch_size": batch.global_size,
-        "train_micro_batch_size_per_gpu": batch.micro,
-        "gradient_accumulation_steps": batch.accumulation,
-        "no_load_rng": True,  # ours has no such state: a key and the step decide
-    }
-    return training, further, _notes(source, settings, layout, summed)
+                    continue
+                times = 0.0 if unused else float(summed)
+                values = {"exp_avg": mean[name] * times, "exp_avg_sq": square[name] * times**2}
+                if masters:
+                    values["master"] = weights[0][name]
+                adam.add(rank, index, name, **values)
 
 
-def _refuse(source: JaxneoxCheckpoint, settings: Settings, kind: str) -> None:
-    precision = precision_config(settings).compute
+def _refuse(source: JaxneoxCheckpoint, precision: str, kind: str) -> None:
     reasons = {
         f"its optimizer is {kind}, expected Adam": kind not in ("adam", "adamw"),
-        f"it computes in {precision}, whose optimizer NeoX keeps in other files; expected float32 "
-        "(to go on in float32, set precision in the run's config.yml)": precision != "float32",
+        "it computes in float16, whose optimizer NeoX keeps in files of another form; float32 and "
+        "bfloat16 are written": precision == "float16",
         "it has a bias on its logits, which NeoX has not": source.model.logit_bias,
     }
     found = [reason for reason, holds in reasons.items() if holds]

@@ -35,7 +35,7 @@ def parser() -> Parser:
     add("--names", choices=("head", "2023"), default="head", help="of NeoX's tensors")
     add("--step", type=int, metavar="N", help="of a run; by default its newest")
     add("--optimizer", action="store_true", help="Adam's moments and the counters too: NeoX goes "
-        "on where the run is (float32, without ZeRO)")  # fmt: skip
+        "on where the run is (float32, bfloat16)")  # fmt: skip
     add("--dp", type=int, default=1, metavar="N", help="with --optimizer, NeoX's data-parallel "
         "ranks: how many micro-batches it sums follows from it")  # fmt: skip
     add("--no-verify", action="store_true", help="write no proof")

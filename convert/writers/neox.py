@@ -26,6 +26,10 @@ class Training(Protocol):
         """`optimizer`, `lr_scheduler` and counters of one file."""
         ...
 
+    def further(self, number: int, stage: int, rank: int) -> dict[str, Any]:
+        """The content of the files that go with the mp_rank file of this number, by name."""
+        ...
+
 
 NEW_NAMES = {new: old for old, new in OLD_NAMES.items()}
 
@@ -63,6 +67,8 @@ class NeoxWriter:
             if training is not None:
                 stage, rank = divmod(number, self._mp)
                 state |= training.state(stage, rank)
+                for name, content in training.further(number, stage, rank).items():
+                    _save(content, self.folder / name)
             _save(state, path)
             for file in self.folder.glob(f"{number}.*.npy"):
                 file.unlink()

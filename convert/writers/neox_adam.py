@@ -46,8 +46,9 @@ class AdamState:
     _kept: dict[tuple[int, int, str, str], np.ndarray] = field(default_factory=dict)
     _unused: set[tuple[int, str]] = field(default_factory=set)
 
-    def add(self, rank: int, index: int, name: str, mean: np.ndarray, square: np.ndarray) -> None:
-        for kind, value in (("exp_avg", mean), ("exp_avg_sq", square)):
+    def add(self, rank: int, index: int, name: str, **values: np.ndarray) -> None:
+        """`exp_avg` and `exp_avg_sq` of one tensor of a rank, and `master` where that is wanted."""
+        for kind, value in values.items():
             path = self.folder / f"{rank}.{index}.{name}.{kind}.npy"
             kept = np.memmap(path, np.float32, "w+", shape=value.shape)
             kept[...] = value
@@ -58,17 +59,20 @@ class AdamState:
         """A parameter without a gradient: it has a number and no state."""
         self._unused.add((index, name))
 
-    def of(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
-        """`optimizer` of the file of a rank in the stage with these modules, in their order."""
-        order = [(index, name) for index in modules for name in self._names(rank, index)]
-        groups = [[p for p in order if is_group_of(p[1]) == kind] for kind in (0, 1)]
-        names, decays = ("weight_decay_params", "no_weight_decay_params"), (True, False)
-        if not self.counters.weight_decay:
-            groups, names, decays = [order], ("weight_decay_params", ""), (False, False)
+    def state(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
+        """What the mp_rank file of a rank says, in the stage with these modules, in their order."""
+        return {"optimizer": self._numbered(rank, modules)}
+
+    def files(self, number: int, rank: int, modules: Sequence[int]) -> dict[str, Any]:
+        """The content of further files by name; `number` is that of the mp_rank file."""
+        return {}
+
+    def _numbered(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
+        """Torch's own state."""
         state: dict[int, Any] = {}
         described, number = [], 0
-        for group, name, decay in zip(groups, names, decays, strict=False):
-            described.append(self._group(name, decay, range(number, number + len(group))))
+        for k, group in enumerate(self.groups(rank, modules)):
+            described.append(self._group(k, range(number, number + len(group))))
             for index, param in group:
                 if (index, param) not in self._unused:
                     state[number] = {"step": self.counters.updates} | {
@@ -77,6 +81,13 @@ class AdamState:
                     }
                 number += 1
         return {"state": state, "param_groups": described}
+
+    def groups(self, rank: int, modules: Sequence[int]) -> list[list[tuple[int, str]]]:
+        """What decays and what does not, in the order of the modules; without decay all as one."""
+        order = [(index, name) for index in modules for name in self._names(rank, index)]
+        if not self.counters.weight_decay:
+            return [order]
+        return [[p for p in order if is_group_of(p[1]) == kind] for kind in (0, 1)]
 
     def remove(self) -> None:
         """Takes the collected files away."""
@@ -92,15 +103,15 @@ class AdamState:
 
         return sorted(named, key=place)
 
-    def _group(self, name: str, decay: bool, numbers: range) -> dict[str, Any]:
+    def _group(self, k: int, numbers: range) -> dict[str, Any]:
         c = self.counters
         return {
-            "name": name,
+            "name": ("weight_decay_params", "no_weight_decay_params")[k],
             "lr": c.lr,
             "bias_correction": True,
             "betas": list(c.betas),
             "eps": c.eps,
-            "weight_decay": c.weight_decay if decay else 0.0,
+            "weight_decay": 0.0 if k else c.weight_decay,
             "step": 0,
             "params": list(numbers),
         }
