@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from jaxneox.errors import UserError
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -45,6 +47,22 @@ class DataConfig:
     order: Literal["neox", "megatron"] = "neox"
     extra_token: bool = True  # order megatron: rows of S + 1 tokens, neighbours share one
     keep_partial_validation: bool = False  # order megatron: a short last sample counts
+
+    def __post_init__(self) -> None:
+        if self.order == "neox":
+            return
+        labels = self.train_label_paths + self.valid_label_paths + self.test_label_paths
+        others = {
+            "label-data-paths": labels,
+            f"pack-impl: {self.pack}": self.pack != "packed",
+            "weight_by_num_documents": self.weight_by_num_documents,
+        }
+        set_here = [name for name, there in others.items() if there]
+        if set_here:
+            raise UserError(
+                f"order: megatron has no {' and no '.join(set_here)}: leave it out, or take the "
+                "order of neox"
+            )
 
     def source(self, split: str) -> Source:
         """The paths of a split with all that belongs to them."""

@@ -113,7 +113,8 @@ class SampleLoader(Loader):
     def numbers(self, step: int, rows: RowNumbers = ALL) -> NDArray[np.int64]:
         """The samples [R] of these rows, as `self.samples` numbers them."""
         chosen = row_numbers(rows, self.sizes.size(step))
-        return (self.sizes.first(step) + np.asarray(chosen, np.int64)) % self._usable
+        first = self.sizes.first(step) % self._usable  # any step: Python's integers have no end
+        return (first + np.asarray(chosen, np.int64)) % self._usable
 
     def sample_numbers(self, step: int) -> tuple[int, int]:
         """As they are found in `self.samples`: past the end they start again at 0."""

@@ -48,11 +48,25 @@ def blend_of(path: str) -> tuple[Sequence[str], Sequence[float] | None]:
     """Megatron's `--data-path` as prefixes and their weights (`get_blend_from_list`)."""
     words = shlex.split(path)
     if len(words) % 2:
+        numbers = [word for word in words[::2] if _is_number(word)]
+        if len(words) > 1 and numbers:
+            raise UserError(
+                f"data-path: {path!r} has {len(words)} words; expected prefixes, or a weight "
+                "before each of them"
+            )
         return words, None
     try:
         return words[1::2], [float(word) for word in words[::2]]
     except ValueError:
         return words, None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _blended(
@@ -66,8 +80,10 @@ def _blended(
 ) -> Samples | None:
     if not paths:
         return None
-    if weights is not None and (min(weights) <= 0 or not math.isfinite(sum(weights))):
-        raise UserError(f"weights {list(weights)} of {len(paths)} datasets: expected all above 0")
+    if weights is not None and not (min(weights) > 0 and math.isfinite(sum(weights))):
+        raise UserError(
+            f"weights {list(weights)} of {len(paths)} datasets: expected all above 0, and a sum"
+        )
     if len(paths) > MAX_DATASETS:
         raise UserError(f"{len(paths)} datasets in a blend, expected {MAX_DATASETS} or less")
     datasets = [open_(path) for path in paths]
@@ -109,6 +125,12 @@ def blend(
 
     Raises UserError where a child has fewer samples than that takes of it.
     """
+    empty = [str(child.dataset.prefix) for child in children if not len(child)]
+    if empty:
+        raise UserError(
+            f"{empty[0]}: has not one sample in its part, and a blend needs one of each dataset; "
+            "leave it out or give it more tokens"
+        )
     shares = _normalised(weights)
     limits = [len(child) for child in children] if size is None else None
     count = sum(map(len, children)) if size is None else size

@@ -94,6 +94,11 @@ def _blend(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
     weights = (np.asarray(shares) / np.sum(shares)).tolist()
     identity = {"order": "neox blend", "weights": weights}
     size = sum(map(len, children))
+    if not size:
+        raise UserError(
+            f"{wanted.split}-data-paths: none of {len(children)} datasets has two samples of "
+            f"seq-length {wanted.seq_length} + 1 tokens, and NeoX leaves one out; give more data"
+        )
     indices = kept(
         datasets[0].prefix, {**identity, "size": size}, size, lambda: blend_indices(weights, size)
     )
@@ -116,12 +121,13 @@ def packing(
     identity: dict[str, Any] = {
         "order": f"neox {data.pack}",
         "allow_chopped": data.allow_chopped,
+        "documents": len(documents),
         "num_samples": wanted.num_samples,
         "seq_length": wanted.seq_length,
         "seed": wanted.seed,
     }
     # NeoX forgets which documents it was given and takes as many from the begin of the file.
-    useful = _useful(data, wanted, dataset, labels)[: len(documents)]
+    useful = _useful(data, wanted, dataset, labels, len(documents))
     size, seq_length, seed = max(1, wanted.num_samples), wanted.seq_length, wanted.seed
 
     def build() -> Index:
@@ -185,9 +191,13 @@ def packed_samples(
 
 
 def _useful(
-    data: DataConfig, wanted: Wanted, dataset: IndexedDataset, labels: IndexedDataset | None
+    data: DataConfig,
+    wanted: Wanted,
+    dataset: IndexedDataset,
+    labels: IndexedDataset | None,
+    documents: int,
 ) -> NDArray[np.bool_]:
-    """Which documents may be in a sample: short enough, and with a label to learn from."""
+    """Which of the first documents may be in a sample: short enough, with a label to learn from."""
     width = wanted.seq_length + 1
     useful = np.ones(len(dataset), bool)
     if not data.allow_chopped:
@@ -201,9 +211,10 @@ def _useful(
         width -= 1
     if labels is not None:
         useful &= with_loss(labels, width)
+    useful = useful[:documents]
     if not useful.any():
         raise UserError(
-            f"{dataset.bin_path}: none of {len(dataset)} documents can be used with pack-impl: "
+            f"{dataset.bin_path}: none of {documents} documents can be used with pack-impl: "
             f"{data.pack}; each is longer than seq-length + 1 = {wanted.seq_length + 1} tokens "
             "with allow-chopped: false, or all its labels are -100"
         )

@@ -106,8 +106,9 @@ class IndexedSamples:
         return [(self.dataset, Span(*map(int, span))) for span in zip(*columns, strict=True)]
 
     def fingerprint(self) -> dict[str, Any]:
-        files = [self.dataset] if self.labels is None else [self.dataset, self.labels]
-        return {**self._identity, **{data.prefix.name: data.content for data in files}}
+        text = {self.dataset.prefix.name: self.dataset.content}
+        labels = {} if self.labels is None else {self.labels.prefix.name: self.labels.content}
+        return {**self._identity, "text": text, "labels": labels}
 
     def _gather(
         self, dataset: IndexedDataset, at: Sequence[NDArray[np.int64]], rows: int, fill: int

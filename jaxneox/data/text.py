@@ -58,7 +58,9 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
     name = "stdlib" if path == STDLIB else pathlib.Path(path).resolve().stem
     prefix = root / f"{name}-{key[:16]}" / f"{name}_text_document"
     try:
-        if not prefix.parent.is_dir():
+        whole = all(prefix.with_name(f"{prefix.name}{end}").is_file() for end in (".bin", ".idx"))
+        if not whole:
+            shutil.rmtree(prefix.parent, ignore_errors=True)
             root.mkdir(parents=True, exist_ok=True)
             _build(prefix, path, files, tokenizer, tokenizer.eod)
     except OSError as error:

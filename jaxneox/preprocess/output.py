@@ -70,14 +70,12 @@ class Output:
         return self.prefix.parent / f"{self.prefix.name}_{name}_document{suffix}"
 
     def __enter__(self) -> Self:
-        earlier = self._earlier()
-        targets = [self.target(name, suffix) for name in self.dtypes for suffix in MOVED]
-        there = [str(path) for path in targets if path.exists()]
-        if there and not self._overwrite and not (earlier and earlier.whole):
-            raise UserError(f"{there[0]}: exists already; give --overwrite or another prefix")
+        self._refuse_existing(self._earlier())
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             self._lock(stack)
+            earlier = self._earlier()  # another command may have come to its end meanwhile
+            self._refuse_existing(earlier)
             if earlier:
                 self.state = earlier
             else:
@@ -86,6 +84,12 @@ class Output:
                 self._open(stack)
             self._open_files = stack.pop_all()
         return self
+
+    def _refuse_existing(self, earlier: State | None) -> None:
+        targets = [self.target(name, suffix) for name in self.dtypes for suffix in MOVED]
+        there = [str(path) for path in targets if path.exists()]
+        if there and not self._overwrite and not (earlier and earlier.whole):
+            raise UserError(f"{there[0]}: exists already; give --overwrite or another prefix")
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         with self._open_files:

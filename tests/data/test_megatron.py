@@ -15,6 +15,7 @@ from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import SampleLoader
 from jaxneox.data.samples import Blend, IndexedSamples, Samples
 from jaxneox.data.wanted import Wanted
+from jaxneox.errors import UserError
 from tests.data import golden
 
 A, B = "mcore_corpus_a_text", "mcore_corpus_b_text"
@@ -134,10 +135,38 @@ def test_every_golden_is_a_case(shared: pathlib.Path) -> None:
     assert golden.names(shared, "mcore") <= ONE.keys() | BLENDS.keys() | others
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"pack": "unpacked"}, {"train_label_paths": ("y",)}, {"weight_by_num_documents": True}],
+)
+def test_what_it_has_not_is_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="order: megatron has no "):
+        DataConfig(order="megatron", **other)
+
+
+def test_a_list_that_is_none() -> None:
+    with pytest.raises(UserError, match="has 3 words; expected prefixes, or a weight before each"):
+        megatron.blend_of("0.7 a 0.3")
+    assert megatron.blend_of("a b c") == (["a", "b", "c"], None)
+    assert megatron.blend_of("0.7 'a b' 0.3 c") == (["a b", "c"], [0.7, 0.3])
+
+
 def test_sampler(shared: pathlib.Path) -> None:
     """Megatron's micro-batches of each rank are the rows of ours, from any consumed sample on."""
     cases = json.loads((shared / "golden" / "data" / "mcore" / "samplers.json").read_text())
-    assert cases
+    compared = 0
+    for case in cases:
+        if not case["sampler"].startswith("single (") or "first6" not in case:
+            continue
+        together = case["micro_batch"] * case["dp"]
+        sizes = BatchSizes(together)
+        step, rest = divmod(case["consumed_samples"], together)
+        begin = case["rank"] * case["micro_batch"]
+        for k, rows in enumerate(case["first6"]):
+            first = sizes.first(step + k) + begin
+            assert rest == 0 and rows == list(range(first, first + case["micro_batch"]))
+            compared += 1
+    assert compared >= 24
 
 
 def compare_index(samples: IndexedSamples, expected: dict[str, NDArray], prefix: str) -> None:

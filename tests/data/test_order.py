@@ -57,7 +57,7 @@ def test_split_bounds(split: str, size: int, neox: list[int], megatron: list[int
         assert sum(map(len, parts)) == size
 
 
-@pytest.mark.parametrize("split", ["", "a,b", "0,0,0", "1,2,3,4", "1,-1,1", "nan", "inf,1"])
+@pytest.mark.parametrize("split", ["", "a,b", "0,0,0", "0,0,0,4", "1,-1,1", "nan", "inf,1"])
 def test_wrong_split(split: str) -> None:
     with pytest.raises(UserError, match=r"^split: "):
         split_documents(split, 10)
@@ -108,6 +108,10 @@ def test_an_index_is_kept_and_found(
     found = cache.kept(tmp_path / "x", {"seed": 1}, 5, build)
     np.testing.assert_array_equal(found[0], arrays[0])
     assert len(calls) == 3
+    for folder in folders:  # one that has lost an array too
+        (folder / "1.npy").unlink()
+    assert len(cache.kept(tmp_path / "x", {"seed": 1}, 5, build)) == 2
+    assert len(calls) == 4
     cache.kept(tmp_path / "x", {"seed": 3}, 2, build)  # too small to keep
     assert sorted(tmp_path.iterdir()) == folders
 
@@ -120,7 +124,8 @@ def test_where_the_data_cannot_be_written(
     (tmp_path / "file").write_text("no folder")
     found = cache.kept(tmp_path / "file" / "x", {}, 5, lambda: [np.arange(5)])
     assert isinstance(found[0], np.memmap)
-    assert [path.name for path in (tmp_path / "cache").glob("*/*")] == ["0.npy"]
+    names = sorted(path.name for path in (tmp_path / "cache").glob("*/*"))
+    assert names == ["0.npy", cache.COUNT]
 
 
 def test_many_build_at_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,9 +158,10 @@ def test_all_pieces_of_a_batch_are_one_call(memory: str, monkeypatch: pytest.Mon
     assert calls == [[0, 2, 4, 6, 8, 10, 12, 14]]
 
 
-def test_index_that_many_fetch_at_once(memory: str, cache: pathlib.Path) -> None:
+def test_index_that_many_fetch_at_once(server: Server, cache: pathlib.Path) -> None:
+    url = serve(server)
     with ThreadPoolExecutor(8) as pool:
-        datasets = list(pool.map(IndexedDataset, [memory] * 8))
+        datasets = list(pool.map(IndexedDataset, [url] * 8))
     assert all(dataset.get(3).tolist() == DOCUMENTS[3] for dataset in datasets)
     assert len(list(cache.iterdir())) == 1
 

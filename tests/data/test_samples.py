@@ -171,6 +171,50 @@ def test_fingerprint_follows_the_order_not_the_number_asked_for(tmp_path: pathli
         assert small(tmp_path, **change).fingerprint() != same, change
 
 
+def test_fingerprint_knows_every_file_and_part(tmp_path: pathlib.Path) -> None:
+    """Text and labels of one name, a dataset called as a setting, another part of the file."""
+    sizes = [3, 2, 4, 2]
+    labels = numbered(tmp_path / "labels" / "x", sizes, [True, False, False, False])
+    prints = []
+    for add in (0, 7):  # only what the labels mask is another text
+        text = numbered(tmp_path / f"text{add}" / "x", sizes)
+        tokens = np.fromfile(str(text.bin_path), np.int32)
+        tokens[:3] += add
+        tokens.tofile(str(text.bin_path))
+        samples = packing(
+            DataConfig(), Wanted("train", 1, 3, 0), IndexedDataset(text.prefix), labels
+        )
+        prints.append(samples.fingerprint())
+    assert prints[0] != prints[1]
+    named = numbered(tmp_path / "seed", sizes)
+    one, other = (
+        packed_samples(named, None, range(4), Wanted("train", 1, 3, seed)) for seed in (1, 2)
+    )
+    assert one.fingerprint() != other.fingerprint()
+    overflow = DataConfig(pack="pack_until_overflow")
+    one, other = (
+        packing(overflow, Wanted("train", 9, 3, 0), named, None, range(end)) for end in (2, 3)
+    )
+    assert one.fingerprint() != other.fingerprint()
+
+
+def test_no_document_of_a_part_is_of_use(tmp_path: pathlib.Path) -> None:
+    dataset = numbered(tmp_path / "x", [9, 2, 2, 2])
+    data = DataConfig(pack="pack_until_overflow", allow_chopped=False)
+    with pytest.raises(UserError, match=r"none of 1 documents can be used"):
+        packing(data, Wanted("valid", 3, 3, 0), dataset, None, range(3, 4))
+
+
+def test_blends_without_a_sample(tmp_path: pathlib.Path) -> None:
+    short, long = (str(numbered(tmp_path / f"{size}", [size]).prefix) for size in (4, 30))
+    halves = DataConfig(train_paths=(short, short))  # one sample of each, which NeoX leaves out
+    with pytest.raises(UserError, match="none of 2 datasets has two samples of seq-length 3"):
+        neox_samples(halves, Wanted("train", 1, 3, 0), IndexedDataset)
+    both = DataConfig(train_paths=(short, long), order="megatron")
+    with pytest.raises(UserError, match=r"/4: has not one sample in its part"):
+        megatron_samples(both, Wanted("train", 2, 5, 0), IndexedDataset)
+
+
 def test_no_tokens(tmp_path: pathlib.Path) -> None:
     dataset = numbered(tmp_path / "x", [0])
     with pytest.raises(UserError, match=r"x\.bin: documents 0 to 1 have no tokens"):

@@ -1,6 +1,6 @@
 """NeoXArgsLogging, -Other, -Parallelism, -Textgen and NeoXArgsDeepspeedRunner."""
 
-from jaxneox.config.fates import COUNT, WHOLE, Section, needless, refused, used
+from jaxneox.config.fates import COUNT, WHOLE, Number, Section, needless, refused, used
 
 COMET = "Comet is no logger here: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
 UNMEASURED = "this is not measured here: set it to false"
@@ -55,7 +55,7 @@ OTHER: Section = {
     "eod_mask_loss": used(bool, False, "data.eod_mask_loss"),
     "adlr_autoresume": needless(bool, False, ALONE),
     "adlr_autoresume_interval": needless(int, 1000, ALONE),
-    "seed": used(WHOLE, 1234, "train.seed"),
+    "seed": used(Number(int, 0, 2**32 - 1), 1234, "train.seed"),
     "onnx_safe": refused(bool, False, ONNX),
     "deepscale": needless(bool, False, DEEPSCALE),
     "deepscale_config": needless(str, None, DEEPSCALE),

@@ -2,6 +2,7 @@
 # T steps, G global batch, S tokens of a sample
 
 import argparse
+import math
 import pathlib
 import re
 from typing import Any
@@ -13,6 +14,8 @@ from jaxneox.data.commands import run_data
 from jaxneox.data.commands.console import visible
 from jaxneox.data.loader import SampleLoader
 from jaxneox.errors import UserError
+
+MOST = 4 << 30  # bytes of tokens that are held at once
 
 
 def add_parser(commands: Any) -> None:
@@ -37,17 +40,32 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out: {args.out}, expected a name that ends in .npz")
     loader = run_data.open_run(args).loader
     check_size(loader, steps)
-    batches = [loader.read(step) for step in steps]
-    arrays: dict[str, Any] = {"tokens": np.stack([batch.tokens for batch in batches])}
-    weights = [batch.weights for batch in batches if batch.weights is not None]
-    if weights:
-        arrays["loss_mask"] = np.stack(weights)
+    arrays = read(loader, steps)
     with atomic_file(args.out) as file:
         np.savez(file, **arrays)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     first, last = loader.sample_numbers(steps.start)[0], loader.sample_numbers(steps[-1])[1]
     print(visible(f"{args.out}: {shapes}; samples {first} to {last} of {args.split}"))
     return 0
+
+
+def read(loader: SampleLoader, steps: range) -> dict[str, Any]:
+    shape = (len(steps), loader.sizes.size(steps.start), loader.seq_length + 1)
+    room = 4 * math.prod(shape)
+    if room > MOST:
+        raise UserError(
+            f"--steps {steps.start}:{steps.stop}: {room / 1e9:,.0f} GB of tokens, expected at most "
+            f"{MOST / 1e9:.0f} in one file; write fewer steps at a time"
+        )
+    arrays: dict[str, Any] = {"tokens": np.empty(shape, np.int32)}
+    for k, step in enumerate(steps):
+        batch = loader.read(step)
+        arrays["tokens"][k] = batch.tokens
+        if batch.weights is not None:
+            if not k:  # every step has weights, or none has
+                arrays["loss_mask"] = np.empty((len(steps), *batch.weights.shape), np.float32)
+            arrays["loss_mask"][k] = batch.weights
+    return arrays
 
 
 def step_range(given: str) -> range:

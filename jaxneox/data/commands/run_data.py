@@ -61,8 +61,9 @@ def _run_folder(paths: list[str]) -> pathlib.Path | None:
 
 def _tokenizer(keys: dict[str, Any], folder: pathlib.Path | None) -> Tokenizer | None:
     """None, and a note, where its files are not here: tokens are read without it too."""
+    described = tokenizer_of(keys)
     try:
-        return build_tokenizer(tokenizer_of(keys))
+        return build_tokenizer(described)
     except UserError as error:
         if folder is not None and (folder / "tokenizer").is_dir():
             return load_tokenizer(folder / "tokenizer")

@@ -20,6 +20,7 @@ from jaxneox.data.files import Prefix
 T = TypeVar("T", bound=Sequence[NDArray[Any]])
 
 FORMAT = 1  # part of every key: raise it when the same key would give other arrays
+COUNT = "arrays"  # the name of the file that says how many there are
 SMALL = 1 << 20  # elements; fewer are built as fast as they are read
 
 
@@ -57,10 +58,10 @@ def kept(
 
 
 def _load(folder: pathlib.Path) -> list[NDArray[Any]] | None:
-    """The arrays of a folder; None where they are not there or cannot be read."""
+    """The arrays of a folder; None where they are not all there or cannot be read."""
     try:
-        names = sorted(folder.glob("*.npy"))
-        return [np.load(name, mmap_mode="r") for name in names] or None
+        count = int((folder / COUNT).read_text())
+        return [np.load(folder / f"{k}.npy", mmap_mode="r") for k in range(count)]
     except (OSError, ValueError, EOFError):
         return None
 
@@ -77,6 +78,7 @@ def _save(folder: pathlib.Path, arrays: Sequence[NDArray[Any]]) -> list[NDArray[
                 np.save(file, array)
                 file.flush()
                 os.fsync(file.fileno())
+        (temporary / COUNT).write_text(str(len(arrays)))
         if _load(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         try:

@@ -50,7 +50,8 @@ def split_sequences(split: str, size: int) -> tuple[range, range, range]:
 
 
 def _checked(split: str, shares: list[float]) -> list[float]:
-    if not 1 <= len(shares) <= 3 or min(shares) < 0 or not 0 < plain_sum(shares) < np.inf:
+    shares = shares[:3]  # NeoX never looks at more
+    if not shares or min(shares) < 0 or not 0 < plain_sum(shares) < np.inf:
         raise _wrong(split)
     return shares + [0.0] * (3 - len(shares))
 

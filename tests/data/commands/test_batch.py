@@ -153,6 +153,18 @@ def test_step(numbered: str, tmp_path: pathlib.Path, output: Said) -> None:
     )
 
 
+def test_too_much_for_one_file(numbered: str, tmp_path: pathlib.Path, failing: Said) -> None:
+    path, out = written(tmp_path, **small(numbered)), tmp_path / "b.npz"
+    line = failing("batch", path, "--steps", "0:30000000", "--out", out)
+    assert "26 GB of tokens, expected at most 4" in line and not out.exists()
+
+
+def test_any_step(numbered: str, tmp_path: pathlib.Path, output: Said) -> None:
+    path, out = written(tmp_path, **small(numbered)), tmp_path / "b.npz"
+    output("batch", path, "--steps", str(2**70), "--out", out)
+    assert read(out)["tokens"].shape == (1, 24, 9)
+
+
 def test_wrong(numbered: str, tmp_path: pathlib.Path, failing: Said) -> None:
     path, out = written(tmp_path, **small(numbered)), tmp_path / "b.npz"
     assert "--steps: '3:3', expected" in failing("batch", path, "--steps", "3:3", "--out", out)
