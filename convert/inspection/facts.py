@@ -1,6 +1,7 @@
 """What is known of a checkpoint. `--json` prints these fields by these names; unknown is null."""
 
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,4 +112,7 @@ class Facts:
     uses: list[Use] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"path": str(self.path)}
+        found = asdict(self) | {"path": str(self.path)}
+        if self.drift and not isfinite(self.drift.largest):
+            found["drift"] |= {"largest": None, "typical": None}  # JSON has no other word for it
+        return found

@@ -1,11 +1,12 @@
 """A Hugging Face folder's facts, from its config.json and the headers of its weights."""
 
+from math import prod
 from pathlib import Path
 from shlex import quote
 
 from convert.inspection.architecture import of_model
-from convert.inspection.facts import Facts
-from convert.inspection.uses import RUN, of_run, refused, verified
+from convert.inspection.facts import Facts, Use
+from convert.inspection.uses import RUN, after_conversion, refused, verified
 from convert.readers.hf import HfCheckpoint
 from convert.readers.hf_files import read_json, tensors, weight_files
 from jaxneox.errors import UserError
@@ -29,11 +30,10 @@ def inspect_hf(path: Path) -> Facts:
     facts.architecture = of_model(source.model)
     facts.notes += source.warnings
     facts.uses = [
-        refused(convert, what, ""),
+        Use(convert, what),
         verified(str(path)),
-        *of_run("DST", source.model, after="from_hf"),
+        *after_conversion("from_hf", source.model),
     ]
-    facts.uses[0] = type(facts.uses[0])(convert, what)
     return facts
 
 
@@ -43,14 +43,14 @@ def _describe(facts: Facts) -> None:
     config = read_json(path / "config.json")
     version = config.get("transformers_version")
     named = config.get("architectures") or [config.get("model_type", "an unnamed architecture")]
-    facts.generation = ", ".join(map(str, named)) + (f" of transformers {version}" if version else "")
+    facts.generation = ", ".join(map(str, named)) + (
+        f" of transformers {version}" if version else ""
+    )
     files = weight_files(path)
     facts.layout = "safetensors" if files[0].suffix == ".safetensors" else "torch"
     for tensor in tensors(files).values():
-        name, size = getattr(tensor.dtype, "name", "another"), 1
-        for side in tensor.shape:
-            size *= side
-        facts.dtypes[name] = facts.dtypes.get(name, 0) + size
+        name = "another" if tensor.dtype is None else tensor.dtype.name
+        facts.dtypes[name] = facts.dtypes.get(name, 0) + prod(tensor.shape)
     facts.parameters = sum(facts.dtypes.values())
 
 

@@ -1,6 +1,7 @@
 """How far the ranks' copies of what NeoX does not split have drifted apart."""
 
 from collections.abc import Iterator
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> Drift | N
     for copy in found:
         drift = drift_of(np.stack([t.numpy().astype(np.float64).ravel() for t in copy.ranks]))
         differing += drift.between != 0  # also where they are no numbers
-        if not drift.between <= worst.between:
+        if not drift.between <= worst.between and not isnan(worst.between):
             worst, where = drift, copy
         source.forget(copy.index)
     return Drift(

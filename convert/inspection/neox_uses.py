@@ -1,7 +1,7 @@
 """What can be done with a GPT-NeoX checkpoint; the dry part of from_neox says what cannot."""
 
 from convert.inspection.facts import Facts, Use
-from convert.inspection.uses import RUN, of_run, refused, verified
+from convert.inspection.uses import RUN, after_conversion, refused, verified
 from convert.merge import make_plan
 from convert.plan import Choices, Plan
 from convert.readers.neox import NeoxCheckpoint
@@ -22,15 +22,13 @@ def uses(
     if plan is None:
         return [refused(convert, weights, why), refused(f"{convert} --optimizer", training, why)]
     facts.notes += plan.warnings
-    after = "from_neox"
     return [
         Use(convert, weights),
         Use(f"{convert} --optimizer", training, why_not is None, why_not),
         verified(str(facts.path), options),
         Use("python train.py DST", "goes on with training", why_not is None, why_not,
-            f"{after} --optimizer"),
-        Use("python train.py DST --finetune --save DIR", "trains on, from the weights", after=after),
-        *of_run("DST", plan.model, after),
+            "from_neox --optimizer"),
+        *after_conversion("from_neox", plan.model),
     ]  # fmt: skip
 
 

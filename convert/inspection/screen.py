@@ -40,9 +40,7 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
         sizes = {names.get(axis, axis): size for axis, size in facts.parallel.items()}
         yield "ranks", ", ".join(f"{a} {'?' if n is None else n}" for a, n in sizes.items())
     if facts.architecture:
-        for name, line in zip(
-            ("model", ""), architecture.lines(facts.architecture), strict=False
-        ):
+        for name, line in zip(("model", ""), architecture.lines(facts.architecture), strict=False):
             yield name, line
     if facts.parameters is not None:
         yield "parameters", f"{facts.parameters:,} in {_dtypes(facts.dtypes)}"
@@ -103,14 +101,14 @@ def _drift(drift: Drift) -> str:
 
 
 def _uses(uses: list[Use]) -> Iterator[str]:
-    width = max((len(use.command) for use in uses), default=0)
-    after = None
-    for use in sorted((u for u in uses if u.possible), key=lambda u: u.after or ""):
-        if use.after != after or after is None:
-            title = f"after {use.after}" if use.after else "what can be done"
-            yield from () if use.after == after and after is not None else ("", title)
-        after = use.after
-        yield f"  {use.command:<{width}}  {use.what}"
+    """By what has to be done before; commands are whole lines, to be copied."""
+    possible = [use for use in uses if use.possible]
+    for after in dict.fromkeys(use.after for use in possible):
+        group = [use for use in possible if use.after == after]
+        width = min(max(len(use.command) for use in group), WIDTH - 35)
+        yield from ("", f"after {after}" if after else "what can be done")
+        for use in group:
+            yield f"  {use.command:<{width}}  # {use.what}"
     yield from _refusals([use for use in uses if not use.possible])
 
 

@@ -12,17 +12,27 @@ from jaxneox.errors import UserError
 RUN = "python -m convert"
 
 
-def of_run(run: str, model: ModelConfig, after: str | None = None) -> list[Use]:
-    """What is done with a checkpoint of ours; `after` names the command that makes it one."""
+def of_run(run: str, model: ModelConfig | None, after: str | None = None) -> list[Use]:
+    """What is done with a checkpoint of ours; `after` names the command that makes it one. Without
+    a model nothing is known to stand against it."""
     where = quote(run)
     return [
         Use(f"jaxneox.load({run!r})", "the model, in Python", after=after),
-        _exported(f"{RUN}.to_hf {where} OUT", "for transformers", after, lambda: choose(model)),
+        _exported(f"{RUN}.to_hf {where} OUT", "for transformers", after, model, choose),
         _exported(f"{RUN}.to_neox {where} OUT --mp 1", "for GPT-NeoX, at any mp and pp", after,
-                  lambda: refuse_layout(model, Layout(1, 1, False))),
+                  model, refuse_neox),
         _exported(f"{RUN}.to_megatron {where} OUT --tp 1 --pp 1", "for Megatron-LM", after,
-                  lambda: refuse_megatron(model)),
+                  model, refuse_megatron),
     ]  # fmt: skip
+
+
+def after_conversion(command: str, model: ModelConfig | None = None) -> list[Use]:
+    """What is done with the DST of a conversion."""
+    train = "python train.py DST --finetune --save DIR"
+    return [
+        Use(train, "trains on, from the weights", after=command),
+        *of_run("DST", model, command),
+    ]
 
 
 def verified(path: str, options: str = "") -> Use:
@@ -48,9 +58,20 @@ def refuse_megatron(model: ModelConfig) -> None:
         raise UserError(f"Megatron-LM cannot have this model's function: {'; '.join(reasons)}")
 
 
-def _exported(command: str, what: str, after: str | None, check: Callable[[], object]) -> Use:
+def refuse_neox(model: ModelConfig) -> None:
+    refuse_layout(model, Layout(1, 1, False))
+
+
+def _exported(
+    command: str,
+    what: str,
+    after: str | None,
+    model: ModelConfig | None,
+    check: Callable[[ModelConfig], object],
+) -> Use:
     try:
-        check()
+        if model is not None:
+            check(model)
     except UserError as error:
         return Use(command, what, False, str(error), after)
     return Use(command, what, after=after)
