@@ -41,11 +41,10 @@ def _describe(facts: Facts) -> None:
     """What holds of a model of any architecture."""
     path = facts.path
     config = read_json(path / "config.json")
+    named = config.get("architectures") or config.get("model_type") or "an unnamed architecture"
     version = config.get("transformers_version")
-    named = config.get("architectures") or [config.get("model_type", "an unnamed architecture")]
-    facts.generation = ", ".join(map(str, named)) + (
-        f" of transformers {version}" if version else ""
-    )
+    facts.generation = ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+    facts.generation += f" of transformers {version}" if version else ""
     files = weight_files(path)
     facts.layout = "safetensors" if files[0].suffix == ".safetensors" else "torch"
     for tensor in tensors(files).values():

@@ -44,8 +44,10 @@ def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
         dtype = source.dtype(name).name
         facts.dtypes[dtype] = facts.dtypes.get(dtype, 0) + prod(shape)
     facts.parameters = sum(facts.dtypes.values())
+    versions = checkpoint.read_meta(source.place).get("versions", {})
+    said = [f"{name} {version}" for name, version in versions.items()]
     origin = source.conversion.get("from")
-    facts.generation = f"converted from {origin}" if origin else "trained here"
+    facts.generation = ", ".join([f"converted from {origin}"] * bool(origin) + said) or None
     if source.said != source.model:
         facts.notes.append(
             f"{source.place.run / 'config.yml'} describes another model than this step was saved "

@@ -1,8 +1,8 @@
 """Megatron-LM's files as names, shapes and dtypes, and what its pickles say besides tensors.
 
-Two formats. `torch`: `iter_N/mp_rank_TT[_PPP[_EEE]]/model_optim_rng.pt`, a torch file for each rank.
-`torch_dist`: `iter_N/.metadata`, a pickle that says what lies where in `__R_I.distcp`, which are
-torch files behind one another; the arguments are among them or in `common.pt`.
+Two formats. `torch`: `iter_N/mp_rank_TT[_PPP[_EEE]]/model_optim_rng.pt`, a torch file for each
+rank. `torch_dist`: `iter_N/.metadata`, a pickle that says what lies where in `__R_I.distcp`, which
+are torch files behind one another; the arguments are among them or in `common.pt`.
 """
 
 import io
@@ -137,12 +137,22 @@ def read_index(folder: Path) -> Index:
 
 
 def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`common.pt`, or one of the objects within; empty where its file is missing or cut off."""
+    """`common.pt`, or an object within, with the optimizer's, which may be one of its own."""
     path = folder / "common.pt"
     if path.is_file():
         with path.open("rb") as file:
-            return dict(read_torch(file, path))
-    place = next((p for key, p in places.items() if key.startswith("common_state/")), None)
+            found = dict(read_torch(file, path))
+    else:
+        found = _object(folder, places, "common_state/")
+    own = _object(folder, places, "optimizer.distributed.dp_group_idx_0.optimizer/")
+    if own:
+        found["optimizer"] = dict(found.get("optimizer") or {}) | own
+    return found
+
+
+def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+    """A mapping that is saved among the tensors; empty where its file is missing or cut off."""
+    place = next((p for key, p in places.items() if key.startswith(prefix)), None)
     if place is None or not PARTS.fullmatch(str(place["relative_path"])):
         return {}
     path = folder / str(place["relative_path"])

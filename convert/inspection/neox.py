@@ -96,6 +96,8 @@ def _from_tensors(facts: Facts, source: NeoxCheckpoint) -> None:
         "dp": source.dp if any(type(n) is int for n in said) else None,
     }
     facts.generation = GENERATIONS[source.generation]
+    versions = {v for s in source.states if isinstance(v := s.get("ds_version"), str)}
+    facts.generation += "".join(f", DeepSpeed {version}" for version in sorted(versions))
     if source.yamls:
         facts.architecture = of_model(source.model)
     else:

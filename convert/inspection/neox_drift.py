@@ -19,7 +19,7 @@ AFTER_THE_SUM = ("attention.dense.bias", "mlp.linear2.bias")
 
 
 class Copies(NamedTuple):
-    index: int
+    module: int
     name: str
     ranks: list[LazyTensor]
 
@@ -56,7 +56,7 @@ def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> Drift | N
         differing += drift.between != 0  # also where they are no numbers
         if not drift.between <= worst.between and not isnan(worst.between):
             worst, where = drift, copy
-        source.forget(copy.index)
+        source.forget(copy.module)
     return Drift(
         largest=worst.between,
         typical=worst.of,
@@ -68,5 +68,5 @@ def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> Drift | N
 
 
 def _layer(copy: Copies, source: NeoxCheckpoint) -> int | None:
-    layer = copy.index - FIRST_BLOCK
+    layer = copy.module - FIRST_BLOCK
     return layer if 0 <= layer < source.layers else None

@@ -69,6 +69,5 @@ def _nothing(path: Path) -> UserError:
         return UserError(
             f"{path}: is no checkpoint, but holds {', '.join(inside[:8])}{more}; name one of them"
         )
-    return UserError(
-        f"{path}: holds no checkpoint that is known here; expected one of {', '.join(TITLES.values())}"
-    )
+    known = ", ".join(TITLES.values())
+    return UserError(f"{path}: holds no checkpoint that is known here; expected one of {known}")

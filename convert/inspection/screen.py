@@ -40,8 +40,7 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
         sizes = {names.get(axis, axis): size for axis, size in facts.parallel.items()}
         yield "ranks", ", ".join(f"{a} {'?' if n is None else n}" for a, n in sizes.items())
     if facts.architecture:
-        for name, line in zip(("model", ""), architecture.lines(facts.architecture), strict=False):
-            yield name, line
+        yield from zip(("model", ""), architecture.lines(facts.architecture), strict=False)
     if facts.parameters is not None:
         yield "parameters", f"{facts.parameters:,} in {_dtypes(facts.dtypes)}"
     if facts.parameters is not None or facts.optimizer:
@@ -82,7 +81,7 @@ def _optimizer(found: Optimizer | None) -> str:
     if found.layout:
         said.append(found.layout)
     if found.updates is not None:
-        said.append(f"{found.updates:,} updates")
+        said.append(f"{found.updates:,} update{'s' * (found.updates != 1)}")
     if found.master_weights:
         said.append(f"master weights in {found.master_weights}")
     if found.loss_scale is not None:
@@ -95,7 +94,7 @@ def _drift(drift: Drift) -> str:
         return f"none: the ranks' copies of {drift.copied} tensors are the same"
     where = drift.tensor if drift.layer is None else f"{drift.tensor} of layer {drift.layer}"
     return (
-        f"{drift.differing} of the {drift.copied} tensors that each rank has a copy of differ, most "
+        f"{drift.differing} of {drift.copied} tensors that each rank has a copy of differ, most "
         f"{where}: by {drift.largest:.1e}, where a number is {drift.typical:.1e}"
     )
 
