@@ -87,7 +87,8 @@ class Facts:
         layout: which of the kind's ways to lay out files.
         generation: of the program that wrote it, as far as the files tell.
         steps: all that lie beside it, itself included.
-        parallel: ranks by `tp`, `pp`, `dp`, as the files have them; null where nothing tells.
+        parallel: ranks by `tp`, `pp`, `dp`, as the files have them, null where nothing tells;
+            `vpp` where stages have several parts. Empty for files of no ranks.
         dtypes: how many of the parameters have each.
         bytes: on disk, by `weights`, `optimizer` and `rest`.
         notes: what a user should know.

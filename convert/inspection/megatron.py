@@ -1,5 +1,6 @@
 """A Megatron-LM checkpoint's facts, of either of its formats."""
 
+import re
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -78,6 +79,9 @@ def _from_ranks(facts: Facts) -> None:
         return
     models = {where: _model(state) for where, state in states.items()}
     first = next(iter(states.values()))
+    chunks = sum(re.fullmatch(r"model\d+", str(name)) is not None for name in first)
+    if chunks:
+        facts.parallel["vpp"] = chunks  # virtual stages of each rank
     _say_version(facts, first, nested=any("language_model." in n for n in models[0, 0]))
     _describe(facts, Ranks.of_files(models, tp), args)
     facts.optimizer = _optimizer(first, args, facts.path)
