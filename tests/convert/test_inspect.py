@@ -96,6 +96,16 @@ def test_drift_is_what_torch_finds(name: str) -> None:
     assert (largest > 0) == ("drift" in name)
 
 
+@pytest.mark.parametrize("name", ["trained_mp2", "trained_mp2_drift"])
+def test_weights_alone_of_a_longer_training(shared: Path, name: str) -> None:
+    facts = facts_of(shared / "golden" / "neox_trained" / name)
+    assert (facts["step"], facts["optimizer"]) == (2400, None)
+    assert facts["parallel"]["tp"] == 2 and facts["parallel"]["dp"] is None
+    assert 4.1e6 < facts["parameters"] < 4.3e6
+    assert (facts["drift"]["differing"] == 0) == (name == "trained_mp2")
+    assert (why(facts, "to_hf") is None) == (name == "trained_mp2")
+
+
 def test_drift_is_left_alone_where_there_is_much_to_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +158,7 @@ def test_without_an_optimizer_the_weights_convert(tmp_path: Path) -> None:
     facts = facts_of(Synthetic().write(tmp_path))
     assert facts["optimizer"] is None
     assert "hold no optimizer" in (why(facts, "--optimizer") or "")
-    assert [use["command"] for use in facts["uses"] if use["possible"]][0].endswith("DST")
+    assert next(use["command"] for use in facts["uses"] if use["possible"]).endswith("DST")
 
 
 def test_what_cannot_be_is_said_with_the_reason(tmp_path: Path) -> None:
