@@ -25,6 +25,7 @@ from convert.inspection.megatron_files import (
 )
 from convert.inspection.megatron_model import Ranks
 from convert.inspection.uses import RUN, after_conversion, refused
+from convert.readers.neox_files import MOST_RANKS
 from jaxneox.errors import UserError
 
 OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
@@ -68,6 +69,8 @@ def _from_ranks(facts: Facts) -> None:
     tp = max(1 + max(t for t, _ in states), _size(args, "tensor_model_parallel_size"))
     pp = max(1 + max(p for _, p in states), _size(args, "pipeline_model_parallel_size"))
     facts.parallel = {"tp": tp, "pp": pp, "dp": _size(args, "data_parallel_size") or None}
+    if tp * pp > MOST_RANKS:
+        raise UserError(f"{facts.path}: {tp * pp} ranks; at most {MOST_RANKS} are expected")
     absent = [(t, p) for p in range(pp) for t in range(tp) if (t, p) not in states]
     if absent:
         names = [f"mp_rank_{t:02d}" + (f"_{p:03d}" if pp > 1 else "") for t, p in absent[:8]]

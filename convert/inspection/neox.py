@@ -14,7 +14,7 @@ from convert.readers.neox_files import LAYER, RANK, STEP, find_files, step_folde
 from convert.readers.neox_open import open_neox
 from convert.readers.neox_optimizer import PARTITION
 from convert.readers.torch_file import TorchFile
-from convert.rules.neox import BUFFERS, FIRST_BLOCK
+from convert.rules.neox import BUFFERS, EMBEDDING, FIRST_BLOCK
 from jaxneox.errors import UserError
 
 GENERATIONS = {
@@ -63,9 +63,7 @@ def _opened(facts: Facts, config: list[Path] | None) -> NeoxCheckpoint | None:
     try:
         files = find_files(facts.path)
         if not facts.problems and not (config or files.yamls):
-            found = NeoxCheckpoint(files, [], {})
-            found.shards  # noqa: B018 - reads the names of all tensors, and refuses foreign ones
-            return found
+            return _without_yaml(NeoxCheckpoint(files, [], {}))
         if not facts.problems:
             found = open_neox(facts.path, config=config)
             check_agreement(found)
@@ -73,6 +71,15 @@ def _opened(facts: Facts, config: list[Path] | None) -> NeoxCheckpoint | None:
     except UserError as error:
         facts.problems.append(str(error))
     return None
+
+
+def _without_yaml(source: NeoxCheckpoint) -> NeoxCheckpoint:
+    """Raises UserError for foreign tensors, and where there is no embedding to tell the sizes."""
+    name = "word_embeddings.weight"
+    for tensors in source.shards.get(EMBEDDING, [{}]):
+        if name not in tensors or len(tensors[name].shape) != 2:
+            raise UserError(f"{source.files.folder}: has no matrix {name}; copy it whole")
+    return source
 
 
 def _damaged(folder: Path) -> list[str]:
@@ -101,7 +108,7 @@ def _from_tensors(facts: Facts, source: NeoxCheckpoint) -> None:
     if source.yamls:
         facts.architecture = of_model(source.model)
     else:
-        facts.architecture = _without_yaml(source)
+        facts.architecture = _from_shapes(source)
         facts.notes.append(
             "no YAML here: heads, norms and activations are only known with --config X.yml"
         )
@@ -110,8 +117,9 @@ def _from_tensors(facts: Facts, source: NeoxCheckpoint) -> None:
     facts.parameters = sum(facts.dtypes.values())
 
 
-def _without_yaml(source: NeoxCheckpoint) -> Architecture:
-    first = source.shards[0][0]["word_embeddings.weight"]
+def _from_shapes(source: NeoxCheckpoint) -> Architecture:
+    """What no YAML is needed for."""
+    first = source.shards[EMBEDDING][0]["word_embeddings.weight"]
     heads = any("final_linear.weight" in ranks[0] for ranks in source.shards.values())
     return Architecture(
         layers=source.layers,

@@ -135,6 +135,8 @@ def test_ranks_that_are_missing_are_named(copy: Any) -> None:
     assert "tp 2, pp 2" in failed.out and "PROBLEM" in failed.out
     shutil.rmtree(step / "mp_rank_01_001")  # now only the arguments tell of a second rank
     assert "mp_rank_01_000, mp_rank_01_001" in run(inspect, step).error
+    (step / "mp_rank_00_000").rename(step / "mp_rank_99999999_000")
+    assert "at most 4096" in run(inspect, step).error
 
 
 def test_a_rank_that_is_cut_off_is_named(copy: Any) -> None:
