@@ -226,14 +226,17 @@ def test_every_command_that_is_named_is_one(tmp_path: Path) -> None:
     hf = export(tmp_path, "--no-verify")
     yml = folder / "neox_config.yml"
     found = [*facts_of(folder, "--step", 7, "--config", yml)["uses"], *facts_of(hf)["uses"]]
-    found += facts_of(tmp_path / "run")["uses"]
+    ours = Path(shutil.move(tmp_path / "run", tmp_path / "run 2"))
+    found += facts_of(ours)["uses"]
     seen = set()
     for use in found:
         words = shlex.split(use["command"]) if "jaxneox.load" not in use["command"] else []
         if words[:2] == ["python", "-m"] and "megatron" not in words[2]:
             seen.add(words[2])
             args = import_module(words[2]).parser().parse_args(words[3:])
-            assert "from_neox" not in words[2] or Path(args.src) == folder / "global_step7"
+            known = (folder / "global_step7", hf, ours, ours / "step_3", Path("DST"))
+            assert Path(args.src) in known
+            assert "from_neox" not in words[2] or Path(args.src) == known[0]
         elif words[:2] == ["python", "train.py"]:
             cli.parser().parse_args(words[2:])
     assert seen == {f"convert.{n}" for n in ("from_neox", "from_hf", "to_hf", "to_neox", "verify")}
