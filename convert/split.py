@@ -40,7 +40,7 @@ class Split:
 
     def __init__(self, source: JaxneoxCheckpoint, layout: Layout) -> None:
         self.source, self.layout = source, layout
-        _refuse(source.model, layout)
+        refuse_layout(source.model, layout)
         self.warnings: list[str] = []
         self.model = replace(self._padded(source.model), logit_bias=False)
         if source.tokenizer is None:
@@ -254,7 +254,7 @@ JOINT = ("layernorm", "non_parametric_layernorm")
 """Norms that take their statistics over all heads of a rank."""
 
 
-def _refuse(model: ModelConfig, layout: Layout) -> None:
+def refuse_layout(model: ModelConfig, layout: Layout) -> None:
     mp, a = layout.mp, model.attention
     if mp < 1 or layout.pp < 0:
         raise UserError(f"--mp {mp} --pp {layout.pp}: expected --mp from 1 and --pp from 0")

@@ -1,0 +1,64 @@
+"""`python -m convert.inspect PATH`: what a checkpoint is and what can be done with it."""
+
+import argparse
+import json
+from pathlib import Path
+
+from convert.console import Parser, command
+from convert.inspection.facts import TITLES, Facts, Kind
+from convert.inspection.recognise import recognise
+from convert.inspection.screen import screen
+from jaxneox.errors import UserError
+
+
+def parser() -> Parser:
+    p = Parser(
+        "inspect",
+        "Say what a checkpoint of GPT-NeoX, Hugging Face, Megatron-LM or jaxneox is, and what can "
+        "be done with it. Exits 0, and 2 where something is missing, damaged or cannot be read "
+        "here. Weights are not read, but for the ranks' copies of what is not split.",
+    )
+    add = p.add_argument
+    add("path", metavar="PATH", type=Path, help="a run, a step or a model's folder, on this disk")
+    add("--step", type=int, metavar="N", help="of a run; by default the one that would be loaded")
+    add("--config", nargs="+", metavar="X.yml", type=Path, help="of a NeoX checkpoint without one")
+    add("--kind", choices=TITLES, help="where a folder holds several")
+    add("--drift", action="store_true", help="read the ranks' copies however large they are")
+    add("--json", action="store_true", help="the same facts for a program")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    kind = recognise(args.path, args.kind)
+    facts = inspect(args, kind)
+    print(json.dumps(facts.as_json(), indent=1) if args.json else screen(facts))
+    if facts.problems:
+        more = len(facts.problems) - 1
+        raise UserError(facts.problems[0] + (f" (and {more} more)" if more else ""))
+    return 0
+
+
+def inspect(args: argparse.Namespace, kind: Kind) -> Facts:
+    """Each kind's own imports: ours takes jax, which the others do not need."""
+    path, step = args.path, args.step
+    if kind == "neox":
+        from convert.inspection.neox import inspect_neox
+
+        return inspect_neox(path, step=step, config=args.config, drift=args.drift)
+    if kind == "jaxneox":
+        from convert.inspection.jaxneox import inspect_jaxneox
+
+        return inspect_jaxneox(path, step=step)
+    if kind == "megatron":
+        from convert.inspection.megatron import inspect_megatron
+
+        return inspect_megatron(path, step=step)
+    from convert.inspection.hf import inspect_hf
+
+    return inspect_hf(path)
+
+
+main = command(parser, run)
+
+if __name__ == "__main__":
+    main()

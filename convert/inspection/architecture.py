@@ -1,0 +1,64 @@
+"""A model in the words of one screen."""
+
+from convert.inspection.facts import Architecture
+from jaxneox.config.schema import ModelConfig
+
+
+def of_model(model: ModelConfig) -> Architecture:
+    a = model.attention
+    return Architecture(
+        layers=model.num_layers,
+        hidden=model.hidden_size,
+        heads=a.num_heads,
+        groups=a.kv_heads,
+        head_dim=a.head_dim,
+        residual=_residual(model),
+        norm=_norm(model),
+        positions=_positions(model),
+        mlp=f"{'gated ' if model.mlp.gated else ''}{model.mlp.activation}",
+        mlp_width=model.mlp.size,
+        tied=model.tied_embedding,
+        vocabulary=model.vocab_size,
+        sequence=model.seq_length,
+    )
+
+
+def _residual(model: ModelConfig) -> str:
+    name = "parallel" if model.parallel_residual else "sequential"
+    if model.attention_dropped:
+        name += ", its attention dropped"
+    return name + (", one norm for both branches" if model.shared_norm else "")
+
+
+def _norm(model: ModelConfig) -> str:
+    joint = model.norm.kind == "layernorm" and not model.norm.bias
+    name = model.norm.kind + (" without bias" if joint else "")
+    return name + (", of queries and keys too" if model.attention.qk_norm else "")
+
+
+def _positions(model: ModelConfig) -> str:
+    kind, fraction = model.positions.kind, model.positions.rotary_fraction
+    return f"{kind} {100 * fraction:g}%" if kind == "rotary" else kind
+
+
+def lines(found: Architecture) -> list[str]:
+    """Two lines: the sizes, then what it is made of."""
+    sizes = [f"{found.layers} layers of {found.hidden}"]
+    if found.heads:
+        sizes.append(f"{found.heads} heads" + (f" of {found.head_dim}" if found.head_dim else ""))
+    if found.groups and found.groups != found.heads:
+        sizes.append(f"{found.groups} key-value heads")
+    if found.mlp_width:
+        sizes.append(f"MLP {found.mlp_width}")
+    if found.vocabulary:
+        sizes.append(f"vocabulary {found.vocabulary} (padded)")
+    if found.sequence:
+        sizes.append(f"sequence {found.sequence}")
+    made = [
+        found.residual and f"{found.residual} residual".replace(", one", " with one"),
+        found.norm,
+        found.positions,
+        found.mlp,
+        None if found.tied is None else "tied" if found.tied else "untied",
+    ]
+    return [", ".join(sizes), *([", ".join(filter(None, made))] if any(made) else [])]

@@ -1,0 +1,59 @@
+"""A Hugging Face folder's facts, from its config.json and the headers of its weights."""
+
+from math import prod
+from pathlib import Path
+from shlex import quote
+
+from convert.inspection.architecture import of_model
+from convert.inspection.facts import Facts, Use
+from convert.inspection.uses import RUN, after_conversion, refused, verified
+from convert.readers.hf import HfCheckpoint
+from convert.readers.hf_files import read_json, tensors, weight_files
+from jaxneox.errors import UserError
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+def inspect_hf(path: Path) -> Facts:
+    facts = Facts(path, "huggingface", "unknown")
+    facts.bytes = _sizes(path)
+    source = None
+    try:
+        _describe(facts)
+        source = HfCheckpoint(path)
+    except UserError as error:
+        facts.problems.append(str(error))
+    convert, what = f"{RUN}.from_hf {quote(str(path))} DST", "the weights, certified"
+    if source is None:
+        facts.uses = [refused(convert, what, facts.problems[0])]
+        return facts
+    facts.architecture = of_model(source.model)
+    facts.notes += source.warnings
+    facts.uses = [
+        Use(convert, what),
+        verified(str(path)),
+        *after_conversion("from_hf", source.model),
+    ]
+    return facts
+
+
+def _describe(facts: Facts) -> None:
+    """What holds of a model of any architecture."""
+    path = facts.path
+    config = read_json(path / "config.json")
+    named = config.get("architectures") or config.get("model_type") or "an unnamed architecture"
+    version = config.get("transformers_version")
+    facts.generation = ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+    facts.generation += f" of transformers {version}" if version else ""
+    files = weight_files(path)
+    facts.layout = "safetensors" if files[0].suffix == ".safetensors" else "torch"
+    for tensor in tensors(files).values():
+        name = "another" if tensor.dtype is None else tensor.dtype.name
+        facts.dtypes[name] = facts.dtypes.get(name, 0) + prod(tensor.shape)
+    facts.parameters = sum(facts.dtypes.values())
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    sizes = {child: child.stat().st_size for child in path.rglob("*") if child.is_file()}
+    weights = sum(size for child, size in sizes.items() if child.suffix in WEIGHTS)
+    return {"weights": weights, "optimizer": 0, "rest": sum(sizes.values()) - weights}

@@ -1,0 +1,107 @@
+"""A checkpoint of ours: its facts, from what it says of itself and the headers of its arrays."""
+
+from math import prod
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import tensorstore as ts
+
+from convert.inspection.architecture import of_model
+from convert.inspection.facts import Facts, Optimizer, Use
+from convert.inspection.uses import of_run, verified
+from convert.readers.jaxneox import JaxneoxCheckpoint
+from jaxneox import checkpoint
+from jaxneox.checkpoint import Place
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+
+WEIGHTS_ALONE = "it holds weights alone: start from them with --finetune"
+
+
+def inspect_jaxneox(path: Path, *, step: int | None = None) -> Facts:
+    place = checkpoint.find(path, step)
+    facts = Facts(place.folder, "jaxneox", "orbax", step=place.step)
+    facts.steps = checkpoint.steps(place.run)
+    facts.bytes = _sizes(place)
+    named = str(path) if step is None else str(place.folder)
+    try:
+        source = JaxneoxCheckpoint(place)
+        _describe(facts, source)
+        facts.optimizer = _optimizer(place, source.keys)
+    except UserError as error:
+        facts.problems.append(str(error))
+        load = f"jaxneox.load({named!r})"
+        facts.uses = [Use(load, "the model, in Python", False, str(error))]
+        return facts
+    facts.uses = _uses(facts, place, named, source.model)
+    return facts
+
+
+def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
+    facts.architecture = of_model(source.model)
+    for name, shape in source.shapes.items():
+        dtype = source.dtype(name).name
+        facts.dtypes[dtype] = facts.dtypes.get(dtype, 0) + prod(shape)
+    facts.parameters = sum(facts.dtypes.values())
+    versions = checkpoint.read_meta(source.place).get("versions", {})
+    said = [f"{name} {version}" for name, version in versions.items()]
+    origin = source.conversion.get("from")
+    facts.generation = ", ".join([f"converted from {origin}"] * bool(origin) + said) or None
+    if source.said != source.model:
+        facts.notes.append(
+            f"{source.place.run / 'config.yml'} describes another model than this step was saved "
+            "with; restore it, or train from this step alone"
+        )
+
+
+def _optimizer(place: Place, keys: dict[str, Any]) -> Optimizer | None:
+    """None where the weights alone were saved."""
+    folder = place.folder / "training"
+    if not folder.is_dir():
+        return None
+    names = checkpoint.read_shapes(place, "training")
+    block = keys.get("optimizer")
+    kind = block.get("type") if isinstance(block, dict) else None
+    moments = (name.partition(".mu.")[0] for name in names if ".mu." in name)
+    counter = next((f"{m}.count" for m in moments if f"{m}.count" in names), None)
+    updates = int(_scalar(folder, counter)) if counter else None
+    if updates is None:
+        updates = int(_scalar(folder, "step")) - int(_scalar(folder, "skipped"))
+    scale = _scalar(folder, "scale.factor")
+    return Optimizer(str(kind or "Adam"), updates=updates, loss_scale=None if scale == 1 else scale)
+
+
+def _scalar(folder: Path, name: str) -> float:
+    """One number of an item, whichever way Orbax laid its arrays out."""
+    here = folder.resolve()
+    store: dict[str, Any] = {"driver": "file", "path": f"{here}/{name}/"}
+    if (folder / "manifest.ocdbt").is_file():
+        store = {"driver": "ocdbt", "base": f"file://{here}/", "path": f"{name}/"}
+    try:
+        return ts.open({"driver": "zarr", "kvstore": store}).result().read().result().item()
+    except Exception as error:  # TensorStore raises ValueError for every damage
+        first = str(error).splitlines()[0]
+        raise UserError(f"{folder}: {name} cannot be read ({first})") from error
+
+
+def _uses(facts: Facts, place: Place, named: str, model: ModelConfig) -> list[Use]:
+    goes_on = facts.optimizer is not None
+    where, newest = quote(named), place.step == facts.steps[-1]
+    train = f"python train.py {where}" + ("" if newest else " --save DIR")
+    return [
+        Use(train, "goes on with training", goes_on, None if goes_on else WEIGHTS_ALONE),
+        Use(f"python train.py {where} --finetune --save DIR", "trains on, from the weights"),
+        *of_run(named, model),
+        verified(str(place.folder)),
+    ]
+
+
+def _sizes(place: Place) -> dict[str, int]:
+    found = {"weights": 0, "optimizer": 0, "rest": 0}
+    parts = {"params": "weights", "training": "optimizer"}
+    for path in place.folder.rglob("*"):
+        if path.is_file():
+            part = path.relative_to(place.folder).parts[0]
+            found[parts.get(part, "rest")] += path.stat().st_size
+    return found

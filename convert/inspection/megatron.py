@@ -1,0 +1,248 @@
+"""A Megatron-LM checkpoint's facts, of either of its formats."""
+
+import re
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from convert.inspection import megatron_model
+from convert.inspection.facts import Facts, Optimizer, Use
+from convert.inspection.megatron_files import (
+    ITERATION,
+    MODEL,
+    PARTS,
+    RANK,
+    Index,
+    Tensor,
+    nbytes,
+    read_index,
+    read_torch,
+    state_of,
+    step_folder,
+    tensors_of,
+)
+from convert.inspection.megatron_model import Ranks
+from convert.inspection.uses import RUN, after_conversion, refused
+from convert.readers.neox_files import MOST_RANKS
+from jaxneox.errors import UserError
+
+OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
+
+
+def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
+    folder, steps = step_folder(path, step)
+    distributed = (folder / ".metadata").exists() or any(map(_is_part, folder.iterdir()))
+    facts = Facts(folder, "megatron", "torch_dist" if distributed else "torch", steps=steps)
+    number = ITERATION.fullmatch(folder.resolve().name)
+    facts.step = int(number[1]) if number else None
+    try:
+        if distributed:
+            _from_index(facts, read_index(folder))
+        else:
+            _from_ranks(facts)
+    except UserError as error:
+        facts.problems.append(str(error))
+    _measure(facts)
+    convert = f"{RUN}.from_megatron {quote(str(path if step is None else folder))} DST"
+    what = "the weights, certified"
+    if facts.problems:
+        facts.uses = [refused(convert, what, facts.problems[0])]
+    else:
+        facts.uses = [Use(convert, what), *after_conversion("from_megatron")]
+    return facts
+
+
+def _from_ranks(facts: Facts) -> None:
+    """The format `torch`: every rank's file is opened, no tensor read."""
+    states: dict[tuple[int, int], Mapping[str, Any]] = {}
+    for child in sorted(facts.path.iterdir()):
+        files = [c for c in child.iterdir() if MODEL.fullmatch(c.name)] if child.is_dir() else []
+        if files and (m := RANK.fullmatch(child.name)):
+            states[int(m[1]), int(m[2] or 0)] = _rank_state(facts, files[0])
+    if not states:
+        raise UserError(
+            f"{facts.path}: has no mp_rank_TT[_PPP]/model_optim_rng.pt; copy the whole checkpoint"
+        )
+    args = next((a for state in states.values() if (a := state_of(state.get("args")))), {})
+    tp = max(1 + max(t for t, _ in states), _size(args, "tensor_model_parallel_size"))
+    pp = max(1 + max(p for _, p in states), _size(args, "pipeline_model_parallel_size"))
+    facts.parallel = {"tp": tp, "pp": pp, "dp": _size(args, "data_parallel_size") or None}
+    if tp * pp > MOST_RANKS:
+        raise UserError(f"{facts.path}: {tp * pp} ranks; at most {MOST_RANKS} are expected")
+    absent = [(t, p) for p in range(pp) for t in range(tp) if (t, p) not in states]
+    if absent:
+        names = [f"mp_rank_{t:02d}" + (f"_{p:03d}" if pp > 1 else "") for t, p in absent[:8]]
+        more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
+        facts.problems.append(
+            f"{facts.path}: missing {', '.join(names)}{more}; copy the whole checkpoint"
+        )
+    if facts.problems:
+        return
+    models = {where: _model(state) for where, state in states.items()}
+    first = next(iter(states.values()))
+    chunks = sum(re.fullmatch(r"model\d+", str(name)) is not None for name in first)
+    if chunks:
+        facts.parallel["vpp"] = chunks  # virtual stages of each rank
+    _say_version(facts, first, nested=any("language_model." in n for n in models[0, 0]))
+    _describe(facts, Ranks.of_files(models, tp), args)
+    facts.optimizer = _optimizer(first, args, facts.path)
+    facts.bytes["weights"] = nbytes(t for model in models.values() for t in model.values())
+    held = [dict(tensors_of(state.get("optimizer") or {})) for state in states.values()]
+    facts.bytes["optimizer"] = nbytes(t for own in held for t in own.values()) + sum(
+        path.stat().st_size for path in _apart(facts.path)
+    )
+
+
+def _rank_state(facts: Facts, path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            held = read_torch(file, path)
+    except UserError as error:
+        facts.problems.append(str(error))
+        return {}
+    return held if isinstance(held, Mapping) else {}
+
+
+def _model(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A rank's tensors; those of virtual stages begin with `model0.`, `model1.` and so on."""
+    chunks = {
+        k: v for k, v in state.items() if str(k).startswith("model") and isinstance(v, Mapping)
+    }
+    if set(chunks) == {"model"}:
+        return dict(tensors_of(chunks["model"]))
+    return dict(tensors_of(chunks))
+
+
+def _from_index(facts: Facts, index: Index) -> None:
+    """The format `torch_dist`."""
+    args = state_of(index.common.get("args"))
+    facts.parallel = {
+        "tp": _size(args, "tensor_model_parallel_size") or None,
+        "pp": _size(args, "pipeline_model_parallel_size") or None,
+        "dp": _size(args, "data_parallel_size") or None,
+    }
+    for name, length in sorted(index.lengths.items()):
+        path = facts.path / name
+        there = path.stat().st_size if PARTS.fullmatch(name) and path.is_file() else None
+        if there is None:
+            facts.problems.append(f"{facts.path}: missing {name}; copy the whole checkpoint")
+        elif there < length:
+            facts.problems.append(
+                f"{path}: has {there} bytes, expected {length}; copy it again from its source"
+            )
+    _say_version(facts, index.common, nested=False)
+    own = {n: t for n, t in index.tensors.items() if not n.startswith(("optimizer.", "rng_state"))}
+    if any("word_embeddings.weight" in name for name in own):
+        _describe(facts, Ranks.of_wholes(own), args)
+    else:
+        facts.problems.append(f"{facts.path}: holds no language model (no word_embeddings.weight)")
+    facts.optimizer = _sharded_optimizer(index, args)
+    facts.bytes["weights"] = nbytes(own.values())
+    facts.bytes["optimizer"] = nbytes(
+        t for name, t in index.tensors.items() if name.startswith("optimizer.")
+    )
+
+
+def _describe(facts: Facts, ranks: Ranks, args: Mapping[str, Any]) -> None:
+    facts.architecture = megatron_model.architecture(ranks, args)
+    if facts.architecture.tied:  # the last stage's copy is no parameter
+        ranks = ranks.without_tied_copy()
+    for tensor in ranks.wholes.values():
+        facts.dtypes[tensor.dtype] = facts.dtypes.get(tensor.dtype, 0) + prod(tensor.shape)
+    facts.parameters = sum(facts.dtypes.values())
+
+
+def _say_version(facts: Facts, state: Mapping[str, Any], nested: bool) -> None:
+    version = state.get("checkpoint_version", 0)
+    names = "names of before Megatron core (nested)" if nested else "names of Megatron core"
+    facts.generation = f"checkpoint version {version}, {names}"
+    if facts.step is None and type(state.get("iteration")) is int:
+        facts.step = state["iteration"]
+
+
+def _optimizer(state: Mapping[str, Any], args: Mapping[str, Any], folder: Path) -> Optimizer | None:
+    """Of the format `torch`: each rank's own Adam, or flat arrays in a file beside it."""
+    held = state.get("optimizer")
+    apart = bool(_apart(folder))
+    if not isinstance(held, Mapping) and not apart:
+        return None
+    own = dict(tensors_of(held)) if isinstance(held, Mapping) else {}
+    master = apart or any("fp32_from_fp16" in name for name in own)
+    return Optimizer(
+        _named(args),
+        partitions=_size(args, "data_parallel_size") or None if apart else 0,
+        updates=_updates(held),
+        master_weights="float32" if master else None,
+        loss_scale=_loss_scale(held),
+        layout="distributed optimizer, flat arrays" if apart else "whole on each rank",
+    )
+
+
+def _sharded_optimizer(index: Index, args: Mapping[str, Any]) -> Optimizer | None:
+    names = [name for name in index.tensors if name.startswith("optimizer.")]
+    if not names:
+        return None
+    held = index.common.get("optimizer")
+    kind = held.get("param_state_sharding_type") if isinstance(held, Mapping) else None
+    flat = any(".gbuf_idx_" in name for name in names)
+    layout = f"distributed optimizer, {kind or ('flat buckets' if flat else 'by parameter')}"
+    distributed = bool(kind or flat)
+    return Optimizer(
+        _named(args),
+        partitions=_size(args, "data_parallel_size") or None if distributed else 0,
+        updates=_updates(held),
+        master_weights="float32" if any(map(_is_master, names)) else None,
+        loss_scale=_loss_scale(held),
+        layout=layout if distributed else "by parameter",
+    )  # fmt: skip
+
+
+def _is_master(name: str) -> bool:
+    return name.endswith(".param") or name.startswith(("optimizer.state.param.",
+                                                       "optimizer.state.fp32_param."))  # fmt: skip
+
+
+def _named(args: Mapping[str, Any]) -> str:
+    return str(args.get("optimizer") or "adam").capitalize()
+
+
+def _updates(held: Any) -> int | None:
+    """The largest `step` that torch's state has anywhere."""
+    waiting, found = [held], []
+    while waiting:
+        at = waiting.pop()
+        for name, value in at.items() if isinstance(at, Mapping) else ():
+            if name in ("step", "common_step"):
+                found.append(getattr(value, "value", value))
+            waiting.append(value)
+        waiting.extend(at if type(at) is list else ())
+    counts = [int(n) for n in found if isinstance(n, int | float)]
+    return max(counts, default=None)
+
+
+def _apart(folder: Path) -> list[Path]:
+    """The distributed optimizer's files, one for each tensor and pipeline rank."""
+    return [path for path in folder.glob("mp_rank_*/*.pt") if path.name in OPTIMIZER_FILES]
+
+
+def _loss_scale(held: Any) -> float | None:
+    scaler = held.get("grad_scaler") if isinstance(held, Mapping) else None
+    scale = scaler.get("scale") if isinstance(scaler, Mapping) else None
+    return getattr(scale, "value", None)
+
+
+def _size(args: Mapping[str, Any], name: str) -> int:
+    value = args.get(name)
+    return value if type(value) is int and 0 < value < 65536 else 0
+
+
+def _is_part(path: Path) -> bool:
+    return PARTS.fullmatch(path.name) is not None
+
+
+def _measure(facts: Facts) -> None:
+    """The files hold weights and states together, so they are told apart by their tensors."""
+    total = sum(p.stat().st_size for p in facts.path.rglob("*") if p.is_file())
+    facts.bytes["rest"] = max(0, total - sum(facts.bytes.values()))

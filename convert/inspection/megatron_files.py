@@ -1,0 +1,196 @@
+"""Megatron-LM's files as names, shapes and dtypes, and what its pickles say besides tensors.
+
+Two formats. `torch`: `iter_N/mp_rank_TT[_PPP[_EEE]]/model_optim_rng.pt`, a torch file for each
+rank. `torch_dist`: `iter_N/.metadata`, a pickle that says what lies where in `__R_I.distcp`, which
+are torch files behind one another; the arguments are among them or in `common.pt`.
+"""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from convert.readers.pickles import DTYPES, TORCH_DTYPES, Inert, Unpickler
+from convert.readers.torch_file import damaged
+from jaxneox.errors import UserError
+
+ITERATION = re.compile(r"iter_(\d{7,})")
+RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_\d+)?")
+PARTS = re.compile(r"\w+\.distcp")
+MODEL = re.compile(r"model\w*rng\.pt")
+LATEST = "latest_checkpointed_iteration.txt"
+ITEMSIZE = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
+COMMON = 64 << 20  # bytes that the common state, which holds no weights, may take at most
+
+
+class Tensor(NamedTuple):
+    """`value` of a lone number."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    value: float | None = None
+
+
+class Names(Unpickler):
+    """Takes names that are not on the list too: all that they stand for here does nothing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except UserError:
+            return Inert
+
+
+@dataclass
+class Index:
+    """A torch_dist folder: whole tensors by key, and the files that hold them.
+
+    Attributes:
+        common: the state without tensors: `args` and counters.
+        lengths: how many bytes each file has to have at least.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    common: dict[str, Any] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+
+
+def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
+    """The folder of one iteration, the latest where none is asked for, and all that there are."""
+    if any(MODEL.fullmatch(child.name) for child in path.iterdir()):
+        path = path.resolve().parent  # one rank's folder
+    own = ITERATION.fullmatch(path.resolve().name)
+    run = path.resolve().parent if own else path
+    there = {int(m[1]): c for c in run.iterdir() if (m := ITERATION.fullmatch(c.name))}
+    if own or not there:
+        if step is not None and not (own and int(own[1]) == step):
+            raise UserError(f"{path}: is not iteration {step}: leave one of the two out")
+        return path, sorted(there)
+    if step is not None and step not in there:
+        known = ", ".join(map(str, sorted(there)))
+        raise UserError(f"{path}: no checkpoint of iteration {step}; there are: {known}")
+    return there[_latest(run, there) if step is None else step], sorted(there)
+
+
+def _latest(run: Path, there: Mapping[int, Path]) -> int:
+    said = run / LATEST
+    text = said.read_text(errors="replace").strip() if said.is_file() else ""
+    if not text.isdecimal():
+        return max(there)
+    if int(text) not in there:
+        raise UserError(f"{said}: names {text}, which is no folder here; choose one with --step")
+    return int(text)
+
+
+def read_torch(file: BinaryIO, path: Path) -> Any:
+    """What a torch file holds, with `Tensor` for each tensor."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+            if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+                raise ValueError("its pickle is compressed")
+            folder = name.removesuffix("data.pkl")
+
+            def storage(key: str, dtype: np.dtype, elements: int) -> tuple[np.dtype, Any]:
+                alone = archive.read(f"{folder}data/{key}") if elements == 1 else b""
+                value = np.frombuffer(alone, dtype, 1)[0] if alone else None
+                return dtype, value
+
+            return Names(archive.read(name), str(path), storage, _tensor).load()
+    except Exception as error:  # a damaged file can raise anything
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any) -> Tensor:
+    dtype, value = storage
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError("a tensor of no shape")
+    return Tensor(tuple(shape), dtype.name, None if value is None else float(value))
+
+
+def read_index(folder: Path) -> Index:
+    path = folder / ".metadata"
+    found = Index()
+    try:
+        metadata = state_of(Names(path.read_bytes(), str(path), _no_tensors, _no_tensors).load())
+        places = {
+            state_of(key)["fqn"]: state_of(place) for key, place in metadata["storage_data"].items()
+        }
+        for name, entry in metadata["state_dict_metadata"].items():
+            if isinstance(size := state_of(entry).get("size"), tuple):
+                found.tensors[str(name)] = Tensor(size, _dtype(state_of(entry)))
+        for place in map(state_of, metadata["storage_data"].values()):
+            name, end = str(place["relative_path"]), int(place["offset"]) + int(place["length"])
+            found.lengths[name] = max(end, found.lengths.get(name, 0))
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+    found.common = _common(folder, places)
+    return found
+
+
+def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`common.pt`, or an object within, with the optimizer's, which may be one of its own."""
+    path = folder / "common.pt"
+    if path.is_file():
+        with path.open("rb") as file:
+            found = dict(read_torch(file, path))
+    else:
+        found = _object(folder, places, "common_state/")
+    own = _object(folder, places, "optimizer.distributed.dp_group_idx_0.optimizer/")
+    if own:
+        found["optimizer"] = dict(found.get("optimizer") or {}) | own
+    return found
+
+
+def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+    """A mapping that is saved among the tensors; empty where its file is missing or cut off."""
+    place = next((p for key, p in places.items() if key.startswith(prefix)), None)
+    if place is None or not PARTS.fullmatch(str(place["relative_path"])):
+        return {}
+    path = folder / str(place["relative_path"])
+    if not path.is_file() or path.stat().st_size < place["offset"] + place["length"]:
+        return {}
+    with path.open("rb") as file:
+        file.seek(place["offset"])
+        held = read_torch(io.BytesIO(file.read(min(place["length"], COMMON))), path)
+    held = held[0] if isinstance(held, list) and held else held
+    return dict(held) if isinstance(held, Mapping) else {}
+
+
+def state_of(value: Any) -> dict[str, Any]:
+    """The attributes that a pickle gave an object."""
+    state = getattr(value, "state", None)
+    return state if isinstance(state, dict) else {}
+
+
+def tensors_of(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested mappings and lists by dotted names."""
+    pairs = state.items() if isinstance(state, Mapping) else enumerate(state)
+    for name, value in pairs:
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Mapping) or type(value) in (list, tuple):
+            yield from tensors_of(value, f"{prefix}{name}.")
+
+
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(prod(t.shape) * ITEMSIZE.get(t.dtype, 0) for t in tensors)
+
+
+def _dtype(entry: Mapping[str, Any]) -> str:
+    """TensorProperties pickle as a tuple, of which the dtype is the first."""
+    state = getattr(entry.get("properties"), "state", None)
+    name = state[0] if isinstance(state, tuple) and state else None
+    return str(name).removeprefix("torch.") if name in TORCH_DTYPES else "another"
+
+
+def _no_tensors(*arguments: Any) -> Any:
+    raise ValueError("a tensor in an index")

@@ -1,0 +1,88 @@
+"""What optimizer a GPT-NeoX checkpoint has: its kind, partitions and counters, no moments read."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from convert.inspection.facts import Facts, Optimizer
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_optimizer import PARTITION, open_optimizer
+from convert.readers.torch_file import LazyTensor
+from jaxneox.errors import UserError
+
+
+def find(source: NeoxCheckpoint, facts: Facts) -> tuple[Optimizer | None, str | None]:
+    """What there is, and why a run cannot go on from it; that partitions are missing or damaged is
+    a problem of the checkpoint too."""
+    partitions = {
+        int(m[1]) for p in source.files.folder.iterdir() if (m := PARTITION.fullmatch(p.name))
+    }
+    if not partitions and not any(_has_own(state) for state in source.states):
+        return None, "the files hold no optimizer"
+    told = _told(source)
+    name = str(_block(told, "optimizer").get("type") or "unknown")
+    stage = _block(told, "zero_optimization").get("stage")
+    stage = stage if type(stage) is int else int(bool(partitions))
+    if not source.yamls:  # which parameter is which is the configuration's to say
+        return Optimizer(name, stage, len(partitions)), "needs the YAML: --config X.yml"
+    try:
+        state = open_optimizer(source)
+    except UserError as error:
+        facts.problems += [str(error)] if partitions else []
+        return Optimizer(name, stage, len(partitions)), str(error)
+    facts.notes += state.warnings
+    master = "float32" if state.has_master() else None
+    scale = _number((state.scale or {}).get("cur_scale"))
+    found = Optimizer(name, stage, state.partitions, state.count, master, scale)
+    return found, _reason(found, source)
+
+
+def _reason(found: Optimizer, source: NeoxCheckpoint) -> str | None:
+    if source.dtype.itemsize < 4 and found.master_weights is None:
+        return f"weights in {source.dtype.name}, and no float32 master weights"
+    if found.name.lower() not in ("adam", "adamw"):
+        return f"its optimizer is {found.name}, expected Adam"
+    return None
+
+
+def nbytes(source: NeoxCheckpoint) -> int:
+    """Of the states within the mp_rank files."""
+    return sum(_tensor_bytes(state.get("optimizer")) for state in source.states)
+
+
+def _has_own(state: Mapping[str, Any]) -> bool:
+    return bool(isinstance(state.get("optimizer"), Mapping) and state["optimizer"])
+
+
+def _told(source: NeoxCheckpoint) -> Mapping[str, Any]:
+    """What DeepSpeed was configured with, else what the YAML says."""
+    told = next((state.get("ds_config") for state in source.states), None)
+    return told if isinstance(told, Mapping) else source.given
+
+
+def _block(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    block = told.get(name)
+    return block if isinstance(block, Mapping) else {}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _tensor_bytes(value: Any) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[LazyTensor]:
+    """All tensors within mappings and lists, however deep."""
+    waiting, seen = [value], set()
+    while waiting:
+        at = waiting.pop()
+        if id(at) in seen:
+            continue
+        seen.add(id(at))
+        if isinstance(at, LazyTensor):
+            yield at
+        elif isinstance(at, Mapping):
+            waiting.extend(at.values())
+        elif isinstance(at, list | tuple):
+            waiting.extend(at)

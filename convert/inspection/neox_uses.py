@@ -1,0 +1,44 @@
+"""What can be done with a GPT-NeoX checkpoint; the dry part of from_neox says what cannot."""
+
+from convert.inspection.facts import Facts, Use
+from convert.inspection.uses import RUN, after_conversion, refused, verified
+from convert.merge import make_plan
+from convert.plan import Choices, Plan
+from convert.readers.neox import NeoxCheckpoint
+from jaxneox.errors import UserError
+
+NO_YAML = "needs the YAML: --config X.yml"
+
+
+def uses(
+    facts: Facts, source: NeoxCheckpoint | None, why_not: str | None, typed: tuple[str, str]
+) -> list[Use]:
+    """`why_not` is why the optimizer is not carried over, `typed` how a shell names the checkpoint,
+    and the options that go with it."""
+    where, options = typed
+    convert = f"{RUN}.from_neox {where} DST{options}"
+    weights, training = "the weights, certified", "with the optimizer: the run goes on"
+    plan, why = _planned(facts, source)
+    if plan is None:
+        return [refused(convert, weights, why), refused(f"{convert} --optimizer", training, why)]
+    facts.notes += plan.warnings
+    return [
+        Use(convert, weights),
+        Use(f"{convert} --optimizer", training, why_not is None, why_not),
+        verified(str(facts.path), options),
+        Use("python train.py DST", "goes on with training", why_not is None, why_not,
+            "from_neox --optimizer"),
+        *after_conversion("from_neox", plan.model),
+    ]  # fmt: skip
+
+
+def _planned(facts: Facts, source: NeoxCheckpoint | None) -> tuple[Plan | None, str]:
+    """The merge of the ranks, without making it; or why there is none."""
+    if source is None:
+        return None, facts.problems[0]
+    if not source.yamls:
+        return None, NO_YAML
+    try:
+        return make_plan(source, Choices()), ""
+    except UserError as error:
+        return None, str(error)

@@ -1,0 +1,73 @@
+"""Which kind of checkpoint lies in a folder, by the names in it alone."""
+
+import re
+from pathlib import Path
+
+from convert.inspection.facts import TITLES, Kind
+from convert.readers.neox_files import LAYER, RANK
+from jaxneox.errors import UserError
+
+SIGNS: dict[Kind, re.Pattern[str]] = {
+    "neox": re.compile(rf"global_step\d+|{LAYER.pattern}|{RANK.pattern}"),
+    "jaxneox": re.compile(r"step_\d+|meta"),
+    "megatron": re.compile(
+        r"latest_checkpointed_iteration\.txt|iter_\d{7}|mp_rank_\d+(_\d+)*|model\w*rng\.pt"
+        r"|\.metadata|\w+\.distcp"
+    ),
+    "huggingface": re.compile(
+        r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?"
+    ),
+}
+WEAK: dict[Kind, str] = {"huggingface": "config.json"}
+"""Beside any other kind these mean nothing."""
+
+LOOKED_AT = 1000  # subfolders of a folder that has nothing itself
+
+
+def recognise(path: Path, asked: Kind | None = None) -> Kind:
+    """Raises UserError for a folder that holds nothing known, or several things."""
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; expected a checkpoint on this disk")
+    if not path.is_dir():
+        raise UserError(f"{path}: is a file; give the folder of the whole checkpoint")
+    found = signs(path)
+    if asked:
+        if asked not in found:
+            there = " and ".join(_named(found)) or "nothing that is known here"
+            raise UserError(f"{path}: holds no {TITLES[asked]} checkpoint; it has {there}")
+        return asked
+    if len(found) > 1:
+        raise UserError(
+            f"{path}: holds several things: {' and '.join(_named(found))}; choose one with --kind "
+            f"{'|'.join(found)}"
+        )
+    if not found:
+        raise _nothing(path)
+    return next(iter(found))
+
+
+def signs(path: Path) -> dict[Kind, str]:
+    """The kinds that a folder holds, each with a name that shows it."""
+    names = sorted(child.name for child in path.iterdir())
+    found: dict[Kind, str] = {}
+    for kind, pattern in SIGNS.items():
+        name = next((name for name in names if pattern.fullmatch(name)), None)
+        if name is not None:
+            found[kind] = name
+    return found or {kind: name for kind, name in WEAK.items() if name in names}
+
+
+def _named(found: dict[Kind, str]) -> list[str]:
+    return [f"{TITLES[kind]} ({name})" for kind, name in found.items()]
+
+
+def _nothing(path: Path) -> UserError:
+    folders = sorted(child for child in path.iterdir() if child.is_dir())[:LOOKED_AT]
+    inside = [f"{c.name} ({TITLES[kind]})" for c in folders for kind in signs(c)]
+    if inside:
+        more = f" and {len(inside) - 8} more" if len(inside) > 8 else ""
+        return UserError(
+            f"{path}: is no checkpoint, but holds {', '.join(inside[:8])}{more}; name one of them"
+        )
+    known = ", ".join(TITLES.values())
+    return UserError(f"{path}: holds no checkpoint that is known here; expected one of {known}")

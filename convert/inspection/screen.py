@@ -1,0 +1,128 @@
+"""`Facts` as one screen of text."""
+
+from collections.abc import Iterator
+from textwrap import wrap
+
+from convert.console import plain
+from convert.inspection import architecture
+from convert.inspection.facts import TITLES, Drift, Facts, Optimizer, Use
+
+WIDTH = 100
+MOST_STEPS = 8
+LAYOUTS = {
+    "pipeline": "a file for each layer and rank (pipeline engine)",
+    "sequential": "a file for each rank (Sequential engine)",
+    "torch": "torch's pickles",
+    "orbax": "Orbax",
+}
+NAMES = {"neox": {"tp": "mp"}}
+"""What a program calls an axis, where it is another name."""
+
+
+def screen(facts: Facts) -> str:
+    rows = [(name, plain(Exception(text))) for name, text in _rows(facts)]
+    lines = [str(facts.path)]
+    for name, text in rows:
+        lines += wrap(text, WIDTH, initial_indent=f"{name:<12}", subsequent_indent=" " * 12,
+                      break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return "\n".join([*lines, *_uses(facts.uses)])
+
+
+def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
+    layout = LAYOUTS.get(facts.layout, facts.layout)
+    yield "kind", f"{TITLES[facts.kind]}: {layout}"
+    if facts.generation:
+        yield "written by", facts.generation
+    if facts.step is not None:
+        yield "step", _steps(facts)
+    if facts.parallel:
+        names = NAMES.get(facts.kind, {})
+        sizes = {names.get(axis, axis): size for axis, size in facts.parallel.items()}
+        yield "ranks", ", ".join(f"{a} {'?' if n is None else n}" for a, n in sizes.items())
+    if facts.architecture:
+        yield from zip(("model", ""), architecture.lines(facts.architecture), strict=False)
+    if facts.parameters is not None:
+        yield "parameters", f"{facts.parameters:,} in {_dtypes(facts.dtypes)}"
+    if facts.parameters is not None or facts.optimizer:
+        yield "optimizer", _optimizer(facts.optimizer)
+    if facts.drift:
+        yield "drift", _drift(facts.drift)
+    if facts.bytes:
+        yield "on disk", ", ".join(f"{size(n)} {what}" for what, n in facts.bytes.items() if n)
+    for note in facts.notes:
+        yield "note", note
+    for problem in facts.problems:
+        yield "PROBLEM", problem
+
+
+def _steps(facts: Facts) -> str:
+    others = [step for step in facts.steps if step != facts.step]
+    if not others:
+        return str(facts.step)
+    shown = [str(step) for step in others[-MOST_STEPS:]]
+    more = f"{len(others) - len(shown)} earlier, " if len(others) > len(shown) else ""
+    return f"{facts.step}; also there: {more}{', '.join(shown)}"
+
+
+def _dtypes(dtypes: dict[str, int]) -> str:
+    if len(dtypes) == 1:
+        return next(iter(dtypes))
+    return ", ".join(f"{name} ({number:,})" for name, number in sorted(dtypes.items()))
+
+
+def _optimizer(found: Optimizer | None) -> str:
+    if found is None:
+        return "none"
+    said = [found.name]
+    if found.zero_stage is not None:
+        said.append(f"ZeRO-{found.zero_stage}" if found.zero_stage else "without ZeRO")
+    if found.partitions:
+        said.append(f"in {found.partitions} part{'s' * (found.partitions > 1)}")
+    if found.layout:
+        said.append(found.layout)
+    if found.updates is not None:
+        said.append(f"{found.updates:,} update{'s' * (found.updates != 1)}")
+    if found.master_weights:
+        said.append(f"master weights in {found.master_weights}")
+    if found.loss_scale is not None:
+        said.append(f"loss scale {found.loss_scale:g}")
+    return ", ".join(said)
+
+
+def _drift(drift: Drift) -> str:
+    if not drift.differing:
+        return f"none: the ranks' copies of {drift.copied} tensors are the same"
+    where = drift.tensor if drift.layer is None else f"{drift.tensor} of layer {drift.layer}"
+    return (
+        f"{drift.differing} of {drift.copied} tensors that each rank has a copy of differ, most "
+        f"{where}: by {drift.largest:.1e}, where a number is {drift.typical:.1e}"
+    )
+
+
+def _uses(uses: list[Use]) -> Iterator[str]:
+    """By what has to be done before; commands are whole lines, to be copied."""
+    possible = [use for use in uses if use.possible]
+    for after in dict.fromkeys(use.after for use in possible):
+        group = [use for use in possible if use.after == after]
+        width = min(max(len(use.command) for use in group), WIDTH - 35)
+        yield from ("", f"after {after}" if after else "what can be done")
+        for use in group:
+            yield f"  {use.command:<{width}}  # {use.what}"
+    yield from _refusals([use for use in uses if not use.possible])
+
+
+def _refusals(uses: list[Use]) -> Iterator[str]:
+    if uses:
+        yield from ("", "what cannot")
+    for use in uses:
+        text = plain(Exception(f"{use.command}: {use.reason}"))
+        yield from wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ",
+                        break_long_words=False, break_on_hyphens=False)  # fmt: skip
+
+
+def size(nbytes: int) -> str:
+    """In the unit in which it has one to three digits before the point."""
+    value, units = float(nbytes), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, _ = value / 1000, units.pop(0)
+    return f"{value:.3g} {units[0]}"
