@@ -12,7 +12,7 @@ from convert.inspection.neox_uses import uses
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import LAYER, RANK, STEP, find_files, step_folder
 from convert.readers.neox_open import open_neox
-from convert.readers.neox_optimizer import PARTITION
+from convert.readers.neox_zero import PARTITION
 from convert.readers.torch_file import TorchFile
 from convert.rules.neox import BUFFERS, EMBEDDING, FIRST_BLOCK
 from jaxneox.errors import UserError

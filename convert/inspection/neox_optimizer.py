@@ -5,7 +5,8 @@ from typing import Any
 
 from convert.inspection.facts import Facts, Optimizer
 from convert.readers.neox import NeoxCheckpoint
-from convert.readers.neox_optimizer import PARTITION, open_optimizer
+from convert.readers.neox_optimizer import open_optimizer
+from convert.readers.neox_zero import PARTITION
 from convert.readers.torch_file import LazyTensor
 from jaxneox.errors import UserError
 
