@@ -65,7 +65,7 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--set train-iters=x", "train_iters: found 'x' (str), expected int"),
         ("tiny.yml --set data-path=absent", "absent.idx: no such file; a dataset is a pair"),
         ("tiny.yml --set data-path=absent.txt", "absent.txt: no such file"),
-        ("tiny.yml --set data-path=folder", "folder: nothing to read, expected .txt or .jsonl"),
+        ("tiny.yml --set data-path=folder", "folder: nothing to read, expected files .jsonl"),
         ("tiny.yml --set data-path=empty.txt", "empty.txt: no text in 1 file(s)"),
         ("tiny.yml --set data-path=short", "short.bin: 100 bytes, but"),
         ("tiny.yml --set data-path=torn", "torn.idx: "),

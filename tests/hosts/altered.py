@@ -17,7 +17,7 @@ from jaxneox.hosts import parent
 
 
 def alter(index: int) -> None:
-    rows = SampleLoader.rows
+    read = SampleLoader.read
 
     def altered(self: SampleLoader, step: int, wanted: Any) -> Any:
         if folder := os.environ.get("ROWS"):
@@ -25,9 +25,9 @@ def alter(index: int) -> None:
                 file.write(json.dumps([step, list(wanted)]) + "\n")
         if os.environ.get("STUCK") == f"{index},{step}":
             time.sleep(10_000)
-        return rows(self, step, wanted)
+        return read(self, step, wanted)
 
-    SampleLoader.rows = altered  # type: ignore[method-assign]
+    SampleLoader.read = altered  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
