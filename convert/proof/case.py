@@ -14,6 +14,7 @@ from convert.proof.sample import sample
 from convert.proof.sides import (
     Direct,
     DirectSide,
+    MegatronSide,
     RanksSide,
     Refitted,
     Side,
@@ -22,11 +23,12 @@ from convert.proof.sides import (
 )
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
+from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 
-Opened = NeoxCheckpoint | JaxneoxCheckpoint | HfCheckpoint
+Opened = NeoxCheckpoint | JaxneoxCheckpoint | HfCheckpoint | MegatronCheckpoint
 
 SLACK = 8
 """A sum of products whose factors were rounded once is off by less than a rounding of its terms,
@@ -82,6 +84,12 @@ def case_of(
             case.exact &= side.plan.exact
             case.mergeable &= side.plan.mergeable
             case.folded |= bool(side.plan.folds)
+    for opened in (source, target):
+        if isinstance(opened, MegatronCheckpoint):
+            case.mergeable &= not opened.drifted
+            case.exact &= not opened.drifted
+            if opened.zero_centered:  # 1 + weight is rounded, there as here
+                case.rounding.add(np.dtype(np.float32))
     if isinstance(source, NeoxCheckpoint) and source.mp > 1:
         case.others = [*historic(source)]
     if isinstance(source, NeoxCheckpoint) and source.half_angles and isinstance(left, RanksSide):
@@ -102,6 +110,8 @@ def case_of(
 def side_of(opened: Opened | Direct, plan: Plan | None, title: str) -> Side:
     if isinstance(opened, NeoxCheckpoint):
         return RanksSide(title, opened, plan or make_plan(opened, Choices()))
+    if isinstance(opened, MegatronCheckpoint):
+        return MegatronSide(title, opened)
     return DirectSide(title, opened)
 
 

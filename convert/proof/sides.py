@@ -9,8 +9,10 @@ from numpy.typing import DTypeLike
 
 from convert.apply import STACKED, layer_of, merge_module, module_leaves
 from convert.merge import make_plan
-from convert.oracle import Forward, JaxneoxForward, NeoxForward
+from convert.oracle import Forward, JaxneoxForward, MegatronForward, NeoxForward
+from convert.oracle.megatron import Layout
 from convert.plan import Choices, Plan
+from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.positions import alibi_slopes
@@ -19,7 +21,7 @@ Leaves = Mapping[str, np.ndarray]
 
 
 class Direct(Protocol):
-    """A checkpoint whose tensors are our parameters one by one: ours, or Hugging Face's."""
+    """A checkpoint whose tensors are our parameters one by one: ours, Hugging Face's, Megatron's."""
 
     @property
     def model(self) -> ModelConfig: ...
@@ -43,7 +45,7 @@ class Side(Protocol):
 
 
 class DirectSide:
-    ranks = 1
+    ranks: int = 1
 
     def __init__(self, title: str, source: Direct) -> None:
         self.title, self.source, self.model = title, source, source.model
@@ -58,6 +60,16 @@ class DirectSide:
 
     def dtype(self, leaf: str) -> np.dtype:
         return self.source.dtype(leaf)
+
+
+class MegatronSide(DirectSide):
+    """Its parameters are ours one by one, its function that of its own ranks, side by side."""
+
+    def __init__(self, title: str, source: MegatronCheckpoint) -> None:
+        super().__init__(title, source)
+        layout = Layout(source.shards.version, source.zero_centered, source.reading.interleaved)
+        self.forward = MegatronForward(self.model, source.ranks, layout)
+        self.ranks = source.tp
 
 
 class Refitted:

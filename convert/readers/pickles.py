@@ -99,8 +99,10 @@ OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 class Inert:
     """Stands where a file has an object of a class that is not needed here."""
 
+    state: Any = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args, self.state = args, None
+        self.args = args
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

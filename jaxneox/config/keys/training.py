@@ -83,9 +83,7 @@ TOKENIZER: Section = {
 
 TRAINING: Section = {
     "data_path": used(str, None, "data.path"),
-    "use_shared_fs": needless(
-        bool, True, "each host finds or builds the index"
-    ),
+    "use_shared_fs": needless(bool, True, "each host finds or builds the index"),
     "train_data_paths": used(STRINGS, None, "data.train_paths"),
     "train_label_data_paths": used(STRINGS, None, "data.train_label_paths"),
     "train_reward_data_paths": refused(list, None, PREFERENCE),
