@@ -202,7 +202,7 @@ def _mlp(args: Args, sizes: Sizes, choices: Choices, notes: list[str]) -> Keys:
         return {"activation": "swiglu", "intermediate_size": 3 * sizes.ffn}
     if args.get("swiglu"):
         notes.append("args say swiglu, but the MLP is not gated: gelu")
-    fused = args.get("bias_gelu_fusion")
+    fused = args.get("bias_gelu_fusion") if sizes.mlp_bias else False  # it fuses with the bias
     tanh = bool(fused is not False or args.get("openai_gelu"))
     if choices.gelu is not None:
         tanh = choices.gelu == "tanh"
@@ -211,7 +211,7 @@ def _mlp(args: Args, sizes: Sizes, choices: Choices, notes: list[str]) -> Keys:
             "args do not say which gelu it is: the tanh form, Megatron's default, is taken; if it "
             "was trained with --no-bias-gelu-fusion, convert with --gelu erf"
         )
-    elif not tanh:
+    elif not tanh and sizes.mlp_bias:
         notes.append(
             "args say --no-bias-gelu-fusion, so gelu is its erf form; files that Megatron's own "
             "tools converted always say so: if it was trained with the fusion, use --gelu tanh"

@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.merge import make_plan
 from convert.plan import Choices, Plan
-from convert.proof.compare import EXACT, Proof, leaves_of, prove, settings_that_differ
+from convert.proof.compare import EXACT, Proof, prove, settings_that_differ
 from convert.proof.program import Logits, program_of
 from convert.proof.sample import sample
 from convert.proof.sides import (
@@ -20,6 +20,8 @@ from convert.proof.sides import (
     Side,
     UnsharedSide,
     historic,
+    leaves_of,
+    refitted,
 )
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
@@ -128,10 +130,10 @@ def chosen(target: Opened) -> Choices:
 
 
 def fitted(source: Opened, model: ModelConfig) -> Opened | Direct:
-    """The source with as many rows of the vocabulary as had to be written."""
-    if isinstance(source, NeoxCheckpoint) or source.model.vocab_size == model.vocab_size:
+    """The source with as many rows of the vocabulary, and the biases, as had to be written."""
+    if isinstance(source, NeoxCheckpoint) or refitted(source.model, model) == source.model:
         return source
-    return Refitted(source, model.vocab_size)
+    return Refitted(source, model)
 
 
 def narrowed(source: Side, target: Side) -> set[np.dtype]:
