@@ -126,7 +126,8 @@ def stream(
         for rule in rules(source.model, inside=layer is not None):
             for name, leaf in source.leaves(rule, layer).items():
                 values[name] = cast(name, leaf, leaves[name][1])
-            fates.append(account(source, rule, layer, values))
+            if source.has(rule, layer):
+                fates.append(account(source, rule, layer, values))
         futures = [
             writer.write(name, layer if name.startswith(STACKED) else None, value)
             for name, value in values.items()

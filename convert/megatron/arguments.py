@@ -31,7 +31,7 @@ def arguments(export: Export) -> dict[str, Any]:
         "max_position_embeddings": p.max_positions,
         "position_embedding_type": POSITIONS[p.kind],
         "add_position_embedding": True,  # so in every checkpoint, and compared
-        "use_rotary_position_embeddings": p.kind == "rotary",
+        "use_rotary_position_embeddings": False,  # the type says it; so in every checkpoint
         "rotary_base": int(p.rotary_base),
         "rotary_percent": p.rotary_fraction,
         "rotary_interleaved": False,

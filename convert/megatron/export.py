@@ -58,10 +58,12 @@ class Export:
 
     @property
     def nbytes(self) -> int:
-        sizes, L = sizes_of(self.model), self.model.num_layers
-        counts = {inside: sum(int(np.prod(r.shape(sizes))) for r in rules(self.model, inside=inside))
-                  for inside in (False, True)}  # fmt: skip
-        return (counts[False] + counts[True] * L) * self.dtype.itemsize * 2
+        """Of what is written, and of what waits on the disk until a rank's file is."""
+        sizes, elements = sizes_of(self.model), 0
+        for inside, times in ((False, 1), (True, self.model.num_layers)):
+            shapes = [rule.shape(sizes) for rule in rules(self.model, inside=inside)]
+            elements += times * sum(int(np.prod(shape)) for shape in shapes)
+        return 2 * elements * self.dtype.itemsize
 
     def layers(self) -> Iterator[tuple[int | None, dict[str, np.ndarray], list[Fate]]]:
         """Whole tensors by megatron.core's names with their account, a layer at a time."""

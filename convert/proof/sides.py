@@ -29,6 +29,9 @@ from jaxneox.model.positions import alibi_slopes
 Leaves = Mapping[str, np.ndarray]
 
 
+NORM_BIASES = ("norm.bias", "norm1.bias", "norm2.bias")
+
+
 class Direct(Protocol):
     """A checkpoint whose tensors are our parameters one by one: not NeoX's."""
 
@@ -64,7 +67,7 @@ class DirectSide:
         layer = layer_of(index, self.model)
         return {
             name: self.source.leaf(name, layer if name.startswith(STACKED) else None)
-            for name in module_leaves(self.model, index)
+            for name in module_leaves(self.model, index) & leaves_of(self.model).keys()
         }
 
     def dtype(self, leaf: str) -> np.dtype:
@@ -122,11 +125,15 @@ def refitted(model: ModelConfig, other: ModelConfig) -> ModelConfig:
 
 
 def leaves_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter; those of layers without the axis of layers."""
+    """Every parameter; those of layers without the axis of layers.
+
+    NeoX's rules count a bias of every layer norm; models of ours may have none.
+    """
     return {
         name: shape
         for index in neox.modules(model)
         for name, shape in module_shapes(module_rules(model, index), sizes_of(model)).items()
+        if model.norm.bias or not name.endswith(NORM_BIASES)
     }
 
 

@@ -89,10 +89,13 @@ class MegatronCheckpoint:
 
     def dtype(self, name: str) -> np.dtype:
         """The tensors' own; of a norm to whose weight 1 is added, float32."""
-        (rule,) = (r for r in self.rules_of(name) if name in r.leaves)
+        rule = next(r for r in self.rules_of(name) if name in r.leaves)
+        layer = 0 if name.startswith(STACKED) else None
         if self.zero_centered and rule.role is Role.NORM and rule.theirs.endswith(".weight"):
             return np.dtype(np.float32)
-        return self.shards.layers[0 if name.startswith(STACKED) else None][0][rule.theirs].dtype
+        if not self.has(rule, layer):
+            return self.dtype("layers.attention.qkv_bias")
+        return self.shards.layers[layer][0][rule.theirs].dtype
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         if name.startswith(STACKED) and layer is None:
@@ -122,8 +125,15 @@ class MegatronCheckpoint:
         return whole
 
     def read(self, rule: Rule, layer: int | None) -> list[np.ndarray]:
-        """Each rank's tensor as it is."""
-        return [rank[rule.theirs].numpy() for rank in self.shards.layers[layer]]
+        """Each rank's tensor as it is; an output bias that only queries, keys and values have a
+        fellow of (add_qkv_bias) is zero."""
+        ranks = self.shards.layers[layer]
+        if not self.has(rule, layer):
+            return [np.zeros(rule.shape(self.sizes), self.dtype("layers.attention.qkv_bias"))]
+        return [rank[rule.theirs].numpy() for rank in ranks]
+
+    def has(self, rule: Rule, layer: int | None) -> bool:
+        return rule.theirs in self.shards.layers[layer][0]
 
     def ranks(self, layer: int | None) -> list[Mapping[str, np.ndarray]]:
         """All tensors of a layer, or of none, as views of the files: what the oracle reads."""
