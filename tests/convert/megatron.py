@@ -1,7 +1,7 @@
 """Megatron-LM's golden checkpoints, and files of it changed as its other versions would have them.
 
-Golden cases are only where $JAXNEOX_SHARED is. What no golden case has is made of our exports, whose
-files are the golden ones number by number (test_to_megatron), by torch and numpy alone.
+Golden cases are only where $JAXNEOX_SHARED is. What no golden case has is made by torch alone, of
+our exports, whose files are the golden ones number by number (test_to_megatron).
 """
 
 from collections.abc import Callable, Iterator

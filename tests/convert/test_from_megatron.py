@@ -219,7 +219,7 @@ def test_rope_of_neighbours_is_rearranged(copied, tmp_path: Path) -> None:
     [("apply_layernorm_1p", False), ("layernorm_zero_centered_gamma", True), (None, False)],
 )
 def test_norms_that_multiply_by_1_more(copied, tmp_path: Path, said: str | None, half) -> None:
-    ours, source = copied(GPT2, 1)
+    _, source = copied(GPT2, 1)
 
     def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor - 1 if name.endswith("norm.weight") else tensor
