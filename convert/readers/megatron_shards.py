@@ -28,6 +28,8 @@ class Tensor(Protocol):
 
 
 Ranks = list[dict[str, Tensor]]
+Order = list[tuple[str, int | None]]
+"""(name, layer)"""
 
 OTHER_STATES = ("optimizer.", "optimizer/", "rng_state", "common_state", "rerun_state_machine",
                 "opt_param_scheduler", "chained_", "content_metadata")  # fmt: skip
@@ -60,6 +62,7 @@ class Shards:
         pp, chunks: pipeline stages, and chunks of layers of each.
         opened: every file that weights are read from.
         others: what the checkpoint has beside the weights, a word each.
+        order: of the parameters of each (stage, chunk), as their module has them.
     """
 
     files: Files
@@ -71,6 +74,7 @@ class Shards:
     chunks: int
     opened: list[Path | TorchFile]
     others: list[str] = field(default_factory=list)
+    order: dict[tuple[int, int], Order] = field(default_factory=dict)
 
     @property
     def tp(self) -> int:
@@ -109,8 +113,10 @@ def _legacy(files: Files) -> Shards:
         for v in range(_chunks(first))
     ]  # fmt: skip
     layers: dict[int | None, Ranks] = {None: [{} for _ in states[0]]}
-    for stage in (stage for chunk in chunks for stage in chunk):  # chunks first: v * pp + p
-        _add_stage(stage, layers, len(layers) - 1, files.folder)
+    order = {}
+    for v, chunk in enumerate(chunks):  # of layers first those of all first chunks: v * pp + p
+        for p, stage in enumerate(chunk):
+            order[p, v] = _add_stage(stage, layers, len(layers) - 1, files.folder)
     return Shards(
         files,
         _args(first.get("args")),
@@ -121,13 +127,14 @@ def _legacy(files: Files) -> Shards:
         len(chunks),
         [file for stage in opened for file in stage],
         [key for key in ("optimizer", "rng_state") if first.get(key)],
+        order,
     )
 
 
 def _add_stage(
     stage: list[Any], layers: dict[int | None, Ranks], before: int, folder: Path
-) -> None:
-    """Into `layers`, of which `before` are there already."""
+) -> Order:
+    """Into `layers`, of which `before` are there already. Returns what was added, of a rank."""
     for rank, tensors in enumerate(stage):
         for name, layer, tensor in tensors:
             at = None if layer is None else before + layer
@@ -135,6 +142,7 @@ def _add_stage(
             if name in ranks[rank]:
                 raise UserError(f"{folder}: {name} is there twice (layer {at}, rank {rank})")
             ranks[rank][name] = tensor
+    return [(name, None if layer is None else before + layer) for name, layer, _ in stage[0]]
 
 
 def _chunk(state: Mapping[str, Any], v: int, path: Path) -> list[tuple[str, int | None, Tensor]]:

@@ -75,6 +75,20 @@ class DistTensor:
     def numpy(self) -> np.ndarray:
         return self._filled(self.shape, slice(None))
 
+    def span(self, start: int, stop: int) -> np.ndarray:
+        """`[start:stop]` of a tensor of one axis: only the pieces in which it lies are read."""
+        found, filled = np.empty(stop - start, self.dtype), 0
+        for piece in self.pieces:
+            (own,) = piece.where
+            first, last = max(own.start, start), min(own.stop, stop)
+            if first < last:
+                part = self._read(piece)[first - own.start : last - own.start]
+                found[first - start : last - start] = part
+                filled += part.size
+        if filled != found.size:
+            raise UserError(f"{self.name}: of elements {start} to {stop} {filled} are there")
+        return found
+
     def _filled(self, shape: tuple[int, ...], first: int | slice) -> np.ndarray:
         """Raises UserError where the pieces are not the whole, each number once."""
         whole, filled = np.empty(shape, self.dtype), 0

@@ -185,7 +185,7 @@ def order_of_version(version: int):
     return change
 
 
-@pytest.mark.parametrize(("version", "tp"), [(0, 2), (1, 2), (1, 1)])
+@pytest.mark.parametrize(("version", "tp"), [(0, 1), (0, 2), (1, 2)])
 def test_the_order_of_queries_before_version_2(copied, tmp_path, version: int, tp: int) -> None:
     ours, source = copied(GPT2, tp)
     rewrite(source, each(order_of_version(version)))
