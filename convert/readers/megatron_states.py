@@ -150,8 +150,9 @@ def _groups(folder: DistFolder) -> tuple[int, list[dict[str, Any]]]:
     contents += [TorchFile(common).content] if common.is_file() else []
     for content in contents:
         content = content[0] if isinstance(content, list) and content else content
-        said = content.get("optimizer", content) if isinstance(content, Mapping) else {}
-        said = said.get("optimizer", said)
+        said: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        for _ in range(2):  # an optimizer in an optimizer's state
+            said = said.get("optimizer", said)
         if "param_groups" in said:
             groups = [dict(group) for group in said["param_groups"]]
             step = said.get("state", {}).get("common_step", groups[0].get("step", 0))

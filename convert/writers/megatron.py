@@ -18,7 +18,7 @@ from convert.megatron.export import Layout
 from convert.readers.megatron_files import COMMON, STATE, TRACKER, rank_folder
 from convert.rules.megatron import FC1, FC2, HEAD, POSITIONS, PROJ, QKV, WORDS
 from convert.writers.torch_dist import DistWriter
-from convert.writers.torch_save import kept, save
+from convert.writers.torch_save import Waiting, save
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -52,10 +52,9 @@ class LegacyWriter:
         self.run, self.folder, self._step = run, run / folder_name(step), step
         self._layout, self._te = layout, te_names
         self._each = layers // (layout.pp * layout.chunks)
-        self._waiting = self.folder / "waiting"
-        self._waiting.mkdir(parents=True)
-        self._models: dict[tuple[int, int, int], dict[str, np.ndarray]] = {
-            (p, t, v): {}
+        self.folder.mkdir(parents=True)
+        self._models = {
+            (p, t, v): Waiting(self.folder / f"waiting.{p}.{t}.{v}")
             for p in range(layout.pp)
             for t in range(layout.tp)
             for v in range(layout.chunks)
@@ -80,10 +79,7 @@ class LegacyWriter:
                 path.parent.mkdir()
                 save(self._state(p, t, args), path)
                 for v in range(layout.chunks):
-                    self._models[p, t, v].clear()
-                for file in self._waiting.glob(f"{p}.{t}.*"):
-                    file.unlink()
-        self._waiting.rmdir()
+                    self._models[p, t, v].remove()
         (self.run / TRACKER).write_text(self.folder.name.removeprefix("iter_").lstrip("0"))
 
     def _write_outside(self, rank: int, tensors: Tensors) -> None:
@@ -95,12 +91,11 @@ class LegacyWriter:
             self._keep(last, HEAD, tensors[WORDS])
 
     def _keep(self, where: tuple[int, int, int], name: str, tensor: np.ndarray) -> None:
-        path = self._waiting / f"{'.'.join(map(str, where))}.{name}"
-        self._models[where][name] = kept(path, tensor)
+        self._models[where].add(name, tensor)
 
     def _state(self, p: int, t: int, args: Mapping[str, Any]) -> dict[str, Any]:
         chunks = self._layout.chunks
-        models = {f"model{v}" if chunks > 1 else "model": self._models[p, t, v]
+        models = {f"model{v}" if chunks > 1 else "model": self._models[p, t, v].arrays()
                   for v in range(chunks)}  # fmt: skip
         return common_state(self._step, args) | models
 

@@ -27,9 +27,27 @@ def to_torch(value: Any) -> Any:
     return torch.from_numpy(value)
 
 
-def kept(path: Path, tensor: np.ndarray) -> np.ndarray:
-    """The same numbers in a file, until what they belong to is whole."""
-    mapped = np.memmap(path, tensor.dtype, "w+", shape=tensor.shape)
-    mapped[...] = tensor
-    mapped.flush()
-    return mapped
+class Waiting:
+    """Arrays that lie in one file until what they belong to is whole: they need no memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, tuple[int, np.dtype, tuple[int, ...]]] = {}
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        with self._path.open("ab") as file:
+            self._places[name] = file.tell(), array.dtype, array.shape
+            file.write(np.ascontiguousarray(array).view(np.uint8).data)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As they map the file, in the order in which they came."""
+        if not self._places:
+            return {}
+        mapped = np.memmap(self._path, np.uint8, "c")
+        return {
+            name: np.ndarray(shape, dtype, mapped, start)
+            for name, (start, dtype, shape) in self._places.items()
+        }
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
