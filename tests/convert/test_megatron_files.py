@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the tests of conversion write torch files")
@@ -305,6 +305,7 @@ def test_cutting_and_joining_are_inverse(tp: int, gated: bool, seed: int) -> Non
             assert np.array_equal(joined(rule, shards), whole)
 
 
+@settings(max_examples=20)
 @given(
     edges=st.lists(st.lists(st.integers(1, 5), unique=True), min_size=2, max_size=2),
     seed=st.integers(0, 99),
