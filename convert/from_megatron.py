@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +12,14 @@ from convert.fate import Fate, check_whole
 from convert.hf.tokenizer import rows, tokenizer_at
 from convert.megatron.account import account, facts, left_out
 from convert.megatron.config import Choices
+from convert.megatron.training import training_facts, training_keys, write_training
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude, next_command
 from convert.readers.digest import Digests
 from convert.readers.jaxneox import open_jaxneox
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
+from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer
 from convert.rules.megatron import rules
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
 from convert.writers.staging import Staging, refuse_existing
@@ -24,6 +27,7 @@ from jaxneox.config import load_yaml, resolve, saved_keys
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
+CUT = ("train_micro_batch_size_per_gpu",)  # made up where nothing is said of batches
 Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
@@ -44,6 +48,8 @@ def parser() -> Parser:
         help="NeoX's keys, instead of what arguments and tensors say")  # fmt: skip
     add("--tokenizer", type=Path, metavar="FILE", help="Megatron keeps none with a checkpoint")
     add("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    add("--optimizer", action="store_true", help="Adam's moments, master weights and counters too: "
+        "the run goes on where Megatron's was")  # fmt: skip
     add("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
@@ -51,18 +57,25 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     refuse_existing(args.dst)
     source = open_megatron(args.src, step=args.step, choices=choices_of(args))
+    optimizer: MegatronOptimizer | None = None
+    further: dict[str, Any] = {}
+    notes: list[str] = []
+    if args.optimizer:
+        optimizer = open_optimizer(source)
+        further, notes = training_keys(source.shards.args, optimizer)
+        source = optimizer.kinds["param"]  # the master weights
     leaves = {
         name: (shape, chosen(args.dtype, source.dtype(name)))
         for name, shape in source.shapes.items()
     }
     tokenizer, missing = find_tokenizer(source, args.tokenizer)
-    said = [*source.notes, *missing]
+    said = [*source.notes, *missing, *notes]
     warn(said)
-    lines = convert(source, leaves, tokenizer, said, args)
+    lines = convert(source, leaves, tokenizer, said, args, optimizer, further)
     print("\n".join(lines))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(next_command(args.dst))
+    print(f"Next: python train.py {args.dst}" if optimizer else next_command(args.dst))
     return 0
 
 
@@ -92,22 +105,28 @@ def convert(
     tokenizer: Tokenizer | None,
     said: list[str],
     args: argparse.Namespace,
+    optimizer: MegatronOptimizer | None,
+    further: dict[str, Any],
 ) -> list[str]:
     """Writes DST. Returns what the proof found, for the terminal."""
     named = {} if tokenizer is None else {"tokenizer_type": tokenizer.name}
-    config = resolve(source.keys | named, dp=1, vocab_size=None)
+    keys = {n: v for n, v in source.keys.items() if not (further and n in CUT)}
+    config = resolve(keys | named | further, dp=1, vocab_size=None)
     opened = source.shards.opened
     with Staging(args.dst, nbytes(leaves)) as folder, Digests(opened) as digests:
         writer = JaxneoxWriter(folder, source.shards.step, leaves)
         with progress("converting", nbytes(leaves)) as bar:
             fates = stream(source, writer, leaves, bar)
+        if optimizer is not None:
+            with progress("carrying over the optimizer", 2 * nbytes(leaves)) as bar:
+                write_training(source, optimizer, config, writer, bar)
         if tokenizer is not None:
             tokenizer.save(folder / "tokenizer")
         writer.finish(saved_keys(config), {"conversion": source.choices.said()})
         record = certificate(
             f"Megatron-LM step {source.shards.step} to jaxneox",
             (args.src, args.dst),
-            facts(source),
+            facts(source) | (training_facts(optimizer) if optimizer else {}),
             [*fates, *left_out(source)],
             said,
             digests.results(),
