@@ -1,16 +1,21 @@
 """`python -m convert.verify SRC DST`: whether two checkpoints compute the same; exits 0 or 1."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from convert.agreement import check_agreement
 from convert.console import Parser, command
+from convert.megatron.config import Choices
 from convert.proof.case import Opened, case_of, tokenizers
 from convert.proof.conclude import prove_with_bar, report
 from convert.proof.sample import read_tokens
 from convert.readers.hf import HfCheckpoint
-from convert.readers.jaxneox import open_jaxneox
+from convert.readers.jaxneox import JaxneoxCheckpoint, open_jaxneox
+from convert.readers.megatron import open_megatron
+from convert.readers.megatron_files import is_megatron
 from convert.readers.neox_open import open_neox
+from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
 
 
@@ -21,16 +26,22 @@ def parser() -> Parser:
         "end to end, in float64. Exits 0 if they do and 1 if they do not.",
     )
     add = p.add_argument
-    kinds = "a jaxneox run or step, a GPT-NeoX run or step, or a folder of Hugging Face's"
+    kinds = "a run or step of jaxneox, GPT-NeoX or Megatron-LM, or a folder of Hugging Face's"
     add("src", metavar="SRC", type=Path, help=kinds)
     add("dst", metavar="DST", type=Path, help="another; that it is the same is to be proved")
     add("--tokens", type=Path, metavar="FILE", help="an .npz with `tokens`, an .npy, or a text")
-    add("--config", nargs="+", metavar="X.yml", type=Path, help="of a NeoX checkpoint without one")
+    add(
+        "--config",
+        nargs="+",
+        metavar="X.yml",
+        type=Path,
+        help="of a NeoX checkpoint without one, or instead of what a Megatron-LM one says",
+    )
     return p
 
 
 def run(args: argparse.Namespace) -> int:
-    source, target = (open_any(path, args.config) for path in (args.src, args.dst))
+    source, target = open_both(args.src, args.dst, args.config)
     text = None
     if args.tokens:
         text = read_tokens(args.tokens, target.model, next(tokenizers(source, target), None))
@@ -40,7 +51,22 @@ def run(args: argparse.Namespace) -> int:
     return 0 if proof.holds else 1
 
 
-def open_any(path: Path, config: list[Path] | None = None) -> Opened:
+def open_both(src: Path, dst: Path, config: list[Path] | None) -> tuple[Opened, Opened]:
+    """What a checkpoint of ours says that a Megatron-LM one means, counts for the other of two."""
+    if is_megatron(src) and not is_megatron(dst):
+        target = open_any(dst, config)
+        return open_any(src, config, choices_by(target)), target
+    source = open_any(src, config)
+    return source, open_any(dst, config, choices_by(source))
+
+
+def choices_by(other: Opened) -> Choices:
+    return Choices.of(other.conversion if isinstance(other, JaxneoxCheckpoint) else {})
+
+
+def open_any(
+    path: Path, config: list[Path] | None = None, choices: Choices | None = None
+) -> Opened:
     if not path.is_dir():
         raise UserError(
             f"{path}: no such folder; expected a checkpoint on this disk (convert what is on a hub "
@@ -50,6 +76,10 @@ def open_any(path: Path, config: list[Path] | None = None) -> Opened:
         return HfCheckpoint(path)
     if (path / "meta").is_dir() or any(path.glob("step_*")):
         return open_jaxneox(path)
+    if is_megatron(path):
+        choices = choices or Choices()
+        given = replace(choices, keys=load_yaml(config)) if config else choices
+        return open_megatron(path, choices=given)
     source = open_neox(path, config=config)
     check_agreement(source)
     return source

@@ -22,6 +22,12 @@ BELOW["cli"] = {*BELOW["train"], "train", "loading"}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 
 FOREIGN = {"torch", "transformers", "convert", "tests"}
+TORCH = (
+    *("convert.writers.neox", "convert.writers.torch_dist", "convert.writers.torch_save"),
+    "convert.proof.program",
+)
+"""Of convert: what writes torch's files, or runs torch."""
+
 LONGEST_MODULE, LONGEST_FUNCTION = 300, 60
 
 
@@ -65,7 +71,7 @@ def test_imports_point_down(path: pathlib.Path) -> None:
 def test_only_what_writes_or_runs_torch_imports_it(path: pathlib.Path) -> None:
     """Reading a checkpoint needs no torch, and the oracle neither torch nor the model it judges."""
     names = imported(path)
-    if name_of(path) not in ("convert.writers.neox", "convert.proof.program"):
+    if name_of(path) not in TORCH:
         assert not {name.split(".")[0] for name in names} & {"torch", "transformers"}
     if "oracle" in path.parts:
         ours = {name for name in names if name.split(".")[0] in ("jaxneox", "convert", "jax")}

@@ -1,12 +1,14 @@
 """The forward pass of a checkpoint in float64, by which a conversion is proved.
 
 `NeoxForward` computes what GPT-NeoX computed, its k model-parallel ranks side by side, from its
-own tensors; `JaxneoxForward` what our parameters mean. Both are numpy alone and know neither the
-JAX model nor the rules of conversion: where the two agree, the conversion kept the function.
+own tensors, `MegatronForward` the same of Megatron-LM; `JaxneoxForward` what our parameters mean.
+All are numpy alone and know neither the JAX model nor the rules of conversion: where two agree, the
+conversion kept the function.
 """
 
 from convert.oracle.forward import Forward, run
 from convert.oracle.jaxneox import JaxneoxForward
+from convert.oracle.megatron import MegatronForward
 from convert.oracle.neox import NeoxForward
 
-__all__ = ["Forward", "JaxneoxForward", "NeoxForward", "run"]
+__all__ = ["Forward", "JaxneoxForward", "MegatronForward", "NeoxForward", "run"]

@@ -8,25 +8,29 @@ import numpy as np
 
 from convert.merge import make_plan
 from convert.plan import Choices, Plan
-from convert.proof.compare import EXACT, Proof, leaves_of, prove, settings_that_differ
+from convert.proof.compare import EXACT, Proof, prove, settings_that_differ
 from convert.proof.program import Logits, program_of
 from convert.proof.sample import sample
 from convert.proof.sides import (
     Direct,
     DirectSide,
+    MegatronSide,
     RanksSide,
     Refitted,
     Side,
     UnsharedSide,
     historic,
+    leaves_of,
+    refitted,
 )
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
+from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 
-Opened = NeoxCheckpoint | JaxneoxCheckpoint | HfCheckpoint
+Opened = NeoxCheckpoint | JaxneoxCheckpoint | HfCheckpoint | MegatronCheckpoint
 
 SLACK = 8
 """A sum of products whose factors were rounded once is off by less than a rounding of its terms,
@@ -82,6 +86,12 @@ def case_of(
             case.exact &= side.plan.exact
             case.mergeable &= side.plan.mergeable
             case.folded |= bool(side.plan.folds)
+    for opened in (source, target):
+        if isinstance(opened, MegatronCheckpoint):
+            case.mergeable &= not opened.drifted
+            case.exact &= not opened.drifted
+            if opened.zero_centered:  # 1 + weight is rounded, there as here
+                case.rounding.add(np.dtype(np.float32))
     if isinstance(source, NeoxCheckpoint) and source.mp > 1:
         case.others = [*historic(source)]
     if isinstance(source, NeoxCheckpoint) and source.half_angles and isinstance(left, RanksSide):
@@ -102,6 +112,8 @@ def case_of(
 def side_of(opened: Opened | Direct, plan: Plan | None, title: str) -> Side:
     if isinstance(opened, NeoxCheckpoint):
         return RanksSide(title, opened, plan or make_plan(opened, Choices()))
+    if isinstance(opened, MegatronCheckpoint):
+        return MegatronSide(title, opened)
     return DirectSide(title, opened)
 
 
@@ -118,10 +130,10 @@ def chosen(target: Opened) -> Choices:
 
 
 def fitted(source: Opened, model: ModelConfig) -> Opened | Direct:
-    """The source with as many rows of the vocabulary as had to be written."""
-    if isinstance(source, NeoxCheckpoint) or source.model.vocab_size == model.vocab_size:
+    """The source with as many rows of the vocabulary, and the biases, as had to be written."""
+    if isinstance(source, NeoxCheckpoint) or refitted(source.model, model) == source.model:
         return source
-    return Refitted(source, model.vocab_size)
+    return Refitted(source, model)
 
 
 def narrowed(source: Side, target: Side) -> set[np.dtype]:

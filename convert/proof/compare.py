@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.apply import module_rules, module_shapes
 from convert.proof.ends import Comparison, Ends
 from convert.proof.numbers import differing
 from convert.proof.program import Logits, limit
-from convert.proof.sides import Side
-from convert.rules import neox
-from convert.rules.rule import sizes_of
+from convert.proof.sides import Side, leaves_of
 from jaxneox.config.schema import ModelConfig
 
 FREE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
@@ -131,14 +128,6 @@ def run_program(
             f"the running program: its logits are off by {proof.program:.1e}, the limit of "
             f"float32 here is {allowed:.0e}"
         )
-
-
-def leaves_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    return {
-        name: shape
-        for index in neox.modules(model)
-        for name, shape in module_shapes(module_rules(model, index), sizes_of(model)).items()
-    }
 
 
 def settings_that_differ(a: ModelConfig, b: ModelConfig) -> list[str]:

@@ -7,19 +7,33 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from convert.apply import STACKED, layer_of, merge_module, module_leaves
+from convert.apply import (
+    STACKED,
+    layer_of,
+    merge_module,
+    module_leaves,
+    module_rules,
+    module_shapes,
+)
 from convert.merge import make_plan
-from convert.oracle import Forward, JaxneoxForward, NeoxForward
+from convert.oracle import Forward, JaxneoxForward, MegatronForward, NeoxForward
+from convert.oracle.megatron import Layout
 from convert.plan import Choices, Plan
+from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.neox import NeoxCheckpoint
+from convert.rules import neox
+from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.positions import alibi_slopes
 
 Leaves = Mapping[str, np.ndarray]
 
 
+NORM_BIASES = ("norm.bias", "norm1.bias", "norm2.bias")
+
+
 class Direct(Protocol):
-    """A checkpoint whose tensors are our parameters one by one: ours, or Hugging Face's."""
+    """A checkpoint whose tensors are our parameters one by one: not NeoX's."""
 
     @property
     def model(self) -> ModelConfig: ...
@@ -43,7 +57,7 @@ class Side(Protocol):
 
 
 class DirectSide:
-    ranks = 1
+    ranks: int = 1
 
     def __init__(self, title: str, source: Direct) -> None:
         self.title, self.source, self.model = title, source, source.model
@@ -53,33 +67,74 @@ class DirectSide:
         layer = layer_of(index, self.model)
         return {
             name: self.source.leaf(name, layer if name.startswith(STACKED) else None)
-            for name in module_leaves(self.model, index)
+            for name in module_leaves(self.model, index) & leaves_of(self.model).keys()
         }
 
     def dtype(self, leaf: str) -> np.dtype:
         return self.source.dtype(leaf)
 
 
+class MegatronSide(DirectSide):
+    """Its parameters are ours one by one, its function that of its own ranks, side by side."""
+
+    def __init__(self, title: str, source: MegatronCheckpoint) -> None:
+        super().__init__(title, source)
+        layout = Layout(source.shards.version, source.zero_centered, source.reading.interleaved)
+        self.forward = MegatronForward(self.model, source.ranks, layout)
+        self.ranks = source.tp
+
+
 class Refitted:
-    """A checkpoint with the vocabulary's rows of another: some left out, or zeros added."""
+    """A checkpoint as another program has to have it, with the same function.
+
+    The vocabulary's rows may be fewer, or more, of zeros; and what biases the other has and the
+    checkpoint has not are zeros.
+    """
 
     AXIS: ClassVar = {"embed.tokens": 0, "unembed.weight": 1, "unembed.bias": 0}
 
-    def __init__(self, source: Direct, rows: int) -> None:
-        self._source, self._rows = source, rows
-        self.model = replace(source.model, vocab_size=rows)
+    def __init__(self, source: Direct, model: ModelConfig) -> None:
+        self._source, self.model = source, refitted(source.model, model)
+        here, there = leaves_of(self.model), leaves_of(source.model)
+        self._zeros = {name: shape for name, shape in here.items() if name not in there}
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        if name in self._zeros:
+            return np.zeros(self._zeros[name], self.dtype(name))
         leaf = self._source.leaf(name, layer)
         if name not in self.AXIS:
             return leaf
-        axis = self.AXIS[name]
-        kept = leaf[(slice(None),) * axis + (slice(self._rows),)]
-        more = [(0, self._rows - kept.shape[i] if i == axis else 0) for i in range(kept.ndim)]
-        return np.pad(kept, more)
+        axis, rows = self.AXIS[name], self.model.vocab_size
+        kept = leaf[(slice(None),) * axis + (slice(rows),)]
+        more = [(0, rows - kept.shape[i] if i == axis else 0) for i in range(kept.ndim)]
+        return np.pad(kept, more) if kept.shape != leaf.shape or any(map(sum, more)) else leaf
 
     def dtype(self, leaf: str) -> np.dtype:
-        return self._source.dtype(leaf)
+        return self._source.dtype("embed.tokens" if leaf in self._zeros else leaf)
+
+
+def refitted(model: ModelConfig, other: ModelConfig) -> ModelConfig:
+    """`model` with the vocabulary's rows of `other` and with all biases that it has."""
+    return replace(
+        model,
+        vocab_size=other.vocab_size,
+        attention=replace(model.attention, bias=model.attention.bias or other.attention.bias),
+        mlp=replace(model.mlp, bias=model.mlp.bias or other.mlp.bias),
+        norm=replace(model.norm, bias=model.norm.bias or other.norm.bias),
+    )
+
+
+def leaves_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter; those of layers without the axis of layers.
+
+    NeoX's rules count a bias of every layer norm; models of ours may have none.
+    """
+    return {
+        name: shape
+        for index in neox.modules(model)
+        for name, shape in module_shapes(module_rules(model, index), sizes_of(model)).items()
+        if model.norm.bias or not name.endswith(NORM_BIASES)
+    }
 
 
 class MergedSide:

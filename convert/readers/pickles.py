@@ -47,11 +47,40 @@ HARMLESS = {
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
+    "_io.BytesIO",
+    "megatron.core.enums.ModelType",
+    "megatron.core.rerun_state_machine.RerunDiagnostic",
+    "megatron.core.rerun_state_machine.RerunMode",
+    "megatron.core.rerun_state_machine.RerunState",
+    "megatron.core.transformer.enums.AttnBackend",
+    "megatron.core.transformer.enums.AttnMaskType",
+    "megatron.core.transformer.enums.CudaGraphScope",
+    "megatron.core.transformer.enums.InferenceCudaGraphScope",
+    "megatron.core.transformer.enums.LayerType",
+    "megatron.model.enums.AttnMaskType",
+    "megatron.model.enums.LayerType",
+    "megatron.model.enums.ModelType",
+    "megatron.model.enums.PositionEmbeddingType",
+    "pathlib.PosixPath",
+    "signal.Signals",
     "megatron.learning_rates.AnnealingLR",
     "megatron.neox_arguments.arguments.NeoXArgs",
     "megatron.neox_arguments.neox_args.NeoXArgs",
 }
 """Classes and functions of the checkpoints' authors that hold no tensor; read, and never run."""
+
+INDEX_OF_PARTS = {
+    *(f"torch.distributed.checkpoint.metadata.{name}" for name in (
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    )),
+    *(f"torch.distributed.checkpoint.planner.{name}" for name in (
+        "BytesIOWriteData", "SavePlan", "TensorWriteData", "WriteItem", "WriteItemType",
+    )),
+    "torch.distributed.checkpoint.filesystem._StorageInfo",
+    "torch.serialization._get_layout",
+}  # fmt: skip
+"""What a `.metadata` of torch.distributed.checkpoint consists of; read, and never run."""
 
 CONTAINERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
@@ -70,8 +99,10 @@ OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 class Inert:
     """Stands where a file has an object of a class that is not needed here."""
 
+    state: Any = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args, self.state = args, None
+        self.args = args
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -112,7 +143,7 @@ class Unpickler(pickle.Unpickler):
         full = f"{OLD_MODULES.get(module, module)}.{name}"
         if full in self._known:
             return self._known[full]
-        if full in HARMLESS:
+        if full in HARMLESS or full in INDEX_OF_PARTS:
             return Inert
         if full in TORCH_DTYPES:
             return full

@@ -5,6 +5,7 @@ and `<prefix>/data/<key>`, one raw little-endian storage each (torch/csrc/jit/se
 1.6 and later).
 """
 
+import io
 import math
 import mmap
 import reprlib
@@ -64,23 +65,58 @@ class Record:
         raise ValueError("a pickle that changes a record")
 
 
+class Window(io.RawIOBase):
+    """`length` bytes of a file, from `start`, as a file of their own that is read."""
+
+    def __init__(self, path: Path, start: int, length: int) -> None:
+        self._file, self._start, self._length, self._at = path.open("rb"), start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        if base + offset < 0:
+            raise ValueError("a place before the file")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._at)
+        content = self._file.read(min(len(buffer), max(0, self._length - self._at)))
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 class TorchFile:
     """Raises UserError, naming the file, for whatever is not a whole `torch.save` file.
 
-    The records' checksums are not verified here but where the whole file is read (`digest`).
+    The records' checksums are not verified here but where the whole file is read (`digest`), or by
+    `check`.
+
+    Args:
+        start, length: where it lies in a file that has several behind one another.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
         self.path = path
         try:
-            self.size = path.stat().st_size
-            with path.open("rb") as file:
+            self.size = path.stat().st_size - start if length is None else length
+            with Window(path, start, self.size) as file:
                 if file.read(len(LEGACY)) == LEGACY:
                     raise UserError(
                         f"{path}: was saved by torch before 1.6; load and save it once with a "
                         "current torch"
                     )
-            self.records = dict(_records(path))
+                self.records = dict(_records(file, start, self.size))
         except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
             raise damaged(path, str(error) or type(error).__name__) from error
 
@@ -109,6 +145,13 @@ class TorchFile:
             raise
         except Exception as error:  # a damaged pickle can raise anything
             raise damaged(self.path, f"{type(error).__name__}: {error}") from error
+
+    def check(self) -> None:
+        """Raises UserError where a record is not what was written."""
+        for name, record in self.records.items():
+            with memoryview(self.map) as view:
+                if zlib.crc32(view[record.start : record.start + record.length]) != record.crc:
+                    raise damaged(self.path, f"the checksum of its record {name} is wrong")
 
     def forget(self) -> None:
         """Let the system take back the memory of what was read so far."""
@@ -139,9 +182,10 @@ class TorchFile:
         )
 
 
-def _records(path: Path) -> Mapping[str, Record]:
-    size, found = path.stat().st_size, {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+def _records(file: Window, offset: int, size: int) -> Mapping[str, Record]:
+    """`size` bytes from `offset` on; where the records lie is counted from the file's beginning."""
+    found = {}
+    with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
                 raise ValueError(f"record {info.filename} is compressed")
@@ -155,7 +199,7 @@ def _records(path: Path) -> Mapping[str, Record]:
                 raise ValueError(f"record {info.filename} ends after the file")
             if info.filename in found:
                 raise ValueError(f"record {info.filename} is there twice")
-            found[info.filename] = Record(start, info.file_size, info.CRC)
+            found[info.filename] = Record(offset + start, info.file_size, info.CRC)
     end = 0
     for at, record in sorted(found.items(), key=lambda item: item[1].start):
         if record.start < end:

@@ -1,0 +1,164 @@
+"""`python -m convert.from_megatron SRC DST`: a Megatron-LM checkpoint as ours, certified."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.casting import CHOICES, cast, chosen
+from convert.console import Advance, Parser, command, progress, warn
+from convert.fate import Fate, check_whole
+from convert.hf.tokenizer import rows, tokenizer_at
+from convert.megatron.account import account, facts, left_out
+from convert.megatron.config import Choices
+from convert.megatron.training import training_facts, training_keys, write_training
+from convert.proof.case import case_of
+from convert.proof.certificate import certificate
+from convert.proof.conclude import conclude, next_command
+from convert.readers.digest import Digests
+from convert.readers.jaxneox import open_jaxneox
+from convert.readers.megatron import MegatronCheckpoint, open_megatron
+from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer
+from convert.rules.megatron import rules
+from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
+from convert.writers.staging import Staging, refuse_existing
+from jaxneox.config import load_yaml, resolve, saved_keys
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+
+CUT = ("train_micro_batch_size_per_gpu",)  # made up where nothing is said of batches
+Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
+
+
+def parser() -> Parser:
+    p = Parser(
+        "from_megatron",
+        "Convert a Megatron-LM checkpoint of a GPT, of any generation and format, tensor and "
+        "pipeline parallel size, to a jaxneox one with the same function, and certify it.",
+    )
+    add = p.add_argument
+    add("src", metavar="SRC", type=Path, help="a run, or one of its iter_NNNNNNN folders")
+    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    add("--step", type=int, metavar="N", help="of a run; by default its newest")
+    add("--gelu", choices=("tanh", "erf"), help="which form it has, whatever the arguments say")
+    add("--zero-centered-gamma", choices=("yes", "no"),
+        help="whether norms multiply by 1 + weight, whatever the arguments say")  # fmt: skip
+    add("--config", nargs="+", metavar="X.yml", type=Path, default=[],
+        help="NeoX's keys, instead of what arguments and tensors say")  # fmt: skip
+    add("--tokenizer", type=Path, metavar="FILE", help="Megatron keeps none with a checkpoint")
+    add("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    add("--optimizer", action="store_true", help="Adam's moments, master weights and counters too: "
+        "the run goes on where Megatron's was")  # fmt: skip
+    add("--no-verify", action="store_true", help="write no proof, only the account")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    refuse_existing(args.dst)
+    source = open_megatron(args.src, step=args.step, choices=choices_of(args))
+    optimizer: MegatronOptimizer | None = None
+    further: dict[str, Any] = {}
+    notes: list[str] = []
+    if args.optimizer:
+        optimizer = open_optimizer(source)
+        further, notes = training_keys(source.shards.args, optimizer)
+        source = optimizer.kinds["param"]  # the master weights
+    leaves = {
+        name: (shape, chosen(args.dtype, source.dtype(name)))
+        for name, shape in source.shapes.items()
+    }
+    tokenizer, missing = find_tokenizer(source, args.tokenizer)
+    said = [*source.notes, *missing, *notes]
+    warn(said)
+    lines = convert(source, leaves, tokenizer, said, args, optimizer, further)
+    print("\n".join(lines))
+    print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
+    print(f"{args.dst}/certificate.md   what was done and how it was proved")
+    print(f"Next: python train.py {args.dst}" if optimizer else next_command(args.dst))
+    return 0
+
+
+def choices_of(args: argparse.Namespace) -> Choices:
+    centred = {"yes": True, "no": False}.get(args.zero_centered_gamma)
+    return Choices(args.gelu, centred, load_yaml(args.config) if args.config else None)
+
+
+def find_tokenizer(
+    source: MegatronCheckpoint, given: Path | None
+) -> tuple[Tokenizer | None, list[str]]:
+    """The given one, and what there is to say where there is none."""
+    if given is None:
+        return None, ["the checkpoint gets no tokenizer; give one with --tokenizer FILE"]
+    tokenizer, there = tokenizer_at(given), source.model.vocab_size
+    if rows(tokenizer) > there:
+        raise UserError(
+            f"{given}: the tokenizer has ids up to {rows(tokenizer) - 1}, but the model {there} "
+            "rows; use the tokenizer it was trained with"
+        )
+    return tokenizer, []
+
+
+def convert(
+    source: MegatronCheckpoint,
+    leaves: Leaves,
+    tokenizer: Tokenizer | None,
+    said: list[str],
+    args: argparse.Namespace,
+    optimizer: MegatronOptimizer | None,
+    further: dict[str, Any],
+) -> list[str]:
+    """Writes DST. Returns what the proof found, for the terminal."""
+    named = {} if tokenizer is None else {"tokenizer_type": tokenizer.name}
+    keys = {n: v for n, v in source.keys.items() if not (further and n in CUT)}
+    config = resolve(keys | named | further, dp=1, vocab_size=None)
+    opened = source.shards.opened
+    with Staging(args.dst, nbytes(leaves)) as folder, Digests(opened) as digests:
+        writer = JaxneoxWriter(folder, source.shards.step, leaves)
+        with progress("converting", nbytes(leaves)) as bar:
+            fates = stream(source, writer, leaves, bar)
+        if optimizer is not None:
+            with progress("carrying over the optimizer", 2 * nbytes(leaves)) as bar:
+                write_training(source, optimizer, config, writer, bar)
+        if tokenizer is not None:
+            tokenizer.save(folder / "tokenizer")
+        writer.finish(saved_keys(config), {"conversion": source.choices.said()})
+        record = certificate(
+            f"Megatron-LM step {source.shards.step} to jaxneox",
+            (args.src, args.dst),
+            facts(source) | (training_facts(optimizer) if optimizer else {}),
+            [*fates, *left_out(source)],
+            said,
+            digests.results(),
+        )
+        case = None if args.no_verify else case_of(source, open_jaxneox(folder))
+        return conclude(record, case, folder, args.dst)
+
+
+def stream(
+    source: MegatronCheckpoint, writer: JaxneoxWriter, leaves: Leaves, advance: Advance
+) -> list[Fate]:
+    """Every leaf, in the memory of a layer. Returns the account of every tensor."""
+    fates = []
+    for layer in (None, *range(source.model.num_layers)):
+        values = {}
+        for rule in rules(source.model, inside=layer is not None):
+            for name, leaf in source.leaves(rule, layer).items():
+                values[name] = cast(name, leaf, leaves[name][1])
+            if source.has(rule, layer):
+                fates.append(account(source, rule, layer, values))
+        futures = [
+            writer.write(name, layer if name.startswith(STACKED) else None, value)
+            for name, value in values.items()
+        ]
+        written(futures, writer.folder)
+        source.forget()
+        advance(sum(value.nbytes for value in values.values()))
+    check_whole(fates)
+    return fates
+
+
+main = command(parser, run)
+
+if __name__ == "__main__":
+    main()

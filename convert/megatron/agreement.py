@@ -1,0 +1,81 @@
+"""Megatron-LM's tensors held against the model that they make: every contradiction, all at once."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from convert.readers.megatron_shards import Shards, Tensor
+from convert.rules.megatron import HEAD, PROJ, rules, split_axis
+from convert.rules.rule import Role, Rule, sizes_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+
+FLOATS = ("float32", "float16", "bfloat16")
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def check_tensors(shards: Shards, model: ModelConfig) -> None:
+    """Raises UserError for every tensor that is missing, unknown or of another shape or type."""
+    folder = shards.files.folder
+    if shards.version < 2 and model.attention.group > 1:
+        raise UserError(
+            f"{folder}: checkpoint_version {shards.version:g} with grouped heads, which "
+            "Megatron-LM had only later"
+        )
+    wrong = [*_contradictions(shards, model)]
+    if wrong:
+        raise UserError(
+            f"{folder}: its tensors are not those of one model in {len(wrong)} places: "
+            f"{'; '.join(wrong)}"
+        )
+
+
+def _contradictions(shards: Shards, model: ModelConfig) -> Iterator[str]:
+    there = {name for ranks in shards.layers.values() for rank in ranks for name in rank}
+    for layer, ranks in shards.layers.items():
+        expected = dict(_shapes(shards, model, inside=layer is not None))
+        if f"{PROJ}.bias" not in there:  # with add_qkv_bias alone
+            expected.pop(f"{PROJ}.bias", None)
+        first = shards.layers[None if layer is None else 0][0]
+        place = "" if layer is None else f"layer {layer}, "
+        for rank, tensors in enumerate(ranks):
+            where = f"{place}rank {rank}: "
+            for name in sorted(expected.keys() - tensors.keys()):
+                yield f"{where}{name} {list(expected[name])} is missing"
+            for name in sorted(tensors.keys() - expected.keys()):
+                if name != HEAD:  # a tied embedding's copy
+                    yield f"{where}{name} {list(tensors[name].shape)} is unknown"
+            for name in sorted(tensors.keys() & expected.keys() & first.keys()):
+                yield from _unlike(where + name, tensors[name], expected[name], first[name].dtype)
+
+
+def _unlike(where: str, tensor: Tensor, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:
+    if tensor.shape != shape:
+        yield f"{where} is {list(tensor.shape)}, expected {list(shape)}"
+    elif tensor.dtype != dtype:
+        yield f"{where} is {tensor.dtype}, elsewhere {dtype}"
+    elif tensor.dtype.name not in FLOATS:
+        yield f"{where} is {tensor.dtype}, which is none of {', '.join(FLOATS)}"
+
+
+def _shapes(shards: Shards, model: ModelConfig, *, inside: bool) -> Iterator[tuple[str, tuple]]:
+    """Of each rank's tensors. Raises UserError for what does not divide over the ranks."""
+    for rule in rules(model, inside=inside):
+        shape = share(rule, rule.shape(sizes_of(model)), shards.tp)
+        if shape is None:
+            raise UserError(
+                f"{shards.files.folder}: {rule.theirs} {list(rule.shape(sizes_of(model)))} does "
+                f"not divide over the {shards.tp} ranks of the files"
+            )
+        yield rule.theirs, shape
+
+
+def share(rule: Rule, whole: tuple[int, ...], ranks: int) -> tuple[int, ...] | None:
+    """A rank's part of a shape; None where there is none."""
+    if rule.role is not Role.SPLIT:
+        return whole
+    axis = split_axis(rule)
+    if whole[axis] % (ranks * (len(rule.parts) if axis == 0 else 1)):
+        return None
+    return (*whole[:axis], whole[axis] // ranks, *whole[axis + 1 :])

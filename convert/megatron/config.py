@@ -1,0 +1,253 @@
+"""NeoX's keys of a Megatron-LM model: the tensors decide, its arguments say what they cannot.
+
+Arguments are distrusted where they are known to say what is not so (FORMATS, measured):
+`num_query_groups` is 1 without grouped heads, `add_qkv_bias` was False in files with the bias,
+`add_position_embedding` is True for rope, and what Megatron's own tools convert always says that
+gelu is not fused, which means its erf form. Names and defaults are those of
+megatron/training/arguments.py, of its HEAD of 2026-08 and of 2024-10.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from convert.megatron.sizes import Sizes
+from jaxneox.errors import UserError
+
+Args = Mapping[str, Any]
+Keys = dict[str, Any]
+
+ORIGIN = "Megatron-LM"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person says that neither tensors nor arguments do; None is what the arguments say.
+
+    Attributes:
+        gelu: which of its two forms.
+        zero_centered: whether norms multiply by 1 + weight.
+        keys: NeoX's, instead of what would be found.
+    """
+
+    gelu: Literal["tanh", "erf"] | None = None
+    zero_centered: bool | None = None
+    keys: Mapping[str, Any] | None = None
+
+    def said(self) -> dict[str, Any]:
+        """What a checkpoint of ours keeps, so that the two can be compared again."""
+        found = {"gelu": self.gelu, "zero_centered": self.zero_centered, "keys": self.keys}
+        return {"from": ORIGIN} | {k: v for k, v in found.items() if v is not None}
+
+    @staticmethod
+    def of(conversion: Mapping[str, Any]) -> "Choices":
+        """As they were made for a checkpoint of ours; none for one that came from elsewhere."""
+        if conversion.get("from") != ORIGIN:
+            return Choices()
+        return Choices(**{k: v for k, v in conversion.items() if k != "from"})
+
+
+class Reading(NamedTuple):
+    """`zero_centered` and `interleaved` are how the tensors are to be read: norms that multiply by
+    1 + weight, and rope that turns even dimensions with odd ones."""
+
+    keys: Keys
+    zero_centered: bool
+    interleaved: bool
+    notes: list[str]
+
+
+class Fixed(NamedTuple):
+    neutral: tuple[Any, ...]
+    why: str
+
+
+NONE = (None, False, 0)
+FIXED = {
+    "num_experts": Fixed((*NONE, 1), "mixtures of experts are not supported"),
+    "multi_latent_attention": Fixed(NONE, "there is no latent attention"),
+    "apply_residual_connection_post_layernorm": Fixed(NONE, "norms come before each branch"),
+    "squared_relu": Fixed(NONE, "NeoX has no squared relu"),
+    "quick_geglu": Fixed(NONE, "NeoX has no quick geglu"),
+    "activation_func_clamp_value": Fixed(NONE, "no activation is clamped"),
+    "glu_linear_offset": Fixed((*NONE, 0.0), "no gated branch has an offset"),
+    "use_rope_scaling": Fixed(NONE, "rotary embeddings are never scaled in NeoX"),
+    "rotary_seq_len_interpolation_factor": Fixed((*NONE, 1), "rotary is never scaled in NeoX"),
+    "no_rope_freq": Fixed(NONE, "all layers have the same positions"),
+    "window_size": Fixed(NONE, "a window is not read from Megatron-LM's checkpoints"),
+    "qk_layernorm": Fixed(NONE, "queries and keys have no norms of their own"),
+    "qk_l2_norm": Fixed(NONE, "queries and keys have no norms"),
+    "attention_output_gate": Fixed(NONE, "attention has no gate"),
+    "softmax_type": Fixed((None, "vanilla"), "the softmax has no further term"),
+    "use_mup": Fixed(NONE, "muP is not supported"),
+    "enable_mhc_connections": Fixed(NONE, "there is one residual stream"),
+    "linear_attention_freq": Fixed(NONE, "all attention is softmax attention"),
+    "is_hybrid_model": Fixed(NONE, "all layers are transformer layers"),
+    "hybrid_layer_pattern": Fixed(NONE, "all layers are transformer layers"),
+    "hybrid_override_pattern": Fixed(NONE, "all layers are transformer layers"),
+    "heterogeneous_layers_config_path": Fixed(NONE, "all layers are alike"),
+    "mtp_num_layers": Fixed(NONE, "one token is predicted at a time"),
+}
+"""Arguments that change the function, with the values for which they do not."""
+
+
+def reading_of(args: Args, sizes: Sizes, choices: Choices) -> Reading:
+    """Raises UserError, with all reasons, for a function that NeoX's keys cannot say."""
+    _refuse_unlike(args, sizes)
+    notes: list[str] = []
+    given = dict(choices.keys or {})
+    heads = given.get("num_attention_heads", args.get("num_attention_heads"))
+    if type(heads) is not int or heads < 1:
+        raise UserError(
+            f"num_attention_heads is {heads!r}, and no tensor says it: give it with --config X.yml"
+        )
+    if sizes.attended != sizes.hidden:
+        raise UserError(
+            f"its {heads} heads have {sizes.attended} dimensions in all (kv_channels "
+            f"{sizes.attended // heads}), but in NeoX they share hidden_size {sizes.hidden}"
+        )
+    groups = sizes.groups(heads)
+    length = args.get("seq_length") or args.get("max_position_embeddings") or sizes.positions
+    longest = sizes.positions or max(args.get("max_position_embeddings") or 0, length or 0)
+    keys: Keys = {
+        "num_layers": sizes.layers,
+        "hidden_size": sizes.hidden,
+        "num_attention_heads": heads,
+        "seq_length": min(length, longest),
+        "max_position_embeddings": longest,
+        "padded_vocab_size": sizes.vocab,
+        "gpt_j_residual": False,
+        "use_bias_in_attn_linear": sizes.qkv_bias,
+        "use_bias_in_mlp": sizes.mlp_bias,
+        "attention_dropout": args.get("attention_dropout") or 0.0,
+        "hidden_dropout": args.get("hidden_dropout") or 0.0,
+        "init_method_std": args.get("init_method_std") or 0.02,
+    }
+    if groups != heads:
+        keys["num_kv_heads"] = groups
+    keys |= _norm(args, sizes, notes) | _positions(args, sizes, given, notes)
+    keys |= _mlp(args, sizes, choices, notes)
+    _contradictions(args, sizes, groups if groups != heads else None, notes)
+    centred = _either(args, "layernorm_zero_centered_gamma", "apply_layernorm_1p")
+    return Reading(
+        keys | given,
+        bool(centred) if choices.zero_centered is None else choices.zero_centered,
+        bool(args.get("rotary_interleaved")) and keys["pos_emb"] == "rotary",
+        notes,
+    )
+
+
+def _refuse_unlike(args: Args, sizes: Sizes) -> None:
+    wrong = [
+        f"{name} is {args[name]!r}, but here {fixed.why}"
+        for name, fixed in FIXED.items()
+        if name in args and args[name] not in fixed.neutral
+    ]
+    wrong += [
+        f"{name} is {args[name]!r}, the tensors have {there}"
+        for name, there in (("num_layers", sizes.layers), ("hidden_size", sizes.hidden))
+        if args.get(name) not in (None, there)
+    ]
+    if args.get("untie_embeddings_and_output_weights") and not sizes.head:
+        wrong.append("untie_embeddings_and_output_weights is True, but there is no output_layer")
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def _norm(args: Args, sizes: Sizes, notes: list[str]) -> Keys:
+    """A bias tells layer norms, which always have one there, from rms norms."""
+    kind = "layernorm" if sizes.norm_bias else "rmsnorm"
+    said = {"LayerNorm": "layernorm", "RMSNorm": "rmsnorm"}.get(args.get("normalization", ""))
+    if said not in (None, kind):
+        notes.append(
+            f"args say {args['normalization']}, but the norms have "
+            f"{'a bias' if sizes.norm_bias else 'no bias'}: {kind}"
+        )
+    epsilon = _either(args, "layernorm_epsilon", "norm_epsilon")
+    if epsilon is None:
+        epsilon = 1e-5
+        notes.append("args do not say the norms' epsilon: it is 1e-5, Megatron's default")
+    return {"norm": kind, {"rmsnorm": "rms_norm_epsilon"}.get(kind, "layernorm_epsilon"): epsilon}
+
+
+def _positions(args: Args, sizes: Sizes, given: Args, notes: list[str]) -> Keys:
+    said = args.get("position_embedding_type")
+    if args.get("use_rotary_position_embeddings"):
+        said = "rope"
+    if sizes.positions:
+        if said not in (None, "learned_absolute"):
+            notes.append(f"args say positions are {said}, but there is a table of them: learned")
+        return {"pos_emb": "learned"}
+    known = {"rope": "rotary", "none": "none"}
+    if said not in known and "pos_emb" not in given:
+        raise UserError(
+            f"position_embedding_type is {said!r} and there is no table of positions; only rope "
+            "and none are supported without one: say which with --config X.yml (pos_emb: rotary)"
+        )
+    fraction, base = args.get("rotary_percent", 1.0), args.get("rotary_base", 10000)
+    if base != int(base):
+        raise UserError(f"rotary_base is {base!r}, expected a whole number, as in NeoX")
+    found = {"pos_emb": known.get(str(said), "")}
+    return found | {"rotary_pct": fraction, "rotary_emb_base": int(base)}
+
+
+def _mlp(args: Args, sizes: Sizes, choices: Choices, notes: list[str]) -> Keys:
+    given = choices.keys or {}
+    if sizes.gated:
+        if not args.get("swiglu") and "activation" not in given:
+            raise UserError(
+                "the MLP is gated, but args say no swiglu: say what its activation is with "
+                "--config X.yml (activation: swiglu or geglu)"
+            )
+        return {"activation": "swiglu", "intermediate_size": 3 * sizes.ffn}
+    if args.get("swiglu"):
+        notes.append("args say swiglu, but the MLP is not gated: gelu")
+    fused = args.get("bias_gelu_fusion") if sizes.mlp_bias else False  # it fuses with the bias
+    tanh = bool(fused is not False or args.get("openai_gelu"))
+    if choices.gelu is not None:
+        tanh = choices.gelu == "tanh"
+    elif fused is None:
+        notes.append(
+            "args do not say which gelu it is: the tanh form, Megatron's default, is taken; if it "
+            "was trained with --no-bias-gelu-fusion, convert with --gelu erf"
+        )
+    elif not tanh and sizes.mlp_bias:
+        notes.append(
+            "args say --no-bias-gelu-fusion, so gelu is its erf form; files that Megatron's own "
+            "tools converted always say so: if it was trained with the fusion, use --gelu tanh"
+        )
+    return {
+        "activation": "gelu",
+        "bias_gelu_fusion": tanh,
+        "intermediate_size": sizes.ffn,
+    }
+
+
+def _contradictions(args: Args, sizes: Sizes, groups: int | None, notes: list[str]) -> None:
+    """What args say otherwise than the tensors, which are right."""
+    grouped = args.get("group_query_attention")
+    said = args.get("num_query_groups") if grouped else None
+    tensors = {
+        "ffn_hidden_size": sizes.ffn,
+        "padded_vocab_size": sizes.vocab,
+    }
+    if args.get("add_bias_linear") is False:
+        tensors["add_qkv_bias"] = sizes.qkv_bias
+    found = [
+        f"{name} is {args[name]!r}, the tensors have {there!r}"
+        for name, there in tensors.items()
+        if args.get(name) is not None and args[name] != there
+    ]
+    if grouped is not None and said != groups:
+        found.append(f"num_query_groups is {said}, the tensors have {groups or 'no groups'}")
+    if args.get("add_qkv_bias") is False and sizes.qkv_bias and sizes.mlp_bias:
+        found.append("add_qkv_bias is False, the tensors have the bias")
+    notes += [f"args contradict the tensors, which are right: {line}" for line in found]
+
+
+def _either(args: Args, *names: str) -> Any:
+    """One setting under its names of several years. Raises UserError where they disagree."""
+    said = {name: args[name] for name in names if args.get(name) is not None}
+    if len(set(said.values())) > 1:
+        raise UserError(" but ".join(f"{name} is {value!r}" for name, value in said.items()))
+    return next(iter(said.values()), None)

@@ -1,0 +1,136 @@
+"""Megatron-LM's folders: which step of a run, in which of its two formats, and its files.
+
+A run has `latest_checkpointed_iteration.txt` and steps `iter_NNNNNNN` (or `release`). In a step the
+`torch` format has `mp_rank_TT[_PPP]/model_optim_rng.pt` for tensor-parallel rank TT and stage PPP,
+`torch_dist` has `.metadata` and `.distcp` files, whatever the ranks were.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxneox.errors import UserError
+
+TRACKER = "latest_checkpointed_iteration.txt"
+STEP = re.compile(r"iter_(\d{7,})")
+RANK = re.compile(r"mp_rank_(\d{2,})(?:_(\d{3,}))?(_\d{3,})?")
+STATE = "model_optim_rng.pt"
+INDEX, COMMON = ".metadata", "common.pt"
+
+MOST_RANKS = 4096
+
+Format = Literal["torch", "torch_dist"]
+
+
+@dataclass(frozen=True)
+class Files:
+    """`ranks` is by (stage, tensor-parallel rank), of the `torch` format alone."""
+
+    folder: Path
+    step: int | None
+    format: Format
+    ranks: list[list[Path]]
+
+
+def is_megatron(path: Path) -> bool:
+    """Whether a folder is a run of Megatron-LM's or one of its steps."""
+    if not path.is_dir():
+        return False
+    return (path / TRACKER).is_file() or _format(path) is not None or bool(_steps(path))
+
+
+def find_files(src: Path, step: int | None = None) -> Files:
+    """`src` is a run or one of its steps. Raises UserError for what is missing."""
+    folder = step_folder(src, step)
+    number = STEP.fullmatch(folder.resolve().name)
+    at = int(number[1]) if number else None
+    kind = _format(folder)
+    if kind is None:
+        raise UserError(
+            f"{folder}: holds no Megatron-LM checkpoint; expected mp_rank_TT[_PPP] folders with "
+            f"{STATE}, or {INDEX} with .distcp files"
+        )
+    return Files(folder, at, kind, _grid(folder) if kind == "torch" else [])
+
+
+def step_folder(src: Path, step: int | None) -> Path:
+    if not src.is_dir():
+        raise UserError(f"{src}: no such folder; expected a Megatron-LM run or an iter_ folder")
+    number = STEP.fullmatch(src.resolve().name)
+    if number or _format(src) is not None:
+        if step is not None and not (number and int(number[1]) == step):
+            raise UserError(f"{src}: is not step {step}: leave one of the two out")
+        return src
+    steps = _steps(src)
+    if step is not None:
+        if step not in steps:
+            known = ", ".join(map(str, sorted(steps))) or "none"
+            raise UserError(f"{src}: no checkpoint of step {step}; there are: {known}")
+        return steps[step]
+    return _tracked(src, steps)
+
+
+def _tracked(src: Path, steps: dict[int, Path]) -> Path:
+    """What the run names as its newest; without a name the largest step."""
+    tracker = src / TRACKER
+    if tracker.is_file():
+        said = tracker.read_text(errors="replace").strip()
+        if said == "release" and (src / said).is_dir():
+            return src / said
+        if said.isdecimal() and len(said) < 20 and int(said) in steps:
+            return steps[int(said)]
+        raise UserError(f"{tracker}: names {said[:40]!r}, of which there is no folder here; choose "
+                        "one with --step")  # fmt: skip
+    return steps[max(steps)] if steps else src
+
+
+def _steps(src: Path) -> dict[int, Path]:
+    return {int(m[1]): path for path in src.iterdir() if (m := STEP.fullmatch(path.name))}
+
+
+def _format(folder: Path) -> Format | None:
+    if (folder / INDEX).is_file():
+        return "torch_dist"
+    return "torch" if any(RANK.fullmatch(path.name) for path in folder.iterdir()) else None
+
+
+def _grid(folder: Path) -> list[list[Path]]:
+    """Raises UserError with every file that is missing between the others."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        match = RANK.fullmatch(path.name)
+        if match is None:
+            continue
+        if match[3]:
+            raise UserError(
+                f"{folder}: {path.name} is of an expert-parallel rank; mixtures of experts are not "
+                "supported"
+            )
+        found[int(match[2] or 0), int(match[1])] = path / STATE
+    stages, ranks = (1 + max(numbers) for numbers in zip(*found, strict=True))
+    if max(stages, ranks) > MOST_RANKS:
+        raise UserError(f"{folder}: a file of rank {max(stages, ranks) - 1}; at most {MOST_RANKS} "
+                        "are expected")  # fmt: skip
+    staged = any(path.parent.name.count("_") == 3 for path in found.values())
+    grid = [
+        [found.get((p, t), folder / rank_folder(t, p, staged) / STATE) for t in range(ranks)]
+        for p in range(stages)
+    ]
+    require(path for stage in grid for path in stage)
+    return grid
+
+
+def rank_folder(rank: int, stage: int, staged: bool) -> str:
+    return f"mp_rank_{rank:02d}_{stage:03d}" if staged else f"mp_rank_{rank:02d}"
+
+
+def require(paths: Iterable[Path]) -> None:
+    """Raises UserError with the paths that are no files."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        names = [f"{path.parent.name}/{path.name}" for path in missing[:8]]
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        folder = missing[0].parent.parent
+        raise UserError(f"{folder}: missing {', '.join(names)}{more}; copy the whole checkpoint")

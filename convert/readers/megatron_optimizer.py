@@ -1,0 +1,96 @@
+"""Megatron-LM's Adam states, each read as if it were the model: by the same names and layouts."""
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from convert.megatron.agreement import check_tensors
+from convert.readers.megatron import MegatronCheckpoint
+from convert.readers.megatron_states import States, dist_states, legacy_states
+from convert.rules.megatron import rules
+from jaxneox.errors import UserError
+
+
+@dataclass(frozen=True)
+class MegatronOptimizer:
+    """
+    Attributes:
+        step: Adam's.
+        groups: what Megatron says of each of its groups: lr, betas, eps, weight_decay, wd_mult, …
+        kinds: by `param` (the master weights), `exp_avg` and `exp_avg_sq` a checkpoint whose
+            `leaf(name, layer)` is our leaf's.
+    """
+
+    step: int
+    groups: list[dict[str, Any]]
+    kinds: Mapping[str, MegatronCheckpoint]
+
+
+def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
+    """Raises UserError where there is none, and where its states are not those of the weights."""
+    try:
+        if checkpoint.shards.files.format == "torch":
+            found = legacy_states(checkpoint.shards)
+        else:
+            found = dist_states(checkpoint.shards, checkpoint.model, _fits(checkpoint))
+        views = _views(checkpoint, found)
+        for kind, view in views.items():
+            _check(kind, view)
+        if not same_masters(checkpoint, views["param"]):
+            raise UserError("the master weights do not round to the weights")
+    except UserError as error:
+        raise UserError(
+            f"{checkpoint.folder}: its optimizer's states cannot be taken over ({error}); convert "
+            "the weights alone"
+        ) from error
+    return MegatronOptimizer(found.step, found.groups, views)
+
+
+def _views(checkpoint: MegatronCheckpoint, found: States) -> dict[str, MegatronCheckpoint]:
+    """Float32 weights are their own master weights."""
+    views = {kind: _view(checkpoint, found, kind) for kind in found.layers}
+    return {"param": checkpoint} | views
+
+
+def _view(checkpoint: MegatronCheckpoint, found: States, kind: str) -> MegatronCheckpoint:
+    """The same model with other numbers; to moments of a norm's weight nothing is added."""
+    view = copy(checkpoint)
+    view.shards = replace(checkpoint.shards, layers=found.layers[kind])
+    if kind != "param":
+        view.reading = checkpoint.reading._replace(zero_centered=False)
+    return view
+
+
+def _check(kind: str, view: MegatronCheckpoint) -> None:
+    try:
+        check_tensors(view.shards, view.model)
+    except UserError as error:
+        raise UserError(f"{kind}: {str(error).removeprefix(f'{view.folder}: ')}") from error
+
+
+def _fits(checkpoint: MegatronCheckpoint) -> Callable[[States], bool]:
+    def fits(found: States) -> bool:
+        return same_masters(checkpoint, _view(checkpoint, found, "param"))
+
+    return fits
+
+
+def same_masters(checkpoint: MegatronCheckpoint, masters: MegatronCheckpoint) -> bool:
+    """Whether each weight is its master weight, rounded: the one test of an order of parameters,
+    since many have one shape."""
+    as_stored = [copy(checkpoint), copy(masters)]
+    for one in as_stored:
+        one.reading = one.reading._replace(zero_centered=False)
+    weights, others = as_stored
+    return all(
+        np.array_equal(
+            others.leaf(name, layer).astype(weights.dtype(name)), weights.leaf(name, layer)
+        )
+        for inside in (False, True)
+        for rule in rules(checkpoint.model, inside=inside)
+        for name in rule.leaves
+        for layer in (range(checkpoint.model.num_layers) if inside else [None])
+    )

@@ -1,0 +1,230 @@
+"""Where Megatron-LM's two formats have Adam's states, by the names of the model's tensors.
+
+`torch` without the distributed optimizer: numbered, first those of the group with weight decay,
+then of the group without, each in the order of the module. With it: one `distrib_optim.pt` for all
+data-parallel ranks, with a flat buffer for each chunk of layers. `torch_dist`: by the parameters'
+names, or flat buffers in buckets (`dp_reshardable`). Measured: FORMATS.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from convert.megatron.agreement import share
+from convert.readers.megatron_flat import FlatPart, places
+from convert.readers.megatron_names import named
+from convert.readers.megatron_shards import Order, Ranks, Shards
+from convert.readers.torch_dist import DistFolder, DistTensor
+from convert.readers.torch_file import TorchFile
+from convert.rules.megatron import FC1, FC2, FINAL, HEAD, POSITIONS, PROJ, QKV, WORDS, rules
+from convert.rules.rule import sizes_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+
+KINDS = ("param", "exp_avg", "exp_avg_sq")
+DISTRIBUTED = "distrib_optim.pt"
+NO_STATES = "there are none"
+
+Layers = dict[int | None, Ranks]
+Entry = tuple[str, int | None]
+
+MODULES = {
+    "local": ("input_layernorm", PROJ, QKV, "pre_mlp_layernorm", FC1, FC2),
+    "transformer_engine": (PROJ, "input_layernorm", QKV, "pre_mlp_layernorm", FC1, FC2),
+}
+"""A layer's modules in their order, by Megatron's implementations; torch_dist does not tell it."""
+
+
+@dataclass
+class States:
+    """`layers` by kind, as `Shards.layers`; without `param` where the weights are float32."""
+
+    step: int = 0
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    layers: dict[str, Layers] = field(default_factory=dict)
+
+    def put(self, kind: str, entry: Entry, rank: int, ranks: int, tensor: Any) -> None:
+        name, layer = entry
+        layers = self.layers.setdefault(kind, {})
+        layers.setdefault(layer, [{} for _ in range(ranks)])[rank][name] = tensor
+
+
+def legacy_states(shards: Shards) -> States:
+    files = iter(file for file in shards.opened if isinstance(file, TorchFile))
+    found = States()
+    for p in range(shards.pp):
+        for t in range(shards.tp):
+            file = next(files)
+            optimizer = file.content.get("optimizer")
+            if not isinstance(optimizer, Mapping):
+                raise UserError(NO_STATES)
+            inner = optimizer.get("optimizer", optimizer)
+            found.groups = [dict(group) for group in inner["param_groups"]]
+            if inner.get("state"):
+                _numbered(shards, p, t, optimizer, found)
+            else:
+                found.step = int(scalar(found.groups[0].get("step", 0)))
+                _flat(shards, p, t, TorchFile(file.path.with_name(DISTRIBUTED)), found)
+    return found
+
+
+def _numbered(shards: Shards, p: int, t: int, optimizer: Mapping[str, Any], found: States) -> None:
+    """And where the model is in half precision lists of master weights, by group as well."""
+    inner = optimizer.get("optimizer", optimizer)
+    masters = optimizer.get("fp32_from_fp16_params")
+    order = [entry for v in range(shards.chunks) for entry in shards.order[p, v]]
+    for number, group in enumerate(inner["param_groups"]):
+        decayed = bool(group.get("wd_mult", 1.0))
+        own = [entry for entry in order if _decays(shards, entry, t) == decayed]
+        own = order if len(inner["param_groups"]) == 1 else own
+        if len(own) != len(group["params"]):
+            raise UserError(
+                f"group {number} has {len(group['params'])} parameters, the model {len(own)} with "
+                f"{'' if decayed else 'no '}weight decay"
+            )
+        for at, (entry, index) in enumerate(zip(own, group["params"], strict=True)):
+            state = inner["state"][index]
+            for kind in KINDS[1:]:
+                found.put(kind, entry, t, shards.tp, state[kind])
+            if masters is not None:
+                found.put("param", entry, t, shards.tp, masters[number][at])
+            found.step = max(found.step, int(scalar(state.get("step", group.get("step", 0)))))
+
+
+def _decays(shards: Shards, entry: Entry, rank: int) -> bool:
+    """Weight decay is of matrices, and of no bias."""
+    name, layer = entry
+    return len(shards.layers[layer][rank][name].shape) > 1 and not name.endswith(".bias")
+
+
+def _flat(shards: Shards, p: int, t: int, file: TorchFile, found: States) -> None:
+    for v in range(shards.chunks):
+        by_type = file.content.get(v) or {}
+        if len(by_type) != 1:
+            raise UserError(f"{file.path.name}: chunk {v} has buffers of {len(by_type)} types")
+        (buffer,) = by_type.values()
+        order = shards.order[p, v]
+        shapes = [shards.layers[layer][t][name].shape for name, layer in order]
+        starts = places(shapes, [buffer["param"].size])
+        for entry, shape, (_, start) in zip(order, shapes, starts, strict=True):
+            for kind in KINDS:
+                found.put(kind, entry, t, shards.tp, FlatPart(buffer[kind], start, shape))
+
+
+def dist_states(shards: Shards, model: ModelConfig, fits: Callable[[States], bool]) -> States:
+    """`fits` says whether the states are in the right order, of which there are two."""
+    folder = DistFolder(shards.files.folder)
+    found = States(*_groups(folder))
+    for name, tensor in folder.tensors.items():
+        kind, _, key = name.removeprefix("optimizer.state.").partition(".")
+        if name.startswith("optimizer.state.") and kind in KINDS:
+            for entry, part in _parts(key, tensor):
+                found.put(kind, entry, 0, 1, part)
+    if found.layers:
+        return found
+    if not any(name.startswith("optimizer.distributed.") for name in folder.tensors):
+        raise UserError(NO_STATES)
+    for modules in MODULES.values():
+        found.layers = {}
+        _from_buckets(shards, model, folder, modules, found)
+        if fits(found):
+            break
+    return found
+
+
+def _parts(key: str, tensor: DistTensor) -> Iterator[tuple[Entry, DistTensor]]:
+    """A tensor of all layers as one for each."""
+    name, layer, inside = named(key)
+    if not inside or layer is not None:
+        yield (name, layer), tensor
+        return
+    for index in range(tensor.shape[0]):
+        yield (name, index), tensor.part(index)
+
+
+def _groups(folder: DistFolder) -> tuple[int, list[dict[str, Any]]]:
+    """Adam's step and the groups' settings, which lie in one of several objects."""
+    wanted = ("common_state/", "optimizer.distributed.dp_group_idx_0.optimizer")
+    contents = [p.open().content for name, p in folder.objects.items() if name.startswith(wanted)]
+    common = folder.folder / "common.pt"
+    contents += [TorchFile(common).content] if common.is_file() else []
+    for content in contents:
+        content = content[0] if isinstance(content, list) and content else content
+        said: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        for _ in range(2):  # an optimizer in an optimizer's state
+            said = said.get("optimizer", said)
+        if "param_groups" in said:
+            groups = [dict(group) for group in said["param_groups"]]
+            step = said.get("state", {}).get("common_step", groups[0].get("step", 0))
+            return int(scalar(step)), groups
+    raise UserError(NO_STATES)
+
+
+def _from_buckets(
+    shards: Shards, model: ModelConfig, folder: DistFolder, modules: tuple[str, ...], found: States
+) -> None:
+    """Of every model-parallel rank, whose number is stage * tp + tensor-parallel rank."""
+    kinds = ("tensor", "pipeline", "virtual_pipeline")
+    tp, pp, chunks = (shards.args.get(f"{kind}_model_parallel_size") or 1 for kind in kinds)
+    shapes = _shapes(model, tp)
+    for p, t, v in ((p, t, v) for p in range(pp) for t in range(tp) for v in range(chunks)):
+        order = _order(model, shapes, modules, (p, v), (pp, chunks))
+        buckets = {kind: _buckets(folder, p * tp + t, v, kind) for kind in KINDS}
+        own = [shapes[name] for name, _ in order]
+        starts = places(own, [bucket.size for bucket in buckets["param"]])
+        for entry, shape, (bucket, start) in zip(order, own, starts, strict=True):
+            if entry == (HEAD, None) and model.tied_embedding:
+                continue  # the last stage's copy
+            for kind in KINDS:
+                found.put(kind, entry, t, tp, FlatPart(buckets[kind][bucket], start, shape))
+
+
+def _shapes(model: ModelConfig, tp: int) -> dict[str, tuple[int, ...]]:
+    """Of a rank's tensors; of a tied embedding's copy as well."""
+    sizes, found = sizes_of(model), {}
+    for inside in (False, True):
+        for rule in rules(model, inside=inside):
+            shape = share(rule, rule.shape(sizes), tp)
+            if shape is None:
+                raise UserError(f"{rule.theirs} does not divide over {tp} ranks")
+            found[rule.theirs] = shape
+    return {HEAD: found[WORDS]} | found
+
+
+def _order(
+    model: ModelConfig,
+    shapes: Mapping[str, Any],
+    modules: tuple[str, ...],
+    at: tuple[int, int],
+    of: tuple[int, int],
+) -> Order:
+    """The parameters of a stage's chunk, as its module has them."""
+    (p, v), (pp, chunks) = at, of
+    each, chunk = model.num_layers // (pp * chunks), v * pp + p
+    found: Order = []
+    if chunk == 0:
+        found += [(name, None) for name in (WORDS, POSITIONS) if name in shapes]
+    for layer in range(chunk * each, (chunk + 1) * each):
+        for name in (f"{module}.{kind}" for module in modules for kind in ("weight", "bias")):
+            found += [(name, layer)] if name in shapes else []
+    if chunk == pp * chunks - 1:
+        names = (f"{FINAL}.weight", f"{FINAL}.bias", HEAD)
+        own_head = not model.tied_embedding or pp > 1
+        found += [(n, None) for n in names if n in shapes and (n != HEAD or own_head)]
+    return found
+
+
+def _buckets(folder: DistFolder, rank: int, chunk: int, kind: str) -> list[DistTensor]:
+    prefix = f"optimizer.distributed.dp_group_idx_{rank}.gbuf_idx_{chunk}.dtype_"
+    found = {
+        int(name.rpartition("bucket_idx_")[2].partition(".")[0]): tensor
+        for name, tensor in folder.tensors.items()
+        if name.startswith(prefix) and name.endswith(f".{kind}")
+    }
+    if not found:
+        raise UserError(f"{prefix}….{kind} is missing")
+    return [found[index] for index in sorted(found)]
+
+
+def scalar(said: Any) -> float:
+    return float(said.numpy()) if hasattr(said, "numpy") else float(said)

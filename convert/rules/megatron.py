@@ -1,0 +1,91 @@
+"""Megatron-LM's tensors by megatron.core's names, as one rank of its own would have them.
+
+Sources: megatron/core/transformer/{attention,mlp}.py and models/gpt/gpt_model.py; that linear_qkv
+has `[q x group, k, v]` for each query group, and that a gated linear_fc1 has first what the
+activation is applied to, was measured on real checkpoints (FORMATS). Tensor parallelism cuts a
+SPLIT tensor along one axis into equal shares, a gated linear_fc1 each of its halves, and a share of
+linear_qkv may end inside a group; of the others every rank has a copy.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from convert.rules.rule import SPLIT, Role, Rule, rule
+from jaxneox.config.schema import ModelConfig
+
+WORDS, POSITIONS = "embedding.word_embeddings.weight", "embedding.position_embeddings.weight"
+QKV, PROJ = "self_attention.linear_qkv", "self_attention.linear_proj"
+FC1, FC2 = "mlp.linear_fc1", "mlp.linear_fc2"
+FINAL, HEAD = "decoder.final_layernorm", "output_layer.weight"
+
+
+@cache
+def rules(model: ModelConfig, *, inside: bool) -> tuple[Rule, ...]:
+    """Of each layer, or of all that is outside of them."""
+    return _block(model) if inside else _outside(model)
+
+
+def _outside(model: ModelConfig) -> tuple[Rule, ...]:
+    found = [rule(WORDS, Role.SPLIT, ("embed.tokens", "V D -> V D"))]
+    if model.positions.kind == "learned":
+        found.append(rule(POSITIONS, Role.COPY, ("embed.positions", "P D -> P D")))
+    found += _norm(FINAL, "final_norm", model)
+    if not model.tied_embedding:
+        found.append(rule(HEAD, Role.SPLIT, ("unembed.weight", "V D -> D V")))
+    return tuple(found)
+
+
+def _block(model: ModelConfig) -> tuple[Rule, ...]:
+    attention, branches = "layers.attention.", ["gate", "up"] if model.mlp.gated else ["up"]
+    weights = [(f"layers.mlp.{branch}", "F D -> D F") for branch in branches]
+    biases = [(f"layers.mlp.{branch}_bias", "F -> F") for branch in branches]
+    found = [
+        *_norm("input_layernorm", "layers.norm1", model),
+        rule(f"{QKV}.weight", Role.SPLIT, (attention + "qkv", "(K R H) D -> D K R H")),
+        rule(f"{PROJ}.weight", Role.SPLIT, (attention + "out", "D (K G H) -> K G H D")),
+        *_norm("pre_mlp_layernorm", "layers.norm2", model),
+        rule(f"{FC1}.weight", Role.SPLIT, *weights),
+        rule(f"{FC2}.weight", Role.SPLIT, ("layers.mlp.down", "D F -> F D")),
+    ]
+    if model.attention.bias:
+        found += [
+            rule(f"{QKV}.bias", Role.SPLIT, (attention + "qkv_bias", "(K R H) -> K R H")),
+            rule(f"{PROJ}.bias", Role.BIAS, (attention + "out_bias", "D -> D")),
+        ]
+    if model.mlp.bias:
+        found += [
+            rule(f"{FC1}.bias", Role.SPLIT, *biases),
+            rule(f"{FC2}.bias", Role.BIAS, ("layers.mlp.down_bias", "D -> D")),
+        ]
+    return tuple(found)
+
+
+def _norm(theirs: str, ours: str, model: ModelConfig) -> list[Rule]:
+    found = [rule(f"{theirs}.weight", Role.NORM, (f"{ours}.scale", "D -> D"))]
+    if model.norm.kind == "layernorm":
+        found.append(rule(f"{theirs}.bias", Role.NORM, (f"{ours}.bias", "D -> D")))
+    return found
+
+
+def split_axis(rule: Rule) -> int:
+    """Of a SPLIT tensor: which axis the ranks share."""
+    first = rule.parts[0].sides[0].lstrip("(")[0]
+    return 0 if first in SPLIT else 1
+
+
+def joined(rule: Rule, shards: Sequence[np.ndarray]) -> np.ndarray:
+    """A SPLIT tensor of its ranks' shares."""
+    if len(shards) == 1:
+        return shards[0]
+    halves = [np.split(shard, len(rule.parts)) for shard in shards]
+    axis = split_axis(rule)
+    return np.concatenate([np.concatenate(part, axis) for part in zip(*halves, strict=True)])
+
+
+def cut(rule: Rule, whole: np.ndarray, ranks: int) -> list[np.ndarray]:
+    """Each rank's share: the inverse of `joined`."""
+    axis = split_axis(rule)
+    parts = [np.split(part, ranks, axis) for part in np.split(whole, len(rule.parts))]
+    return [np.concatenate(own) for own in zip(*parts, strict=True)]

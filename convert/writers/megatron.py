@@ -1,0 +1,146 @@
+"""Megatron-LM's own files, of either format, such that it loads weights from them.
+
+What it needs was tried on Megatron-LM itself (FORMATS): for `torch` an argparse.Namespace with
+thirteen fields or more, and no `_extra_state`; for `torch_dist` what plain
+torch.distributed.checkpoint writes, common.pt, metadata.json, and for every layer an empty
+`_extra_state` object of each of its four matrices.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.megatron.export import Layout
+from convert.readers.megatron_files import COMMON, STATE, TRACKER, rank_folder
+from convert.rules.megatron import FC1, FC2, HEAD, POSITIONS, PROJ, QKV, WORDS
+from convert.writers.torch_dist import DistWriter
+from convert.writers.torch_save import Waiting, save
+
+Tensors = Mapping[str, np.ndarray]
+
+VERSION = 3.0
+FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1,
+          "common_backend": "torch", "common_backend_version": 1}  # fmt: skip
+
+FUSED = {"input_layernorm.": f"{QKV}.layer_norm_", "pre_mlp_layernorm.": f"{FC1}.layer_norm_"}
+"""Norms as Transformer Engine names them, and torch_dist whatever the implementation is."""
+
+
+def fused(name: str) -> str:
+    for plain, theirs in FUSED.items():
+        if name.startswith(plain):
+            return theirs + name.removeprefix(plain)
+    return name
+
+
+def folder_name(step: int) -> str:
+    """Megatron takes no step 0: weights without a step are a `release`."""
+    return f"iter_{step:07d}" if step else "release"
+
+
+class LegacyWriter:
+    """`run/iter_NNNNNNN/mp_rank_TT[_PPP]/model_optim_rng.pt`: layers in any order, then `finish`.
+
+    A rank's weights wait on the disk until its file is written, so that they need no memory.
+    """
+
+    def __init__(self, run: Path, step: int, layers: int, layout: Layout, *, te_names: bool):
+        self.run, self.folder, self._step = run, run / folder_name(step), step
+        self._layout, self._te = layout, te_names
+        self._each = layers // (layout.pp * layout.chunks)
+        self.folder.mkdir(parents=True)
+        self._models = {
+            (p, t, v): Waiting(self.folder / f"waiting.{p}.{t}.{v}")
+            for p in range(layout.pp)
+            for t in range(layout.tp)
+            for v in range(layout.chunks)
+        }
+
+    def write(self, layer: int | None, rank: int, tensors: Tensors) -> None:
+        """One rank's tensors of a layer, or of what is outside of them."""
+        if layer is None:
+            self._write_outside(rank, tensors)
+            return
+        chunk, local = divmod(layer, self._each)
+        v, p = divmod(chunk, self._layout.pp)
+        for name, tensor in tensors.items():
+            name = fused(name) if self._te else name
+            self._keep((p, rank, v), f"decoder.layers.{local}.{name}", tensor)
+
+    def finish(self, args: Mapping[str, Any]) -> None:
+        layout = self._layout
+        for p in range(layout.pp):
+            for t in range(layout.tp):
+                path = self.folder / rank_folder(t, p, layout.pp > 1) / STATE
+                path.parent.mkdir()
+                save(self._state(p, t, args), path)
+                for v in range(layout.chunks):
+                    self._models[p, t, v].remove()
+        (self.run / TRACKER).write_text(self.folder.name.removeprefix("iter_").lstrip("0"))
+
+    def _write_outside(self, rank: int, tensors: Tensors) -> None:
+        """The embedding in the first stage, the rest in the last; a tied embedding in both."""
+        last = (self._layout.pp - 1, rank, self._layout.chunks - 1)
+        for name, tensor in tensors.items():
+            self._keep((0, rank, 0) if name in (WORDS, POSITIONS) else last, name, tensor)
+        if HEAD not in tensors and self._layout.pp > 1:
+            self._keep(last, HEAD, tensors[WORDS])
+
+    def _keep(self, where: tuple[int, int, int], name: str, tensor: np.ndarray) -> None:
+        self._models[where].add(name, tensor)
+
+    def _state(self, p: int, t: int, args: Mapping[str, Any]) -> dict[str, Any]:
+        chunks = self._layout.chunks
+        models = {f"model{v}" if chunks > 1 else "model": self._models[p, t, v].arrays()
+                  for v in range(chunks)}  # fmt: skip
+        return common_state(self._step, args) | models
+
+
+class TorchDistWriter:
+    """`run/iter_NNNNNNN` of torch_dist: layers stacked on an axis before the others.
+
+    The files are one for each stage, a layer a piece; any tensor-parallel size reads them.
+    """
+
+    def __init__(self, run: Path, step: int, layers: int, layout: Layout) -> None:
+        self.run, self.folder, self._step = run, run / folder_name(step), step
+        self.folder.mkdir(parents=True)
+        self._layers, self._each = layers, layers // layout.pp
+        self._writer = DistWriter(self.folder)
+        self._last = f"__{layout.pp - 1}_0.distcp"
+
+    def write(self, layer: int | None, tensors: Tensors) -> None:
+        """Whole tensors."""
+        if layer is None:
+            for name, tensor in tensors.items():
+                file = "__0_0.distcp" if name in (WORDS, POSITIONS) else self._last
+                at = [0] * tensor.ndim
+                self._writer.write(file, name, tensor.shape, at, tensor)
+            return
+        L, file = self._layers, f"__{layer // self._each}_0.distcp"
+        for name, tensor in tensors.items():
+            at = [layer, *[0] * tensor.ndim]
+            name = f"decoder.layers.{fused(name)}"
+            self._writer.write(file, name, (L, *tensor.shape), at, tensor[None])
+        for name in (QKV, PROJ, FC1, FC2):
+            key = f"decoder.layers.{name}._extra_state/shard_{layer}_{L}"
+            self._writer.write_object(file, key, [None])
+
+    def finish(self, args: Mapping[str, Any]) -> None:
+        self._writer.finish()
+        save(common_state(self._step, args), self.folder / COMMON)
+        (self.folder / "metadata.json").write_text(json.dumps(FORMAT))
+        (self.run / TRACKER).write_text(self.folder.name.removeprefix("iter_").lstrip("0"))
+
+
+def common_state(step: int, args: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "args": Namespace(**args),
+        "checkpoint_version": VERSION,
+        "iteration": step,
+        "num_floating_point_operations_so_far": 0,
+    }
