@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(said))
     print(f"{args.dst}   Megatron-LM's checkpoint for {layout}")
     print(f"{args.dst}/certificate.md   what was done")
-    print(f"Next: pretrain_gpt.py --load {args.dst} {command_line(export, export.model)} …")
+    flags = command_line(export, args.transformer_impl)
+    print(f"Next: pretrain_gpt.py --load {args.dst} {flags} …")
     return 0
 
 

@@ -8,7 +8,6 @@ apply_layernorm_1p as they were called before it.
 from typing import Any
 
 from convert.megatron.export import Export
-from jaxneox.config.schema import ModelConfig
 
 POSITIONS = {"learned": "learned_absolute", "rotary": "rope", "none": "none"}
 TOKENIZERS = {"HFTokenizer": "HuggingFaceTokenizer", "GPT2BPETokenizer": "GPT2BPETokenizer",
@@ -66,9 +65,9 @@ def arguments(export: Export) -> dict[str, Any]:
     }
 
 
-def command_line(export: Export, model: ModelConfig) -> str:
-    """The flags with which pretrain_gpt.py builds this model; what loads it comes after them."""
-    said, layout = arguments(export), export.layout
+def command_line(export: Export, implementation: str) -> str:
+    """The flags with which pretrain_gpt.py builds this model and loads weights alone."""
+    said, layout, model = arguments(export), export.layout, export.model
     names = ["num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "seq_length",
              "max_position_embeddings", "position_embedding_type", "normalization", "norm_epsilon",
              "make_vocab_size_divisible_by", "tensor_model_parallel_size",
@@ -88,4 +87,6 @@ def command_line(export: Export, model: ModelConfig) -> str:
     }
     flags = [f"--{name.replace('_', '-')} {said[name]}" for name in names]
     flags += [f"--{name}" for name, holds in switches.items() if holds]
+    if layout.format == "torch":  # whose names are those of one of the two
+        flags.append(f"--transformer-impl {implementation}")
     return " ".join([*flags, f"--ckpt-format {layout.format}", "--no-load-optim --no-load-rng"])

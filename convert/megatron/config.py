@@ -184,7 +184,7 @@ def _positions(args: Args, sizes: Sizes, given: Args, notes: list[str]) -> Keys:
             f"position_embedding_type is {said!r} and there is no table of positions; only rope "
             "and none are supported without one: say which with --config X.yml (pos_emb: rotary)"
         )
-    fraction, base = args.get("rotary_percent", 1.0), args.get("rotary_base", 10000)
+    fraction, base = args.get("rotary_percent") or 1.0, args.get("rotary_base") or 10000
     if base != int(base):
         raise UserError(f"rotary_base is {base!r}, expected a whole number, as in NeoX")
     found = {"pos_emb": known.get(str(said), "")}

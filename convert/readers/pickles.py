@@ -48,15 +48,6 @@ HARMLESS = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
     "_io.BytesIO",
-    "megatron.core.enums.ModelType",
-    "megatron.core.rerun_state_machine.RerunDiagnostic",
-    "megatron.core.rerun_state_machine.RerunMode",
-    "megatron.core.rerun_state_machine.RerunState",
-    "megatron.core.transformer.enums.AttnBackend",
-    "megatron.core.transformer.enums.AttnMaskType",
-    "megatron.core.transformer.enums.CudaGraphScope",
-    "megatron.core.transformer.enums.InferenceCudaGraphScope",
-    "megatron.core.transformer.enums.LayerType",
     "megatron.model.enums.AttnMaskType",
     "megatron.model.enums.LayerType",
     "megatron.model.enums.ModelType",
@@ -68,6 +59,9 @@ HARMLESS = {
     "megatron.neox_arguments.neox_args.NeoXArgs",
 }
 """Classes and functions of the checkpoints' authors that hold no tensor; read, and never run."""
+
+OF_MEGATRON = ("megatron.core.", "megatron.training.", "megatron.legacy.")
+"""How the names begin of whatever Megatron-LM's arguments hold: enumerations, mostly."""
 
 INDEX_OF_PARTS = {
     *(f"torch.distributed.checkpoint.metadata.{name}" for name in (
@@ -143,7 +137,7 @@ class Unpickler(pickle.Unpickler):
         full = f"{OLD_MODULES.get(module, module)}.{name}"
         if full in self._known:
             return self._known[full]
-        if full in HARMLESS or full in INDEX_OF_PARTS:
+        if full in HARMLESS or full in INDEX_OF_PARTS or full.startswith(OF_MEGATRON):
             return Inert
         if full in TORCH_DTYPES:
             return full

@@ -63,6 +63,10 @@ def test_there_and_back_bit_by_bit(runs, tmp_path: Path, name: str, tp, pp, form
 def test_what_is_written_is_proved(runs, tmp_path: Path, name: str) -> None:
     said = call(to_megatron, runs[name], tmp_path / "there", "--tp", "4", "--format", "torch")
     assert "the same function" in said.out
+    flags = said.out.splitlines()[-1]
+    assert "--tensor-model-parallel-size 4" in flags and "--transformer-impl local" in flags
+    assert ("--swiglu" in flags) == (name == LLAMAS) and "--position-embedding-type rope" in flags
+    assert "--num-query-groups 2" in flags and "--no-load-optim" in flags
     record = json.loads((tmp_path / "there" / "certificate.json").read_text())
     assert all(t["used"] == t["elements"] and t["same_bits"] for t in record["tensors"])
 
