@@ -50,8 +50,20 @@ def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
     if facts.problems:
         facts.uses = [refused(convert, what, facts.problems[0])]
     else:
-        facts.uses = [Use(convert, what), *after_conversion("from_megatron")]
+        facts.uses = [Use(convert, what), *_going_on(facts, convert)]
+        facts.uses += after_conversion("from_megatron")
     return facts
+
+
+def _going_on(facts: Facts, convert: str) -> list[Use]:
+    """What there is to do with the optimizer, if there is one."""
+    if facts.optimizer is None:
+        return []
+    with_it = "from_megatron --optimizer"
+    return [
+        Use(f"{convert} --optimizer", "with the optimizer: the run goes on"),
+        Use("python train.py DST", "goes on with training", after=with_it),
+    ]
 
 
 def _from_ranks(facts: Facts) -> None:

@@ -5,6 +5,8 @@ from shlex import quote
 
 from convert.hf.choice import choose
 from convert.inspection.facts import Use
+from convert.megatron.export import Layout as MegatronLayout
+from convert.megatron.export import refuse_layout as refuse_megatron_layout
 from convert.split import Layout, refuse_layout
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
@@ -44,18 +46,7 @@ def refused(command: str, what: str, reason: str) -> Use:
 
 
 def refuse_megatron(model: ModelConfig) -> None:
-    """Raises UserError with what Megatron-LM has no equal of."""
-    found = {
-        "it has no parallel residual": model.parallel_residual,
-        f"it has no {model.positions.kind} positions": (
-            model.positions.kind not in ("rotary", "learned", "none")
-        ),
-        f"it has no {model.norm.kind}": model.norm.kind not in ("layernorm", "rmsnorm"),
-        "it has no bias on the logits": model.logit_bias,
-    }
-    reasons = [reason for reason, holds in found.items() if holds]
-    if reasons:
-        raise UserError(f"Megatron-LM cannot have this model's function: {'; '.join(reasons)}")
+    refuse_megatron_layout(model, MegatronLayout(1, 1, 1, "torch"))
 
 
 def refuse_neox(model: ModelConfig) -> None:

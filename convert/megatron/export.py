@@ -45,7 +45,7 @@ class Export:
 
     def __init__(self, source: JaxneoxCheckpoint, layout: Layout, dtype: str = "keep") -> None:
         self.source, self.layout, self._asked = source, layout, dtype
-        _refuse(source.model, layout)
+        refuse_layout(source.model, layout)
         self.model = _to_write(source.model, layout.tp)
         self._fitted = Refitted(source, self.model)
         self.notes = [*self._notes()]
@@ -144,7 +144,8 @@ def _to_write(model: ModelConfig, tp: int) -> ModelConfig:
     )
 
 
-def _refuse(model: ModelConfig, layout: Layout) -> None:
+def refuse_layout(model: ModelConfig, layout: Layout) -> None:
+    """Raises UserError, with every reason, where Megatron-LM cannot have the model's function."""
     tp, pp, chunks, _ = layout
     if min(tp, pp, chunks) < 1:
         raise UserError(f"--tp {tp} --pp {pp} --virtual {chunks}: expected numbers from 1")

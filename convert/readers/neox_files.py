@@ -18,9 +18,10 @@ STEP = re.compile(r"global_step(\d+)")
 
 MOST_RANKS = 4096
 
+MEGATRON = "a Megatron-LM checkpoint: python -m convert.from_megatron SRC DST"
 OTHER_KINDS = {
-    "latest_checkpointed_iteration.txt": "a Megatron-LM checkpoint, which is not supported yet",
-    "model_optim_rng.pt": "a Megatron-LM checkpoint, which is not supported yet",
+    "latest_checkpointed_iteration.txt": MEGATRON,
+    "model_optim_rng.pt": MEGATRON,
     "model.safetensors": "a Hugging Face model: python -m convert.from_hf SRC DST",
     "model.safetensors.index.json": "a Hugging Face model: python -m convert.from_hf SRC DST",
     "pytorch_model.bin": "a Hugging Face model: python -m convert.from_hf SRC DST",

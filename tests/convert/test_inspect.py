@@ -168,7 +168,7 @@ def test_without_an_optimizer_the_weights_convert(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_said_with_the_reason(tmp_path: Path) -> None:
     facts = facts_of(Synthetic(keys={"pos-emb": "alibi"}).write(tmp_path / "alibi"))
-    assert "alibi" in (why(facts, "to_hf") or "") and "alibi" in (why(facts, "to_megatron") or "")
+    assert "alibi" in (why(facts, "to_hf") or "")
     assert "parallel residual" in (why(facts, "to_megatron") or "")
     assert why(facts, "to_neox") is None
     write_run(tmp_path / "gpt2", GPT2)
