@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from shlex import quote
@@ -25,7 +26,9 @@ from convert.inspection.megatron_files import (
 )
 from convert.inspection.megatron_model import Ranks
 from convert.inspection.uses import RUN, after_conversion, refused
+from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.neox_files import MOST_RANKS
+from convert.rules.megatron import WORDS
 from jaxneox.errors import UserError
 
 OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
@@ -37,11 +40,13 @@ def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
     facts = Facts(folder, "megatron", "torch_dist" if distributed else "torch", steps=steps)
     number = ITERATION.fullmatch(folder.resolve().name)
     facts.step = int(number[1]) if number else None
+    source: MegatronCheckpoint | None = None
     try:
         if distributed:
             _from_index(facts, read_index(folder))
         else:
             _from_ranks(facts)
+        source = None if facts.problems else _held_together(facts)
     except UserError as error:
         facts.problems.append(str(error))
     _measure(facts)
@@ -51,8 +56,23 @@ def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
         facts.uses = [refused(convert, what, facts.problems[0])]
     else:
         facts.uses = [Use(convert, what), *_going_on(facts, convert)]
-        facts.uses += after_conversion("from_megatron")
+        facts.uses += after_conversion("from_megatron", source.model if source else None)
     return facts
+
+
+def _held_together(facts: Facts) -> MegatronCheckpoint:
+    """As the conversion opens it. Raises UserError for what it refuses: a function that we do not
+    have, tensors that are not those of one model."""
+    source = open_megatron(facts.path)
+    facts.notes += source.notes
+    tied, said = source.model.tied_embedding, facts.architecture
+    if said is not None and said.tied != tied:  # arguments lie, or say nothing
+        facts.architecture = replace(said, tied=tied)
+        tensor = source.shards.layers[None][0][WORDS]
+        elements = source.model.vocab_size * source.model.hidden_size * (-1 if tied else 1)
+        facts.dtypes[tensor.dtype.name] = facts.dtypes.get(tensor.dtype.name, 0) + elements
+        facts.parameters = sum(facts.dtypes.values())
+    return source
 
 
 def _going_on(facts: Facts, convert: str) -> list[Use]:

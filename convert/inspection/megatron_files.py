@@ -25,6 +25,7 @@ RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_\d+)?")
 PARTS = re.compile(r"\w+\.distcp")
 MODEL = re.compile(r"model\w*rng\.pt")
 LATEST = "latest_checkpointed_iteration.txt"
+RELEASE = "release"  # the folder of weights without a step
 ITEMSIZE = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
 COMMON = 64 << 20  # bytes that the common state, which holds no weights, may take at most
 
@@ -68,6 +69,8 @@ def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
     own = ITERATION.fullmatch(path.resolve().name)
     run = path.resolve().parent if own else path
     there = {int(m[1]): c for c in run.iterdir() if (m := ITERATION.fullmatch(c.name))}
+    if step is None and not own and _said(run) == RELEASE and (run / RELEASE).is_dir():
+        return run / RELEASE, sorted(there)
     if own or not there:
         if step is not None and not (own and int(own[1]) == step):
             raise UserError(f"{path}: is not iteration {step}: leave one of the two out")
@@ -79,13 +82,20 @@ def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
 
 
 def _latest(run: Path, there: Mapping[int, Path]) -> int:
-    said = run / LATEST
-    text = said.read_text(errors="replace").strip() if said.is_file() else ""
-    if not text.isdecimal():
+    text = _said(run)
+    if text is None:
         return max(there)
-    if int(text) not in there:
-        raise UserError(f"{said}: names {text}, which is no folder here; choose one with --step")
+    if not (text.isdecimal() and len(text) < 20 and int(text) in there):
+        raise UserError(
+            f"{run / LATEST}: names {text[:40]}, which is no folder here; choose one with --step"
+        )
     return int(text)
+
+
+def _said(run: Path) -> str | None:
+    """What a run names as its newest."""
+    path = run / LATEST
+    return path.read_text(errors="replace").strip() if path.is_file() else None
 
 
 def read_torch(file: BinaryIO, path: Path) -> Any:

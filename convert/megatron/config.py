@@ -86,9 +86,22 @@ FIXED = {
     "hybrid_layer_pattern": Fixed(NONE, "all layers are transformer layers"),
     "hybrid_override_pattern": Fixed(NONE, "all layers are transformer layers"),
     "heterogeneous_layers_config_path": Fixed(NONE, "all layers are alike"),
+    "heterogeneous_layers_config_encoded_json": Fixed(NONE, "all layers are alike"),
+    "experimental_attention_variant": Fixed(NONE, "all attention is softmax attention"),
     "mtp_num_layers": Fixed(NONE, "one token is predicted at a time"),
 }
 """Arguments that change the function, with the values for which they do not."""
+
+NUMBERS = ("seq_length", "max_position_embeddings", "kv_channels", "rotary_percent", "rotary_base",
+           "layernorm_epsilon", "norm_epsilon", "attention_dropout", "hidden_dropout",
+           "init_method_std")  # fmt: skip
+SWITCHES = ("layernorm_zero_centered_gamma", "apply_layernorm_1p", "rotary_interleaved", "swiglu",
+            "bias_gelu_fusion", "openai_gelu", "use_rotary_position_embeddings",
+            "untie_embeddings_and_output_weights")  # fmt: skip
+"""What is taken from arguments; of another type it would be misread."""
+
+GELU_BY_VERSION = ("onnx_safe", "use_te_activation_func")
+"""Switches with which gelu's form also hangs on Megatron's version."""
 
 
 def reading_of(args: Args, sizes: Sizes, choices: Choices) -> Reading:
@@ -107,6 +120,13 @@ def reading_of(args: Args, sizes: Sizes, choices: Choices) -> Reading:
             f"{sizes.attended // heads}), but in NeoX they share hidden_size {sizes.hidden}"
         )
     groups = sizes.groups(heads)
+    channels = args.get("kv_channels")
+    if channels and heads * channels != sizes.attended and "num_attention_heads" not in given:
+        raise UserError(
+            f"num_attention_heads is {heads} and kv_channels {channels}, but the heads have "
+            f"{sizes.attended} dimensions in all, and no tensor says which of the two is right: "
+            "give the heads with --config X.yml (num-attention-heads)"
+        )
     length = args.get("seq_length") or args.get("max_position_embeddings") or sizes.positions
     longest = sizes.positions or max(args.get("max_position_embeddings") or 0, length or 0)
     keys: Keys = {
@@ -132,13 +152,20 @@ def reading_of(args: Args, sizes: Sizes, choices: Choices) -> Reading:
     return Reading(
         keys | given,
         bool(centred) if choices.zero_centered is None else choices.zero_centered,
-        bool(args.get("rotary_interleaved")) and keys["pos_emb"] == "rotary",
+        bool(args.get("rotary_interleaved")) and (keys | given)["pos_emb"] == "rotary",
         notes,
     )
 
 
 def _refuse_unlike(args: Args, sizes: Sizes) -> None:
     wrong = [
+        f"{name} is {args[name]!r}, expected {kind}"
+        for names, kind, types in ((NUMBERS, "a number", (int, float)), (SWITCHES, "a bool", bool))
+        for name in names
+        if (said := args.get(name)) is not None
+        and not (isinstance(said, types) and isinstance(said, bool) == (types is bool))
+    ]
+    wrong += [
         f"{name} is {args[name]!r}, but here {fixed.why}"
         for name, fixed in FIXED.items()
         if name in args and args[name] not in fixed.neutral
@@ -175,6 +202,12 @@ def _positions(args: Args, sizes: Sizes, given: Args, notes: list[str]) -> Keys:
     if args.get("use_rotary_position_embeddings"):
         said = "rope"
     if sizes.positions:
+        if said == "rope" and not args.get("position_embedding_type") and "pos_emb" not in given:
+            raise UserError(
+                "use_rotary_position_embeddings is True, but there is a table of positions: "
+                "Megatron-LM of 2023 computed with both, which no model has here; say which of the "
+                "two it was with --config X.yml (pos_emb: learned)"
+            )
         if said not in (None, "learned_absolute"):
             notes.append(f"args say positions are {said}, but there is a table of them: learned")
         return {"pos_emb": "learned"}
@@ -185,6 +218,8 @@ def _positions(args: Args, sizes: Sizes, given: Args, notes: list[str]) -> Keys:
             "and none are supported without one: say which with --config X.yml (pos_emb: rotary)"
         )
     fraction, base = args.get("rotary_percent") or 1.0, args.get("rotary_base") or 10000
+    if args.get("rotary_base") is None:
+        notes.append("args do not say rope's base: it is 10000, Megatron's default")
     if base != int(base):
         raise UserError(f"rotary_base is {base!r}, expected a whole number, as in NeoX")
     found = {"pos_emb": known.get(str(said), "")}
@@ -202,6 +237,12 @@ def _mlp(args: Args, sizes: Sizes, choices: Choices, notes: list[str]) -> Keys:
         return {"activation": "swiglu", "intermediate_size": 3 * sizes.ffn}
     if args.get("swiglu"):
         notes.append("args say swiglu, but the MLP is not gated: gelu")
+    unclear = [name for name in GELU_BY_VERSION if args.get(name)]
+    if unclear and choices.gelu is None:
+        raise UserError(
+            f"{unclear[0]} is True, with which gelu has one form in some of Megatron-LM's versions "
+            "and the other in others: say which with --gelu tanh or --gelu erf"
+        )
     fused = args.get("bias_gelu_fusion") if sizes.mlp_bias else False  # it fuses with the bias
     tanh = bool(fused is not False or args.get("openai_gelu"))
     if choices.gelu is not None:

@@ -156,8 +156,7 @@ def _chunk(state: Mapping[str, Any], v: int, path: Path) -> list[tuple[str, int 
         name, layer, inside = named(key)
         if not hasattr(value, "numpy") or (inside and layer is None):
             raise UserError(f"{path}: {key} is {type(value).__name__}, expected a tensor")
-        if layer is not None and layer > 1 << 20:
-            raise UserError(f"{path}: {key}: a layer of that number is not expected")
+        _refuse_far(key, layer or 0, path)
         refuse_foreign(key, path)
         found.append((name, layer, value))
     return found
@@ -178,16 +177,23 @@ def _dist(files: Files) -> Shards:
         refuse_foreign(key, files.folder)
         name, layer, inside = named(key)
         if inside and layer is None:  # all layers in one tensor
-            for index in range(tensor.shape[0] if tensor.shape else 0):
-                layers.setdefault(index, [{}])[0][name] = tensor.part(index)
+            count = tensor.shape[0] if tensor.shape else 0
+            _refuse_far(key, count, files.folder)
+            parts: list[tuple[int | None, Tensor]] = [(i, tensor.part(i)) for i in range(count)]
         else:
-            layers.setdefault(layer, [{}])[0][name] = tensor
+            _refuse_far(key, layer or 0, files.folder)
+            parts = [(layer, tensor)]
+        for at, part in parts:
+            (tensors,) = layers.setdefault(at, [{}])
+            if name in tensors:
+                raise UserError(f"{files.folder}: {name} is there twice (layer {at})")
+            tensors[name] = part
     args = _args(common.get("args"))
     others = {key.partition(".")[0].partition("/")[0] for key in (*folder.tensors, *folder.objects)}
     return Shards(
         files,
         args,
-        _number(common.get("checkpoint_version", 0)),
+        _number(common.get("checkpoint_version", 3.0)),  # the format is younger than all orders
         _step(common, files),
         layers,
         args.get("pipeline_model_parallel_size") or 1,
@@ -231,6 +237,12 @@ def _check_ranks(files: Files, states: list[list[dict[str, Any]]]) -> None:
         raise UserError(f"{files.folder}: its files are of different steps: {said}")
 
 
+def _refuse_far(key: str, layer: int, where: Path) -> None:
+    """More layers than there can be would take memory for nothing."""
+    if layer > 1 << 20:
+        raise UserError(f"{where}: {key}: a layer of that number is not expected")
+
+
 def refuse_foreign(name: str, where: Path) -> None:
     for sign, kind in FOREIGN.items():
         if sign in name:
@@ -252,7 +264,7 @@ def _args(said: Any) -> dict[str, Any]:
 
 
 def _number(said: Any) -> float:
-    if not isinstance(said, int | float) or said not in (0, 1, 2, 3):
+    if type(said) not in (int, float) or said not in (0, 1, 2, 3):
         raise UserError(f"checkpoint_version {said!r} is unknown; there are 0, 1.0, 2.0 and 3.0")
     return float(said)
 

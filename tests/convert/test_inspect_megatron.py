@@ -166,7 +166,9 @@ def test_the_iteration_is_the_latest_unless_it_is_said(copy: Any) -> None:
     shutil.copytree(step, step.parent / "iter_0000009")
     facts = facts_of(step.parent)
     assert facts["steps"] == [5, 9] and facts["path"].endswith("iter_0000005")
-    assert facts_of(step.parent, "--step", 9)["path"].endswith("iter_0000009")
+    other = run(inspect, step.parent, "--step", 9, "--json")
+    assert json.loads(other.out)["path"].endswith("iter_0000009")
+    assert "its files say that they are of step 5" in other.error  # a copy under another name
     assert "there are: 5, 9" in run(inspect, step.parent, "--step", 7).error
     (step.parent / "latest_checkpointed_iteration.txt").write_text("8")
     assert "names 8" in run(inspect, step.parent).error
