@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     notes: list[str] = []
     if args.optimizer:
         optimizer = open_optimizer(source)
-        further, notes = training_keys(source.shards.args, optimizer)
+        further, notes = training_keys(source.shards.args, optimizer, source.shards.step)
         source = optimizer.kinds["param"]  # the master weights
     leaves = {
         name: (shape, chosen(args.dtype, source.dtype(name)))

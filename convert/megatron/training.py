@@ -1,6 +1,6 @@
 """A training that Megatron-LM began, as one of ours: Adam's moments, counters and keys."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ STYLES = ("constant", "linear", "cosine")
 
 
 def training_keys(
-    args: Mapping[str, Any], optimizer: MegatronOptimizer
+    args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int
 ) -> tuple[dict[str, Any], list[str]]:
     """NeoX's keys of the optimizer, the schedule and the batch, and what is not quite the same.
 
@@ -36,13 +36,13 @@ def training_keys(
         "order": "megatron",
     }
     iters = args.get("train_iters")
-    decay_iters = args.get("lr_decay_iters") or iters
+    decay_iters = _iterations(args, "lr_decay") or iters
     if isinstance(iters, int) and iters > 0:
         keys["train_iters"] = iters
     if isinstance(decay_iters, int) and decay_iters > 0:
         keys["lr_decay_iters"] = decay_iters
         fraction = args.get("lr_warmup_fraction")
-        warmup = (args.get("lr_warmup_iters") or 0) / decay_iters
+        warmup = _iterations(args, "lr_warmup") / decay_iters
         keys["warmup"] = float(fraction) if fraction is not None else warmup
     style = args.get("lr_decay_style")
     if style in STYLES:
@@ -54,11 +54,45 @@ def training_keys(
     if isinstance(micro, int):
         keys["max_micro_batch_size" if "train_batch_size" in keys else
              "train_micro_batch_size_per_gpu"] = micro  # fmt: skip
-    return keys, _notes(args, style, low)
+    return keys, _notes(args, style, low, step, optimizer.groups)
 
 
-def _notes(args: Mapping[str, Any], style: Any, low: float) -> list[str]:
+def _iterations(args: Mapping[str, Any], name: str) -> int:
+    """A length of the schedule, which with --train-samples is counted in samples; 0 where no
+    argument says it."""
+    batch = args.get("global_batch_size")
+    if args.get("train_samples") and type(batch) is int and batch > 0:
+        return int(args.get(f"{name}_samples") or 0) // batch
+    return int(args.get(f"{name}_iters") or 0)
+
+
+def _notes(
+    args: Mapping[str, Any], style: Any, low: float, step: int, groups: Sequence[Mapping[str, Any]]
+) -> list[str]:
     notes = []
+    batch, seen = args.get("global_batch_size"), args.get("consumed_train_samples")
+    if args.get("rampup_batch_size") or args.get("step_batch_size_schedule"):
+        notes.append(
+            "Megatron's batch grew (rampup_batch_size, step_batch_size_schedule), ours is always "
+            f"global_batch_size {batch}: the next samples and the learning rate are other ones"
+        )
+    elif seen and batch and seen != step * batch:
+        notes.append(
+            f"consumed_train_samples is {seen}, which is not step {step} of batches of {batch}: "
+            "the next samples are other ones than Megatron's"
+        )
+    if not all(group.get("decoupled_weight_decay", True) for group in groups) or (
+        args.get("decoupled_weight_decay") is False
+    ):
+        notes.append(
+            "Megatron added weight decay to the gradients (decoupled_weight_decay is False), here "
+            "it is taken from the weights (AdamW)"
+        )
+    if args.get("start_weight_decay") != args.get("end_weight_decay"):
+        notes.append(
+            "Megatron's weight decay moved from start_weight_decay to end_weight_decay, ours stays "
+            "where it was"
+        )
     if style not in STYLES:
         notes.append(
             f"lr_decay_style {style} has no equal here: set lr-decay-style and lr-decay-iters in "

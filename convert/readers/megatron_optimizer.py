@@ -46,6 +46,11 @@ def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
             f"{checkpoint.folder}: its optimizer's states cannot be taken over ({error}); convert "
             "the weights alone"
         ) from error
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{checkpoint.folder}: its optimizer's states are not those of Megatron-LM's Adam "
+            f"({type(error).__name__}: {str(error)[:100]}); convert the weights alone"
+        ) from error
     return MegatronOptimizer(found.step, found.groups, views)
 
 

@@ -231,6 +231,16 @@ def merge(folder: Path, writer: DistWriter) -> None:
     writer.finish()
 
 
+@pytest.mark.parametrize(
+    "states_of",
+    [{}, {"param_groups": 3}, {"state": {0: {"momentum_buffer": 1}}, "param_groups": [{}]}],
+)
+def test_another_optimizers_states_are_named(split: Path, states_of: dict) -> None:
+    rewrite(split, lambda s: s.update(optimizer=states_of))
+    with pytest.raises(UserError, match=r"are not those of .* Adam .*convert the weights alone"):
+        open_optimizer(open_megatron(split))
+
+
 def test_weights_alone_have_no_states(tmp_path: Path) -> None:
     write_run(tmp_path / "run", LLAMA)
     for form in ("torch", "torch_dist"):

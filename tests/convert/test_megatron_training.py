@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from convert import from_megatron
+from convert.megatron.training import training_keys
 from convert.readers.jaxneox import JaxneoxCheckpoint, JaxneoxMoments
 from convert.readers.megatron import open_megatron
-from convert.readers.megatron_optimizer import open_optimizer
+from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer
 from jaxneox import checkpoint
 from jaxneox.optim.optimizer import decays
 from tests.convert.commands import call, run
@@ -96,3 +97,20 @@ def test_weights_alone_have_no_optimizer(shared: Path, tmp_path: Path) -> None:
     )
     assert said.status == 2 and "convert the weights alone" in said.error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_in_samples_and_what_is_not_the_same() -> None:
+    group = {"lr": 1e-4, "max_lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    args: dict[str, Any] = {"train_iters": 100, "train_samples": 800, "lr_decay_samples": 640,
+            "lr_warmup_iters": 0, "lr_warmup_samples": 64, "global_batch_size": 8,
+            "lr_decay_style": "cosine"}  # fmt: skip
+    keys, notes = training_keys(args, MegatronOptimizer(5, [group], {}), 5)
+    assert (keys["train_iters"], keys["lr_decay_iters"], keys["warmup"]) == (100, 80, 0.1)
+    assert notes == []
+    optimizer = MegatronOptimizer(5, [group | {"decoupled_weight_decay": False}], {})
+    args |= {"consumed_train_samples": 41, "end_weight_decay": 0.2, "start_weight_decay": 0.1}
+    said = " ".join(training_keys(args, optimizer, 5)[1])
+    for words in ("consumed_train_samples is 41", "added weight decay", "moved from start_weight"):
+        assert words in said
+    said = " ".join(training_keys(args | {"rampup_batch_size": [2, 2, 9]}, optimizer, 5)[1])
+    assert "batch grew" in said and "is 41" not in said
