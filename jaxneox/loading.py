@@ -2,6 +2,7 @@
 # B batch, T length, V padded vocabulary
 
 import contextlib
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from jaxneox import checkpoint
 from jaxneox.config import resolve
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer, load_tokenizer
+from jaxneox.errors import UserError
+from jaxneox.infer.generate import Answer, Pools, generate
+from jaxneox.infer.recompute import Recompute
+from jaxneox.infer.sampling import Sampling
 from jaxneox.model import Model, Params
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import Rules, rules_for
@@ -50,6 +55,68 @@ class LoadedModel:
         if self._mesh.size == 1:  # an array like any other, free of the mesh
             return jax.device_put(logits, self._mesh.devices.item())
         return logits
+
+    def generate(
+        self,
+        prompts: str | Sequence[str | Sequence[int]],
+        *,
+        max_tokens: int | None = 64,
+        stop: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        rows: int = 8,
+        recompute: bool = False,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[Answer]:
+        """What follows each prompt, text or tokens; greedy unless a sampling key is set.
+
+        Args:
+            max_tokens: of each answer; None for all that the context has room for.
+            stop: strings before which an answer ends.
+            temperature, top_p, top_k: as NeoX's keys, see `Sampling`.
+            seed: of the first prompt; each next one has the next number.
+            rows: how many answers are made at once.
+            recompute: without a cache, slowly.
+            on_text: told (number of the prompt, new text) while it is generated.
+        """
+        given = [prompts] if isinstance(prompts, str) else prompts
+        tokens = [self.encode(prompt) for prompt in given]
+        each = [Sampling(temperature, top_p, top_k, (seed + i) % 2**32) for i in range(len(tokens))]
+        pool = self._recompute if recompute else self.pools
+        return generate(
+            *(pool, self.config.model, tokens, self.tokenizer),
+            **{"sampling": each, "max_tokens": max_tokens, "stop": stop},
+            **{"rows": rows, "on_text": on_text},
+        )
+
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """Tokens of a prompt; of an empty one the end of a document, as NeoX has it."""
+        if not isinstance(prompt, str):
+            return [int(token) for token in prompt]
+        if self.tokenizer is None:
+            raise UserError("the checkpoint has no tokenizer; give prompts as lists of tokens")
+        tokens = self.tokenizer.encode(prompt)
+        if tokens or self.tokenizer.eod is None:
+            return tokens
+        return [self.tokenizer.eod]
+
+    def release(self) -> "LoadedModel":
+        """Keeps the weights for generation alone: one copy of them instead of two."""
+        self.__dict__["pools"] = self._pools(release=True)
+        return self
+
+    @cached_property
+    def pools(self) -> Pools:
+        return self._pools(release=False)
+
+    def _pools(self, release: bool) -> Pools:
+        return Pools(self.config.model, self.params, self._mesh, self._compute, release=release)
+
+    def _recompute(self, rows: int, length: int, known: int | None) -> Recompute:
+        model = Model(self.config.model, self._rules, self._compute)
+        return Recompute(model, self.params, self._mesh, rows=rows, length=length, known=known)
 
     def __repr__(self) -> str:
         size = sum(w.size for w in self.params.values())

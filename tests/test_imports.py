@@ -17,7 +17,9 @@ BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "h
 BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["places"] = set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess"}
-BELOW["train"] = BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint"}
+BELOW["infer"] = {"config", "model", "parallel", "data"}
+BELOW["train"] = {*BELOW["checkpoint"], "checkpoint"}
+BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 

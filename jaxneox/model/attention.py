@@ -1,6 +1,7 @@
 """Causal self-attention with grouped heads, split over devices by key-value head."""
 # B batch, T query length, S key length, D hidden, H head
 # K key-value heads, G query heads for each of them, R = G + 2: a group's queries, key and value
+# Z rows of positions: 1 where all rows of a batch have the same, else B
 
 import math
 
@@ -14,7 +15,7 @@ from jaxneox.model.dropout import Noise, dropout_heads
 from jaxneox.model.layout import Layout
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, zeros
-from jaxneox.model.positions import Alibi, Rotary
+from jaxneox.model.positions import Alibi, Rotary, distances
 from jaxneox.model.ring import ring_attend
 
 
@@ -57,11 +58,15 @@ class Attention(nnx.Module):
         else:
             if self.alibi is not None:
                 score_bias = self.alibi(positions_T, positions_T)
-            mask_TS = visible(positions_T, positions_T, self.cfg.window)
-            k, v = _whole(k, layout), _whole(v, layout)
-            mixed = attend(q, k, v, mask_TS, score_bias, noise, self.cfg)
+            mask = visible(positions_T, positions_T, self.cfg.window)
+            k, v = whole(k, layout), whole(v, layout)
+            mixed = attend(q, k, v, mask, score_bias, noise, self.cfg)
+        return self.output(mixed, layout)
+
+    def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
+        """-> [B, T, D] without the bias, a partial sum over the devices' heads."""
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
-        return jnp.einsum("BTKGH,KGHD->BTD", mixed, self.out[...], out_sharding=partial)
+        return jnp.einsum("BTKGH,KGHD->BTD", mixed_BTKGH, self.out[...], out_sharding=partial)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """-> queries [B, T, K, G, H], keys [B, T, K, H], values [B, T, K, H].
@@ -79,7 +84,7 @@ class Attention(nnx.Module):
         return self.qk_norm(q), self.qk_norm(k), v
 
 
-def _whole(x: jax.Array, layout: Layout) -> jax.Array:
+def whole(x: jax.Array, layout: Layout) -> jax.Array:
     """Keys or values [B, S, K, (G,) H] of all of a sequence, on every device with some of it."""
     return jax.reshard(x, layout.activation("batch", None, "kv_heads", *(None,) * (x.ndim - 3)))
 
@@ -97,9 +102,10 @@ def felt(cfg: AttentionConfig, rotated: int) -> np.ndarray:
     return mask
 
 
-def visible(queries_T: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Array:
-    """bool [T, S]: a query sees itself and what is before it, at most `window` positions back."""
-    distance = queries_T[:, None] - keys_S[None, :]
+def visible(queries: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Array:
+    """bool [Z, T, S]: a query, at [T] or [B, T], sees itself and what is before it, at most
+    `window` positions back."""
+    distance = distances(queries, keys_S)
     seen = distance >= 0
     return seen if window is None else seen & (distance <= window)
 
@@ -108,12 +114,12 @@ def attend(
     q_BTKGH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
-    mask_TS: jax.Array,
+    mask_ZTS: jax.Array,
     bias: jax.Array | None,
     noise: Noise | None,
     cfg: AttentionConfig,
 ) -> jax.Array:
-    """softmax(q k / sqrt(H) + bias) v -> [B, T, K, G, H].
+    """softmax(q k / sqrt(H) + bias [Z, K, G, T, S]) v -> [B, T, K, G, H].
 
     The softmax itself is in float32; the scores are rounded to the compute dtype before it, as in
     NeoX, unless `softmax_fp32` is set.
@@ -126,7 +132,7 @@ def attend(
         scores = scores.astype(q_BTKGH.dtype).astype(jnp.float32)
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
-    scores = jnp.where(mask_TS[None, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask_ZTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
     weights = dropout_heads(weights, cfg.dropout, noise)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH)

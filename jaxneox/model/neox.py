@@ -214,13 +214,11 @@ class Model:
 
     def _layer(self, positions_T: jax.Array, bias: jax.Array | None, noise: Noise | None):
         """One layer as the body of a scan: (x [B, T, D], (its number, its weights)) -> x."""
-        graph = nnx.graphdef(self._declared.layers)
 
         def layer(x_BTD: jax.Array, numbered: tuple[jax.Array, Params]):
             number, weights = numbered
             cast = {name: w.astype(self.compute) for name, w in weights.items()}
-            ready = self._gathered(cast).items()
-            block = _merge(graph, {name.removeprefix("layers."): w for name, w in ready})
+            block = self.part("layers", self._gathered(cast))
             inner = noise and noise.at(1 + number)
             return block(x_BTD, positions_T, bias, inner, self.layout), None
 
@@ -231,6 +229,12 @@ class Model:
             "dots": saves_dots(batch_axes=0 if self.layout.pipeline is None else 1),
         }
         return jax.checkpoint(layer, policy=policies[self.remat.policy], prevent_cse=False)
+
+    def part(self, name: str, weights: Params) -> Any:
+        """The module `embed`, `layers` (one of them) or `final_norm` with its weights in place."""
+        prefix, module = f"{name}.", getattr(self._declared, name)
+        own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+        return _merge(nnx.graphdef(module), own)
 
     def _module(self, params: Params) -> NeoX:
         """The model with its weights outside the layers in place, in float32."""

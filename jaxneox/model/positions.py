@@ -3,6 +3,7 @@
 Every function takes the positions themselves, so that it is right on any part of a sequence.
 """
 # B batch, T query length, S key length, K key-value heads, G query heads for each, H head
+# Z rows of positions: 1 where all rows of a batch have the same, else B
 
 import math
 
@@ -23,6 +24,16 @@ def frequencies(width: int, base: float) -> np.ndarray:
     return np.float32(1) / power
 
 
+def rows(positions: jax.Array) -> jax.Array:
+    """[T], the positions of all rows alike, or [B, T], each row's own -> [Z, T]"""
+    return positions if positions.ndim == 2 else positions[None]
+
+
+def distances(queries: jax.Array, keys_S: jax.Array) -> jax.Array:
+    """How far before each query, at [T] or [B, T], each key is: int [Z, T, S]."""
+    return rows(queries)[:, :, None] - keys_S[None, None, :]
+
+
 class Rotary:
     """Turns the first `fraction` of each head by an angle that grows with the position.
 
@@ -33,10 +44,10 @@ class Rotary:
         self.width = int(head_dim * cfg.rotary_fraction)
         self.frequencies = frequencies(self.width, cfg.rotary_base)
 
-    def __call__(self, x: jax.Array, positions_T: jax.Array) -> jax.Array:
-        """x [B, T, K, (G,) H] -> the same shape and dtype."""
-        angle = positions_T.astype(jnp.float32)[:, None] * self.frequencies[None, :]
-        angle = jnp.expand_dims(angle, (0, *range(2, x.ndim - 1)))
+    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
+        """x [B, T, K, (G,) H], positions [T] or [B, T] -> the shape and dtype of x."""
+        angle = rows(positions).astype(jnp.float32)[..., None] * self.frequencies[None, None]
+        angle = jnp.expand_dims(angle, tuple(range(2, x.ndim - 1)))
         cos, sin = jnp.cos(angle), jnp.sin(angle)
         first, second, rest = jnp.split(x, [self.width // 2, self.width], axis=-1)
         a, b = first.astype(jnp.float32), second.astype(jnp.float32)
@@ -67,11 +78,11 @@ class Alibi:
         slopes = np.asarray(alibi_slopes(cfg.num_heads), np.float32)
         self.slopes_KG = slopes.reshape(cfg.kv_heads, cfg.group)
 
-    def __call__(self, queries_T: jax.Array, keys_S: jax.Array) -> jax.Array:
-        """-> float32 [1, K, G, T, S]"""
-        distance_TS = (queries_T[:, None] - keys_S[None, :]).astype(jnp.float32)
+    def __call__(self, queries: jax.Array, keys_S: jax.Array) -> jax.Array:
+        """queries at [T] or [B, T] -> float32 [Z, K, G, T, S]"""
+        distance_ZTS = distances(queries, keys_S).astype(jnp.float32)
         slopes = jnp.asarray(self.slopes_KG)[None, :, :, None, None]
-        return -(slopes * distance_TS[None, None, None])
+        return -(slopes * distance_ZTS[:, None, None])
 
 
 class RelativeBias:
@@ -91,8 +102,8 @@ class RelativeBias:
         )
         return jnp.where(distance < exact, distance, jnp.minimum(far, self.buckets - 1))
 
-    def __call__(self, table: jax.Array, queries_T: jax.Array, keys_S: jax.Array) -> jax.Array:
-        """table [buckets, K, G] -> [1, K, G, T, S]"""
-        bucket_TS = self.bucket(queries_T[:, None] - keys_S[None, :])
-        one_hot = jax.nn.one_hot(bucket_TS, self.buckets, dtype=table.dtype)
-        return self.factor * jnp.einsum("TSb,bKG->KGTS", one_hot, table)[None]
+    def __call__(self, table: jax.Array, queries: jax.Array, keys_S: jax.Array) -> jax.Array:
+        """table [buckets, K, G], queries at [T] or [B, T] -> [Z, K, G, T, S]"""
+        bucket_ZTS = self.bucket(distances(queries, keys_S))
+        one_hot = jax.nn.one_hot(bucket_ZTS, self.buckets, dtype=table.dtype)
+        return self.factor * jnp.einsum("ZTSb,bKG->ZKGTS", one_hot, table)

@@ -1,0 +1,155 @@
+"""A pool of rows that generate together; each can be given a new prompt while the others go on."""
+# B rows of the pool, n new prompts, T their padded length, S positions in the cache, V vocabulary
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from jaxneox.infer.sampling import Chosen, Sampling, Settings, pick, settings_of
+from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
+from jaxneox.model.layout import Axes, on_devices
+
+SHORTEST = 32
+"""The least padded length of a prompt, and a quarter of the least part of the cache that is read:
+lengths between two powers of two share one compilation."""
+
+
+class Rows(NamedTuple):
+    """What is known of each row; its token is chosen but not yet in the cache."""
+
+    token_B: jax.Array
+    position_B: jax.Array  # of that token
+    number_B: jax.Array  # of that token in its answer, from 0
+    settings: Settings
+
+
+class Engine:
+    """Calls return before the device is done, so that the next can be prepared meanwhile.
+
+    Attributes:
+        rows: how many generate at once.
+        length: positions of a row; the last token of an answer needs none.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        weights: Weights,
+        mesh: Mesh,
+        *,
+        rows: int,
+        length: int,
+        known: int | None = None,
+        tops: int = 0,
+    ):
+        """`known`: tokens of the vocabulary that the tokenizer has, all unless given; no other is
+        ever chosen. `tops`: N of `Chosen`."""
+        parts = decoder.model.layout.parts("batch")
+        self.rows, self.length = -(-rows // parts) * parts, length
+        self._parts, self._mesh, self._decoder, self._weights = parts, mesh, decoder, weights
+        self.known = known
+        self._pick = functools.partial(pick, decoder.model.layout, known, tops)
+        self._cache = decoder.empty(self.rows, length, mesh)
+        zero = np.zeros(self.rows, np.int32)
+        self._state = self._laid(Rows(zero, zero, zero, settings_of([Sampling()] * self.rows)))
+        self._positions = np.zeros(self.rows, np.int64)  # the same, where Python can look
+
+    def admit(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]
+    ) -> Chosen:
+        """New prompts for some rows -> the first token of each, [n or more]."""
+        longest = max(map(len, prompts))
+        count = -(-power(len(prompts), 1) // self._parts) * self._parts
+        tokens = np.zeros((count, min(power(longest, SHORTEST), self.length)), np.int32)
+        last, where = np.zeros(count, np.int32), np.full(count, self.rows, np.int32)
+        for i, (slot, prompt) in enumerate(zip(slots, prompts, strict=True)):
+            tokens[i, : len(prompt)], last[i], where[i] = prompt, len(prompt) - 1, slot
+            self._positions[slot] = len(prompt)
+        settings = settings_of([*sampling, *[Sampling()] * (count - len(prompts))])
+        with jax.set_mesh(self._mesh):
+            new = self._laid((tokens, last, settings))
+            self._cache, self._state, chosen = self._admit(
+                self._weights, self._cache, self._state, where, *new
+            )
+        return chosen
+
+    def step(self, active: Sequence[int]) -> Chosen:
+        """One more token of every row; rows that are not active stay where they are."""
+        moving = np.zeros(self.rows, bool)
+        moving[list(active)] = True
+        span = min(power(int(self._positions[moving].max()) + 1, 4 * SHORTEST), self.length)
+        self._positions[moving] += 1
+        with jax.set_mesh(self._mesh):
+            self._cache, self._state, chosen = self._step(
+                self._weights, self._cache, self._state, self._laid(moving), span
+            )
+        return chosen
+
+    @functools.cached_property
+    def _admit(self):
+        def admit(weights, cache: Cache, state: Rows, slots, tokens_nT, last_n, settings):
+            logits_nV, fresh = self._decoder.prompts(weights, tokens_nT, last_n)
+            zero_n = jnp.zeros_like(last_n)
+            chosen = self._pick(logits_nV, settings, zero_n)
+            new = Rows(chosen.token_B, last_n + 1, zero_n, settings)
+            return self._place(cache, fresh, slots), self._place(state, new, slots), chosen
+
+        return jax.jit(admit, donate_argnums=(1, 2))
+
+    @functools.cached_property
+    def _step(self):
+        def step(weights, cache: Cache, state: Rows, moving_B: jax.Array, span: int):
+            position_B = jnp.minimum(state.position_B, span - 1)  # of rows that do not matter
+            logits_BV, cache = self._decoder.step(weights, cache, state.token_B, position_B, span)
+            number_B = state.number_B + 1
+            chosen = self._pick(logits_BV, state.settings, number_B)
+            moved = (chosen.token_B, state.position_B + 1, number_B)
+            kept = [jnp.where(moving_B, *pair) for pair in zip(moved, state[:3], strict=True)]
+            return cache, Rows(*kept, state.settings), chosen
+
+        return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
+
+    def _place(self, pool, new, slots_n: jax.Array):
+        """Arrays of B rows with those of n new ones at `slots_n`; slots outside the pool are left
+        out."""
+        layout = self._decoder.model.layout
+        numbers_B = jax.reshard(jnp.arange(self.rows), layout.activation("batch"))
+
+        def local(held: jax.Array, fresh: jax.Array, slots: jax.Array, numbers: jax.Array):
+            here = slots - numbers[0]
+            here = jnp.where(here < 0, held.shape[0], here)
+            if held.ndim < 2:
+                return (held.at[here].set(fresh, mode="drop"),)
+            heads = (slice(None),) * (held.ndim - 3)
+            return (held.at[(here, *heads, slice(fresh.shape[-2]))].set(fresh, mode="drop"),)
+
+        def place(held: jax.Array, fresh: jax.Array) -> jax.Array:
+            axes = cache_axes(held.ndim) if held.ndim > 1 else ("batch",)
+            inputs: tuple[Axes, ...] = (axes, (None, *axes[1:]), (None,), ("batch",))
+            whole = jax.reshard(fresh, layout.activation(None, *axes[1:]))
+            slots = jax.reshard(jnp.asarray(slots_n), layout.activation(None))
+            return on_devices(local, inputs, (axes,), layout)(held, whole, slots, numbers_B)[0]
+
+        return jax.tree.map(place, pool, new)
+
+    def _laid(self, arrays):
+        """[B, …] of the host on the devices, the rows split as the pool's."""
+        layout = self._decoder.model.layout
+
+        def lay(x: np.ndarray) -> jax.Array:
+            spec = layout.activation("batch", *(None,) * (x.ndim - 1))
+            return jax.device_put(x, NamedSharding(self._mesh, spec))
+
+        return jax.tree.map(lay, arrays)
+
+
+def power(number: int, least: int) -> int:
+    """The least power of two times `least` that is not below `number`."""
+    while least < number:
+        least *= 2
+    return least

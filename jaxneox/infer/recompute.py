@@ -1,0 +1,71 @@
+"""Generation without a cache: every token runs all before it again (NeoX's `recompute`).
+
+Slow, and as simple as it can be: what the engine's answers are held against.
+"""
+# B rows, S positions, V padded vocabulary
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from jaxneox.infer.sampling import Chosen, Sampling, pick, settings_of
+from jaxneox.model import Model, Params
+
+
+class Recompute:
+    """The interface of `Engine`, on the mesh on which the model computes logits."""
+
+    def __init__(
+        self, model: Model, params: Params, mesh: Mesh, *, rows: int, length: int, known: int | None
+    ):
+        parts, steps = model.layout.parts("batch"), model.layout.parts("length")
+        self.rows = -(-rows // parts) * parts
+        self.length, self.known = length, known
+        self._model, self._params, self._mesh = model, params, mesh
+        self._tokens = np.zeros((self.rows, -(-length // steps) * steps), np.int32)
+        self._ends, self._numbers = np.ones((2, self.rows), np.int32)
+        self._sampling = [Sampling()] * self.rows
+
+    def admit(
+        self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]
+    ) -> Chosen:
+        for slot, prompt, how in zip(slots, prompts, sampling, strict=True):
+            self._tokens[slot, : len(prompt)], self._ends[slot] = prompt, len(prompt)
+            self._numbers[slot], self._sampling[slot] = 0, how
+        all_rows = self._next(slots)
+        return jax.tree.map(lambda x: x[np.asarray(slots)], all_rows)
+
+    def step(self, active: Sequence[int]) -> Chosen:
+        return self._next([slot for slot in active if self._ends[slot] < self.length])
+
+    def _next(self, slots: Sequence[int]) -> Chosen:
+        laid = NamedSharding(self._mesh, self._model.layout.activation("batch", None))
+        row = NamedSharding(self._mesh, self._model.layout.activation("batch"))
+        with jax.set_mesh(self._mesh):
+            settings = jax.device_put(settings_of(self._sampling), row)
+            places = jax.device_put((self._ends - 1, self._numbers), row)
+            chosen = self._pick(self._params, jax.device_put(self._tokens, laid), settings, *places)
+        host = Chosen(*map(np.asarray, chosen))
+        for slot in slots:
+            if self._ends[slot] < self._tokens.shape[1]:
+                self._tokens[slot, self._ends[slot]] = host.token_B[slot]
+            self._ends[slot] += 1
+            self._numbers[slot] += 1
+        return host
+
+    @functools.cached_property
+    def _pick(self):
+        layout = self._model.layout
+
+        def next_tokens(params, tokens_BS, settings, last_B, number_B) -> Chosen:
+            logits_BSV = self._model.logits(params, tokens_BS)
+            logits_BSV = jax.reshard(logits_BSV, layout.activation("batch", None, "vocab"))
+            last_BS = jax.nn.one_hot(last_B, tokens_BS.shape[1], dtype=jnp.bool_)
+            logits_BV = jnp.sum(jnp.where(last_BS[..., None], logits_BSV, 0), axis=1)
+            return pick(layout, self.known, 0, logits_BV, settings, number_B)
+
+        return jax.jit(next_tokens)

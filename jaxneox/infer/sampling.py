@@ -1,0 +1,174 @@
+"""How the next token is chosen: greedy, or drawn from the distribution that NeoX's keys leave.
+
+What is drawn depends on the request's seed and on the number of the token in its answer alone, on
+no other row, so that an answer is the same alone and in company.
+"""
+# B rows, V padded vocabulary
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxneox.errors import UserError
+from jaxneox.model.layout import Axes, Layout, on_devices
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """NeoX's keys. Greedy where temperature, top_k and top_p are all 0; a temperature of 0 with
+    one of the others draws at temperature 1, as there.
+
+    Attributes:
+        top_k: tokens less likely than the k-th are not drawn; 0 for no such limit.
+        top_p: tokens are drawn from the most likely ones, up to the one with which their
+            probabilities exceed this sum; 0 for no such limit.
+        seed: the same seed draws the same tokens.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 0.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"temperature {self.temperature}: expected 0 (greedy) or more")
+        if not 0 <= self.top_p <= 1:
+            raise UserError(f"top_p {self.top_p}: expected a probability, 0 for no limit")
+        if not 0 <= self.top_k < 2**31:
+            raise UserError(f"top_k {self.top_k}: expected a number of tokens, 0 for no limit")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed {self.seed}: expected 0 to {2**32 - 1}")
+
+
+class Settings(NamedTuple):
+    """The same of every row, as arrays."""
+
+    temperature_B: jax.Array
+    top_p_B: jax.Array
+    top_k_B: jax.Array
+    seed_B: jax.Array
+
+
+def settings_of(rows: list[Sampling]) -> Settings:
+    return Settings(
+        np.array([row.temperature for row in rows], np.float32),
+        np.array([row.top_p for row in rows], np.float32),
+        np.array([row.top_k for row in rows], np.int32),
+        np.array([row.seed for row in rows], np.uint32),
+    )
+
+
+class Chosen(NamedTuple):
+    """The next token of each row, on the device: `np.asarray` waits for it."""
+
+    token_B: jax.Array
+    logprob_B: jax.Array  # its log-probability as the model has it, before any sampling setting
+    top_BN: jax.Array  # the N most likely tokens
+    top_logprob_BN: jax.Array
+
+
+def pick(
+    layout: Layout,
+    known: int | None,
+    tops: int,
+    logits_BV: jax.Array,
+    settings: Settings,
+    number_B: jax.Array,
+) -> Chosen:
+    """Of the first `known` tokens of the vocabulary, all unless given; `tops` is N."""
+    logits_BV = jax.reshard(logits_BV, layout.activation("batch", None))[:, :known]
+
+    def local(logits_BV: jax.Array, number_B: jax.Array, *settings: jax.Array):
+        token_B = choose(logits_BV, Settings(*settings), number_B)
+        total_B = jax.nn.logsumexp(logits_BV, axis=-1)
+        logprob_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0] - total_B
+        top_BN, ids_BN = jax.lax.top_k(logits_BV, tops)
+        return token_B, logprob_B, ids_BN, top_BN - total_B[:, None]
+
+    row: Axes = ("batch",)
+    wide: Axes = ("batch", None)
+    run = on_devices(local, (wide, *[row] * 5), (row, row, wide, wide), layout)
+    return Chosen(*run(logits_BV, number_B, *settings))
+
+
+def choose(logits_BV: jax.Array, settings: Settings, number_B: jax.Array) -> jax.Array:
+    """float32 [B, V] -> int32 [B]; `number_B` counts the tokens of each answer."""
+    best_B = first(logits_BV == jnp.max(logits_BV, axis=-1, keepdims=True))
+    limited_B = (settings.top_k_B > 0) | (settings.top_p_B > 0)
+    greedy_B = ~limited_B & (settings.temperature_B == 0)
+
+    def drawn_B() -> jax.Array:
+        temperature_B = jnp.where(settings.temperature_B == 0, 1, settings.temperature_B)
+        scaled_BV = logits_BV / temperature_B[:, None]
+        kept_BV = jax.lax.cond(
+            jnp.any(limited_B), lambda: limit(scaled_BV, settings), lambda: scaled_BV
+        )
+        return jnp.where(greedy_B, best_B, draw(kept_BV, settings.seed_B, number_B))
+
+    return jax.lax.cond(jnp.all(greedy_B), lambda: best_B, drawn_B)
+
+
+def first(found_BV: jax.Array) -> jax.Array:
+    """The first place where it is true, V where there is none; faster than argmax on CPUs."""
+    vocab = found_BV.shape[-1]
+    places_BV = jax.lax.broadcasted_iota(jnp.int32, found_BV.shape, 1)
+    return jnp.min(jnp.where(found_BV, places_BV, vocab), axis=-1)
+
+
+def draw(logits_BV: jax.Array, seed_B: jax.Array, number_B: jax.Array) -> jax.Array:
+    """The token at which the sum of probabilities passes a uniform number: one for each row, where
+    Gumbel noise would take V."""
+
+    def uniform(seed: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), number))
+
+    sum_BV = jnp.cumsum(jax.nn.softmax(logits_BV, axis=-1), axis=-1)
+    mark_B1 = (jax.vmap(uniform)(seed_B, number_B) * sum_BV[:, -1])[:, None]
+    possible_BV = logits_BV > -jnp.inf
+    last_B = logits_BV.shape[-1] - 1 - first(possible_BV[:, ::-1])
+    return jnp.minimum(first(possible_BV & (sum_BV > mark_B1)), last_B)
+
+
+def limit(logits_BV: jax.Array, settings: Settings) -> jax.Array:
+    """NeoX's `filter_logits`: first top_k, then top_p of what that left; the rest is -inf.
+
+    Without sorting: a token stays while fewer than top_k tokens are more likely, and while those
+    that are have at most top_p together. Tokens as likely as the last that stays, stay.
+    """
+    order_BV = _order(logits_BV)
+
+    def fewer(mark_B: jax.Array) -> jax.Array:
+        count_B = jnp.sum(order_BV > mark_B[:, None], axis=-1)
+        return (count_B < settings.top_k_B) | (settings.top_k_B == 0)
+
+    logits_BV = jnp.where(order_BV >= _least(fewer, order_BV)[:, None], logits_BV, -jnp.inf)
+    mass_BV = jax.nn.softmax(logits_BV, axis=-1)
+
+    def lighter(mark_B: jax.Array) -> jax.Array:
+        mass_B = jnp.sum(jnp.where(order_BV > mark_B[:, None], mass_BV, 0), axis=-1)
+        return (mass_B <= settings.top_p_B) | (settings.top_p_B == 0)
+
+    return jnp.where(order_BV >= _least(lighter, order_BV)[:, None], logits_BV, -jnp.inf)
+
+
+def _order(x: jax.Array) -> jax.Array:
+    """uint32 that compare as the float32 do."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def _least(holds, order_BV: jax.Array) -> jax.Array:
+    """The least uint32 [B] for which `holds` is true, as it is for all greater ones."""
+    zero_B = jnp.zeros_like(order_BV[:, 0])
+
+    def halve(_, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low_B, high_B = bounds
+        middle_B = low_B + (high_B - low_B) // 2
+        true_B = holds(middle_B)
+        return jnp.where(true_B, low_B, middle_B + 1), jnp.where(true_B, middle_B, high_B)
+
+    return jax.lax.fori_loop(0, 32, halve, (zero_B, zero_B + jnp.uint32(2**32 - 1)))[1]
