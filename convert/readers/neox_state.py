@@ -1,6 +1,7 @@
 """Adam's state, tensor by tensor as NeoX names its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -9,6 +10,7 @@ import numpy as np
 
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import BUFFERS
+from jaxneox.errors import UserError
 
 Quantity = Literal["master", "exp_avg", "exp_avg_sq"]
 QUANTITIES: tuple[Quantity, ...] = ("master", "exp_avg", "exp_avg_sq")
@@ -57,12 +59,14 @@ class NeoxOptimizer:
         tensors: by (quantity, rank, index, name); no master where the weights are in float32.
         files: what was read besides the weights' files.
         count: the updates that Adam has made.
+        counts: the same as each file says it, by name.
         position: of the learning rate's schedule.
         scale: of the loss, where it moves: DeepSpeed's `cur_scale` and its like.
         partitions: data-parallel parts; 0 without ZeRO.
         stages: the modules of each pipeline stage; none with ZeRO.
         clipping: by global norm, as DeepSpeed was told; 0 is none.
         lr: the learning rate that the next step would have; None where the files do not say.
+        constants: of Adam: `betas`, `eps`, `weight_decay` and others.
     """
 
     tensors: dict[tuple[Quantity, int, int, str], Numbers]
@@ -75,6 +79,8 @@ class NeoxOptimizer:
     stages: list[list[int]] = field(default_factory=list)
     scale: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
 
     def has_master(self) -> bool:
         return any(quantity == "master" for quantity, *_ in self.tensors)
@@ -108,6 +114,34 @@ def put(
             f"{path.name}: {quantity} of the tied {param.name} is another one than the first "
             "stage's, which is taken"
         )
+
+
+def updates_of(states: Iterable[Any], groups: Iterable[Any]) -> int:
+    """That one file's Adam has made.
+
+    DeepSpeed's FusedAdam and torch's count by parameter, the former without ZeRO in the last one of
+    a group alone; Apex's, which NeoX takes where it is installed, counts by group.
+    """
+    return max((integer(one.get("step")) for one in (*states, *groups)), default=0)
+
+
+def constants_of(groups: list[Any]) -> dict[str, Any]:
+    """Adam's of the parameters that decay; those of the others differ in `weight_decay` alone."""
+    decays: dict[str, Any] = max(groups, key=lambda group: group.get("weight_decay", 0.0))
+    return dict(decays)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """An error of this file's where it is not built as DeepSpeed builds them."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: its optimizer is in no form that is known here ({what}); copy the file "
+            f"again, or {ALONE}"
+        ) from error
 
 
 def integer(value: Any) -> int:
