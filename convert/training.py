@@ -16,6 +16,8 @@ from convert.rules import neox
 from convert.training_keys import batch_notes, summed_of
 from convert.writers.jaxneox import JaxneoxWriter
 from convert.writers.training import Moment, TrainingWriter
+from jaxneox.config.check import Settings
+from jaxneox.config.optimization import precision_config
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 
@@ -88,6 +90,12 @@ def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
 def training_notes(source: NeoxCheckpoint, training: Training, plan: Plan) -> list[str]:
     """What a user should know of the run that goes on."""
     notes = [*training.optimizer.warnings, *batch_notes(source)]
+    loss = precision_config(Settings(plan.keys)).loss_scale
+    if loss and loss.static is None and training.optimizer.scale is None:
+        notes.append(
+            "the optimizer's files have no moving loss scale: it begins anew, at "
+            f"{loss.initial:g} (initial_scale_power)"
+        )
     drifted = sorted({d.theirs for d in plan.decisions if d.drift.max and "norm" in d.theirs})
     if drifted:
         notes.append(

@@ -57,7 +57,6 @@ def _constants(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, An
     said = optimizer_config(Settings(source.keys))
     named = {"betas": list(said.betas), "eps": said.eps, "weight_decay": said.weight_decay}
     found = {name: optimizer.constants.get(name, value) for name, value in named.items()}
-    found = found | {"betas": [float(beta) for beta in found["betas"]]}
     for name, value in named.items():
         if found[name] != value:
             optimizer.warnings.append(

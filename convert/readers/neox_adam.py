@@ -14,9 +14,9 @@ from convert.readers.neox_state import (
     QUANTITIES,
     NeoxOptimizer,
     Param,
-    constants_of,
     put,
     reading,
+    take_constants,
     updates_of,
 )
 from convert.readers.torch_file import LazyTensor
@@ -58,9 +58,10 @@ def _read_rank(
     path: Path,
 ) -> None:
     described = torch["param_groups"]
-    found.lr, found.constants = described[0].get("lr"), constants_of(described)
+    take_constants(found, described)
     groups = _groups(source, modules, [len(group["params"]) for group in described], path)
-    for at, param in enumerate(param for group in groups for param in group):
+    numbers = [number for group in described for number in group["params"]]
+    for at, param in zip(numbers, (param for group in groups for param in group), strict=True):
         own = torch["state"].get(at)
         if own is None:
             _check_unused(source, param, at, path)

@@ -77,7 +77,7 @@ class NeoxOptimizer:
     clipping: float
     lr: float | None = None
     stages: list[list[int]] = field(default_factory=list)
-    scale: dict[str, Any] | None = None
+    scale: dict[str, float] | None = None
     warnings: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
@@ -125,10 +125,22 @@ def updates_of(states: Iterable[Any], groups: Iterable[Any]) -> int:
     return max((integer(one.get("step")) for one in (*states, *groups)), default=0)
 
 
-def constants_of(groups: list[Any]) -> dict[str, Any]:
-    """Adam's of the parameters that decay; those of the others differ in `weight_decay` alone."""
-    decays: dict[str, Any] = max(groups, key=lambda group: group.get("weight_decay", 0.0))
-    return dict(decays)
+def take_constants(found: NeoxOptimizer, groups: list[Any]) -> None:
+    """Adam's of the parameters that decay; those of the others differ in `weight_decay` alone.
+
+    Raises ValueError where a file before said otherwise.
+    """
+    decays = max(groups, key=lambda group: group.get("weight_decay", 0.0))
+    lr = None if decays.get("lr") is None else number(decays["lr"])
+    constants: dict[str, Any] = {
+        name: number(decays[name]) for name in ("eps", "weight_decay") if name in decays
+    }
+    if "betas" in decays:
+        first, second = decays["betas"]
+        constants["betas"] = [number(first), number(second)]
+    if found.constants and (found.lr, found.constants) != (lr, constants):
+        raise ValueError("its Adam has another learning rate or constant than the files before")
+    found.lr, found.constants = lr, constants
 
 
 @contextmanager
@@ -145,6 +157,13 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def integer(value: Any) -> int:
+    return 0 if value is None else int(number(value))
+
+
+def number(value: Any) -> float:
+    """Raises TypeError or ValueError for what is none."""
     if isinstance(value, LazyTensor):
         value = value.numpy().item()
-    return int(value) if isinstance(value, int | float) else 0
+    if not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {type(value).__name__}")
+    return value

@@ -21,9 +21,10 @@ from convert.readers.neox_state import (
     Param,
     Quantity,
     Slice,
-    constants_of,
+    number,
     put,
     reading,
+    take_constants,
     updates_of,
 )
 from convert.readers.torch_file import TorchFile
@@ -32,6 +33,7 @@ from jaxneox.errors import UserError
 
 PARTITION = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 TIED = "tied_modules.embed."
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def partitions(folder: Path) -> dict[tuple[int, int], Path]:
@@ -80,15 +82,19 @@ def _read_rank(
         raise UserError(f"{path}: {path.parent.name} has no param_shapes to read it by; {ALONE}")
     saved = [_saved(file) for file in files]
     adams = [s["base_optimizer_state"] for s in saved]
-    described = adams[0]["param_groups"]
-    found.lr, found.constants = described[0].get("lr"), constants_of(described)
     for file, adam in zip(files, adams, strict=True):
+        with reading(file.path):
+            take_constants(found, adam["param_groups"])
         count = updates_of(adam["state"].values(), adam["param_groups"])
         found.counts[file.path.name] = count
     scaler = saved[0].get("loss_scaler")
     state_of = getattr(scaler, "state", None)
-    if isinstance(state_of, dict) and saved[0].get("dynamic_loss_scale"):
-        found.scale = state_of
+    if (
+        isinstance(state_of, dict)
+        and saved[0].get("dynamic_loss_scale")
+        and "cur_scale" in state_of
+    ):
+        found.scale = {name: number(state_of[name]) for name in SCALER if name in state_of}
     for group, named in enumerate(shapes):
         flat: dict[Quantity, list[Any]] = {
             "master": [s["single_partition_of_fp32_groups"][group] for s in saved],

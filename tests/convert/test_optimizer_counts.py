@@ -201,3 +201,21 @@ def test_a_warm_up_that_fits_two_schedules(tmp_path: Path, name: str, said: bool
     _, keys, lines = imported(source, tmp_path)
     assert keys["old_lr_schedule"] == said
     assert ("fits two of NeoX's schedules, which part by step 3" in lines) == said
+
+
+def test_ranks_of_other_constants(tmp_path: Path) -> None:
+    def faster(state: dict[str, Any]) -> None:
+        state["optimizer"]["param_groups"][0]["lr"] *= 2
+
+    source = altered(copied("pythia_mp2", tmp_path), faster, "mp_rank_01_*")
+    line = refusal(source, tmp_path)
+    assert "mp_rank_01_model_states.pt: its optimizer" in line and "another learning rate" in line
+
+
+def test_float16_without_its_loss_scale(tmp_path: Path, deepspeed: None) -> None:
+    source = copied("zero1_dp2_mp2", tmp_path)
+    for path in source.glob("global_step5/layer_*"):
+        tensors = torch.load(path, weights_only=True)
+        torch.save({name: tensor.half() for name, tensor in tensors.items()}, path)
+    in_yaml(source, precision="fp16")
+    assert "have no moving loss scale: it begins anew, at" in imported(source, tmp_path)[2]
