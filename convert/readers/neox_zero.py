@@ -61,11 +61,11 @@ def read_partitions(source: NeoxCheckpoint, there: Mapping[tuple[int, int], Path
     if lacking:
         raise UserError(f"{missing_files(folder, lacking)}; {ALONE}")
     found = NeoxOptimizer({}, [], 0, 0, dp, 0.0)
-    for number, state in enumerate(source.states):
-        files = [TorchFile(there[number, part]) for part in range(dp)]
+    for at, state in enumerate(source.states):
+        files = [TorchFile(there[at, part]) for part in range(dp)]
         found.files += files
         with reading(files[0].path):
-            _read_rank(found, source, state, number % source.mp, files)
+            _read_rank(found, source, state, at % source.mp, files)
     return found
 
 
@@ -87,13 +87,9 @@ def _read_rank(
             take_constants(found, adam["param_groups"])
         count = updates_of(adam["state"].values(), adam["param_groups"])
         found.counts[file.path.name] = count
-    scaler = saved[0].get("loss_scaler")
-    state_of = getattr(scaler, "state", None)
-    if (
-        isinstance(state_of, dict)
-        and saved[0].get("dynamic_loss_scale")
-        and "cur_scale" in state_of
-    ):
+    state_of = getattr(saved[0].get("loss_scaler"), "state", None)
+    moves = saved[0].get("dynamic_loss_scale")
+    if moves and isinstance(state_of, dict) and "cur_scale" in state_of:
         found.scale = {name: number(state_of[name]) for name in SCALER if name in state_of}
     for group, named in enumerate(shapes):
         flat: dict[Quantity, list[Any]] = {

@@ -1,5 +1,6 @@
 """What the optimizer's files count, and what they do not say: never a wrong number in silence."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,17 @@ def test_float16_without_its_loss_scale(tmp_path: Path, deepspeed: None) -> None
         torch.save({name: tensor.half() for name, tensor in tensors.items()}, path)
     in_yaml(source, precision="fp16")
     assert "have no moving loss scale: it begins anew, at" in imported(source, tmp_path)[2]
+
+
+def test_what_neox_cannot_be_told_is_said(tmp_path: Path) -> None:
+    imported(copied("seqres_mp2", tmp_path), tmp_path)
+    for path in (tmp_path / "dst").rglob("metadata"):
+        meta = json.loads(path.read_text())
+        if "keys" in meta:
+            meta["keys"] |= {"lr_factors": {"embed.tokens": 0.5}, "gradient_clipping": 0.5,
+                             "clip_leaves_out": {"final_norm.scale": 0}}  # fmt: skip
+            path.write_text(json.dumps(meta))
+    flags = ("--optimizer", "--no-verify")
+    said = call(to_neox, tmp_path / "dst", tmp_path / "back", *flags).err
+    assert "embed.tokens: NeoX has no lr_factors" in said
+    assert "clip_leaves_out is not carried over" in said
