@@ -25,10 +25,10 @@ from convert.training import (
     Training,
     open_training,
     training_facts,
-    training_keys,
     training_notes,
     write_training,
 )
+from convert.training_keys import training_keys
 from convert.writers.jaxneox import JaxneoxWriter, nbytes
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import resolve, saved_keys
@@ -81,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     choices = Choices(norms, args.biases, args.dtype)
     plan = make_plan(source, choices)
     if training:
-        plan.keys |= training_keys(source, training, clean=args.clean_biases)
+        plan.keys |= training_keys(
+            source, training.optimizer, training.summed, clean=args.clean_biases
+        )
         plan.warnings += training_notes(source, training, plan)
     warn(plan.warnings)
     said = convert(source, plan, choices, training, args)

@@ -198,6 +198,16 @@ def _notes(source: JaxneoxCheckpoint, settings: Settings, layout: Layout, summed
                 f"{', '.join(other)}: NeoX moves {layout.mp} copies of them, an Adam step each; "
                 f"here they moved {factors.get(other[0], 1.0):g} steps at a time (lr_factors)"
             )
+    lost = [name for name in factors if name not in biases or not source.model.parallel_residual]
+    if lost:
+        notes.append(
+            f"{', '.join(lost)}: NeoX has no lr_factors, and moves them one step at a time"
+        )
+    if settings["clip_leaves_out"] and settings["gradient_clipping"]:
+        notes.append(
+            "clip_leaves_out is not carried over: the norm that NeoX clips by leaves out what its "
+            "own engine does at this --pp"
+        )
     if settings["old_lr_schedule"] or not settings["neox_compat"]:
         notes.append(
             "NeoX HEAD's schedule is not quite this run's (it differs at the first step, after "

@@ -13,14 +13,13 @@ from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
 from convert.readers.torch_file import TorchFile
 from convert.rules import neox
-from convert.rules.rule import Role
+from convert.training_keys import batch_notes, summed_of
 from convert.writers.jaxneox import JaxneoxWriter
 from convert.writers.training import Moment, TrainingWriter
 from jaxneox.config.check import Settings
-from jaxneox.config.optimization import schedule_config
+from jaxneox.config.optimization import precision_config
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
-from jaxneox.optim.schedule import build_schedule
 
 MOMENTS: tuple[tuple[Moment, Quantity, int], ...] = (("mu", "exp_avg", 1), ("nu", "exp_avg_sq", 2))
 """Ours, NeoX's, and the power of the gradient."""
@@ -71,7 +70,7 @@ def open_training(source: NeoxCheckpoint) -> Training:
         )
     states = source.opened[len(source.opened) - len(source.files.ranks) :]
     others = [file for file in states if file not in source.weight_files]
-    return Training(optimizer, [*others, *optimizer.files], _summed(source))
+    return Training(optimizer, [*others, *optimizer.files], summed_of(source))
 
 
 def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
@@ -88,87 +87,15 @@ def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
                     )
 
 
-def _summed(source: NeoxCheckpoint) -> int:
-    if source.engine != "pipeline":
-        return 1
-    told = next((state.get("ds_config") for state in source.states), None)
-    steps = told.get("gradient_accumulation_steps") if isinstance(told, Mapping) else None
-    steps = steps or source.keys.get("gradient_accumulation_steps") or source.keys.get("gas")
-    return int(steps or 1)
-
-
-def training_keys(source: NeoxCheckpoint, training: Training, *, clean: bool) -> dict[str, Any]:
-    """The keys by which a run of ours goes on as NeoX's would.
-
-    With the mean of n micro-batches' gradients in place of their sum, Adam's eps and the threshold
-    of clipping are n times smaller for the same update. What DeepSpeed was told of clipping
-    decides, not the YAML.
-    """
-    optimizer = training.optimizer
-    block = dict(source.keys.get("optimizer") or {})
-    params = dict(block.get("params") or {})
-    params["eps"] = float(params.get("eps", 1e-8)) / training.summed
-    clipping = optimizer.clipping / training.summed
-    factors = {} if clean else lr_factors(source)
-    keys = {
-        "optimizer": block | {"params": params},
-        "gradient_clipping": clipping,
-        **({"lr_factors": factors} if factors else {}),
-    }
-    if clipping and (left_out := clip_leaves_out(source, optimizer)):
-        keys["clip_leaves_out"] = left_out
-    return keys | _generation_keys(source, optimizer, source.keys | keys)
-
-
-def _generation_keys(
-    source: NeoxCheckpoint, optimizer: NeoxOptimizer, keys: Mapping[str, Any]
-) -> dict[str, bool]:
-    """The version of NeoX whose schedule has the learning rate that the files say comes next."""
-    head, between, old = (
-        {"neox_compat": compat, "old_lr_schedule": before}
-        for compat, before in ((True, False), (False, False), (False, True))
-    )
-    order = [old, between, head] if source.generation == "2023" else [head, between, old]
-    if keys["gradient_clipping"] == 1.0:  # which neox_compat takes for none
-        order.remove(head)
-    for version in order:
-        settings = Settings(dict(keys) | version)
-        rate = build_schedule(schedule_config(settings, settings["optimizer.params.lr"]))
-        expected = float(rate(np.int32(optimizer.position)))
-        if optimizer.lr is None or abs(expected - optimizer.lr) <= 1e-6 * optimizer.lr:
-            return version
-    optimizer.warnings.append(
-        f"the files say that the learning rate is {optimizer.lr:.6e} next, and none of NeoX's "
-        "schedules has it there by these keys: the run may go on at another rate"
-    )
-    return order[0]
-
-
-def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
-    """One bias of ours stands for the sum of mp copies, each of which makes NeoX's whole step."""
-    if source.mp == 1 or not source.model.parallel_residual:
-        return {}
-    rules = neox.modules(source.model)[neox.FIRST_BLOCK]
-    return {r.parts[0].leaf: float(source.mp) for r in rules if r.role is Role.BIAS}
-
-
-def clip_leaves_out(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, int]:
-    """What DeepSpeed's norm without ZeRO does not count: copies, in stages after the first."""
-    if len(optimizer.stages) < 2:
-        return {}
-    model = source.model
-    found: dict[str, int] = {}
-    for stage in optimizer.stages[1:]:
-        for index in stage:
-            for rule in neox.modules(model).get(index, ()):
-                if rule.role is not Role.SPLIT:
-                    found.setdefault(rule.parts[0].leaf, layer_of(index, model) or 0)
-    return found
-
-
 def training_notes(source: NeoxCheckpoint, training: Training, plan: Plan) -> list[str]:
     """What a user should know of the run that goes on."""
-    notes = list(training.optimizer.warnings)
+    notes = [*training.optimizer.warnings, *batch_notes(source)]
+    loss = precision_config(Settings(plan.keys)).loss_scale
+    if loss and loss.static is None and training.optimizer.scale is None:
+        notes.append(
+            "the optimizer's files have no moving loss scale: it begins anew, at "
+            f"{loss.initial:g} (initial_scale_power)"
+        )
     drifted = sorted({d.theirs for d in plan.decisions if d.drift.max and "norm" in d.theirs})
     if drifted:
         notes.append(

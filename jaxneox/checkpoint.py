@@ -83,7 +83,7 @@ def restore_training(place: Place, abstract: Tree) -> Tree:
             f"first is {parts[0]}); restore the optimizer's keys, weight-decay and "
             "gradient-clipping, or take the weights alone with --finetune and another --save"
         )
-    return _restore(place, "training", abstract)
+    return _restore_by_name(place, "training", abstract)
 
 
 def check_sums(place: Place, **items: Tree) -> None:
@@ -186,6 +186,19 @@ def save_config(run: Path, text: str) -> None:
 def _restore(place: Place, item: str, abstract: Tree) -> Tree:
     with _readable(place), _reader() as reader:
         return reader.restore(place.folder / item, abstract)
+
+
+def _restore_by_name(place: Place, item: str, abstract: Tree) -> Tree:
+    """Parts of an optimizer without any array may come and go: Orbax would see another tree."""
+    wanted, structure = jax.tree_util.tree_flatten_with_path(abstract)
+    by_name = {_dotted(path): leaf for path, leaf in wanted}
+    with _readable(place), _quiet(), _reader() as reader:
+        there = reader.metadata(place.folder / item).item_metadata.tree
+        asked = jax.tree_util.tree_map_with_path(lambda path, _: by_name[_dotted(path)], there)
+        found = reader.restore(place.folder / item, asked)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(found)
+    read = {_dotted(path): leaf for path, leaf in leaves}
+    return jax.tree_util.tree_unflatten(structure, [read[_dotted(path)] for path, _ in wanted])
 
 
 @contextlib.contextmanager

@@ -6,9 +6,19 @@ Numbered are the parameters that decay, then those that do not, in the order of 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from convert.readers.neox import NeoxCheckpoint
-from convert.readers.neox_state import ALONE, QUANTITIES, NeoxOptimizer, Param, integer, put
+from convert.readers.neox_state import (
+    ALONE,
+    QUANTITIES,
+    NeoxOptimizer,
+    Param,
+    put,
+    reading,
+    take_constants,
+    updates_of,
+)
 from convert.readers.torch_file import LazyTensor
 from convert.rules.neox import BUFFERS, EMBEDDING
 from jaxneox.errors import UserError
@@ -22,37 +32,60 @@ def is_group_of(name: str) -> int:
 def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
     """Without ZeRO: each rank's own file has its parameters' states by number."""
     found = NeoxOptimizer({}, [], 0, 0, 0, 0.0)
-    found.stages = _stage_modules(source, max(1, len(source.files.ranks) // source.mp))
-    groups: list[list[Param]] = []
-    for number, state in enumerate(source.states):
-        path = source.files.ranks[number]
-        stage, rank = divmod(number, source.mp)
+    for path, state in zip(source.files.ranks, source.states, strict=True):
         torch = state.get("optimizer")
         if not isinstance(torch, Mapping) or not isinstance(torch.get("state"), Mapping):
             raise UserError(
                 f"{path}: holds no optimizer that is known here, and there are no "
                 f"zero_pp_rank_D_mp_rank_NN_optim_states.pt files; {ALONE}"
             )
-        counts = [len(group["params"]) for group in torch["param_groups"]]
-        found.lr = torch["param_groups"][0].get("lr")
-        if rank == 0:
-            groups = _groups(source, found.stages[stage], counts, path)
-        order = [param for group in groups for param in group]
-        for at, param in enumerate(order):
-            own = torch["state"].get(at)
-            if own is None:
-                continue  # no gradient ever
-            for quantity in QUANTITIES[1:]:
-                tensor = own.get(quantity)
-                if not isinstance(tensor, LazyTensor) or tensor.shape != param.shape:
-                    there = list(getattr(tensor, "shape", ())) if tensor is not None else "nothing"
-                    raise UserError(
-                        f"{path}: {quantity} number {at} is {there}, expected {list(param.shape)} "
-                        f"of module {param.module}, {param.name}; {ALONE}"
-                    )
-                put(found, quantity, rank, param, tensor, path)
-            found.count = max(found.count, integer(own.get("step")))
+    with reading(source.files.ranks[0]):
+        found.stages = _stage_modules(source, max(1, len(source.files.ranks) // source.mp))
+    for number, state in enumerate(source.states):
+        path = source.files.ranks[number]
+        stage, rank = divmod(number, source.mp)
+        with reading(path):
+            _read_rank(found, source, state["optimizer"], found.stages[stage], rank, path)
     return found
+
+
+def _read_rank(
+    found: NeoxOptimizer,
+    source: NeoxCheckpoint,
+    torch: Mapping[str, Any],
+    modules: list[int],
+    rank: int,
+    path: Path,
+) -> None:
+    described = torch["param_groups"]
+    take_constants(found, described)
+    groups = _groups(source, modules, [len(group["params"]) for group in described], path)
+    numbers = [number for group in described for number in group["params"]]
+    for at, param in zip(numbers, (param for group in groups for param in group), strict=True):
+        own = torch["state"].get(at)
+        if own is None:
+            _check_unused(source, param, at, path)
+            continue
+        for quantity in QUANTITIES[1:]:
+            tensor = own.get(quantity)
+            if not isinstance(tensor, LazyTensor) or tensor.shape != param.shape:
+                there = list(getattr(tensor, "shape", ())) if tensor is not None else "nothing"
+                raise UserError(
+                    f"{path}: {quantity} number {at} is {there}, expected {list(param.shape)} "
+                    f"of module {param.module}, {param.name}; {ALONE}"
+                )
+            put(found, quantity, rank, param, tensor, path)
+    found.counts[path.name] = updates_of(torch["state"].values(), described)
+
+
+def _check_unused(source: NeoxCheckpoint, param: Param, at: int, path: Path) -> None:
+    """Only what has no effect, or has made no step, has never had a gradient."""
+    second = source.model.shared_norm and param.name.startswith("post_attention_layernorm")
+    if source.step and not second and not source.model.attention_dropped:
+        raise UserError(
+            f"{path}: has no moments number {at}, those of module {param.module}, {param.name}; "
+            f"copy the file again, or {ALONE}"
+        )
 
 
 def _groups(

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_adam import read_whole
 from convert.readers.neox_files import missing_files
-from convert.readers.neox_state import NeoxOptimizer, Quantity
+from convert.readers.neox_state import ALONE, NeoxOptimizer, Quantity
 from convert.readers.neox_zero import partitions, read_partitions
+from jaxneox.errors import UserError
 
 __all__ = ["NeoxOptimizer", "Quantity", "open_optimizer"]
 
@@ -22,9 +23,33 @@ def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
     schedule = first.get("lr_scheduler")
     position = schedule.get("num_iters") if isinstance(schedule, Mapping) else None
     found.position = position if isinstance(position, int) else source.step
+    found.count = _count(source, found)
     told = first.get("ds_config")
     clipping = told.get("gradient_clipping", 0.0) if isinstance(told, Mapping) else None
     if clipping is None:
         clipping = float(source.given.get("gradient_clipping", 1.0))
     found.clipping = float(clipping)
     return found
+
+
+def _count(source: NeoxCheckpoint, found: NeoxOptimizer) -> int:
+    """Of Adam's updates, by which it corrects the bias of its moments: all files say the same."""
+    folder, counts = source.files.folder, found.counts
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        raise UserError(
+            f"{folder}: Adam has made another number of updates by each file ({said}): they are of "
+            f"different steps; copy the whole checkpoint, or {ALONE}"
+        )
+    count = max(counts.values(), default=0)
+    if count <= 0 < found.position:
+        raise UserError(
+            f"{folder}: its optimizer's files do not say how many updates Adam has made (`step`, "
+            f"by parameter or by group), and the schedule is at {found.position}; {ALONE}"
+        )
+    if count != found.position:
+        found.warnings.append(
+            f"Adam has made {count} updates and the schedule is at {found.position}: both are "
+            "taken as they are, as for a run that began again with a new optimizer"
+        )
+    return count

@@ -1,6 +1,7 @@
 """Adam's state, tensor by tensor as NeoX names its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -9,6 +10,7 @@ import numpy as np
 
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import BUFFERS
+from jaxneox.errors import UserError
 
 Quantity = Literal["master", "exp_avg", "exp_avg_sq"]
 QUANTITIES: tuple[Quantity, ...] = ("master", "exp_avg", "exp_avg_sq")
@@ -57,12 +59,14 @@ class NeoxOptimizer:
         tensors: by (quantity, rank, index, name); no master where the weights are in float32.
         files: what was read besides the weights' files.
         count: the updates that Adam has made.
+        counts: the same as each file says it, by name.
         position: of the learning rate's schedule.
         scale: of the loss, where it moves: DeepSpeed's `cur_scale` and its like.
         partitions: data-parallel parts; 0 without ZeRO.
         stages: the modules of each pipeline stage; none with ZeRO.
         clipping: by global norm, as DeepSpeed was told; 0 is none.
         lr: the learning rate that the next step would have; None where the files do not say.
+        constants: of Adam: `betas`, `eps`, `weight_decay` and others.
     """
 
     tensors: dict[tuple[Quantity, int, int, str], Numbers]
@@ -73,8 +77,10 @@ class NeoxOptimizer:
     clipping: float
     lr: float | None = None
     stages: list[list[int]] = field(default_factory=list)
-    scale: dict[str, Any] | None = None
+    scale: dict[str, float] | None = None
     warnings: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
 
     def has_master(self) -> bool:
         return any(quantity == "master" for quantity, *_ in self.tensors)
@@ -110,7 +116,54 @@ def put(
         )
 
 
+def updates_of(states: Iterable[Any], groups: Iterable[Any]) -> int:
+    """That one file's Adam has made.
+
+    DeepSpeed's FusedAdam and torch's count by parameter, the former without ZeRO in the last one of
+    a group alone; Apex's, which NeoX takes where it is installed, counts by group.
+    """
+    return max((integer(one.get("step")) for one in (*states, *groups)), default=0)
+
+
+def take_constants(found: NeoxOptimizer, groups: list[Any]) -> None:
+    """Adam's of the parameters that decay; those of the others differ in `weight_decay` alone.
+
+    Raises ValueError where a file before said otherwise.
+    """
+    decays = max(groups, key=lambda group: group.get("weight_decay", 0.0))
+    lr = None if decays.get("lr") is None else number(decays["lr"])
+    constants: dict[str, Any] = {
+        name: number(decays[name]) for name in ("eps", "weight_decay") if name in decays
+    }
+    if "betas" in decays:
+        first, second = decays["betas"]
+        constants["betas"] = [number(first), number(second)]
+    if found.constants and (found.lr, found.constants) != (lr, constants):
+        raise ValueError("its Adam has another learning rate or constant than the files before")
+    found.lr, found.constants = lr, constants
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """An error of this file's where it is not built as DeepSpeed builds them."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: its optimizer is in no form that is known here ({what}); copy the file "
+            f"again, or {ALONE}"
+        ) from error
+
+
 def integer(value: Any) -> int:
+    return 0 if value is None else int(number(value))
+
+
+def number(value: Any) -> float:
+    """Raises TypeError or ValueError for what is none."""
     if isinstance(value, LazyTensor):
         value = value.numpy().item()
-    return int(value) if isinstance(value, int | float) else 0
+    if not isinstance(value, int | float):
+        raise TypeError(f"expected a number, found {type(value).__name__}")
+    return value

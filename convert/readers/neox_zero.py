@@ -15,13 +15,25 @@ import numpy as np
 
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import missing_files
-from convert.readers.neox_state import ALONE, NeoxOptimizer, Param, Quantity, Slice, integer, put
+from convert.readers.neox_state import (
+    ALONE,
+    NeoxOptimizer,
+    Param,
+    Quantity,
+    Slice,
+    number,
+    put,
+    reading,
+    take_constants,
+    updates_of,
+)
 from convert.readers.torch_file import TorchFile
 from convert.rules.neox import EMBEDDING, OLD_NAMES
 from jaxneox.errors import UserError
 
 PARTITION = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 TIED = "tied_modules.embed."
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def partitions(folder: Path) -> dict[tuple[int, int], Path]:
@@ -49,10 +61,11 @@ def read_partitions(source: NeoxCheckpoint, there: Mapping[tuple[int, int], Path
     if lacking:
         raise UserError(f"{missing_files(folder, lacking)}; {ALONE}")
     found = NeoxOptimizer({}, [], 0, 0, dp, 0.0)
-    for number, state in enumerate(source.states):
-        files = [TorchFile(there[number, part]) for part in range(dp)]
+    for at, state in enumerate(source.states):
+        files = [TorchFile(there[at, part]) for part in range(dp)]
         found.files += files
-        _read_rank(found, source, state, number % source.mp, files)
+        with reading(files[0].path):
+            _read_rank(found, source, state, at % source.mp, files)
     return found
 
 
@@ -68,19 +81,23 @@ def _read_rank(
     if not isinstance(shapes, list):
         raise UserError(f"{path}: {path.parent.name} has no param_shapes to read it by; {ALONE}")
     saved = [_saved(file) for file in files]
-    found.lr = saved[0]["base_optimizer_state"]["param_groups"][0].get("lr")
-    scaler = saved[0].get("loss_scaler")
-    state_of = getattr(scaler, "state", None)
-    if isinstance(state_of, dict) and saved[0].get("dynamic_loss_scale"):
-        found.scale = state_of
+    adams = [s["base_optimizer_state"] for s in saved]
+    for file, adam in zip(files, adams, strict=True):
+        with reading(file.path):
+            take_constants(found, adam["param_groups"])
+        count = updates_of(adam["state"].values(), adam["param_groups"])
+        found.counts[file.path.name] = count
+    state_of = getattr(saved[0].get("loss_scaler"), "state", None)
+    moves = saved[0].get("dynamic_loss_scale")
+    if moves and isinstance(state_of, dict) and "cur_scale" in state_of:
+        found.scale = {name: number(state_of[name]) for name in SCALER if name in state_of}
     for group, named in enumerate(shapes):
         flat: dict[Quantity, list[Any]] = {
             "master": [s["single_partition_of_fp32_groups"][group] for s in saved],
-            "exp_avg": [s["base_optimizer_state"]["state"][group]["exp_avg"] for s in saved],
-            "exp_avg_sq": [s["base_optimizer_state"]["state"][group]["exp_avg_sq"] for s in saved],
+            "exp_avg": [adam["state"][group]["exp_avg"] for adam in adams],
+            "exp_avg_sq": [adam["state"][group]["exp_avg_sq"] for adam in adams],
         }
-        counts = [integer(s["base_optimizer_state"]["state"][group]["step"]) for s in saved]
-        found.count = max(found.count, *counts)
+        _check_parts(files, group, flat)
         at = 0
         for param in _named(named, source):
             for quantity, parts in flat.items():
@@ -100,7 +117,22 @@ def _saved(file: TorchFile) -> Mapping[str, Any]:
     lists = ("single_partition_of_fp32_groups", "base_optimizer_state")
     if not isinstance(saved, Mapping) or any(name not in saved for name in lists):
         raise UserError(f"{file.path}: holds no ZeRO-1 partition of Adam that is known; {ALONE}")
+    if isinstance(saved["base_optimizer_state"], list):
+        raise UserError(
+            f"{file.path}: its partition is DeepSpeed's elastic one (elastic_checkpoint), which is "
+            f"not read here; {ALONE}"
+        )
     return saved
+
+
+def _check_parts(files: list[TorchFile], group: int, flat: Mapping[Quantity, list[Any]]) -> None:
+    """Every part begins where its master weights do: only the last may be without its padding."""
+    for file, master, *moments in list(zip(files, *flat.values(), strict=True))[:-1]:
+        if any(moment.size != master.size for moment in moments):
+            raise UserError(
+                f"{file.path}: group {group} has {master.size} master weights and moments of "
+                f"{' and '.join(str(moment.size) for moment in moments)}; {ALONE}"
+            )
 
 
 def _named(shapes: Mapping[str, Any], source: NeoxCheckpoint) -> Iterator[Param]:

@@ -112,7 +112,7 @@ class AdamState:
             "betas": list(c.betas),
             "eps": c.eps,
             "weight_decay": 0.0 if k else c.weight_decay,
-            "step": 0,
+            "step": c.updates,  # Apex's Adam counts here, DeepSpeed's by parameter
             "params": list(numbers),
         }
 

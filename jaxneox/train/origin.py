@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged, Place
-from jaxneox.config import model_of
+from jaxneox.config import Config, model_of
+from jaxneox.config.check import Settings
 from jaxneox.config.schema import CheckpointConfig, ModelConfig
 from jaxneox.data import Loader
 from jaxneox.errors import UserError
@@ -146,6 +147,23 @@ def check_model(start: Origin, cfg: ModelConfig) -> None:
         )
     for difference in differences:
         print(f"note: {start.place.folder}: {difference}")
+
+
+def note_optimizer(start: Origin, cfg: Config) -> None:
+    """Says what of an imported training a YAML that is not the run's own leaves out.
+
+    These keys change no array, and NeoX's YAML has none of them.
+    """
+    if start.weights_only:
+        return
+    keys = Settings(checkpoint.read_meta(start.place)["keys"])
+    for name in ("lr_factors", "clip_leaves_out", "old_lr_schedule", "neox_compat"):
+        here = cfg.keys.get(name)
+        if keys[name] and here is None:
+            print(
+                f"note: {start.place.folder}: {name} is {_short(keys[name])} there and not given "
+                f"here: the run goes on otherwise; keep the keys of {start.place.run}/config.yml"
+            )
 
 
 def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:

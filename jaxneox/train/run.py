@@ -24,7 +24,14 @@ from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
-from jaxneox.train.origin import Origin, agreed_origin, check_data, check_model, earlier
+from jaxneox.train.origin import (
+    Origin,
+    agreed_origin,
+    check_data,
+    check_model,
+    earlier,
+    note_optimizer,
+)
 from jaxneox.train.replicas import Replicas
 from jaxneox.train.state import (
     TrainState,
@@ -176,6 +183,7 @@ def start(
         try:
             if came_from is not None:
                 check_model(came_from, cfg.model)
+                note_optimizer(came_from, cfg)
             loader = loader or train_loader(cfg, tokenizer, tokens)
             allowed = allow_data_change or tokens is not None
             first = first_step(came_from, loader, tokens, allowed)
