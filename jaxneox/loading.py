@@ -86,9 +86,15 @@ class LoadedModel:
         each = [Sampling(temperature, top_p, top_k, (seed + i) % 2**32) for i in range(len(tokens))]
         pool = self._recompute if recompute else self.pools
         return generate(
-            *(pool, self.config.model, tokens, self.tokenizer),
-            **{"sampling": each, "max_tokens": max_tokens, "stop": stop},
-            **{"rows": rows, "on_text": on_text},
+            pool,
+            self.config.model,
+            tokens,
+            self.tokenizer,
+            sampling=each,
+            max_tokens=max_tokens,
+            stop=stop,
+            rows=rows,
+            on_text=on_text,
         )
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:

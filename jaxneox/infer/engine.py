@@ -55,7 +55,7 @@ class Engine:
         self.known = known
         self._pick = functools.partial(pick, decoder.model.layout, known, tops)
         self._cache = decoder.empty(self.rows, length, mesh)
-        zero = np.zeros(self.rows, np.int32)
+        zero = jnp.zeros(self.rows, jnp.int32)
         self._state = self._laid(Rows(zero, zero, zero, settings_of([Sampling()] * self.rows)))
         self._positions = np.zeros(self.rows, np.int64)  # the same, where Python can look
 
@@ -108,9 +108,9 @@ class Engine:
             logits_BV, cache = self._decoder.step(weights, cache, state.token_B, position_B, span)
             number_B = state.number_B + 1
             chosen = self._pick(logits_BV, state.settings, number_B)
-            moved = (chosen.token_B, state.position_B + 1, number_B)
-            kept = [jnp.where(moving_B, *pair) for pair in zip(moved, state[:3], strict=True)]
-            return cache, Rows(*kept, state.settings), chosen
+            moved = Rows(chosen.token_B, state.position_B + 1, number_B, state.settings)
+            kept = jax.tree.map(lambda new, old: jnp.where(moving_B, new, old), moved, state)
+            return cache, kept, chosen
 
         return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
 
@@ -141,7 +141,7 @@ class Engine:
         """[B, …] of the host on the devices, the rows split as the pool's."""
         layout = self._decoder.model.layout
 
-        def lay(x: np.ndarray) -> jax.Array:
+        def lay(x: np.ndarray | jax.Array) -> jax.Array:
             spec = layout.activation("batch", *(None,) * (x.ndim - 1))
             return jax.device_put(x, NamedSharding(self._mesh, spec))
 

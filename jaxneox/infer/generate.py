@@ -215,7 +215,7 @@ def room_for(prompt: Sequence[int], cfg: ModelConfig, max_tokens: int | None) ->
 
 
 def wide(mesh: Mesh) -> Mesh:
-    """The same devices with all axes but tp as dp: generation has no stages and splits no length."""
+    """The same devices with all axes but tp as dp: there are no stages, and no length is split."""
     tp = mesh.shape["tp"]
     sizes = whole({"dp": mesh.size // tp, "tp": tp})
     return jax.sharding.Mesh(

@@ -49,13 +49,13 @@ class Recompute:
             settings = jax.device_put(settings_of(self._sampling), row)
             places = jax.device_put((self._ends - 1, self._numbers), row)
             chosen = self._pick(self._params, jax.device_put(self._tokens, laid), settings, *places)
-        host = Chosen(*map(np.asarray, chosen))
+        tokens_B = np.asarray(chosen.token_B)
         for slot in slots:
             if self._ends[slot] < self._tokens.shape[1]:
-                self._tokens[slot, self._ends[slot]] = host.token_B[slot]
+                self._tokens[slot, self._ends[slot]] = tokens_B[slot]
             self._ends[slot] += 1
             self._numbers[slot] += 1
-        return host
+        return chosen
 
     @functools.cached_property
     def _pick(self):

@@ -55,10 +55,10 @@ class Settings(NamedTuple):
 
 def settings_of(rows: list[Sampling]) -> Settings:
     return Settings(
-        np.array([row.temperature for row in rows], np.float32),
-        np.array([row.top_p for row in rows], np.float32),
-        np.array([row.top_k for row in rows], np.int32),
-        np.array([row.seed for row in rows], np.uint32),
+        jnp.array([row.temperature for row in rows], jnp.float32),
+        jnp.array([row.top_p for row in rows], jnp.float32),
+        jnp.array([row.top_k for row in rows], jnp.int32),
+        jnp.array([row.seed for row in rows], jnp.uint32),
     )
 
 

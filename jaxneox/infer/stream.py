@@ -56,10 +56,8 @@ class TextStream:
         self._seen += new
         found = [place for s in self._stop if (place := self._seen.find(s, len(self.text))) >= 0]
         self.ended = bool(found)
-        if found:
-            end = min(found)
-        else:
-            end = len(self._seen) - (self._hopeful() if held else 0)
+        back = self._hopeful() if held else 0
+        end = min(found) if found else len(self._seen) - back
         known, self.text = self.text, self._seen[:end]
         return self.text[len(known) :]
 
