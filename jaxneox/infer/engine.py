@@ -55,9 +55,13 @@ class Engine:
         self.known = known
         self._pick = functools.partial(pick, decoder.model.layout, known, tops)
         self._cache = decoder.empty(self.rows, length, mesh)
-        zero = jnp.zeros(self.rows, jnp.int32)
-        self._state = self._laid(Rows(zero, zero, zero, settings_of([Sampling()] * self.rows)))
+        self._state = self._laid(self._idle())
         self._positions = np.zeros(self.rows, np.int64)  # the same, where Python can look
+
+    def _idle(self) -> Rows:
+        """Each array apart: they are donated."""
+        settings = settings_of([Sampling()] * self.rows)
+        return Rows(*(jnp.zeros(self.rows, jnp.int32) for _ in range(3)), settings=settings)
 
     def admit(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]
