@@ -61,7 +61,8 @@ class Engine:
     def _idle(self) -> Rows:
         """Each array apart: they are donated."""
         settings = settings_of([Sampling()] * self.rows)
-        return Rows(*(jnp.zeros(self.rows, jnp.int32) for _ in range(3)), settings=settings)
+        token_B, position_B, number_B = (jnp.zeros(self.rows, jnp.int32) for _ in range(3))
+        return Rows(token_B, position_B, number_B, settings)
 
     def admit(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]

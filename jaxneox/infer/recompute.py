@@ -37,7 +37,7 @@ class Recompute:
             self._tokens[slot, : len(prompt)], self._ends[slot] = prompt, len(prompt)
             self._numbers[slot], self._sampling[slot] = 0, how
         all_rows = self._next(slots)
-        return jax.tree.map(lambda x: x[np.asarray(slots)], all_rows)
+        return jax.tree.map(lambda x: np.asarray(x)[list(slots)], all_rows)
 
     def step(self, active: Sequence[int]) -> Chosen:
         return self._next([slot for slot in active if self._ends[slot] < self.length])
