@@ -69,6 +69,7 @@ class LoadedModel:
         rows: int = 8,
         recompute: bool = False,
         on_text: Callable[[int, str], None] | None = None,
+        on_answer: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
         """What follows each prompt, text or tokens; greedy unless a sampling key is set.
 
@@ -80,6 +81,7 @@ class LoadedModel:
             rows: how many answers are made at once.
             recompute: without a cache, slowly.
             on_text: told (number of the prompt, new text) while it is generated.
+            on_answer: told (number of the prompt, answer) when it is finished.
         """
         given = [prompts] if isinstance(prompts, str) else prompts
         tokens = [self.encode(prompt) for prompt in given]
@@ -95,6 +97,7 @@ class LoadedModel:
             stop=stop,
             rows=rows,
             on_text=on_text,
+            on_answer=on_answer,
         )
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ from jaxneox.config.merge import load_yaml
 from jaxneox.config.override import apply_set
 from jaxneox.config.resolve import (
     data_run_of,
+    generation_of,
     model_of,
     parallel_of,
     resolve,
@@ -18,6 +19,7 @@ __all__ = [
     "apply_set",
     "data_run_of",
     "describe",
+    "generation_of",
     "load_yaml",
     "model_of",
     "parallel_of",

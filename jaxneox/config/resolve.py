@@ -11,11 +11,18 @@ from jaxneox.config.optimization import optimizer_config, precision_config, sche
 from jaxneox.config.running import (
     checkpoint_config,
     data_config,
+    generation_config,
     log_config,
     remat_config,
     train_config,
 )
-from jaxneox.config.schema import Config, ModelConfig, ParallelConfig, TokenizerConfig
+from jaxneox.config.schema import (
+    Config,
+    GenerationConfig,
+    ModelConfig,
+    ParallelConfig,
+    TokenizerConfig,
+)
 from jaxneox.errors import UserError
 
 
@@ -41,6 +48,7 @@ def resolve(keys: Mapping[str, Any], *, dp: int, vocab_size: int | None) -> Conf
         checkpoint=checkpoint_config(settings),
         log=log_config(settings),
         train=train_config(settings),
+        generation=generation_config(settings),
         neox_compat=settings["neox_compat"],
         keys=dict(keys),
         notes=tuple(settings.notes),
@@ -83,6 +91,11 @@ def model_of(keys: Mapping[str, Any], *, vocab_size: int | None) -> ModelConfig:
     """The model alone, from YAMLs that need not say how it is trained."""
     settings = Settings(keys)
     return model_config(settings, padded_vocab(_tokenizer(settings), vocab_size))
+
+
+def generation_of(keys: Mapping[str, Any]) -> GenerationConfig:
+    """How text is generated, from YAMLs that may say nothing else."""
+    return generation_config(Settings(keys))
 
 
 def _parallel(settings: Settings) -> ParallelConfig:

@@ -6,6 +6,7 @@ from jaxneox.config.check import Settings
 from jaxneox.config.schema import (
     CheckpointConfig,
     DataConfig,
+    GenerationConfig,
     LogConfig,
     RematConfig,
     TrainConfig,
@@ -126,3 +127,18 @@ def remat_config(settings: Settings) -> RematConfig:
             "checkpoint_activations is true but remat_policy is none: set the first to false"
         )
     return RematConfig(policy or ("full" if settings["checkpoint_activations"] else "none"))
+
+
+def generation_config(settings: Settings) -> GenerationConfig:
+    return GenerationConfig(
+        kind=settings["text_gen_type"],
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
+        top_k=settings["top_k"],
+        max_tokens=settings["maximum_tokens"],
+        prompt_end=settings["prompt_end"],
+        input_file=settings["sample_input_file"],
+        output_file=settings["sample_output_file"],
+        samples=settings["num_samples"],
+        recompute=settings["recompute"],
+    )

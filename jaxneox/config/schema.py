@@ -210,6 +210,22 @@ class LogConfig:
 
 
 @dataclass(frozen=True)
+class GenerationConfig:
+    """What `jaxneox.generate` does; training makes nothing of it."""
+
+    kind: Literal["unconditional", "input-file", "interactive", "precompute"] | None = None
+    temperature: float = 0.0
+    top_p: float = 0.0
+    top_k: int = 0
+    max_tokens: int = 64
+    prompt_end: str = "\n"
+    input_file: str | None = None
+    output_file: str | None = None
+    samples: int = 1
+    recompute: bool = False
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run. `keys` are the merged YAML keys with `_`, as given: what is saved and shown."""
 
@@ -225,6 +241,7 @@ class Config:
     checkpoint: CheckpointConfig
     log: LogConfig
     train: TrainConfig
+    generation: GenerationConfig = GenerationConfig()
     neox_compat: bool = False
     keys: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a reader of the YAML should know, one line each

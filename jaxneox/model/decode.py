@@ -58,7 +58,7 @@ class Decoder:
             w = params.pop(name) if release else params[name]
             return jax.device_put(w, NamedSharding(mesh, spec))
 
-        take = jax.jit(lambda w, i: w[i].astype(model.compute), static_argnums=1)
+        take = jax.jit(lambda w, i: w.at[i].get(mode="promise_in_bounds").astype(model.compute))
         unembed = jax.jit(lambda w: w.astype(model.compute))
         names = sorted(params)
         with jax.set_mesh(mesh):

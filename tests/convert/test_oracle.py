@@ -19,7 +19,7 @@ from convert.oracle import JaxneoxForward, NeoxForward, maths, run  # noqa: E402
 from jaxneox.config.schema import ModelConfig  # noqa: E402
 from jaxneox.errors import UserError  # noqa: E402
 from tests.convert.neox_ranks import Tensors, ranks_of, read_case  # noqa: E402
-from tests.model.test_against_torch import VARIANTS, configure  # noqa: E402
+from tests.model.variants import VARIANTS, configure  # noqa: E402
 from tests.reference import neox_torch  # noqa: E402
 from tests.reference.compare import relative_l2  # noqa: E402
 from tests.reference.parameters import random_params  # noqa: E402

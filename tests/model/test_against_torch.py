@@ -1,138 +1,18 @@
-"""Logits, loss and the gradient of every parameter against the torch reference in float64.
+"""Logits, loss and the gradient of every parameter against the torch reference in float64."""
 
-A variant is named by the words for what it changes in `BASE`, so that its name is all there is to
-know about it. Every option of the model appears in at least one.
-"""
-
-from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the torch extra")
 
-from jaxneox.config.schema import (
-    Activation,
-    AttentionConfig,
-    MlpConfig,
-    ModelConfig,
-    NormConfig,
-    NormKind,
-    PositionConfig,
-    PositionKind,
-)
+from jaxneox.config.schema import Activation, NormKind, PositionKind
 from tests.model.adapter import jax_logits, jax_loss_and_grads
+from tests.model.variants import VARIANTS, WORDS, configure
 from tests.reference import neox_torch
 from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params
-
-# Sizes that no two axes share, an epsilon large enough to be missed, fewer tokens than positions.
-BASE = ModelConfig(
-    num_layers=2,
-    hidden_size=32,
-    vocab_size=40,
-    seq_length=13,
-    attention=AttentionConfig(num_heads=4, kv_heads=4, head_dim=8),
-    mlp=MlpConfig(36, activation="gelu"),
-    norm=NormConfig("layernorm", 1e-2),
-    positions=PositionConfig("rotary", rotary_fraction=0.5),
-)
-
-
-def positions(kind: PositionKind, **options: Any) -> dict[str, Any]:
-    return {"positions": PositionConfig(kind, max_positions=15, **options)}
-
-
-def heads(num_heads: int, kv_heads: int, head_dim: int = 8) -> dict[str, Any]:
-    return {"attention": {"num_heads": num_heads, "kv_heads": kv_heads, "head_dim": head_dim}}
-
-
-def activation(name: Activation, gated: bool = False) -> dict[str, Any]:
-    return {"mlp": {"activation": name, "gated": gated}}
-
-
-# What each word changes; a dict changes fields of a sub-config.
-WORDS: dict[str, dict[str, Any]] = {
-    "parallel": {"parallel_residual": True},
-    "shared_norm": {"shared_norm": True},
-    "attention_dropped": {"attention_dropped": True},
-    "untied": {"tied_embedding": False},
-    "logit_bias": {"logit_bias": True},
-    "unbiased_norm": {"norm": {"bias": False}},
-    "rmsnorm": {"norm": {"kind": "rmsnorm"}},
-    # Some heads' queries are shorter than 1, some embeddings shorter than 5.
-    "scalenorm": {"norm": {"kind": "scalenorm", "epsilon": 1.0}},
-    "epsilon_5": {"norm": {"epsilon": 5.0}},
-    "non_parametric": {"norm": {"kind": "non_parametric_layernorm"}},
-    "qk_norm": {"attention": {"qk_norm": True}},
-    "window": {"attention": {"window": 4}},
-    "no_attention_bias": {"attention": {"bias": False}},
-    "gqa": heads(4, 2),
-    "mqa": heads(4, 1),
-    "six_heads": heads(6, 3, head_dim=4),
-    "full_rotary": positions("rotary", rotary_base=100.0),
-    "learned": positions("learned"),
-    "learned_offset": positions("learned", offset=2),
-    "sinusoidal": positions("sinusoidal"),
-    # Distance 8 lies on the edge of a bucket, where rounding decides.
-    "rpe": positions("rpe", rpe_buckets=8, rpe_max_distance=16),
-    "alibi": positions("alibi"),
-    "no_positions": positions("none"),
-    "gelu_tanh": activation("gelu_tanh"),
-    "relu": activation("relu"),
-    "silu": activation("silu"),
-    "mish": activation("mish"),
-    "softsign": activation("softsign"),
-    "geglu": activation("gelu", gated=True),
-    "reglu": activation("relu", gated=True),
-    "swiglu": activation("silu", gated=True),
-    "glu": activation("sigmoid", gated=True),
-    "bilinear": activation("identity", gated=True),
-    "no_mlp_bias": {"mlp": {"bias": False}},
-}
-
-VARIANTS = [
-    "",
-    "parallel untied gelu_tanh",
-    "parallel shared_norm",
-    "parallel no_attention_bias mish",
-    "parallel no_mlp_bias geglu rmsnorm",
-    "parallel non_parametric glu",
-    "parallel attention_dropped no_mlp_bias swiglu untied logit_bias",
-    "parallel attention_dropped shared_norm learned",
-    "logit_bias rmsnorm",
-    "untied rmsnorm full_rotary swiglu gqa no_attention_bias no_mlp_bias",
-    "learned gelu_tanh",
-    "learned_offset relu gqa",
-    "alibi unbiased_norm no_attention_bias no_mlp_bias",
-    "alibi six_heads silu parallel",
-    "rpe relu",
-    "rpe six_heads parallel reglu untied",
-    "sinusoidal scalenorm epsilon_5 softsign",
-    "sinusoidal scalenorm parallel shared_norm mqa bilinear",
-    "no_positions mqa silu",
-    "window glu",
-    "window mqa parallel untied bilinear",
-    "window alibi gqa rmsnorm",
-    "qk_norm",
-    "qk_norm gqa parallel untied",
-    "qk_norm six_heads rpe rmsnorm swiglu",
-    "qk_norm scalenorm gqa parallel shared_norm",
-    "qk_norm non_parametric mqa alibi",
-    "qk_norm unbiased_norm learned window",
-]
-
-
-def configure(variant: str) -> ModelConfig:
-    cfg = BASE
-    for word in variant.split():
-        for field, change in WORDS[word].items():
-            if isinstance(change, dict):
-                change = replace(getattr(cfg, field), **change)
-            cfg = replace(cfg, **{field: change})
-    width = cfg.attention.num_heads * cfg.attention.head_dim
-    return replace(cfg, hidden_size=width)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

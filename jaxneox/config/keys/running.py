@@ -1,16 +1,27 @@
 """NeoXArgsLogging, -Other, -Parallelism, -Textgen and NeoXArgsDeepspeedRunner."""
 
-from jaxneox.config.fates import COUNT, WHOLE, Number, Section, needless, refused, used
+from jaxneox.config.fates import (
+    AMOUNT,
+    COUNT,
+    SHARE,
+    WHOLE,
+    Number,
+    Section,
+    needless,
+    refused,
+    used,
+)
 
 COMET = "Comet is no logger here: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
 UNMEASURED = "this is not measured here: set it to false"
 TRACE = "profile's trace holds the memory too"
-LAUNCH = "one process drives all devices; many hosts are not supported yet"
+LAUNCH = "`train.py` is started once on each host: docs/hosts.md"
 MESH = "--mesh and the devices that JAX finds decide"
 ALONE = "`train.py` continues by itself from the last checkpoint"
 SET_BY_NEOX = "NeoX sets it by itself"
 SAVE_ITERS = "NeoX computes it: use checkpoint_factor and extra_save_iters"
 TRAINING = "train.py trains: leave it out"
+PRECOMPUTE = "log-probabilities of whole datasets: `python -m jaxneox.evaluate --perplexity`"
 GENERATION = "training does not generate by it; kept for text generation"
 ONNX = "there is no ONNX export here: set it to false"
 DEEPSCALE = "DeepSpeed's old name, which does nothing"
@@ -74,7 +85,7 @@ PARALLELISM: Section = {
     "pipe_parallel_size": used(WHOLE, 0, "parallel.pp", "0 and 1: no pipeline"),
     "model_parallel_size": used(WHOLE, 1, "parallel.tp", "also pads the vocabulary"),
     "pipe_partition_method": needless(
-        str, "type:transformer|mlp", "pipeline stages are not supported yet"
+        str, "type:transformer|mlp", "all stages have as many layers"
     ),
     "world_size": needless(int, None, MESH),
     "is_pipe_parallel": needless(bool, False, SET_BY_NEOX),
@@ -82,18 +93,25 @@ PARALLELISM: Section = {
 }
 
 TEXTGEN: Section = {
-    "text_gen_type": needless(str, None, GENERATION),
-    "precompute_model_name": needless(str, None, GENERATION),
-    "temperature": needless(float, 0.0, GENERATION),
-    "top_p": needless(float, 0.0, GENERATION),
-    "top_k": needless(int, 0, GENERATION),
-    "return_logits": needless(bool, False, GENERATION),
-    "maximum_tokens": needless(int, 64, GENERATION),
-    "prompt_end": needless(str, "\n", GENERATION),
-    "sample_input_file": needless(str, None, GENERATION),
-    "sample_output_file": needless(str, "samples.txt", GENERATION),
-    "num_samples": needless(int, 1, GENERATION),
-    "recompute": needless(bool, False, GENERATION),
+    "text_gen_type": used(
+        ("unconditional", "input-file", "interactive", "precompute"),
+        None,
+        "generation.kind",
+        "for `python -m jaxneox.generate`, as the keys below",
+    ),
+    "precompute_model_name": needless(str, None, PRECOMPUTE),
+    "temperature": used(AMOUNT, 0.0, "generation.temperature", "0 with the next two 0: greedy"),
+    "top_p": used(SHARE, 0.0, "generation.top_p", "0: no limit"),
+    "top_k": used(WHOLE, 0, "generation.top_k", "0: no limit"),
+    "return_logits": refused(bool, False, "`jaxneox.load(…)(tokens)` gives the logits"),
+    "maximum_tokens": used(COUNT, 64, "generation.max_tokens"),
+    "prompt_end": used(str, "\n", "generation.prompt_end"),
+    "sample_input_file": used(str, None, "generation.input_file"),
+    "sample_output_file": used(
+        str, None, "generation.output_file", "null: the terminal (NeoX: samples.txt)"
+    ),
+    "num_samples": used(COUNT, 1, "generation.samples", "texts without a prompt"),
+    "recompute": used(bool, False, "generation.recompute", "without a cache"),
     "eval_results_prefix": needless(str, "", GENERATION),
     "eval_tasks": needless(list, None, GENERATION),
 }

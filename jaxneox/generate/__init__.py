@@ -1,0 +1,1 @@
+"""Text from a checkpoint: `python -m jaxneox.generate`."""

@@ -1,0 +1,30 @@
+"""Prompts out of files: split where one ends, without the white space around, none empty."""
+
+from pathlib import Path
+from typing import TextIO
+
+from jaxneox.errors import UserError
+
+
+def from_file(name: str | None, end: str) -> list[str]:
+    if name is None:
+        raise UserError(
+            "text_gen_type is input-file and sample_input_file is missing: --input FILE"
+        )
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: byte {error.start} is no UTF-8; expected a text file") from error
+    return _split(text, end, name)
+
+
+def from_stream(stream: TextIO, end: str) -> list[str]:
+    return _split(stream.read(), end, "the standard input")
+
+
+def _split(text: str, end: str, name: str) -> list[str]:
+    prompts = [part.strip() for part in text.split(end)] if end else [text.strip()]
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise UserError(f"{name}: no prompt in it; expected text, one prompt up to each {end!r}")
+    return prompts
