@@ -21,7 +21,8 @@ def _rows(config: Any, prefix: str) -> Iterator[tuple[str, str]]:
         if dataclasses.is_dataclass(value):
             yield from _rows(value, f"{prefix}{field.name}.")
         elif not (isinstance(config, Config) and field.name in ("keys", "notes")):
-            yield f"{prefix}{field.name}", str(value)
+            odd = isinstance(value, str) and not value.isprintable()
+            yield f"{prefix}{field.name}", repr(value) if odd else str(value)
 
 
 def saved_keys(config: Config) -> dict[str, Any]:

@@ -138,7 +138,9 @@ def generation_config(settings: Settings) -> GenerationConfig:
         max_tokens=settings["maximum_tokens"],
         prompt_end=settings["prompt_end"],
         input_file=settings["sample_input_file"],
-        output_file=settings["sample_output_file"],
+        output_file=settings["sample_output_file"]
+        if settings.given("sample_output_file")
+        else None,
         samples=settings["num_samples"],
         recompute=settings["recompute"],
     )

@@ -213,7 +213,7 @@ class LogConfig:
 class GenerationConfig:
     """What `jaxneox.generate` does; training makes nothing of it."""
 
-    kind: Literal["unconditional", "input-file", "interactive", "precompute"] | None = None
+    kind: str | None = None  # text_gen_type
     temperature: float = 0.0
     top_p: float = 0.0
     top_k: int = 0

@@ -14,6 +14,9 @@ from jaxneox.generate.prompts import from_file, from_stream
 from jaxneox.generate.write import Screen, write_lines
 from jaxneox.infer.sampling import Sampling
 from jaxneox.loading import LoadedModel, load_model
+from jaxneox.parallel.compilation import use_compilation_cache
+
+KINDS = ("unconditional", "input-file", "interactive", "precompute")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -24,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(args: argparse.Namespace) -> None:
     given = prompts_of(args)
+    use_compilation_cache()
     model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
     if model.tokenizer is None:
         raise UserError(
@@ -53,6 +57,8 @@ def prompts_of(args: argparse.Namespace) -> list[str] | None:
 
 def prompts_by_keys(how: GenerationConfig) -> list[str] | None:
     """Those that the YAML's text_gen_type means; None for the keyboard."""
+    if how.kind not in (*KINDS, None):
+        raise UserError(f"text_gen_type: found {how.kind!r}, expected one of {', '.join(KINDS)}")
     if how.kind == "precompute":
         raise UserError(
             "text_gen_type: precompute generates nothing; "

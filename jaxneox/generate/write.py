@@ -25,6 +25,7 @@ class Screen:
 
     def __init__(self, prompts: Sequence[str], output: str | None):
         self._prompts, self._output = prompts, output
+        self._begun = False
         self._alone = len(prompts) == 1 and not output
         self._whole: dict[int, str] = {}
         self._shown = self._tokens = 0
@@ -36,17 +37,14 @@ class Screen:
     def __enter__(self) -> Self:
         self._bar.start()
         self._task = self._bar.add_task("answers", total=len(self._prompts))
-        if self._alone:
-            put(self._prompts[0])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._alone:
-            put("\n")
         if kind is None:
+            self._end()
             seconds = time.perf_counter() - self._began
             where = f" -> {self._output}" if self._output else ""
             rate = f"{self._tokens:,} tokens in {seconds:.1f} s, compiling included{where}"
@@ -54,7 +52,18 @@ class Screen:
 
     def text(self, number: int, new: str) -> None:
         if self._alone:
+            self._begin()
             put(new)
+
+    def _begin(self) -> None:
+        if not self._begun:
+            put(self._prompts[0])
+        self._begun = True
+
+    def _end(self) -> None:
+        if self._alone:
+            self._begin()
+            put("\n")
 
     def answer(self, number: int, answer: Answer) -> None:
         self._tokens += len(answer.tokens)

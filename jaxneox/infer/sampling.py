@@ -54,9 +54,13 @@ class Settings(NamedTuple):
 
 
 def settings_of(rows: list[Sampling]) -> Settings:
+    def kept(number: float) -> float:
+        """What float32 would take for 0, and 0 means another thing."""
+        return max(number, 1e-30) if number else 0.0
+
     return Settings(
-        jnp.array([row.temperature for row in rows], jnp.float32),
-        jnp.array([row.top_p for row in rows], jnp.float32),
+        jnp.array([kept(row.temperature) for row in rows], jnp.float32),
+        jnp.array([kept(row.top_p) for row in rows], jnp.float32),
         jnp.array([row.top_k for row in rows], jnp.int32),
         jnp.array([row.seed for row in rows], jnp.uint32),
     )
@@ -97,13 +101,14 @@ def pick(
 
 def choose(logits_BV: jax.Array, settings: Settings, number_B: jax.Array) -> jax.Array:
     """float32 [B, V] -> int32 [B]; `number_B` counts the tokens of each answer."""
-    best_B = first(logits_BV == jnp.max(logits_BV, axis=-1, keepdims=True))
+    most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    best_B = first(logits_BV == most_B1)
     limited_B = (settings.top_k_B > 0) | (settings.top_p_B > 0)
     greedy_B = ~limited_B & (settings.temperature_B == 0)
 
     def drawn_B() -> jax.Array:
         temperature_B = jnp.where(settings.temperature_B == 0, 1, settings.temperature_B)
-        scaled_BV = logits_BV / temperature_B[:, None]
+        scaled_BV = (logits_BV - most_B1) / temperature_B[:, None]
         kept_BV = jax.lax.cond(
             jnp.any(limited_B), lambda: limit(scaled_BV, settings), lambda: scaled_BV
         )

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxneox.data import Tokenizer, build_tokenizer, load_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
+from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.parallel.mesh import Sizes, show
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
@@ -182,14 +182,6 @@ def say_where(run: Run, by_default: bool) -> str:
         "Next: python train.py --mesh dp=2,tp=4   (the same run on eight virtual devices)\n"
         "      python train.py configs/stdlib.yml --set data-path=YOUR.txt --save runs/mine"
     )
-
-
-def use_compilation_cache() -> None:
-    """Compiled programs are kept between runs, in $JAXNEOX_CACHE or ~/.cache/jaxneox, unless JAX
-    has been told of another place."""
-    if not getattr(jax.config, "jax_compilation_cache_dir", None):
-        root = Path(os.environ.get("JAXNEOX_CACHE") or Path.home() / ".cache" / "jaxneox")
-        jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
 
 
 def indented(text: str) -> str:

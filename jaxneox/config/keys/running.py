@@ -94,10 +94,7 @@ PARALLELISM: Section = {
 
 TEXTGEN: Section = {
     "text_gen_type": used(
-        ("unconditional", "input-file", "interactive", "precompute"),
-        None,
-        "generation.kind",
-        "for `python -m jaxneox.generate`, as the keys below",
+        str, None, "generation.kind", "for `python -m jaxneox.generate`, as the keys below"
     ),
     "precompute_model_name": needless(str, None, PRECOMPUTE),
     "temperature": used(AMOUNT, 0.0, "generation.temperature", "0 with the next two 0: greedy"),
@@ -108,7 +105,7 @@ TEXTGEN: Section = {
     "prompt_end": used(str, "\n", "generation.prompt_end"),
     "sample_input_file": used(str, None, "generation.input_file"),
     "sample_output_file": used(
-        str, None, "generation.output_file", "null: the terminal (NeoX: samples.txt)"
+        str, "samples.txt", "generation.output_file", "not set: the terminal"
     ),
     "num_samples": used(COUNT, 1, "generation.samples", "texts without a prompt"),
     "recompute": used(bool, False, "generation.recompute", "without a cache"),

@@ -1,0 +1,126 @@
+"""Many prompts through few rows: each answer is that of its prompt alone."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from jaxneox.errors import UserError
+from jaxneox.infer.generate import Answer
+from tests.infer.models import speaker
+
+PROMPTS = ["The", "old man said to the boy that", "x", "a b c d e", "Once upon a time", "!"]
+
+
+@lru_cache
+def one():
+    return speaker()
+
+
+def drawn(**options) -> list[Answer]:
+    return one().generate(PROMPTS, max_tokens=12, temperature=0.9, top_k=30, seed=5, **options)
+
+
+def test_few_rows_many_rows_and_no_cache_give_the_same_draws() -> None:
+    few, many, slow = drawn(rows=2), drawn(rows=8), drawn(recompute=True)
+    assert [a.tokens for a in few] == [a.tokens for a in many] == [a.tokens for a in slow]
+    assert len({tuple(a.tokens) for a in few}) == len(PROMPTS)
+    for number, prompt in enumerate(PROMPTS):
+        (alone,) = one().generate(prompt, max_tokens=12, temperature=0.9, top_k=30, seed=5 + number)
+        assert alone.tokens == few[number].tokens
+        assert one().encode(prompt) == few[number].prompt
+
+
+def test_text_is_told_while_it_grows() -> None:
+    told: dict[int, str] = {}
+    finished: list[int] = []
+    answers = one().generate(
+        PROMPTS,
+        max_tokens=9,
+        rows=2,
+        on_text=lambda number, new: told.update({number: told.get(number, "") + new}),
+        on_answer=lambda number, _: finished.append(number),
+    )
+    assert [told[number] for number in range(len(PROMPTS))] == [a.text for a in answers]
+    assert sorted(finished) == list(range(len(PROMPTS)))
+
+
+def test_logprobs_are_the_models_own() -> None:
+    (answer,) = one().generate("The", max_tokens=5, temperature=0.5, top_k=3)
+    ids = [*answer.prompt, *answer.tokens]
+    logits = np.asarray(one()(np.array([ids])), np.float64)[0, len(answer.prompt) - 1 : -1]
+    known = logits[:, : one().tokenizer.vocab_size]
+    expected = known - np.log(np.exp(known).sum(-1, keepdims=True))
+    picked = expected[np.arange(5), answer.tokens]
+    np.testing.assert_allclose(answer.logprobs, picked, rtol=0, atol=5e-6)  # float32, 500 terms
+
+
+def test_an_answer_ends_before_its_stop_string() -> None:
+    (whole,) = one().generate("The", max_tokens=20)
+    middle = whole.text[8:10]
+    (cut,) = one().generate("The", max_tokens=20, stop=[middle])
+    assert cut.text == whole.text[: whole.text.index(middle)] and cut.finished == "stop"
+    assert whole.finished == "length"
+
+
+def test_an_answer_ends_with_its_document() -> None:
+    model = speaker()
+    (free,) = model.generate("The", max_tokens=10)
+    model.tokenizer.eod = free.tokens[4]
+    (answer,) = model.generate("The", max_tokens=10)
+    end = free.tokens.index(free.tokens[4])
+    assert (answer.tokens, answer.finished) == (free.tokens[:end], "eod")
+
+
+def test_the_context_is_filled_and_not_passed() -> None:
+    for prompt, wanted in (("x", None), ("x" * 40, 100), ("x" * 47, 5)):
+        (answer,) = one().generate(prompt, max_tokens=wanted)
+        assert len(answer.tokens) == 48 - len(prompt)
+
+
+def test_an_empty_prompt_is_the_end_of_a_document() -> None:
+    assert one().generate("", max_tokens=2)[0].prompt == [one().tokenizer.eod]
+    assert one().generate([]) == []
+
+
+def test_tokens_that_the_tokenizer_lacks_are_never_chosen() -> None:
+    model = speaker()
+    known = model.tokenizer.vocab_size
+    assert known < model.config.model.vocab_size
+    weight = model.params["unembed.weight"]
+    model.params["unembed.weight"] = weight.at[:, known:].set(100 * weight[:, known:])
+    assert max(max(a.tokens) for a in model.generate(PROMPTS, max_tokens=20)) < known
+
+
+def test_released_weights_generate_the_same() -> None:
+    model = speaker().release()
+    assert not [name for name in model.params if name.startswith("layers.")]
+    (answer,), (expected,) = (m.generate("The", max_tokens=6) for m in (model, one()))
+    assert answer.tokens == expected.tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"prompts": "x" * 48}, "48 tokens: the model's context is 48"),
+        ({"prompts": [[]]}, "no tokens"),
+        ({"prompts": [[1, 100_000]]}, "token 100000"),
+        ({"prompts": "x", "max_tokens": 0}, "0 tokens wanted"),
+        ({"prompts": "x", "temperature": -1}, "temperature"),
+        ({"prompts": "x", "stop": [""]}, "stop string"),
+    ],
+)
+def test_wrong_wishes_are_one_line(options, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        one().generate(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_tokenizer_tokens_go_in_and_out() -> None:
+    model = speaker(tokenizer=False)
+    (answer,) = model.generate([[5, 6, 7]], max_tokens=3)
+    assert answer.text is None and len(answer.tokens) == 3
+    with pytest.raises(UserError, match="no tokenizer"):
+        model.generate("text")
+    with pytest.raises(UserError, match="stop strings need a tokenizer"):
+        model.generate([[5]], stop=["x"])
