@@ -19,6 +19,7 @@ from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pools, generate
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
+from jaxneox.infer.scoring import Scorer, pair
 from jaxneox.model import Model, Params
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import Rules, rules_for
@@ -99,6 +100,20 @@ class LoadedModel:
             on_text=on_text,
             on_answer=on_answer,
         )
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """For each (context, continuation): the log-probability of the continuation, and whether
+        greedy generation would give it. Split into tokens as lm-eval does, see `pair`."""
+        if self.tokenizer is None:
+            raise UserError("the checkpoint has no tokenizer, which loglikelihood needs")
+        room = self.config.model.seq_length
+        requests = [pair(self.tokenizer, *texts, room) for texts in pairs]
+        scored = self.scorer(self.params, requests)
+        return [(one.total, bool(one.likeliest.all())) for one in scored]
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(Model(self.config.model, self._rules, self._compute), self._mesh)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Tokens of a prompt; of an empty one the end of a document, as NeoX has it."""

@@ -20,7 +20,7 @@ BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["train"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
-BELOW["generate"] = {*BELOW["loading"], "loading"}
+BELOW["generate"] = BELOW["evaluate"] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 

@@ -1,0 +1,56 @@
+"""How likely given tokens are, with logits for the places that are asked for only."""
+# B batch, T length, C places, c of them with logits at one time, n chunks, D hidden, V vocabulary
+
+import jax
+import jax.numpy as jnp
+
+from jaxneox.model.layout import Layout, on_devices
+from jaxneox.model.loss import Unembedding, chunk_length, is_label, project
+
+
+def scores(
+    x_BTD: jax.Array,
+    unembedding: Unembedding,
+    places_BC: jax.Array,
+    labels_BC: jax.Array,
+    layout: Layout,
+) -> tuple[jax.Array, jax.Array]:
+    """-> the labels' log-probabilities, float32 [B, C], and whether none is likelier, bool [B, C].
+
+    The batch is split over devices, the length is not.
+    """
+    batch, count = labels_BC.shape
+    logits = batch * unembedding.weight.shape[-1] // layout.parts("batch", "vocab")
+    chunk = chunk_length(count, logits)
+    x_BCD = _at(x_BTD, places_BC, layout)
+
+    def score(some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x_BcD, labels_Bc = some
+        logits_BcV = project(x_BcD, unembedding, jnp.dtype("float32"))
+        found = is_label(logits_BcV, labels_Bc, layout)
+        own_Bc = jnp.sum(jnp.where(found, logits_BcV, 0), axis=-1)
+        best_Bc = jnp.max(logits_BcV, axis=-1)
+        return own_Bc - jax.nn.logsumexp(logits_BcV, axis=-1), own_Bc >= best_Bc
+
+    def split(x: jax.Array) -> jax.Array:
+        """[B, C, …] -> [n, B, c, …]"""
+        shape = (batch, count // chunk, chunk, *x.shape[2:])
+        spec = layout.activation("batch", *(None,) * (len(shape) - 1))
+        return jnp.moveaxis(jnp.reshape(x, shape, out_sharding=spec), 1, 0)
+
+    def joined(x_nBc: jax.Array) -> jax.Array:
+        spec = layout.activation("batch", None)
+        return jnp.reshape(jnp.moveaxis(x_nBc, 0, 1), (batch, count), out_sharding=spec)
+
+    logprob, likeliest = jax.lax.map(score, (split(x_BCD), split(labels_BC)))
+    return joined(logprob), joined(likeliest)
+
+
+def _at(x_BTD: jax.Array, places_BC: jax.Array, layout: Layout) -> jax.Array:
+    """The hidden states at each row's places: [B, C, D]"""
+
+    def local(x_BTD: jax.Array, places_BC: jax.Array):
+        return (jnp.take_along_axis(x_BTD, places_BC[..., None], axis=1),)
+
+    states = ("batch", None, "embed")
+    return on_devices(local, (states, ("batch", None)), (states,), layout)(x_BTD, places_BC)[0]
