@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxneox import checkpoint
 from jaxneox.config import resolve
-from jaxneox.config.schema import Config, Dtype
+from jaxneox.config.schema import Config, Dtype, ModelConfig
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pools, generate
@@ -113,7 +114,12 @@ class LoadedModel:
 
     @cached_property
     def scorer(self) -> Scorer:
-        return Scorer(Model(self.config.model, self._rules, self._compute), self._mesh)
+        return Scorer(self._model, self._mesh)
+
+    @cached_property
+    def _model(self) -> Model:
+        cfg = for_inference(self.config.model, self._mesh)
+        return Model(cfg, self._rules, self._compute)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Tokens of a prompt; of an empty one the end of a document, as NeoX has it."""
@@ -136,11 +142,13 @@ class LoadedModel:
         return self._pools(release=False)
 
     def _pools(self, release: bool) -> Pools:
-        return Pools(self.config.model, self.params, self._mesh, self._compute, release=release)
+        cfg = self._model.cfg
+        return Pools(cfg, self.params, self._mesh, self._compute, release=release)
 
     def _recompute(self, rows: int, length: int, known: int | None) -> Recompute:
-        model = Model(self.config.model, self._rules, self._compute)
-        return Recompute(model, self.params, self._mesh, rows=rows, length=length, known=known)
+        return Recompute(
+            self._model, self.params, self._mesh, rows=rows, length=length, known=known
+        )
 
     def __repr__(self) -> str:
         size = sum(w.size for w in self.params.values())
@@ -148,7 +156,7 @@ class LoadedModel:
 
     @cached_property
     def _logits(self):
-        return jax.jit(Model(self.config.model, self._rules, self._compute).logits)
+        return jax.jit(self._model.logits)
 
     def _check(self, tokens_BT: jax.Array) -> None:
         if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
@@ -167,6 +175,13 @@ class LoadedModel:
             room = positions.max_positions - positions.offset
             if tokens_BT.shape[1] > room:
                 raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")
+
+
+def for_inference(cfg: ModelConfig, mesh: Mesh) -> ModelConfig:
+    """The same function, computed as these devices do it fastest without gradients."""
+    if mesh.devices.flat[0].platform != "cpu":
+        return cfg
+    return replace(cfg, attention=replace(cfg.attention, kernel="rows"))
 
 
 def load_model(

@@ -15,7 +15,7 @@ from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.model import Model, Params
 
-BUDGET = 4096
+BUDGET = 2048
 """Tokens of a batch on each device that splits batches."""
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.model.layout import Layout, on_devices
-from jaxneox.model.loss import Unembedding, chunk_length, is_label, project
+from jaxneox.model.loss import Unembedding, chunk_length, project
 
 
 def scores(
@@ -22,13 +22,14 @@ def scores(
     batch, count = labels_BC.shape
     logits = batch * unembedding.weight.shape[-1] // layout.parts("batch", "vocab")
     chunk = chunk_length(count, logits)
+    rows = layout.activation("batch", None)
+    places_BC, labels_BC = jax.reshard(places_BC, rows), jax.reshard(labels_BC, rows)
     x_BCD = _at(x_BTD, places_BC, layout)
 
     def score(some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x_BcD, labels_Bc = some
         logits_BcV = project(x_BcD, unembedding, jnp.dtype("float32"))
-        found = is_label(logits_BcV, labels_Bc, layout)
-        own_Bc = jnp.sum(jnp.where(found, logits_BcV, 0), axis=-1)
+        own_Bc = _of(logits_BcV, labels_Bc, layout)
         best_Bc = jnp.max(logits_BcV, axis=-1)
         return own_Bc - jax.nn.logsumexp(logits_BcV, axis=-1), own_Bc >= best_Bc
 
@@ -54,3 +55,19 @@ def _at(x_BTD: jax.Array, places_BC: jax.Array, layout: Layout) -> jax.Array:
 
     states = ("batch", None, "embed")
     return on_devices(local, (states, ("batch", None)), (states,), layout)(x_BTD, places_BC)[0]
+
+
+def _of(logits_BcV: jax.Array, labels_Bc: jax.Array, layout: Layout) -> jax.Array:
+    """The logits of the labels [B, c], of which each device that splits the vocabulary has some."""
+    spec = layout.activation("vocab")
+    numbers_V = jax.reshard(jnp.arange(logits_BcV.shape[-1], dtype=jnp.int32), spec)
+
+    def local(logits: jax.Array, labels: jax.Array, numbers: jax.Array):
+        place = (labels - numbers[0])[..., None]
+        here = (place >= 0) & (place < numbers.size)
+        found = jnp.take_along_axis(logits, jnp.where(here, place, 0), axis=-1)
+        return (jnp.where(here, found, 0),)
+
+    split = ("batch", None, "vocab")
+    run = on_devices(local, (split, ("batch", None), ("vocab",)), (split,), layout)
+    return jnp.sum(run(logits_BcV, labels_Bc, numbers_V)[0], axis=-1)

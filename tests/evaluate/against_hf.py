@@ -56,9 +56,8 @@ def compare(checkpoint: str, exported: str, files: dict[str, Path], limit: int) 
         for metric, value in found["ours"].results["results"][name].items():
             other = found["hf"].results["results"][name][metric]
             if isinstance(value, float) and "stderr" not in metric:
-                print(
-                    f"  {metric}: {value:.8g} and {other:.8g}, {abs(value / other - 1) if other else 0:.1e}"
-                )
+                apart_by = abs(value / other - 1) if other else abs(value)
+                print(f"  {metric}: {value:.8g} and {other:.8g}, {apart_by:.1e}")
         ratio = times["hf"][1] / times["ours"][1]
         print(f"  seconds {times['ours'][1]:.1f} and {times['hf'][1]:.1f}: {ratio:.2f} x")
 
