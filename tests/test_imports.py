@@ -21,6 +21,7 @@ BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["train"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
 BELOW["generate"] = {*BELOW["loading"], "loading"}
+BELOW["serve"] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 

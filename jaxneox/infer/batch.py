@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import jax
 import numpy as np
 
 from jaxneox.infer.engine import Engine
@@ -122,7 +123,7 @@ class Batch:
         slots = self._slots(1) if task.room > 1 else [self.engine.rows]
         task.began = time.perf_counter()
         chosen, scored = self.engine.score(slots[0], task.answer.prompt, task.sampling)
-        task.scores = Scored(*map(np.asarray, scored))
+        task.scores = jax.device_get(scored)
         if not task.room:
             yield task, ""
             return

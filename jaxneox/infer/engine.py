@@ -2,7 +2,7 @@
 # B rows of the pool, n new prompts, T their padded length, S positions in the cache, V vocabulary
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -114,6 +114,19 @@ class Engine:
             )
         return chosen
 
+    def warm(self) -> Iterator[str]:
+        """Compiles all that may be asked; yields what comes next, before it is done."""
+        for length in doubled(SHORTEST, self.length):
+            yield f"prompts of {length:,} tokens"
+            self.admit([self.rows], [[0] * length], [Sampling()])
+            yield f"scores of {length:,} tokens"
+            self.score(self.rows, [0] * length, Sampling())
+        for span in doubled(4 * SHORTEST, self.length):
+            yield f"steps over {span:,} positions"
+            self._positions[0] = span - 1
+            self.step([0]).token_B.block_until_ready()
+        self._positions[0] = 0
+
     @functools.cached_property
     def _admit(self):
         def admit(
@@ -186,3 +199,11 @@ def power(number: int, least: int) -> int:
     while least < number:
         least *= 2
     return least
+
+
+def doubled(least: int, most: int) -> list[int]:
+    """All that `min(power(number, least), most)` can be for numbers up to `most`."""
+    lengths = [min(least, most)]
+    while lengths[-1] < most:
+        lengths.append(min(2 * lengths[-1], most))
+    return lengths

@@ -47,8 +47,15 @@ class Pools:
         if held and fits and (held.known, held.tops) == (known, tops):
             return held
         self._held = held = None  # its cache goes before the new one comes
-        room = {"rows": rows, "length": length, "known": known, "tops": tops}
-        self._held = Engine(self.decoder, self.weights, self.mesh, **room)
+        self._held = Engine(
+            self.decoder,
+            self.weights,
+            self.mesh,
+            rows=rows,
+            length=length,
+            known=known,
+            tops=tops,
+        )
         return self._held
 
 

@@ -49,10 +49,12 @@ def score(
 
     def one(part: tuple[jax.Array, jax.Array]) -> Scored:
         x_BtD, next_Bt = part
-        logits_BtV = jax.reshard(logits(x_BtD), layout.activation("batch", None, None))
         row: Axes = ("batch", None)
         wide: Axes = ("batch", None, None)
-        return Scored(*on_devices(local, (wide, row), (row, wide, wide), layout)(logits_BtV, next_Bt))
+        logits_BtV = jax.reshard(logits(x_BtD), layout.activation(*wide))
+        next_Bt = jax.reshard(next_Bt, layout.activation(*row))  # reshaping may have lost it
+        weigh = on_devices(local, (wide, row), (row, wide, wide), layout)
+        return Scored(*weigh(logits_BtV, next_Bt))
 
     def local(logits_BtV: jax.Array, next_Bt: jax.Array):
         total_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
