@@ -2,13 +2,16 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from jaxneox.data.commands.console import execute, visible
 from jaxneox.errors import UserError
 from jaxneox.serve.arguments import parser
+
+if TYPE_CHECKING:
+    from jaxneox.serve.served import Served
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -31,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     serve(listener, Scheduler(args.queue), args.timeout, lambda say: load(args, address, say))
 
 
-def load(args: argparse.Namespace, address: str, say):
+def load(args: argparse.Namespace, address: str, say: Callable[[str], None]) -> "Served":
     """The model with all its programs, told on the terminal and to `say`."""
     say(f"loading {args.checkpoint}")
     from jaxneox.loading import load_model

@@ -47,6 +47,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # who comes before the server is up waits
     except (OSError, OverflowError) as error:
         raise UserError(
             f"{host}:{port}: cannot listen there ({error}); choose another --port or --host"
