@@ -15,6 +15,10 @@ from jaxneox.serve.scheduler import Load, Scheduler
 GRACE = 5.0
 """Seconds that running answers have at the end."""
 
+SWITCH = 5e-4
+"""Seconds after which a thread gives way: the engine's waits for the requests' no longer. Python's
+5e-3 are as long as a small model's step."""
+
 
 class Server(uvicorn.Server):
     """Ends by itself when the scheduler does before it is ready; a signal ends it with status 0."""
@@ -64,6 +68,7 @@ def serve(listener: socket.socket, scheduler: Scheduler, timeout: float, load: L
     """Until a signal. `load(say)` makes what is served, in the thread that goes on with it; what it
     raises is raised here."""
     server = Server(scheduler, timeout)
+    sys.setswitchinterval(SWITCH)
 
     def work() -> None:
         scheduler.run(load)
