@@ -2,7 +2,7 @@
 # B rows of the pool, n new prompts, T their padded length, S positions in the cache, V vocabulary
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from jaxneox.infer.prompt_scores import Scored, score
 from jaxneox.infer.sampling import Chosen, Sampling, Settings, pick, settings_of
 from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
 from jaxneox.model.layout import Axes, on_devices
@@ -52,7 +53,7 @@ class Engine:
         parts = decoder.model.layout.parts("batch")
         self.rows, self.length = -(-rows // parts) * parts, length
         self._parts, self._mesh, self._decoder, self._weights = parts, mesh, decoder, weights
-        self.known = known
+        self.known, self.tops = known, tops
         self._pick = functools.partial(pick, decoder.model.layout, known, tops)
         self._cache = decoder.empty(self.rows, length, mesh)
         self._state = self._laid(self._idle())
@@ -68,20 +69,38 @@ class Engine:
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]
     ) -> Chosen:
         """New prompts for some rows -> the first token of each, [n or more]."""
+        return self._fill(slots, prompts, sampling, scored=False)[0]
+
+    def score(self, slot: int, prompt: Sequence[int], sampling: Sampling) -> tuple[Chosen, Scored]:
+        """`admit` of one prompt, with how likely its own tokens are, [1 or more, their number or
+        more]. The slot `rows` is nowhere: no row is taken."""
+        chosen, scored = self._fill([slot], [prompt], [sampling], scored=True)
+        assert scored is not None
+        return chosen, scored
+
+    def _fill(
+        self,
+        slots: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sequence[Sampling],
+        *,
+        scored: bool,
+    ) -> tuple[Chosen, Scored | None]:
         longest = max(map(len, prompts))
         count = -(-power(len(prompts), 1) // self._parts) * self._parts
         tokens = np.zeros((count, min(power(longest, SHORTEST), self.length)), np.int32)
         last, where = np.zeros(count, np.int32), np.full(count, self.rows, np.int32)
         for i, (slot, prompt) in enumerate(zip(slots, prompts, strict=True)):
             tokens[i, : len(prompt)], last[i], where[i] = prompt, len(prompt) - 1, slot
-            self._positions[slot] = len(prompt)
+            self._positions[slot : slot + 1] = len(prompt)
         settings = settings_of([*sampling, *[Sampling()] * (count - len(prompts))])
         with jax.set_mesh(self._mesh):
             new = self._laid((tokens, last, settings))
-            self._cache, self._state, chosen = self._admit(
-                self._weights, self._cache, self._state, where, *new
+            self._cache, self._state, *said = self._admit(
+                self._weights, self._cache, self._state, where, *new, scored
             )
-        return chosen
+        chosen, scores = said
+        return chosen, scores
 
     def step(self, active: Sequence[int]) -> Chosen:
         """One more token of every row; rows that are not active stay where they are."""
@@ -95,16 +114,38 @@ class Engine:
             )
         return chosen
 
+    def warm(self) -> Iterator[str]:
+        """Compiles all that may be asked; yields what comes next, before it is done."""
+        for length in doubled(SHORTEST, self.length):
+            yield f"prompts of {length:,} tokens"
+            self.admit([self.rows], [[0] * length], [Sampling()])
+            yield f"scores of {length:,} tokens"
+            self.score(self.rows, [0] * length, Sampling())
+        for span in doubled(4 * SHORTEST, self.length):
+            yield f"steps over {span:,} positions"
+            self._positions[0] = span - 1
+            self.step([0]).token_B.block_until_ready()
+        self._positions[0] = 0
+
     @functools.cached_property
     def _admit(self):
-        def admit(weights, cache: Cache, state: Rows, slots, tokens_nT, last_n, settings):
-            logits_nV, fresh = self._decoder.prompts(weights, tokens_nT, last_n)
+        def admit(
+            weights, cache: Cache, state: Rows, slots, tokens_nT, last_n, settings, scored: bool
+        ):
+            x_nTD, fresh = self._decoder.prompts(weights, tokens_nT)
+            logits_nV = self._decoder.logits_at(weights, x_nTD, last_n)
             zero_n = jnp.zeros_like(last_n)
             chosen = self._pick(logits_nV, settings, zero_n)
             new = Rows(chosen.token_B, last_n + 1, zero_n, settings)
-            return self._place(cache, fresh, slots), self._place(state, new, slots), chosen
+            scores = self._score(weights, x_nTD, tokens_nT) if scored else None
+            return self._place(cache, fresh, slots), self._place(state, new, slots), chosen, scores
 
-        return jax.jit(admit, donate_argnums=(1, 2))
+        return jax.jit(admit, donate_argnums=(1, 2), static_argnums=7)
+
+    def _score(self, weights: Weights, x_nTD: jax.Array, tokens_nT: jax.Array) -> Scored:
+        logits = functools.partial(self._decoder.logits, weights)
+        layout = self._decoder.model.layout
+        return score(layout, self.known, self.tops, logits, x_nTD, tokens_nT)
 
     @functools.cached_property
     def _step(self):
@@ -158,3 +199,11 @@ def power(number: int, least: int) -> int:
     while least < number:
         least *= 2
     return least
+
+
+def doubled(least: int, most: int) -> list[int]:
+    """All that `min(power(number, least), most)` can be for numbers up to `most`."""
+    lengths = [min(least, most)]
+    while lengths[-1] < most:
+        lengths.append(min(2 * lengths[-1], most))
+    return lengths

@@ -89,12 +89,10 @@ class Decoder:
 
         return Cache(zeros(key), zeros(value))
 
-    def prompts(
-        self, weights: Weights, tokens_BT: jax.Array, last_B: jax.Array
-    ) -> tuple[jax.Array, Cache]:
-        """Prompts that end at positions `last_B`, padded after that with anything.
+    def prompts(self, weights: Weights, tokens_BT: jax.Array) -> tuple[jax.Array, Cache]:
+        """Prompts, padded after their ends with anything.
 
-        -> float32 [B, V], the logits after each prompt, and a cache whose S is T.
+        -> what the last layer leaves, [B, T, D], and a cache whose S is T.
         """
         keys: list[jax.Array] = []
         values: list[jax.Array] = []
@@ -112,10 +110,15 @@ class Decoder:
 
         with self.model.matmuls():
             x_BTD = self._layers(weights, self._embed(weights, tokens_BT, positions_T), read)
-            last_BT = jax.nn.one_hot(last_B, x_BTD.shape[1], dtype=x_BTD.dtype)
-            x_BTD = jax.reshard(x_BTD, layout.activation("batch", None, "embed"))
+            return x_BTD, Cache(tuple(keys), tuple(values))
+
+    def logits_at(self, weights: Weights, x_BTD: jax.Array, last_B: jax.Array) -> jax.Array:
+        """Of one position of each row: float32 [B, V]"""
+        last_BT = jax.nn.one_hot(last_B, x_BTD.shape[1], dtype=x_BTD.dtype)
+        with self.model.matmuls():
+            x_BTD = jax.reshard(x_BTD, self.model.layout.activation("batch", None, "embed"))
             x_BTD = jnp.einsum("BTD,BT->BD", x_BTD, last_BT)[:, None]
-            return self._logits(weights, x_BTD), Cache(tuple(keys), tuple(values))
+        return self.logits(weights, x_BTD)[:, 0]
 
     def step(
         self, weights: Weights, cache: Cache, tokens_B: jax.Array, positions_B: jax.Array, span: int
@@ -141,7 +144,7 @@ class Decoder:
         with self.model.matmuls():
             x_BTD = self._embed(weights, tokens_B[:, None], positions_BT)
             x_BTD = self._layers(weights, x_BTD, read)
-            return self._logits(weights, x_BTD), Cache(tuple(keys), tuple(values))
+            return self.logits(weights, x_BTD)[:, 0], Cache(tuple(keys), tuple(values))
 
     def _layers(self, weights: Weights, x_BTD: jax.Array, read: Read) -> jax.Array:
         layout = self.model.layout
@@ -171,11 +174,12 @@ class Decoder:
             x_BTD.astype(self.model.compute), layout.activation("batch", "stream", "embed")
         )
 
-    def _logits(self, weights: Weights, x_BTD: jax.Array) -> jax.Array:
-        """Of the one position that is left: [B, 1, D] -> float32 [B, V]"""
-        x_BTD = jax.reshard(x_BTD, self.model.layout.activation("batch", None, "embed"))
-        x_BTD = self.model.part("final_norm", weights.outer)(x_BTD)
-        return project(x_BTD, weights.unembedding, jnp.dtype("float32"))[:, 0]
+    def logits(self, weights: Weights, x_BTD: jax.Array) -> jax.Array:
+        """What the last layer leaves -> float32 [B, T, V]"""
+        with self.model.matmuls():
+            x_BTD = jax.reshard(x_BTD, self.model.layout.activation("batch", None, "embed"))
+            x_BTD = self.model.part("final_norm", weights.outer)(x_BTD)
+            return project(x_BTD, weights.unembedding, jnp.dtype("float32"))
 
     def _shared_bias(self, weights: Weights, queries: jax.Array, keys_S: jax.Array):
         """What every layer adds to its scores (rpe): [Z, K, G, T, S]"""

@@ -1,0 +1,161 @@
+"""Answers in the making, one in each row of an engine; the device is one step ahead of what is
+read here."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import numpy as np
+
+from jaxneox.infer.engine import Engine
+from jaxneox.infer.prompt_scores import Scored
+from jaxneox.infer.recompute import Recompute
+from jaxneox.infer.sampling import Chosen, Sampling
+from jaxneox.infer.stream import TextStream
+
+Finish = Literal["eod", "stop", "length"]
+Top = tuple[tuple[int, float], ...]
+"""The most likely tokens at a place and their log-probabilities, the likeliest first."""
+
+
+@dataclass
+class Answer:
+    """What follows a prompt.
+
+    Attributes:
+        text: None without a tokenizer. It ends before the stop string.
+        tokens: all that were generated but the end-of-document token, those of a stop string too.
+        logprobs: of each token as the model has it, before any sampling setting.
+        tops: what was most likely in its place, as much as the engine was asked for.
+        finished: the end-of-document token, a stop string, or no more tokens wanted or possible.
+        seconds: from when its prompt was read to its last token.
+    """
+
+    prompt: list[int]
+    text: str | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    tops: list[Top] = field(default_factory=list)
+    finished: Finish = "length"
+    seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Task:
+    """An answer that is being made.
+
+    Attributes:
+        room: tokens that it may still have; 0 when it is finished.
+        scored: the tokens of its prompt are wanted with their log-probabilities, as `scores`.
+    """
+
+    answer: Answer
+    sampling: Sampling
+    room: int
+    stream: TextStream | None
+    scored: bool = False
+    scores: Scored | None = None
+    began: float = 0.0
+
+    def take(self, token: int, logprob: float, top: Top, eod: int | None) -> str:
+        """The next token -> the text that is certain now and was not before."""
+        answer, new = self.answer, ""
+        if token == eod:
+            answer.finished, self.room = "eod", 0
+        else:
+            answer.tokens.append(token)
+            answer.logprobs.append(logprob)
+            answer.tops.append(top)
+            self.room -= 1
+            new = self.stream.add(token) if self.stream else ""
+        if self.stream:
+            if not self.room:
+                new += self.stream.finish()
+            if self.stream.ended:
+                answer.finished, self.room = "stop", 0
+            answer.text = self.stream.text
+        if not self.room:
+            answer.seconds = time.perf_counter() - self.began
+        return new
+
+
+News = tuple[Task, str]
+"""A task with one token more, or finished, and its new text."""
+
+
+class Batch:
+    """The tasks that run in an engine's rows. True while there are any.
+
+    `eod` is the token that ends an answer.
+    """
+
+    def __init__(self, engine: Engine | Recompute, eod: int | None):
+        self.engine, self._eod = engine, eod
+        self._running: dict[int, Task] = {}
+        self._ahead: tuple[Chosen, dict[int, Task]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def free(self) -> int:
+        return self.engine.rows - len(self._running)
+
+    def admit(self, tasks: Sequence[Task]) -> Iterator[News]:
+        """Tasks that are not scored, as many as are `free` at most."""
+        if not tasks:
+            return
+        slots = self._slots(len(tasks))
+        began = time.perf_counter()
+        for task in tasks:
+            task.began = began
+        prompts = [task.answer.prompt for task in tasks]
+        chosen = self.engine.admit(slots, prompts, [task.sampling for task in tasks])
+        yield from self._read(chosen, dict(enumerate(tasks)))
+        self._start(slots, tasks)
+
+    def admit_scored(self, task: Task) -> Iterator[News]:
+        """One whose prompt is scored; it takes a row only where it wants more than one token."""
+        assert isinstance(self.engine, Engine)
+        slots = self._slots(1) if task.room > 1 else [self.engine.rows]
+        task.began = time.perf_counter()
+        chosen, scored = self.engine.score(slots[0], task.answer.prompt, task.sampling)
+        task.scores = jax.device_get(scored)
+        if not task.room:
+            yield task, ""
+            return
+        yield from self._read(chosen, {0: task})
+        self._start(slots, [task])
+
+    def step(self) -> Iterator[News]:
+        """The next token is asked of the device, and the one asked for before is read."""
+        now = None
+        if self._running:
+            now = self.engine.step(list(self._running)), dict(self._running)
+        ahead, self._ahead = self._ahead, now
+        if ahead is not None:
+            yield from self._read(*ahead)
+            self._running = {slot: task for slot, task in self._running.items() if task.room}
+
+    def drop(self, task: Task) -> None:
+        """Its row is free."""
+        task.room = 0
+        self._running = {slot: other for slot, other in self._running.items() if other is not task}
+
+    def _slots(self, count: int) -> list[int]:
+        empty = (slot for slot in range(self.engine.rows) if slot not in self._running)
+        return list(itertools.islice(empty, count))
+
+    def _start(self, slots: Sequence[int], tasks: Sequence[Task]) -> None:
+        self._running |= {slot: task for slot, task in zip(slots, tasks, strict=True) if task.room}
+
+    def _read(self, chosen: Chosen, tasks: dict[int, Task]) -> Iterator[News]:
+        tokens, logprobs = np.asarray(chosen.token_B), np.asarray(chosen.logprob_B)
+        ids, likely = np.asarray(chosen.top_BN), np.asarray(chosen.top_logprob_BN)
+        for row, task in tasks.items():
+            if task.room:  # else it ended while this step was on its way
+                top = tuple(zip(ids[row].tolist(), likely[row].tolist(), strict=True))
+                yield task, task.take(int(tokens[row]), float(logprobs[row]), top, self._eod)

@@ -1,0 +1,85 @@
+"""The routes, and errors as OpenAI writes them."""
+
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from jaxneox.serve.completions import Completions
+from jaxneox.serve.errors import Refused
+from jaxneox.serve.requests import check_model
+from jaxneox.serve.scheduler import Scheduler
+from jaxneox.serve.served import Served
+
+PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+POLICY += "connect-src 'self'; form-action 'none'; frame-ancestors 'none'"
+
+
+def make_app(scheduler: Scheduler, timeout: float) -> Starlette:
+    async def page(request: Request) -> Response:
+        return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
+
+    async def health(request: Request) -> Response:
+        said = scheduler.health()
+        return JSONResponse(said, 200 if said["status"] == "ready" else 503)
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [described(scheduler.ready())]})
+
+    async def model(request: Request) -> Response:
+        served = scheduler.ready()
+        check_model(request.path_params["name"], served)
+        return JSONResponse(described(served))
+
+    completions = Completions(scheduler, timeout)
+
+    async def complete(request: Request) -> Response:
+        return await completions(request)
+
+    routes = [
+        Route("/", page),
+        Route("/health", health),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/v1/completions", complete, methods=["POST"]),
+    ]
+    paths = ", ".join(route.path for route in routes)
+
+    async def other(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        where = f"{request.method} {request.url.path[:200]}"
+        what = {404: f"{where}: no such path; there are {paths}", 405: f"{where}: wrong method"}
+        message = what.get(error.status_code, str(error.detail))
+        return refuse(Refused(error.status_code, message, headers=error.headers))
+
+    handlers: dict[Any, Any] = {Refused: refused, HTTPException: other, Exception: failed}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def described(served: Served) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "jaxneox",
+        "max_model_len": served.context,
+    }
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return refuse(error)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """A fault of ours; Starlette raises it again, and the server prints it."""
+    return refuse(Refused(500, f"the server has a fault: {type(error).__name__}"))
+
+
+def refuse(error: Refused) -> Response:
+    return JSONResponse(error.body(), error.status, headers=dict(error.headers or {}))

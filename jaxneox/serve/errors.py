@@ -1,0 +1,35 @@
+"""Answers that are no text: OpenAI's body of an error."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Refused(Exception):
+    """A request that gets `status` and a reason; below 500 the fault is its own.
+
+    Attributes:
+        param: the field that is wrong.
+        code: OpenAI's word for the reason, where it has one.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, headers
+
+    def body(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+def later(message: str) -> Refused:
+    """Not now: the same request may be answered soon."""
+    return Refused(503, message, code="unavailable", headers={"Retry-After": "1"})

@@ -1,0 +1,104 @@
+"""The fields of a JSON object, each read with what it may be; the rest is unknown."""
+
+import difflib
+import json
+from typing import Any, NoReturn
+
+from jaxneox.serve.errors import Refused
+
+
+def object_of(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise Refused(400, "the body is nested too deeply") from error
+    except ValueError as error:
+        raise Refused(400, f"the body is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise Refused(400, f"the body is {shown(found)}, expected an object")
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"there is no {word} in JSON")
+
+
+def shown(value: Any) -> str:
+    """A value as its sender wrote it, short."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def wrong(name: str, value: Any, expected: str) -> Refused:
+    return Refused(400, f"{name}: {shown(value)}, expected {expected}", param=name)
+
+
+def many(name: str, found: int, most: int) -> Refused:
+    return Refused(400, f"{name}: {found} of them, expected {most} at most", param=name)
+
+
+class Fields:
+    """Null is a field that is not there."""
+
+    def __init__(self, found: dict[str, Any]):
+        self._left = {name: value for name, value in found.items() if value is not None}
+        self._known: list[str] = []
+
+    def take(self, name: str) -> Any:
+        self._known.append(name)
+        return self._left.pop(name, None)
+
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        value = self.take(name)
+        if value is None:
+            return default
+        if type(value) is not int or not least <= value <= most:
+            raise wrong(name, value, f"a whole number from {least} to {most}")
+        return value
+
+    def number(self, name: str, default: float, least: float, most: float) -> float:
+        value = self.take(name)
+        if value is None:
+            return default
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise wrong(name, value, f"a number from {least} to {most}")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        value = self.take(name)
+        if value is not None and not isinstance(value, bool):
+            raise wrong(name, value, "true or false")
+        return bool(value)
+
+    def text(self, name: str) -> str | None:
+        value = self.take(name)
+        if value is not None and not isinstance(value, str):
+            raise wrong(name, value, "a string")
+        return value
+
+    def texts(self, name: str, most: int) -> list[str]:
+        """A string or a list of them, none empty."""
+        value = self.take(name)
+        listed = [value] if isinstance(value, str) else value if value is not None else []
+        if not isinstance(listed, list) or not all(isinstance(x, str) and x for x in listed):
+            raise wrong(name, value, "a string that is not empty, or a list of such strings")
+        if len(listed) > most:
+            raise many(name, len(listed), most)
+        return listed
+
+    def without_effect(self, name: str, *values: Any) -> None:
+        """A field that this server does not have, unless it asks for nothing."""
+        value = self.take(name)
+        if value is not None and value not in values:
+            raise Refused(
+                400,
+                f"{name}: {shown(value)} is not supported here; leave it out",
+                param=name,
+                code="unsupported_parameter",
+            )
+
+    def end(self) -> None:
+        for name in self._left:
+            near = difflib.get_close_matches(name, self._known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise Refused(400, f"{shown(name)} is not a field of a completion{hint}", param=name)

@@ -1,0 +1,187 @@
+"""What a completion asks for: OpenAI's fields, checked, in terms of the engine."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from jaxneox.errors import UserError
+from jaxneox.infer.batch import Answer, Task
+from jaxneox.infer.sampling import Sampling
+from jaxneox.infer.stream import TextStream
+from jaxneox.serve.errors import Refused
+from jaxneox.serve.fields import Fields, many, object_of, shown, wrong
+from jaxneox.serve.served import TOPS, Served
+
+STOPS = 16
+COLDEST = 1e-5
+"""Below this temperature an answer is greedy, as in vLLM: the engine computes in float32."""
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "suffix": ("",),
+    "repetition_penalty": (1,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "num_beams": (1,),
+    "ignore_eos": (False,),
+}
+"""Fields of OpenAI's and vLLM's that are not here, and the values at which that is all the same."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`text` is None where it was given as tokens."""
+
+    text: str | None
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What one request asks for.
+
+    Attributes:
+        choices: one for each prompt and each of its n answers, in the order of their indices.
+        logprobs: how many of the most likely tokens are wanted; None for no log-probabilities.
+        token_ids: the tokens are wanted as numbers, too.
+    """
+
+    prompts: list[Prompt]
+    choices: list[Task]
+    logprobs: int | None
+    echo: bool
+    stream: bool
+    usage: bool
+    token_ids: bool
+
+    def prompt_of(self, index: int) -> Prompt:
+        return self.prompts[index * len(self.prompts) // len(self.choices)]
+
+
+def wish_of(body: bytes, served: Served, most: int) -> Wish:
+    """`most`: answers that one request may have."""
+    fields = Fields(object_of(body))
+    check_model(fields.text("model"), served)
+    prompts = prompts_of(fields.take("prompt"), served, most)
+    n = fields.whole("n", 1, 1, most)
+    fields.without_effect("best_of", n)
+    if len(prompts) * n > most:
+        raise Refused(400, f"{len(prompts)} prompts x n {n}: expected {most} answers at most")
+    echo = fields.flag("echo")
+    wanted = fields.whole("max_tokens", min(16, served.max_tokens), 0, served.max_tokens)
+    if not wanted and not echo:
+        raise wrong("max_tokens", 0, "1 or more, or echo")
+    logprobs = fields.whole("logprobs", -1, 0, TOPS)
+    scored = echo and (logprobs >= 0 or not wanted)
+    rooms = [room_of(prompt, wanted, served) for prompt in prompts]
+    stop = stops_of(fields, served)
+    choices = []
+    for number, sampling in enumerate(samplings(fields, len(prompts) * n)):
+        answer = Answer(prompts[number // n].tokens)
+        text = TextStream(served.tokenizer.decode, stop) if served.tokenizer else None
+        choices.append(Task(answer, sampling, rooms[number // n], text, scored))
+    token_ids = fields.flag("return_token_ids") or served.tokenizer is None
+    stream, usage = streaming(fields)
+    fields.text("user")
+    for name, values in WITHOUT_EFFECT.items():
+        fields.without_effect(name, *values)
+    fields.end()
+    asked = None if logprobs < 0 else logprobs
+    return Wish(prompts, choices, asked, echo, stream, usage, token_ids)
+
+
+def check_model(name: str | None, served: Served) -> None:
+    if name not in (None, served.name):
+        raise Refused(
+            404,
+            f"the model {name!r} does not exist; this server has {served.name!r}",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def prompts_of(given: Any, served: Served, most: int) -> list[Prompt]:
+    """A string, strings, tokens, or lists of tokens."""
+    expected = "a string, a list of strings, a list of tokens, or a list of lists of tokens"
+    if given is None:
+        raise Refused(400, f"prompt: missing, expected {expected}", param="prompt")
+    tokens = isinstance(given, list) and all(type(x) is int for x in given)
+    listed = [given] if isinstance(given, str) or (tokens and given) else given
+    if not isinstance(listed, list) or not listed:
+        raise wrong("prompt", given, expected)
+    if len(listed) > most:
+        raise many("prompt", len(listed), most)
+    return [prompt_of(one, served, expected) for one in listed]
+
+
+def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
+    if isinstance(given, str):
+        try:
+            given.encode()
+            prompt = Prompt(given, served.encode(given))
+        except UnicodeEncodeError as error:
+            raise Refused(400, "prompt: half of a surrogate pair in it", param="prompt") from error
+        except UserError as error:
+            raise Refused(400, f"prompt: {error}", param="prompt") from error
+    elif isinstance(given, list) and given and all(type(x) is int for x in given):
+        prompt = Prompt(None, given)
+    else:
+        raise wrong("prompt", given, expected)
+    if not prompt.tokens:
+        raise Refused(400, "prompt: it has no tokens", param="prompt")
+    outside = [token for token in prompt.tokens if not 0 <= token < served.vocabulary]
+    if outside:
+        raise Refused(
+            400,
+            f"prompt: token {shown(outside[0])} is outside the vocabulary of {served.vocabulary:,}",
+            param="prompt",
+        )
+    return prompt
+
+
+def room_of(prompt: Prompt, wanted: int, served: Served) -> int:
+    """Tokens that may follow; less than wanted where the context ends before."""
+    room = served.context - len(prompt.tokens)
+    if room < bool(wanted):
+        raise Refused(
+            400,
+            f"the model's context is {served.context:,} tokens; the prompt has "
+            f"{len(prompt.tokens):,}" + (", and its answer needs one" if not room else ""),
+            param="prompt",
+            code="context_length_exceeded",
+        )
+    return min(wanted, room)
+
+
+def samplings(fields: Fields, count: int) -> list[Sampling]:
+    """OpenAI's defaults. A temperature of 0 is greedy, whatever the limits; so is a top_p of 0."""
+    temperature = fields.number("temperature", 1.0, 0, 2)
+    top_p = fields.number("top_p", 1.0, 0, 1)
+    top_k = fields.whole("top_k", 0, -1, 2**31 - 1)
+    seed = fields.whole("seed", secrets.randbits(32), -(2**63), 2**63 - 1)
+    seeds = [(seed + number) % 2**32 for number in range(count)]
+    if temperature < COLDEST or top_p == 0:
+        return [Sampling(seed=seed) for seed in seeds]
+    limit = top_p if top_p < 1 else 0.0
+    return [Sampling(temperature, limit, max(top_k, 0), seed) for seed in seeds]
+
+
+def stops_of(fields: Fields, served: Served) -> list[str]:
+    stop = fields.texts("stop", STOPS)
+    if stop and served.tokenizer is None:
+        raise Refused(400, "stop: the checkpoint has no tokenizer to see strings by", param="stop")
+    return stop
+
+
+def streaming(fields: Fields) -> tuple[bool, bool]:
+    """-> whether the answer is streamed, and whether its usage is wanted at the end"""
+    stream, options = fields.flag("stream"), fields.take("stream_options")
+    if options is None:
+        return stream, False
+    if not isinstance(options, dict) or not stream:
+        raise wrong("stream_options", options, "an object, beside stream: true")
+    inside = Fields(options)
+    usage = inside.flag("include_usage")
+    inside.end()
+    return stream, usage

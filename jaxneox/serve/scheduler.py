@@ -1,0 +1,169 @@
+"""The one thread that owns the engine: prompts come in between two steps, one at a time, so that
+those that run wait for one prompt at most."""
+
+import collections
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from jaxneox.infer.batch import Batch, Task
+from jaxneox.infer.batch import News as Told
+from jaxneox.serve.errors import Refused, later
+from jaxneox.serve.jobs import Job
+from jaxneox.serve.served import Served
+
+State = Literal["loading", "ready", "stopping", "stopped", "failed"]
+Say = Callable[[str], None]
+Load = Callable[[Say], Served]
+"""Makes what is served; it is given a place to say what it does."""
+
+
+class Scheduler:
+    """Jobs go in by `submit`, from any thread; what becomes of them is told to each.
+
+    Attributes:
+        queue: jobs that may wait for a row.
+        served: None while loading.
+        fault: what ended the thread, None while nothing did.
+    """
+
+    def __init__(self, queue: int):
+        self.queue = queue
+        self.served: Served | None = None
+        self.fault: BaseException | None = None
+        self._state: State = "loading"
+        self._doing = "starting"
+        self._changed = threading.Condition()
+        self._waiting: collections.deque[Job] = collections.deque()
+        self._running: dict[Task, Job] = {}
+        self._dropped: list[Job] = []
+        self._end: float | None = None  # when what still runs is ended
+
+    def health(self) -> dict[str, Any]:
+        with self._changed:
+            said: dict[str, Any] = {"status": self._state}
+            if self._state == "loading":
+                said["doing"] = self._doing
+            if self.fault is not None:
+                said["reason"] = _reason(self.fault)
+            if self.served is not None:
+                said |= {"model": self.served.name, "context": self.served.context}
+                said |= {"slots": self.served.engine.rows}
+            return said | {"running": len(self._running), "waiting": len(self._waiting)}
+
+    def ready(self) -> Served:
+        """Raises `Refused` where nothing can be asked now."""
+        with self._changed:
+            if self._state == "failed":
+                raise self._broken()
+            if self._state == "loading":
+                raise later(f"the server is not ready yet: {self._doing}")
+            if self._state != "ready":
+                raise later("the server is shutting down")
+            assert self.served is not None
+            return self.served
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """All or none of them. Raises `Refused`."""
+        with self._changed:
+            self.ready()
+            if len(self._waiting) + len(jobs) > self.queue:
+                raise later(f"{len(self._waiting)} of {self.queue} places in the queue are taken")
+            self._waiting.extend(jobs)
+            self._changed.notify()
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Their rows are free before the next step. Nothing for those that are finished."""
+        with self._changed:
+            for job in jobs:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+                elif job.task in self._running:
+                    self._dropped.append(job)
+            self._changed.notify()
+
+    def stop(self, grace: float) -> None:
+        """Takes nothing more, and ends what is not finished after `grace` seconds."""
+        with self._changed:
+            if self._state in ("loading", "ready"):
+                self._state, self._end = "stopping", time.monotonic() + grace
+            self._changed.notify()
+
+    def run(self, load: Load) -> None:
+        """The thread: until `stop`, or a fault."""
+        try:
+            served = load(self._say)
+            batch = Batch(served.engine, served.eod)
+            with self._changed:
+                self.served = served
+                if self._state == "loading":
+                    self._state = "ready"
+            while self._wait(batch):
+                self._turn(batch)
+            self._finish("stopped", later("the server is shutting down"))
+        except Stopped:
+            self._finish("stopped", later("the server is shutting down"))
+        except BaseException as error:
+            self.fault = error
+            if self.served is not None:  # else whoever waits for it has it from `fault`
+                traceback.print_exc()
+            self._finish("failed", self._broken())
+
+    def _say(self, doing: str) -> None:
+        with self._changed:
+            self._doing = doing
+            if self._state != "loading":
+                raise Stopped
+
+    def _wait(self, batch: Batch) -> bool:
+        """Until there is something to do; false when it is time to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: batch or self._waiting or self._end is not None)
+            if self._end is None:
+                return True
+            return bool(batch or self._waiting) and time.monotonic() < self._end
+
+    def _turn(self, batch: Batch) -> None:
+        with self._changed:
+            dropped, self._dropped = self._dropped, []
+            for job in dropped:
+                batch.drop(job.task)
+                self._running.pop(job.task, None)
+            fresh = [job for job in (*self._waiting,)[:1] if batch.free or not job.takes_row]
+            for job in fresh:
+                self._waiting.popleft()
+                self._running[job.task] = job
+        for job in fresh:
+            alone = batch.admit_scored(job.task) if job.task.scored else batch.admit([job.task])
+            self._tell(alone)
+        self._tell(batch.step())
+
+    def _tell(self, news: Iterable[Told]) -> None:
+        for task, text in news:
+            with self._changed:
+                job = self._running.get(task) if task.room else self._running.pop(task, None)
+            if job is not None:
+                job.report(text)
+
+    def _finish(self, state: State, error: Refused) -> None:
+        with self._changed:
+            self._state = state
+            left = [*self._running.values(), *self._waiting]
+            self._running.clear()
+            self._waiting.clear()
+        for job in left:
+            job.fail(error)
+
+    def _broken(self) -> Refused:
+        reason = _reason(self.fault) if self.fault else "unknown"
+        return Refused(500, f"the server has failed: {reason}", code="engine_failed")
+
+
+class Stopped(Exception):
+    """It is to end while it is loading."""
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

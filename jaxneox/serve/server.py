@@ -1,0 +1,86 @@
+"""The process: a socket, uvicorn in the main thread, the scheduler in another, and its end."""
+
+import os
+import socket
+import sys
+import threading
+from types import FrameType
+
+import uvicorn
+
+from jaxneox.errors import UserError
+from jaxneox.serve.app import make_app
+from jaxneox.serve.scheduler import Load, Scheduler
+
+GRACE = 5.0
+"""Seconds that running answers have at the end."""
+
+SWITCH = 5e-4
+"""Seconds after which a thread gives way: the engine's waits for the requests' no longer. Python's
+5e-3 are as long as a small model's step."""
+
+
+class Server(uvicorn.Server):
+    """Ends by itself when the scheduler does before it is ready; a signal ends it with status 0."""
+
+    def __init__(self, scheduler: Scheduler, timeout: float):
+        config = uvicorn.Config(
+            make_app(scheduler, timeout),
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=int(GRACE) + 2,
+        )
+        super().__init__(config)
+        self._scheduler = scheduler
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Uvicorn's would raise the signal again at the end. A second one does not wait."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._scheduler.stop(GRACE)
+        await super().shutdown(sockets)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is any that is free."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()  # who comes before the server is up waits
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"{host}:{port}: cannot listen there ({error}); choose another --port or --host"
+        ) from error
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(listener: socket.socket, scheduler: Scheduler, timeout: float, load: Load) -> None:
+    """Until a signal. `load(say)` makes what is served, in the thread that goes on with it; what it
+    raises is raised here."""
+    server = Server(scheduler, timeout)
+    sys.setswitchinterval(SWITCH)
+
+    def work() -> None:
+        scheduler.run(load)
+        if scheduler.served is None:
+            server.should_exit = True
+
+    thread = threading.Thread(target=work, name="scheduler", daemon=True)
+    thread.start()
+    server.run([listener])
+    thread.join(1 if server.force_exit else GRACE)
+    if scheduler.fault is not None and scheduler.served is None:
+        raise scheduler.fault
+    if thread.is_alive():  # it compiles, and cannot be told to stop
+        sys.stdout.flush()
+        os._exit(0)

@@ -1,0 +1,89 @@
+"""A server in this process: its scheduler and its loop in threads of their own."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
+
+from jaxneox.loading import LoadedModel
+from jaxneox.serve.scheduler import Load, Scheduler
+from jaxneox.serve.served import Served
+from jaxneox.serve.server import Server, bind
+from tests.infer.models import speaker
+from tests.serve.client import Client
+
+
+class Place(Client):
+    """A client of its own server.
+
+    Attributes:
+        model: another one with the same weights, to ask what an answer should be.
+    """
+
+    def __init__(self, port: int, scheduler: Scheduler, server: Server, model: LoadedModel):
+        super().__init__(port, timeout=60)
+        self.scheduler, self.server, self.model = scheduler, server, model
+
+    @property
+    def health(self) -> dict[str, Any]:
+        return self.ask("GET", "/health").json
+
+    def alone(self, prompt: str | list[int], **options: Any):
+        (answer,) = self.model.generate([prompt], **options)
+        return answer
+
+    def settles(self, **expected: Any) -> bool:
+        """Whether health says so within some seconds."""
+        end = time.monotonic() + 10
+        while not (found := expected.items() <= self.health.items()) and time.monotonic() < end:
+            time.sleep(0.01)
+        return found
+
+    @contextlib.contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Every step takes so long, more or less."""
+        assert self.scheduler.served is not None
+        engine = self.scheduler.served.engine
+        step = engine.step
+
+        def late(active):
+            time.sleep(seconds)
+            return step(active)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "step", late)
+            yield
+
+
+@contextlib.contextmanager
+def place(
+    *, tokenizer: bool = True, queue: int = 16, timeout: float = 60, load: Load | None = None
+) -> Iterator[Place]:
+    def ready(say) -> Served:
+        return Served("speaker", speaker(tokenizer=tokenizer), slots=4, max_tokens=None)
+
+    listener = bind("127.0.0.1", 0)
+    scheduler = Scheduler(queue)
+    server = Server(scheduler, timeout)
+    threads = [
+        threading.Thread(target=scheduler.run, args=(load or ready,)),
+        threading.Thread(target=server.run, args=([listener],)),
+    ]
+    for thread in threads:
+        thread.start()
+    here = Place(listener.getsockname()[1], scheduler, server, speaker(tokenizer=tokenizer))
+    try:
+        if load is None:
+            assert here.settles(status="ready")
+        yield here
+    finally:
+        server.should_exit = True
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
