@@ -28,6 +28,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             make_app(scheduler, timeout),
             lifespan="off",
+            log_config=None,  # it would close the handlers of whoever started us
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=int(GRACE) + 2,
