@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from jax.typing import ArrayLike
 
 from jaxneox import checkpoint
 from jaxneox.config import resolve
-from jaxneox.config.schema import Config, Dtype
+from jaxneox.config.schema import Config, Dtype, ModelConfig
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pools, generate
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
+from jaxneox.infer.scoring import Scorer, pair
 from jaxneox.model import Model, Params
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import Rules, rules_for
@@ -100,6 +102,25 @@ class LoadedModel:
             on_answer=on_answer,
         )
 
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        """For each (context, continuation): the log-probability of the continuation, and whether
+        greedy generation would give it. Split into tokens as lm-eval does, see `pair`."""
+        if self.tokenizer is None:
+            raise UserError("the checkpoint has no tokenizer, which loglikelihood needs")
+        room = self.config.model.seq_length
+        requests = [pair(self.tokenizer, *texts, room) for texts in pairs]
+        scored = self.scorer(self.params, requests)
+        return [(one.total, bool(one.likeliest.all())) for one in scored]
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self._model, self._mesh)
+
+    @cached_property
+    def _model(self) -> Model:
+        cfg = for_inference(self.config.model, self._mesh)
+        return Model(cfg, self._rules, self._compute)
+
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Tokens of a prompt; of an empty one the end of a document, as NeoX has it."""
         if not isinstance(prompt, str):
@@ -121,11 +142,13 @@ class LoadedModel:
         return self._pools(release=False)
 
     def _pools(self, release: bool) -> Pools:
-        return Pools(self.config.model, self.params, self._mesh, self._compute, release=release)
+        cfg = self._model.cfg
+        return Pools(cfg, self.params, self._mesh, self._compute, release=release)
 
     def _recompute(self, rows: int, length: int, known: int | None) -> Recompute:
-        model = Model(self.config.model, self._rules, self._compute)
-        return Recompute(model, self.params, self._mesh, rows=rows, length=length, known=known)
+        return Recompute(
+            self._model, self.params, self._mesh, rows=rows, length=length, known=known
+        )
 
     def __repr__(self) -> str:
         size = sum(w.size for w in self.params.values())
@@ -133,7 +156,7 @@ class LoadedModel:
 
     @cached_property
     def _logits(self):
-        return jax.jit(Model(self.config.model, self._rules, self._compute).logits)
+        return jax.jit(self._model.logits)
 
     def _check(self, tokens_BT: jax.Array) -> None:
         if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
@@ -152,6 +175,13 @@ class LoadedModel:
             room = positions.max_positions - positions.offset
             if tokens_BT.shape[1] > room:
                 raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")
+
+
+def for_inference(cfg: ModelConfig, mesh: Mesh) -> ModelConfig:
+    """The same function, computed as these devices do it fastest without gradients."""
+    if mesh.devices.flat[0].platform != "cpu":
+        return cfg
+    return replace(cfg, attention=replace(cfg.attention, kernel="rows"))
 
 
 def load_model(

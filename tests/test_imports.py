@@ -20,8 +20,8 @@ BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["train"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
-BELOW["generate"] = {*BELOW["loading"], "loading"}
-BELOW["serve"] = {*BELOW["loading"], "loading"}
+for part in ("generate", "evaluate", "serve"):
+    BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 

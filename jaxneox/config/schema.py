@@ -63,6 +63,7 @@ class AttentionConfig:
     window: int | None = None  # a query sees itself and `window` positions before it
     dropout: float = 0.0
     softmax_fp32: bool = False
+    kernel: Literal["whole", "rows"] = "whole"  # rows: one after the other, which CPUs like better
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_heads:

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from jaxneox.infer.engine import Engine
+from jaxneox.infer.prompt_scores import Scored
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Chosen, Sampling
-from jaxneox.infer.scoring import Scored
 from jaxneox.infer.stream import TextStream
 
 Finish = Literal["eod", "stop", "length"]

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from jaxneox.infer.prompt_scores import Scored, score
 from jaxneox.infer.sampling import Chosen, Sampling, Settings, pick, settings_of
-from jaxneox.infer.scoring import Scored, score
 from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
 from jaxneox.model.layout import Axes, on_devices
 

@@ -1,66 +1,165 @@
-"""How likely the tokens of a prompt are, each after those before it."""
-# B rows, T positions, t a block of them, D model, V vocabulary, N most likely tokens
+"""How likely texts are: requests of any length through programs of a few shapes."""
+# B rows, T length, C scored tokens
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from numpy.typing import NDArray
 
-from jaxneox.model.layout import Axes, Layout, on_devices
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+from jaxneox.model import Model, Params
 
-BLOCK = 32
-"""Positions whose logits are in memory at a time; it divides every padded length that is longer."""
+BUDGET = 2048
+"""Tokens of a batch on each device that splits batches."""
+
+
+class Request(NamedTuple):
+    """Tokens, of which the first `given` (one at least) are context and the others are scored."""
+
+    tokens: Sequence[int]
+    given: int
 
 
 class Scored(NamedTuple):
-    """Of the token after each position; what is said after the last token of a prompt is void.
+    """Of each scored token of a request."""
 
-    Log-probabilities are those of the whole padded vocabulary, as the model was trained; the most
-    likely tokens are among those that the tokenizer has.
+    logprobs: NDArray[np.float32]
+    likeliest: NDArray[np.bool_]  # no token is more likely
+
+    @property
+    def total(self) -> float:
+        """The log-probability of all of them, summed in float64."""
+        return float(self.logprobs.sum(dtype=np.float64))
+
+
+class Shape(NamedTuple):
+    length: int
+    scored: int
+
+
+class Scorer:
+    """`scorer(params, requests)` -> a `Scored` for each, in their order.
+
+    Requests of like length go together. Lengths are padded to two sizes an octave, counts of scored
+    tokens to one in two octaves, so that few programs are compiled.
     """
 
-    logprob_BT: jax.Array
-    top_BTN: jax.Array
-    top_logprob_BTN: jax.Array
+    def __init__(self, model: Model, mesh: Mesh, budget: int = BUDGET):
+        self.model, self.mesh = model, mesh
+        self.rows, self.steps = (model.layout.parts(axis) for axis in ("batch", "length"))
+        self.budget = budget * self.rows
+
+    def __call__(
+        self,
+        params: Params,
+        requests: Sequence[Request],
+        on_done: Callable[[int], object] | None = None,
+    ) -> list[Scored]:
+        """`on_done` is told how many more requests are done."""
+        alike: dict[Shape, list[int]] = defaultdict(list)
+        for number, request in enumerate(requests):
+            alike[self.shape(request)].append(number)
+        done: dict[int, Scored] = {}
+        ahead: tuple[list[int], tuple[jax.Array, jax.Array]] | None = None
+        for shape, numbers in sorted(alike.items(), reverse=True):  # no surprise at the end
+            numbers.sort(key=lambda number: -len(requests[number].tokens))
+            for batch in self.batches(shape, numbers):
+                run = self._run(params, [requests[number] for number in batch], shape, len(numbers))
+                if ahead is not None:
+                    self._take(*ahead, requests, done, on_done)
+                ahead = batch, run
+        if ahead is not None:
+            self._take(*ahead, requests, done, on_done)
+        return [done[number] for number in range(len(requests))]
+
+    def shape(self, request: Request) -> Shape:
+        scored = len(request.tokens) - request.given
+        if request.given < 1 or scored < 1:
+            raise ValueError(f"{request.given} tokens given, {scored} to score; one each at least")
+        octaves = padded(len(request.tokens) - 1, least=32, halves=True)
+        room = self.model.cfg.seq_length
+        length = min(octaves, room) if len(request.tokens) - 1 <= room else octaves
+        multiple = 2 * self.steps if self.steps > 1 else 1
+        length = -(-length // multiple) * multiple
+        count = 4
+        while count < scored:
+            count *= 4
+        return Shape(length, min(count, length))
+
+    def batches(self, shape: Shape, numbers: Sequence[int]) -> list[list[int]]:
+        size = self.size(shape, len(numbers))
+        return [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
+
+    def size(self, shape: Shape, count: int) -> int:
+        """Rows of a batch, of `count` requests of one shape: a power of two for each device."""
+        most = 1
+        while 2 * most * self.rows * shape.length <= self.budget and most * self.rows < count:
+            most *= 2
+        return most * self.rows
+
+    def _run(
+        self, params: Params, requests: Sequence[Request], shape: Shape, count: int
+    ) -> tuple[jax.Array, jax.Array]:
+        size = self.size(shape, count)
+        tokens = np.zeros((size, shape.length), np.int32)
+        places, labels = np.zeros((2, size, shape.scored), np.int32)
+        for row, (ids, given) in enumerate(requests):
+            tokens[row, : len(ids) - 1] = ids[:-1]
+            places[row, : len(ids) - given] = np.arange(given - 1, len(ids) - 1)
+            labels[row, : len(ids) - given] = ids[given:]
+        spec = NamedSharding(self.mesh, self.model.layout.activation("batch", None))
+        with jax.set_mesh(self.mesh):
+            laid = [jax.device_put(x, spec) for x in (tokens, places, labels)]
+            return self._scores(params, *laid)
+
+    @cached_property
+    def _scores(self):
+        def scores(params: Params, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+            everywhere = self.model.layout.activation(None, None)
+            return tuple(jax.reshard(x, everywhere) for x in self.model.scores(params, *arrays))
+
+        return jax.jit(scores)
+
+    def _take(self, numbers, arrays, requests, done: dict[int, Scored], on_done) -> None:
+        """Waits for a batch."""
+        logprobs, likeliest = map(np.asarray, arrays)
+        for row, number in enumerate(numbers):
+            count = len(requests[number].tokens) - requests[number].given
+            done[number] = Scored(logprobs[row, :count], likeliest[row, :count])
+        if on_done is not None:
+            on_done(len(numbers))
 
 
-def score(
-    layout: Layout,
-    known: int | None,
-    tops: int,
-    logits: Callable[[jax.Array], jax.Array],
-    x_BTD: jax.Array,
-    tokens_BT: jax.Array,
-) -> Scored:
-    """`logits` makes float32 [B, t, V] of final hidden states [B, t, D]."""
-    next_BT = jnp.roll(tokens_BT, -1, axis=1)
-    block = min(BLOCK, x_BTD.shape[1])
-    short = -x_BTD.shape[1] % block
+def pair(tokenizer: Tokenizer, context: str, continuation: str, room: int) -> Request:
+    """The request that lm-eval makes of two texts: white space at the end of the context goes to
+    the continuation, both are tokenized as one, an empty context is the end of a document, and
+    what is too long for `room` loses its beginning."""
+    if not continuation:
+        raise UserError("a continuation is empty; expected text to score")
+    given = context.rstrip()
+    whole = tokenizer.encode(context + continuation)
+    if not given:
+        if tokenizer.eod is None:
+            raise UserError(
+                "an empty context needs an end-of-document token: the tokenizer has none"
+            )
+        head = [] if whole[:1] == [tokenizer.eod] else [tokenizer.eod]
+        return Request([*head, *whole], 1)
+    count = min(len(tokenizer.encode(given)), len(whole) - 1)
+    tokens = whole[-(room + 1) :]
+    return Request(tokens, max(1, count - (len(whole) - len(tokens))))
 
-    def cut(x: jax.Array) -> jax.Array:
-        """[B, T, …] -> [blocks, B, t, …]"""
-        x = jnp.pad(x, [(0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)])
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0)
 
-    def join(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, 1)
-        return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : x_BTD.shape[1]]
-
-    def one(part: tuple[jax.Array, jax.Array]) -> Scored:
-        x_BtD, next_Bt = part
-        row: Axes = ("batch", None)
-        wide: Axes = ("batch", None, None)
-        logits_BtV = jax.reshard(logits(x_BtD), layout.activation(*wide))
-        next_Bt = jax.reshard(next_Bt, layout.activation(*row))  # reshaping may have lost it
-        weigh = on_devices(local, (wide, row), (row, wide, wide), layout)
-        return Scored(*weigh(logits_BtV, next_Bt))
-
-    def local(logits_BtV: jax.Array, next_Bt: jax.Array):
-        total_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
-        logit_Bt = jnp.take_along_axis(logits_BtV, next_Bt[..., None], axis=-1)[..., 0]
-        top_BtN, ids_BtN = jax.lax.top_k(logits_BtV[..., :known], tops)
-        return logit_Bt - total_Bt, ids_BtN, top_BtN - total_Bt[..., None]
-
-    x_BTD = jax.reshard(x_BTD, layout.activation("batch", None, "embed"))
-    return jax.tree.map(join, jax.lax.map(one, (cut(x_BTD), cut(next_BT))))
+def padded(number: int, least: int, halves: bool = False) -> int:
+    """The least power of two times `least` that is not below `number`, or with `halves` three
+    quarters of it."""
+    size = least
+    while size < number:
+        size *= 2
+    return size * 3 // 4 if halves and size > least and number <= size * 3 // 4 else size

@@ -106,7 +106,7 @@ class Decoder:
             keys.append(jnp.moveaxis(k, 1, -2))
             values.append(jnp.moveaxis(v, 1, -2))
             bias = _bias(attention, shared, positions_T, positions_T)
-            return attend(q, k, v, mask, bias, None, cfg)
+            return attention.mix(q, k, v, mask, bias, None, layout)
 
         with self.model.matmuls():
             x_BTD = self._layers(weights, self._embed(weights, tokens_BT, positions_T), read)

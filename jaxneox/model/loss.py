@@ -138,7 +138,7 @@ def _axes(w: jax.Array) -> tuple[str, ...]:
 def _token_loss(logits: jax.Array, labels: jax.Array, head: Head) -> tuple[jax.Array, jax.Array]:
     """-> the loss of each token and its log Z, float32 [M, B, S, C]"""
     log_z = jax.nn.logsumexp(logits, axis=-1).astype(jnp.float32)
-    chosen = jnp.sum(jnp.where(_is_label(logits, labels, head), logits, 0), axis=-1)
+    chosen = jnp.sum(jnp.where(is_label(logits, labels, head.layout), logits, 0), axis=-1)
     return log_z - chosen.astype(jnp.float32) + head.z_loss * log_z**2, log_z
 
 
@@ -146,14 +146,17 @@ def _token_gradient(logits, log_z, labels, weights, head: Head) -> jax.Array:
     """weight * (softmax * (1 + 2 z_loss log Z) - label)"""
     softmax = jnp.exp(logits - log_z[..., None].astype(logits.dtype))
     growth = (weights * (1 + 2 * head.z_loss * log_z))[..., None].astype(logits.dtype)
-    label = jnp.where(_is_label(logits, labels, head), weights[..., None].astype(logits.dtype), 0)
+    label = jnp.where(
+        is_label(logits, labels, head.layout), weights[..., None].astype(logits.dtype), 0
+    )
     return softmax * growth - label
 
 
-def _is_label(logits: jax.Array, labels: jax.Array, head: Head) -> jax.Array:
+def is_label(logits: jax.Array, labels: jax.Array, layout: Layout) -> jax.Array:
+    """Which of [..., V] is the label [...]; devices may split the vocabulary."""
     last = logits.ndim - 1
     shape = (*(1,) * last, logits.shape[-1])
-    spec = head.layout.activation(*(None,) * last, "vocab")
+    spec = layout.activation(*(None,) * last, "vocab")
     vocabulary = jax.lax.broadcasted_iota(jnp.int32, shape, last, out_sharding=spec)
     return vocabulary == labels[..., None]
 

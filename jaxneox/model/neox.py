@@ -21,6 +21,7 @@ from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum, projec
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, xavier_normal, zeros
 from jaxneox.model.positions import RelativeBias, sinusoids
+from jaxneox.model.scores import scores
 
 Params = dict[str, jax.Array]
 """Dotted names to arrays; the parameters of all layers are stacked on a leading axis."""
@@ -112,14 +113,23 @@ class Model:
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """int [B, T] -> float32 [B, T, V], without dropout."""
-        length = tokens_BT.shape[1]
         with self.matmuls():
             model = self._module(params)
-            x_MBTD = self._hidden(model, params, tokens_BT[None], None)
-            x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
-            if self.layout.rings is not None:
-                x_BTD = x_BTD[:, np.argsort(self.layout.order(length))]
+            x_BTD = self._whole_sequences(self._hidden(model, params, tokens_BT[None], None))
             return project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
+
+    def scores(
+        self, params: Params, tokens_BT: jax.Array, places_BC: jax.Array, labels_BC: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """How likely each label is after the token at its place, and whether it is the likeliest.
+
+        -> log-probabilities over the padded vocabulary, float32 [B, C], and bool [B, C]. Logits are
+        made for the C places only.
+        """
+        with self.matmuls():
+            model = self._module(params)
+            x_BTD = self._whole_sequences(self._hidden(model, params, tokens_BT[None], None))
+            return scores(x_BTD, self._unembedding(model), places_BC, labels_BC, self.layout)
 
     def loss_sum(
         self,
@@ -163,6 +173,13 @@ class Model:
         spread = self.layout.spread(micro)
         whole = self.layout.activation(spread, "batch", "length", "embed")
         return jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
+
+    def _whole_sequences(self, x_MBTD: jax.Array) -> jax.Array:
+        """One micro-batch, its positions in their order on every device that has some of them."""
+        x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
+        if self.layout.rings is None:
+            return x_BTD
+        return x_BTD[:, np.argsort(self.layout.order(x_BTD.shape[1]))]
 
     def _laid(self, x_MBT: jax.Array) -> jax.Array:
         """What belongs to the tokens, in the order and on the devices of their positions."""

@@ -1,0 +1,1 @@
+"""How good a checkpoint is: `python -m jaxneox.evaluate`."""

@@ -1,0 +1,134 @@
+"""Files to what is scored: texts cut into windows, or windows of tokens as they are."""
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxneox.config.schema import ModelConfig
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+from jaxneox.infer.scoring import Request
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One file. Bytes and words are those of its text; None where there is only tokens."""
+
+    name: str
+    requests: list[Request]
+    bytes: int | None = None
+    words: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(request.tokens) - request.given for request in self.requests)
+
+
+def read(
+    name: str, cfg: ModelConfig, tokenizer: Tokenizer | None, stride: int | None, limit: int | None
+) -> Corpus:
+    """`stride`: tokens that each window but the first scores; the rest of it is context. All that
+    the model has room for unless given. `limit`: documents, or rows of tokens, from the first."""
+    if name.endswith(".npz"):
+        return Corpus(name, rows_of(name, cfg)[:limit])
+    if tokenizer is None:
+        raise UserError(
+            f"{name}: the checkpoint has no tokenizer for text; expected one in its folder, or an "
+            ".npz file of token windows"
+        )
+    texts = list(texts_of(name))[:limit]
+    requests = [
+        window
+        for ids in tokenizer.encode_batch(texts)
+        for window in windows(ids.tolist(), tokenizer.eod, cfg.seq_length, stride)
+    ]
+    if not requests:
+        raise UserError(f"{name}: no tokens to score in it; expected text")
+    check_vocabulary(name, requests, cfg)
+    size = sum(len(text.encode()) for text in texts)
+    return Corpus(name, requests, size, sum(len(text.split()) for text in texts))
+
+
+def texts_of(name: str) -> Iterator[str]:
+    """Of a JSONL file the `text` of each line, else the file as one text."""
+    try:
+        whole = Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: byte {error.start} is no UTF-8; expected text") from error
+    if not name.endswith((".jsonl", ".json")):
+        yield whole
+        return
+    for number, line in enumerate(whole.splitlines(), 1):
+        if line.strip():
+            yield text_of(line, f"{name}, line {number}")
+
+
+def text_of(line: str, where: str) -> str:
+    try:
+        document = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: no JSON ({error.msg}); expected an object a line") from error
+    text = document.get("text") if isinstance(document, dict) else None
+    if not isinstance(text, str):
+        raise UserError(f'{where}: expected an object with a string "text"')
+    return text
+
+
+def windows(ids: Sequence[int], eod: int | None, room: int, stride: int | None) -> list[Request]:
+    """Each token of a document once, after as many before it as there is room for.
+
+    With a stride of `room` these are lm-eval's rolling windows: the first begins with the end of a
+    document, each next one with the last token of the one before. Without such a token in the
+    vocabulary a document's first token is context only.
+    """
+    if stride is not None and not 1 <= stride <= room:
+        raise UserError(f"--stride {stride}: expected 1 to {room}, the model's context")
+    whole = ([] if eod is None else [eod]) + list(ids)
+    end = min(room, len(whole) - 1)
+    found = [Request(whole[: end + 1], 1)] if end > 0 else []
+    while end < len(whole) - 1:
+        first, end = end + 1, min(end + (stride or room), len(whole) - 1)
+        start = end - room
+        found.append(Request(whole[start : end + 1], first - start))
+    return found
+
+
+def rows_of(name: str, cfg: ModelConfig) -> list[Request]:
+    """An .npz file's two-dimensional array of whole numbers: each row by itself, its first token
+    as context. Where there are several, the one called windows or tokens."""
+    try:
+        with np.load(name, allow_pickle=False) as arrays:
+            found = {key: arrays[key] for key in arrays.files}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{name}: no .npz file of plain arrays ({error})") from error
+    fitting = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "iu"}
+    named = [key for key in ("windows", "tokens") if key in fitting] or list(fitting)
+    if not named or (len(named) > 1 and len(fitting) > 1 and named == list(fitting)):
+        shapes = ", ".join(f"{k} {a.dtype}{list(a.shape)}" for k, a in found.items())
+        raise UserError(
+            f"{name}: has {shapes or 'nothing'}; expected one array of whole numbers [windows, "
+            "tokens], or one of that name"
+        )
+    rows = fitting[named[0]]
+    if rows.shape[0] < 1 or not 2 <= rows.shape[1] <= cfg.seq_length + 1:
+        raise UserError(
+            f"{name}: {named[0]} is {list(rows.shape)}; expected rows of 2 to "
+            f"{cfg.seq_length + 1} tokens, the model's context and one"
+        )
+    requests = [Request(row.tolist(), 1) for row in rows]
+    check_vocabulary(name, requests, cfg)
+    return requests
+
+
+def check_vocabulary(name: str, requests: Sequence[Request], cfg: ModelConfig) -> None:
+    for number, request in enumerate(requests):
+        wrong = [token for token in request.tokens if not 0 <= token < cfg.vocab_size]
+        if wrong:
+            raise UserError(
+                f"{name}, window {number}: token {wrong[0]}, and the model's vocabulary has "
+                f"{cfg.vocab_size:,}; expected what this model's tokenizer makes"
+            )

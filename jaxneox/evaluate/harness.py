@@ -1,0 +1,226 @@
+"""EleutherAI's lm-eval with one of our checkpoints as its model. Nothing else imports lm_eval."""
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+from jaxneox.evaluate import local
+from jaxneox.evaluate.report import Scores, progress
+from jaxneox.infer.generate import Answer
+from jaxneox.infer.scoring import Request, Scored
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import datasets
+        import lm_eval
+        from lm_eval.api.model import TemplateLM
+        from lm_eval.tasks import TaskManager
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ImportError as error:
+    raise UserError(
+        f"tasks need lm-eval, and {error.name or 'a part of it'} is not installed; "
+        "pip install 'jaxneox[evaluate]'"
+    ) from error
+
+BOOTSTRAPS = 1000  # for the standard errors of perplexities; lm-eval's own 100,000 take minutes
+
+Score = Callable[[Sequence[Request], Callable[[int], object]], list[Scored]]
+Generate = Callable[..., list[Answer]]
+
+
+class Adapter(TemplateLM):
+    """A model for lm-eval, from functions: how likely tokens are, and what follows texts."""
+
+    def __init__(self, tokenizer: Tokenizer, room: int, score: Score, generate: Generate | None):
+        super().__init__()
+        self.own, self.max_length, self._score, self._generate = tokenizer, room, score, generate
+        self.cut = 0  # requests that lost their beginning
+
+    @property
+    def eot_token_id(self) -> int:
+        if self.own.eod is None:
+            raise UserError("this task needs an end-of-document token, and the tokenizer has none")
+        return self.own.eod
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.own.fingerprint()
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any):
+        return self.own.encode(string)
+
+    def loglikelihood(self, requests, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests, **_: Any) -> list[tuple[float, bool]]:
+        cut = [self._request(context, continuation) for _, context, continuation in requests]
+        with progress("loglikelihood", len(cut)) as advance:
+            scored = self._score(cut, advance)
+        found = [(one.total, bool(one.likeliest.all())) for one in scored]
+        for (texts, _, _), result in zip(requests, found, strict=True):
+            if texts is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, result)
+        return found
+
+    def _request(self, context: list[int], continuation: list[int]) -> Request:
+        whole = [*context, *continuation]
+        kept = whole[-(self.max_length + 1) :]
+        self.cut += len(kept) < len(whole)
+        return Request(kept, max(1, len(kept) - len(continuation)))
+
+    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+        windows, owners = [], []
+        for number, request in enumerate(requests):
+            (text,) = request.args
+            for pair in get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            ):
+                context, continuation = make_disjoint_window(pair)
+                windows.append(Request([*context, *continuation], len(context)))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        with progress("rolling loglikelihood", len(windows)) as advance:
+            for owner, scored in zip(owners, self._score(windows, advance), strict=True):
+                totals[owner] += scored.total
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
+        return totals
+
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        if self._generate is None:
+            raise UserError("this task generates text, which is not done while training")
+        alike: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            alike.setdefault(repr(sorted(request.args[1].items())), []).append(number)
+        texts: dict[int, str] = {}
+        with progress("generation", len(requests)) as advance:
+            for numbers in alike.values():
+                some = [requests[number] for number in numbers]
+                answers = self._answers(some, lambda *_: advance(1))
+                for number, request, answer in zip(numbers, some, answers, strict=True):
+                    texts[number] = answer.text or ""
+                    self.cache_hook.add_partial("generate_until", request.args, texts[number])
+        return [texts[number] for number in range(len(requests))]
+
+    def _answers(self, requests, on_answer: Callable[..., object]) -> list[Answer]:
+        """Of requests with the same settings."""
+        assert self._generate is not None
+        settings = dict(requests[0].args[1])
+        until = settings.get("until") or []
+        stop = [until] if isinstance(until, str) else list(until)
+        most = int(settings.get("max_gen_toks") or settings.get("max_new_tokens") or 256)
+        most = min(most, self.max_length - 1)
+        sampled = settings.get("do_sample", bool(settings.get("temperature")))
+        drawn = ("temperature", "top_p", "top_k") if sampled else ()
+        how = {key: settings[key] for key in drawn if settings.get(key)}
+        if sampled and "temperature" not in how:
+            how["temperature"] = 1.0
+        prompts = []
+        for request in requests:
+            ids = self.tok_encode(request.args[0]) or [self.eot_token_id]
+            prompts.append(ids[-(self.max_length - most) :])
+            self.cut += len(prompts[-1]) < len(ids)
+        stop = [text for text in stop if text]
+        return self._generate(prompts, max_tokens=most, stop=stop, on_answer=on_answer, **how)
+
+
+@functools.cache
+def manager() -> TaskManager:
+    return TaskManager()
+
+
+def check(words: str) -> dict[str, Path | None]:
+    """The tasks and files that `--tasks` names. Raises UserError for what there is not."""
+    return local.parse(words, manager().all_tasks)
+
+
+def load(tasks: dict[str, Path | None]) -> list[Any]:
+    """lm-eval's own tasks, with the documents of our files where there are any."""
+    specs: list[dict[str, Any]] = []
+    for name, path in tasks.items():
+        own: dict[str, Any] = {"task": name}
+        if path is not None:
+            found = local.documents(name, path)
+            own["custom_dataset"] = lambda found=found, **_: {
+                "test": datasets.Dataset.from_list(found)
+            }
+            own |= {"test_split": "test", "training_split": None, "validation_split": None}
+            own |= {"fewshot_split": None}
+        specs.append(own)
+    try:
+        with quiet():
+            members = manager().load([{"group": "asked", "task": specs}])
+    except (OSError, ConnectionError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"--tasks: lm-eval could not load {', '.join(tasks)} ({line}); without a network give "
+            "files, as --tasks lambada_openai=lambada_test.jsonl"
+        ) from error
+    return list(members["tasks"].values())
+
+
+def evaluate(
+    adapter: Adapter,
+    tasks: list[Any],
+    *,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    cache: str | None = None,
+) -> Scores:
+    with quiet():
+        found = lm_eval.simple_evaluate(
+            model=adapter,
+            tasks=tasks,
+            limit=limit,
+            num_fewshot=num_fewshot,
+            use_cache=cache,
+            task_manager=manager(),
+            bootstrap_iters=BOOTSTRAPS,
+            log_samples=True,
+        )
+    samples = found.pop("samples")
+    each = {
+        (task, metric): [_figure(one[metric]) for one in some]
+        for task, some in samples.items()
+        for metric in some[0].get("metrics", [])
+    }
+    kept = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
+    results = {key: found[key] for key in kept if key in found}
+    results["requests"] = {
+        task: [{"doc_id": one["doc_id"], "answers": one["resps"]} for one in some]
+        for task, some in samples.items()
+    }
+    return Scores(results, each)
+
+
+def _figure(value: Any) -> float:
+    """A document's figure; of (log-probability, units) the mean of a unit."""
+    return float(value[0] / value[1]) if isinstance(value, list | tuple) else float(value)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what lm-eval prints, its bars, and what the libraries below it warn of."""
+    nowhere = io.StringIO()
+    with (
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
