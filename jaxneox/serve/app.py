@@ -17,7 +17,7 @@ from jaxneox.serve.served import Served
 
 PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-POLICY += "connect-src 'self'; form-action 'none'; frame-ancestors 'none'"
+POLICY += "connect-src 'self'; img-src data:; form-action 'none'; frame-ancestors 'none'"
 
 
 def make_app(scheduler: Scheduler, timeout: float) -> Starlette:

@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -23,12 +23,16 @@ CHARACTERS = 8
 POLITE = 16
 """So many times the largest body is still read, so that its sender hears why it is refused."""
 
+READERS = 2
+"""Bodies that are understood at the same time: large ones take much memory."""
+
 
 class Completions:
     """The endpoint. `timeout` is in seconds, from a request's head to the end of its answer."""
 
     def __init__(self, scheduler: Scheduler, timeout: float):
         self._scheduler, self._timeout = scheduler, timeout
+        self._readers = CapacityLimiter(READERS)
 
     async def __call__(self, request: Request) -> Response:
         served = self._scheduler.ready()
@@ -40,7 +44,10 @@ class Completions:
             raise Refused(408, f"the body did not come within {self._timeout:g} s") from error
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
-        wish = await run_in_threadpool(wish_of, body, served, self._scheduler.queue)
+        most = self._scheduler.queue
+        wish = await to_thread.run_sync(understand, body, served, most, limiter=self._readers)
+        if isinstance(wish, Refused):
+            raise wish
         exchange = Exchange(self._scheduler, wish, deadline, self._timeout)
         reply = Reply(served, wish)
         exchange.begin()
@@ -71,20 +78,30 @@ async def read_body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
+def understand(body: bytes, served: Served, most: int) -> Wish | Refused:
+    """A reason that is raised across threads would keep its frames, and the body with them, until
+    a garbage collection."""
+    try:
+        return wish_of(body, served, most)
+    except Refused as refused:
+        refused.__cause__ = refused.__context__ = None
+        return refused.with_traceback(None)
+
+
 class Exchange:
     """The jobs of a request, and what is heard of them."""
 
     def __init__(self, scheduler: Scheduler, wish: Wish, deadline: float, timeout: float):
         self._scheduler, self._deadline, self._timeout = scheduler, deadline, timeout
-        self._loop = asyncio.get_running_loop()
-        self._inbox: asyncio.Queue[News] = asyncio.Queue()
-        self._jobs = [
-            Job(index, task, wish.stream, self._tell) for index, task in enumerate(wish.choices)
-        ]
+        inbox: asyncio.Queue[News] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
 
-    def _tell(self, news: News) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._inbox.put_nowait, news)
+        def tell(news: News) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(inbox.put_nowait, news)
+
+        self._inbox = inbox
+        self._jobs = [Job(i, task, wish.stream, tell) for i, task in enumerate(wish.choices)]
 
     def begin(self) -> None:
         self._scheduler.submit(self._jobs)
@@ -110,7 +127,7 @@ async def whole(request: Request, exchange: Exchange, reply: Reply) -> Response:
     async def finish() -> Response:
         for _ in reply.choices:  # each is told once, at its end
             await exchange.next()
-        return JSONResponse(await run_in_threadpool(reply.whole))
+        return JSONResponse(await to_thread.run_sync(reply.whole))
 
     async def leave() -> Response:
         while (await request.receive())["type"] != "http.disconnect":

@@ -15,6 +15,8 @@ from jaxneox.serve.served import TOPS, Served
 STOPS = 16
 COLDEST = 1e-5
 """Below this temperature an answer is greedy, as in vLLM: the engine computes in float32."""
+LONG = 16
+"""Characters for each token of the context, from which on a prompt is not encoded as a whole."""
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -119,7 +121,7 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
     if isinstance(given, str):
         try:
             given.encode()
-            prompt = Prompt(given, served.encode(given))
+            prompt = Prompt(given, encoded(given, served))
         except UnicodeEncodeError as error:
             raise Refused(400, "prompt: half of a surrogate pair in it", param="prompt") from error
         except UserError as error:
@@ -138,6 +140,21 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
             param="prompt",
         )
     return prompt
+
+
+def encoded(text: str, served: Served) -> list[int]:
+    """Of a text that is far too long its beginning is enough to say so."""
+    part = text[: LONG * served.context]
+    tokens = served.encode(part)
+    if len(part) < len(text) and len(tokens) > 2 * served.context:
+        raise Refused(
+            400,
+            f"the model's context is {served.context:,} tokens; the prompt has {len(text):,} "
+            f"characters, and the first {len(part):,} have {len(tokens):,} tokens",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+    return tokens if len(part) == len(text) else served.encode(text)
 
 
 def room_of(prompt: Prompt, wanted: int, served: Served) -> int:

@@ -1,5 +1,6 @@
 """The process: a socket, uvicorn in the main thread, the scheduler in another, and its end."""
 
+import contextlib
 import os
 import socket
 import sys
@@ -27,6 +28,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             make_app(scheduler, timeout),
             lifespan="off",
+            log_config=None,  # it would close the handlers of whoever started us
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=int(GRACE) + 2,
@@ -48,10 +50,12 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 is any that is free."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()  # who comes before the server is up waits
+        with contextlib.ExitStack() as undo:
+            listener = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen()  # who comes before the server is up waits
+            undo.pop_all()
     except (OSError, OverflowError) as error:
         raise UserError(
             f"{host}:{port}: cannot listen there ({error}); choose another --port or --host"

@@ -63,7 +63,10 @@ BODIES = [
     (b"9" * 5000, "no JSON"),
     (b"[" * 100_000, "nested"),
     (b"[1]", "the body is [1], expected an object"),
-    (b'{"prompt": "' + b"word " * 200_000 + b'"}', "the prompt has 1,000,000"),
+    (
+        b'{"prompt": "' + b"word " * 200_000 + b'"}',
+        "the prompt has 1,000,000 characters, and the first 768",
+    ),
 ]
 
 

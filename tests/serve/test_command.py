@@ -1,0 +1,89 @@
+"""The command: its first lines, its end by a signal, and what keeps it from starting."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+
+from convert import from_neox
+from jaxneox.serve.__main__ import main
+from tests.serve.client import Client
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "neox" / "pythia_mp2_drift"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve") / "small"
+    with pytest.raises(SystemExit, match="0"):
+        from_neox.main([str(GOLDEN), str(folder), "--no-verify"])
+    return folder
+
+
+@pytest.fixture
+def command(checkpoint: Path) -> Iterator[subprocess.Popen[str]]:
+    options = ("--port", "0", "--slots", "2", "--name", "tiny")
+    with subprocess.Popen(
+        (sys.executable, "-m", "jaxneox.serve", str(checkpoint), *options),
+        cwd=ROOT,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        yield running
+        running.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_a_signal(command: subprocess.Popen[str], number: signal.Signals) -> None:
+    assert command.stdout is not None
+    first, compiled, ready = (command.stdout.readline() for _ in range(3))
+    found = re.match(
+        r"http://127\.0\.0\.1:(\d+) will serve tiny in 2 slots, each with .* 64 tok", first
+    )
+    assert found, first
+    assert re.match(r"compiled \d+ programs in [\d.]+ s: prompts of 32 tokens, ", compiled)
+    assert ready.startswith("ready at http://127.0.0.1:")
+    client = Client(int(found[1]), timeout=30)
+    body = client.complete(prompt=[[1, 2, 3]] * 2, temperature=0, max_tokens=5).json
+    assert body["model"] == "tiny" and body["usage"]["completion_tokens"] == 10
+    events = client.stream(prompt=[1, 2, 3], max_tokens=50)
+    next(events)
+    command.send_signal(number)
+    assert len(list(events)) == 49  # what runs is finished
+    assert command.wait(10) == 0
+    assert command.stdout.read() == ""
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+    return line
+
+
+def test_what_keeps_it_from_starting_is_one_line(capsys, tmp_path: Path, monkeypatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        assert f"127.0.0.1:{taken}: cannot listen" in said(capsys, "run", "--port", taken)
+    assert "cannot listen" in said(capsys, "run", "--host", "no.such.host.invalid")
+    assert "not a port" in said(capsys, "run", "--port", "99999")
+    assert "from 1 on" in said(capsys, "run", "--slots", "0")
+    assert "seconds" in said(capsys, "run", "--timeout", "nan")
+    assert "absent" in said(capsys, tmp_path / "absent", "--port", "0")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install -e '.[serve]'" in said(capsys, "run")
