@@ -8,10 +8,15 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 
+import hypothesis
 import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# a busy machine is no fault of an example
+hypothesis.settings.register_profile("jaxneox", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("jaxneox")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))

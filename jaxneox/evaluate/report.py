@@ -39,6 +39,7 @@ class Report:
     checkpoint: str
     files: list[Measured]
     tasks: Scores | None = None
+    base: bool = False  # the reports after it are held against it, not against the first
 
     def figures(self) -> dict[str, Any]:
         found: dict[str, Any] = {"checkpoint": self.checkpoint}
@@ -72,10 +73,11 @@ def _perplexities(name: str, reports: Sequence[Report], number: int) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for report in reports:
         it = report.files[number]
+        first = it if report.base else first
         cells = [f"{it.loss:.6f}", f"{it.perplexity:.4f}", _interval(it)]
         if words:
             cells += [_number(it.per(units)) for units in (it.corpus.bytes, it.corpus.words)]
-        if several and report is not reports[0]:
+        if several and it is not first:
             apart, error = difference(it, first)
             cells += [f"{it.perplexity - first.perplexity:+.4f}", f"{apart:+.2e}", f"{error:.1e}"]
         table.add_row(visible(report.checkpoint), *cells)

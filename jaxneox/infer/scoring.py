@@ -138,8 +138,8 @@ class Scorer:
 
 def pair(tokenizer: Tokenizer, context: str, continuation: str, room: int) -> Request:
     """The request that lm-eval makes of two texts: white space at the end of the context goes to
-    the continuation, both are tokenized as one, an empty context is the end of a document, and
-    what is too long for `room` loses its beginning."""
+    the continuation, whose tokens are those that both together have more than the context; an
+    empty context is the end of a document; what is too long for `room` loses its beginning."""
     if not continuation:
         raise UserError("a continuation is empty; expected text to score")
     given = context.rstrip()
@@ -151,9 +151,10 @@ def pair(tokenizer: Tokenizer, context: str, continuation: str, room: int) -> Re
             )
         head = [] if whole[:1] == [tokenizer.eod] else [tokenizer.eod]
         return Request([*head, *whole], 1)
-    count = min(len(tokenizer.encode(given)), len(whole) - 1)
-    tokens = whole[-(room + 1) :]
-    return Request(tokens, max(1, count - (len(whole) - len(tokens))))
+    before = tokenizer.encode(given)
+    after = whole[len(before) :] or whole[-1:]
+    tokens = [*before, *after][-(room + 1) :]
+    return Request(tokens, max(1, len(tokens) - len(after)))
 
 
 def padded(number: int, least: int, halves: bool = False) -> int:

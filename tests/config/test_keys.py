@@ -61,7 +61,12 @@ def test_used_keys_name_fields_that_exist() -> None:
 def test_every_field_is_set_by_some_key() -> None:
     paths = {key.fate.to for key in KEYS.values() if isinstance(key.fate, Used)}
     derived = {"schedule.lr", "schedule.neox_head", "model.vocab_size", "keys"}
-    derived |= {"model.attention.head_dim", "model.mlp.gated", "tokenizer.model_parallel"}
+    derived |= {
+        "model.attention.kernel",
+        "model.attention.head_dim",
+        "model.mlp.gated",
+        "tokenizer.model_parallel",
+    }
 
     def leaves(owner: Any, prefix: str) -> typing.Iterator[str]:
         for field in dataclasses.fields(owner):

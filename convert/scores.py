@@ -1,0 +1,105 @@
+"""`python -m convert.scores SRC…`: what NeoX computed, what our merge and NeoX's own make of it."""
+
+import argparse
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import jaxneox
+from convert import from_neox
+from convert.console import Parser, command, progress
+from convert.merge import make_plan
+from convert.oracle import Forward
+from convert.oracle import run as logits_of
+from convert.plan import Choices
+from convert.proof.ends import log_softmax
+from convert.proof.sides import HISTORIC, RanksSide
+from convert.readers.neox_open import open_neox
+from jaxneox.errors import UserError
+from jaxneox.evaluate.corpus import Corpus, read
+from jaxneox.evaluate.perplexity import Measured, measured
+from jaxneox.evaluate.report import Report, show, write
+from jaxneox.infer.scoring import Request, Scored
+
+OURS = {"ours": Choices("fold", "auto", "keep")}
+
+
+def parser() -> Parser:
+    p = Parser(
+        "scores",
+        "Perplexities of NeoX checkpoints: of the function that its parallel ranks computed, "
+        "computed in float64; of our conversion; and of the merges that NeoX has had.",
+    )
+    add = p.add_argument
+    add("src", nargs="+", metavar="SRC", help="runs, or global_stepN folders")
+    add("--perplexity", required=True, metavar="FILE", help="text, .jsonl, or .npz of tokens")
+    add("--tokenizer", type=Path, metavar="FILE", help="for text, instead of the YAML's")
+    add("--limit", type=int, metavar="N", help="documents, or rows of tokens")
+    add("--output", metavar="FILE", help="all figures, as JSON")
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    if not Path(args.perplexity).is_file():
+        raise UserError(f"{args.perplexity}: no such file; expected text, .jsonl or .npz")
+    reports = [report for src in args.src for report in compared(src, args)]
+    show(reports)
+    if args.output:
+        write(args.output, reports)
+    return 0
+
+
+def compared(src: str, args: argparse.Namespace) -> Iterator[Report]:
+    """NeoX itself, then each merge."""
+    name, ours = Path(src).name, []
+    with tempfile.TemporaryDirectory() as folder:
+        for title, choices in (OURS | HISTORIC).items():
+            dst = Path(folder) / title.replace(" ", "_")
+            ours.append(Report(f"{name}: {title}", [score(src, dst, choices, args)]))
+    corpus = ours[0].files[0].corpus
+    yield Report(f"{name}: NeoX, in float64", [measured(corpus, reference(src, corpus))], base=True)
+    yield from ours
+
+
+def score(src: str, dst: Path, choices: Choices, args: argparse.Namespace) -> Measured:
+    """Of a conversion, by the JAX model in float32."""
+    words = [src, str(dst), "--no-verify", "--norms", choices.norms, "--biases", choices.biases]
+    words += ["--tokenizer", str(args.tokenizer)] if args.tokenizer else []
+    nowhere = io.StringIO()  # each says what it costs, and here that is measured
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        from_neox.run(from_neox.parser().parse_args(words))
+    model = jaxneox.load(str(dst))
+    corpus = read(args.perplexity, model.config.model, model.tokenizer, None, args.limit)
+    return measured(corpus, model.scorer(model.params, corpus.requests))
+
+
+def reference(src: str, corpus: Corpus) -> Sequence[Scored]:
+    """By the ranks' own tensors, side by side, in float64."""
+    source = open_neox(Path(src), step=None, config=None)
+    forward = RanksSide("NeoX", source, make_plan(source, OURS["ours"])).forward
+    with progress("NeoX's ranks in float64", len(corpus.requests)) as advance:
+        return [told(scored(forward, request), advance) for request in corpus.requests]
+
+
+def told(one: Scored, advance) -> Scored:
+    advance(1)
+    return one
+
+
+def scored(forward: Forward, request: Request) -> Scored:
+    tokens: NDArray[np.int64] = np.asarray(request.tokens)
+    logits_TV = logits_of(forward, tokens[None, :-1])[0, request.given - 1 :]
+    labels = tokens[request.given :]
+    logprobs = log_softmax(logits_TV)[np.arange(len(labels)), labels]
+    return Scored(logprobs, logits_TV.argmax(-1) == labels)
+
+
+main = command(parser, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""How likely tokens are: against whole logits, on every mesh, in few shapes."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxneox.data.tokenizer import CharLevelTokenizer
+from jaxneox.errors import UserError
+from jaxneox.infer.scoring import Request, Scorer, padded, pair
+from tests.infer.models import speaker
+from tests.infer.test_stream import HURRY
+
+MESHES = ("dp=1", "tp=2", "dp=2,tp=2", "pp=2", "cp=2,tp=2")
+LENGTHS = [(2, 1), (49, 1), (49, 40), (30, 12), (7, 6), (33, 32), (20, 1), (12, 3), (13, 3)]
+
+
+def requests() -> list[Request]:
+    rng = np.random.default_rng(3)
+    return [Request(rng.integers(0, 500, n).tolist(), given) for n, given in LENGTHS]
+
+
+def expected(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """From whole logits, in float64."""
+    logits = np.asarray(speaker()(np.array([request.tokens[:-1]])), np.float64)[0]
+    logits = logits[request.given - 1 :]
+    labels = np.asarray(request.tokens[request.given :])
+    own = logits[np.arange(len(labels)), labels]
+    top = logits.max(-1)
+    return own - top - np.log(np.exp(logits - top[:, None]).sum(-1)), own >= top
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_scores_are_those_of_whole_logits(mesh: str) -> None:
+    model = speaker(mesh)
+    told: list[int] = []
+    params = jax.device_put(model.params, jax.NamedSharding(model._mesh, jax.P()))
+    scorer = Scorer(model.scorer.model, model._mesh, budget=128)
+    scored = scorer(params, requests(), told.append)
+    assert sum(told) == len(LENGTHS)
+    for one, request in zip(scored, requests(), strict=True):
+        logprobs, likeliest = expected(request)
+        # Logits of up to 30 in float32, which rounds them by 2e-6; measured up to 5e-6.
+        np.testing.assert_allclose(one.logprobs, logprobs, rtol=0, atol=2e-5)
+        assert one.likeliest.tolist() == likeliest.tolist()
+
+
+def test_the_likeliest_token_is_known() -> None:
+    model = speaker()
+    tokens = [5, 6, 7]
+    best = int(np.asarray(model(np.array([tokens])))[0, -1].argmax())
+    for last in (best, (best + 1) % 500):
+        (one,) = model.scorer(model.params, [Request([*tokens, last], 3)])
+        assert bool(one.likeliest[0]) is (last == best)
+
+
+def test_many_requests_are_few_programs() -> None:
+    rng = np.random.default_rng(0)
+    model = speaker(seq_length=2048)
+    lengths = rng.integers(2, 2049, 1000)
+    many = [Request(range(n), int(rng.integers(1, n))) for n in lengths]
+    shapes = {model.scorer.shape(one) for one in many}
+    assert len({shape.length for shape in shapes}) <= 13
+    assert len(shapes) <= 60
+    assert all(shape.length >= len(r.tokens) - 1 for r in many if (shape := model.scorer.shape(r)))
+
+
+@given(st.integers(1, 10**5))
+def test_padding_is_a_third_at_most(number: int) -> None:
+    size = padded(number, least=32, halves=True)
+    assert number <= size and (size == 32 or size <= number * 1.5)
+
+
+class Pairs(CharLevelTokenizer):
+    """Like a BPE: two equal letters side by side are one token."""
+
+    def encode(self, text: str) -> list[int]:
+        ids, i = [], 0
+        while i < len(text):
+            twice = text[i : i + 2] == 2 * text[i]
+            ids.append(ord(text[i]) + 256 * twice)
+            i += 1 + twice
+        return ids
+
+
+texts = st.text("ab ", max_size=12)
+
+
+@given(texts, texts.filter(bool), st.integers(4, 20))
+@HURRY
+def test_pairs_are_split_as_lm_eval_does(context: str, continuation: str, room: int) -> None:
+    """Its `_encode_pair`, empty contexts and truncation (lm_eval/api/model.py)."""
+    api = pytest.importorskip("lm_eval.api.model", reason="needs the evaluate extra")
+
+    class Theirs:
+        backend = "causal"
+        tok_encode = staticmethod(Pairs().encode)
+
+    if context.strip():
+        before, after = api.TemplateLM._encode_pair(Theirs(), context, continuation)
+    else:
+        before, after = [Pairs.eod], Pairs().encode(context + continuation)
+    whole = (before + after)[-(room + 1) :]
+    found = pair(Pairs(), context, continuation, room)
+    if after:  # else the continuation vanished into the context's last token
+        assert found.tokens == whole
+        assert len(whole) - found.given == min(len(after), len(whole) - 1)
+
+
+def test_loglikelihood_is_a_sum_over_the_continuation() -> None:
+    model = speaker()
+    found = model.loglikelihood([("the old", " man"), ("x", "y")])
+    (one,) = model.scorer(model.params, [pair(model.tokenizer, "the old", " man", 48)])
+    assert found[0][0] == pytest.approx(one.total, abs=1e-5)  # in another batch
+    assert found[0][1] is bool(one.likeliest.all())
+    assert len(one.logprobs) == 4 and found[0][0] == pytest.approx(
+        float(one.logprobs.sum()), abs=1e-5
+    )
+    with pytest.raises(UserError, match="no tokenizer"):
+        speaker(tokenizer=False).loglikelihood([("a", "b")])
+    with pytest.raises(UserError, match="empty"):
+        model.loglikelihood([("a", "")])
