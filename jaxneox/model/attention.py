@@ -75,7 +75,9 @@ class Attention(nnx.Module):
     def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
         """-> [B, T, D] without the bias, a partial sum over the devices' heads."""
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
-        return jnp.einsum("BTKGH,KGHD->BTD", mixed_BTKGH, self.out[...], out_sharding=partial)
+        # K, G and H as X, Y and Z: einsum sums over letters in their order, and in another one than
+        # that of memory the weights would be copied first
+        return jnp.einsum("BTXYZ,XYZD->BTD", mixed_BTKGH, self.out[...], out_sharding=partial)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """-> queries [B, T, K, G, H], keys [B, T, K, H], values [B, T, K, H].
