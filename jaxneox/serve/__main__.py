@@ -31,7 +31,13 @@ def run(args: argparse.Namespace) -> None:
 
     listener = bind(args.host, args.port)
     address = address_of(listener)
-    serve(listener, Scheduler(args.queue), args.timeout, lambda say: load(args, address, say))
+    serve(
+        listener,
+        Scheduler(args.queue),
+        args.timeout,
+        load=lambda say: load(args, address, say),
+        ready=lambda: tell(f"ready at {address}"),
+    )
 
 
 def load(args: argparse.Namespace, address: str, say: Callable[[str], None]) -> "Served":
@@ -57,7 +63,6 @@ def load(args: argparse.Namespace, address: str, say: Callable[[str], None]) -> 
         f"compiled {len(programs)} programs in {time.perf_counter() - began:.1f} s: "
         f"{', '.join(programs)}"
     )
-    tell(f"ready at {address}")
     return served
 
 

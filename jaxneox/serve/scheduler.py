@@ -91,8 +91,8 @@ class Scheduler:
                 self._state, self._end = "stopping", time.monotonic() + grace
             self._changed.notify()
 
-    def run(self, load: Load) -> None:
-        """The thread: until `stop`, or a fault."""
+    def run(self, load: Load, ready: Callable[[], object] = lambda: None) -> None:
+        """The thread: until `stop`, or a fault. `ready` is called when requests are taken."""
         try:
             served = load(self._say)
             batch = Batch(served.engine, served.eod)
@@ -100,6 +100,7 @@ class Scheduler:
                 self.served = served
                 if self._state == "loading":
                     self._state = "ready"
+            ready()
             while self._wait(batch):
                 self._turn(batch)
             self._finish("stopped", later("the server is shutting down"))

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -68,14 +69,20 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(listener: socket.socket, scheduler: Scheduler, timeout: float, load: Load) -> None:
+def serve(
+    listener: socket.socket,
+    scheduler: Scheduler,
+    timeout: float,
+    load: Load,
+    ready: Callable[[], object],
+) -> None:
     """Until a signal. `load(say)` makes what is served, in the thread that goes on with it; what it
-    raises is raised here."""
+    raises is raised here. `ready()` is called there when requests are taken."""
     server = Server(scheduler, timeout)
     sys.setswitchinterval(SWITCH)
 
     def work() -> None:
-        scheduler.run(load)
+        scheduler.run(load, ready)
         if scheduler.served is None:
             server.should_exit = True
 
