@@ -18,8 +18,8 @@ BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["places"] = set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
-BELOW["train"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
+BELOW["train"] = {*BELOW["loading"], "evaluate"}
 for part in ("generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}

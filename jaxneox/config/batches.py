@@ -94,6 +94,8 @@ class TrainConfig:
     exit_interval: int | None = None
     seed: int = 1234
     z_loss: float = 0.0
+    eval_tasks: tuple[str, ...] = ()  # lm-eval's, as `jaxneox.evaluate --tasks` takes them
+    eval_results_prefix: str = ""
 
 
 class DataRun(NamedTuple):

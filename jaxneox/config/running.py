@@ -116,6 +116,8 @@ def train_config(settings: Settings) -> TrainConfig:
         exit_interval=settings["exit_interval"] or None,
         seed=settings["seed"],
         z_loss=settings["z_loss"],
+        eval_tasks=tuple(settings["eval_tasks"] or ()),
+        eval_results_prefix=settings["eval_results_prefix"],
     )
 
 

@@ -149,10 +149,12 @@ def pair(tokenizer: Tokenizer, context: str, continuation: str, room: int) -> Re
             raise UserError(
                 "an empty context needs an end-of-document token: the tokenizer has none"
             )
-        head = [] if whole[:1] == [tokenizer.eod] else [tokenizer.eod]
-        return Request([*head, *whole], 1)
-    before = tokenizer.encode(given)
-    after = whole[len(before) :] or whole[-1:]
+        before, after = [tokenizer.eod], whole
+        if whole[:1] == before and len(whole) > 1:
+            after = whole[1:]
+    else:
+        before = tokenizer.encode(given)
+        after = whole[len(before) :] or whole[-1:]
     tokens = [*before, *after][-(room + 1) :]
     return Request(tokens, max(1, len(tokens) - len(after)))
 

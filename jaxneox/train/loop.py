@@ -27,6 +27,7 @@ from jaxneox.train.saving import Saving
 from jaxneox.train.schedule import evaluates_at
 from jaxneox.train.state import TrainState
 from jaxneox.train.step import Batch, Evaluation, Metrics, build_step
+from jaxneox.train.tasks import Tasks
 
 
 class Evaluator:
@@ -81,7 +82,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     """Steps until the end or an interruption, with saves and evaluations where they are due."""
     cfg, plan = run.cfg, run.plan
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
-    validate, test = Evaluator(run, "valid"), Evaluator(run, "test")
+    validate, test, tasks = Evaluator(run, "valid"), Evaluator(run, "test"), Tasks(run)
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
     together = AllCompile(step) if talk.count() > 1 else step
     stop = Agreement(run.mesh, interrupted)
@@ -111,6 +112,11 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             if done == run.last and cfg.train.do_test:
                 with reporter.aside():
                     figures |= test(run.state.params, 0)
+            if tasks.due(done):
+                with reporter.aside():
+                    scores = tasks(run.state.params, done)
+                reporter.bar.say(tasks.line(done, scores))
+                figures |= scores
             reporter.add(done, figures | {"data_wait": waited})
             if run.replicas and run.replicas.is_due(done):
                 with reporter.aside():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxneox.evaluate.__main__ import main
-from tests.train.runs import succeeds, write_yaml
+from tests.train.runs import error, succeeds, write_yaml
 
 LAMBADA = [{"text": f"the quick brown foxes jump over lazy {word}"} for word in ("dogs", "and")]
 WIKI = (
@@ -96,3 +96,29 @@ def test_wrong_input_is_one_line(run: Path, capsys, args: list[str], says: str) 
     status, out, err = call(capsys, run, *[arg.format(f=run.parent) for arg in args])
     assert status == 2 and out == ""
     assert says in err and err.count("\n") == 1 and err.startswith("error: ")
+
+
+def test_tasks_while_a_run_trains(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the evaluate extra")
+    file = f"lambada_openai={run.parent}/lambada.jsonl"
+    keys = {"train_iters": 3, "eval_interval": 2, "seq_length": 48, "max_position_embeddings": 48}
+    keys |= {"eval_tasks": [file], "eval_results_prefix": str(tmp_path / "found" / "x")}
+    yaml = write_yaml(tmp_path, **keys)
+    out = succeeds(yaml, "--mesh", "dp=2,tp=2", "--save", tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert ["eval/lambada_openai/acc" in line for line in lines] == [False, True, True]
+    assert "lambada_openai/perplexity" in out
+    import jaxneox
+
+    model = jaxneox.load(str(tmp_path / "run"))
+    texts = [(x["text"].rpartition(" ")[0], " " + x["text"].rpartition(" ")[2]) for x in LAMBADA]
+    mean = sum(total for total, _ in model.loglikelihood(texts)) / 2
+    assert lines[-1]["eval/lambada_openai/perplexity"] == pytest.approx(np.exp(-mean), rel=1e-5)
+    saved = json.loads((tmp_path / "found/x_eval_results_step_3.json").read_text())
+    assert len(saved["requests"]["lambada_openai"]) == 2
+
+
+def test_tasks_that_training_cannot_run(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the evaluate extra")
+    yaml = write_yaml(tmp_path, eval_tasks=["lambada_opnai"])
+    assert "did you mean lambada_openai" in error(yaml, "--mesh", "dp=1", "--save", tmp_path / "r")

@@ -4,6 +4,7 @@ from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
     SHARE,
+    STRINGS,
     WHOLE,
     Number,
     Section,
@@ -22,7 +23,6 @@ SET_BY_NEOX = "NeoX sets it by itself"
 SAVE_ITERS = "NeoX computes it: use checkpoint_factor and extra_save_iters"
 TRAINING = "train.py trains: leave it out"
 PRECOMPUTE = "log-probabilities of whole datasets: `python -m jaxneox.evaluate --perplexity`"
-GENERATION = "training does not generate by it; kept for text generation"
 ONNX = "there is no ONNX export here: set it to false"
 DEEPSCALE = "DeepSpeed's old name, which does nothing"
 
@@ -109,8 +109,12 @@ TEXTGEN: Section = {
     ),
     "num_samples": used(COUNT, 1, "generation.samples", "texts without a prompt"),
     "recompute": used(bool, False, "generation.recompute", "without a cache"),
-    "eval_results_prefix": needless(str, "", GENERATION),
-    "eval_tasks": needless(list, None, GENERATION),
+    "eval_results_prefix": used(
+        str, "", "train.eval_results_prefix", "files PREFIX_eval_results_step_N.json"
+    ),
+    "eval_tasks": used(
+        STRINGS, None, "train.eval_tasks", "every eval_interval steps; TASK=FILE for local files"
+    ),
 }
 
 RUNNER: Section = {
