@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     notes: list[str] = []
     if args.optimizer:
         optimizer = open_optimizer(source)
-        further, notes = training_keys(source.shards.args, optimizer, source.shards.step)
+        shards, precision = source.shards, source.keys["precision"]
+        further, notes = training_keys(shards.args, optimizer, shards.step, precision)
         source = optimizer.kinds["param"]  # the master weights
     leaves = {
         name: (shape, chosen(args.dtype, source.dtype(name)))
@@ -126,7 +127,7 @@ def convert(
         record = certificate(
             f"Megatron-LM step {source.shards.step} to jaxneox",
             (args.src, args.dst),
-            facts(source) | (training_facts(optimizer) if optimizer else {}),
+            facts(source) | (training_facts(source, optimizer) if optimizer else {}),
             [*fates, *left_out(source)],
             said,
             digests.results(),

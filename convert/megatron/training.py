@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from convert.megatron.loss_scale import loss_scale_keys, loss_scale_of
+from convert.megatron.schedule import schedule_of
 from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.megatron_optimizer import MegatronOptimizer
 from convert.rules.megatron import rules
@@ -13,40 +15,31 @@ from convert.writers.training import Moment, TrainingWriter
 from jaxneox.config.schema import Config
 
 MOMENTS: tuple[tuple[Moment, str], ...] = (("mu", "exp_avg"), ("nu", "exp_avg_sq"))
-STYLES = ("constant", "linear", "cosine")
 
 
 def training_keys(
-    args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int
+    args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int, precision: str
 ) -> tuple[dict[str, Any], list[str]]:
     """NeoX's keys of the optimizer, the schedule and the batch, and what is not quite the same.
 
-    Adam's constants are those of the optimizer's own groups; the rest is what the arguments say
-    (Megatron-LM `megatron/training/arguments.py`, `core/optimizer_param_scheduler.py`).
+    Adam's constants are those of the optimizer's own groups; the schedule is its saved state's; the
+    rest is what the arguments say (Megatron-LM `megatron/training/arguments.py`).
     """
     decays = max(optimizer.groups, key=lambda group: group.get("wd_mult", 1.0))
-    lr = float(decays.get("max_lr") or args.get("lr") or decays["lr"])
-    low = float(decays.get("min_lr") or args.get("min_lr") or 0.0)
-    params = {"lr": lr, "betas": [float(b) for b in decays["betas"]], "eps": float(decays["eps"])}
+    schedule = schedule_of(args, optimizer, step)
+    betas = [float(b) for b in decays["betas"]]
+    params = {"lr": schedule.lr, "betas": betas, "eps": float(decays["eps"])}
     keys: dict[str, Any] = {
         "optimizer": {"type": "Adam", "params": params},
-        "min_lr": low,
+        "min_lr": schedule.min_lr,
         "weight_decay": float(decays["weight_decay"]),
         "gradient_clipping": float(args.get("clip_grad") or 0.0),
         "order": "megatron",
     }
     iters = args.get("train_iters")
-    decay_iters = _iterations(args, "lr_decay") or iters
     if isinstance(iters, int) and iters > 0:
         keys["train_iters"] = iters
-    if isinstance(decay_iters, int) and decay_iters > 0:
-        keys["lr_decay_iters"] = decay_iters
-        fraction = args.get("lr_warmup_fraction")
-        warmup = _iterations(args, "lr_warmup") / decay_iters
-        keys["warmup"] = float(fraction) if fraction is not None else warmup
-    style = args.get("lr_decay_style")
-    if style in STYLES:
-        keys["lr_decay_style"] = style
+    keys |= schedule.keys
     for theirs, ours in (("global_batch_size", "train_batch_size"), ("seed", "seed")):
         if isinstance(args.get(theirs), int):
             keys[ours] = args[theirs]
@@ -54,27 +47,18 @@ def training_keys(
     if isinstance(micro, int):
         keys["max_micro_batch_size" if "train_batch_size" in keys else
              "train_micro_batch_size_per_gpu"] = micro  # fmt: skip
-    return keys, _notes(args, style, low, step, optimizer.groups)
+    scale, lost = loss_scale_keys(args, optimizer.scaler) if precision == "fp16" else ({}, [])
+    return keys | scale, [*schedule.notes, *lost, *_notes(args, step, optimizer.groups)]
 
 
-def _iterations(args: Mapping[str, Any], name: str) -> int:
-    """A length of the schedule, which with --train-samples is counted in samples; 0 where no
-    argument says it."""
-    batch = args.get("global_batch_size")
-    if args.get("train_samples") and type(batch) is int and batch > 0:
-        return int(args.get(f"{name}_samples") or 0) // batch
-    return int(args.get(f"{name}_iters") or 0)
-
-
-def _notes(
-    args: Mapping[str, Any], style: Any, low: float, step: int, groups: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def _notes(args: Mapping[str, Any], step: int, groups: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     batch, seen = args.get("global_batch_size"), args.get("consumed_train_samples")
     if args.get("rampup_batch_size") or args.get("step_batch_size_schedule"):
         notes.append(
             "Megatron's batch grew (rampup_batch_size, step_batch_size_schedule), ours is always "
-            f"global_batch_size {batch}: the next samples and the learning rate are other ones"
+            f"global_batch_size {batch}: the next samples are other ones, and so is the learning "
+            "rate if it had still to grow"
         )
     elif seen and batch and seen != step * batch:
         notes.append(
@@ -93,17 +77,6 @@ def _notes(
             "Megatron's weight decay moved from start_weight_decay to end_weight_decay, ours stays "
             "where it was"
         )
-    if style not in STYLES:
-        notes.append(
-            f"lr_decay_style {style} has no equal here: set lr-decay-style and lr-decay-iters in "
-            "the run's config.yml before you go on"
-        )
-    elif style == "linear" and low:
-        notes.append(
-            "Megatron's linear decay ends at min_lr; NeoX's formula, which is ours, stops there"
-        )
-    if args.get("lr_warmup_init"):
-        notes.append("Megatron's warm-up began above 0 (lr_warmup_init), ours begins at 0")
     if args.get("data_path") or args.get("train_data_path"):
         notes.append(
             "set data-path (Megatron's list of weights and prefixes), split and the tokenizer: the "
@@ -120,8 +93,15 @@ def write_training(
     advance: Callable[[int], None],
 ) -> None:
     step = source.shards.step
+    schedule = schedule_of(source.shards.args, optimizer, step)
     out = TrainingWriter(writer, config)
-    out.counters(step=step, updates=optimizer.step, position=step)
+    out.counters(
+        step=step,
+        updates=optimizer.step,
+        position=schedule.position,
+        skipped=schedule.skipped,
+        scale=loss_scale_of(optimizer.scaler, config),
+    )
     for ours, theirs in MOMENTS:
         moments = optimizer.kinds[theirs]
         for layer in (None, *range(source.model.num_layers)):
@@ -134,13 +114,18 @@ def write_training(
             advance(sum(value.nbytes for value in values.values()))
 
 
-def training_facts(optimizer: MegatronOptimizer) -> dict[str, Any]:
+def training_facts(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> dict[str, Any]:
     """For the certificate."""
     decays = {group.get("wd_mult", 1.0) for group in optimizer.groups}
-    return {
+    schedule = schedule_of(source.shards.args, optimizer, source.shards.step)
+    found = {
         "optimizer": "Adam",
         "updates made": optimizer.step,
+        "position of the schedule": schedule.position,
         "weight decay": "matrices and embeddings, not norms and biases"
         if 0.0 in decays
         else "all parameters there; matrices and embeddings here",
     }
+    if optimizer.scaler:
+        found["loss scale"] = f"{optimizer.scaler.scale:g}"
+    return found

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from convert.megatron.agreement import check_tensors
 from convert.readers.megatron import MegatronCheckpoint
-from convert.readers.megatron_states import States, dist_states, legacy_states
+from convert.readers.megatron_states import Scaler, States, dist_states, legacy_states
 from convert.rules.megatron import rules
 from jaxneox.errors import UserError
 
@@ -22,11 +22,15 @@ class MegatronOptimizer:
         groups: what Megatron says of each of its groups: lr, betas, eps, weight_decay, wd_mult, …
         kinds: by `param` (the master weights), `exp_avg` and `exp_avg_sq` a checkpoint whose
             `leaf(name, layer)` is our leaf's.
+        schedule: what Megatron's `opt_param_scheduler` saved; empty where it did not.
+        scaler: of a loss scale that moves, where there is one.
     """
 
     step: int
     groups: list[dict[str, Any]]
     kinds: Mapping[str, MegatronCheckpoint]
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    scaler: Scaler | None = None
 
 
 def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
@@ -39,6 +43,8 @@ def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
         views = _views(checkpoint, found)
         for kind, view in views.items():
             _check(kind, view)
+        if "param" not in found.layers and checkpoint.keys["precision"] != "fp32":
+            raise UserError("the weights are in half precision, and there are no master weights")
         if not same_masters(checkpoint, views["param"]):
             raise UserError("the master weights do not round to the weights")
     except UserError as error:
@@ -51,7 +57,7 @@ def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
             f"{checkpoint.folder}: its optimizer's states are not those of Megatron-LM's Adam "
             f"({type(error).__name__}: {str(error)[:100]}); convert the weights alone"
         ) from error
-    return MegatronOptimizer(found.step, found.groups, views)
+    return MegatronOptimizer(found.step, found.groups, views, found.schedule, found.scaler)
 
 
 def _views(checkpoint: MegatronCheckpoint, found: States) -> dict[str, MegatronCheckpoint]:

@@ -169,7 +169,7 @@ def _chunks(state: Mapping[str, Any]) -> int:
 
 def _dist(files: Files) -> Shards:
     folder = DistFolder(files.folder)
-    common, paths = _common(folder)
+    common, paths = common_state(folder)
     layers: dict[int | None, Ranks] = {None: [{}]}
     for key, tensor in folder.tensors.items():
         if key.startswith(OTHER_STATES) or key.endswith(NO_WEIGHTS):
@@ -203,7 +203,7 @@ def _dist(files: Files) -> Shards:
     )
 
 
-def _common(folder: DistFolder) -> tuple[Mapping[str, Any], list[Path]]:
+def common_state(folder: DistFolder) -> tuple[Mapping[str, Any], list[Path]]:
     """What is not sharded: since 2026-07 an object of the checkpoint, before it a file."""
     for name, place in folder.objects.items():
         if name.startswith("common_state/"):

@@ -8,12 +8,12 @@ names, or flat buffers in buckets (`dp_reshardable`). Measured: FORMATS.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from convert.megatron.agreement import share
 from convert.readers.megatron_flat import FlatPart, places
 from convert.readers.megatron_names import named
-from convert.readers.megatron_shards import Order, Ranks, Shards
+from convert.readers.megatron_shards import Order, Ranks, Shards, common_state
 from convert.readers.torch_dist import DistFolder, DistTensor
 from convert.readers.torch_file import TorchFile
 from convert.rules.megatron import FC1, FC2, FINAL, HEAD, POSITIONS, PROJ, QKV, WORDS, rules
@@ -22,6 +22,8 @@ from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
 KINDS = ("param", "exp_avg", "exp_avg_sq")
+MASTERS = "fp32_param"
+"""Another name of `param` in torch_dist: plain Adam's in half precision, and older versions'."""
 DISTRIBUTED = "distrib_optim.pt"
 NO_STATES = "there are none"
 
@@ -35,13 +37,26 @@ MODULES = {
 """A layer's modules in their order, by Megatron's implementations; torch_dist does not tell it."""
 
 
+class Scaler(NamedTuple):
+    """Of a loss scale that moves: its value, steps since an overflow, overflows still forgiven."""
+
+    scale: float
+    growth: int
+    hysteresis: int
+
+
 @dataclass
 class States:
-    """`layers` by kind, as `Shards.layers`; without `param` where the weights are float32."""
+    """`layers` by kind, as `Shards.layers`; without `param` where the weights are float32.
+
+    `schedule` is what Megatron keeps of the learning rate's, `scaler` of a loss scale that moves.
+    """
 
     step: int = 0
     groups: list[dict[str, Any]] = field(default_factory=list)
     layers: dict[str, Layers] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    scaler: Scaler | None = None
 
     def put(self, kind: str, entry: Entry, rank: int, ranks: int, tensor: Any) -> None:
         name, layer = entry
@@ -60,6 +75,10 @@ def legacy_states(shards: Shards) -> States:
                 raise UserError(NO_STATES)
             inner = optimizer.get("optimizer", optimizer)
             found.groups = [dict(group) for group in inner["param_groups"]]
+            place = (_schedule(file.content), _scaler(optimizer))
+            if p + t and place != (found.schedule, found.scaler):
+                raise UserError("its files say different places of the schedule or loss scales")
+            found.schedule, found.scaler = place
             if inner.get("state"):
                 _numbered(shards, p, t, optimizer, found)
             else:
@@ -114,9 +133,10 @@ def _flat(shards: Shards, p: int, t: int, file: TorchFile, found: States) -> Non
 def dist_states(shards: Shards, model: ModelConfig, fits: Callable[[States], bool]) -> States:
     """`fits` says whether the states are in the right order, of which there are two."""
     folder = DistFolder(shards.files.folder)
-    found = States(*_groups(folder))
+    found = _settings(folder)
     for name, tensor in folder.tensors.items():
         kind, _, key = name.removeprefix("optimizer.state.").partition(".")
+        kind = "param" if kind == MASTERS else kind
         if name.startswith("optimizer.state.") and kind in KINDS:
             for entry, part in _parts(key, tensor):
                 found.put(kind, entry, 0, 1, part)
@@ -142,22 +162,39 @@ def _parts(key: str, tensor: DistTensor) -> Iterator[tuple[Entry, DistTensor]]:
         yield (name, index), tensor.part(index)
 
 
-def _groups(folder: DistFolder) -> tuple[int, list[dict[str, Any]]]:
-    """Adam's step and the groups' settings, which lie in one of several objects."""
-    wanted = ("common_state/", "optimizer.distributed.dp_group_idx_0.optimizer")
-    contents = [p.open().content for name, p in folder.objects.items() if name.startswith(wanted)]
-    common = folder.folder / "common.pt"
-    contents += [TorchFile(common).content] if common.is_file() else []
-    for content in contents:
-        content = content[0] if isinstance(content, list) and content else content
-        said: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-        for _ in range(2):  # an optimizer in an optimizer's state
-            said = said.get("optimizer", said)
-        if "param_groups" in said:
-            groups = [dict(group) for group in said["param_groups"]]
-            step = said.get("state", {}).get("common_step", groups[0].get("step", 0))
-            return int(scalar(step)), groups
-    raise UserError(NO_STATES)
+def _settings(folder: DistFolder) -> States:
+    """All but the tensors: of the common state, and with `dp_reshardable` of objects beside it."""
+    common, _ = common_state(folder)
+    held = dict(common.get("optimizer") or {})
+    for name, place in folder.objects.items():
+        key = name.removeprefix("optimizer.distributed.dp_group_idx_0.").partition("/")[0]
+        if key in ("optimizer", "grad_scaler") and key != name.partition("/")[0]:
+            content = place.open().content
+            held[key] = content[0] if isinstance(content, list) and content else content
+    inner = held.get("optimizer", held)
+    if "param_groups" not in inner:
+        raise UserError(NO_STATES)
+    groups = [dict(group) for group in inner["param_groups"]]
+    step = inner.get("state", {}).get("common_step", groups[0].get("step", 0))
+    return States(int(scalar(step)), groups, {}, _schedule(common), _scaler(held))
+
+
+def _schedule(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`lr_scheduler` until 2022."""
+    return dict(state.get("opt_param_scheduler") or state.get("lr_scheduler") or {})
+
+
+def _scaler(held: Mapping[str, Any]) -> Scaler | None:
+    """None where there is none, and of a constant scale, which has no state."""
+    said = held.get("grad_scaler")
+    if not said:
+        return None
+    scale, growth, hysteresis = (
+        scalar(said[name]) for name in ("scale", "growth_tracker", "hysteresis_tracker")
+    )
+    if not (0 < scale < 2.0**128 and 0 <= growth < 2**31 and abs(hysteresis) < 2**31):
+        raise UserError(f"its loss scale is {scale:g}, trackers {growth:g} and {hysteresis:g}")
+    return Scaler(scale, int(growth), int(hysteresis))
 
 
 def _from_buckets(
@@ -227,4 +264,4 @@ def _buckets(folder: DistFolder, rank: int, chunk: int, kind: str) -> list[DistT
 
 
 def scalar(said: Any) -> float:
-    return float(said.numpy()) if hasattr(said, "numpy") else float(said)
+    return float(said.numpy().item() if hasattr(said, "numpy") else said)

@@ -5,7 +5,7 @@ from which byte on, and where in the whole tensor. A piece is a whole `torch.sav
 (torch/distributed/checkpoint/{metadata,filesystem}.py, torch 2.1 and later).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import prod
@@ -78,24 +78,21 @@ class DistTensor:
     def span(self, start: int, stop: int) -> np.ndarray:
         """`[start:stop]` of a tensor of one axis: only the pieces in which it lies are read."""
         found, filled = np.empty(stop - start, self.dtype), 0
-        for piece in self.pieces:
+        asked = [p for p in self.pieces if p.where[0].start < stop and start < p.where[0].stop]
+        self._refuse_overlaps(asked)
+        for piece in asked:
             (own,) = piece.where
             first, last = max(own.start, start), min(own.stop, stop)
-            if first < last:
-                part = self._read(piece)[first - own.start : last - own.start]
-                found[first - start : last - start] = part
-                filled += part.size
-        if filled != found.size:
-            raise UserError(f"{self.name}: of elements {start} to {stop} {filled} are there")
+            part = self._read(piece)[first - own.start : last - own.start]
+            found[first - start : last - start] = part
+            filled += part.size
+        self._refuse_gaps(f"elements {start} to {stop} of {self.name}", filled, found.size)
         return found
 
     def _filled(self, shape: tuple[int, ...], first: int | slice) -> np.ndarray:
         """Raises UserError where the pieces are not the whole, each number once."""
         whole, filled = np.empty(shape, self.dtype), 0
-        for one, other in combinations(self.pieces, 2):
-            if all(max(a.start, b.start) < min(a.stop, b.stop)
-                   for a, b in zip(one.where, other.where, strict=True)):  # fmt: skip
-                raise UserError(f"{one.place.path}: two pieces of {self.name} overlap")
+        self._refuse_overlaps(self.pieces)
         for piece in self.pieces:
             found = self._read(piece)
             where: tuple[slice, ...] = piece.where
@@ -103,13 +100,23 @@ class DistTensor:
                 found, where = found[first - where[0].start], where[1:]
             whole[where] = found
             filled += found.size
-        if filled != whole.size:
+        self._refuse_gaps(self.name, filled, whole.size)
+        return whole
+
+    def _refuse_overlaps(self, pieces: Sequence[Piece]) -> None:
+        """Else a number that is there twice could count for one that is missing."""
+        for one, other in combinations(pieces, 2):
+            if all(max(a.start, b.start) < min(a.stop, b.stop)
+                   for a, b in zip(one.where, other.where, strict=True)):  # fmt: skip
+                raise UserError(f"{one.place.path}: two pieces of {self.name} overlap")
+
+    def _refuse_gaps(self, what: str, filled: int, size: int) -> None:
+        if filled != size:
             folder = self.pieces[0].place.path.parent if self.pieces else INDEX
             raise UserError(
-                f"{folder}: of {self.name} {filled} of {whole.size} numbers are there; copy the "
-                "whole checkpoint"
+                f"{folder}: of {what} {filled} of {size} numbers are there; copy the whole "
+                "checkpoint"
             )
-        return whole
 
     def _read(self, piece: Piece) -> np.ndarray:
         found = piece.place.open().content

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="the tests of conversion write torch
 from convert import from_megatron, to_megatron  # noqa: E402
 from convert.readers.jaxneox import open_jaxneox  # noqa: E402
 from convert.readers.megatron_names import named  # noqa: E402
-from convert.readers.torch_dist import DistFolder  # noqa: E402
+from convert.readers.torch_dist import DistFolder, DistTensor  # noqa: E402
 from convert.rules.megatron import cut, joined, rules  # noqa: E402
 from convert.rules.rule import Role, sizes_of  # noqa: E402
 from convert.writers.torch_dist import DistWriter  # noqa: E402
@@ -305,7 +305,7 @@ def test_cutting_and_joining_are_inverse(tp: int, gated: bool, seed: int) -> Non
             assert np.array_equal(joined(rule, shards), whole)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)  # torch is imported in the first
 @given(
     edges=st.lists(st.lists(st.integers(1, 5), unique=True), min_size=2, max_size=2),
     seed=st.integers(0, 99),
@@ -335,6 +335,30 @@ def test_any_pieces_of_a_tensor(tmp_path_factory, edges, seed: int) -> None:
             read(corners[1:]).tensors["x"].numpy()
         with pytest.raises(UserError, match="overlap"):
             read([(0, 6, 0, 6), corners[-1]]).tensors["x"].numpy()
+
+
+@settings(max_examples=20, deadline=None)  # torch is imported in the first
+@given(edges=st.lists(st.integers(1, 7), unique=True), a=st.integers(0, 7), n=st.integers(1, 8))
+def test_any_span_of_a_flat_tensor(tmp_path_factory, edges, a: int, n: int) -> None:
+    """Only of what is there once: not where as many numbers are missing as are there twice."""
+    folder, whole = tmp_path_factory.mktemp("flat"), np.arange(8, dtype=np.float32)
+
+    def read(pieces: list[tuple[int, int]]) -> DistTensor:
+        writer = DistWriter(folder)
+        for start, stop in pieces:
+            writer.write("__0_0.distcp", "x", whole.shape, (start,), whole[start:stop])
+        writer.finish()
+        return DistFolder(folder).tensors["x"]
+
+    pieces = [*pairwise([0, *sorted(edges), 8])]
+    stop = min(a + n, 8)
+    assert np.array_equal(read(pieces).span(a, stop), whole[a:stop])
+    needed = [piece for piece in pieces if piece[0] < stop and a < piece[1]]
+    lacking = [piece for piece in pieces if piece != needed[0]] or [(8, 8)]
+    with pytest.raises(UserError, match=r"flat.*: of elements .* of x .* numbers are there"):
+        read(lacking).span(a, stop)
+    with pytest.raises(UserError, match=r"distcp: two pieces of x overlap"):
+        read([(0, 4), (2, 6)]).span(0, 8)
 
 
 def test_names_of_every_generation() -> None:

@@ -148,6 +148,10 @@ def test_numbered_states_and_lists_of_master_weights(split: Path) -> None:
     found = open_optimizer(source)
     assert found.step == 7
     shifted(source, found)
+    one = next(states(split))
+    torch.save(load(one) | {"opt_param_scheduler": {"num_steps": 8}}, one)
+    with pytest.raises(UserError, match="different places of the schedule"):
+        open_optimizer(open_megatron(split))
     rewrite(split, lambda s: s["optimizer"]["optimizer"]["param_groups"][0]["params"].pop())
     with pytest.raises(UserError, match=r"group 0 has .* convert the weights alone"):
         open_optimizer(open_megatron(split))

@@ -104,13 +104,14 @@ def test_a_schedule_in_samples_and_what_is_not_the_same() -> None:
     args: dict[str, Any] = {"train_iters": 100, "train_samples": 800, "lr_decay_samples": 640,
             "lr_warmup_iters": 0, "lr_warmup_samples": 64, "global_batch_size": 8,
             "lr_decay_style": "cosine"}  # fmt: skip
-    keys, notes = training_keys(args, MegatronOptimizer(5, [group], {}), 5)
+    optimizer = MegatronOptimizer(5, [group], {}, {"num_steps": 40})
+    keys, notes = training_keys(args, optimizer, 5, "fp32")
     assert (keys["train_iters"], keys["lr_decay_iters"], keys["warmup"]) == (100, 80, 0.1)
     assert notes == []
     optimizer = MegatronOptimizer(5, [group | {"decoupled_weight_decay": False}], {})
     args |= {"consumed_train_samples": 41, "end_weight_decay": 0.2, "start_weight_decay": 0.1}
-    said = " ".join(training_keys(args, optimizer, 5)[1])
+    said = " ".join(training_keys(args, optimizer, 5, "fp32")[1])
     for words in ("consumed_train_samples is 41", "added weight decay", "moved from start_weight"):
         assert words in said
-    said = " ".join(training_keys(args | {"rampup_batch_size": [2, 2, 9]}, optimizer, 5)[1])
+    said = " ".join(training_keys(args | {"rampup_batch_size": [2, 2, 9]}, optimizer, 5, "fp32")[1])
     assert "batch grew" in said and "is 41" not in said
