@@ -14,7 +14,7 @@ test: $(VENV)/.test
 
 setup: $(VENV)/.base $(VENV)/.test $(VENV)/.lint
 
-lint: $(VENV)/.base $(VENV)/.lint
+lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,8 +44,8 @@ $(VENV)/.test: $(VENV)/.base
 	  echo 'no torch: the comparisons with it will be skipped'; fi
 	touch $@
 
-$(VENV)/.lint: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) -c constraints.txt mypy ruff types-PyYAML
+$(VENV)/.lint: $(VENV)/.base
+	$(PIP) -c constraints.txt -e '.[lint]'
 	touch $@
 
 # meshes in which every two values of every two features meet, against one device: the table in

@@ -62,9 +62,16 @@ def texts_of(name: str) -> Iterator[str]:
     if not name.endswith((".jsonl", ".json")):
         yield whole
         return
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in lines_of(whole):
+        yield text_of(line, f"{name}, line {number}")
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers, without empty ones. JSON may hold other line ends than \\n as they
+    are, at which `splitlines` would cut it."""
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield text_of(line, f"{name}, line {number}")
+            yield number, line
 
 
 def text_of(line: str, where: str) -> str:

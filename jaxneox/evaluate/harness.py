@@ -17,8 +17,10 @@ from jaxneox.evaluate.report import Scores, progress
 from jaxneox.infer.generate import Answer
 from jaxneox.infer.scoring import Request, Scored
 
-logging.getLogger("lm_eval").setLevel(logging.ERROR)
+for noisy in ("lm_eval", "huggingface_hub", "datasets"):
+    logging.getLogger(noisy).setLevel(logging.ERROR)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it forks, and a fork beside JAX's threads hangs
 
 try:
     with warnings.catch_warnings():
@@ -31,7 +33,7 @@ try:
 except ImportError as error:
     raise UserError(
         f"tasks need lm-eval, and {error.name or 'a part of it'} is not installed; "
-        "pip install 'jaxneox[evaluate]'"
+        "pip install lm_eval"
     ) from error
 
 BOOTSTRAPS = 1000  # for the standard errors of perplexities; lm-eval's own 100,000 take minutes
@@ -165,13 +167,39 @@ def load(tasks: dict[str, Path | None]) -> list[Any]:
     try:
         with quiet():
             members = manager().load([{"group": "asked", "task": specs}])
-    except (OSError, ConnectionError, ValueError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a task's own code, and what fetches its dataset, raise anything
+        line = str(error).splitlines()[0] if str(error) else ""
         raise UserError(
-            f"--tasks: lm-eval could not load {', '.join(tasks)} ({line}); without a network give "
-            "files, as --tasks lambada_openai=lambada_test.jsonl"
+            f"--tasks: lm-eval could not load {', '.join(tasks)} ({type(error).__name__}: {line}); "
+            "a file must hold the keys of the task's own dataset; without a network give files, "
+            "as --tasks lambada_openai=lambada_test.jsonl"
         ) from error
-    return list(members["tasks"].values())
+    loaded = list(members["tasks"].values())
+    for task in loaded:
+        path = tasks.get(task.config.task)
+        if path is not None:
+            check_documents(task, path)
+    return loaded
+
+
+def check_documents(task: Any, path: Path) -> None:
+    """Whether the task's templates, which may fail in any way, can read the file's documents."""
+    number = 0
+    try:
+        with quiet():
+            for document in task.test_docs():
+                number += 1
+                made = [task.doc_to_text(document), task.doc_to_target(document)]
+                if task.config.doc_to_choice is not None:
+                    made += task.doc_to_choice(document)
+                if None in made:  # what a document lacks and another has is None
+                    raise KeyError("a key is missing")
+    except Exception as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}, document {number or 1}: not as {task.config.task} has them "
+            f"({type(error).__name__}: {line}); expected the keys of the task's own dataset"
+        ) from error
 
 
 def evaluate(

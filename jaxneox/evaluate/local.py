@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxneox.errors import UserError
-from jaxneox.evaluate.corpus import text_of
+from jaxneox.evaluate.corpus import lines_of, text_of
 
 Documents = list[dict[str, Any]]
 TITLE = re.compile(r"^ = [^=].* = $")
@@ -17,16 +17,12 @@ TITLE = re.compile(r"^ = [^=].* = $")
 
 def lambada(path: Path) -> Documents:
     """[{"text": …}]: each line of a JSONL file, its last word the one to be guessed."""
-    lines = path.read_text(encoding="utf-8").splitlines()
     documents = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            text = text_of(line, f"{path}, line {number}")
-            if " " not in text.strip():
-                raise UserError(
-                    f"{path}, line {number}: one word; expected a text and its last word"
-                )
-            documents.append({"text": text})
+    for number, line in lines_of(path.read_text(encoding="utf-8")):
+        text = text_of(line, f"{path}, line {number}")
+        if " " not in text.strip():
+            raise UserError(f"{path}, line {number}: one word; expected a text and its last word")
+        documents.append({"text": text})
     return documents
 
 
@@ -49,15 +45,14 @@ def wikitext(path: Path) -> Documents:
 def json_lines(path: Path) -> Documents:
     """Documents as a task's own dataset has them, one object a line."""
     documents = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                document = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: no JSON ({error.msg})") from error
-            if not isinstance(document, dict):
-                raise UserError(f"{path}, line {number}: expected a JSON object")
-            documents.append(document)
+    for number, line in lines_of(path.read_text(encoding="utf-8")):
+        try:
+            document = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: no JSON ({error.msg})") from error
+        if not isinstance(document, dict):
+            raise UserError(f"{path}, line {number}: expected a JSON object")
+        documents.append(document)
     return documents
 
 

@@ -62,6 +62,7 @@ class Scorer:
         on_done: Callable[[int], object] | None = None,
     ) -> list[Scored]:
         """`on_done` is told how many more requests are done."""
+        check(requests, self.model.cfg.vocab_size)
         alike: dict[Shape, list[int]] = defaultdict(list)
         for number, request in enumerate(requests):
             alike[self.shape(request)].append(number)
@@ -134,6 +135,17 @@ class Scorer:
             done[number] = Scored(logprobs[row, :count], likeliest[row, :count])
         if on_done is not None:
             on_done(len(numbers))
+
+
+def check(requests: Sequence[Request], vocabulary: int) -> None:
+    """Raises UserError for a token without a row in the embedding: it would be another's."""
+    for request in requests:
+        if not 0 <= min(request.tokens) <= max(request.tokens) < vocabulary:
+            wrong = next(token for token in request.tokens if not 0 <= token < vocabulary)
+            raise UserError(
+                f"token {wrong} is to be scored, and the model's vocabulary has {vocabulary:,}: "
+                "the tokenizer is another model's; convert or train it with its own"
+            )
 
 
 def pair(tokenizer: Tokenizer, context: str, continuation: str, room: int) -> Request:

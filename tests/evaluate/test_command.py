@@ -25,6 +25,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         succeeds(write_yaml(folder, **keys), "--mesh", "dp=1", "--save", folder / "run")
     (folder / "lambada.jsonl").write_text("".join(json.dumps(x) + "\n" for x in LAMBADA))
     (folder / "wiki.txt").write_text(WIKI)
+    goal = {"goal": "stay warm", "sol1": "a coat", "sol2": "a sieve", "label": 0}
+    (folder / "piqa.jsonl").write_text(json.dumps(goal) + '\n{"text": "no goal"}\n')
     np.savez(folder / "w.npz", windows=np.random.default_rng(0).integers(1, 200, (6, 20)))
     return folder / "run"
 
@@ -88,6 +90,8 @@ def test_tasks_of_lm_eval_on_local_files(run: Path, capsys, tmp_path: Path) -> N
         (["--tasks", "wikitext={f}/lambada.jsonl"], "no title"),
         (["--tasks", "lambada_openai={f}/wiki.txt"], "line 1: no JSON"),
         (["--tasks", "wikitext={f}/wiki.txt,wikitext"], "given twice"),
+        (["--tasks", "hellaswag={f}/piqa.jsonl"], "could not load hellaswag (KeyError: 'ctx_a')"),
+        (["--tasks", "piqa={f}/piqa.jsonl"], "piqa.jsonl, document 2: not as piqa has them"),
     ],
 )
 def test_wrong_input_is_one_line(run: Path, capsys, args: list[str], says: str) -> None:

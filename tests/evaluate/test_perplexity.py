@@ -87,10 +87,12 @@ def test_differences_are_paired() -> None:
 
 def test_texts_lines_and_windows_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the old man\nand the sea")
-    (tmp_path / "a.jsonl").write_text('{"text": "the old man"}\n\n{"text": "and"}\n')
+    jsonl = '{"text": "the old man"}\n\n{"text": "an\u2028d"}\n'  # JSON leaves U+2028 as it is
+    (tmp_path / "a.jsonl").write_text(jsonl, encoding="utf-8")
     np.savez(tmp_path / "a.npz", windows=np.ones((3, 5), np.int32), other=np.ones((2, 2), int))
     text = read(str(tmp_path / "a.txt"), CFG, TOKENIZER, None, None)
     assert (text.tokens, text.bytes, text.words) == (23, 23, 6)
+    assert len(read(str(tmp_path / "a.jsonl"), CFG, TOKENIZER, None, None).requests) == 2
     lines = read(str(tmp_path / "a.jsonl"), CFG, TOKENIZER, None, 1)
     assert (lines.tokens, lines.words) == (11, 3)
     rows = read(str(tmp_path / "a.npz"), CFG, None, None, None)

@@ -55,6 +55,12 @@ def test_the_likeliest_token_is_known() -> None:
         assert bool(one.likeliest[0]) is (last == best)
 
 
+def test_a_token_without_an_embedding_is_refused() -> None:
+    model = speaker()
+    with pytest.raises(UserError, match=r"token 9999 .*another model's"):
+        model.scorer(model.params, [Request([1, 9999, 2], 1)])
+
+
 def test_many_requests_are_few_programs() -> None:
     rng = np.random.default_rng(0)
     model = speaker(seq_length=2048)
