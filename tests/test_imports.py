@@ -12,14 +12,15 @@ MODULES = sorted((ROOT / "jaxneox").rglob("*.py"))
 CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 
 # What each part may import of the project, besides itself; every part may import errors.
-BELOW: dict[str, set[str]] = {"errors": set(), "config": set()}
+BELOW: dict[str, set[str]] = {"errors": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["places"] = set()
-BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess"}
+BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
-BELOW["train"] = {*BELOW["loading"], "evaluate"}
+BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo"}
+BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
 for part in ("generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {*BELOW["train"], "train", "loading"}

@@ -20,7 +20,7 @@ INDIFFERENT = {
     "seq_length",
     *("init.method", "init.output_method", "init.std"),
     *("hidden_dropout", "attention.dropout"),
-    "attention.softmax_fp32",  # how exactly it is computed
+    *("attention.softmax_fp32", "attention.kernel"),  # how it is computed
 }
 """Of training, not of the trained function."""
 

@@ -8,6 +8,8 @@ are the furthest apart.
 
 import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -131,15 +133,16 @@ def _divisors(number: int) -> str:
     return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
-def make_mesh(sizes: Sizes) -> Mesh:
-    """On the first `prod(sizes)` devices, of each process as many. Enter it with `jax.set_mesh`."""
+def make_mesh(sizes: Sizes, devices: Sequence[Any] | None = None) -> Mesh:
+    """On the given devices, or the first `prod(sizes)`, of each process as many. Enter it with
+    `jax.set_mesh`."""
     sizes = whole(sizes)
     count = math.prod(sizes.values())
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
         axis_types=(AxisType.Explicit,) * len(sizes),
-        devices=first_devices(count),
+        devices=devices if devices is not None else first_devices(count),
     )
 
 

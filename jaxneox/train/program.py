@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from jaxneox.train import collectives
+from jaxneox.hlo import sent
 from jaxneox.train.report import report
 from jaxneox.train.run import Plan
 from jaxneox.train.state import TrainState, new_state, on_mesh, places, state_specs
@@ -98,8 +98,8 @@ def of_the_program(plan: Plan) -> str:
     head = f"the training step, compiled or read from the cache in {compiled.seconds:.1f} s"
     if compiled.platform == "cpu":
         head += f"\n{VIRTUAL}"
-    sent = collectives.rows(compiled.program.as_text() or "", plan.sizes)
-    table = "collectives per step, payload per device\n" + collectives.table(sent)
+    rows = sent.rows(compiled.program.as_text() or "", plan.sizes)
+    table = "collectives per step, payload per device\n" + sent.table(rows)
     return "\n\n".join([head, memory(compiled), table])
 
 

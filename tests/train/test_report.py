@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.train.collectives import Row, axes_of, rows, table
+from jaxneox.hlo.sent import Row, axes_of, rows, table
 
 SIZES = {"pp": 1, "dp": 2, "cp": 2, "tp": 2}
 

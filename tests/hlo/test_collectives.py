@@ -2,7 +2,9 @@
 
 import pytest
 
-from jaxneox.train.hlo import Collective, collectives, parse_groups, type_bytes
+from jaxneox.hlo.collectives import Collective, collectives
+from jaxneox.hlo.groups import parse_groups
+from jaxneox.hlo.text import type_bytes
 
 
 def program(*lines: str, others: str = "") -> str:

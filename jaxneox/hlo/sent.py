@@ -8,7 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from jaxneox.train.hlo import Collective, Groups, collectives
+from jaxneox.hlo.collectives import Collective, collectives
+from jaxneox.hlo.groups import Groups
 
 NOTES = {
     "derived": "~ from the loops' conditions, as the compiler does not state these loops' lengths",
@@ -30,6 +31,8 @@ class Row:
             reduce-scatter; of a permute that of a device that takes part. What crosses the
             wires is another number: a ring of n sends 2 (n - 1) / n of an all-reduce's.
         length: see Collective.
+        in_layer: of the count, how many once round the loop over layers.
+        layer_bytes: the payload of these.
     """
 
     kind: str
@@ -37,10 +40,14 @@ class Row:
     count: int
     bytes: int
     length: str
+    in_layer: int = 0
+    layer_bytes: int = 0
 
 
-def rows(text: str, sizes: Mapping[str, int]) -> list[Row]:
+def rows(text: str, sizes: Mapping[str, int], layers: int | None = None) -> list[Row]:
     """Of the text of a program for a mesh of `sizes`, the most bytes first.
+
+    `layers` is how often the loops over layers go round, by which they are known.
 
     Collectives of a device with itself are left out: nothing is sent.
     """
@@ -49,6 +56,7 @@ def rows(text: str, sizes: Mapping[str, int]) -> list[Row]:
         axes = axes_of(one.groups, tuple(sizes.items()), one.kind == "collective-permute")
         if axes:
             found.setdefault((one.kind, axes), []).append(one)
+    in_layer = {key: [one for one in ones if layers in one.loops] for key, ones in found.items()}
     together = [
         Row(
             kind,
@@ -56,6 +64,8 @@ def rows(text: str, sizes: Mapping[str, int]) -> list[Row]:
             sum(one.count for one in ones),
             sum(one.bytes * one.count for one in ones),
             max((one.length for one in ones), key=list(SIGNS).index),
+            len(in_layer[kind, axes]),
+            sum(one.bytes for one in in_layer[kind, axes]),
         )
         for (kind, axes), ones in found.items()
     ]

@@ -1,0 +1,1 @@
+"""What a compiled program's text says: what it sends, computes and moves."""

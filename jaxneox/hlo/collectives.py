@@ -1,0 +1,105 @@
+"""The collectives in a compiled program's text, each with how often a run of it does them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from jaxneox.hlo.groups import Groups, parse_groups
+from jaxneox.hlo.text import Instruction, Program, called, elements, parse, trips, type_bytes
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective instruction.
+
+    Attributes:
+        kind: its opcode, without -start.
+        groups: who takes part together, as positions in the mesh's order of devices; of a
+            permute the pairs (source, target). Empty: all devices. A str: text not understood.
+        bytes: its payload on one device, once: what the device holds of the result, except for a
+            reduce-scatter, where it is the operand that each device gives.
+        count: how often one run of the program does it.
+        length: where the count comes from: "known" to the compiler; "derived" from a loop's
+            condition, counting from 0 by 1 as jax does; "least", where a loop's length is not in
+            the text and it counts as one pass.
+        loops: how often each loop around it goes round, the outermost first.
+    """
+
+    kind: str
+    groups: Groups | str
+    bytes: int
+    count: int = 1
+    length: str = "known"
+    loops: tuple[int, ...] = field(default=(), compare=False)
+
+
+def collectives(text: str) -> list[Collective]:
+    """All collectives of a program's text; those in a loop counted as often as it goes round."""
+    program = parse(text)
+    return list(_of(program, program.entry, {}))
+
+
+def _of(program: Program, name: str, known: dict[str, list[Collective]]) -> list[Collective]:
+    """What a computation does, with all that it calls."""
+    if name not in known:
+        known[name] = [
+            found
+            for instruction in program.computations.get(name, ())
+            for found in _of_instruction(program, instruction, known)
+        ]
+    return known[name]
+
+
+def _of_instruction(
+    program: Program, this: Instruction, known: dict[str, list[Collective]]
+) -> Iterator[Collective]:
+    kind = this.opcode.removesuffix("-start")
+    if kind in KINDS:
+        groups = parse_groups(this.rest)
+        yield Collective(kind, groups, _payload(this, kind, groups))
+    elif this.opcode == "while":
+        times, length = trips(program, this)
+        for part in ("body", "condition"):
+            for name in called(this, part):
+                yield from (_repeated(one, times, length) for one in _of(program, name, known))
+    elif this.opcode == "conditional":
+        names = called(this, "branch_computations|true_computation|false_computation")
+        branches = [_of(program, name, known) for name in names]
+        yield from max(branches, key=lambda b: sum(c.bytes * c.count for c in b), default=[])
+    elif not this.opcode.endswith(("-done", "-update")):
+        for name in called(this, "calls|to_apply|called_computations"):
+            for one in _of(program, name, known):
+                yield _scattered(one) if name.startswith("all-reduce-scatter") else one
+
+
+def _scattered(one: Collective) -> Collective:
+    """A TPU's program has a reduce-scatter as a fusion of that name, of an all-reduce and a slice
+    of its result that the hardware never makes whole."""
+    return replace(one, kind="reduce-scatter") if one.kind == "all-reduce" else one
+
+
+def _repeated(one: Collective, times: int, length: str) -> Collective:
+    worse = max(one.length, length, key=("known", "derived", "least").index)
+    return replace(one, count=one.count * times, length=worse, loops=(times, *one.loops))
+
+
+def _payload(this: Instruction, kind: str, groups: Groups | str) -> int:
+    """See Collective.bytes. A -start's type holds operands and result: (operands, result, …);
+    only all-reduce-start has its result's type alone."""
+    shape = this.shape
+    pair = shape.startswith("((" if kind == "all-reduce" else "(")
+    if this.opcode.endswith("-start") and pair:
+        shape = elements(shape)[1]
+    size = type_bytes(shape)
+    if kind == "reduce-scatter":
+        size *= len(groups[0]) if groups and not isinstance(groups, str) else 1
+    return size

@@ -1,0 +1,86 @@
+"""What lies in a device's memory while a step runs, by what it is."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxneox.parallel.mesh import Sizes
+from jaxneox.train.program import abstract_batch, abstract_state
+from jaxneox.train.run import Plan
+from jaxneox.train.state import places
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device, as far as they are known without compiling.
+
+    Attributes:
+        gradients: the sums of a step, float32.
+        kept: what the forward pass of one micro-batch leaves for the backward pass.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    gradients: int
+    kept: int
+
+    @property
+    def known(self) -> int:
+        return self.parameters + self.optimizer + self.batch + self.gradients + self.kept
+
+
+def memory_of(plan: Plan, mesh: Mesh) -> Memory:
+    at = places(plan.model, plan.rules)
+    state = abstract_state(plan, mesh)
+    shapes = plan.model.shapes
+    gradients = sum(
+        4 * math.prod(shape) // split(at.gradients[name], plan.sizes)
+        for name, shape in shapes.items()
+    )
+    return Memory(
+        parameters=on_a_device(state.params),
+        optimizer=on_a_device(state.opt_state),
+        batch=on_a_device(abstract_batch(plan, mesh)),
+        gradients=gradients,
+        kept=kept(plan, mesh),
+    )
+
+
+def kept(plan: Plan, mesh: Mesh) -> int:
+    """Of one micro-batch, or with a pipeline of all, which pass it together."""
+    batch = abstract_batch(plan, mesh)
+    together = plan.sizes["pp"] > 1
+    cut = slice(None) if together else slice(0, 1)
+
+    def backward(params, batch):
+        tokens, weights = batch.tokens[cut], batch.weights[cut]
+
+        def loss(params):
+            return plan.model.loss_sum(params, tokens[..., :-1], tokens[..., 1:], weights)
+
+        return jax.vjp(loss, params)[1]
+
+    with jax.set_mesh(mesh):
+        params = abstract_state(plan, mesh).params
+        residuals = jax.tree.leaves(jax.eval_shape(backward, params, batch))
+    own = {(leaf.shape, leaf.dtype) for leaf in params.values()}
+    return sum(on_a_device(leaf) for leaf in residuals if (leaf.shape, leaf.dtype) not in own)
+
+
+def on_a_device(tree: Any) -> int:
+    """Bytes of the parts that one device has of arrays that are given by shape and sharding."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def split(spec: Any, sizes: Sizes) -> int:
+    """Into how many parts a PartitionSpec cuts an array."""
+    names = [n for entry in spec for n in ((entry,) if isinstance(entry, str) else entry or ())]
+    return math.prod(sizes[name] for name in names)

@@ -1,0 +1,115 @@
+"""A run's step compiled for a topology, and all that is known of it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxneox.hlo import sent
+from jaxneox.hlo.work import Work, work
+from jaxneox.parallel.mesh import make_mesh
+from jaxneox.plan.memory import Memory, memory_of
+from jaxneox.plan.times import Links, Times, links_of, times
+from jaxneox.plan.topology import Topology
+from jaxneox.train.flops import flops_per_token
+from jaxneox.train.program import Compiled, compile_step
+from jaxneox.train.run import Plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Sizes in bytes and work in FLOPs, of one device and one step."""
+
+    plan: Plan
+    topology: Topology
+    compiled: Compiled
+    memory: Memory
+
+    @cached_property
+    def temporaries(self) -> int:
+        """All that the compiler needs besides the state and a batch."""
+        stats = self.compiled.program.memory_analysis()
+        return stats.temp_size_in_bytes if stats else 0
+
+    @cached_property
+    def total(self) -> int:
+        """The compiler's own account: arguments, results that have a place of their own,
+        temporaries."""
+        stats = self.compiled.program.memory_analysis()
+        if stats is None:
+            return self.memory.known
+        own = stats.output_size_in_bytes - stats.alias_size_in_bytes
+        return stats.argument_size_in_bytes + own + stats.temp_size_in_bytes
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """`total` by what it is. What the compiler's temporaries hold besides gradients and what
+        is kept is not told apart further; where it shares their places, they are that much less."""
+        known = self.memory
+        other = self.temporaries - known.gradients - known.kept
+        return {
+            "parameters": known.parameters,
+            "optimizer": known.optimizer,
+            "batch": known.batch,
+            "gradients": known.gradients,
+            "activations": max(0, known.kept + min(0, other)),
+            "temporaries": max(0, other),
+        }
+
+    @property
+    def fits(self) -> bool | None:
+        chip = self.topology.chip
+        return None if chip is None else self.total <= chip.memory
+
+    @cached_property
+    def text(self) -> str:
+        return self.compiled.program.as_text() or ""
+
+    @property
+    def depth(self) -> int:
+        """How many layers a device goes through in one loop."""
+        cfg = self.plan.cfg
+        return cfg.model.num_layers // (self.plan.sizes["pp"] * cfg.parallel.chunks)
+
+    @cached_property
+    def sent(self) -> list[sent.Row]:
+        return sent.rows(self.text, self.plan.sizes, self.depth)
+
+    @cached_property
+    def work(self) -> Work:
+        return work(self.text)
+
+    @property
+    def tokens(self) -> int:
+        """Of a step, of all devices."""
+        return self.plan.cfg.batch.global_size * self.plan.cfg.model.seq_length
+
+    @property
+    def model_flops(self) -> float:
+        """What the model's mathematics needs of one device in a step, nothing twice."""
+        each = flops_per_token(self.plan.model.shapes, self.plan.cfg.model)
+        return each * self.tokens / self.topology.count
+
+    @cached_property
+    def links(self) -> Links:
+        return links_of(self.compiled.mesh, self.topology)
+
+    @cached_property
+    def times(self) -> Times | None:
+        if self.topology.chip is None:
+            return None
+        return times(self.work, self.sent, self.links)
+
+    def mfu(self, seconds: float) -> float:
+        chip = self.topology.chip
+        assert chip is not None
+        return self.model_flops / seconds / chip.flops
+
+    def days(self, seconds: float) -> float:
+        return seconds * self.plan.cfg.train.train_iters / 86400
+
+
+def compile_for(plan: Plan, topology: Topology) -> Planned:
+    """Takes a minute or two for a large model."""
+    mesh = make_mesh(plan.sizes, topology.devices)
+    return Planned(
+        plan, topology, compile_step(plan, list(mesh.devices.flat)), memory_of(plan, mesh)
+    )

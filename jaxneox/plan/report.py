@@ -1,0 +1,114 @@
+"""A plan in words: what fits, what is computed and sent, how long it takes."""
+
+from collections.abc import Sequence
+
+from jaxneox.hlo.sent import NOTES, SIGNS
+from jaxneox.parallel.mesh import show
+from jaxneox.plan.planned import Planned
+
+GIB = 2**30
+MEANS = {
+    "parameters": "float32",
+    "optimizer": "its state",
+    "batch": "tokens and weights of a step",
+    "gradients": "summed over the micro-batches, float32",
+    "activations": "kept by the forward pass for the backward pass",
+    "temporaries": "what else lives at the peak: gathered weights, scores, logits",
+}
+
+
+def report(planned: Planned) -> str:
+    parts = [head(planned), memory(planned), work(planned), sent(planned)]
+    if planned.times is not None:
+        parts.append(duration(planned))
+    return "\n\n".join(parts)
+
+
+def head(planned: Planned) -> str:
+    plan, cfg = planned.plan, planned.plan.cfg
+    how = [show(plan.sizes), f"ZeRO {cfg.parallel.zero_stage}", f"remat {cfg.remat.policy}"]
+    how += ["sequence parallel"] * cfg.parallel.sequence_parallel
+    batch = cfg.batch
+    return (
+        f"{plan.parameters:,} parameters on {planned.topology.name} "
+        f"({planned.topology.count} devices): {', '.join(how)}\n"
+        f"a step of {batch.global_size} x {cfg.model.seq_length} tokens in {batch.accumulation} "
+        f"micro-batch{'es' * (batch.accumulation > 1)} of {batch.micro} a device, computed in "
+        f"{cfg.precision.compute}; compiled in {planned.compiled.seconds:.0f} s"
+    )
+
+
+def memory(planned: Planned) -> str:
+    chip = planned.topology.chip
+    verdict = f"{planned.total / GIB:,.2f} GiB"
+    if chip is not None:
+        there = chip.memory / GIB
+        verdict += f" of {there:,.1f}: " + ("fits" if planned.fits else "DOES NOT FIT")
+    rows = [
+        f"  {name:<13}{size / GIB:>9,.3f} GiB  {MEANS[name]}"
+        for name, size in planned.parts.items()
+    ]
+    return "\n".join([f"memory of a device: {verdict}", *rows])
+
+
+def work(planned: Planned) -> str:
+    model, program = planned.model_flops, planned.work.flops
+    return "\n".join(
+        [
+            "work of a step on a device",
+            f"  the model's mathematics   {model / 1e12:>12,.3f} TFLOP",
+            f"  the compiled program      {program / 1e12:>12,.3f} TFLOP, "
+            f"{program / model:.2f} x: what is computed again, and masked",
+            f"  main memory               {planned.work.bytes / 1e9:>12,.3f} GB read and written",
+        ]
+    )
+
+
+def sent(planned: Planned) -> str:
+    if not planned.sent:
+        return "sent between devices: nothing"
+    timed = planned.topology.chip is not None
+    heads = ["kind", "axes", "a layer", "MiB a layer", "a step", "MiB a step"]
+    table = [heads + ["ms at the links' rate"] * timed]
+    for row in planned.sent:
+        cells = [row.kind, row.axes, str(row.in_layer), f"{row.layer_bytes / 2**20:,.3f}"]
+        cells += [f"{SIGNS[row.length]}{row.count:,}", f"{row.bytes / 2**20:,.3f}"]
+        if timed:
+            cells.append(f"{1e3 * planned.links.seconds(row):,.2f}")
+        table.append(cells)
+    notes = [NOTES[name] for name in NOTES if name in {row.length for row in planned.sent}]
+    title = "sent between devices, payload of one; a layer forward and backward"
+    return "\n".join([title, *columns(table, left=2), *(f"  {note}" for note in notes)])
+
+
+def columns(table: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines with the first `left` columns to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def duration(planned: Planned) -> str:
+    found, chip = planned.times, planned.topology.chip
+    assert found is not None and chip is not None
+    rows = [
+        ("arithmetic", found.flops, f"at {chip.flops / 1e12:,.0f} TFLOP/s"),
+        ("main memory", found.memory, f"at {chip.bandwidth / 1e9:,.0f} GB/s"),
+        ("links", found.links, f"at {chip.link / 1e9:,.0f} GB/s each, in each direction"),
+    ]
+    lines = [f"  {name:<12}{1e3 * seconds:>10,.1f} ms  {at}" for name, seconds, at in rows]
+    for words, seconds in (("all at once", found.least), ("links alone", found.most)):
+        lines.append(
+            f"  {words:<12}{1e3 * seconds:>10,.1f} ms  MFU {100 * planned.mfu(seconds):.0f} %, "
+            f"{planned.tokens / seconds:,.0f} tokens/s, {planned.days(seconds):,.1f} days for "
+            f"{planned.plan.cfg.train.train_iters:,} steps"
+        )
+    return "\n".join(
+        [f"time of a step at the peak rates of {chip.source}: no program reaches them", *lines]
+    )

@@ -1,0 +1,62 @@
+"""From a user's YAMLs to the plan of a run on a mesh."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxneox.config import parallel_of, resolve, tokenizer_of
+from jaxneox.data.tokenizer import build_tokenizer
+from jaxneox.errors import UserError
+from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
+from jaxneox.plan.topology import Topology
+from jaxneox.train.run import Plan, build_plan
+
+Keys = dict[str, Any]
+
+ASSUMED = 50277
+"""Of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
+
+
+def sizes_on(mesh: str | None, keys: Mapping[str, Any], topology: Topology) -> Sizes:
+    """Raises UserError where the mesh has not as many devices as the topology, with what has."""
+    asked = asked_sizes(mesh, parallel_of(keys))
+    sizes = final_sizes(asked, topology.count)
+    if (used := _product(sizes)) != topology.count:
+        raise UserError(
+            f"the mesh {show(sizes)} has {used} devices and {topology.name} {topology.count}; "
+            f"expected a mesh of {topology.count}, such as {_fitting(sizes, topology.count)}"
+        )
+    return sizes
+
+
+def _product(sizes: Sizes) -> int:
+    return math.prod(sizes.values())
+
+
+def _fitting(sizes: Sizes, count: int) -> str:
+    """The mesh with another dp, or where none fits all devices in dp."""
+    others = _product(sizes) // sizes["dp"]
+    if count % others:
+        return f"dp={count}"
+    return show(sizes | {"dp": count // others}).replace(" ", "")
+
+
+def plan_of(keys: Keys, sizes: Sizes) -> tuple[Plan, list[str]]:
+    """The plan, and what was assumed on the way. No file of data or tokenizer need be there."""
+    notes: list[str] = []
+    vocabulary = None
+    if keys.get("padded_vocab_size") is None:
+        vocabulary, said = vocabulary_of(keys)
+        notes += said
+    cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocabulary)
+    return build_plan(cfg, sizes), notes
+
+
+def vocabulary_of(keys: Keys) -> tuple[int, list[str]]:
+    try:
+        return build_tokenizer(tokenizer_of(keys)).vocab_size, []
+    except UserError:
+        return ASSUMED, [
+            f"the tokenizer's file is not here: {ASSUMED:,} tokens, those of GPT-NeoX-20B's, are "
+            "assumed; --set padded-vocab-size=N says another"
+        ]

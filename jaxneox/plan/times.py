@@ -1,0 +1,84 @@
+"""How long a step takes at a chip's peak rates: of arithmetic, of main memory, of the links."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxneox.hlo.sent import Row
+from jaxneox.hlo.work import Work
+from jaxneox.plan.topology import Topology
+
+PASSES = {"all-reduce": 2.0, "all-to-all": 0.25, "ragged-all-to-all": 0.25}
+"""How often the payload crosses a ring of many; of other kinds once."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a step.
+
+    Attributes:
+        least: if arithmetic, memory and links all work at once.
+        most: if each waits for the others.
+    """
+
+    flops: float
+    memory: float
+    links: float
+
+    @property
+    def least(self) -> float:
+        return max(self.flops, self.memory, self.links)
+
+    @property
+    def most(self) -> float:
+        return max(self.flops, self.memory) + self.links
+
+
+@dataclass(frozen=True)
+class Links:
+    """A mesh on a torus of chips: `ways` are the axes of the torus along which the devices of one
+    group of a mesh axis lie."""
+
+    topology: Topology
+    sizes: Mapping[str, int]
+    ways: Mapping[str, frozenset[int]]
+
+    def seconds(self, row: Row) -> float:
+        """A ring along each axis of the torus that a group has, in both directions where it closes.
+        All-gather and reduce-scatter send (n - 1) / n of the payload, an all-reduce twice that, an
+        all-to-all a quarter; a permute sends all of it over one link.
+
+        Source: Austin et al. 2025, How to scale your model, section 3.
+        """
+        chip = self.topology.chip
+        assert chip is not None
+        if row.kind in ("collective-permute", "collective-broadcast"):
+            return row.bytes / chip.link
+        asked = [name for name in row.axes.split("+") if name in self.sizes]
+        names = asked or [name for name, size in self.sizes.items() if size > 1]
+        n = math.prod(self.sizes[name] for name in names)
+        torus = frozenset().union(*(self.ways[name] for name in names))
+        rate = max(1, len(torus)) * chip.link * (2 if self.topology.wraps else 1)
+        return PASSES.get(row.kind, 1.0) * row.bytes * (n - 1) / n / rate
+
+
+def links_of(mesh: Mesh, topology: Topology) -> Links:
+    sizes = dict(mesh.shape)
+    ways = {}
+    for i, name in enumerate(mesh.axis_names):
+        group = np.moveaxis(mesh.devices, i, -1).reshape(-1, sizes[name])[0]
+        coords = np.array([device.coords for device in group])
+        ways[name] = frozenset(
+            axis for axis in range(coords.shape[1]) if len(set(coords[:, axis].tolist())) > 1
+        )
+    return Links(topology, sizes, ways)
+
+
+def times(work: Work, rows: Sequence[Row], links: Links) -> Times:
+    chip = links.topology.chip
+    assert chip is not None
+    sent = sum(links.seconds(row) for row in rows)
+    return Times(work.flops / chip.flops, work.bytes / chip.bandwidth, sent)

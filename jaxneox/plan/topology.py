@@ -1,0 +1,106 @@
+"""Devices that need not be there: TPU slices by name, or virtual devices of this CPU."""
+
+import importlib.util
+import math
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from jaxneox.errors import UserError
+from jaxneox.plan.chips import CHIPS, Chip
+
+KNOWN = (
+    "v5e:2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x1, v5p:2x2x2, v5p:4x4x4, v5p:4x4x8, v5p:8x8x8, "
+    "v6e:2x2, v6e:4x4, v6e:8x8, v6e:16x16 and others of these kinds, or cpu:8"
+)
+ACCELERATORS = {"v5e": "v5litepod-{}", "v5p": "v5p-{}", "v6e": "v6e-{}"}
+"""What the machines are called, by their number of chips; else libtpu warns of not knowing."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """`kind` v5p and `shape` (4, 4, 4); or cpu and (8,)."""
+
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def chip(self) -> Chip | None:
+        """None for a CPU, of which nothing is known beforehand."""
+        return CHIPS.get(self.kind)
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the links of an axis close to a ring: of v5p in whole cubes of 4 x 4 x 4, of the
+        flat kinds along 16 chips, which is a whole pod."""
+        if self.kind == "v5p":
+            return all(size % 4 == 0 for size in self.shape)
+        return all(size == 16 for size in self.shape)
+
+    @cached_property
+    def devices(self) -> list:
+        """Descriptions of devices, for which a program can be compiled."""
+        import jax
+
+        if self.kind == "cpu":
+            return jax.devices("cpu")[: self.count]
+        from jax.experimental import topologies
+
+        try:
+            found = topologies.get_topology_desc(platform="tpu", topology_name=self.name)
+        except Exception as error:  # jaxlib's own type, and others beneath it
+            line = str(error).splitlines()[0]
+            raise UserError(
+                f"--topology {self.name}: libtpu knows no such slice ({line}); known: {KNOWN}"
+            ) from error
+        return list(found.devices)
+
+
+def parse_topology(text: str) -> Topology:
+    """`v5p:4x4x4` or `cpu:8`; raises UserError for a kind or shape that is not known."""
+    found = re.fullmatch(r"([a-z]\w*):([1-9]\d{0,3}(?:x[1-9]\d{0,3})*)", text)
+    kind, shape = (found[1], tuple(map(int, found[2].split("x")))) if found else (text, ())
+    if kind in ("gpu", "cuda", "rocm") or kind.startswith(("h100", "h200", "a100", "b200")):
+        raise UserError(
+            f"--topology {text}: XLA compiles for GPUs only where one is; on such a machine "
+            "`python train.py CONFIG.yml --dry-run` compiles for it. Known here: " + KNOWN
+        )
+    if kind == "cpu" and len(shape) == 1 and shape[0] <= 1024:
+        return Topology(kind, shape)
+    if kind not in CHIPS or len(shape) != CHIPS[kind].axes:
+        raise UserError(f"--topology {text!r} is not known; known: {KNOWN}")
+    return Topology(kind, shape)
+
+
+def prepare(topology: Topology) -> None:
+    """Before jax starts. libtpu must not look for the machine that it is not on."""
+    if topology.kind == "cpu":
+        os.environ.pop("XLA_FLAGS", None)
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", topology.count)
+        jax.config.update("jax_platforms", "cpu")
+        return
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "plans for TPUs need their compiler, which is not installed; pip install "
+            "'jaxneox[plan]', best into an environment of its own, or plan for --topology cpu:8"
+        )
+    os.environ.update(
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_WORKER_HOSTNAMES="localhost",
+        TPU_ACCELERATOR_TYPE=ACCELERATORS[topology.kind].format(topology.count),
+        TPU_STDERR_LOG_LEVEL="3",
+        TPU_MIN_LOG_LEVEL="3",
+        TF_CPP_MIN_LOG_LEVEL="3",
+        JAX_PLATFORMS="cpu",
+    )
