@@ -13,6 +13,7 @@ from jaxneox.data.commands.console import execute
 from jaxneox.errors import UserError
 from jaxneox.evaluate.arguments import parser
 from jaxneox.evaluate.corpus import read
+from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.perplexity import Measured, measured
 from jaxneox.evaluate.report import Report, Scores, progress, show, write
 from jaxneox.infer.scoring import Scorer
@@ -56,7 +57,8 @@ def check(args: argparse.Namespace) -> None:
 
 
 def report(name: str, args: argparse.Namespace) -> Report:
-    model = load_model(name, step=args.step, mesh=args.mesh, compute=args.dtype)
+    mesh = args.mesh or usual_mesh(name, args.step)
+    model = load_model(name, step=args.step, mesh=mesh, compute=args.dtype)
     files = [perplexity(model, file, args) for file in args.perplexity]
     return Report(name, files, scores(model, name, args) if args.tasks else None)
 

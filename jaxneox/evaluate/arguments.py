@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--batch-tokens", type=int, default=BUDGET, metavar="N", help=f"on a device; {BUDGET}"
     )
-    p.add_argument("--mesh", metavar="dp=2,tp=4", help="one device unless given")
+    p.add_argument(
+        "--mesh", metavar="dp=2,tp=4", help="one device unless given; of a CPU its cores"
+    )
     p.add_argument("--step", type=int, metavar="N", help="of a run; its newest unless given")
     p.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="float32"

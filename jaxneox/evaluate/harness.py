@@ -5,8 +5,9 @@ import functools
 import io
 import logging
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ try:
         warnings.simplefilter("ignore")
         import datasets
         import lm_eval
+        import lm_eval.tasks
         from lm_eval.api.model import TemplateLM
         from lm_eval.tasks import TaskManager
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -35,6 +37,9 @@ except ImportError as error:
         f"tasks need lm-eval, and {error.name or 'a part of it'} is not installed; "
         "pip install lm_eval"
     ) from error
+
+# Each document's templates are compiled anew otherwise: as much time as a small model takes.
+lm_eval.utils.env.from_string = functools.cache(lm_eval.utils.env.from_string)
 
 BOOTSTRAPS = 1000  # for the standard errors of perplexities; lm-eval's own 100,000 take minutes
 
@@ -142,13 +147,46 @@ class Adapter(TemplateLM):
 
 
 @functools.cache
-def manager() -> TaskManager:
-    return TaskManager()
+def manager(*folders: Path) -> TaskManager:
+    """Of all of lm-eval's tasks, which it takes seconds to list, or of those in these folders."""
+    return (
+        TaskManager(include_path=list(folders), include_defaults=False)
+        if folders
+        else TaskManager()
+    )
+
+
+def manager_of(names: Iterable[str]) -> TaskManager:
+    folders = [folder_of(name) for name in names]
+    return manager() if None in folders else manager(*dict.fromkeys(filter(None, folders)))
+
+
+@functools.cache
+def folder_of(name: str) -> Path | None:
+    """Where NAME.yaml defines the task of that name, as it does for most."""
+    if re.fullmatch(r"[\w-]+", name):
+        for path in Path(lm_eval.tasks.__file__).parent.rglob(f"{name}.yaml"):
+            if re.search(rf"^task: *{name} *$", path.read_text(encoding="utf-8"), re.MULTILINE):
+                return path.parent
+    return None
+
+
+class Known(Collection[str]):
+    """The names of lm-eval's tasks, listed only where that is needed."""
+
+    def __contains__(self, name: object) -> bool:
+        return folder_of(str(name)) is not None or name in manager().all_tasks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(manager().all_tasks)
+
+    def __len__(self) -> int:
+        return len(manager().all_tasks)
 
 
 def check(words: str) -> dict[str, Path | None]:
     """The tasks and files that `--tasks` names. Raises UserError for what there is not."""
-    return local.parse(words, manager().all_tasks)
+    return local.parse(words, Known())
 
 
 def load(tasks: dict[str, Path | None]) -> list[Any]:
@@ -166,7 +204,7 @@ def load(tasks: dict[str, Path | None]) -> list[Any]:
         specs.append(own)
     try:
         with quiet():
-            members = manager().load([{"group": "asked", "task": specs}])
+            members = manager_of(tasks).load([{"group": "asked", "task": specs}])
     except Exception as error:  # a task's own code, and what fetches its dataset, raise anything
         line = str(error).splitlines()[0] if str(error) else ""
         raise UserError(
@@ -217,7 +255,7 @@ def evaluate(
             limit=limit,
             num_fewshot=num_fewshot,
             use_cache=cache,
-            task_manager=manager(),
+            task_manager=manager_of(task.config.task for task in tasks),
             bootstrap_iters=BOOTSTRAPS,
             log_samples=True,
         )

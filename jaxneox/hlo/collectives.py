@@ -54,14 +54,15 @@ def _of(program: Program, name: str, known: dict[str, list[Collective]]) -> list
         known[name] = [
             found
             for instruction in program.computations.get(name, ())
-            for found in _of_instruction(program, instruction, known)
+            for found in of_instruction(program, instruction, known)
         ]
     return known[name]
 
 
-def _of_instruction(
+def of_instruction(
     program: Program, this: Instruction, known: dict[str, list[Collective]]
 ) -> Iterator[Collective]:
+    """`known` keeps what computations do."""
     kind = this.opcode.removesuffix("-start")
     if kind in KINDS:
         groups = parse_groups(this.rest)

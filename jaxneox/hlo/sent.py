@@ -72,6 +72,11 @@ def rows(text: str, sizes: Mapping[str, int], layers: int | None = None) -> list
     return sorted(together, key=lambda row: (-row.bytes, row.kind, row.axes))
 
 
+def row_of(one: Collective, axes: str) -> Row:
+    """Of a single collective, once."""
+    return Row(one.kind, axes, 1, one.bytes, one.length)
+
+
 @cache
 def axes_of(groups: Groups | str, sizes: tuple[tuple[str, int], ...], pairs: bool = False) -> str:
     """The mesh axes along which the groups lie; "" where each device is alone in its group.

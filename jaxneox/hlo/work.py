@@ -43,13 +43,15 @@ def _of(program: Program, name: str, known: dict[str, Work]) -> Work:
     if name not in known:
         body = program.computations.get(name, [])
         shapes = {one.name: one.shape for one in body}
-        known[name] = _sum(_of_instruction(program, one, shapes, known) for one in body)
+        known[name] = _sum(of_instruction(program, one, shapes, known) for one in body)
     return known[name]
 
 
-def _of_instruction(
+def of_instruction(
     program: Program, this: Instruction, shapes: Shapes, known: dict[str, Work]
 ) -> Work:
+    """`known` keeps what computations do."""
+
     def inner(attributes: str) -> list[Work]:
         return [_of(program, name, known) for name in called(this, attributes)]
 

@@ -2,7 +2,7 @@
 # B rows, T length, C scored tokens
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -43,6 +43,12 @@ class Shape(NamedTuple):
     scored: int
 
 
+class Batch(NamedTuple):
+    shape: Shape
+    rows: int
+    numbers: list[int]  # of the requests, as many as there are rows or fewer
+
+
 class Scorer:
     """`scorer(params, requests)` -> a `Scored` for each, in their order.
 
@@ -63,21 +69,32 @@ class Scorer:
     ) -> list[Scored]:
         """`on_done` is told how many more requests are done."""
         check(requests, self.model.cfg.vocab_size)
-        alike: dict[Shape, list[int]] = defaultdict(list)
-        for number, request in enumerate(requests):
-            alike[self.shape(request)].append(number)
         done: dict[int, Scored] = {}
         ahead: tuple[list[int], tuple[jax.Array, jax.Array]] | None = None
-        for shape, numbers in sorted(alike.items(), reverse=True):  # no surprise at the end
-            numbers.sort(key=lambda number: -len(requests[number].tokens))
-            for batch in self.batches(shape, numbers):
-                run = self._run(params, [requests[number] for number in batch], shape, len(numbers))
-                if ahead is not None:
-                    self._take(*ahead, requests, done, on_done)
-                ahead = batch, run
+        for batch in self.batches(requests):
+            run = self._run(params, [requests[number] for number in batch.numbers], batch)
+            if ahead is not None:
+                self._take(*ahead, requests, done, on_done)
+            ahead = batch.numbers, run
         if ahead is not None:
             self._take(*ahead, requests, done, on_done)
         return [done[number] for number in range(len(requests))]
+
+    def batches(self, requests: Sequence[Request]) -> Iterator[Batch]:
+        """Long ones first, so that nothing surprises at the end. Rows that a batch has left go to
+        shorter requests."""
+        alike: dict[Shape, list[int]] = defaultdict(list)
+        for number in sorted(range(len(requests)), key=lambda i: len(requests[i].tokens)):
+            alike[self.shape(requests[number])].append(number)
+        shapes = sorted(alike, reverse=True)
+        for i, shape in enumerate(shapes):
+            size = self.size(shape, len(alike[shape]))
+            while alike[shape]:
+                numbers: list[int] = []
+                for smaller in shapes[i:]:
+                    while alike[smaller] and len(numbers) < size and smaller.scored <= shape.scored:
+                        numbers.append(alike[smaller].pop())
+                yield Batch(shape, size, numbers)
 
     def shape(self, request: Request) -> Shape:
         scored = len(request.tokens) - request.given
@@ -93,10 +110,6 @@ class Scorer:
             count *= 4
         return Shape(length, min(count, length))
 
-    def batches(self, shape: Shape, numbers: Sequence[int]) -> list[list[int]]:
-        size = self.size(shape, len(numbers))
-        return [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
-
     def size(self, shape: Shape, count: int) -> int:
         """Rows of a batch, of `count` requests of one shape: a power of two for each device."""
         most = 1
@@ -105,9 +118,9 @@ class Scorer:
         return most * self.rows
 
     def _run(
-        self, params: Params, requests: Sequence[Request], shape: Shape, count: int
+        self, params: Params, requests: Sequence[Request], batch: Batch
     ) -> tuple[jax.Array, jax.Array]:
-        size = self.size(shape, count)
+        shape, size = batch.shape, batch.rows
         tokens = np.zeros((size, shape.length), np.int32)
         places, labels = np.zeros((2, size, shape.scored), np.int32)
         for row, (ids, given) in enumerate(requests):

@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from jaxneox.config import apply_set, load_yaml
 from jaxneox.data.commands.console import Parser, execute
+from jaxneox.errors import UserError
 from jaxneox.plan.topology import parse_topology, prepare
 
 
@@ -21,6 +23,13 @@ def parser() -> argparse.ArgumentParser:
     add("--topology", required=True, metavar="v5p:4x4x4", help="a TPU slice, or cpu:8")
     add("--mesh", metavar="dp=16,tp=4", help="devices by axis; the YAML's own unless given")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any YAML key")
+    add("--search", nargs="?", type=int, const=3, metavar="N", help="compile the N likely best")
+    add(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="one page with pictures; with --search of the best",
+    )
     p.set_defaults(run=run)
     return p
 
@@ -28,9 +37,13 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     keys = apply_set(load_yaml(args.configs), args.set)
     topology = parse_topology(args.topology)
+    if args.search is not None and (args.search < 1 or topology.chip is None):
+        raise UserError("--search N needs N of 1 or more and a topology whose rates are known")
     prepare(topology)
     # jax starts below, with what the topology needs of it
     from jaxneox.parallel.compilation import use_compilation_cache
+    from jaxneox.plan.best import best
+    from jaxneox.plan.page import write_page
     from jaxneox.plan.planned import compile_for
     from jaxneox.plan.report import report
     from jaxneox.plan.setup import plan_of, sizes_on
@@ -39,7 +52,13 @@ def run(args: argparse.Namespace) -> int:
     plan, notes = plan_of(keys, sizes_on(args.mesh, keys, topology))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    print(report(compile_for(plan, topology)))
+    planned = (
+        best(keys, plan, topology, args.search) if args.search else compile_for(plan, topology)
+    )
+    print(report(planned))
+    if args.html:
+        write_page(planned, args.html)
+        print(f"\nwritten: {args.html}")
     return 0
 
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import jax
+
+from jaxneox.errors import UserError
 from jaxneox.hlo import sent
 from jaxneox.hlo.work import Work, work
 from jaxneox.parallel.mesh import make_mesh
@@ -107,9 +110,24 @@ class Planned:
         return seconds * self.plan.cfg.train.train_iters / 86400
 
 
+class TooLarge(UserError):
+    """The compiler found no way to fit the program into the chip's memory."""
+
+
 def compile_for(plan: Plan, topology: Topology) -> Planned:
-    """Takes a minute or two for a large model."""
+    """Takes a minute or two for a large model; raises TooLarge."""
     mesh = make_mesh(plan.sizes, topology.devices)
-    return Planned(
-        plan, topology, compile_step(plan, list(mesh.devices.flat)), memory_of(plan, mesh)
-    )
+    known = memory_of(plan, mesh)
+    try:
+        compiled = compile_step(plan, list(mesh.devices.flat))
+    except jax.errors.JaxRuntimeError as error:
+        line = str(error).splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in line:
+            raise
+        raise TooLarge(
+            f"does not fit on {topology.name}: {line.split(': ', 1)[-1].rstrip('.')}; state, "
+            f"gradients and what is kept take {known.known / 2**30:,.1f} GiB of a device. More "
+            "devices, ZeRO 3, remat_policy=full or a smaller micro-batch take less; --search "
+            "looks for them"
+        ) from error
+    return Planned(plan, topology, compiled, known)

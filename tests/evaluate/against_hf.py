@@ -3,9 +3,9 @@
 `python -m tests.evaluate.against_hf CKPT HF_FOLDER LIMIT TASK=FILE…`: the figures of both, the
 greatest differences, and the times, which begin when both models are loaded.
 
-lm-eval's model sums a request's log-probabilities in float32, which of a page of WikiText, -30,000,
-has a last place of 2e-3. Differences are therefore to the same model with `softmax_dtype=float64`:
-float32 up to the logits, as ours. Times are those of the model as lm-eval's command makes it.
+A request of WikiText is a page, whose log-probability of -30,000 has a last place of 2e-3 in
+float32. The differences of both sides are therefore to lm-eval's model in float64. Times are those of
+its model as lm-eval's command makes it, in float32.
 """
 
 import sys
@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 import jaxneox
 from jaxneox.evaluate import harness
 from jaxneox.evaluate.harness import Adapter
+from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.report import Scores
 from jaxneox.parallel.compilation import use_compilation_cache
 
@@ -71,7 +72,7 @@ def compare(ours: Adapter, hf: HFLM, exact: HFLM, name: str, path: Path, limit: 
 def main() -> None:
     checkpoint, exported, limit, *files = sys.argv[1:]
     use_compilation_cache()
-    model = jaxneox.load(checkpoint)
+    model = jaxneox.load(checkpoint, mesh=usual_mesh(checkpoint, None))
     assert model.tokenizer is not None
     ours = Adapter(
         model.tokenizer,
@@ -81,7 +82,11 @@ def main() -> None:
     )
     how: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": 16}
     hf = HFLM(pretrained=exported, **how)
-    exact = HFLM(pretrained=exported, softmax_dtype="float64", **how)
+    exact = HFLM(
+        pretrained=exported,
+        softmax_dtype="float64",
+        **(how | {"dtype": "float64", "batch_size": 1}),
+    )
     for word in files:
         name, _, path = word.partition("=")
         compare(ours, hf, exact, name, Path(path), int(limit))

@@ -77,6 +77,26 @@ def test_tasks_of_lm_eval_on_local_files(run: Path, capsys, tmp_path: Path) -> N
     assert again[1] == out  # from the cache
 
 
+def test_a_task_is_found_without_listing_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lm_eval", reason="needs the evaluate extra")
+    from jaxneox.evaluate import harness
+
+    def whole() -> list[str]:
+        raise AssertionError("all of lm-eval's tasks were listed")
+
+    monkeypatch.setattr(harness, "manager", lambda *folders: folders or whole())
+    assert harness.check("lambada_openai,wikitext,piqa").keys() == {
+        "lambada_openai",
+        "wikitext",
+        "piqa",
+    }
+    (folder,) = harness.manager_of(["lambada_openai"])
+    assert folder.name == "lambada"
+    assert harness.folder_of("mmlu_*") is None and harness.folder_of("../piqa") is None
+    with pytest.raises(AssertionError, match="listed"):
+        harness.manager_of(["lambada_openai", "winogrande"])  # in default.yaml
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

@@ -72,6 +72,20 @@ def test_many_requests_are_few_programs() -> None:
     assert all(shape.length >= len(r.tokens) - 1 for r in many if (shape := model.scorer.shape(r)))
 
 
+@given(st.lists(st.tuples(st.integers(2, 300), st.integers(1, 299)), max_size=60))
+@HURRY
+def test_each_request_is_in_one_batch_that_has_room(lengths: list[tuple[int, int]]) -> None:
+    scorer = speaker("dp=2").scorer
+    many = [Request(range(n), min(given, n - 1)) for n, given in lengths]
+    batches = list(scorer.batches(many))
+    assert sorted(n for batch in batches for n in batch.numbers) == list(range(len(many)))
+    for batch in batches:
+        assert 1 <= len(batch.numbers) <= batch.rows and batch.rows % 2 == 0
+        for request in (many[number] for number in batch.numbers):
+            assert len(request.tokens) - 1 <= batch.shape.length
+            assert len(request.tokens) - request.given <= batch.shape.scored
+
+
 @given(st.integers(1, 10**5))
 def test_padding_is_a_third_at_most(number: int) -> None:
     size = padded(number, least=32, halves=True)

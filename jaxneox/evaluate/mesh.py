@@ -1,0 +1,33 @@
+"""The mesh where none is asked for: one device, but of a CPU as many as it has cores."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import jax
+
+from jaxneox import checkpoint
+from jaxneox.parallel.mesh import prepare_devices, whole
+
+MOST = 8
+"""Virtual devices of a CPU: each has weights of its own."""
+
+
+def usual_mesh(name: str | Path, step: int | None) -> str:
+    """`dp=1`, or on a CPU a virtual device for each core, as long as their copies of the weights
+    take a quarter of the memory at most: rows of a batch then need not wait for each other
+    (measured 1.2 to 1.3 times as fast on two cores)."""
+    folder = checkpoint.find(name, step).folder
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    copies = max(1, min(cores(), MOST, memory // 4 // max(size, 1)))
+    with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
+        prepare_devices(whole({"dp": copies}))
+    alike = jax.devices()[0].platform == "cpu"
+    return f"dp={min(copies, jax.device_count())}" if alike else "dp=1"
+
+
+def cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

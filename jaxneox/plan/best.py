@@ -1,0 +1,62 @@
+"""The likely best settings, compiled and told apart."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from jaxneox.plan.planned import Planned, TooLarge, compile_for
+from jaxneox.plan.report import GIB, columns
+from jaxneox.plan.search import Candidate, ranked
+from jaxneox.plan.setup import plan_of
+from jaxneox.plan.topology import Topology
+from jaxneox.train.run import Plan
+
+TRIES = 3
+"""Programs compiled in vain for each that is asked for, until the search gives up."""
+
+
+def best(keys: Mapping[str, Any], plan: Plan, topology: Topology, count: int) -> Planned:
+    """Compiles the `count` likely fastest that fit, prints them, and returns the fastest: by the
+    mean of a step in which all overlaps and one in which nothing does."""
+    found: list[tuple[Candidate, Planned]] = []
+    order = ranked(plan.cfg, plan, topology)
+    print(f"{len(order)} settings should fit; by formulas the best are compiled", file=sys.stderr)
+    for estimate in order[: TRIES * count]:
+        one = estimate.candidate
+        try:
+            candidate, _ = plan_of(one.keys(dict(keys), plan.cfg), one.mesh)
+            planned = compile_for(candidate, topology)
+        except TooLarge as error:
+            print(f"  {one}: {error}", file=sys.stderr)
+            continue
+        print(f"  {one}: compiled in {planned.compiled.seconds:.0f} s", file=sys.stderr)
+        found.append((one, planned))
+        if len(found) == count:
+            break
+    if not found:
+        raise TooLarge(f"none of the {TRIES * count} likely best fits on {topology.name}")
+    found.sort(key=lambda pair: middle(pair[1]))
+    print(table(found) + "\n")
+    return found[0][1]
+
+
+def middle(planned: Planned) -> float:
+    assert planned.times is not None
+    return (planned.times.least + planned.times.most) / 2
+
+
+def table(found: list[tuple[Candidate, Planned]]) -> str:
+    rows = [["settings", "GiB", "arithmetic", "memory", "links", "ms", "MFU", "days"]]
+    for one, planned in found:
+        times, step = planned.times, middle(planned)
+        assert times is not None
+        rows.append(
+            [str(one), f"{planned.total / GIB:,.1f}"]
+            + [f"{1e3 * x:,.0f}" for x in (times.flops, times.memory, times.links, step)]
+            + [f"{100 * planned.mfu(step):.0f} %", f"{planned.days(step):,.1f}"]
+        )
+    why = (
+        "  ms: arithmetic, memory and links at their rates; a step between all at once and links "
+        "alone"
+    )
+    return "\n".join([*columns(rows, left=1), why])

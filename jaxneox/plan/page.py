@@ -1,0 +1,134 @@
+"""A plan as one HTML page with its pictures in it: memory, sharding, a layer's timeline."""
+
+import html
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxneox.data.atomic import atomic_file
+from jaxneox.plan.planned import Planned
+from jaxneox.plan.report import GIB, MEANS, report
+from jaxneox.plan.timeline import Piece, timelines
+from jaxneox.train.state import places
+
+WIDTH = 900
+COLOURS = ("#2f6f9f", "#5aa3cf", "#9aa5b1", "#d98a3d", "#7fb069", "#b55d60", "#8e6bbf", "#d4b83a")
+LANES = {"arithmetic": COLOURS[0], "memory": COLOURS[2]}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em;
+  color: #1d2a36; background: #fff }
+pre { background: #f4f6f8; padding: 1em; overflow-x: auto; font-size: 13px }
+svg { width: 100%; height: auto } table { border-collapse: collapse; font-size: 13px }
+td, th { padding: 2px 8px; text-align: left } td.n { text-align: right }
+.key { display: inline-block; width: 1em; height: 1em; margin: 0 .3em 0 1em; vertical-align: -2px }
+"""
+
+
+def write_page(planned: Planned, path: Path) -> None:
+    parts = [section("Memory of a device", bars(planned)), section("Sharding", sharding(planned))]
+    if planned.topology.chip is not None:
+        parts.append(section("A layer's timeline", "".join(drawn(planned))))
+    title = html.escape(f"{planned.plan.parameters:,} parameters on {planned.topology.name}")
+    text = html.escape(report(planned))
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}"
+        f"<h2>All figures</h2><pre>{text}</pre></html>\n"
+    )
+    with atomic_file(path) as file:
+        file.write(page.encode())
+
+
+def section(title: str, body: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>{body}"
+
+
+def key(entries: dict[str, str]) -> str:
+    spans = (
+        f'<span class="key" style="background:{c}"></span>{html.escape(n)}'
+        for n, c in entries.items()
+    )
+    return f"<p>{''.join(spans)}</p>"
+
+
+def bars(planned: Planned) -> str:
+    """One bar as long as the chip's memory, filled by what it is."""
+    chip, parts = planned.topology.chip, planned.parts
+    whole = max(chip.memory if chip else 0, planned.total)
+    colours = dict(zip(parts, COLOURS, strict=False))
+    x, drawn = 0.0, []
+    for name, size in parts.items():
+        width = WIDTH * size / whole
+        drawn.append(rect(x, 8, width, 44, colours[name], f"{name}: {size / GIB:,.3f} GiB"))
+        x += width
+    limit = ""
+    if chip is not None:
+        at = WIDTH * chip.memory / whole
+        limit = f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="60" stroke="#b00" />'
+    frame = f'<rect x="0" y="8" width="{WIDTH}" height="44" fill="none" stroke="#9aa5b1"/>'
+    rows = "".join(
+        f'<tr><td>{n}</td><td class="n">{s / GIB:,.3f} GiB</td><td>{MEANS[n]}</td></tr>'
+        for n, s in parts.items()
+    )
+    return svg(60, [frame, *drawn, limit]) + key(colours) + f"<table>{rows}</table>"
+
+
+def sharding(planned: Planned) -> str:
+    """Each parameter as a row of its axes, coloured by the mesh axes that split them."""
+    plan = planned.plan
+    at = places(plan.model, plan.rules).params
+    used = sorted({label(e) for spec in at.values() for e in spec if e is not None})
+    colours = {"whole": "#e8ecf0"} | dict(zip(used, COLOURS, strict=False))
+    rows = []
+    for name, shape in plan.model.shapes.items():
+        entries = [*at[name], *[None] * (len(shape) - len(at[name]))]
+        cells = "".join(
+            f'<td style="background:{colours[label(e) if e is not None else "whole"]}">'
+            f"{axis} {size:,}</td>"
+            for axis, size, e in zip(plan.model.axes[name], shape, entries, strict=True)
+        )
+        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+    return key(colours) + f"<table>{''.join(rows)}</table>"
+
+
+def label(entry) -> str:
+    return entry if isinstance(entry, str) else " x ".join(entry)
+
+
+def drawn(planned: Planned) -> Iterator[str]:
+    for pieces in timelines(planned):
+        total = sum(piece.seconds for piece in pieces)
+        if total <= 0:
+            continue
+        lanes = list(dict.fromkeys(["arithmetic", "memory", *(p.lane for p in pieces)]))
+        colours = {lane: LANES.get(lane, COLOURS[3 + i % 5]) for i, lane in enumerate(lanes)}
+        shapes = [
+            rect(
+                WIDTH * p.start / total,
+                4 + 26 * lanes.index(p.lane),
+                WIDTH * p.seconds / total,
+                22,
+                colours[p.lane],
+                said(p),
+            )
+            for p in pieces
+        ]
+        yield f"<p>{1e3 * total:,.2f} ms, if nothing overlaps</p>"
+        yield svg(8 + 26 * len(lanes), shapes) + key(colours)
+
+
+def said(piece: Piece) -> str:
+    return f"{piece.name}: {1e6 * piece.seconds:,.1f} µs"
+
+
+def rect(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
+    return (
+        f'<rect x="{x:.2f}" y="{y}" width="{max(width, 0.3):.2f}" height="{height}" '
+        f'fill="{colour}"><title>{html.escape(title)}</title></rect>'
+    )
+
+
+def svg(height: float, shapes: list[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" xmlns="http://www.w3.org/2000/svg">'
+        f"{''.join(shapes)}</svg>"
+    )

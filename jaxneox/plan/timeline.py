@@ -1,0 +1,65 @@
+"""What a device does once round the loops over layers, in the program's order, at peak rates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from jaxneox.hlo import collectives, work
+from jaxneox.hlo.sent import axes_of, row_of
+from jaxneox.hlo.text import Instruction, called, parse, trips
+from jaxneox.plan.planned import Planned
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`lane` is arithmetic, memory or the mesh axes of a collective; times in seconds."""
+
+    name: str
+    lane: str
+    start: float
+    seconds: float
+
+
+def timelines(planned: Planned) -> list[list[Piece]]:
+    """Of each loop over layers (forward, backward), one pass: instructions one after the other,
+    each at the rate that bounds it."""
+    assert planned.topology.chip is not None
+    program = parse(planned.text)
+    loops = [
+        one
+        for body in program.computations.values()
+        for one in body
+        if one.opcode == "while" and trips(program, one)[0] == planned.depth
+    ]
+    return [list(_laid(_pieces(planned, program, loop))) for loop in loops]
+
+
+def _pieces(planned: Planned, program, loop: Instruction) -> Iterator[Piece]:
+    chip = planned.topology.chip
+    assert chip is not None
+    sizes = tuple(planned.plan.sizes.items())
+    for name in called(loop, "body"):
+        body = program.computations[name]
+        shapes = {one.name: one.shape for one in body}
+        for one in body:
+            sent = [
+                (c, axes_of(c.groups, sizes, c.kind == "collective-permute"))
+                for c in collectives.of_instruction(program, one, {})
+            ]
+            for collective, axes in sent:
+                if axes:
+                    seconds = planned.links.seconds(row_of(collective, axes))
+                    yield Piece(f"{collective.kind} {axes}", axes, 0.0, seconds)
+            if sent or one.opcode == "while":
+                continue
+            done = work.of_instruction(program, one, shapes, {})
+            flops, moved = done.flops / chip.flops, done.bytes / chip.bandwidth
+            lane = "arithmetic" if flops >= moved else "memory"
+            if max(flops, moved) > 0:
+                yield Piece(one.name, lane, 0.0, max(flops, moved))
+
+
+def _laid(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    start = 0.0
+    for piece in pieces:
+        yield replace(piece, start=start)
+        start += piece.seconds
