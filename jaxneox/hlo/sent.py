@@ -56,7 +56,12 @@ def rows(text: str, sizes: Mapping[str, int], layers: int | None = None) -> list
         axes = axes_of(one.groups, tuple(sizes.items()), one.kind == "collective-permute")
         if axes:
             found.setdefault((one.kind, axes), []).append(one)
-    in_layer = {key: [one for one in ones if layers in one.loops] for key, ones in found.items()}
+    inside = [one.loops for ones in found.values() for one in ones if one.loops[-1:] == (layers,)]
+    deepest = max(map(len, inside), default=0)  # a loop around these may be as long
+    in_layer = {
+        key: [one for one in ones if one.loops[-1:] == (layers,) and len(one.loops) == deepest]
+        for key, ones in found.items()
+    }
     together = [
         Row(
             kind,

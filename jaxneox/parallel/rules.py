@@ -161,10 +161,10 @@ class Rules:
         return spec
 
     def _over(self, extra: MeshAxes, spec: P, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """The spec with `extra` on the first axis that it divides, one that is free before one that
-        is shared; the layers stay as they are because they are visited one by one."""
+        """The spec with `extra` on the longest axis that it divides, one that is free before one
+        that is shared; the layers stay as they are because they are visited one by one."""
         taken = [_names(entry) for entry in spec]
-        for i in sorted(range(len(axes)), key=lambda i: bool(taken[i])):
+        for i in sorted(range(len(axes)), key=lambda i: (bool(taken[i]), -shape[i])):
             split = (*taken[i], *extra)
             if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
                 return P(*(_entry(split if j == i else names) for j, names in enumerate(taken)))

@@ -29,6 +29,9 @@ def timelines(planned: Planned) -> list[list[Piece]]:
         for body in program.computations.values()
         for one in body
         if one.opcode == "while" and trips(program, one)[0] == planned.depth
+        if not any(
+            i.opcode == "while" for b in called(one, "body") for i in program.computations[b]
+        )
     ]
     return [list(_laid(_pieces(planned, program, loop))) for loop in loops]
 

@@ -4,8 +4,8 @@
 greatest differences, and the times, which begin when both models are loaded.
 
 A request of WikiText is a page, whose log-probability of -30,000 has a last place of 2e-3 in
-float32. The differences of both sides are therefore to lm-eval's model in float64. Times are those of
-its model as lm-eval's command makes it, in float32.
+float32. The differences of both sides are therefore to lm-eval's model in float64. Times are those
+of its model as lm-eval's command makes it, in float32.
 """
 
 import sys

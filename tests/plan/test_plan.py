@@ -1,0 +1,230 @@
+"""Plans for virtual devices of this CPU, held against programs that run; for TPUs with libtpu."""
+
+import dataclasses
+import html.parser
+import importlib.util
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from jaxneox.errors import UserError
+from jaxneox.hlo.sent import Row
+from jaxneox.parallel.mesh import make_mesh
+from jaxneox.plan.planned import Planned, compile_for
+from jaxneox.plan.report import report
+from jaxneox.plan.search import candidates, ranked
+from jaxneox.plan.setup import plan_of, sizes_on
+from jaxneox.plan.times import Links
+from jaxneox.plan.topology import Topology, parse_topology
+from jaxneox.train.run import build_plan
+from tests.parallel.meshes import MODEL, Mesh, config
+from tests.train.runs import KEYS as RAW
+
+KEYS = {name.replace("-", "_"): value for name, value in RAW.items()}
+CPU = Topology("cpu", (4,))
+WIDE = dataclasses.replace(  # so that biases and norms, which the formula counts, are few
+    MODEL,
+    hidden_size=256,
+    num_layers=2,
+    vocab_size=1024,
+    attention=dataclasses.replace(MODEL.attention, head_dim=64),
+    mlp=dataclasses.replace(MODEL.mlp, size=1024),
+)
+POD = Topology("v5p", (4, 4, 4))
+
+
+def compiled(mesh: Mesh, remat: str) -> Planned:
+    cfg = config(WIDE, mesh)
+    cfg = dataclasses.replace(cfg, remat=dataclasses.replace(cfg.remat, policy=remat))
+    return compile_for(build_plan(cfg, mesh.sizes), CPU)
+
+
+@pytest.fixture(scope="module")
+def planned() -> Planned:
+    return compiled(Mesh(dp=2, tp=2, zero=1, accumulation=2), "none")
+
+
+def test_flops_are_the_formulas(planned: Planned) -> None:
+    """Attention of all positions is computed, and nothing twice without rematerialisation: what
+    the model's formula has."""
+    assert planned.work.flops == pytest.approx(planned.model_flops, rel=0.01)
+
+
+def test_full_remat_computes_the_forward_products_of_layers_again(planned: Planned) -> None:
+    again = compiled(Mesh(dp=2, tp=2, zero=1, accumulation=2), "full")
+    assert 1.05 < again.work.flops / again.model_flops < 4 / 3
+    assert again.memory.kept < planned.memory.kept
+
+
+def test_memory_is_what_a_device_holds(planned: Planned) -> None:
+    plan, sizes = planned.plan, planned.plan.sizes
+    numbers = sum(math.prod(shape) for shape in plan.model.shapes.values())
+    assert numbers * 4 / (sizes["tp"]) <= planned.memory.parameters < numbers * 4
+    assert planned.memory.optimizer == pytest.approx(
+        2 * planned.memory.parameters / sizes["dp"], rel=0.05
+    )
+    assert sum(planned.parts.values()) == pytest.approx(planned.total, rel=0.01)
+
+
+def test_collectives_of_a_layer_are_told_apart(planned: Planned) -> None:
+    over_tp = [row for row in planned.sent if row.axes == "tp" and row.kind == "all-reduce"]
+    assert sum(row.in_layer for row in over_tp) == 2  # one forward, one backward
+    assert "all-reduce" in report(planned)
+
+
+def row(kind: str, axes: str, size: int) -> Row:
+    return Row(kind, axes, 1, size, "known")
+
+
+def test_links_by_hand() -> None:
+    """v5p: 100 GB/s each way, rings closed in a cube: 4 devices along one axis, 16 along two."""
+    ways = {"pp": frozenset(), "dp": frozenset({1, 2}), "cp": frozenset(), "tp": frozenset({0})}
+    links = Links(POD, {"pp": 1, "dp": 16, "cp": 1, "tp": 4}, ways)
+    assert links.seconds(row("all-gather", "tp", 8 * 10**9)) == pytest.approx(8 * 3 / 4 / 200)
+    assert links.seconds(row("all-reduce", "tp", 8 * 10**9)) == pytest.approx(2 * 8 * 3 / 4 / 200)
+    assert links.seconds(row("reduce-scatter", "dp", 10**9)) == pytest.approx(15 / 16 / 400)
+    assert links.seconds(row("collective-permute", "tp", 10**9)) == pytest.approx(1 / 100)
+    open_ended = Links(Topology("v5p", (2, 2, 2)), links.sizes, ways)
+    assert open_ended.seconds(row("all-gather", "tp", 8 * 10**9)) == pytest.approx(8 * 3 / 4 / 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("v9:2x2", "is not known; known: v5e"),
+        ("v5p:4x4", "is not known"),
+        ("v5p", "is not known"),
+        ("v5p:0x4x4", "is not known"),
+        ("cpu:2x2", "is not known"),
+        ("h100:8", "only where one is"),
+    ],
+)
+def test_unknown_topologies(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        parse_topology(text)
+
+
+def test_a_mesh_that_does_not_fill_the_topology() -> None:
+    with pytest.raises(UserError, match="expected a mesh of 64, such as dp=16,tp=4"):
+        sizes_on("dp=2,tp=4", KEYS, POD)
+    with pytest.raises(UserError, match="such as dp=64"):
+        sizes_on("tp=3", KEYS, POD)
+
+
+def test_a_plan_needs_no_tokenizer() -> None:
+    keys = {k: v for k, v in KEYS.items() if k != "padded_vocab_size"}
+    keys |= {"tokenizer_type": "HFTokenizer", "vocab_file": "nowhere.json"}
+    plan, notes = plan_of(keys, {"pp": 1, "dp": 1, "cp": 1, "tp": 1})
+    assert plan.cfg.model.vocab_size >= 50277 and "50,277" in notes[0]
+
+
+def test_candidates_divide_and_rank() -> None:
+    mesh = Mesh(dp=64, tp=1)
+    large = dataclasses.replace(
+        MODEL,
+        hidden_size=1024,
+        seq_length=2048,
+        num_layers=8,
+        vocab_size=4096,
+        attention=dataclasses.replace(MODEL.attention, num_heads=16, kv_heads=16, head_dim=64),
+        mlp=dataclasses.replace(MODEL.mlp, size=4096),
+    )
+    cfg = config(large, mesh)
+    cfg = dataclasses.replace(cfg, batch=dataclasses.replace(cfg.batch, global_size=64, micro=1))
+    plan = build_plan(cfg, mesh.sizes)
+    found = list(candidates(cfg, 64))
+    assert len(found) == len(set(found)) > 20
+    for one in found:
+        assert math.prod(one.mesh.values()) == 64 and 64 % (one.mesh["dp"] * one.micro) == 0
+        keys, _ = one.keys(KEYS, cfg), build_plan(cfg, one.mesh)
+        assert keys["train_micro_batch_size_per_gpu"] == one.micro
+    order = ranked(cfg, plan, POD)
+    assert [e.seconds for e in order] == sorted(e.seconds for e in order)
+    assert order[0].candidate.mesh["tp"] <= 2  # a small model needs no splitting
+
+
+class Sources(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs) -> None:
+        names = dict(attrs)
+        self.fetched += [names[name] for name in ("src", "href") if names.get(name)]
+
+
+def command(folder: Path, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "jaxneox.plan", *map(str, args)]
+    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")} | env
+    return subprocess.run(words, capture_output=True, text=True, env=clean, cwd=folder, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "a.yml").write_text(yaml.safe_dump(KEYS))
+    return folder / "a.yml"
+
+
+def test_the_command_and_its_page(written: Path) -> None:
+    page = written.parent / "plan.html"
+    done = command(
+        Path.cwd(), written, "--topology", "cpu:4", "--mesh", "dp=2,tp=2", "--html", page
+    )
+    assert done.returncode == 0, done.stderr
+    assert "memory of a device" in done.stdout and f"written: {page}" in done.stdout
+    sources = Sources()
+    sources.feed(page.read_text())
+    assert not sources.fetched and "<svg" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--topology", "v9:1"), "is not known"),
+        (("--topology", "cpu:4", "--mesh", "dp=3"), "expected a mesh of 4"),
+        (("--topology", "cpu:4", "--search"), "--search N needs"),
+        (("--topology", "cpu:4", "--set", "numlayers=2"), "did you mean"),
+        ((), "--topology"),
+    ],
+)
+def test_wrong_input_is_one_line(written: Path, args: tuple[str, ...], says: str) -> None:
+    done = command(Path.cwd(), written, *args)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
+def test_without_libtpu_the_line_that_installs_it(written: Path) -> None:
+    done = command(Path.cwd(), written, "--topology", "v5p:2x2x1")
+    assert done.returncode == 2 and "pip install 'jaxneox[plan]'" in done.stderr
+
+
+def test_what_is_planned_is_what_a_run_holds(planned: Planned) -> None:
+    """The bytes of the state on a device, of arrays that are really there."""
+    from jaxneox.train.state import new_state, on_mesh, places, state_specs
+
+    plan = planned.plan
+    mesh = make_mesh(plan.sizes)
+    specs = state_specs(plan.model, plan.optimizer, places(plan.model, plan.rules))
+    with jax.set_mesh(mesh):
+        make = jax.jit(
+            lambda: new_state(plan.cfg, plan.model, plan.optimizer),
+            out_shardings=on_mesh(mesh, specs),
+        )
+        state = make()
+    first = mesh.devices.flat[0]
+    held = sum(
+        int(np.prod(shard.data.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves((state.params, state.opt_state))
+        for shard in leaf.addressable_shards
+        if shard.device == first
+    )
+    assert held == planned.memory.parameters + planned.memory.optimizer
