@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh
 
 from jaxneox.config.schema import ModelConfig, ParallelConfig
@@ -137,13 +138,13 @@ def make_mesh(sizes: Sizes, devices: Sequence[Any] | None = None) -> Mesh:
     """On the given devices, or the first `prod(sizes)`, of each process as many. Enter it with
     `jax.set_mesh`."""
     sizes = whole(sizes)
-    count = math.prod(sizes.values())
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(AxisType.Explicit,) * len(sizes),
-        devices=devices if devices is not None else first_devices(count),
+    shape = tuple(sizes.values())
+    placed = create_device_mesh(
+        shape,
+        devices if devices is not None else first_devices(math.prod(shape)),
+        allow_split_physical_axes=True,  # tp=8 of a 4 x 4 x 4 torus takes one axis and half of one
     )
+    return Mesh(placed, tuple(sizes), axis_types=(AxisType.Explicit,) * len(sizes))
 
 
 def first_devices(count: int) -> list[jax.Device]:

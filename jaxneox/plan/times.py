@@ -37,14 +37,17 @@ class Times:
         return max(self.flops, self.memory) + self.links
 
 
+Ways = Mapping[int, int]
+"""Axes of the torus, and in how many directions along each a ring sends at once."""
+
+
 @dataclass(frozen=True)
 class Links:
-    """A mesh on a torus of chips: `ways` are the axes of the torus along which the devices of one
-    group of a mesh axis lie."""
+    """A mesh on a torus of chips: the ways of the devices of one group of each mesh axis."""
 
     topology: Topology
     sizes: Mapping[str, int]
-    ways: Mapping[str, frozenset[int]]
+    ways: Mapping[str, Ways]
 
     def seconds(self, row: Row) -> float:
         """A ring along each axis of the torus that a group has, in both directions where it closes.
@@ -60,20 +63,26 @@ class Links:
         asked = [name for name in row.axes.split("+") if name in self.sizes]
         names = asked or [name for name, size in self.sizes.items() if size > 1]
         n = math.prod(self.sizes[name] for name in names)
-        torus = frozenset().union(*(self.ways[name] for name in names))
-        rate = max(1, len(torus)) * chip.link * (2 if self.topology.wraps else 1)
+        torus: dict[int, int] = {}
+        for name in names:
+            for axis, directions in self.ways[name].items():
+                torus[axis] = max(directions, torus.get(axis, 0))
+        rate = max(1, sum(torus.values())) * chip.link
         return PASSES.get(row.kind, 1.0) * row.bytes * (n - 1) / n / rate
 
 
 def links_of(mesh: Mesh, topology: Topology) -> Links:
     sizes = dict(mesh.shape)
-    ways = {}
+    ways: dict[str, Ways] = {}
     for i, name in enumerate(mesh.axis_names):
         group = np.moveaxis(mesh.devices, i, -1).reshape(-1, sizes[name])[0]
         coords = np.array([device.coords for device in group])
-        ways[name] = frozenset(
-            axis for axis in range(coords.shape[1]) if len(set(coords[:, axis].tolist())) > 1
-        )
+        spans = [len(set(along.tolist())) for along in coords.T]
+        ways[name] = {
+            axis: 2 if topology.wraps and span == topology.shape[axis] else 1
+            for axis, span in enumerate(spans)
+            if span > 1
+        }
     return Links(topology, sizes, ways)
 
 

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -22,7 +24,7 @@ from jaxneox.plan.planned import Planned, compile_for
 from jaxneox.plan.report import report
 from jaxneox.plan.search import candidates, ranked
 from jaxneox.plan.setup import plan_of, sizes_on
-from jaxneox.plan.times import Links
+from jaxneox.plan.times import Links, Ways, links_of
 from jaxneox.plan.topology import Topology, parse_topology
 from jaxneox.train.run import build_plan
 from tests.parallel.meshes import MODEL, Mesh, config
@@ -86,14 +88,33 @@ def row(kind: str, axes: str, size: int) -> Row:
 
 def test_links_by_hand() -> None:
     """v5p: 100 GB/s each way, rings closed in a cube: 4 devices along one axis, 16 along two."""
-    ways = {"pp": frozenset(), "dp": frozenset({1, 2}), "cp": frozenset(), "tp": frozenset({0})}
+    ways: dict[str, Ways] = {"pp": {}, "dp": {1: 2, 2: 2}, "cp": {}, "tp": {0: 2}}
     links = Links(POD, {"pp": 1, "dp": 16, "cp": 1, "tp": 4}, ways)
     assert links.seconds(row("all-gather", "tp", 8 * 10**9)) == pytest.approx(8 * 3 / 4 / 200)
     assert links.seconds(row("all-reduce", "tp", 8 * 10**9)) == pytest.approx(2 * 8 * 3 / 4 / 200)
     assert links.seconds(row("reduce-scatter", "dp", 10**9)) == pytest.approx(15 / 16 / 400)
     assert links.seconds(row("collective-permute", "tp", 10**9)) == pytest.approx(1 / 100)
-    open_ended = Links(Topology("v5p", (2, 2, 2)), links.sizes, ways)
-    assert open_ended.seconds(row("all-gather", "tp", 8 * 10**9)) == pytest.approx(8 * 3 / 4 / 100)
+    half = Links(POD, links.sizes, ways | {"tp": {0: 1}})
+    assert half.seconds(row("all-gather", "tp", 8 * 10**9)) == pytest.approx(8 * 3 / 4 / 100)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    coords: tuple[int, int, int]
+
+
+@pytest.mark.parametrize(("tp", "expected"), [(4, {2: 2}), (2, {2: 1}), (8, {1: 1, 2: 2})])
+def test_ways_of_a_mesh_on_a_cube(tp: int, expected: dict[int, int]) -> None:
+    """A group that has all of an axis closes its ring, one with a part of it does not."""
+    chips = np.empty(64, object)
+    chips[:] = [Chip((x, y, z)) for x in range(4) for y in range(4) for z in range(4)]
+    mesh = SimpleNamespace(
+        devices=chips.reshape(1, 64 // tp, 1, tp),
+        axis_names=("pp", "dp", "cp", "tp"),
+        shape={"pp": 1, "dp": 64 // tp, "cp": 1, "tp": tp},
+    )
+    found = links_of(cast(Any, mesh), POD).ways
+    assert found["tp"] == expected and found["pp"] == {}
 
 
 @pytest.mark.parametrize(
