@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     if topology.kind == "cpu":  # a program for devices that are not there cannot be read back
         use_compilation_cache()
+    assert topology.devices  # a UserError where libtpu has none of that name
     plan, notes = plan_of(keys, sizes_on(args.mesh, keys, topology))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

@@ -95,25 +95,28 @@ def label(entry) -> str:
 
 
 def drawn(planned: Planned) -> Iterator[str]:
-    for pieces in timelines(planned):
+    """The shortest loop over layers first, which is the forward pass."""
+    found = [pieces for pieces in timelines(planned) if sum(p.seconds for p in pieces) > 0]
+    found.sort(key=lambda pieces: sum(p.seconds for p in pieces))
+    names = ("forward", "backward") if len(found) == 2 else ("one pass",) * len(found)
+    for name, pieces in zip(names, found, strict=True):
         total = sum(piece.seconds for piece in pieces)
-        if total <= 0:
-            continue
         lanes = list(dict.fromkeys(["arithmetic", "memory", *(p.lane for p in pieces)]))
         colours = {lane: LANES.get(lane, COLOURS[3 + i % 5]) for i, lane in enumerate(lanes)}
+        scale, height = WIDTH / total, 26
         shapes = [
             rect(
-                WIDTH * p.start / total,
-                4 + 26 * lanes.index(p.lane),
-                WIDTH * p.seconds / total,
-                22,
+                scale * p.start,
+                4 + height * lanes.index(p.lane),
+                scale * p.seconds,
+                height - 4,
                 colours[p.lane],
                 said(p),
             )
             for p in pieces
         ]
-        yield f"<p>{1e3 * total:,.2f} ms, if nothing overlaps</p>"
-        yield svg(8 + 26 * len(lanes), shapes) + key(colours)
+        yield f"<p>{name}: {1e3 * total:,.2f} ms, if nothing overlaps</p>"
+        yield svg(8 + height * len(lanes), shapes) + key(colours)
 
 
 def said(piece: Piece) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import html.parser
 import importlib.util
+import itertools
 import math
 import os
 import re
@@ -24,6 +25,7 @@ from jaxneox.plan.planned import Planned, compile_for
 from jaxneox.plan.report import report
 from jaxneox.plan.search import candidates, ranked
 from jaxneox.plan.setup import plan_of, sizes_on
+from jaxneox.plan.timeline import timelines
 from jaxneox.plan.times import Links, Ways, links_of
 from jaxneox.plan.topology import Topology, parse_topology
 from jaxneox.train.run import build_plan
@@ -220,6 +222,33 @@ def test_the_command_and_its_page(written: Path) -> None:
 def test_wrong_input_is_one_line(written: Path, args: tuple[str, ...], says: str) -> None:
     done = command(Path.cwd(), written, *args)
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_timeline_is_a_layer_forward_and_one_backward(planned: Planned) -> None:
+    """Its products, at the peak, take as long as all layers' by their number."""
+    pod = dataclasses.replace(planned, topology=POD)
+    sizes = planned.plan.sizes
+    pod.__dict__["links"] = Links(POD, sizes, {name: {} for name in sizes})
+    found = timelines(pod)
+    assert len(found) == 2
+    for pieces in found:
+        assert all(a.start + a.seconds == b.start for a, b in itertools.pairwise(pieces))
+        assert any(piece.lane == "tp" for piece in pieces)
+    shapes = planned.plan.model.shapes
+    weights = sum(math.prod(s) // s[0] for n, s in shapes.items() if n.startswith("layers."))
+    tokens = planned.tokens / 4 / planned.plan.cfg.batch.accumulation
+    assert POD.chip is not None
+    total = sum(p.seconds for pieces in found for p in pieces if p.lane != "tp")
+    assert total >= 6 * weights * tokens / POD.chip.flops
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_a_tpu_that_is_not_there(written: Path) -> None:
+    done = command(Path.cwd(), written, "--topology", "v5e:2x2", "--mesh", "dp=2,tp=2")
+    assert done.returncode == 0, done.stderr
+    assert "of 14.9: fits" in done.stdout and "MFU" in done.stdout
+    unknown = command(Path.cwd(), written, "--topology", "v5p:3x3x3", "--mesh", "dp=27")
+    assert unknown.returncode == 2 and "libtpu knows no such slice" in unknown.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
