@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
     if topology.kind == "cpu":  # a program for devices that are not there cannot be read back
         use_compilation_cache()
-    assert topology.devices  # a UserError where libtpu has none of that name
+    if len(topology.devices) != topology.count:
+        raise UserError(f"{topology.name} has {len(topology.devices)} devices, not one a chip")
     plan, notes = plan_of(keys, sizes_on(args.mesh, keys, topology))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
