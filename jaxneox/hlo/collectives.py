@@ -1,5 +1,6 @@
 """The collectives in a compiled program's text, each with how often a run of it does them."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,7 @@ class Collective:
             condition, counting from 0 by 1 as jax does; "least", where a loop's length is not in
             the text and it counts as one pass.
         loops: how often each loop around it goes round, the outermost first.
+        channel: its number in the program, if it has one.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Collective:
     count: int = 1
     length: str = "known"
     loops: tuple[int, ...] = field(default=(), compare=False)
+    channel: int | None = field(default=None, compare=False)
 
 
 def collectives(text: str) -> list[Collective]:
@@ -49,13 +52,20 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _of(program: Program, name: str, known: dict[str, list[Collective]]) -> list[Collective]:
-    """What a computation does, with all that it calls."""
+    """What a computation does, with all that it calls.
+
+    A TPU's program sends while it computes: fusion after fusion has a part of one collective, all
+    with its channel.
+    """
     if name not in known:
-        known[name] = [
-            found
-            for instruction in program.computations.get(name, ())
-            for found in of_instruction(program, instruction, known)
-        ]
+        found, fused = [], set()
+        for instruction in program.computations.get(name, ()):
+            for one in of_instruction(program, instruction, known):
+                if instruction.opcode != "fusion" or one.channel not in fused:
+                    found.append(one)
+                if instruction.opcode == "fusion" and one.channel is not None:
+                    fused.add(one.channel)
+        known[name] = found
     return known[name]
 
 
@@ -66,7 +76,9 @@ def of_instruction(
     kind = this.opcode.removesuffix("-start")
     if kind in KINDS:
         groups = parse_groups(this.rest)
-        yield Collective(kind, groups, _payload(this, kind, groups))
+        channel = re.search(r"channel_id=(\d+)", this.rest)
+        number = int(channel[1]) if channel else None
+        yield Collective(kind, groups, _payload(this, kind, groups), channel=number)
     elif this.opcode == "while":
         times, length = trips(program, this)
         for part in ("body", "condition"):

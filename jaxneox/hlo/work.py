@@ -13,6 +13,7 @@ Shapes = dict[str, str]
 
 NOTHING_MOVES = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 NOTHING_MOVES |= {"while", "conditional", "call", "partition-id", "replica-id", "copy-done"}
+COLLECTIVES = ("all-", "reduce-scatter", "collective-")
 
 
 class Work(NamedTuple):
@@ -110,9 +111,13 @@ def _bytes(this: Instruction, shapes: Shapes) -> int:
 
 
 def _fusion_bytes(program: Program, this: Instruction, shapes: Shapes) -> int:
-    """Of a fusion's parameters what its computation takes of them; of its result what it writes."""
+    """Of a fusion's parameters what its computation takes of them; of its result what it writes.
+
+    What a collective fills beside the fusion's own work is left to the links.
+    """
     (name,) = called(this, "calls")
     body = program.computations.get(name, [])
+    sent = {one.shape.split("{")[0] for one in body if one.opcode.startswith(COLLECTIVES)}
     inside = {one.name: one for one in body}
     taken = {one.name: [use for use in body if one.name in use.operands] for one in body}
     parameters = sorted(
@@ -124,12 +129,12 @@ def _fusion_bytes(program: Program, this: Instruction, shapes: Shapes) -> int:
         uses = taken[parameter.name]
         if uses and all(use.opcode in ("dynamic-slice", "gather") for use in uses):
             total += sum(main_memory_bytes(use.shape) for use in uses)
-        elif not _updated(parameter.name, uses):
+        elif not _updated(parameter.name, uses) and parameter.shape.split("{")[0] not in sent:
             total += main_memory_bytes(shapes.get(operand, ""))
     updates = [one for one in body if one.opcode == "dynamic-update-slice"]
     in_place = {one.shape.split("{")[0] for one in updates}
     for part in _parts(this.shape):
-        if part.split("{")[0] not in in_place:
+        if part.split("{")[0] not in in_place | sent:
             total += main_memory_bytes(part)
     for one in updates:
         total += 2 * main_memory_bytes(inside[one.operands[1]].shape)

@@ -43,16 +43,15 @@ def _pieces(planned: Planned, program, loop: Instruction) -> Iterator[Piece]:
     for name in called(loop, "body"):
         body = program.computations[name]
         shapes = {one.name: one.shape for one in body}
+        begun: set[int | None] = set()  # channels; a collective may be spread over fusions
         for one in body:
-            sent = [
-                (c, axes_of(c.groups, sizes, c.kind == "collective-permute"))
-                for c in collectives.of_instruction(program, one, {})
-            ]
-            for collective, axes in sent:
-                if axes:
+            for collective in collectives.of_instruction(program, one, {}):
+                axes = axes_of(collective.groups, sizes, collective.kind == "collective-permute")
+                if axes and (collective.channel is None or collective.channel not in begun):
                     seconds = planned.links.seconds(row_of(collective, axes))
                     yield Piece(f"{collective.kind} {axes}", axes, 0.0, seconds)
-            if sent or one.opcode == "while":
+                begun.add(collective.channel)
+            if one.opcode == "while" or one.opcode.startswith(work.COLLECTIVES):
                 continue
             done = work.of_instruction(program, one, shapes, {})
             flops, moved = done.flops / chip.flops, done.bytes / chip.bandwidth

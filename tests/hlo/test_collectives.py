@@ -189,3 +189,16 @@ def test_of_a_choice_the_branch_that_sends_the_most(branches: str) -> None:
 def test_a_text_of_something_else_is_an_error() -> None:
     with pytest.raises(ValueError, match="no ENTRY computation"):
         collectives("module @jit_f { }")
+
+
+def test_a_collective_that_is_spread_over_fusions_counts_once() -> None:
+    """As a TPU's program has it that computes while it sends: each part names the channel."""
+    gather = "all-gather(%p), channel_id={}, replica_groups={{{{0,1}}}}, dimensions={{0}}"
+    parts = "".join(
+        f"%part.{i} (p: f32[8]) -> f32[16] {{\n  %p = f32[8]{{0}} parameter(0)\n"
+        f"  ROOT %g.{i} = f32[16]{{0}} {gather.format(channel)}\n}}\n\n"
+        for i, channel in enumerate((7, 7, 7, 8))
+    )
+    calls = [f"%f.{i} = f32[16]{{0}} fusion(%p.1), kind=kCustom, calls=%part.{i}" for i in range(4)]
+    found = collectives(program(*calls, others=parts))
+    assert found == [Collective("all-gather", ((0, 1),), 64)] * 2
