@@ -46,19 +46,20 @@ class Place(Client):
         return found
 
     @contextlib.contextmanager
-    def slow(self, seconds: float) -> Iterator[None]:
-        """Every step takes so long, more or less."""
+    def slow(self, seconds: float) -> Iterator[list[Any]]:
+        """Every step takes so long, more or less. Yields a list that grows by one with each."""
         assert self.scheduler.served is not None
         engine = self.scheduler.served.engine
-        step = engine.step
+        step, steps = engine.step, []
 
         def late(active):
+            steps.append(active)
             time.sleep(seconds)
             return step(active)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(engine, "step", late)
-            yield
+            yield steps
 
 
 @contextlib.contextmanager

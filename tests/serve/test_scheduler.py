@@ -15,15 +15,15 @@ LONG = {"prompt": "The", "max_tokens": 45, "temperature": 0, "return_token_ids":
 
 
 def test_who_hangs_up_frees_a_row_at_once(here: Place) -> None:
-    with here.slow(0.1):  # an answer would take 4.5 s
-        began = time.monotonic()
+    with here.slow(0.1) as steps:
         for _ in range(6):
             with contextlib.closing(here.stream(**LONG)) as events:
                 next(events)
             with pytest.raises(TimeoutError):
                 Client(here.port, timeout=0.1).complete(**LONG, n=6)
         assert here.settles(running=0, waiting=0)
-        assert time.monotonic() - began < 4
+        # 42 whole answers of 45 tokens in four slots were 472 steps; a busy machine takes 100
+        assert len(steps) < 200
     assert here.complete(**LONG).json["choices"][0]["text"] == here.alone("The", max_tokens=45).text
 
 
@@ -46,7 +46,8 @@ def test_a_request_has_its_time() -> None:
         assert answer.status == 504 and "1 s" in answer.reason
         *_, last = list_all(here.stream(**LONG))
         assert "1 s" in last["error"]["message"]
-        assert time.monotonic() - began < 4 and here.settles(running=0)
+        # two whole answers were 18 s
+        assert time.monotonic() - began < 9 and here.settles(running=0)
 
 
 def list_all(events) -> list[dict]:
