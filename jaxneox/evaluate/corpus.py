@@ -2,9 +2,11 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,14 +77,25 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
 
 
 def text_of(line: str, where: str) -> str:
-    try:
-        document = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: no JSON ({error.msg}); expected an object a line") from error
-    text = document.get("text") if isinstance(document, dict) else None
+    text = object_of(line, where).get("text")
     if not isinstance(text, str):
         raise UserError(f'{where}: expected an object with a string "text"')
     return text
+
+
+def object_of(line: str, where: str) -> dict[str, Any]:
+    """The JSON object in a line. Half of a surrogate pair, which JSON can name, is no text."""
+    try:
+        document = json.loads(line)
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: half of a surrogate pair; expected whole characters") from error
+    except (ValueError, RecursionError) as error:  # of digits and of depth there can be too many
+        reason = getattr(error, "msg", error)
+        raise UserError(f"{where}: no JSON ({reason}); expected an object a line") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{where}: expected an object, as a JSON line is")
+    return document
 
 
 def windows(ids: Sequence[int], eod: int | None, room: int, stride: int | None) -> list[Request]:
@@ -110,8 +123,9 @@ def rows_of(name: str, cfg: ModelConfig) -> list[Request]:
     try:
         with np.load(name, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in arrays.files}
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{name}: no .npz file of plain arrays ({error})") from error
+    found = {key: array for key, array in found.items() if isinstance(array, np.ndarray)}
     fitting = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "iu"}
     named = [key for key in ("windows", "tokens") if key in fitting] or list(fitting)
     if not named or (len(named) > 1 and len(fitting) > 1 and named == list(fitting)):

@@ -1,14 +1,13 @@
 """Which task a local file is for, and its documents as lm-eval's datasets have them."""
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from jaxneox.errors import UserError
-from jaxneox.evaluate.corpus import lines_of, text_of
+from jaxneox.evaluate.corpus import lines_of, object_of, text_of
 
 Documents = list[dict[str, Any]]
 TITLE = re.compile(r"^ = [^=].* = $")
@@ -44,16 +43,8 @@ def wikitext(path: Path) -> Documents:
 
 def json_lines(path: Path) -> Documents:
     """Documents as a task's own dataset has them, one object a line."""
-    documents = []
-    for number, line in lines_of(path.read_text(encoding="utf-8")):
-        try:
-            document = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: no JSON ({error.msg})") from error
-        if not isinstance(document, dict):
-            raise UserError(f"{path}, line {number}: expected a JSON object")
-        documents.append(document)
-    return documents
+    lines = lines_of(path.read_text(encoding="utf-8"))
+    return [object_of(line, f"{path}, line {number}") for number, line in lines]
 
 
 READERS: dict[str, Callable[[Path], Documents]] = {

@@ -34,17 +34,17 @@ class Measured:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        return exp(self.loss)
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % sure, of the perplexity."""
-        low, high = (math.exp(self.loss + sign * SURE * self.error) for sign in (-1, 1))
+        low, high = (exp(self.loss + sign * SURE * self.error) for sign in (-1, 1))
         return low, high
 
     def per(self, units: int | None) -> float | None:
         """The perplexity of a byte or a word, of which there are so many."""
-        return math.exp(self.losses.sum() / units) if units else None
+        return exp(self.losses.sum() / units) if units else None
 
     def figures(self) -> dict[str, object]:
         """For the JSON file."""
@@ -93,3 +93,8 @@ def difference(one: Measured, other: Measured) -> tuple[float, float]:
         )
     apart = one.losses - other.losses
     return float(apart.sum() / one.counts.sum()), ratio_error(apart, one.counts)
+
+
+def exp(x: float) -> float:
+    """Infinite where it is too large, as the perplexity of a word is in a text without spaces."""
+    return math.exp(x) if x < 709 else math.inf

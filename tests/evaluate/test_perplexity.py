@@ -105,7 +105,11 @@ WRONG = {
     "a.jsonl": (b'{"text": "x"}\n{"text"\n', "line 2: no JSON"),
     "b.jsonl": (b'{"words": "x"}\n', 'line 1: expected an object with a string "text"'),
     "c.jsonl": (b"[1]\n", "line 1: expected an object"),
+    "d.jsonl": (b'{"text": "\\ud800"}\n', "line 1: half of a surrogate pair"),
+    "e.jsonl": (b"[" * 200_000, "line 1: no JSON"),
+    "f.jsonl": (b'{"text": ' + b"1" * 5000 + b"}\n", "line 1: no JSON"),
     "a.npz": (b"PK no", "no .npz file"),
+    "b.npz": (b"", "no .npz file"),
 }
 
 
