@@ -30,6 +30,8 @@ class Answer:
         tokens: all that were generated but the end-of-document token, those of a stop string too.
         logprobs: of each token as the model has it, before any sampling setting.
         tops: what was most likely in its place, as much as the engine was asked for.
+        end: the end-of-document token that ended it, with its log-probability and what was most
+            likely in its place.
         finished: the end-of-document token, a stop string, or no more tokens wanted or possible.
         seconds: from when its prompt was read to its last token.
     """
@@ -39,6 +41,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tops: list[Top] = field(default_factory=list)
+    end: tuple[int, float, Top] | None = None
     finished: Finish = "length"
     seconds: float = 0.0
 
@@ -65,6 +68,7 @@ class Task:
         answer, new = self.answer, ""
         if token == eod:
             answer.finished, self.room = "eod", 0
+            answer.end = token, logprob, top
         else:
             answer.tokens.append(token)
             answer.logprobs.append(logprob)

@@ -75,7 +75,8 @@ class Choice:
             places = self._of_prompt(task) if echoed else []
             span = slice(start, end)
             fresh = zip(answer.tokens[span], answer.logprobs[span], answer.tops[span], strict=True)
-            said["logprobs"] = self._logprobs([*places, *fresh])
+            ended = [answer.end] if finished and answer.end is not None else []
+            said["logprobs"] = self._logprobs([*places, *fresh, *ended])
         if wish.token_ids:
             said["token_ids"] = answer.tokens[start:end]
             said |= {"prompt_token_ids": self._prompt.tokens} if first else {}
