@@ -20,6 +20,7 @@ from convert.plan import Choices
 from convert.proof.ends import log_softmax
 from convert.proof.sides import HISTORIC, RanksSide
 from convert.readers.neox_open import open_neox
+from jaxneox.data.commands.console import check_output
 from jaxneox.errors import UserError
 from jaxneox.evaluate.corpus import Corpus, read
 from jaxneox.evaluate.perplexity import Measured, measured
@@ -47,6 +48,9 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     if not Path(args.perplexity).is_file():
         raise UserError(f"{args.perplexity}: no such file; expected text, .jsonl or .npz")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: expected 1 or more")
+    check_output(args.output)
     reports = [report for src in args.src for report in compared(src, args)]
     show(reports)
     if args.output:

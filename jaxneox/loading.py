@@ -21,6 +21,7 @@ from jaxneox.infer.generate import Answer, Pools, generate
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.scoring import Scorer, pair
+from jaxneox.infer.stream import check_text
 from jaxneox.model import Model, Params
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import Rules, rules_for
@@ -127,6 +128,7 @@ class LoadedModel:
             return [int(token) for token in prompt]
         if self.tokenizer is None:
             raise UserError("the checkpoint has no tokenizer; give prompts as lists of tokens")
+        check_text(prompt, "a prompt")
         tokens = self.tokenizer.encode(prompt)
         if tokens or self.tokenizer.eod is None:
             return tokens

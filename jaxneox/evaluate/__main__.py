@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxneox import checkpoint
-from jaxneox.data.commands.console import execute
+from jaxneox.data import Tokenizer
+from jaxneox.data.commands.console import check_output, execute
 from jaxneox.errors import UserError
 from jaxneox.evaluate.arguments import parser
 from jaxneox.evaluate.corpus import read
@@ -43,7 +44,8 @@ def check(args: argparse.Namespace) -> None:
     """What can be known before a checkpoint is loaded."""
     if not args.tasks and not args.perplexity:
         raise UserError("nothing to evaluate; expected --tasks or --perplexity")
-    for name in ("limit", "batch_tokens"):
+    check_output(args.output)
+    for name in ("limit", "batch_tokens", "stride"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
@@ -79,7 +81,7 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
         model.generate,
     )
     tasks = harness.load(harness.check(args.tasks))
-    cache = cache_of(name, args)
+    cache = cache_of(name, model.tokenizer, args)
     found = harness.evaluate(
         adapter, tasks, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
     )
@@ -89,14 +91,15 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
     return found
 
 
-def cache_of(name: str, args: argparse.Namespace) -> str | None:
-    """Answers belong to the weights and to how they are computed with."""
+def cache_of(name: str, tokenizer: Tokenizer, args: argparse.Namespace) -> str | None:
+    """Answers belong to the weights, to the tokenizer and to how they are computed with."""
     if args.cache is None:
         return None
     folder = checkpoint.find(name, args.step).folder
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     own = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return f"{args.cache}-{hashlib.sha256(repr([args.dtype, own]).encode()).hexdigest()[:12]}"
+    kind = [args.dtype, tokenizer.fingerprint(), own]
+    return f"{args.cache}-{hashlib.sha256(repr(kind).encode()).hexdigest()[:12]}"
 
 
 def perplexity(model: LoadedModel, name: str, args: argparse.Namespace) -> Measured:

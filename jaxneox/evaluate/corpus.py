@@ -35,6 +35,8 @@ def read(
 ) -> Corpus:
     """`stride`: tokens that each window but the first scores; the rest of it is context. All that
     the model has room for unless given. `limit`: documents, or rows of tokens, from the first."""
+    if stride is not None and not 1 <= stride <= cfg.seq_length:
+        raise UserError(f"--stride {stride}: expected 1 to {cfg.seq_length}, the model's context")
     if name.endswith(".npz"):
         return Corpus(name, rows_of(name, cfg)[:limit])
     if tokenizer is None:
@@ -58,7 +60,7 @@ def read(
 def texts_of(name: str) -> Iterator[str]:
     """Of a JSONL file the `text` of each line, else the file as one text."""
     try:
-        whole = Path(name).read_text(encoding="utf-8")
+        whole = Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: byte {error.start} is no UTF-8; expected text") from error
     if not name.endswith((".jsonl", ".json")):
@@ -105,8 +107,6 @@ def windows(ids: Sequence[int], eod: int | None, room: int, stride: int | None) 
     document, each next one with the last token of the one before. Without such a token in the
     vocabulary a document's first token is context only.
     """
-    if stride is not None and not 1 <= stride <= room:
-        raise UserError(f"--stride {stride}: expected 1 to {room}, the model's context")
     whole = ([] if eod is None else [eod]) + list(ids)
     end = min(room, len(whole) - 1)
     found = [Request(whole[: end + 1], 1)] if end > 0 else []

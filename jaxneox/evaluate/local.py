@@ -17,7 +17,7 @@ TITLE = re.compile(r"^ = [^=].* = $")
 def lambada(path: Path) -> Documents:
     """[{"text": …}]: each line of a JSONL file, its last word the one to be guessed."""
     documents = []
-    for number, line in lines_of(path.read_text(encoding="utf-8")):
+    for number, line in lines_of(path.read_text(encoding="utf-8-sig")):
         text = text_of(line, f"{path}, line {number}")
         if " " not in text.strip():
             raise UserError(f"{path}, line {number}: one word; expected a text and its last word")
@@ -28,7 +28,7 @@ def lambada(path: Path) -> Documents:
 def wikitext(path: Path) -> Documents:
     """[{"page": …}]: a text of WikiText cut where a line is a title, ` = Title = `."""
     pages: list[list[str]] = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8-sig").splitlines(keepends=True):
         if TITLE.match(line.rstrip("\n")):
             pages.append([])
         elif not pages and line.strip():
@@ -43,7 +43,7 @@ def wikitext(path: Path) -> Documents:
 
 def json_lines(path: Path) -> Documents:
     """Documents as a task's own dataset has them, one object a line."""
-    lines = lines_of(path.read_text(encoding="utf-8"))
+    lines = lines_of(path.read_text(encoding="utf-8-sig"))
     return [object_of(line, f"{path}, line {number}") for number, line in lines]
 
 

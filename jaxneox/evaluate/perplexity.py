@@ -65,14 +65,13 @@ class Measured:
 
 
 def measured(corpus: Corpus, scored: Sequence[Scored]) -> Measured:
-    losses = np.array([-one.total for one in scored])
-    if not np.isfinite(losses).all():
-        number = int(np.flatnonzero(~np.isfinite(losses))[0])
-        raise UserError(
-            f"{corpus.name}, window {number}: its loss is {losses[number]}; the checkpoint's "
-            "numbers overflow, or it is damaged: try --dtype float32, or an earlier step"
-        )
-    return Measured(corpus, losses, np.array([len(one.logprobs) for one in scored]))
+    losses = []
+    for number, one in enumerate(scored):
+        try:
+            losses.append(-one.total)
+        except UserError as error:
+            raise UserError(f"{corpus.name}, window {number}: {error}") from error
+    return Measured(corpus, np.array(losses), np.array([len(one.logprobs) for one in scored]))
 
 
 def ratio_error(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float:

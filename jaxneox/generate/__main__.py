@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxneox.config.schema import GenerationConfig
-from jaxneox.data.commands.console import execute
+from jaxneox.data.commands.console import check_output, execute
 from jaxneox.errors import UserError
 from jaxneox.generate.arguments import parser, settings_of
 from jaxneox.generate.ask import ask
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(args: argparse.Namespace) -> None:
+    check(args)
     given = prompts_of(args)
     use_compilation_cache()
     model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
         )
     how = settings_of(args, model.config.keys)
     Sampling(how.temperature, how.top_p, how.top_k, args.seed)  # wrong ones before any work
+    check_output(args.output or how.output_file)
     if given is None and not args.interactive:
         given = prompts_by_keys(how)
     if not how.recompute:
@@ -44,6 +46,13 @@ def run(args: argparse.Namespace) -> None:
         ask(model, how, args)
     else:
         answer(model, how, args, given)
+
+
+def check(args: argparse.Namespace) -> None:
+    """What can be known before a checkpoint is loaded."""
+    check_output(args.output)
+    if args.rows < 1:
+        raise UserError(f"--rows {args.rows}: expected 1 or more")
 
 
 def prompts_of(args: argparse.Namespace) -> list[str] | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TextIO
 
 from jaxneox.errors import UserError
+from jaxneox.infer.stream import check_text
 
 
 def from_file(name: str | None, end: str) -> list[str]:
@@ -12,14 +13,16 @@ def from_file(name: str | None, end: str) -> list[str]:
             "text_gen_type is input-file and sample_input_file is missing: --input FILE"
         )
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: byte {error.start} is no UTF-8; expected a text file") from error
     return _split(text, end, name)
 
 
 def from_stream(stream: TextIO, end: str) -> list[str]:
-    return _split(stream.read(), end, "the standard input")
+    text = stream.read()
+    check_text(text, "the standard input")
+    return _split(text, end, "the standard input")
 
 
 def _split(text: str, end: str, name: str) -> list[str]:

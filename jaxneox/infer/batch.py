@@ -2,6 +2,7 @@
 read here."""
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from jaxneox.infer.engine import Engine
 from jaxneox.infer.prompt_scores import Scored
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Chosen, Sampling
+from jaxneox.infer.scoring import no_number
 from jaxneox.infer.stream import TextStream
 
 Finish = Literal["eod", "stop", "length"]
@@ -53,6 +55,7 @@ class Task:
     Attributes:
         room: tokens that it may still have; 0 when it is finished.
         scored: the tokens of its prompt are wanted with their log-probabilities, as `scores`.
+        fault: why there is no answer: the model gave no numbers.
     """
 
     answer: Answer
@@ -61,10 +64,13 @@ class Task:
     stream: TextStream | None
     scored: bool = False
     scores: Scored | None = None
+    fault: str | None = None
     began: float = 0.0
 
     def take(self, token: int, logprob: float, top: Top, eod: int | None) -> str:
         """The next token -> the text that is certain now and was not before."""
+        if not math.isfinite(logprob):
+            return self.fail(logprob)
         answer, new = self.answer, ""
         if token == eod:
             answer.finished, self.room = "eod", 0
@@ -84,6 +90,11 @@ class Task:
         if not self.room:
             answer.seconds = time.perf_counter() - self.began
         return new
+
+    def fail(self, logprob: float) -> str:
+        """It is over: such a log-probability is none."""
+        self.fault, self.room = no_number(logprob), 0
+        return ""
 
 
 News = tuple[Task, str]
@@ -118,7 +129,7 @@ class Batch:
             task.began = began
         prompts = [task.answer.prompt for task in tasks]
         chosen = self.engine.admit(slots, prompts, [task.sampling for task in tasks])
-        yield from self._read(chosen, dict(enumerate(tasks)))
+        yield from self._read(chosen, range(len(tasks)), dict(zip(slots, tasks, strict=True)))
         self._start(slots, tasks)
 
     def admit_scored(self, task: Task) -> Iterator[News]:
@@ -128,10 +139,14 @@ class Batch:
         task.began = time.perf_counter()
         chosen, scored = self.engine.score(slots[0], task.answer.prompt, task.sampling)
         task.scores = jax.device_get(scored)
+        logprobs = task.scores.logprob_BT[0, : len(task.answer.prompt) - 1]
+        if not np.isfinite(logprobs).all():
+            task.fail(float(logprobs[~np.isfinite(logprobs)][0]))
         if not task.room:
+            self.engine.clear(slots[0])
             yield task, ""
             return
-        yield from self._read(chosen, {0: task})
+        yield from self._read(chosen, [0], {slots[0]: task})
         self._start(slots, [task])
 
     def step(self) -> Iterator[News]:
@@ -141,7 +156,8 @@ class Batch:
             now = self.engine.step(list(self._running)), dict(self._running)
         ahead, self._ahead = self._ahead, now
         if ahead is not None:
-            yield from self._read(*ahead)
+            chosen, tasks = ahead
+            yield from self._read(chosen, list(tasks), tasks)
             self._running = {slot: task for slot, task in self._running.items() if task.room}
 
     def drop(self, task: Task) -> None:
@@ -156,10 +172,14 @@ class Batch:
     def _start(self, slots: Sequence[int], tasks: Sequence[Task]) -> None:
         self._running |= {slot: task for slot, task in zip(slots, tasks, strict=True) if task.room}
 
-    def _read(self, chosen: Chosen, tasks: dict[int, Task]) -> Iterator[News]:
+    def _read(self, chosen: Chosen, rows: Sequence[int], tasks: dict[int, Task]) -> Iterator[News]:
+        """`rows` of `chosen` are the tasks' in the order of their slots."""
         tokens, logprobs = np.asarray(chosen.token_B), np.asarray(chosen.logprob_B)
         ids, likely = np.asarray(chosen.top_BN), np.asarray(chosen.top_logprob_BN)
-        for row, task in tasks.items():
+        for row, (slot, task) in zip(rows, tasks.items(), strict=True):
             if task.room:  # else it ended while this step was on its way
                 top = tuple(zip(ids[row].tolist(), likely[row].tolist(), strict=True))
-                yield task, task.take(int(tokens[row]), float(logprobs[row]), top, self._eod)
+                new = task.take(int(tokens[row]), float(logprobs[row]), top, self._eod)
+                if task.fault:
+                    self.engine.clear(slot)
+                yield task, new

@@ -114,6 +114,12 @@ class Engine:
             )
         return chosen
 
+    def clear(self, slot: int) -> None:
+        """What a row holds is no number, and nothing times it would be none either: zeros."""
+        with jax.set_mesh(self._mesh):
+            marked_B = self._laid(np.arange(self.rows) == slot)
+            self._cache = self._zero(self._cache, marked_B)
+
     def warm(self) -> Iterator[str]:
         """Compiles all that may be asked; yields what comes next, before it is done."""
         for length in doubled(SHORTEST, self.length):
@@ -159,6 +165,16 @@ class Engine:
             return cache, kept, chosen
 
         return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
+
+    @functools.cached_property
+    def _zero(self):
+        def zero(cache: Cache, marked_B: jax.Array) -> Cache:
+            def of(held: jax.Array) -> jax.Array:
+                return jnp.where(marked_B.reshape(-1, *(1,) * (held.ndim - 1)), 0, held)
+
+            return jax.tree.map(of, cache)
+
+        return jax.jit(zero, donate_argnums=0)
 
     def _place(self, pool, new, slots_n: jax.Array):
         """Arrays of B rows with those of n new ones at `slots_n`; slots outside the pool are left

@@ -87,8 +87,9 @@ def generate(
     if stop and tokenizer is None:
         raise UserError("stop strings need a tokenizer, and the checkpoint has none")
     tasks = []
-    for prompt, how in zip(prompts, sampling, strict=True):
-        room = room_for(prompt, cfg, max_tokens)
+    for number, (prompt, how) in enumerate(zip(prompts, sampling, strict=True), 1):
+        name = f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
+        room = room_for(prompt, cfg, max_tokens, name)
         stream = TextStream(tokenizer.decode, stop) if tokenizer else None
         tasks.append(Task(Answer(list(prompt)), how, room, stream))
     if not tasks:
@@ -97,6 +98,8 @@ def generate(
     engine = pool(min(rows, len(tasks)), longest, tokenizer.vocab_size if tokenizer else None)
     numbers = {task: number for number, task in enumerate(tasks)}
     for task, new in _run(Batch(engine, tokenizer.eod if tokenizer else None), tasks):
+        if task.fault:
+            raise UserError(task.fault)
         if new and on_text:
             on_text(numbers[task], new)
         if not task.room and on_answer:
@@ -118,21 +121,21 @@ def context(cfg: ModelConfig) -> int:
     return min(cfg.seq_length, cfg.positions.max_positions - cfg.positions.offset)
 
 
-def room_for(prompt: Sequence[int], cfg: ModelConfig, max_tokens: int | None) -> int:
-    """How many tokens may follow a prompt."""
+def room_for(prompt: Sequence[int], cfg: ModelConfig, max_tokens: int | None, name: str) -> int:
+    """How many tokens may follow a prompt; `name` is what errors call it."""
     limit = context(cfg)
     if not prompt:
-        raise UserError("a prompt has no tokens; expected at least one")
+        raise UserError(f"{name} has no tokens; expected at least one")
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"{max_tokens} tokens wanted; expected at least one")
     if len(prompt) >= limit:
         raise UserError(
-            f"a prompt of {len(prompt):,} tokens: the model's context is {limit:,}, which leaves "
+            f"{name} has {len(prompt):,} tokens: the model's context is {limit:,}, which leaves "
             f"no room for an answer; shorten it to {limit - 1:,} or less"
         )
     wrong = [token for token in prompt if not 0 <= token < cfg.vocab_size]
     if wrong:
-        raise UserError(f"a prompt has token {wrong[0]}, the vocabulary has {cfg.vocab_size:,}")
+        raise UserError(f"{name} has token {wrong[0]}, the vocabulary has {cfg.vocab_size:,}")
     return min(max_tokens or limit, limit - len(prompt))
 
 

@@ -42,6 +42,9 @@ class Recompute:
     def step(self, active: Sequence[int]) -> Chosen:
         return self._next([slot for slot in active if self._ends[slot] < self.length])
 
+    def clear(self, slot: int) -> None:
+        self._tokens[slot] = 0
+
     def _next(self, slots: Sequence[int]) -> Chosen:
         laid = NamedSharding(self._mesh, self._model.layout.activation("batch", None))
         row = NamedSharding(self._mesh, self._model.layout.activation("batch"))

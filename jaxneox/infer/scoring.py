@@ -1,6 +1,7 @@
 """How likely texts are: requests of any length through programs of a few shapes."""
 # B rows, T length, C scored tokens
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
+from jaxneox.infer.stream import check_text
 from jaxneox.model import Model, Params
 
 BUDGET = 2048
@@ -34,8 +36,12 @@ class Scored(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The log-probability of all of them, summed in float64."""
-        return float(self.logprobs.sum(dtype=np.float64))
+        """The log-probability of all of them, summed in float64. Raises UserError where the model
+        gave no numbers."""
+        total = float(self.logprobs.sum(dtype=np.float64))
+        if not math.isfinite(total):
+            raise UserError(no_number(total))
+        return total
 
 
 class Shape(NamedTuple):
@@ -150,6 +156,14 @@ class Scorer:
             on_done(len(numbers))
 
 
+def no_number(logprob: float) -> str:
+    """What there is to say of a log-probability that is nan or infinite."""
+    return (
+        f"a token's log-probability is {logprob}: the model's numbers overflow, or its weights are "
+        "damaged; try float32, or an earlier step"
+    )
+
+
 def check(requests: Sequence[Request], vocabulary: int) -> None:
     """Raises UserError for a token without a row in the embedding: it would be another's."""
     for request in requests:
@@ -167,6 +181,7 @@ def pair(tokenizer: Tokenizer, context: str, continuation: str, room: int) -> Re
     empty context is the end of a document; what is too long for `room` loses its beginning."""
     if not continuation:
         raise UserError("a continuation is empty; expected text to score")
+    check_text(context + continuation, "a text to score")
     given = context.rstrip()
     whole = tokenizer.encode(context + continuation)
     if not given:

@@ -75,4 +75,17 @@ class TextStream:
 def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
     if any(not s for s in stop):
         raise UserError("a stop string is empty: it would end every answer before its first token")
+    for text in stop:
+        check_text(text, "a stop string")
     return tuple(stop)
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises UserError for what is no text: bytes that Python could not read, or half of a
+    surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{name}: character {error.start} is no whole one; expected text in UTF-8"
+        ) from error

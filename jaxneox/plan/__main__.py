@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxneox.config import apply_set, load_yaml
-from jaxneox.data.commands.console import Parser, execute
+from jaxneox.data.commands.console import Parser, check_output, execute
 from jaxneox.errors import UserError
 from jaxneox.plan.topology import parse_topology, prepare
 
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     topology = parse_topology(args.topology)
     if args.search is not None and (args.search < 1 or topology.chip is None):
         raise UserError("--search N needs N of 1 or more and a topology whose rates are known")
+    check_output(args.html)
     prepare(topology)
     # jax starts below, with what the topology needs of it
     from jaxneox.parallel.compilation import use_compilation_cache

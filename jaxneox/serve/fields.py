@@ -38,9 +38,10 @@ def many(name: str, found: int, most: int) -> Refused:
 
 
 class Fields:
-    """Null is a field that is not there."""
+    """Null is a field that is not there. `what` has them."""
 
-    def __init__(self, found: dict[str, Any]):
+    def __init__(self, found: dict[str, Any], what: str):
+        self._what = what
         self._left = {name: value for name, value in found.items() if value is not None}
         self._known: list[str] = []
 
@@ -101,4 +102,5 @@ class Fields:
         for name in self._left:
             near = difflib.get_close_matches(name, self._known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise Refused(400, f"{shown(name)} is not a field of a completion{hint}", param=name)
+            message = f"{shown(name)} is not a field of {self._what}{hint}"
+            raise Refused(400, message, param=name.encode(errors="replace").decode())

@@ -63,7 +63,7 @@ class Wish:
 
 def wish_of(body: bytes, served: Served, most: int) -> Wish:
     """`most`: answers that one request may have."""
-    fields = Fields(object_of(body))
+    fields = Fields(object_of(body), "a completion")
     check_model(fields.text("model"), served)
     prompts = prompts_of(fields.take("prompt"), served, most)
     n = fields.whole("n", 1, 1, most)
@@ -198,7 +198,7 @@ def streaming(fields: Fields) -> tuple[bool, bool]:
         return stream, False
     if not isinstance(options, dict) or not stream:
         raise wrong("stream_options", options, "an object, beside stream: true")
-    inside = Fields(options)
+    inside = Fields(options, "stream_options")
     usage = inside.flag("include_usage")
     inside.end()
     return stream, usage

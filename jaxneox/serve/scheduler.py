@@ -145,7 +145,9 @@ class Scheduler:
         for task, text in news:
             with self._changed:
                 job = self._running.get(task) if task.room else self._running.pop(task, None)
-            if job is not None:
+            if job is not None and task.fault:
+                job.fail(Refused(500, task.fault, code="no_numbers"))
+            elif job is not None:
                 job.report(text)
 
     def _finish(self, state: State, error: Refused) -> None:

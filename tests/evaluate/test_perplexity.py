@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxneox.errors import UserError
-from jaxneox.evaluate.corpus import Corpus, read, windows
+from jaxneox.evaluate import local
+from jaxneox.evaluate.corpus import Corpus, read, texts_of, windows
 from jaxneox.evaluate.perplexity import difference, measured, ratio_error
 from jaxneox.infer.scoring import Request, Scored
 from tests.infer.models import speaker
@@ -144,7 +145,7 @@ def test_text_without_a_tokenizer_and_losses_that_are_no_numbers(tmp_path: Path)
         read(str(tmp_path / "a.txt"), CFG, None, None, None)
     with pytest.raises(UserError, match="--stride 0"):
         read(str(tmp_path / "a.txt"), CFG, TOKENIZER, 0, None)
-    with pytest.raises(UserError, match="window 1: its loss is nan"):
+    with pytest.raises(UserError, match="window 1: a token's log-probability is nan"):
         measured(corpus([[1.0], [2.0]]), fake([[1.0], [math.nan]]))
 
 
@@ -152,3 +153,10 @@ def test_json_is_plain() -> None:
     losses = [[1.0, 2.0]]
     text = json.dumps(measured(corpus(losses), fake(losses)).figures(), allow_nan=False)
     assert json.loads(text)["perplexity_95"] is None
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, said in (("a.txt", "text"), ("a.jsonl", '{"text": "text"}\n')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + said.encode())
+        assert list(texts_of(str(tmp_path / name))) == ["text"]
+    assert local.json_lines(tmp_path / "a.jsonl") == [{"text": "text"}]

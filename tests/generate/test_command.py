@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,13 +97,19 @@ def test_an_answer_of_no_tokens_says_so_as_neox_does(run: Path, capsys, tmp_path
         (["--prompt", "x", "--temperature", "-1"], "temperature: found -1.0"),
         (["--prompt", "x", "--top-p", "2"], "top_p: found 2.0"),
         (["--prompt", "x", "--seed", "-1"], "seed -1"),
-        (["--prompt", "x" * 48], "48 tokens: the model's context is 48"),
+        (["--prompt", "x" * 48], "the prompt has 48 tokens: the model's context is 48"),
         (["--prompt", "x", "--mesh", "tp=3"], "tp=3 does not divide"),
         (["--input", "nowhere.txt"], "nowhere.txt: No such file"),
         (["--set", "text_gen_type=precompute"], "evaluate CKPT --perplexity"),
         (["--set", "text_gen_type=sing"], "text_gen_type"),
         (["--set", "text_gen_type=input-file"], "sample_input_file is missing"),
         (["--prompt", "x", "--input", "y"], "not allowed with"),
+        (["--prompt", "x", "--rows", "0"], "--rows 0: expected 1 or more"),
+        (["--prompt", "x", "--output", "no/where.jsonl"], "no is no folder"),
+        (["--prompt", "x", "--output", "."], "it is a folder"),
+        (["--prompt", "x\udcff"], "a prompt: character 1"),
+        (["--prompt", "x", "--stop", "\udcff"], "a stop string: character 0"),
+        (["--prompt", "x", "--prompt", "x" * 48], "prompt 2 of 2 has 48 tokens"),
         ([], "the standard input: no prompt"),
     ],
 )
@@ -118,3 +126,18 @@ def test_no_tokenizer(run: Path, capsys, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "mute" / "tokenizer")
     status, said = call(capsys, tmp_path / "mute", "--prompt", "x")
     assert status == 2 and "has no tokenizer" in said and said.count("\n") == 1
+
+
+def test_a_terminal_and_a_keyboard_that_know_no_utf8(run: Path, tmp_path: Path) -> None:
+    """In a process of its own: the streams are Python's."""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "JAXNEOX_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "jaxneox.generate", str(run)]
+    said = subprocess.run(
+        [*command, "--prompt", "caf\xe9"], env=environment, capture_output=True, timeout=300
+    )
+    assert said.returncode == 0 and rb"caf\xe9" in said.stdout
+    said = subprocess.run(
+        command, env=environment, input=b"x\xff", capture_output=True, timeout=300
+    )
+    assert said.returncode == 2 and said.stderr.startswith(b"error: ")
+    assert said.stderr.count(b"\n") == 1 and b"character 1 is no whole one" in said.stderr

@@ -13,7 +13,10 @@ from tests.reference.parameters import random_params
 from tests.train.runs import KEYS
 
 
-def speaker(mesh: str = "dp=1", tokenizer: bool = True, seq_length: int = 48) -> LoadedModel:
+def speaker(
+    mesh: str = "dp=1", tokenizer: bool = True, seq_length: int = 48, broken: str = ""
+) -> LoadedModel:
+    """`broken`: characters whose embedding is no number."""
     keys: dict[str, Any] = {key.replace("-", "_"): value for key, value in KEYS.items()}
     keys |= {"seq_length": seq_length, "max_position_embeddings": seq_length}
     keys["padded_vocab_size"] = 640
@@ -21,6 +24,9 @@ def speaker(mesh: str = "dp=1", tokenizer: bool = True, seq_length: int = 48) ->
     config = resolve(keys, dp=1, vocab_size=own.vocab_size)
     sizes = final_sizes(whole(parse_mesh(mesh)), 8)
     params = {name: jnp.asarray(w) for name, w in random_params(config.model, seed=1).items()}
+    for character in broken:
+        embed = params["embed.tokens"]
+        params["embed.tokens"] = embed.at[own.encode(character)[0]].set(jnp.nan)
     return LoadedModel(
         config,
         params,

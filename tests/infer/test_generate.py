@@ -124,3 +124,33 @@ def test_without_a_tokenizer_tokens_go_in_and_out() -> None:
         model.generate("text")
     with pytest.raises(UserError, match="stop strings need a tokenizer"):
         model.generate([[5]], stop=["x"])
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "top_k": 5}, {"recompute": True}])
+@pytest.mark.parametrize("mesh", ["dp=1", "dp=2,tp=2"])
+def test_a_model_without_numbers_gives_no_answer(mesh: str, options: dict) -> None:
+    model, sound = speaker(mesh, broken="~"), one().generate("old man", max_tokens=30)
+    for prompt in ("~", "The man~", "The~" * 9):
+        with pytest.raises(UserError, match="log-probability is nan: the model's numbers"):
+            model.generate([prompt, "old man"], max_tokens=30, **options)
+    (after,) = model.generate("old man", max_tokens=30)  # in a row that held no numbers
+    assert after.tokens == sound[0].tokens
+    with pytest.raises(UserError, match="log-probability is nan"):
+        model.loglikelihood([("The man", " is"), ("The~", " is")])
+
+
+@pytest.mark.parametrize("wrong", ["half \ud800", "byte \udcff"])
+def test_what_is_no_text(wrong: str) -> None:
+    for call in (
+        lambda: one().generate(wrong),
+        lambda: one().generate("x", stop=["y", wrong]),
+        lambda: one().loglikelihood([(wrong, " x")]),
+        lambda: one().loglikelihood([("x", wrong)]),
+    ):
+        with pytest.raises(UserError, match=r"character [56] is no whole one"):
+            call()
+
+
+def test_the_prompt_that_is_too_long_is_named() -> None:
+    with pytest.raises(UserError, match="prompt 2 of 3 has 60 tokens"):
+        one().generate(["x", "x" * 60, "x"])

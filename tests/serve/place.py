@@ -64,10 +64,16 @@ class Place(Client):
 
 @contextlib.contextmanager
 def place(
-    *, tokenizer: bool = True, queue: int = 16, timeout: float = 60, load: Load | None = None
+    *,
+    tokenizer: bool = True,
+    broken: str = "",
+    queue: int = 16,
+    timeout: float = 60,
+    load: Load | None = None,
 ) -> Iterator[Place]:
     def ready(say) -> Served:
-        return Served("speaker", speaker(tokenizer=tokenizer), slots=4, max_tokens=None)
+        model = speaker(tokenizer=tokenizer, broken=broken)
+        return Served("speaker", model, slots=4, max_tokens=None)
 
     listener = bind("127.0.0.1", 0)
     scheduler = Scheduler(queue)

@@ -45,7 +45,11 @@ FIELDS = [
     ({"prompt": "x", "stop": ["s"] * 17}, "stop: 17 of them"),
     ({"prompt": "x", "stream": 1}, "stream: 1, expected true or false"),
     ({"prompt": "x", "stream_options": {"include_usage": True}}, "beside stream: true"),
-    ({"prompt": "x", "stream": True, "stream_options": {"a": 1}}, '"a" is not a field'),
+    (
+        {"prompt": "x", "stream": True, "stream_options": {"a": 1}},
+        '"a" is not a field of stream',
+    ),
+    ({"prompt": "x", "\ud800": 1}, '"\\ud800" is not a field of a completion'),
     ({"prompt": "x", "echo": "yes"}, 'echo: "yes"'),
     ({"prompt": "x", "presence_penalty": 0.5}, "presence_penalty: 0.5 is not supported"),
     ({"prompt": "x", "logit_bias": {"5": 1}}, "logit_bias: "),

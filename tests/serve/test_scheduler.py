@@ -82,6 +82,22 @@ def test_a_fault_of_the_engine_is_told_to_all(capsys) -> None:
     assert "out of memory" in capsys.readouterr().err
 
 
+def test_only_the_request_without_numbers_fails() -> None:
+    with place(broken="~") as here, ThreadPoolExecutor(9) as clients:
+        prompts = ["old man", "The~", "x", "~~", "a b c", "The man~ is", "!", "old~", "The"]
+        echoed = {"echo": True, "logprobs": 1, "max_tokens": 0}
+        for options in ({"temperature": 0, "max_tokens": 20}, {"seed": 3}, echoed):
+            wishes = [{"prompt": prompt, **options} for prompt in prompts]
+            answers = list(clients.map(lambda wish: here.complete(**wish), wishes))
+            for prompt, answer in zip(prompts, answers, strict=True):
+                assert answer.status == (500 if "~" in prompt else 200), prompt
+                assert answer.status == 200 or "log-probability is nan" in answer.reason
+        for prompt in ("x", "old man"):
+            (choice,) = here.complete(prompt=prompt, temperature=0, max_tokens=30).json["choices"]
+            assert choice["text"] == here.alone(prompt, max_tokens=30).text
+        assert here.health["status"] == "ready"
+
+
 def test_while_it_loads() -> None:
     loaded = threading.Event()
 

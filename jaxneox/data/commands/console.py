@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -26,6 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 def execute(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> NoReturn:
     """Exits with what the command returns, or with 2 after a line on stderr."""
+    tolerate()
     try:
         args = parser.parse_args(argv)
         status = args.run(args)
@@ -40,6 +43,26 @@ def execute(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> NoRe
         stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
         stop("interrupted; what is not whole was taken away", 128 + signal.SIGINT)
+
+
+def tolerate() -> None:
+    """A terminal that lacks a character shows its number; bytes from the keyboard that are no text
+    are left to who reads them."""
+    for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stdin, "surrogateescape")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def check_output(name: str | Path | None) -> None:
+    """What can be known of a file before the work that it is to keep."""
+    if name is None:
+        return
+    folder = Path(name).parent
+    if Path(name).is_dir():
+        raise UserError(f"{name}: it is a folder; expected the name of a file to be written")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        reason = "cannot be written to" if folder.is_dir() else "is no folder; make it first"
+        raise UserError(f"{name} is to be written: {folder} {reason}")
 
 
 def stop(line: str, status: int) -> NoReturn:
