@@ -35,7 +35,7 @@ try:
 except ImportError as error:
     raise UserError(
         f"tasks need lm-eval, and {error.name or 'a part of it'} is not installed; "
-        "pip install lm_eval"
+        "pip install -e '.[evaluate]'"
     ) from error
 
 # Each document's templates are compiled anew otherwise: as much time as a small model takes.

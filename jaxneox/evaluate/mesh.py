@@ -17,7 +17,7 @@ def usual_mesh(name: str | Path, step: int | None) -> str:
     """`dp=1`, or on a CPU a virtual device for each core, as long as their copies of the weights
     take a quarter of the memory at most: rows of a batch then need not wait for each other
     (measured 1.2 to 1.3 times as fast on two cores)."""
-    folder = checkpoint.find(name, step).folder
+    folder = checkpoint.find(name, step).folder / "params"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     copies = max(1, min(cores(), MOST, memory // 4 // max(size, 1)))

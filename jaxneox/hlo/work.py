@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxneox.hlo.convolution import convolution_flops
@@ -107,7 +106,7 @@ def _bytes(this: Instruction, shapes: Shapes) -> int:
         return 2 * main_memory_bytes(shapes[this.operands[1]])
     if this.opcode.endswith("-start"):  # its type holds operand and result
         return result
-    return result + _read(this.operands, lambda name: main_memory_bytes(shapes.get(name, "")))
+    return result + sum(main_memory_bytes(shapes.get(name, "")) for name in this.operands)
 
 
 def _fusion_bytes(program: Program, this: Instruction, shapes: Shapes) -> int:
@@ -150,7 +149,3 @@ def _updated(name: str, uses: list[Instruction]) -> bool:
 
 def _parts(shape: str) -> list[str]:
     return re.findall(r"[a-z]\w*\[[\d,<=]*\](?:\{[^}]*\})?", shape)
-
-
-def _read(names: list[str], size: Callable[[str], int]) -> int:
-    return sum(size(name) for name in names)

@@ -26,6 +26,8 @@ def best(keys: Mapping[str, Any], plan: Plan, topology: Topology, count: int) ->
         try:
             candidate, _ = plan_of(one.keys(dict(keys), plan.cfg), one.mesh)
             planned = compile_for(candidate, topology)
+            if not planned.fits:
+                raise TooLarge(f"needs {planned.total / GIB:,.1f} GiB of a device")
         except TooLarge as error:
             print(f"  {one}: {error}", file=sys.stderr)
             continue

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.parallel.mesh import Sizes
 from jaxneox.train.program import abstract_batch, abstract_state
 from jaxneox.train.run import Plan
 from jaxneox.train.state import places
@@ -36,16 +36,17 @@ class Memory:
 def memory_of(plan: Plan, mesh: Mesh) -> Memory:
     at = places(plan.model, plan.rules)
     state = abstract_state(plan, mesh)
-    shapes = plan.model.shapes
-    gradients = sum(
-        4 * math.prod(shape) // split(at.gradients[name], plan.sizes)
-        for name, shape in shapes.items()
-    )
+    gradients = {
+        name: jax.ShapeDtypeStruct(
+            shape, jnp.float32, sharding=NamedSharding(mesh, at.gradients[name])
+        )
+        for name, shape in plan.model.shapes.items()
+    }
     return Memory(
         parameters=on_a_device(state.params),
         optimizer=on_a_device(state.opt_state),
         batch=on_a_device(abstract_batch(plan, mesh)),
-        gradients=gradients,
+        gradients=on_a_device(gradients),
         kept=kept(plan, mesh),
     )
 
@@ -78,9 +79,3 @@ def on_a_device(tree: Any) -> int:
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
         total += math.prod(shape) * leaf.dtype.itemsize
     return total
-
-
-def split(spec: Any, sizes: Sizes) -> int:
-    """Into how many parts a PartitionSpec cuts an array."""
-    names = [n for entry in spec for n in ((entry,) if isinstance(entry, str) else entry or ())]
-    return math.prod(sizes[name] for name in names)

@@ -1,5 +1,4 @@
 """The meshes and settings with which a run could be made, the likely best first."""
-# of formulas: n devices in a group, b sequences of a micro-batch, t length, d hidden, l layers
 
 import itertools
 import math
@@ -16,8 +15,8 @@ from jaxneox.train.run import Plan
 
 REMAT = ("none", "dots", "full")
 EFFICIENCY = 0.6
-"""Of the peak rates, which of two candidates are the same for both; only the bubble and what is
-computed again tell arithmetic apart."""
+"""Of the peak, that arithmetic reaches: it weighs arithmetic against what is sent, and is the same
+for all candidates."""
 
 ROOM = 0.92
 """Of a chip's memory, that a program should fill at most."""

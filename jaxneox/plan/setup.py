@@ -21,7 +21,7 @@ def sizes_on(mesh: str | None, keys: Mapping[str, Any], topology: Topology) -> S
     """Raises UserError where the mesh has not as many devices as the topology, with what has."""
     asked = asked_sizes(mesh, parallel_of(keys))
     sizes = final_sizes(asked, topology.count)
-    if (used := _product(sizes)) != topology.count:
+    if (used := math.prod(sizes.values())) != topology.count:
         raise UserError(
             f"the mesh {show(sizes)} has {used} devices and {topology.name} {topology.count}; "
             f"expected a mesh of {topology.count}, such as {_fitting(sizes, topology.count)}"
@@ -29,13 +29,9 @@ def sizes_on(mesh: str | None, keys: Mapping[str, Any], topology: Topology) -> S
     return sizes
 
 
-def _product(sizes: Sizes) -> int:
-    return math.prod(sizes.values())
-
-
 def _fitting(sizes: Sizes, count: int) -> str:
     """The mesh with another dp, or where none fits all devices in dp."""
-    others = _product(sizes) // sizes["dp"]
+    others = math.prod(sizes.values()) // sizes["dp"]
     if count % others:
         return f"dp={count}"
     return show(sizes | {"dp": count // others}).replace(" ", "")

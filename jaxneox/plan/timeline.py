@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from jaxneox.hlo import collectives, work
 from jaxneox.hlo.sent import axes_of, row_of
-from jaxneox.hlo.text import Instruction, called, parse, trips
+from jaxneox.hlo.text import Instruction, Program, called, parse, trips
 from jaxneox.plan.planned import Planned
 
 
@@ -36,7 +36,7 @@ def timelines(planned: Planned) -> list[list[Piece]]:
     return [list(_laid(_pieces(planned, program, loop))) for loop in loops]
 
 
-def _pieces(planned: Planned, program, loop: Instruction) -> Iterator[Piece]:
+def _pieces(planned: Planned, program: Program, loop: Instruction) -> Iterator[Piece]:
     chip = planned.topology.chip
     assert chip is not None
     sizes = tuple(planned.plan.sizes.items())

@@ -84,7 +84,8 @@ def parse_topology(text: str) -> Topology:
 def prepare(topology: Topology) -> None:
     """Before jax starts. libtpu must not look for the machine that it is not on."""
     if topology.kind == "cpu":
-        os.environ.pop("XLA_FLAGS", None)
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
         import jax
 
         jax.config.update("jax_num_cpu_devices", topology.count)
@@ -92,8 +93,8 @@ def prepare(topology: Topology) -> None:
         return
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "plans for TPUs need their compiler, which is not installed; pip install "
-            "'jaxneox[plan]', best into an environment of its own, or plan for --topology cpu:8"
+            "plans for TPUs need their compiler, which is not installed: pip install -e '.[tpu]', "
+            "best into an environment of its own, or plan for --topology cpu:8"
         )
     os.environ.update(
         TPU_SKIP_MDS_QUERY="1",

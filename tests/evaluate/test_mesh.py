@@ -21,8 +21,10 @@ from jaxneox.evaluate import mesh
 def test_as_many_as_cores_and_memory(
     cores: int, size: int, platform: str, expected: str, tmp_path: Path, monkeypatch
 ) -> None:
-    with (tmp_path / "weights").open("wb") as file:
-        file.truncate(size)  # a hole, without blocks of its own
+    for name, length in (("params", size), ("training", 2**35)):  # the optimizer is not read
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "array").open("wb") as file:
+            file.truncate(length)  # a hole, without blocks of its own
     place = type("Place", (), {"folder": tmp_path})
     device = type("Device", (), {"platform": platform})
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**22}

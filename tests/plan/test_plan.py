@@ -21,12 +21,13 @@ import yaml
 from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.plan.planned import Planned, compile_for
+from jaxneox.plan.best import best
+from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import report
-from jaxneox.plan.search import candidates, ranked
+from jaxneox.plan.search import Candidate, Estimate, candidates, ranked
 from jaxneox.plan.setup import plan_of, sizes_on
 from jaxneox.plan.timeline import timelines
-from jaxneox.plan.times import Links, Ways, links_of
+from jaxneox.plan.times import Links, Times, Ways, links_of
 from jaxneox.plan.topology import Topology, parse_topology
 from jaxneox.train.run import build_plan
 from tests.parallel.meshes import MODEL, Mesh, config
@@ -42,6 +43,7 @@ WIDE = dataclasses.replace(  # so that biases and norms, which the formula count
     attention=dataclasses.replace(MODEL.attention, head_dim=64),
     mlp=dataclasses.replace(MODEL.mlp, size=1024),
 )
+ANY = Candidate((("pp", 1), ("dp", 64), ("cp", 1), ("tp", 1)), 1, "none", False, 1)
 POD = Topology("v5p", (4, 4, 4))
 
 
@@ -247,6 +249,8 @@ def test_a_tpu_that_is_not_there(written: Path) -> None:
     done = command(Path.cwd(), written, "--topology", "v5e:2x2", "--mesh", "dp=2,tp=2")
     assert done.returncode == 0, done.stderr
     assert "of 14.9: fits" in done.stdout and "MFU" in done.stdout
+    split = command(Path.cwd(), written, "--topology", "v5p:2x2x2", "--mesh", "dp=2,tp=4")
+    assert split.returncode == 0, split.stderr  # tp takes two of the torus' axes
     unknown = command(Path.cwd(), written, "--topology", "v5p:3x3x3", "--mesh", "dp=27")
     assert unknown.returncode == 2 and "libtpu knows no such slice" in unknown.stderr
 
@@ -254,7 +258,7 @@ def test_a_tpu_that_is_not_there(written: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
 def test_without_libtpu_the_line_that_installs_it(written: Path) -> None:
     done = command(Path.cwd(), written, "--topology", "v5p:2x2x1")
-    assert done.returncode == 2 and "pip install 'jaxneox[plan]'" in done.stderr
+    assert done.returncode == 2 and "pip install -e '.[tpu]'" in done.stderr
 
 
 def test_what_is_planned_is_what_a_run_holds(planned: Planned) -> None:
@@ -278,3 +282,31 @@ def test_what_is_planned_is_what_a_run_holds(planned: Planned) -> None:
         if shard.device == first
     )
     assert held == planned.memory.parameters + planned.memory.optimizer
+
+
+def test_a_program_that_no_compiler_can_fit_is_one_line(monkeypatch) -> None:
+    def full(*_) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM.\nA stack")
+
+    monkeypatch.setattr("jaxneox.plan.planned.compile_step", full)
+    with pytest.raises(TooLarge, match=r"cpu:4: Ran out of memory on HBM; state") as raised:
+        compiled(Mesh(dp=2, tp=2), "none")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_search_leaves_out_what_does_not_fit(planned: Planned, monkeypatch, capsys) -> None:
+    """The first two that are compiled need more than there is."""
+    plan = planned.plan
+    order = iter([dataclasses.replace(planned, topology=POD) for _ in range(4)])
+    sizes = iter([2**40, 2**40, 2**30, 2**31])
+
+    def next_one(*_) -> Planned:
+        one = next(order)
+        one.__dict__.update(total=next(sizes), times=Times(1.0, 0.5, 0.25))
+        return one
+
+    monkeypatch.setattr("jaxneox.plan.best.ranked", lambda *_: [Estimate(ANY, 0, 0)] * 9)
+    monkeypatch.setattr("jaxneox.plan.best.plan_of", lambda *_: (plan, []))
+    monkeypatch.setattr("jaxneox.plan.best.compile_for", next_one)
+    assert best({}, plan, POD, 1).total == 2**30
+    assert capsys.readouterr().err.count("needs 1,024.0 GiB of a device") == 2
