@@ -3,7 +3,6 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxneox import checkpoint
 from jaxneox.config import resolve
-from jaxneox.config.schema import Config, Dtype, ModelConfig
+from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pools, generate
@@ -119,8 +118,7 @@ class LoadedModel:
 
     @cached_property
     def _model(self) -> Model:
-        cfg = for_inference(self.config.model, self._mesh)
-        return Model(cfg, self._rules, self._compute)
+        return Model(self.config.model, self._rules, self._compute)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Tokens of a prompt; of an empty one the end of a document, as NeoX has it."""
@@ -177,13 +175,6 @@ class LoadedModel:
             room = positions.max_positions - positions.offset
             if tokens_BT.shape[1] > room:
                 raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")
-
-
-def for_inference(cfg: ModelConfig, mesh: Mesh) -> ModelConfig:
-    """The same function, computed as these devices do it fastest without gradients."""
-    if mesh.devices.flat[0].platform != "cpu":
-        return cfg
-    return replace(cfg, attention=replace(cfg.attention, kernel="rows"))
 
 
 def load_model(

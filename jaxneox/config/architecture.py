@@ -141,6 +141,7 @@ def _attention(settings: Settings) -> AttentionConfig:
         qk_norm=settings["use_qk_layernorm"],
         window=settings["sliding_window_width"],
         dropout=settings["attention_dropout"],
+        kernel=settings["attention_kernel"],
         # NeoX's scaling by layer cancels and only forces the softmax to float32
         softmax_fp32=settings["attention_softmax_in_fp32"]
         or settings["apply_query_key_layer_scaling"],

@@ -51,6 +51,9 @@ class PositionConfig:
     rpe_max_distance: int = 128
 
 
+Kernel = Literal["auto", "einsum", "blocked", "cudnn", "splash"]
+
+
 @dataclass(frozen=True)
 class AttentionConfig:
     """N = kv_heads * group query heads; query head n reads key-value head n // group."""
@@ -63,7 +66,7 @@ class AttentionConfig:
     window: int | None = None  # a query sees itself and `window` positions before it
     dropout: float = 0.0
     softmax_fp32: bool = False
-    kernel: Literal["whole", "rows"] = "whole"  # rows: one after the other, which CPUs like better
+    kernel: Kernel = "auto"  # how it is computed; auto: what is best on the devices
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_heads:

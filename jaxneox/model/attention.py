@@ -1,9 +1,6 @@
 """Causal self-attention with grouped heads, split over devices by key-value head."""
 # B batch, T query length, S key length, D hidden, H head
 # K key-value heads, G query heads for each of them, R = G + 2: a group's queries, key and value
-# Z rows of positions: 1 where all rows of a batch have the same, else B
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +8,13 @@ import numpy as np
 from flax import nnx
 
 from jaxneox.config.schema import AttentionConfig, ModelConfig
-from jaxneox.model.dropout import Noise, dropout_heads
-from jaxneox.model.layout import Axes, Layout, on_devices
+from jaxneox.model.dropout import Noise
+from jaxneox.model.kernels import Extra, mix
+from jaxneox.model.layout import Layout
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, zeros
-from jaxneox.model.positions import Alibi, Rotary, distances
+from jaxneox.model.positions import Alibi, Rotary
 from jaxneox.model.ring import ring_attend
-
-BLOCKS = 8
-"""Of queries, in `attend_by_rows`: seven sixteenths of all scores are never made."""
 
 
 class Attention(nnx.Module):
@@ -59,18 +54,12 @@ class Attention(nnx.Module):
             slopes = None if self.alibi is None else jnp.asarray(self.alibi.slopes_KG)
             mixed = ring_attend(q, k, v, slopes, self.cfg, layout)
         else:
-            if self.alibi is not None:
-                score_bias = self.alibi(positions_T, positions_T)
-            mask = visible(positions_T, positions_T, self.cfg.window)
             k, v = whole(k, layout), whole(v, layout)
-            mixed = self.mix(q, k, v, mask, score_bias, noise, layout)
+            mixed = mix(q, k, v, positions_T, self.extra(score_bias), noise, self.cfg, layout)
         return self.output(mixed, layout)
 
-    def mix(self, q, k, v, mask, bias, noise: Noise | None, layout: Layout) -> jax.Array:
-        """`attend`, as this configuration computes it."""
-        if self.cfg.kernel == "rows" and noise is None:
-            return attend_by_rows(q, k, v, mask, bias, self.cfg, layout)
-        return attend(q, k, v, mask, bias, noise, self.cfg)
+    def extra(self, score_bias: jax.Array | None) -> Extra:
+        return Extra(self.alibi, score_bias)
 
     def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
         """-> [B, T, D] without the bias, a partial sum over the devices' heads."""
@@ -111,80 +100,3 @@ def felt(cfg: AttentionConfig, rotated: int) -> np.ndarray:
     if not cfg.qk_norm:
         mask[-2, rotated:] = 0
     return mask
-
-
-def visible(queries: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Array:
-    """bool [Z, T, S]: a query, at [T] or [B, T], sees itself and what is before it, at most
-    `window` positions back."""
-    distance = distances(queries, keys_S)
-    seen = distance >= 0
-    return seen if window is None else seen & (distance <= window)
-
-
-def attend(
-    q_BTKGH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    mask_ZTS: jax.Array,
-    bias: jax.Array | None,
-    noise: Noise | None,
-    cfg: AttentionConfig,
-) -> jax.Array:
-    """softmax(q k / sqrt(H) + bias [Z, K, G, T, S]) v -> [B, T, K, G, H].
-
-    The softmax itself is in float32; the scores are rounded to the compute dtype before it, as in
-    NeoX, unless `softmax_fp32` is set.
-    """
-    keys = "BSKGH" if k_BSKH.ndim == 5 else "BSKH"
-    scores = jnp.einsum(
-        f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
-    ) * (1 / math.sqrt(cfg.head_dim))
-    if not cfg.softmax_fp32:
-        scores = scores.astype(q_BTKGH.dtype).astype(jnp.float32)
-    if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
-    scores = jnp.where(mask_ZTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-    weights = dropout_heads(weights, cfg.dropout, noise)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH)
-
-
-def attend_by_rows(q, k, v, mask_ZTS, bias, cfg: AttentionConfig, layout: Layout) -> jax.Array:
-    """`attend` without dropout, for what need not be differentiated: one row of the batch after the
-    other, so that its scores stay in a CPU's cache, and keys that no query of a block sees are left
-    out. Z is 1."""
-    blocks = BLOCKS if layout.parts("length") == 1 else 1  # else queries are not where keys are
-
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, *bias: jax.Array):
-        size = -(-q.shape[1] // blocks)
-
-        def row(arrays: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            q, k, v = (_by_head(x[None]) for x in arrays)
-            found = []
-            for first in range(0, q.shape[1], size):
-                last = min(first + size, q.shape[1]) if blocks > 1 else k.shape[1]
-                some = [x[..., first : first + size, :last] for x in (mask, *bias)]
-                shared = some[1] if bias else None
-                rows = q[:, first : first + size], k[:, :last], v[:, :last]
-                found.append(attend(*rows, some[0], shared, None, cfg)[0])
-            return jnp.concatenate(found)
-
-        return (jax.lax.map(row, (q, k, v)),)
-
-    keys: Axes = ("batch", None, "kv_heads", *(None,) * (k.ndim - 3))
-    values: Axes = ("batch", None, "kv_heads", None)
-    queries: Axes = ("batch", "length", "kv_heads", None, None)
-    inputs: tuple[Axes, ...] = (queries, keys, values, (None, "length", None))
-    arrays = [q, k, v, mask_ZTS]
-    if bias is not None:
-        inputs += ((None, "kv_heads", None, "length", None),)
-        arrays.append(bias)
-    laid = [
-        jax.reshard(x, layout.activation(*axes)) for x, axes in zip(arrays, inputs, strict=True)
-    ]
-    return on_devices(local, inputs, (queries,), layout)(*laid)[0]
-
-
-def _by_head(x: jax.Array) -> jax.Array:
-    """[B, T, K, …] as it is, but with the numbers of a head side by side in memory."""
-    return jnp.moveaxis(jax.lax.optimization_barrier(jnp.moveaxis(x, 1, -2)), -2, 1)

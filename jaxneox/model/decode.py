@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.model.attention import Attention, attend, visible, whole
+from jaxneox.model.attention import Attention, whole
+from jaxneox.model.kernels import mix
+from jaxneox.model.kernels.einsum import attend, visible
 from jaxneox.model.layout import Axes, Layout, on_devices
 from jaxneox.model.loss import Unembedding, project
 from jaxneox.model.neox import Model, Params
@@ -98,15 +100,13 @@ class Decoder:
         values: list[jax.Array] = []
         cfg, layout = self.model.cfg.attention, self.model.layout
         positions_T = jnp.arange(tokens_BT.shape[1])
-        mask = visible(positions_T, positions_T, cfg.window)
         shared = self._shared_bias(weights, positions_T, positions_T)
 
         def read(number: int, attention: Attention, x_BTD: jax.Array) -> jax.Array:
             q, k, v = _project(attention, x_BTD, positions_T, layout)
             keys.append(jnp.moveaxis(k, 1, -2))
             values.append(jnp.moveaxis(v, 1, -2))
-            bias = _bias(attention, shared, positions_T, positions_T)
-            return attention.mix(q, k, v, mask, bias, None, layout)
+            return mix(q, k, v, positions_T, attention.extra(shared), None, cfg, layout)
 
         with self.model.matmuls():
             x_BTD = self._layers(weights, self._embed(weights, tokens_BT, positions_T), read)

@@ -66,6 +66,17 @@ class Layout(Protocol):
 Axes = tuple[str | None, ...]
 
 
+def platform() -> str:
+    """Of the devices of the mesh for which a function is being traced: cpu, gpu or tpu."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def once(x: jax.Array) -> jax.Array:
+    """Computed once, where XLA for CPUs would put it into each loop that reads it."""
+    return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
+
+
 def on_devices(
     local: Callable[..., Any], inputs: tuple[Axes, ...], outputs: tuple[Axes, ...], layout: Layout
 ) -> Callable[..., Any]:

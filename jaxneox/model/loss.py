@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxneox.model.layout import Layout
+from jaxneox.model.layout import Layout, once
 
 
 class Head(NamedTuple):
@@ -43,7 +43,27 @@ class Unembedding(NamedTuple):
     bias: jax.Array | None  # float32 [V]; few models have one
 
 
-def chunk_length(length: int, logits: int, limit: int = 2**25) -> int:
+LOGITS = 2**25
+"""Numbers that a device has at one time."""
+
+
+class Softmax(NamedTuple):
+    """`powers / total`, and the log of what they would sum to if no exponent were reduced."""
+
+    powers: jax.Array  # [..., V], 1 where a logit is the greatest
+    total: jax.Array  # [...]
+    log_total: jax.Array  # [...]
+
+
+def softmax(logits: jax.Array) -> Softmax:
+    """Of [..., V], in their dtype."""
+    most = jnp.max(logits, axis=-1)
+    powers = once(jnp.exp(logits - most[..., None]))
+    total = jnp.sum(powers, axis=-1)
+    return Softmax(powers, total, most + jnp.log(total))
+
+
+def chunk_length(length: int, logits: int, limit: int = LOGITS) -> int:
     """The longest divisor of `length` whose logits stay under `limit` numbers on a device, which
     has `logits` of them for each position."""
     fits = [c for c in range(1, length + 1) if length % c == 0 and c * logits <= limit]
@@ -62,8 +82,8 @@ def loss_sum(
 
     def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, labels, weights = chunk
-        loss, _ = _token_loss(project(x, unembedding, head.dtype), labels, head)
-        return total + _sum(loss * weights), None
+        logits = project(x, unembedding, head.dtype)
+        return total + _sum(_token_loss(logits, softmax(logits), labels, head) * weights), None
 
     return jax.lax.scan(add, jnp.float32(0), _chunks(head, x_MBTD, labels_MBT, weights_MBT))[0]
 
@@ -76,8 +96,9 @@ def _forward(x_MBTD, unembedding: Unembedding, labels_MBT, weights_MBT, head: He
         total, grads = carry
         x, labels, weights = chunk
         logits = project(x, unembedding, head.dtype)
-        loss, log_z = _token_loss(logits, labels, head)
-        d = _token_gradient(logits, log_z, labels, weights, head)
+        soft = softmax(logits)
+        loss = _token_loss(logits, soft, labels, head)
+        d = _token_gradient(soft, labels, weights, head)
         dx = jnp.einsum("MBSCV,DV->MBSCD", d.astype(x.dtype), w_DV, out_sharding=partial_dx)
         grads = jax.tree.map(jnp.add, grads, _unembedding_gradient(x, d, unembedding, head))
         return (total + _sum(loss * weights), grads), dx
@@ -135,21 +156,19 @@ def _axes(w: jax.Array) -> tuple[str, ...]:
     return ("embed", "vocab")[-w.ndim :]
 
 
-def _token_loss(logits: jax.Array, labels: jax.Array, head: Head) -> tuple[jax.Array, jax.Array]:
-    """-> the loss of each token and its log Z, float32 [M, B, S, C]"""
-    log_z = jax.nn.logsumexp(logits, axis=-1).astype(jnp.float32)
+def _token_loss(logits: jax.Array, soft: Softmax, labels: jax.Array, head: Head) -> jax.Array:
+    """float32 [M, B, S, C]"""
+    log_z = soft.log_total.astype(jnp.float32)
     chosen = jnp.sum(jnp.where(is_label(logits, labels, head.layout), logits, 0), axis=-1)
-    return log_z - chosen.astype(jnp.float32) + head.z_loss * log_z**2, log_z
+    return log_z - chosen.astype(jnp.float32) + head.z_loss * log_z**2
 
 
-def _token_gradient(logits, log_z, labels, weights, head: Head) -> jax.Array:
+def _token_gradient(soft: Softmax, labels: jax.Array, weights: jax.Array, head: Head) -> jax.Array:
     """weight * (softmax * (1 + 2 z_loss log Z) - label)"""
-    softmax = jnp.exp(logits - log_z[..., None].astype(logits.dtype))
-    growth = (weights * (1 + 2 * head.z_loss * log_z))[..., None].astype(logits.dtype)
-    label = jnp.where(
-        is_label(logits, labels, head.layout), weights[..., None].astype(logits.dtype), 0
-    )
-    return softmax * growth - label
+    powers, log_z = soft.powers, soft.log_total.astype(jnp.float32)
+    growth = weights * (1 + 2 * head.z_loss * log_z) / soft.total.astype(jnp.float32)
+    label = jnp.where(is_label(powers, labels, head.layout), weights[..., None], 0)
+    return powers * growth[..., None].astype(powers.dtype) - label.astype(powers.dtype)
 
 
 def is_label(logits: jax.Array, labels: jax.Array, layout: Layout) -> jax.Array:

@@ -129,9 +129,8 @@ class Model:
         with self.matmuls():
             model = self._module(params)
             x_BTD = self._whole_sequences(self._hidden(model, params, tokens_BT[None], None))
-            cached = self.cfg.attention.kernel == "rows"
             unembedding = self._unembedding(model)
-            return scores(x_BTD, unembedding, places_BC, labels_BC, self.layout, cached)
+            return scores(x_BTD, unembedding, places_BC, labels_BC, self.layout)
 
     def loss_sum(
         self,

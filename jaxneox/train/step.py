@@ -75,13 +75,17 @@ class Step:
             inputs, labels = part.tokens[..., :-1], part.tokens[..., 1:]
             return self.model.loss_sum(params, inputs, labels, part.weights, noise)
 
-        def add(total, part):
+        def each(part) -> tuple[jax.Array, Params]:
             loss, grads = jax.value_and_grad(one)(state.params, *part)
-            return jax.tree.map(jnp.add, total, (loss, lay(grads, self.at.gradients))), None
+            return loss, lay(grads, self.at.gradients)
 
+        parts = rounds((batch, rows_AB), self.model.layout)
+        if jax.tree.leaves(parts)[0].shape[0] == 1:  # nothing to be added up
+            return each(jax.tree.map(lambda x: x[0], parts))
         nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
         start = (jnp.float32(0), lay(nothing, self.at.gradients))
-        return jax.lax.scan(add, start, rounds((batch, rows_AB), self.model.layout))[0]
+        add = lambda total, part: (jax.tree.map(jnp.add, total, each(part)), None)
+        return jax.lax.scan(add, start, parts)[0]
 
     def update(self, state: TrainState, grads: Params) -> tuple[Params, optax.OptState]:
         """The optimizer's step where its state lies, then the parameters back to their places."""

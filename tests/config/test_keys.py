@@ -62,7 +62,6 @@ def test_every_field_is_set_by_some_key() -> None:
     paths = {key.fate.to for key in KEYS.values() if isinstance(key.fate, Used)}
     derived = {"schedule.lr", "schedule.neox_head", "model.vocab_size", "keys"}
     derived |= {
-        "model.attention.kernel",
         "model.attention.head_dim",
         "model.mlp.gated",
         "tokenizer.model_parallel",

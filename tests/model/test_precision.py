@@ -10,7 +10,7 @@ import pytest
 from jaxneox.config.schema import AttentionConfig, MlpConfig, ModelConfig, PositionConfig
 from jaxneox.config.schema import RematConfig as Remat
 from jaxneox.model import Model, Noise
-from jaxneox.model.attention import attend, visible
+from jaxneox.model.kernels.einsum import attend, visible
 from tests.model.adapter import HASTE, ONE_DEVICE, one_device
 from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from jaxneox.config.schema import AttentionConfig
-from jaxneox.model.attention import attend, visible
+from jaxneox.model.kernels.einsum import attend, visible
 from jaxneox.model.ring import ring_attend
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for

@@ -52,6 +52,12 @@ OURS: Section = {
     "remat_policy": used(
         ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"
     ),
+    "attention_kernel": used(
+        ("auto", "einsum", "blocked", "cudnn", "splash"),
+        "auto",
+        "model.attention.kernel",
+        "auto: the fastest that has all the model needs",
+    ),
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
     ),

@@ -1,0 +1,87 @@
+"""Attention's kernels: one function in several forms, and which of them is taken.
+
+- `einsum`: the formula; dropout and learned biases (rpe) are here alone.
+- `blocked`: scores block by block in plain XLA; on CPUs and TPUs, and on GPUs in float32.
+- `cudnn`: NVIDIA's fused kernel, for half precision.
+- `splash`: the TPU's Pallas kernel, where the YAML asks for it.
+"""
+# B batch, T and S length, K key-value heads, G query heads for each of them, H head
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxneox.config.schema import AttentionConfig, Kernel
+from jaxneox.errors import UserError
+from jaxneox.model.dropout import Noise
+from jaxneox.model.kernels import cudnn, splash
+from jaxneox.model.kernels.blocked import blocked
+from jaxneox.model.kernels.einsum import attend, visible
+from jaxneox.model.layout import Layout, platform
+from jaxneox.model.positions import Alibi
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What is added to the scores: alibi, or a learned bias [1, K, G, T, S]."""
+
+    alibi: Alibi | None = None
+    bias: jax.Array | None = None
+
+    @property
+    def slopes_KG(self) -> np.ndarray | None:
+        return None if self.alibi is None else self.alibi.slopes_KG
+
+    def whole(self, positions_T: jax.Array) -> jax.Array | None:
+        """float32 [1, K, G, T, S]"""
+        return self.bias if self.alibi is None else self.alibi(positions_T, positions_T)
+
+
+def mix(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions_T: jax.Array,
+    extra: Extra,
+    noise: Noise | None,
+    cfg: AttentionConfig,
+    layout: Layout,
+) -> jax.Array:
+    """What each head reads: queries [B, T, K, G, H] of keys [B, T, K, (G,) H] and values
+    [B, T, K, H] -> [B, T, K, G, H]."""
+    kernel = choose(cfg, q.dtype, extra, noise)
+    if kernel == "einsum":
+        mask = visible(positions_T, positions_T, cfg.window)
+        return attend(q, k, v, mask, extra.whole(positions_T), noise, cfg)
+    if kernel == "blocked":
+        return blocked(q, k, v, positions_T, extra.slopes_KG, cfg, layout)
+    fused = cudnn.fused if kernel == "cudnn" else splash.fused
+    return fused(q, k, v, cfg, layout)
+
+
+def choose(cfg: AttentionConfig, dtype: jnp.dtype, extra: Extra, noise: Noise | None) -> Kernel:
+    """The kernel for the devices that are traced for. Raises UserError where the one that the YAML
+    asks for has not what the model needs."""
+    drops = noise is not None and cfg.dropout > 0
+    lacks: dict[Kernel, str | None] = {
+        "einsum": None,
+        "blocked": "dropout" if drops else "learned biases" if extra.bias is not None else None,
+    }
+    lacks |= {
+        name: lacks["blocked"] or ("alibi" if extra.alibi is not None else None) or lack(cfg)
+        for name, lack in (("cudnn", cudnn.lacks), ("splash", splash.lacks))
+    }
+    if dtype == jnp.float32:
+        lacks["cudnn"] = lacks["cudnn"] or "float32"
+    if cfg.kernel != "auto":
+        if lack := lacks[cfg.kernel]:
+            able = ", ".join(name for name, missing in lacks.items() if missing is None)
+            raise UserError(
+                f"attention_kernel: {cfg.kernel} has no {lack}, which this run needs; expected "
+                f"auto, or one of {able}"
+            )
+        return cfg.kernel
+    order: tuple[Kernel, ...] = ("cudnn", "blocked") if platform() == "gpu" else ("blocked",)
+    return next((name for name in order if lacks[name] is None), "einsum")

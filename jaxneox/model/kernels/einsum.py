@@ -1,0 +1,49 @@
+"""Attention as its formula: all scores at once. What the other kernels are held against, and the
+one that has everything: dropout, learned biases, rows with positions of their own."""
+# B batch, T query length, S key length, K key-value heads, G query heads for each of them, H head
+# Z rows of positions: 1 where all rows of a batch have the same, else B
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxneox.config.schema import AttentionConfig
+from jaxneox.model.dropout import Noise, dropout_heads
+from jaxneox.model.positions import distances
+
+
+def visible(queries: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Array:
+    """bool [Z, T, S]: a query, at [T] or [B, T], sees itself and what is before it, at most
+    `window` positions back."""
+    distance = distances(queries, keys_S)
+    seen = distance >= 0
+    return seen if window is None else seen & (distance <= window)
+
+
+def attend(
+    q_BTKGH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask_ZTS: jax.Array,
+    bias: jax.Array | None,
+    noise: Noise | None,
+    cfg: AttentionConfig,
+) -> jax.Array:
+    """softmax(q k / sqrt(H) + bias [Z, K, G, T, S]) v -> [B, T, K, G, H].
+
+    The softmax itself is in float32; the scores are rounded to the compute dtype before it, as in
+    NeoX, unless `softmax_fp32` is set.
+    """
+    keys = "BSKGH" if k_BSKH.ndim == 5 else "BSKH"
+    scores = jnp.einsum(
+        f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
+    ) * (1 / math.sqrt(cfg.head_dim))
+    if not cfg.softmax_fp32:
+        scores = scores.astype(q_BTKGH.dtype).astype(jnp.float32)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    scores = jnp.where(mask_ZTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
+    weights = dropout_heads(weights, cfg.dropout, noise)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH)

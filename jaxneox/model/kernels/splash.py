@@ -1,0 +1,64 @@
+"""The TPU's fused attention: JAX's Pallas kernel of that name."""
+# B batch, T length, K key-value heads, G query heads for each of them, H head
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxneox.config.schema import AttentionConfig
+from jaxneox.model.layout import Axes, Layout, on_devices, platform
+
+QUERIES: Axes = ("batch", None, "kv_heads", None, None)
+KEYS: Axes = ("batch", None, "kv_heads", None)
+
+BLOCK = 512
+"""Queries and keys of a tile."""
+
+
+def lacks(cfg: AttentionConfig) -> str | None:
+    """What it has not of what is asked."""
+    if cfg.qk_norm and cfg.group > 1:
+        return "keys of their own for the queries of a group"
+    if cfg.head_dim % 32:
+        return f"heads of {cfg.head_dim} (a multiple of 32)"
+    return None
+
+
+def fused(q: jax.Array, k: jax.Array, v: jax.Array, cfg: AttentionConfig, layout: Layout):
+    """queries [B, T, K, G, H], keys [B, T, K, (1,) H], values [B, T, K, H] -> as the queries.
+
+    T is a multiple of 128. Anywhere but on a TPU it is interpreted, slowly, for tests.
+    """
+    k = k if k.ndim == 4 else k[:, :, :, 0]
+    axes = (QUERIES, KEYS, KEYS)
+    laid = [jax.reshard(x, layout.activation(*a)) for x, a in zip((q, k, v), axes, strict=True)]
+    local = partial(_local, cfg, platform() != "tpu")
+    out = on_devices(local, axes, (QUERIES,), layout)(*laid)[0]
+    return jax.reshard(out, layout.activation("batch", "length", "kv_heads", None, None))
+
+
+def _local(cfg: AttentionConfig, interpreted: bool, q, k, v):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    length, group = q.shape[1], q.shape[3]
+    seen = (
+        masks.CausalMask((length, length))
+        if cfg.window is None
+        else masks.LocalMask((length, length), (cfg.window, 0), 0)
+    )
+    size = math.gcd(length, BLOCK)
+    blocks = kernel.BlockSizes(
+        **dict.fromkeys(("block_q", "block_kv", "block_kv_compute"), size),
+        **dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), size),
+        **dict.fromkeys(("block_q_dq", "block_kv_dq"), size),
+    )
+    run = kernel.make_splash_mqa_single_device(
+        masks.MultiHeadMask([seen] * group), block_sizes=blocks, interpret=interpreted
+    )
+    q = q * (1 / math.sqrt(cfg.head_dim))  # the kernel does not scale
+    each = jax.vmap(jax.vmap(run))  # [G, T, H] with [T, H] of a row's key-value head
+    out = each(*(jnp.moveaxis(x, 1, -2) for x in (q, k, v)))
+    return (jnp.moveaxis(out, -2, 1),)
