@@ -50,7 +50,7 @@ class Mlp(nnx.Module):
         self.gate_bias = param(rngs, ("mlp",), zeros, F=F) if m.gated and m.bias else None
         self.down = param(rngs, ("mlp", "embed"), init_out, F=F, D=D)
         self.down_bias = param(rngs, ("embed",), zeros, D=D) if m.bias else None
-        self.activation = ACTIVATIONS[m.activation]
+        self.activation = jax.checkpoint(ACTIVATIONS[m.activation], prevent_cse=False)
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """-> [B, T, D] without the output bias, a partial sum over the devices' inner widths."""
@@ -60,7 +60,7 @@ class Mlp(nnx.Module):
         else:
             inner_BTF = self.activation(_affine(x_BTD, self.gate, self.gate_bias)) * up_BTF
         partial = layout.partial("batch", "length", "embed", over="mlp")
-        return product(inner_BTF, self.down[...], partial)
+        return jnp.einsum("BTF,FD->BTD", inner_BTF, self.down[...], out_sharding=partial)
 
 
 def _affine(x_BTD: jax.Array, weight: nnx.Param, bias: nnx.Param | None) -> jax.Array:

@@ -1,6 +1,7 @@
 """Normalisation over the hidden axis. Statistics in float32; the result has the input's dtype."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,7 @@ def norm(cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int) -
     return KINDS[cfg.kind](cfg, axes, rngs, **sizes)
 
 
+@partial(jax.checkpoint, static_argnums=(1, 2), prevent_cse=False)
 def _standardise(x: jax.Array, over: tuple[int, ...], epsilon: float) -> jax.Array:
     x32 = x.astype(jnp.float32)
     centred = x32 - jnp.mean(x32, axis=over, keepdims=True)

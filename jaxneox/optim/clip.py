@@ -15,9 +15,9 @@ def clip_by_norm(most: float, leaves_out: Mapping[str, int]) -> optax.GradientTr
     what is in no layer nothing. DeepSpeed without ZeRO counts what all ranks have copies of in the
     pipeline's first stage alone (deepspeed `runtime/utils.py`, `clip_grad_norm_`: its rank is one
     among all stages).
+
+    One factor for all: a quotient for each number would be a pass of its own over the gradient.
     """
-    if not leaves_out:
-        return optax.clip_by_global_norm(most)
 
     def clip(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
         counted = (_squares(name, u, leaves_out.get(name)) for name, u in updates.items())

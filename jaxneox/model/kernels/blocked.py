@@ -191,9 +191,9 @@ class _Part(NamedTuple):
         most = jnp.max(scores, axis=-1)
         powers = once(jnp.exp(scores - most[..., None]))
         total = jnp.sum(powers, axis=-1)
-        weights = (powers / total[..., None]).astype(v.dtype)
+        weights = powers.astype(v.dtype)  # divided by their sum only in the product
         out = jnp.einsum("KGTS,KSH->KGTH", weights, v, preferred_element_type=jnp.float32)
-        return out, most + jnp.log(total)
+        return out / total[..., None], most + jnp.log(total)
 
     def backward(self, q, d_out, log_total, product, k, v, block: _Block):
         """-> the gradients of q [K, G, t, H], and this block's share of those of k and v, float32"""
