@@ -78,7 +78,10 @@ def once(x: jax.Array) -> jax.Array:
 
 
 def on_devices(
-    local: Callable[..., Any], inputs: tuple[Axes, ...], outputs: tuple[Axes, ...], layout: Layout
+    local: Callable[..., Any],
+    inputs: tuple[Axes, ...],
+    outputs: tuple[Axes, ...],
+    layout: Layout,
 ) -> Callable[..., Any]:
     """`local` as the program of one device, on its parts of arrays whose dimensions are named.
 

@@ -24,16 +24,29 @@ def timelines(planned: Planned) -> list[list[Piece]]:
     each at the rate that bounds it."""
     assert planned.topology.chip is not None
     program = parse(planned.text)
-    loops = [
-        one
-        for body in program.computations.values()
-        for one in body
-        if one.opcode == "while" and trips(program, one)[0] == planned.depth
-        if not any(
-            i.opcode == "while" for b in called(one, "body") for i in program.computations[b]
-        )
-    ]
+    loops = _over_layers(program, program.entry, planned.depth)
     return [list(_laid(_pieces(planned, program, loop))) for loop in loops]
+
+
+def _over_layers(program: Program, name: str, depth: int) -> list[Instruction]:
+    """The loops of a computation, and of those inside them, that go round once a layer: as often,
+    and no loop inside does most of the work, as that over layers in one over micro-batches does."""
+    found = []
+    for one in program.computations[name]:
+        if one.opcode == "while":
+            (body,) = called(one, "body")
+            inner = _over_layers(program, body, depth)
+            most = max((_flops(program, loop) for loop in inner), default=0)
+            layers = trips(program, one)[0] == depth and 2 * depth * most <= _flops(program, one)
+            found += [one] if layers else inner
+        elif one.opcode in ("call", "conditional"):
+            for inside in called(one, "to_apply|branch_computations"):
+                found += _over_layers(program, inside, depth)
+    return found
+
+
+def _flops(program: Program, loop: Instruction) -> int:
+    return work.of_instruction(program, loop, {}, {}).flops
 
 
 def _pieces(planned: Planned, program: Program, loop: Instruction) -> Iterator[Piece]:
@@ -51,7 +64,7 @@ def _pieces(planned: Planned, program: Program, loop: Instruction) -> Iterator[P
                     seconds = planned.links.seconds(row_of(collective, axes))
                     yield Piece(f"{collective.kind} {axes}", axes, 0.0, seconds)
                 begun.add(collective.channel)
-            if one.opcode == "while" or one.opcode.startswith(work.COLLECTIVES):
+            if one.opcode.startswith(work.COLLECTIVES):
                 continue
             done = work.of_instruction(program, one, shapes, {})
             flops, moved = done.flops / chip.flops, done.bytes / chip.bandwidth

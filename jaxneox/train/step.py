@@ -84,7 +84,10 @@ class Step:
             return each(jax.tree.map(lambda x: x[0], parts))
         nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
         start = (jnp.float32(0), lay(nothing, self.at.gradients))
-        add = lambda total, part: (jax.tree.map(jnp.add, total, each(part)), None)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, each(part)), None
+
         return jax.lax.scan(add, start, parts)[0]
 
     def update(self, state: TrainState, grads: Params) -> tuple[Params, optax.OptState]:

@@ -69,12 +69,10 @@ def choose(cfg: AttentionConfig, dtype: jnp.dtype, extra: Extra, noise: Noise | 
         "einsum": None,
         "blocked": "dropout" if drops else "learned biases" if extra.bias is not None else None,
     }
-    lacks |= {
-        name: lacks["blocked"] or ("alibi" if extra.alibi is not None else None) or lack(cfg)
-        for name, lack in (("cudnn", cudnn.lacks), ("splash", splash.lacks))
-    }
-    if dtype == jnp.float32:
-        lacks["cudnn"] = lacks["cudnn"] or "float32"
+    plain = lacks["blocked"] or ("alibi" if extra.alibi is not None else None)
+    full = "float32" if dtype == jnp.float32 else None
+    lacks["cudnn"] = plain or cudnn.lacks(cfg) or full
+    lacks["splash"] = plain or splash.lacks(cfg)
     if cfg.kernel != "auto":
         if lack := lacks[cfg.kernel]:
             able = ", ".join(name for name, missing in lacks.items() if missing is None)

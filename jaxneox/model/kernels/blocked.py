@@ -74,15 +74,15 @@ def _forward(q, k, v, places: Places, how: How):
     axes = (QUERIES, _keys(k), _keys(v), *AXES)
     run = on_devices(partial(_forward_rows, how), axes, (QUERIES, ROWS), how.layout)
     out, log_total = run(q, k, v, *places)
-    return out, (q, k, v, places, out, log_total)
+    return out, (q, k, v, places, log_total)
 
 
 def _backward(how: How, saved, d_out):
-    q, k, v, places, out, log_total = saved
-    axes = (QUERIES, _keys(k), _keys(v), QUERIES, ROWS, QUERIES, *AXES)
+    q, k, v, places, log_total = saved
+    axes = (QUERIES, _keys(k), _keys(v), ROWS, QUERIES, *AXES)
     outputs = (QUERIES, _keys(k), _keys(v))
     run = on_devices(partial(_backward_rows, how), axes, outputs, how.layout)
-    return *run(q, k, v, out, log_total, d_out, *places), None
+    return *run(q, k, v, log_total, d_out, *places), None
 
 
 _blocked.defvjp(_forward, _backward)
@@ -105,19 +105,17 @@ def _forward_rows(how: How, q, k, v, *places: jax.Array):
     return jax.lax.map(row, (q, k, v))
 
 
-def _backward_rows(how: How, q, k, v, out, log_total, d_out, *places: jax.Array):
+def _backward_rows(how: How, q, k, v, log_total, d_out, *places: jax.Array):
     """-> the gradients of queries, keys and values, in their dtypes."""
     part = _Part(how, Places(*places))
 
     def row(arrays):
-        q, k, v, out, d_out = map(_by_head, arrays[:-1])
-        product = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-        sums = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+        q, k, v, d_out = map(_by_head, arrays[:-1])
+        sums = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
         d_q = []
         for block in part.blocks(q.shape[2]):
-            here = block.of(q, 2), block.of(d_out, 2)
-            rows = block.of(arrays[-1], 2), block.of(product, 2)
-            d, *added = part.backward(*here, *rows, block.seen(k), block.seen(v), block)
+            here = [block.of(x, 2) for x in (q, d_out, arrays[-1])]
+            d, *added = part.backward(block, *here, block.seen(k), block.seen(v))
             d_q.append(d)
             sums = tuple(
                 total.at[..., block.start : block.end, :].add(x)
@@ -128,7 +126,7 @@ def _backward_rows(how: How, q, k, v, out, log_total, d_out, *places: jax.Array)
             jnp.moveaxis(d, -2, 0).astype(x.dtype) for d, x in zip(grads, (q, k, v), strict=True)
         )
 
-    d_q, *d_kv = jax.lax.map(row, (q, k, v, out, d_out, log_total))
+    d_q, *d_kv = jax.lax.map(row, (q, k, v, d_out, log_total))
     (others,) = how.layout.activation("length")  # who has the same keys for other queries
     return d_q, *(jax.lax.psum(d, others) for d in d_kv)
 
@@ -195,14 +193,18 @@ class _Part(NamedTuple):
         out = jnp.einsum("KGTS,KSH->KGTH", weights, v, preferred_element_type=jnp.float32)
         return out / total[..., None], most + jnp.log(total)
 
-    def backward(self, q, d_out, log_total, product, k, v, block: _Block):
-        """-> the gradients of q [K, G, t, H], and this block's share of those of k and v, float32"""
+    def backward(self, block: _Block, q, d_out, log_total, k, v):
+        """-> the gradients of q [K, G, t, H], and this block's share of those of k and v; float32.
+
+        A block has all keys that its queries see, so that the sum over them, which the gradient of
+        a softmax takes, is exact here: from a rounded output it would lose digits where attention
+        is peaked.
+        """
         dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
         weights = jnp.exp(self.scores(q, k, block) - log_total[..., None])
         d_weights = dot("KGTH,KSH->KGTS", d_out, v)
-        d_scores = (
-            weights * (d_weights - product[..., None]) * (1 / math.sqrt(self.how.cfg.head_dim))
-        )
+        product = jnp.sum(once(weights * d_weights), axis=-1, keepdims=True)
+        d_scores = weights * (d_weights - product) * (1 / math.sqrt(self.how.cfg.head_dim))
         weights, d_scores = once(weights.astype(v.dtype)), once(d_scores.astype(q.dtype))
         d_q = dot(f"KGTS,{_named(k)}->KGTH", d_scores, k)
         d_k = dot(f"KGTS,KGTH->{_named(k)}", d_scores, q)

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 
 from jaxneox.config.schema import AttentionConfig
-from jaxneox.model.layout import Axes, Layout, on_devices
+from jaxneox.model.layout import Axes, Layout
 
 QUERIES: Axes = ("batch", None, "kv_heads", None, None)
 KEYS: Axes = ("batch", None, "kv_heads", None)
@@ -25,10 +25,12 @@ def lacks(cfg: AttentionConfig) -> str | None:
 def fused(q: jax.Array, k: jax.Array, v: jax.Array, cfg: AttentionConfig, layout: Layout):
     """queries [B, T, K, G, H], keys [B, T, K, (1,) H], values [B, T, K, H] -> as the queries."""
     k = k if k.ndim == 4 else k[:, :, :, 0]
-    arrays = (q, k, v)
-    axes = (QUERIES, KEYS, KEYS)
-    laid = [jax.reshard(x, layout.activation(*a)) for x, a in zip(arrays, axes, strict=True)]
-    out = on_devices(partial(_local, cfg), axes, (QUERIES,), layout)(*laid)[0]
+    specs = tuple(layout.activation(*axes) for axes in (QUERIES, KEYS, KEYS))
+    laid = map(jax.reshard, (q, k, v), specs)
+    # jax does not see into the kernel: it cannot check what devices have in common
+    local = partial(_local, cfg)
+    run = jax.shard_map(local, in_specs=specs, out_specs=specs[0], check_vma=False)
+    out = run(*laid)
     return jax.reshard(out, layout.activation("batch", "length", "kv_heads", None, None))
 
 
@@ -43,4 +45,4 @@ def _local(cfg: AttentionConfig, q, k, v):
         local_window_size=None if cfg.window is None else (cfg.window, 0),
         implementation="cudnn",
     )
-    return (out.reshape(q.shape),)
+    return out.reshape(q.shape)

@@ -3,12 +3,13 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxneox.config.schema import AttentionConfig
-from jaxneox.model.layout import Axes, Layout, on_devices, platform
+from jaxneox.model.layout import Axes, Layout, platform
 
 QUERIES: Axes = ("batch", None, "kv_heads", None, None)
 KEYS: Axes = ("batch", None, "kv_heads", None)
@@ -32,10 +33,12 @@ def fused(q: jax.Array, k: jax.Array, v: jax.Array, cfg: AttentionConfig, layout
     T is a multiple of 128. Anywhere but on a TPU it is interpreted, slowly, for tests.
     """
     k = k if k.ndim == 4 else k[:, :, :, 0]
-    axes = (QUERIES, KEYS, KEYS)
-    laid = [jax.reshard(x, layout.activation(*a)) for x, a in zip((q, k, v), axes, strict=True)]
+    specs = tuple(layout.activation(*axes) for axes in (QUERIES, KEYS, KEYS))
+    laid = map(jax.reshard, (q, k, v), specs)
     local = partial(_local, cfg, platform() != "tpu")
-    out = on_devices(local, axes, (QUERIES,), layout)(*laid)[0]
+    # jax does not see into the kernel: it cannot check what devices have in common
+    run = jax.shard_map(local, in_specs=specs, out_specs=specs[0], check_vma=False)
+    out = run(*laid)
     return jax.reshard(out, layout.activation("batch", "length", "kv_heads", None, None))
 
 
@@ -50,15 +53,14 @@ def _local(cfg: AttentionConfig, interpreted: bool, q, k, v):
         else masks.LocalMask((length, length), (cfg.window, 0), 0)
     )
     size = math.gcd(length, BLOCK)
-    blocks = kernel.BlockSizes(
-        **dict.fromkeys(("block_q", "block_kv", "block_kv_compute"), size),
-        **dict.fromkeys(("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), size),
-        **dict.fromkeys(("block_q_dq", "block_kv_dq"), size),
-    )
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes: dict[str, Any] = {f"block_{name}": size for name in names}
     run = kernel.make_splash_mqa_single_device(
-        masks.MultiHeadMask([seen] * group), block_sizes=blocks, interpret=interpreted
+        masks.MultiHeadMask([seen] * group),
+        block_sizes=kernel.BlockSizes(**sizes),
+        interpret=interpreted,
     )
     q = q * (1 / math.sqrt(cfg.head_dim))  # the kernel does not scale
     each = jax.vmap(jax.vmap(run))  # [G, T, H] with [T, H] of a row's key-value head
     out = each(*(jnp.moveaxis(x, 1, -2) for x in (q, k, v)))
-    return (jnp.moveaxis(out, -2, 1),)
+    return jnp.moveaxis(out, -2, 1)

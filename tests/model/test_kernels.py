@@ -1,0 +1,155 @@
+"""Attention's kernels against the formula in float64: values, gradients, meshes, and the choice."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxneox.config.schema import AttentionConfig
+from jaxneox.errors import UserError
+from jaxneox.model import kernels
+from jaxneox.model.kernels import Extra, choose, mix
+from jaxneox.model.positions import Alibi
+from jaxneox.parallel.mesh import make_mesh, whole
+from jaxneox.parallel.rules import rules_for
+from tests.parallel.meshes import HASTE
+from tests.reference.compare import relative_l2
+
+BATCH, KEYS, HEAD = 4, 2, 8
+FLOAT32 = 1e-6  # relative L2: rounding of sums of some hundred terms
+QUERIES = ("batch", "length", "kv_heads", None, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    length: int
+    group: int = 1
+    window: int | None = None
+    alibi: bool = False
+    own_keys: bool = False  # one for each query head, as with qk_norm
+    head: int = HEAD
+
+    @property
+    def cfg(self) -> AttentionConfig:
+        heads = KEYS * self.group
+        return AttentionConfig(heads, KEYS, self.head, window=self.window, softmax_fp32=True)
+
+    @property
+    def extra(self) -> Extra:
+        return Extra(Alibi(self.cfg) if self.alibi else None)
+
+    def arrays(self) -> list[np.ndarray]:
+        """Queries, keys, values, and the gradient of the output."""
+        random = np.random.default_rng(0)
+        queries = (BATCH, self.length, KEYS, self.group, self.head)
+        plain = (BATCH, self.length, KEYS, self.head)
+        shapes = (queries, queries if self.own_keys else plain, plain, queries)
+        return [random.normal(size=shape) for shape in shapes]
+
+
+def run(case: Case, kernel: str, sizes: dict[str, int], dtype: Any) -> list[np.ndarray]:
+    """The output and the gradients of queries, keys and values."""
+    sizes = whole(sizes)
+    mesh, rules = make_mesh(sizes), rules_for(sizes, 0, False)
+    cfg = dataclasses.replace(case.cfg, kernel=kernel)
+
+    def each(q, k, v, d):
+        keys = [rules.activation("batch", None, "kv_heads", *[None] * (x.ndim - 3)) for x in (k, v)]
+        q, d = (jax.reshard(x, rules.activation(*QUERIES)) for x in (q, d))
+        k, v = (jax.reshard(x, spec) for x, spec in zip((k, v), keys, strict=True))
+        positions = jnp.arange(case.length)
+        out, pull = jax.vjp(
+            lambda q, k, v: mix(q, k, v, positions, case.extra, None, cfg, rules), q, k, v
+        )
+        return out, *pull(jax.reshard(d, jax.typeof(out).sharding.spec))
+
+    with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
+        arrays = [jnp.asarray(x, dtype) for x in case.arrays()]
+        return [np.asarray(x, np.float64) for x in jax.jit(each, compiler_options=HASTE)(*arrays)]
+
+
+CASES = [
+    Case(5),
+    Case(200, group=2),
+    Case(130, window=7),
+    Case(300, window=100, alibi=True),
+    Case(256, group=3, alibi=True),
+    Case(190, group=2, own_keys=True),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_blocks_are_the_formula(case: Case) -> None:
+    with jax.enable_x64(True):
+        exact = run(case, "einsum", {"dp": 1}, "float64")
+    for found, expected in zip(run(case, "blocked", {"dp": 1}, "float32"), exact, strict=True):
+        assert relative_l2(found, expected) < FLOAT32
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"dp": 2, "tp": 2}, {"cp": 2, "tp": 2}, {"dp": 2, "cp": 4}], ids=str
+)
+def test_blocks_on_meshes(sizes: dict[str, int]) -> None:
+    case = Case(136, group=2, window=40, alibi=True)
+    one = run(case, "blocked", {"dp": 1}, "float32")
+    for found, expected in zip(run(case, "blocked", sizes, "float32"), one, strict=True):
+        assert relative_l2(found, expected) < FLOAT32
+
+
+def test_half_precision_is_as_near_as_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To float64, of arguments that are rounded alike. The gradients of scores are rounded before
+    their products, as in all fused kernels: one rounding more than the formula's, whose products
+    jax makes of float32, so that the error may grow by sqrt(2) for an equal one, and by 2 at most.
+    """
+    case = Case(256, group=2)
+    rounded = [np.asarray(jnp.asarray(x, "bfloat16"), np.float64) for x in case.arrays()]
+    monkeypatch.setattr(Case, "arrays", lambda _: rounded)
+    with jax.enable_x64(True):
+        exact = run(case, "einsum", {"dp": 1}, "float64")
+    formula, blocked = (
+        run(case, kernel, {"dp": 1}, "bfloat16") for kernel in ("einsum", "blocked")
+    )
+    for mine, other, expected in zip(blocked, formula, exact, strict=True):
+        assert relative_l2(mine, expected) < 2 * relative_l2(other, expected)
+
+
+@pytest.mark.parametrize("case", [Case(256, group=2, head=128), Case(256, window=60, head=128)])
+def test_the_tpus_kernel_interpreted(case: Case) -> None:
+    sizes = {"dp": 2, "tp": 2}
+    expected = run(case, "einsum", sizes, "float32")
+    for found, other in zip(run(case, "splash", sizes, "float32"), expected, strict=True):
+        assert relative_l2(found, other) < FLOAT32
+
+
+HALF, FLOAT = jnp.dtype("bfloat16"), jnp.dtype("float32")
+
+
+def chosen(platform: str, monkeypatch: pytest.MonkeyPatch, dtype=HALF, extra=None, **cfg) -> str:
+    monkeypatch.setattr(kernels, "platform", lambda: platform)
+    attention = AttentionConfig(4, 4, cfg.pop("head_dim", 64), **cfg)
+    return choose(attention, dtype, extra or Extra(), None)
+
+
+def test_the_choice_by_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    alibi = Extra(Alibi(AttentionConfig(4, 4, 64)))
+    assert chosen("cpu", monkeypatch, FLOAT) == chosen("tpu", monkeypatch) == "blocked"
+    assert chosen("gpu", monkeypatch) == chosen("gpu", monkeypatch, window=9) == "cudnn"
+    assert chosen("gpu", monkeypatch, FLOAT) == "blocked"
+    assert chosen("gpu", monkeypatch, extra=alibi) == "blocked"
+    assert chosen("gpu", monkeypatch, head_dim=256) == "blocked"
+    assert chosen("cpu", monkeypatch, extra=Extra(bias=jnp.zeros(1))) == "einsum"
+    assert chosen("tpu", monkeypatch, kernel="splash") == "splash"
+    assert chosen("gpu", monkeypatch, kernel="einsum") == "einsum"
+
+
+def test_a_kernel_that_lacks_something_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    alibi = Extra(Alibi(AttentionConfig(4, 4, 64)))
+    with pytest.raises(UserError, match=r"attention_kernel: cudnn has no alibi.* one of eins"):
+        chosen("gpu", monkeypatch, extra=alibi, kernel="cudnn")
+    with pytest.raises(UserError, match="cudnn has no float32"):
+        chosen("gpu", monkeypatch, FLOAT, kernel="cudnn")
+    with pytest.raises(UserError, match="blocked has no learned biases"):
+        chosen("cpu", monkeypatch, extra=Extra(bias=jnp.zeros(1)), kernel="blocked")
