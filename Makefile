@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test setup lint format clean matrix faults
+.PHONY: train test setup lint format clean matrix faults bench bench-gpu
 
 train: $(VENV)/.base
 	$(BIN)/python train.py
@@ -59,3 +59,13 @@ matrix: $(VENV)/.test
 # kill -9 of a process of four, ten times in a row: the table in docs/hosts.md; a quarter of an hour
 faults: $(VENV)/.test
 	$(BIN)/python -m tests.hosts.faults
+
+# beside transformers' GPTNeoX, eager and compiled: the table in docs/performance.md; some minutes.
+# On a machine with a GPU, whose environment has jax[cuda12], a CUDA torch and transformers:
+# make bench-gpu PYTHON_BENCH=python
+PYTHON_BENCH ?= $(BIN)/python
+bench: $(VENV)/.test
+	$(PYTHON_BENCH) -m tests.bench --json bench.json
+
+bench-gpu:
+	$(PYTHON_BENCH) -m tests.bench --gpu --rounds 5 --json bench.json

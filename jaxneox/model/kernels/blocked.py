@@ -114,8 +114,8 @@ def _backward_rows(how: How, q, k, v, log_total, d_out, *places: jax.Array):
         sums = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
         d_q = []
         for block in part.blocks(q.shape[2]):
-            here = [block.of(x, 2) for x in (q, d_out, arrays[-1])]
-            d, *added = part.backward(block, *here, block.seen(k), block.seen(v))
+            query, grad, total = (block.of(x, 2) for x in (q, d_out, arrays[-1]))
+            d, *added = part.backward(block, query, grad, total, block.seen(k), block.seen(v))
             d_q.append(d)
             sums = tuple(
                 total.at[..., block.start : block.end, :].add(x)
