@@ -80,5 +80,5 @@ def _array(path: Path) -> np.ndarray:
         if "tokens" not in loaded:
             raise UserError(f"{path}: has no array `tokens`; it has {', '.join(loaded.files)}")
         return loaded["tokens"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is no whole .npy or .npz file ({error})") from error

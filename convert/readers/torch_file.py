@@ -117,7 +117,7 @@ class TorchFile:
                         "current torch"
                     )
                 self.records = dict(_records(file, start, self.size))
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, EOFError) as error:
             raise damaged(path, str(error) or type(error).__name__) from error
 
     @cached_property

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.loader import ALL, Batch, Loader, RowNumbers, first_outside, row_numbers
 from jaxneox.errors import UserError
+
+UNREADABLE = (ValueError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+"""What reading a damaged .npz raises."""
 
 
 class TokensFile(Loader):
@@ -93,7 +97,7 @@ def _read_npz(path: str) -> dict[str, NDArray[Any]]:
             content = {name: arrays[name] for name in ("tokens", "loss_mask") if name in found}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, *UNREADABLE) as error:
         raise UserError(f"{path}: not a .npz of numbers ({error})") from error
     if "tokens" not in content:
         raise UserError(f"{path}: arrays {', '.join(found) or 'none'}, expected 'tokens'")

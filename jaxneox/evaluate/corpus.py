@@ -1,8 +1,6 @@
 """Files to what is scored: texts cut into windows, or windows of tokens as they are."""
 
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
+from jaxneox.data.tokens_file import UNREADABLE
 from jaxneox.errors import UserError
 from jaxneox.infer.scoring import Request
 
@@ -123,7 +122,7 @@ def rows_of(name: str, cfg: ModelConfig) -> list[Request]:
     try:
         with np.load(name, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in arrays.files}
-    except (ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise UserError(f"{name}: no .npz file of plain arrays ({error})") from error
     found = {key: array for key, array in found.items() if isinstance(array, np.ndarray)}
     fitting = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "iu"}
