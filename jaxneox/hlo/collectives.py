@@ -1,6 +1,5 @@
 """The collectives in a compiled program's text, each with how often a run of it does them."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -33,7 +32,6 @@ class Collective:
             condition, counting from 0 by 1 as jax does; "least", where a loop's length is not in
             the text and it counts as one pass.
         loops: how often each loop around it goes round, the outermost first.
-        channel: its number in the program, if it has one.
     """
 
     kind: str
@@ -42,7 +40,6 @@ class Collective:
     count: int = 1
     length: str = "known"
     loops: tuple[int, ...] = field(default=(), compare=False)
-    channel: int | None = field(default=None, compare=False)
 
 
 def collectives(text: str) -> list[Collective]:
@@ -52,20 +49,10 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _of(program: Program, name: str, known: dict[str, list[Collective]]) -> list[Collective]:
-    """What a computation does, with all that it calls.
-
-    A TPU's program sends while it computes: fusion after fusion has a part of one collective, all
-    with its channel.
-    """
+    """What a computation does, with all that it calls."""
     if name not in known:
-        found, fused = [], set()
-        for instruction in program.computations.get(name, ()):
-            for one in of_instruction(program, instruction, known):
-                if instruction.opcode != "fusion" or one.channel not in fused:
-                    found.append(one)
-                if instruction.opcode == "fusion" and one.channel is not None:
-                    fused.add(one.channel)
-        known[name] = found
+        body = program.computations.get(name, ())
+        known[name] = [one for this in body for one in of_instruction(program, this, known)]
     return known[name]
 
 
@@ -76,9 +63,7 @@ def of_instruction(
     kind = this.opcode.removesuffix("-start")
     if kind in KINDS:
         groups = parse_groups(this.rest)
-        channel = re.search(r"channel_id=(\d+)", this.rest)
-        number = int(channel[1]) if channel else None
-        yield Collective(kind, groups, _payload(this, kind, groups), channel=number)
+        yield Collective(kind, groups, _payload(this, kind, groups))
     elif this.opcode == "while":
         times, length = trips(program, this)
         for part in ("body", "condition"):
@@ -88,10 +73,22 @@ def of_instruction(
         names = called(this, "branch_computations|true_computation|false_computation")
         branches = [_of(program, name, known) for name in names]
         yield from max(branches, key=lambda b: sum(c.bytes * c.count for c in b), default=[])
-    elif not this.opcode.endswith(("-done", "-update")):
+    elif not this.opcode.endswith(("-done", "-update")) and not _goes_on(program, this):
         for name in called(this, "calls|to_apply|called_computations"):
             for one in _of(program, name, known):
                 yield _scattered(one) if name.startswith("all-reduce-scatter") else one
+
+
+def _goes_on(program: Program, this: Instruction) -> bool:
+    """Whether a fusion is a further part of a collective that another has begun: a TPU's program
+    sends while it computes, fusion after fusion, also into a loop and out of it, and each of them
+    names the whole collective."""
+    if this.opcode != "fusion":
+        return False
+    parts = [one.rest for name in called(this, "calls") for one in program.computations[name]]
+    if not any("chain_id=" in part for part in parts):
+        return False
+    return not any('custom_call_target="AsyncCollectiveStart"' in part for part in parts)
 
 
 def _scattered(one: Collective) -> Collective:

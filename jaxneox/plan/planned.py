@@ -27,20 +27,32 @@ class Planned:
     memory: Memory
 
     @cached_property
-    def temporaries(self) -> int:
-        """All that the compiler needs besides the state and a batch."""
-        stats = self.compiled.program.memory_analysis()
-        return stats.temp_size_in_bytes if stats else 0
-
-    @cached_property
     def total(self) -> int:
-        """The compiler's own account: arguments, results that have a place of their own,
-        temporaries."""
+        """What the compiler holds against the device's memory: arguments, results that have a
+        place of their own, temporaries.
+
+        A TPU's compiler counts places that temporaries share with arguments in both, and refuses a
+        program by its peak (seen with `--xla_tpu_max_hbm_size_mib` set below and above it).
+        """
         stats = self.compiled.program.memory_analysis()
         if stats is None:
             return self.memory.known
+        if self.compiled.platform == "tpu":
+            return stats.peak_memory_in_bytes
+        return self._given + stats.temp_size_in_bytes
+
+    @property
+    def temporaries(self) -> int:
+        """All that the compiler needs besides the state and a batch."""
+        return self.total - self._given
+
+    @cached_property
+    def _given(self) -> int:
+        stats = self.compiled.program.memory_analysis()
+        if stats is None:
+            return self.memory.parameters + self.memory.optimizer + self.memory.batch
         own = stats.output_size_in_bytes - stats.alias_size_in_bytes
-        return stats.argument_size_in_bytes + own + stats.temp_size_in_bytes
+        return stats.argument_size_in_bytes + own
 
     @property
     def parts(self) -> dict[str, int]:

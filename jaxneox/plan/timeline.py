@@ -56,14 +56,12 @@ def _pieces(planned: Planned, program: Program, loop: Instruction) -> Iterator[P
     for name in called(loop, "body"):
         body = program.computations[name]
         shapes = {one.name: one.shape for one in body}
-        begun: set[int | None] = set()  # channels; a collective may be spread over fusions
         for one in body:
             for collective in collectives.of_instruction(program, one, {}):
                 axes = axes_of(collective.groups, sizes, collective.kind == "collective-permute")
-                if axes and (collective.channel is None or collective.channel not in begun):
+                if axes:
                     seconds = planned.links.seconds(row_of(collective, axes))
                     yield Piece(f"{collective.kind} {axes}", axes, 0.0, seconds)
-                begun.add(collective.channel)
             if one.opcode.startswith(work.COLLECTIVES):
                 continue
             done = work.of_instruction(program, one, shapes, {})

@@ -100,6 +100,7 @@ def prepare(topology: Topology) -> None:
         TPU_SKIP_MDS_QUERY="1",
         TPU_WORKER_HOSTNAMES="localhost",
         TPU_ACCELERATOR_TYPE=ACCELERATORS[topology.kind].format(topology.count),
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # else a second plan at the same time ends
         TPU_STDERR_LOG_LEVEL="3",
         TPU_MIN_LOG_LEVEL="3",
         TF_CPP_MIN_LOG_LEVEL="3",

@@ -191,14 +191,33 @@ def test_a_text_of_something_else_is_an_error() -> None:
         collectives("module @jit_f { }")
 
 
-def test_a_collective_that_is_spread_over_fusions_counts_once() -> None:
-    """As a TPU's program has it that computes while it sends: each part names the channel."""
-    gather = "all-gather(%p), channel_id={}, replica_groups={{{{0,1}}}}, dimensions={{0}}"
-    parts = "".join(
-        f"%part.{i} (p: f32[8]) -> f32[16] {{\n  %p = f32[8]{{0}} parameter(0)\n"
-        f"  ROOT %g.{i} = f32[16]{{0}} {gather.format(channel)}\n}}\n\n"
-        for i, channel in enumerate((7, 7, 7, 8))
-    )
-    calls = [f"%f.{i} = f32[16]{{0}} fusion(%p.1), kind=kCustom, calls=%part.{i}" for i in range(4)]
-    found = collectives(program(*calls, others=parts))
-    assert found == [Collective("all-gather", ((0, 1),), 64)] * 2
+def part(name: str, target: str) -> str:
+    """A fusion's computation with a part of an asynchronous collective, as a TPU's program has it
+    that computes while it sends: each names the whole collective."""
+    gather = "all-gather(%p), channel_id=7, replica_groups={{0,1}}, dimensions={0}"
+    return f"""%{name} (p: f32[8]) -> f32[16] {{
+  %p = f32[8]{{0}} parameter(0)
+  %g = f32[16]{{0}} {gather}, frontend_attributes={{chain_id="0"}}
+  ROOT %c = f32[16]{{0}} custom-call(%g), custom_call_target="{target}"
+}}
+
+"""
+
+
+def test_a_collective_that_is_spread_over_fusions_and_a_loop_counts_once() -> None:
+    others = BODY + part("begin", "AsyncCollectiveStart") + part("end", "AsyncCollectiveDone")
+    others += part("middle", "Send").replace("%p = f32", "%product = f32[] constant(0)\n  %p = f32")
+    others += """%round (b: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %x = f32[8]{0} get-tuple-element(%b), index=1
+  ROOT %y = f32[16]{0} fusion(%x), kind=kOutput, calls=%middle
+}
+
+"""
+    lines = [
+        "%f.0 = f32[16]{0} fusion(%p.1), kind=kCustom, calls=%begin",
+        "%w = (s32[], f32[8]{0}) while(%t), condition=%cond, body=%round",
+        "%f.1 = f32[16]{0} fusion(%p.1), kind=kOutput, calls=%middle",
+        "%f.2 = f32[16]{0} fusion(%p.1), kind=kCustom, calls=%end",
+    ]
+    found = collectives(program(*lines, others=others))
+    assert found == [Collective("all-gather", ((0, 1),), 64)]
