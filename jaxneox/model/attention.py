@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import AttentionConfig, ModelConfig
 from jaxneox.model.dropout import Noise
@@ -14,6 +15,7 @@ from jaxneox.model.layout import Layout
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, zeros
 from jaxneox.model.positions import Alibi, Rotary
+from jaxneox.model.product import into, out_of
 from jaxneox.model.ring import ring_attend
 
 
@@ -64,16 +66,22 @@ class Attention(nnx.Module):
     def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
         """-> [B, T, D] without the bias, a partial sum over the devices' heads."""
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
-        # K, G and H as X, Y and Z: einsum sums over letters in their order, and in another one than
-        # that of memory the weights would be copied first
-        return jnp.einsum("BTXYZ,XYZD->BTD", mixed_BTKGH, self.out[...], out_sharding=partial)
+        w_KGHD = self.out[...]
+        mixed_BTX = jnp.reshape(mixed_BTKGH, (*mixed_BTKGH.shape[:2], -1))
+        w_XD = jnp.reshape(w_KGHD, (-1, w_KGHD.shape[-1]))
+        return out_of(mixed_BTX, w_XD, partial)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """-> queries [B, T, K, G, H], keys [B, T, K, H], values [B, T, K, H].
 
         With qk_norm every query head has a normalised key of its own: keys [B, T, K, G, H].
         """
-        qkv = jnp.einsum("BTD,DKRH->BTKRH", x_BTD, self.qkv[...])
+        w_DKRH = self.qkv[...]
+        qkv_BTX = into(x_BTD, jnp.reshape(w_DKRH, (w_DKRH.shape[0], -1)))
+        batch, length, _ = jax.typeof(qkv_BTX).sharding.spec
+        heads = PartitionSpec(batch, length, *jax.typeof(w_DKRH).sharding.spec[1:])
+        shape = (*x_BTD.shape[:2], *w_DKRH.shape[1:])
+        qkv = jnp.reshape(qkv_BTX, shape, out_sharding=heads)
         if self.qkv_bias is not None:
             bias = self.qkv_bias[...] * felt(self.cfg, self.rotated).astype(qkv.dtype)[None]
             qkv = qkv + bias[None, None]

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxneox.config.schema import Activation, ModelConfig
 from jaxneox.model.layout import Layout
 from jaxneox.model.param import initializer, param, zeros
-from jaxneox.model.product import product
+from jaxneox.model.product import into, out_of
 
 
 def gelu_erf(x: jax.Array) -> jax.Array:
@@ -60,9 +60,9 @@ class Mlp(nnx.Module):
         else:
             inner_BTF = self.activation(_affine(x_BTD, self.gate, self.gate_bias)) * up_BTF
         partial = layout.partial("batch", "length", "embed", over="mlp")
-        return jnp.einsum("BTF,FD->BTD", inner_BTF, self.down[...], out_sharding=partial)
+        return out_of(inner_BTF, self.down[...], partial)
 
 
 def _affine(x_BTD: jax.Array, weight: nnx.Param, bias: nnx.Param | None) -> jax.Array:
-    y_BTF = product(x_BTD, weight[...], None)
+    y_BTF = into(x_BTD, weight[...])
     return y_BTF if bias is None else y_BTF + bias[...][None, None]

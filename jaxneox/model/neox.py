@@ -16,11 +16,13 @@ from jax.sharding import PartitionSpec
 from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
 from jaxneox.model.block import Block
 from jaxneox.model.dropout import Noise, dropout
+from jaxneox.model.gather import gather
 from jaxneox.model.layout import Layout
 from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum, project
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, xavier_normal, zeros
 from jaxneox.model.positions import RelativeBias, sinusoids
+from jaxneox.model.product import PRODUCT
 from jaxneox.model.scores import scores
 
 Params = dict[str, jax.Array]
@@ -29,17 +31,12 @@ Params = dict[str, jax.Array]
 NO_REMAT = RematConfig("none")
 
 
-def saves_dots(batch_axes: int):
-    """A remat policy: the products of activations and weights are kept. They are told from
-    attention's own by how many batch axes they have: none, or that of a pipeline's stages."""
-
-    def saves(primitive: Any, *_: Any, **params: Any) -> bool:
-        if primitive.name != "dot_general":
-            return False
-        _, (batch, _) = params["dimension_numbers"]
-        return len(batch) <= batch_axes
-
-    return saves
+POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+}
+"""What a layer keeps for its backward pass: nothing but its input, or also its products with
+weights."""
 
 
 class Embed(nnx.Module):
@@ -242,11 +239,7 @@ class Model:
 
         if self.remat.policy == "none":
             return layer
-        policies = {
-            "full": jax.checkpoint_policies.nothing_saveable,
-            "dots": saves_dots(batch_axes=0 if self.layout.pipeline is None else 1),
-        }
-        return jax.checkpoint(layer, policy=policies[self.remat.policy], prevent_cse=False)
+        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
 
     def part(self, name: str, weights: Params) -> Any:
         """The module `embed`, `layers` (one of them) or `final_norm` with its weights in place."""
@@ -268,11 +261,11 @@ class Model:
     def _gathered(self, weights: Params) -> Params:
         """Whole over the devices that only store a part."""
 
-        def gather(name: str, w: jax.Array) -> jax.Array:
+        def spec(name: str, w: jax.Array) -> PartitionSpec:
             axes = self.axes[name]
-            return jax.reshard(w, self.layout.weight(*axes[len(axes) - w.ndim :]))
+            return self.layout.weight(*axes[len(axes) - w.ndim :])
 
-        return {name: gather(name, w) for name, w in weights.items()}
+        return {name: gather(w, spec(name, w)) for name, w in weights.items()}
 
 
 def _length(weights: Params) -> int:

@@ -1,34 +1,46 @@
-"""Products of activations and weights whose gradients are written out.
+"""Products of activations and weights.
 
-jax derives the gradient of a weight as a product over the two axes B and T in an order for which
-XLA has no fast program on CPUs: as it is written here it takes half the time.
+`into` has its gradients written out: jax derives that of a weight as a product over the two axes B
+and T in an order for which XLA has no fast program on CPUs; as it is here it takes half the time.
+`PRODUCT` is the name by which rematerialisation knows what either of them makes.
 """
 # B batch, T length, X what is summed over, Y what comes out
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(x_BTX: jax.Array, w_XY: jax.Array, out: PartitionSpec | None) -> jax.Array:
-    """-> [B, T, Y], laid out as `out` where that does not follow from the factors."""
-    return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY, out_sharding=out)
+PRODUCT = "product"
 
 
-def _forward(x_BTX: jax.Array, w_XY: jax.Array, out: PartitionSpec | None):
-    return product(x_BTX, w_XY, out), (x_BTX, w_XY)
+def into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
+    """-> [B, T, Y], split as the weight's columns are."""
+    return checkpoint_name(_into(x_BTX, w_XY), PRODUCT)
 
 
-def _backward(out: PartitionSpec | None, saved: tuple[jax.Array, jax.Array], d_BTY: jax.Array):
+def out_of(x_BTX: jax.Array, w_XY: jax.Array, partial: PartitionSpec) -> jax.Array:
+    """-> [B, T, Y], a partial sum over the devices that split the weight's rows."""
+    y_BTY = jnp.einsum("BTX,XY->BTY", x_BTX, w_XY, out_sharding=partial)
+    return checkpoint_name(y_BTY, PRODUCT)
+
+
+@jax.custom_vjp
+def _into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
+    return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY)
+
+
+def _forward(x_BTX: jax.Array, w_XY: jax.Array):
+    return _into(x_BTX, w_XY), (x_BTX, w_XY)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], d_BTY: jax.Array):
     x_BTX, w_XY = saved
     d_x = jnp.einsum("BTY,XY->BTX", d_BTY, w_XY, out_sharding=_dual(x_BTX))
     return d_x, jnp.einsum("BTX,BTY->XY", x_BTX, d_BTY, out_sharding=_dual(w_XY))
 
 
-product.defvjp(_forward, _backward)
+_into.defvjp(_forward, _backward)
 
 
 def _dual(x: jax.Array) -> PartitionSpec:

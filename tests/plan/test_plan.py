@@ -22,6 +22,7 @@ from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.best import best
+from jaxneox.plan.memory import memory_of
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import report
 from jaxneox.plan.search import Candidate, Estimate, candidates, ranked
@@ -68,6 +69,29 @@ def test_full_remat_computes_the_forward_products_of_layers_again(planned: Plann
     again = compiled(Mesh(dp=2, tp=2, zero=1, accumulation=2), "full")
     assert 1.05 < again.work.flops / again.model_flops < 4 / 3
     assert again.memory.kept < planned.memory.kept
+
+
+def test_dots_keeps_the_products_with_weights() -> None:
+    """Besides the layers' inputs: queries, keys and values, and the MLP's inner width, in bfloat16,
+    of the 8 x 16 tokens of two micro-batches, on four devices. What comes out of a branch is not
+    needed again: it is only added."""
+
+    def kept(remat: str) -> int:
+        mesh = Mesh(dp=2, tp=2, zero=3, accumulation=2)
+        cfg = config(WIDE, mesh)
+        plan = build_plan(
+            dataclasses.replace(
+                cfg,
+                remat=dataclasses.replace(cfg.remat, policy=remat),
+                precision=dataclasses.replace(cfg.precision, compute="bfloat16"),
+            ),
+            mesh.sizes,
+        )
+        return memory_of(plan, make_mesh(mesh.sizes)).kept
+
+    attention = WIDE.attention
+    widths = (attention.num_heads + 2 * attention.kv_heads) * attention.head_dim + WIDE.mlp.size
+    assert kept("dots") - kept("full") == WIDE.num_layers * 8 * 16 * widths * 2 // 4
 
 
 def test_memory_is_what_a_device_holds(planned: Planned) -> None:

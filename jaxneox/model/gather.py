@@ -1,0 +1,30 @@
+"""Weights that are stored in parts, made whole for the layer that computes with them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+
+def gather(weight: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """`weight` laid out as `spec`.
+
+    On the way an axis that nothing splits is one with the axis before it. The gradient comes back
+    the same way, and XLA sums it so that each device gets only its part (a reduce-scatter) where
+    it is a matrix; of the four axes of attention's weights every device would get all.
+    """
+    stored = jax.typeof(weight).sharding.spec
+    if stored == spec:
+        return weight
+    sizes: list[int] = []
+    split: list[tuple[Any, Any]] = []  # before and after
+    for size, *entries in zip(weight.shape, stored, spec, strict=True):
+        if sizes and entries == [None, None]:
+            sizes[-1] *= size
+        else:
+            sizes.append(size)
+            split.append((entries[0], entries[1]))
+    before, after = (PartitionSpec(*entries) for entries in zip(*split, strict=True))
+    flat = jax.reshard(jnp.reshape(weight, sizes, out_sharding=before), after)
+    return jnp.reshape(flat, weight.shape, out_sharding=spec)
