@@ -60,12 +60,13 @@ matrix: $(VENV)/.test
 faults: $(VENV)/.test
 	$(BIN)/python -m tests.hosts.faults
 
-# beside transformers' GPTNeoX, eager and compiled: the table in docs/performance.md; some minutes.
+# beside transformers' GPTNeoX, eager and compiled: the tables in docs/performance.md; some minutes.
 # On a machine with a GPU, whose environment has jax[cuda12], a CUDA torch and transformers:
-# make bench-gpu PYTHON_BENCH=python
+# make bench-gpu PYTHON_BENCH=python; in ten minutes the first cases of each kind, and those of the rest
+# for which there is time. The rest: python -m tests.bench --gpu --only train --size 2.8b
 PYTHON_BENCH ?= $(BIN)/python
 bench: $(VENV)/.test
 	$(PYTHON_BENCH) -m tests.bench --json bench.json
 
 bench-gpu:
-	$(PYTHON_BENCH) -m tests.bench --gpu --rounds 5 --json bench.json
+	$(PYTHON_BENCH) -m tests.bench --gpu --rounds 5 --minutes 7 --json bench.json

@@ -1,82 +1,131 @@
 """`python -m tests.bench`: jaxneox beside transformers' GPTNeoX on this machine.
 
-Training steps and forward passes of models named after Pythia's, random weights; each contender in
-a process of its own, in turns. On a GPU (`--gpu`) in bfloat16 with sequences of 2,048 tokens.
+Training, forward passes, generation, conversion, data and a step's Python; sizes are named after
+Pythia's, weights random; each contender in a process of its own, in turns. On a GPU (`--gpu`) in
+bfloat16 with sequences of 2,048 tokens.
 """
 
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
+import sys
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
+from tests.bench.kinds import KINDS, OURS, PRODUCT, Kind
+from tests.bench.missing import missing
+from tests.bench.sizes import SIZES, Case
+from tests.bench.table import tables
+from tests.bench.turns import SHARED_GPU, WITHOUT_GPU, Ended, Result, measure
 
-from tests.bench import ours
-from tests.bench.pairs import Result, measure
-from tests.bench.sizes import Case
+PACKAGES = ("jax", "jaxlib", "torch", "transformers", "datasets")
 
-CPU = [Case("70m", 4, 512, "float32")]
-GPU = [Case(size, batch, 2048, "bfloat16") for size, batch in (("160m", 16), ("410m", 8))]
-GPU += [Case("1.4b", 4, 2048, "bfloat16"), Case("2.8b", 1, 2048, "bfloat16")]
-PACKAGES = ("jax", "jaxlib", "torch", "transformers")
-
-
-def peak(dtype: str, size: int = 4096) -> float:
-    """FLOP/s of this machine's own matrix product, the best of several."""
-    x = jnp.ones((size, size), dtype)
-    run = jax.jit(lambda x: jnp.matmul(x, x, precision="highest" if dtype == "float32" else None))
-    run(x).block_until_ready()
-    seconds = []
-    for _ in range(7):
-        began = time.perf_counter()
-        run(x).block_until_ready()
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds)
+Work = list[tuple[Kind, Case]]
 
 
-def table(results: Iterable[Result], best: dict[str, float]) -> str:
-    rows = [
-        "| | ours | eager | compiled | ratio | of the peak | memory, GiB: ours, eager, compiled |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for one in results:
-        share = ours.model_flops(one.case, one.kind) / one.seconds["ours"] / best[one.case.dtype]
-        times = " | ".join(f"{seconds:.3f} s" for seconds in one.seconds.values())
-        memory = ", ".join(f"{size / 2**30:.2f}" for size in one.peak.values())
-        rows.append(
-            f"| {one.kind}, {one.case.name} | {times} | {one.ratio:.2f} x | {share:.0%} | "
-            f"{memory} |"
-        )
-    return "\n".join(rows)
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    add = p.add_argument
+    add("--gpu", action="store_true", help="the cases for one GPU")
+    add("--only", metavar="KIND,…", default=",".join(KINDS), help="default: %(default)s")
+    add("--size", choices=SIZES, help="this one alone")
+    add("--rounds", type=int, metavar="N", help="of each, instead of each kind's own number")
+    add("--minutes", type=float, default=float("inf"), metavar="M", help="begin nothing later")
+    add("--json", type=Path, metavar="FILE", help="all figures")
+    return p
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    p.add_argument("--gpu", action="store_true", help="the sizes for one GPU")
-    p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--json", type=Path, metavar="FILE", help="all figures")
+    began, p = time.monotonic(), parser()
     args = p.parse_args()
-    cases = GPU if args.gpu else CPU
-    best = {case.dtype: peak(case.dtype) for case in cases}
-    results = [measure(case, kind, args.rounds) for case in cases for kind in ("train", "forward")]
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    print(table(results, best) + "\n")
-    print(", ".join(f"{name} {version}" for name, version in versions.items()), end="; ")
-    print(", ".join(f"{dtype} products {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in best.items()))
-    if args.json:
-        figures = {
-            "machine": platform.machine(),
-            "devices": [device.device_kind for device in jax.devices()],
-            "versions": versions,
-            "peak": best,
-            "results": [asdict(one) for one in results],
-        }
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    names = args.only.split(",")
+    for unknown in sorted({*names} - KINDS.keys()):
+        p.error(f"--only {unknown}: expected some of {','.join(KINDS)}")
+    kinds = [kind for name, kind in KINDS.items() if name in names]
+    os.environ.update(SHARED_GPU if args.gpu else WITHOUT_GPU)
+    if lack := missing(kinds, gpu=args.gpu):
+        sys.exit(f"error: {lack}")
+    results: list[Result] = []
+    failed, work = False, planned(kinds, args.size, gpu=args.gpu)
+    peaks = peaks_of(work, gpu=args.gpu)
+    for kind, case in work:
+        what = kind.named(case)
+        if time.monotonic() - began > 60 * args.minutes:
+            print(f"not measured, for want of time: {what}", file=sys.stderr)
+            continue
+        try:
+            results.append(measure(kind, case, args.rounds or kind.rounds, gpu=args.gpu))
+        except Ended as end:
+            print(f"error: {what}: {end}", file=sys.stderr)
+            failed = True
+            continue
+        print(tables(results[-1:], peaks) + "\n", flush=True)  # not lost if this is stopped
+        if args.json:
+            args.json.write_text(json.dumps(figures(results, peaks), indent=1) + "\n")
+    if len(results) > 1:
+        print("All of it:\n\n" + tables(sorted(results, key=order), peaks) + "\n")
+    print(machine(peaks))
+    sys.exit(failed)
+
+
+def planned(kinds: Sequence[Kind], size: str | None, *, gpu: bool) -> Work:
+    """The first case of every kind, then the second of each: there may be no time for all."""
+    lists = [(kind, sized(kind.gpu if gpu else kind.cpu, size)) for kind in kinds]
+    rounds = zip_longest(*([(kind, case) for case in cases] for kind, cases in lists))
+    return [one for each in rounds for one in each if one is not None]
+
+
+def sized(cases: Sequence[Case], size: str | None) -> Sequence[Case]:
+    """Those of a size, or the first one with that size instead of its own."""
+    if size is None:
+        return cases
+    return [case for case in cases if case.size == size] or [replace(cases[0], size=size)]
+
+
+def order(result: Result) -> int:
+    return list(KINDS.values()).index(result.kind)
+
+
+def peaks_of(work: Work, *, gpu: bool) -> dict[str, float]:
+    """FLOP/s by dtype, of those kinds that are held against them: the best of several products."""
+    found = {}
+    for dtype in sorted({case.dtype for kind, case in work if kind.flops}):
+        (case,) = PRODUCT.gpu if gpu else PRODUCT.cpu
+        try:
+            result = measure(PRODUCT, replace(case, dtype=dtype), PRODUCT.rounds, gpu=gpu)
+        except Ended as end:
+            sys.exit(f"error: {PRODUCT.named(case)}: {end}")
+        found[dtype] = 2 * case.length**3 / min(result.seconds[OURS])
+    return found
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES if find_spec(name)}
+
+
+def machine(peaks: Mapping[str, float]) -> str:
+    said = [f"{name} {version}" for name, version in versions().items()]
+    rates = [f"{dtype} products {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in peaks.items()]
+    return "; ".join([", ".join(said), *rates])
+
+
+def figures(results: Sequence[Result], peaks: Mapping[str, float]) -> dict[str, Any]:
+    import jax
+
+    return {
+        "machine": platform.machine(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "versions": versions(),
+        "peak": peaks,
+        "results": [one.figures() for one in results],
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Models named after Pythia's, as transformers and as our keys have them; random weights."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Size(NamedTuple):
@@ -24,17 +27,29 @@ RATE = 1e-4
 CLIP = 1.0
 
 
-class Case(NamedTuple):
-    """What is measured: a size with a batch."""
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a size with a batch.
+
+    Attributes:
+        length: tokens of a sequence, or of a prompt.
+        dtype: float32 or bfloat16, of the computation; parameters and moments are in float32.
+        new: tokens generated after a prompt.
+        alone: contenders of this size do not fit into a device's memory together.
+        folder: of files, which is there while the case is measured.
+    """
 
     size: str
     batch: int
     length: int
-    dtype: str  # float32 or bfloat16, of the computation; parameters and moments are in float32
+    dtype: str = "float32"
+    new: int = 0
+    alone: bool = False
+    folder: str = ""
 
     @property
-    def name(self) -> str:
-        return f"{self.size}, {self.batch} x {self.length}, {self.dtype}"
+    def context(self) -> int:
+        return self.length + self.new
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -44,8 +59,8 @@ class Case(NamedTuple):
             "num_layers": size.layers,
             "hidden_size": size.hidden,
             "num_attention_heads": size.heads,
-            "seq_length": self.length,
-            "max_position_embeddings": self.length,
+            "seq_length": self.context,
+            "max_position_embeddings": self.context,
             "padded_vocab_size": VOCABULARY,
             "pos_emb": "rotary",
             "rotary_pct": 0.25,
@@ -54,6 +69,8 @@ class Case(NamedTuple):
             "hidden_dropout": 0,
             "attention_dropout": 0,
             "optimizer": {"type": "Adam", "params": {"lr": RATE, "betas": [0.9, 0.95]}},
+            "lr_decay_style": "constant",
+            "warmup": 0,
             "weight_decay": 0.01,
             "gradient_clipping": CLIP,
             "train_batch_size": self.batch,
@@ -63,7 +80,7 @@ class Case(NamedTuple):
             keys["precision"] = "bfloat16"
         return keys
 
-    def theirs(self, attention: str) -> Any:
+    def theirs(self) -> Any:
         """transformers' GPTNeoXConfig."""
         from transformers import GPTNeoXConfig
 
@@ -75,7 +92,12 @@ class Case(NamedTuple):
             num_attention_heads=size.heads,
             intermediate_size=4 * size.hidden,
             rotary_pct=0.25,
-            max_position_embeddings=self.length,
-            attn_implementation=attention,
-            use_cache=False,
+            max_position_embeddings=self.context,
+            attn_implementation="sdpa",
+            use_cache=bool(self.new),
         )
+
+    def tokens(self, length: int) -> np.ndarray:
+        """int32 [batch, length], the same for all contenders."""
+        chance = np.random.default_rng(0)
+        return chance.integers(0, VOCABULARY, (self.batch, length), dtype=np.int32)

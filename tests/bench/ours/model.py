@@ -1,0 +1,12 @@
+"""A case as training has it: one device, nothing allocated."""
+
+from jaxneox.config import resolve
+from jaxneox.parallel.mesh import whole
+from jaxneox.train.run import Plan, build_plan
+from tests.bench.sizes import Case
+
+ONE = whole({"dp": 1})
+
+
+def plan_of(case: Case) -> Plan:
+    return build_plan(resolve(case.keys, dp=1, vocab_size=None), ONE)

@@ -1,0 +1,37 @@
+"""The step that train.py runs."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxneox.parallel.mesh import make_mesh
+from jaxneox.train.state import new_state, on_mesh, places, state_specs
+from jaxneox.train.step import Batch, build_step
+from tests.bench.ours.model import ONE, plan_of
+from tests.bench.sizes import Case
+
+
+def prepare(case: Case) -> Callable[[], float]:
+    """-> one step, which returns its loss."""
+    plan, mesh = plan_of(case), make_mesh(ONE)
+    batch = Batch(
+        jnp.asarray(case.tokens(case.length + 1)[None]),
+        jnp.ones((1, case.batch, case.length), jnp.float32),
+    )
+    with jax.set_mesh(mesh):
+        specs = state_specs(plan.model, plan.optimizer, places(plan.model, plan.rules))
+        make = jax.jit(
+            lambda: new_state(plan.cfg, plan.model, plan.optimizer),
+            out_shardings=on_mesh(mesh, specs),
+        )
+        held = [make()]
+        step = build_step(plan.cfg, plan.model, plan.optimizer, plan.rules)
+
+    def run() -> float:
+        with jax.set_mesh(mesh):
+            held[0], metrics = step(held[0], batch)
+            jax.block_until_ready(held[0])  # the next begins where this one has ended
+        return float(metrics["loss"])
+
+    return run
