@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxneox.hlo.convolution import convolution_flops
@@ -115,36 +116,63 @@ def _fusion_bytes(program: Program, this: Instruction, shapes: Shapes) -> int:
     What a collective fills beside the fusion's own work is left to the links.
     """
     (name,) = called(this, "calls")
-    body = program.computations.get(name, [])
-    sent = {one.shape.split("{")[0] for one in body if one.opcode.startswith(COLLECTIVES)}
-    inside = {one.name: one for one in body}
-    taken = {one.name: [use for use in body if one.name in use.operands] for one in body}
-    parameters = sorted(
-        (one for one in body if one.opcode == "parameter"),
-        key=lambda one: int(one.rest.split(")")[0]),
-    )
+    body = list(_inside(program, name))
+    sent = {_type(one.shape) for one in body if one.opcode.startswith(COLLECTIVES)}
     total = 0
-    for parameter, operand in zip(parameters, this.operands, strict=False):
-        uses = taken[parameter.name]
-        if uses and all(use.opcode in ("dynamic-slice", "gather") for use in uses):
-            total += sum(main_memory_bytes(use.shape) for use in uses)
-        elif not _updated(parameter.name, uses) and parameter.shape.split("{")[0] not in sent:
-            total += main_memory_bytes(shapes.get(operand, ""))
+    for parameter, operand in zip(_parameters(program, name), this.operands, strict=False):
+        if _type(parameter.shape) not in sent:
+            whole = main_memory_bytes(shapes.get(operand, ""))
+            total += min(whole, _taken(program, name, parameter, whole))
+    within = {one.name: one.shape for one in body}
     updates = [one for one in body if one.opcode == "dynamic-update-slice"]
-    in_place = {one.shape.split("{")[0] for one in updates}
+    in_place = {_type(one.shape) for one in updates}
     for part in _parts(this.shape):
-        if part.split("{")[0] not in in_place | sent:
+        if _type(part) not in in_place | sent:
             total += main_memory_bytes(part)
     for one in updates:
-        total += 2 * main_memory_bytes(inside[one.operands[1]].shape)
+        total += 2 * main_memory_bytes(within[one.operands[1]])
     return total
 
 
-def _updated(name: str, uses: list[Instruction]) -> bool:
-    """Whether a parameter is only updated in place."""
-    return bool(uses) and all(
-        use.opcode == "dynamic-update-slice" and use.operands[0] == name for use in uses
-    )
+def _inside(program: Program, name: str) -> Iterator[Instruction]:
+    """What a fusion's computation does, with that of the fusions in it."""
+    for one in program.computations.get(name, []):
+        yield one
+        if one.opcode == "fusion":
+            for inner in called(one, "calls"):
+                yield from _inside(program, inner)
+
+
+def _parameters(program: Program, name: str) -> list[Instruction]:
+    body = program.computations.get(name, [])
+    found = (one for one in body if one.opcode == "parameter")
+    return sorted(found, key=lambda one: int(one.rest.split(")")[0]))
+
+
+def _taken(program: Program, name: str, value: Instruction, whole: int) -> int:
+    """Bytes that a fusion's computation reads of a value in it: of slices the parts, of what is
+    updated in place nothing, of all else the `whole`."""
+    total = 0
+    for use in program.computations[name]:
+        if value.name not in use.operands:
+            continue
+        if use.opcode in ("dynamic-slice", "gather"):
+            total += main_memory_bytes(use.shape)
+        elif use.opcode == "bitcast":
+            total += _taken(program, name, use, whole)
+        elif use.opcode == "fusion":
+            (inner,) = called(use, "calls")
+            for theirs, operand in zip(_parameters(program, inner), use.operands, strict=False):
+                if operand == value.name:
+                    total += _taken(program, inner, theirs, whole)
+        elif use.opcode != "dynamic-update-slice" or use.operands[0] != value.name:
+            total += whole
+    return total
+
+
+def _type(shape: str) -> str:
+    """Without its layout."""
+    return shape.split("{")[0]
 
 
 def _parts(shape: str) -> list[str]:

@@ -96,3 +96,37 @@ ENTRY %main (a: f32[]) -> f32[] {{
 
 def test_what_lies_in_a_tpus_own_fast_memory_is_not_moved() -> None:
     assert main_memory_bytes("(f32[4]{0:T(128)}, f32[8]{0:T(128)S(1)})") == 16
+
+
+SLICED = """
+HloModule layers
+
+%slice (stack: bf16[44,64,64], number: s32[]) -> bf16[64,64] {
+  %stack = bf16[44,64,64]{2,1,0} parameter(0)
+  %number = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %part = bf16[1,64,64]{2,1,0} dynamic-slice(%stack, %number, %zero, %zero)
+  ROOT %matrix = bf16[64,64]{1,0} bitcast(%part)
+}
+
+%fused (x: bf16[8,64], all: bf16[44,64,64], at: s32[]) -> bf16[8,64] {
+  %x = bf16[8,64]{1,0} parameter(0)
+  %all = bf16[44,64,64]{2,1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %own = bf16[64,64]{1,0} fusion(%all, %at), kind=kLoop, calls=%slice
+  ROOT %y = bf16[8,64]{1,0} convolution(%x, %own), dim_labels=bf_io->bf
+}
+
+ENTRY %main (given: bf16[8,64], weights: bf16[44,64,64], layer: s32[]) -> bf16[8,64] {
+  %given = bf16[8,64]{1,0} parameter(0)
+  %weights = bf16[44,64,64]{2,1,0} parameter(1)
+  %layer = s32[] parameter(2)
+  ROOT %out = bf16[8,64]{1,0} fusion(%given, %weights, %layer), kind=kOutput, calls=%fused
+}
+"""
+
+
+def test_a_slice_in_a_fusion_of_a_fusion_is_the_part_alone() -> None:
+    """A TPU's product takes its layer's matrix from the stack by itself."""
+    rows, matrix, index = 2 * 8 * 64, 2 * 64 * 64, 4
+    assert work(SLICED).bytes == 2 * rows + matrix + index
