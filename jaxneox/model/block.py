@@ -50,15 +50,18 @@ def residual(cfg: ModelConfig):
 
 
 def parallel(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, layout: Layout):
-    """`x + attention(norm1(x)) + mlp(norm2(x))`: both branches share the layer's ONE reduction.
+    """`x + attention(norm1(x)) + mlp(norm2(x))`: both branches share the layer's ONE reduction, and
+    one backwards.
 
     Dropout masks each branch, a product that a partial sum cannot enter: it takes a reduction for
     each branch.
     """
-    into_attention = _gather(block.norm1(x_BTD), layout, into="kv_heads")
-    into_mlp = into_attention
-    if block.norm2 is not None:
-        into_mlp = _gather(block.norm2(x_BTD), layout, into="mlp")
+    both = ("kv_heads", "mlp")
+    if block.norm2 is None:
+        into_attention = into_mlp = _gather(block.norm1(x_BTD), layout, into=both)
+    else:  # each device computes both norms of all it feeds, so that one gradient is summed
+        shared_BTD = _gather(x_BTD, layout, into=both)
+        into_attention, into_mlp = block.norm1(shared_BTD), block.norm2(shared_BTD)
     attended, fed = attention(into_attention), block.mlp(into_mlp, layout)
     if noise is None or block.rate == 0.0:
         y_BTD = _reduce(attended + fed, layout)
@@ -92,7 +95,7 @@ def without_attention(block: Block, x_BTD: jax.Array, attention, noise, layout: 
     return _add(x_BTD + _reduce(fed, layout), block.mlp.down_bias)
 
 
-def _gather(x_BTD: jax.Array, layout: Layout, into: str) -> jax.Array:
+def _gather(x_BTD: jax.Array, layout: Layout, into: str | tuple[str, ...]) -> jax.Array:
     return jax.reshard(x_BTD, layout.feeds("batch", "length", "embed", into=into))
 
 

@@ -36,7 +36,7 @@ class Layout(Protocol):
     def partial(self, *axes: str | None, over: str | tuple[str, ...]) -> PartitionSpec:
         """The same, of a sum that is still to be added up over the devices that split `over`."""
 
-    def feeds(self, *axes: str | None, into: str) -> PartitionSpec:
+    def feeds(self, *axes: str | None, into: str | tuple[str, ...]) -> PartitionSpec:
         """The same, of the input to matrices whose output is split along `into`.
 
         Its gradient is a partial sum, so that several matrices share one reduction.

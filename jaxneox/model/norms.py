@@ -1,11 +1,13 @@
 """Normalisation over the hidden axis. Statistics in float32; the result has the input's dtype."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import NormConfig
 from jaxneox.model.param import ones, param, zeros
@@ -41,7 +43,7 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
-        rms = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.epsilon)
+        rms = jax.lax.rsqrt(_mean(x32 * x32, (-1,)) + self.epsilon)
         return (x32 * rms * _under(self.scale[...], x)).astype(x.dtype)
 
 
@@ -55,8 +57,8 @@ class ScaleNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
         square = jnp.sum(x32 * x32, axis=-1, keepdims=True)
-        length = jnp.sqrt(jnp.maximum(square, self.epsilon**2))
-        return (x32 / length * _under(self.g[...], x)).astype(x.dtype)
+        inverse = jax.lax.rsqrt(jnp.maximum(square, self.epsilon**2))
+        return (x32 * inverse * _under(self.g[...], x)).astype(x.dtype)
 
 
 KINDS: dict[str, Callable[..., nnx.Module]] = {
@@ -74,11 +76,21 @@ def norm(cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int) -
 @partial(jax.checkpoint, static_argnums=(1, 2), prevent_cse=False)
 def _standardise(x: jax.Array, over: tuple[int, ...], epsilon: float) -> jax.Array:
     x32 = x.astype(jnp.float32)
-    centred = x32 - jnp.mean(x32, axis=over, keepdims=True)
-    variance = jnp.mean(centred * centred, axis=over, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + epsilon)
+    centred = x32 + -1.0 * _mean(x32, over)
+    return centred * jax.lax.rsqrt(_mean(centred * centred, over) + epsilon)
+
+
+def _mean(x: jax.Array, over: tuple[int, ...]) -> jax.Array:
+    """As a product: jax negates and divides no gradients that are partial sums."""
+    return jnp.sum(x, axis=over, keepdims=True) * (1 / math.prod(x.shape[axis] for axis in over))
 
 
 def _under(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """`weight` in float32 with leading axes of size one, so that it lies under x's last axes."""
+    """`weight` in float32 with leading axes of size one, so that it lies under x's last axes.
+
+    Where x's gradient is a partial sum, so is the weight's.
+    """
+    if parts := jax.typeof(x).sharding.spec.reduced:
+        split = jax.typeof(weight).sharding.spec
+        weight = jax.reshard(weight, PartitionSpec(*split, reduced=parts))
     return jnp.expand_dims(weight.astype(jnp.float32), range(x.ndim - weight.ndim))

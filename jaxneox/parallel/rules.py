@@ -61,12 +61,10 @@ class Rules:
         return P(*(_entry(self._split(axis)) for axis in axes))
 
     def partial(self, *axes: str | None, over: str | tuple[str, ...]) -> P:
-        names = (over,) if isinstance(over, str) else over
-        summed = frozenset(mesh_axis for name in names for mesh_axis in self._split(name))
-        return P(*self.activation(*axes), unreduced=summed)
+        return P(*self.activation(*axes), unreduced=self._any(over))
 
-    def feeds(self, *axes: str | None, into: str) -> P:
-        return P(*self.activation(*axes), reduced=frozenset(self._split(into)))
+    def feeds(self, *axes: str | None, into: str | tuple[str, ...]) -> P:
+        return P(*self.activation(*axes), reduced=self._any(into))
 
     def weight(self, *axes: str) -> P:
         """In a layer: split over tp only."""
@@ -125,6 +123,11 @@ class Rules:
 
     def size(self, mesh_axis: str | None) -> int:
         return dict(self.sizes).get(mesh_axis, 1) if mesh_axis else 1
+
+    def _any(self, names: str | tuple[str, ...]) -> frozenset[str]:
+        """The mesh axes that split one of `names`."""
+        each = (names,) if isinstance(names, str) else names
+        return frozenset(mesh_axis for name in each for mesh_axis in self._split(name))
 
     def _split(self, axis: str | None) -> MeshAxes:
         if axis is None:
