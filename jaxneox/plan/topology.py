@@ -85,7 +85,8 @@ def prepare(topology: Topology) -> None:
     """Before jax starts. libtpu must not look for the machine that it is not on."""
     if topology.kind == "cpu":
         flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
+        kept = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
+        os.environ["XLA_FLAGS"] = kept.strip()  # of a blank alone XLA makes a file's name
         import jax
 
         jax.config.update("jax_num_cpu_devices", topology.count)
