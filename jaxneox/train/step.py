@@ -50,8 +50,7 @@ class Step:
         loss, grads = jax.tree.map(lambda x: x / factor, (loss, grads))
         norm = global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        params, opt_state = self.update(state, grads)
-        params, opt_state = choose(finite, (params, opt_state), (state.params, state.opt_state))
+        params, opt_state = self.update(state, grads, finite)
         after = TrainState(
             params,
             opt_state,
@@ -90,8 +89,11 @@ class Step:
 
         return jax.lax.scan(add, start, parts)[0]
 
-    def update(self, state: TrainState, grads: Params) -> tuple[Params, optax.OptState]:
-        """The optimizer's step where its state lies, then the parameters back to their places."""
+    def update(
+        self, state: TrainState, grads: Params, finite: jax.Array
+    ) -> tuple[Params, optax.OptState]:
+        """The optimizer's step where its state lies, or none where the gradients are not `finite`;
+        then the parameters back to their places."""
 
         def apply(params, opt_state, grads):
             updates, opt_state = self.optimizer.update(grads, opt_state, params)
@@ -100,7 +102,8 @@ class Step:
         specs = optimizer_specs(self.model, self.optimizer, self.at.updates)
         apply = jax.sharding.auto_axes(apply, out_sharding=(self.at.updates, specs))
         params, grads = lay(state.params, self.at.updates), lay(grads, self.at.updates)
-        params, opt_state = apply(params, state.opt_state, grads)
+        after = apply(params, state.opt_state, grads)
+        params, opt_state = choose(finite, after, (params, state.opt_state))
         return lay(params, self.at.params), opt_state
 
     def figures(self, before: TrainState, after: TrainState, loss, norm) -> Metrics:
