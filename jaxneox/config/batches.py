@@ -44,6 +44,8 @@ class DataConfig:
     pack: Literal["packed", "pack_until_overflow", "unpacked"] = "packed"
     allow_chopped: bool = True
     eod_mask_loss: bool = False
+    reset_attention_mask: bool = False  # a token sees its own document alone
+    reset_position_ids: bool = False  # positions count from 0 in each document
     order: Literal["neox", "megatron"] = "neox"
     extra_token: bool = True  # order megatron: rows of S + 1 tokens, neighbours share one
     keep_partial_validation: bool = False  # order megatron: a short last sample counts

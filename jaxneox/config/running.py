@@ -39,6 +39,8 @@ def data_config(settings: Settings) -> DataConfig:
         pack=settings["pack_impl"],
         allow_chopped=settings["allow_chopped"],
         eod_mask_loss=settings["eod_mask_loss"],
+        reset_attention_mask=settings["reset_attention_mask"],
+        reset_position_ids=settings["reset_position_ids"],
         order=settings["order"],
         extra_token=settings["add_extra_token_to_sequence"],
         keep_partial_validation=not settings["drop_last_partial_validation_sequence"],

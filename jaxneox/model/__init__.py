@@ -1,7 +1,8 @@
 """The GPT-NeoX family of dense transformers as functions of a flat dictionary of parameters."""
 
+from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise
 from jaxneox.model.layout import Layout
 from jaxneox.model.neox import Model, Params
 
-__all__ = ["Layout", "Model", "Noise", "Params"]
+__all__ = ["Documents", "Layout", "Model", "Noise", "Params"]

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import AttentionConfig, ModelConfig
+from jaxneox.model.documents import Where
 from jaxneox.model.dropout import Noise
 from jaxneox.model.kernels import Extra, mix
 from jaxneox.model.layout import Layout
@@ -40,7 +41,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        positions_T: jax.Array,
+        where: Where,
         score_bias: jax.Array | None,
         noise: Noise | None,
         layout: Layout,
@@ -51,17 +52,18 @@ class Attention(nnx.Module):
         """
         q, k, v = self.project(x_BTD)
         if self.rotary is not None:
-            q, k = self.rotary(q, positions_T), self.rotary(k, positions_T)
+            q, k = self.rotary(q, where.counted), self.rotary(k, where.counted)
         if layout.rings is not None:
             slopes = None if self.alibi is None else jnp.asarray(self.alibi.slopes_KG)
-            mixed = ring_attend(q, k, v, slopes, self.cfg, layout)
+            mixed = ring_attend(q, k, v, slopes, where.documents, self.cfg, layout)
         else:
             k, v = whole(k, layout), whole(v, layout)
-            mixed = mix(q, k, v, positions_T, self.extra(score_bias), noise, self.cfg, layout)
+            extra = self.extra(score_bias, where.documents)
+            mixed = mix(q, k, v, where.order_T, extra, noise, self.cfg, layout)
         return self.output(mixed, layout)
 
-    def extra(self, score_bias: jax.Array | None) -> Extra:
-        return Extra(self.alibi, score_bias)
+    def extra(self, score_bias: jax.Array | None, documents_BT: jax.Array | None = None) -> Extra:
+        return Extra(self.alibi, score_bias, documents_BT)
 
     def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
         """-> [B, T, D] without the bias, a partial sum over the devices' heads."""

@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.attention import Attention
+from jaxneox.model.documents import Where
 from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.layout import Layout
 from jaxneox.model.mlp import Mlp
@@ -29,7 +30,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        positions_T: jax.Array,
+        where: Where,
         score_bias: jax.Array | None,
         noise: Noise | None,
         layout: Layout,
@@ -38,7 +39,7 @@ class Block(nnx.Module):
 
         def attention(x: jax.Array) -> jax.Array:
             inner = None if noise is None else noise.at(0)
-            return self.attention(x, positions_T, score_bias, inner, layout)
+            return self.attention(x, where, score_bias, inner, layout)
 
         return self.residual(self, x_BTD, attention, noise, layout)
 

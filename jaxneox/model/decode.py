@@ -17,7 +17,7 @@ from jaxneox.model.kernels.einsum import attend, visible
 from jaxneox.model.layout import Axes, Layout, on_devices
 from jaxneox.model.loss import Unembedding, project
 from jaxneox.model.neox import Model, Params
-from jaxneox.model.positions import RelativeBias, sinusoids
+from jaxneox.model.positions import RelativeBias
 
 
 class Cache(NamedTuple):
@@ -159,17 +159,9 @@ class Decoder:
 
     def _embed(self, weights: Weights, tokens_BT: jax.Array, positions: jax.Array) -> jax.Array:
         """positions [T] or [B, T] -> [B, T, D]"""
-        cfg, layout = self.model.cfg, self.model.layout
+        layout = self.model.layout
         embed = self.model.part("embed", weights.outer)
-        spec = layout.activation("batch", "length", "embed")
-        x_BTD = embed.tokens[...].at[tokens_BT].get(out_sharding=spec)
-        positions = positions if positions.ndim == 2 else positions[None]
-        if embed.positions is not None:
-            rows = layout.activation("batch" if positions.shape[0] > 1 else None, None, "embed")
-            table_PD = embed.positions[...]
-            x_BTD = x_BTD + table_PD.at[positions + cfg.positions.offset].get(out_sharding=rows)
-        elif cfg.positions.kind == "sinusoidal":
-            x_BTD = x_BTD + jax.vmap(lambda row_T: sinusoids(row_T, cfg.hidden_size))(positions)
+        x_BTD = embed(tokens_BT, positions, layout.activation("batch", "length", "embed"))
         return jax.reshard(
             x_BTD.astype(self.model.compute), layout.activation("batch", "stream", "embed")
         )

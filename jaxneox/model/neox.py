@@ -15,13 +15,15 @@ from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
 from jaxneox.model.block import Block
+from jaxneox.model.documents import Documents, Where
 from jaxneox.model.dropout import Noise, dropout
+from jaxneox.model.embed import Embed
 from jaxneox.model.gather import gather
 from jaxneox.model.layout import Layout
 from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum, project
 from jaxneox.model.norms import norm
-from jaxneox.model.param import initializer, param, xavier_normal, zeros
-from jaxneox.model.positions import RelativeBias, sinusoids
+from jaxneox.model.param import initializer, param, zeros
+from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
 from jaxneox.model.scores import scores
 
@@ -37,19 +39,6 @@ POLICIES = {
 }
 """What a layer keeps for its backward pass: nothing but its input, or also its products with
 weights."""
-
-
-class Embed(nnx.Module):
-    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
-        init, D = initializer(cfg.init.method, cfg), cfg.hidden_size
-        self.tokens = param(rngs, ("vocab", "embed"), init, V=cfg.vocab_size, D=D)
-        kind, rows = cfg.positions.kind, cfg.positions.max_positions
-        learned = kind == "learned"
-        self.positions = param(rngs, ("positions", "embed"), init, P=rows, D=D) if learned else None
-        sizes = {"K": cfg.attention.kv_heads, "G": cfg.attention.group}
-        buckets, axes = cfg.positions.rpe_buckets, ("buckets", "kv_heads", "group")
-        rpe = kind == "rpe"
-        self.rpe = param(rngs, axes, xavier_normal, buckets=buckets, **sizes) if rpe else None
 
 
 class NeoX(nnx.Module):
@@ -90,6 +79,7 @@ class Model:
     remat: RematConfig = NO_REMAT
     z_loss: float = 0.0
     loss_fp32: bool = True
+    documents: Documents | None = None  # of a row of `loss_sum`; None: it is one text
 
     @cached_property
     def _declared(self) -> NeoX:
@@ -109,10 +99,10 @@ class Model:
         return {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """int [B, T] -> float32 [B, T, V], without dropout."""
+        """int [B, T] -> float32 [B, T, V], without dropout; a row is one text."""
         with self.matmuls():
             model = self._module(params)
-            x_BTD = self._whole_sequences(self._hidden(model, params, tokens_BT[None], None))
+            x_BTD = self._texts(model, params, tokens_BT)
             return project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
 
     def scores(
@@ -121,11 +111,11 @@ class Model:
         """How likely each label is after the token at its place, and whether it is the likeliest.
 
         -> log-probabilities over the padded vocabulary, float32 [B, C], and bool [B, C]. Logits are
-        made for the C places only.
+        made for the C places only; a row is one text.
         """
         with self.matmuls():
             model = self._module(params)
-            x_BTD = self._whole_sequences(self._hidden(model, params, tokens_BT[None], None))
+            x_BTD = self._texts(model, params, tokens_BT)
             unembedding = self._unembedding(model)
             return scores(x_BTD, unembedding, places_BC, labels_BC, self.layout)
 
@@ -139,7 +129,7 @@ class Model:
     ) -> jax.Array:
         """The weighted sum of the tokens' losses, float32 []; the caller divides.
 
-        Without `noise` nothing is dropped.
+        Without `noise` nothing is dropped. `documents` are told apart here alone.
         """
         micro, batch, length = tokens_MBT.shape
         spread, layout = self.layout.spread(micro), self.layout
@@ -148,7 +138,7 @@ class Model:
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
         head = Head(layout, self.z_loss, chunk, dtype, spread)
         model = self._module(params)
-        x_MBTD = self._hidden(model, params, tokens_MBT, noise)
+        x_MBTD = self._hidden(model, params, tokens_MBT, self._where(tokens_MBT), noise)
         labels_MBT, weights_MBT = self._laid(labels_MBT), self._laid(weights_MBT)
         return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, head)
 
@@ -158,22 +148,42 @@ class Model:
         return jax.default_matmul_precision("highest" if self.compute == "float32" else "default")
 
     def _hidden(
-        self, model: NeoX, params: Params, tokens_MBT: jax.Array, noise: Noise | None
+        self,
+        model: NeoX,
+        params: Params,
+        tokens_MBT: jax.Array,
+        where: Where,
+        noise: Noise | None = None,
     ) -> jax.Array:
         """-> [M, B, T, D] after the final norm, the positions in the layout's order."""
-        micro, _, length = tokens_MBT.shape
-        positions_T = jnp.asarray(self.layout.order(length))
-        noise = noise and noise._replace(positions=positions_T)
-        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), positions_T)
+        micro = tokens_MBT.shape[0]
+        noise = noise and noise._replace(positions=where.order_T)
+        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), where.counted)
         x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
-        bias = self._score_bias(model.embed, positions_T)
-        x_MBTD = self._run_layers(params, x_MBTD, positions_T, bias, noise)
+        bias = self._score_bias(model.embed, where.order_T)
+        x_MBTD = self._run_layers(params, x_MBTD, where, bias, noise)
         spread = self.layout.spread(micro)
         whole = self.layout.activation(spread, "batch", "length", "embed")
         return jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
 
-    def _whole_sequences(self, x_MBTD: jax.Array) -> jax.Array:
-        """One micro-batch, its positions in their order on every device that has some of them."""
+    def _one_text(self, tokens: jax.Array) -> Where:
+        """Of rows [*, T]."""
+        return Where(jnp.asarray(self.layout.order(tokens.shape[-1])))
+
+    def _where(self, tokens_MBT: jax.Array) -> Where:
+        """Counted over whole rows, then laid as their tokens."""
+        where = self._one_text(tokens_MBT)
+        if self.documents is None:
+            return where
+        spread = self.layout.spread(tokens_MBT.shape[0])
+        whole = self.layout.activation(spread, "batch", None)
+        found = self.documents(jax.reshard(tokens_MBT, whole))
+        return Where(where.order_T, *jax.tree.map(self._laid, found))
+
+    def _texts(self, model: NeoX, params: Params, tokens_BT: jax.Array) -> jax.Array:
+        """-> [B, T, D] after the final norm, of rows that are one text each, the positions in their
+        order on every device that has some of them."""
+        x_MBTD = self._hidden(model, params, tokens_BT[None], self._one_text(tokens_BT))
         x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
         if self.layout.rings is None:
             return x_BTD
@@ -191,43 +201,39 @@ class Model:
     def _stream(self, micro: str | None) -> PartitionSpec:
         return self.layout.activation(micro, "batch", "stream", "embed")
 
-    def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions_T: jax.Array) -> jax.Array:
-        """Looked up in float32: the gradients of a frequent token are many terms of one sum."""
+    def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions: jax.Array) -> jax.Array:
         spread = self.layout.spread(tokens_MBT.shape[0])
         spec = self.layout.activation(spread, "batch", "length", "embed")
-        x_MBTD = embed.tokens[...].at[tokens_MBT].get(out_sharding=spec)
-        if embed.positions is not None:
-            rows = positions_T + self.cfg.positions.offset
-            x_MBTD = x_MBTD + embed.positions[...][rows][None, None]
-        elif self.cfg.positions.kind == "sinusoidal":
-            x_MBTD = x_MBTD + sinusoids(positions_T, self.cfg.hidden_size)[None, None]
+        x_MBTD = embed(tokens_MBT, positions, spec)
         return jax.reshard(x_MBTD.astype(self.compute), self._stream(spread))
 
-    def _score_bias(self, embed: Embed, positions_T: jax.Array) -> jax.Array | None:
+    def _score_bias(self, embed: Embed, order_T: jax.Array) -> jax.Array | None:
         if embed.rpe is None:
             return None
         relative = RelativeBias(self.cfg.positions, self.cfg.attention.head_dim)
-        return relative(embed.rpe[...], positions_T, positions_T)
+        return relative(embed.rpe[...], order_T, order_T)
 
-    def _run_layers(self, params: Params, x_MBTD, positions_T, bias, noise: Noise | None):
+    def _run_layers(self, params: Params, x_MBTD, where: Where, bias, noise: Noise | None):
         """[M, B, T, D] -> the same: through the stages of a pipeline, or through all at once."""
         layers = {name: w for name, w in params.items() if name.startswith("layers.")}
-        rows_MB = noise and noise.rows
+        of_rows = noise and noise.rows, where.of_rows
 
-        def run(x_BTD: jax.Array, weights: Params, first: int | jax.Array, rows_B) -> jax.Array:
+        def run(x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows) -> jax.Array:
             """The k layers of these weights, of which the first has this number."""
+            rows_B, places = of_rows
             numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
-            layer = self._layer(positions_T, bias, noise and noise._replace(rows=rows_B))
+            its_noise = noise and noise._replace(rows=rows_B)
+            layer = self._layer(Where(where.order_T, *places), bias, its_noise)
             return jax.lax.scan(layer, x_BTD, (numbers_k, weights))[0]
 
         if self.layout.pipeline is not None:
             x_MBTD = jax.reshard(x_MBTD, self._stream(None))
-            return self.layout.pipeline(run, layers, x_MBTD, rows_MB)
+            return self.layout.pipeline(run, layers, x_MBTD, of_rows)
         if x_MBTD.shape[0] != 1:
             raise ValueError(f"{x_MBTD.shape[0]} micro-batches, expected 1 without a pipeline")
-        return run(x_MBTD[0], layers, 0, None if rows_MB is None else rows_MB[0])[None]
+        return run(x_MBTD[0], layers, 0, jax.tree.map(lambda x: x[0], of_rows))[None]
 
-    def _layer(self, positions_T: jax.Array, bias: jax.Array | None, noise: Noise | None):
+    def _layer(self, where: Where, bias: jax.Array | None, noise: Noise | None):
         """One layer as the body of a scan: (x [B, T, D], (its number, its weights)) -> x."""
 
         def layer(x_BTD: jax.Array, numbered: tuple[jax.Array, Params]):
@@ -235,7 +241,7 @@ class Model:
             cast = {name: w.astype(self.compute) for name, w in weights.items()}
             block = self.part("layers", self._gathered(cast))
             inner = noise and noise.at(1 + number)
-            return block(x_BTD, positions_T, bias, inner, self.layout), None
+            return block(x_BTD, where, bias, inner, self.layout), None
 
         if self.remat.policy == "none":
             return layer

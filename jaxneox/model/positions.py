@@ -55,9 +55,10 @@ class Rotary:
         return jnp.concatenate([*turned, rest], axis=-1)
 
 
-def sinusoids(positions_T: jax.Array, width: int) -> jax.Array:
-    """[T, width]: the sines of all frequencies, then the cosines (NeoX's order)."""
-    angle = positions_T.astype(jnp.float32)[:, None] * frequencies(width, 10000.0)[None, :]
+def sinusoids(positions: jax.Array, width: int) -> jax.Array:
+    """[*, T] -> [*, T, width]: the sines of all frequencies, then the cosines (NeoX's order)."""
+    each = np.expand_dims(frequencies(width, 10000.0), tuple(range(positions.ndim)))
+    angle = positions.astype(jnp.float32)[..., None] * each
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 

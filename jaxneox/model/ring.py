@@ -25,6 +25,10 @@ from jaxneox.model.layout import Layout, Ring, on_devices
 QUERIES = ("batch", "length", "kv_heads", None, None)
 ROWS = ("batch", "kv_heads", None, "length")
 SLOPES = ("kv_heads", None)
+IDS = ("batch", "length")
+
+Ids = tuple[jax.Array, ...]
+"""The numbers of the documents [B, t], or nothing where a row is one."""
 
 
 class How(NamedTuple):
@@ -34,33 +38,44 @@ class How(NamedTuple):
     layout: Layout
 
 
-def ring_attend(q, k, v, slopes_KG: jax.Array | None, cfg: AttentionConfig, layout: Layout):
+def ring_attend(
+    q,
+    k,
+    v,
+    slopes_KG: jax.Array | None,
+    documents_BT: jax.Array | None,
+    cfg: AttentionConfig,
+    layout: Layout,
+) -> jax.Array:
     """What `attention.attend` computes, queries [B, T, K, G, H] to [B, T, K, G, H], for positions
-    in the layout's order. `slopes_KG` are alibi's."""
+    in the layout's order, as `documents_BT` are too. `slopes_KG` are alibi's."""
     if slopes_KG is None:
         slopes_KG = jnp.zeros(q.shape[2:4], jnp.float32)
     slopes_KG = jax.reshard(slopes_KG, layout.activation(*SLOPES))
-    return _ring(q, k, v, slopes_KG, How(cfg, layout))
+    documents = () if documents_BT is None else (documents_BT,)
+    return _ring(q, k, v, slopes_KG, documents, How(cfg, layout))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _ring(q, k, v, slopes_KG, how: How):
-    return _forward(q, k, v, slopes_KG, how)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _ring(q, k, v, slopes_KG, documents: Ids, how: How):
+    return _forward(q, k, v, slopes_KG, documents, how)[0]
 
 
-def _forward(q, k, v, slopes_KG, how: How):
-    axes = (QUERIES, _keys(k), _keys(v), SLOPES)
+def _forward(q, k, v, slopes_KG, documents: Ids, how: How):
+    axes = (QUERIES, _keys(k), _keys(v), SLOPES, *(IDS for _ in documents))
     run = on_devices(_Device(how).forward, axes, (QUERIES, ROWS), how.layout)
-    out, log_total = run(q, k, v, slopes_KG)
-    return out.astype(v.dtype), (q, k, v, slopes_KG, out, log_total)
+    out, log_total = run(q, k, v, slopes_KG, *documents)
+    return out.astype(v.dtype), (q, k, v, slopes_KG, out, log_total, documents)
 
 
 def _backward(how: How, saved, d_out):
+    *saved, documents = saved
     _, k, v, slopes_KG, _, _ = saved
-    axes = (QUERIES, _keys(k), _keys(v), SLOPES, QUERIES, ROWS, QUERIES)
+    ids = tuple(IDS for _ in documents)
+    axes = (QUERIES, _keys(k), _keys(v), SLOPES, QUERIES, ROWS, QUERIES, *ids)
     outputs = (QUERIES, _keys(k), _keys(v))
     run = on_devices(_Device(how).backward, axes, outputs, how.layout)
-    return *run(*saved, d_out), jnp.zeros_like(slopes_KG)
+    return *run(*saved, d_out, *documents), jnp.zeros_like(slopes_KG), None
 
 
 _ring.defvjp(_forward, _backward)
@@ -91,62 +106,62 @@ class _Device(NamedTuple):
         assert ring is not None
         return ring
 
-    def forward(self, q, k, v, slopes_KG):
+    def forward(self, q, k, v, slopes_KG, *ids: jax.Array):
         """-> the output [B, t, K, G, H], and the log of the softmax's sum [B, K, G, t].
 
         Both in float32: where attention is peaked the gradient of a score is a small difference
         between the output and one value.
         """
         here = jax.lax.axis_index(self.ring.axis)
-        low, high = self._halves(here, q=q)
+        low, high = self._halves(here, q=q, ids=ids)
 
         def see(query, key) -> Part:
             return self._see(query, key, slopes_KG)
 
-        its_low, its_high = self._halves(here, k=k, v=v)
+        its_low, its_high = self._halves(here, k=k, v=v, ids=ids)
         seen_low = see(low, its_low)
         seen_high = _add(see(high, its_low), see(high, its_high))
 
         def visit(carry, distance: jax.Array):
-            k, v, seen_low, seen_high = carry
-            k, v = self._pass_on((k, v))
+            k, v, ids, seen_low, seen_high = carry
+            k, v, ids = self._pass_on((k, v, ids))
             other = (here - distance) % self.ring.count
-            its_low, its_high = self._halves(other, k=k, v=v)
+            its_low, its_high = self._halves(other, k=k, v=v, ids=ids)
             seen_high = _add(seen_high, see(high, its_low))
             before = other < here
             added = see(_choose(before, low, high), _choose(before, its_low, its_high))
             added = _add(_choose(before, seen_low, seen_high), added)
             seen_low = _choose(before, added, seen_low)
             seen_high = _choose(before, seen_high, added)
-            return (k, v, seen_low, seen_high), None
+            return (k, v, ids, seen_low, seen_high), None
 
-        carry, _ = jax.lax.scan(visit, (k, v, seen_low, seen_high), self._distances())
-        parts = carry[2:]
+        carry, _ = jax.lax.scan(visit, (k, v, ids, seen_low, seen_high), self._distances())
+        parts = carry[-2:]
         out = [jnp.moveaxis(p.out / p.total[..., None], 3, 1) for p in parts]
         log_total = [p.peak + jnp.log(p.total) for p in parts]
         return jnp.concatenate(out, axis=1), jnp.concatenate(log_total, axis=-1)
 
-    def backward(self, q, k, v, slopes_KG, out, log_total, d_out):
+    def backward(self, q, k, v, slopes_KG, out, log_total, d_out, *ids: jax.Array):
         """-> the gradients of queries, keys and values, in their dtypes."""
         here = jax.lax.axis_index(self.ring.axis)
         product = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1)
         rows = {"log_total": log_total, "product": jnp.moveaxis(product, 1, 3)}
-        low, high = self._halves(here, q=q, d_out=d_out, **rows)
+        low, high = self._halves(here, q=q, d_out=d_out, ids=ids, **rows)
 
         def grow(query, key):
             return self._grow(query, key, slopes_KG)
 
-        its_low, its_high = self._halves(here, k=k, v=v)
+        its_low, its_high = self._halves(here, k=k, v=v, ids=ids)
         d_low, kv_low = grow(low, its_low)
         d_high, more = grow(high, its_low)
         d_more, kv_high = grow(high, its_high)
         kv = _join(_sum(kv_low, more), kv_high)
 
         def visit(carry, distance: jax.Array):
-            k, v, kv, d_low, d_high = carry
-            k, v, kv = self._pass_on((k, v, kv))
+            k, v, ids, kv, d_low, d_high = carry
+            k, v, ids, kv = self._pass_on((k, v, ids, kv))
             other = (here - distance) % self.ring.count
-            its_low, its_high = self._halves(other, k=k, v=v)
+            its_low, its_high = self._halves(other, k=k, v=v, ids=ids)
             d, kv_low = grow(high, its_low)
             d_high = d_high + d
             before = other < here
@@ -156,10 +171,10 @@ class _Device(NamedTuple):
             nothing = jax.tree.map(jnp.zeros_like, kv_chosen)
             kv_low = _sum(kv_low, _choose(before, kv_chosen, nothing))
             kv = _sum(kv, _join(kv_low, _choose(before, nothing, kv_chosen)))
-            return (k, v, kv, d_low, d_high), None
+            return (k, v, ids, kv, d_low, d_high), None
 
-        start = (k, v, kv, d_low, d_high + d_more)
-        (_, _, kv, d_low, d_high), _ = jax.lax.scan(visit, start, self._distances())
+        start = (k, v, ids, kv, d_low, d_high + d_more)
+        (_, _, _, kv, d_low, d_high), _ = jax.lax.scan(visit, start, self._distances())
         d_k, d_v = self._pass_on(kv)  # home again
         d_q = jnp.concatenate([d_low, d_high], axis=1)
         return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
@@ -170,15 +185,17 @@ class _Device(NamedTuple):
         comes later both blocks are seen, by the late block alone."""
         return jnp.arange(1, self.ring.count)
 
-    def _halves(self, device: jax.Array, **arrays: jax.Array) -> tuple[Any, Any]:
+    def _halves(self, device: jax.Array, *, ids: Ids, **arrays: jax.Array) -> tuple[Any, Any]:
         """The early and the late block of arrays that a device holds, with their positions."""
         length = {"log_total": -1, "product": -1}
         split = {n: jnp.split(x, 2, axis=length.get(n, 1)) for n, x in arrays.items()}
+        parted = [jnp.split(x, 2, axis=1) for x in ids]
         block = next(iter(split.values()))[0].shape[length.get(next(iter(split)), 1)]
         inside = jnp.arange(block, dtype=jnp.int32)
         blocks = (device, 2 * self.ring.count - 1 - device)
         low, high = (
-            {"positions": b * block + inside} | {n: parts[i] for n, parts in split.items()}
+            {n: parts[i] for n, parts in split.items()}
+            | {"positions": b * block + inside, "ids": tuple(parts[i] for parts in parted)}
             for i, b in enumerate(blocks)
         )
         return low, high
@@ -202,7 +219,10 @@ class _Device(NamedTuple):
         seen = distance_TS >= 0
         if cfg.window is not None:
             seen = seen & (distance_TS <= cfg.window)
-        return jnp.where(seen[None, None, None], scores, jnp.finfo(jnp.float32).min)
+        seen = seen[None, None, None]
+        for queries, keys in zip(query["ids"], key["ids"], strict=True):
+            seen = seen & (queries[:, :, None] == keys[:, None, :])[:, None, None]
+        return jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
 
     def _see(self, query, key, slopes_KG: jax.Array) -> Part:
         """One block of queries on one of keys."""

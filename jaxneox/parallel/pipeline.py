@@ -35,7 +35,7 @@ class Pipeline:
         """[M, B, T, D], whole on every stage -> the same, after all layers.
 
         `weights` are those of all layers, [L, *] as they lie at rest; `rows_MB` is a tree of
-        arrays [M, B] that belong to the micro-batches.
+        arrays [M, B, *] that belong to the micro-batches.
         """
         schedule = Schedule(self.stages, self.chunks, x_MBTD.shape[0])
         staged = {name: self._split(w) for name, w in weights.items()}
@@ -126,9 +126,10 @@ class Pipeline:
         return jax.reshard(jnp.asarray(rows), P(None, self.axis))
 
     def _per_stage(self, rows_MB: jax.Array, micro_tp: np.ndarray) -> jax.Array:
-        """-> [t, p, B]: the rows of the micro-batch that each stage works on."""
-        spec = jax.typeof(rows_MB).sharding.spec
-        return rows_MB.at[micro_tp].get(out_sharding=P(None, self.axis, *spec[1:]))
+        """[M, B, *] -> [t, p, B, *]: the rows of the micro-batch that each stage works on."""
+        _, *spec = jax.typeof(rows_MB).sharding.spec
+        rows_MB = jax.reshard(rows_MB, P(None, *spec))
+        return rows_MB.at[micro_tp].get(out_sharding=P(None, self.axis, *spec))
 
 
 def _stagewise(flags_p: jax.Array) -> jax.Array:

@@ -13,6 +13,9 @@ from jaxneox.train.run import Plan, build_plan
 
 Keys = dict[str, Any]
 
+ANY = 0
+"""For the token that ends a document: a program is as large with any."""
+
 ASSUMED = 50277
 """Of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
 
@@ -45,7 +48,7 @@ def plan_of(keys: Keys, sizes: Sizes) -> tuple[Plan, list[str]]:
         vocabulary, said = vocabulary_of(keys)
         notes += said
     cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocabulary)
-    return build_plan(cfg, sizes), notes
+    return build_plan(cfg, sizes, ANY), notes
 
 
 def vocabulary_of(keys: Keys) -> tuple[int, list[str]]:

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
-from jaxneox.config.schema import Config
+from jaxneox.config.schema import Config, DataConfig
 from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
-from jaxneox.model import Model
+from jaxneox.model import Documents, Model
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import Sizes, check_divides, make_mesh, whole
 from jaxneox.parallel.rules import Rules, rules_for
@@ -64,8 +64,12 @@ class Plan:
         return Schedule(stages, chunks, self.cfg.batch.accumulation) if stages > 1 else None
 
 
-def build_plan(cfg: Config, sizes: Sizes) -> Plan:
-    """Raises UserError where the mesh does not divide what it splits, or a feature needs it."""
+def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> Plan:
+    """`eod` is the tokenizer's token that ends a document.
+
+    Raises UserError where the mesh does not divide what it splits, or a feature needs what is not
+    there.
+    """
     sizes = whole(sizes)
     parallel, ring = cfg.parallel, rings(cfg, sizes["cp"])
     check_divides(sizes, cfg.model, parallel, ring)
@@ -77,10 +81,22 @@ def build_plan(cfg: Config, sizes: Sizes) -> Plan:
         cfg.remat,
         cfg.train.z_loss,
         cfg.precision.loss_fp32,
+        documents_of(cfg.data, eod),
     )
     for name, axes in model.axes.items():
         rules.check(name, axes, model.shapes[name])
     return Plan(cfg, sizes, rules, model, build_optimizer(cfg.optimizer, cfg.schedule, model.axes))
+
+
+def documents_of(data: DataConfig, eod: int | None) -> Documents | None:
+    """What training tells apart in a row."""
+    names = ("reset_attention_mask", "reset_position_ids")
+    asked = [name for name in names if getattr(data, name)]
+    if not asked:
+        return None
+    if eod is None:
+        raise UserError(f"{asked[0]}: true, but there is no tokenizer with an <|endoftext|> token")
+    return Documents(eod, data.reset_attention_mask, data.reset_position_ids)
 
 
 def rings(cfg: Config, cp: int) -> bool:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     tokenizer = open_tokenizer(keys)
     vocab_size = tokenizer.vocab_size if tokenizer else None
     cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
-    plan = build_plan(cfg, sizes)
+    plan = build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
     if args.dry_run:
         dry_run(plan)
         return 0

@@ -123,6 +123,14 @@ def test_off_values_are_harmless() -> None:
     assert "cpu_offload" in error(zero_optimization={"stage": 1, "cpu_offload": True})
 
 
+def test_documents_are_told_apart_by_two_keys_and_not_by_the_index() -> None:
+    data = run(reset_attention_mask=True).data
+    assert data.reset_attention_mask and not data.reset_position_ids
+    assert run(reset_position_ids=True).data.reset_position_ids
+    run(inter_document_masking=False)
+    assert "use reset_attention_mask" in error(inter_document_masking=True)
+
+
 def test_the_page_of_docs_is_up_to_date() -> None:
     page = HERE.parents[1] / "docs/configuration.md"
     assert page.read_text() == docs.page(), "run python -m jaxneox.config.docs > that file"

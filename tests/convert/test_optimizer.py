@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,19 @@ def test_moments_are_where_their_weights_are(tmp_path: Path) -> None:
         np.testing.assert_array_equal(moments.leaf("embed.tokens"), embedding)
         down = state.tensors[theirs, 0, 3, "mlp.linear2.weight"].numpy()  # type: ignore[index]
         np.testing.assert_array_equal(moments.leaf("layers.mlp.down", 1), down.T)
+
+
+def test_documents_that_a_run_told_apart_are_told_apart_here(tmp_path: Path) -> None:
+    """By Megatron's keys, which a fork's YAML may have; NeoX itself would not take them."""
+    case = find_case("pythia_mp1")
+    keys = {"reset_attention_mask": True, "reset_position_ids": True}
+    (tmp_path / "fork.yml").write_text(yaml.safe_dump(open_neox(case.folder).keys | keys))
+    given = (case.folder, tmp_path / "run", "--config", tmp_path / "fork.yml")
+    call(from_neox, *given, "--optimizer", "--no-verify")
+    kept = checkpoint.read_keys(checkpoint.find(str(tmp_path / "run")))
+    assert keys.items() <= kept.items()
+    call(to_neox, tmp_path / "run", tmp_path / "back", "--no-verify")
+    assert not keys.keys() & open_neox(tmp_path / "back").keys.keys()
 
 
 @given(st.integers(2, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 3.0]))

@@ -31,6 +31,7 @@ class Case:
     alibi: bool = False
     own_keys: bool = False  # one for each query head, as with qk_norm
     head: int = HEAD
+    documents: int = 0  # in each row, which end anywhere
 
     @property
     def cfg(self) -> AttentionConfig:
@@ -39,7 +40,16 @@ class Case:
 
     @property
     def extra(self) -> Extra:
-        return Extra(Alibi(self.cfg) if self.alibi else None)
+        alibi = Alibi(self.cfg) if self.alibi else None
+        return Extra(alibi, documents_BT=self.ids() if self.documents else None)
+
+    def ids(self) -> jax.Array:
+        """The numbers of the documents [B, T]."""
+        random = np.random.default_rng(1)
+        begins = np.zeros((BATCH, self.length), np.int32)
+        for row in begins:
+            row[random.choice(self.length - 1, self.documents - 1, replace=False) + 1] = 1
+        return jnp.asarray(np.cumsum(begins, axis=1))
 
     def arrays(self) -> list[np.ndarray]:
         """Queries, keys, values, and the gradient of the output."""
@@ -60,9 +70,12 @@ def run(case: Case, kernel: str, sizes: dict[str, int], dtype: Any) -> list[np.n
         keys = [rules.activation("batch", None, "kv_heads", *[None] * (x.ndim - 3)) for x in (k, v)]
         q, d = (jax.reshard(x, rules.activation(*QUERIES)) for x in (q, d))
         k, v = (jax.reshard(x, spec) for x, spec in zip((k, v), keys, strict=True))
-        positions = jnp.arange(case.length)
+        positions, extra = jnp.arange(case.length), case.extra
+        if extra.documents_BT is not None:
+            laid = jax.reshard(extra.documents_BT, rules.activation("batch", "length"))
+            extra = dataclasses.replace(extra, documents_BT=laid)
         out, pull = jax.vjp(
-            lambda q, k, v: mix(q, k, v, positions, case.extra, None, cfg, rules), q, k, v
+            lambda q, k, v: mix(q, k, v, positions, extra, None, cfg, rules), q, k, v
         )
         return out, *pull(jax.reshard(d, jax.typeof(out).sharding.spec))
 
@@ -78,6 +91,8 @@ CASES = [
     Case(300, window=100, alibi=True),
     Case(256, group=3, alibi=True),
     Case(190, group=2, own_keys=True),
+    Case(200, group=2, documents=5),
+    Case(260, window=30, alibi=True, own_keys=True, documents=40),
 ]
 
 
@@ -93,7 +108,7 @@ def test_blocks_are_the_formula(case: Case) -> None:
     "sizes", [{"dp": 2, "tp": 2}, {"cp": 2, "tp": 2}, {"dp": 2, "cp": 4}], ids=str
 )
 def test_blocks_on_meshes(sizes: dict[str, int]) -> None:
-    case = Case(136, group=2, window=40, alibi=True)
+    case = Case(136, group=2, window=40, alibi=True, documents=4)
     one = run(case, "blocked", {"dp": 1}, "float32")
     for found, expected in zip(run(case, "blocked", sizes, "float32"), one, strict=True):
         assert relative_l2(found, expected) < FLOAT32
@@ -116,7 +131,15 @@ def test_half_precision_is_as_near_as_the_formulas(monkeypatch: pytest.MonkeyPat
         assert relative_l2(mine, expected) < 2 * relative_l2(other, expected)
 
 
-@pytest.mark.parametrize("case", [Case(256, group=2, head=128), Case(256, window=60, head=128)])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(256, group=2, head=128),
+        Case(256, window=60, head=128),
+        Case(256, group=2, head=128, documents=6),
+    ],
+    ids=str,
+)
 def test_the_tpus_kernel_interpreted(case: Case) -> None:
     sizes = {"dp": 2, "tp": 2}
     expected = run(case, "einsum", sizes, "float32")
@@ -125,12 +148,15 @@ def test_the_tpus_kernel_interpreted(case: Case) -> None:
 
 
 HALF, FLOAT = jnp.dtype("bfloat16"), jnp.dtype("float32")
+PACKED = Extra(documents_BT=jnp.zeros((1, 256), jnp.int32))
 
 
-def chosen(platform: str, monkeypatch: pytest.MonkeyPatch, dtype=HALF, extra=None, **cfg) -> str:
+def chosen(
+    platform: str, monkeypatch: pytest.MonkeyPatch, dtype=HALF, extra=None, length=256, **cfg
+) -> str:
     monkeypatch.setattr(kernels, "platform", lambda: platform)
     attention = AttentionConfig(4, 4, cfg.pop("head_dim", 64), **cfg)
-    return choose(attention, dtype, extra or Extra(), None)
+    return choose(attention, length, dtype, extra or Extra(), None)
 
 
 def test_the_choice_by_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +165,8 @@ def test_the_choice_by_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen("gpu", monkeypatch) == chosen("gpu", monkeypatch, window=9) == "cudnn"
     assert chosen("gpu", monkeypatch, FLOAT) == "blocked"
     assert chosen("gpu", monkeypatch, extra=alibi) == "blocked"
+    assert chosen("gpu", monkeypatch, extra=PACKED) == "blocked"
+    assert chosen("tpu", monkeypatch, extra=PACKED, kernel="splash") == "splash"
     assert chosen("gpu", monkeypatch, head_dim=256) == "blocked"
     assert chosen("cpu", monkeypatch, extra=Extra(bias=jnp.zeros(1))) == "einsum"
     assert chosen("tpu", monkeypatch, kernel="splash") == "splash"
@@ -151,5 +179,9 @@ def test_a_kernel_that_lacks_something_is_refused(monkeypatch: pytest.MonkeyPatc
         chosen("gpu", monkeypatch, extra=alibi, kernel="cudnn")
     with pytest.raises(UserError, match="cudnn has no float32"):
         chosen("gpu", monkeypatch, FLOAT, kernel="cudnn")
+    with pytest.raises(UserError, match="cudnn has no packed documents"):
+        chosen("gpu", monkeypatch, extra=PACKED, kernel="cudnn")
+    with pytest.raises(UserError, match=r"splash has no sequences of 200 \(a multiple of 128\)"):
+        chosen("tpu", monkeypatch, kernel="splash", length=200)
     with pytest.raises(UserError, match="blocked has no learned biases"):
         chosen("cpu", monkeypatch, extra=Extra(bias=jnp.zeros(1)), kernel="blocked")

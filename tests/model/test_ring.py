@@ -27,6 +27,7 @@ class Case(NamedTuple):
     own_keys: bool = False  # one for each query head
     scale: float = 1.0  # of queries and keys: how peaked attention is
     dtype: str = "float32"
+    documents: bool = False  # several in a row
 
     @property
     def cfg(self) -> AttentionConfig:
@@ -43,6 +44,11 @@ class Case(NamedTuple):
         rounded = (q * self.scale, k * self.scale, v, d)
         return [np.asarray(jnp.asarray(x, self.dtype), np.float32) for x in rounded]
 
+    def ids(self) -> np.ndarray | None:
+        """Numbers of documents that end anywhere, another place in each row."""
+        ends = np.random.default_rng(1).random((BATCH, self.length)) < 0.3
+        return np.cumsum(ends, axis=1, dtype=np.int32) if self.documents else None
+
     def alibi(self) -> np.ndarray | None:
         return np.float32([[0.5, 0.25], [0.1, 2.0]]) if self.slopes else None
 
@@ -55,8 +61,12 @@ def plain(case: Case, dtype: Any) -> list[np.ndarray]:
         distance = (positions[:, None] - positions[None]).astype(jnp.float32)
         bias = -(slopes[None, :, :, None, None] * distance[None, None, None])
 
+    mask, ids = visible(positions, positions, case.window), case.ids()
+    if ids is not None:
+        mask &= jnp.asarray(ids[:, :, None] == ids[:, None, :])
+
     def run(q, k, v):
-        return attend(q, k, v, visible(positions, positions, case.window), bias, None, case.cfg)
+        return attend(q, k, v, mask, bias, None, case.cfg)
 
     q, k, v, d = (jnp.asarray(x, dtype) for x in case.arrays())
     out, pull = jax.vjp(run, q, k, v)
@@ -66,11 +76,15 @@ def plain(case: Case, dtype: Any) -> list[np.ndarray]:
 def ring(case: Case) -> list[np.ndarray]:
     sizes = whole({"cp": case.cp})
     mesh, rules = make_mesh(sizes), rules_for(sizes, 0, False, ring=True)
-    order, slopes = rules.order(case.length), case.alibi()
+    order, slopes, ids = rules.order(case.length), case.alibi(), case.ids()
 
     def run(q, k, v, d):
         given = None if slopes is None else jnp.asarray(slopes)
-        attention = lambda q, k, v: ring_attend(q, k, v, given, case.cfg, rules)  # noqa: E731
+        documents = None
+        if ids is not None:
+            spec = rules.activation("batch", "length")
+            documents = jax.reshard(jnp.asarray(ids[:, order]), spec)
+        attention = lambda q, k, v: ring_attend(q, k, v, given, documents, case.cfg, rules)  # noqa: E731
         out, pull = jax.vjp(attention, q, k, v)
         return out, *pull(d)
 
@@ -96,6 +110,8 @@ def ring(case: Case) -> list[np.ndarray]:
         Case(4, 8, window=2),
         Case(4, 16, slopes=True, own_keys=True),
         Case(2, 8, window=0, slopes=True),
+        Case(2, 12, documents=True),
+        Case(4, 16, slopes=True, own_keys=True, window=5, documents=True),
     ],
     ids=str,
 )

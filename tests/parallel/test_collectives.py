@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxneox.config.schema import RematConfig
 from jaxneox.model import Model
+from jaxneox.model.documents import Where
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
 from tests.parallel.meshes import BATCH, LENGTH, MODEL
@@ -36,7 +37,7 @@ def compiled(model: Model, backward: bool) -> str:
         x = jax.ShapeDtypeStruct((1, BATCH, LENGTH, 32), jnp.float32, sharding=stream)
 
         def layers(params, x):
-            return model._run_layers(params, x, jnp.arange(LENGTH), None, None)
+            return model._run_layers(params, x, Where(jnp.arange(LENGTH)), None, None)
 
         def gradient(params, x):
             return jax.vjp(layers, params, x)[1](x)

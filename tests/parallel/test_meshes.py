@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import LossScaleConfig, PrecisionConfig, RematConfig
+from jaxneox.config.schema import DataConfig, LossScaleConfig, PrecisionConfig, RematConfig
 from jaxneox.loading import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
@@ -29,7 +29,7 @@ from tests.parallel.cases import (
     on_or_off,
     one_device,
 )
-from tests.parallel.meshes import LENGTH, MODEL, Mesh, apart, config, tokens, train
+from tests.parallel.meshes import EOD, LENGTH, MODEL, Mesh, apart, config, tokens, train
 from tests.reference.parameters import random_params
 
 
@@ -125,6 +125,27 @@ def test_positions_and_masks_are_right_on_every_part_of_a_sequence(name: str) ->
         parts[key] = dataclasses.replace(getattr(MODEL, key), **changes[key])
     model, batches = dataclasses.replace(MODEL, **parts), tokens()[:1]
     expected, found = train(Mesh(), model, batches=batches), train(mesh, model, batches=batches)
+    assert found.losses == pytest.approx(expected.losses, rel=LOSS)
+    assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
+
+
+PACKED: dict[str, Mesh] = {
+    "learned": Mesh(pp=2, cp=2, tp=2, accumulation=4, attention="ring"),
+    "rotary": Mesh(dp=2, cp=2, tp=2, zero=3, sequence=True),
+    "rpe": Mesh(pp=2, dp=2, tp=2, chunks=2, accumulation=2, sequence=True),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_documents_are_the_same_on_every_mesh(kind: Any) -> None:
+    """A ring, gathered keys and values in blocks, and the formula in stages."""
+    places = dataclasses.replace(MODEL.positions, kind=kind)
+    model, batches = dataclasses.replace(MODEL, positions=places), tokens()[:1]
+    ends = np.random.default_rng(1).random(batches.shape) < 0.25
+    batches = np.where(ends, np.int32(EOD), batches)
+    data = DataConfig(reset_attention_mask=True, reset_position_ids=True)
+    expected = train(Mesh(), model, batches=batches, data=data)
+    found = train(PACKED[kind], model, batches=batches, data=data)
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
 

@@ -14,7 +14,7 @@ from jaxneox.config.fates import (
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
 ONLY_ONLINE = "only for online training, which is refused"
-WITHIN = "attention within documents alone is not here yet: set it to false"
+WITHIN = "documents end at their end-of-document tokens here: use reset_attention_mask"
 KV = "num_kv_heads decides: leave it out"
 
 NEWER: Section = {
@@ -105,8 +105,18 @@ OURS: Section = {
     "drop_last_partial_validation_sequence": used(
         bool, True, "data.keep_partial_validation", "Megatron's: false: a short last one counts"
     ),
-    "reset_position_ids": refused(bool, False, WITHIN),
-    "reset_attention_mask": refused(bool, False, WITHIN),
+    "reset_position_ids": used(
+        bool,
+        False,
+        "data.reset_position_ids",
+        "Megatron's: training's positions count from 0 after each <|endoftext|>",
+    ),
+    "reset_attention_mask": used(
+        bool,
+        False,
+        "data.reset_attention_mask",
+        "Megatron's: in training a token sees nothing before the last <|endoftext|>",
+    ),
     "inter_document_masking": refused(bool, False, WITHIN),
     "rampup_batch_size": used(
         INTS, None, "batch.ramp", "Megatron's: [start, increment, samples until train_batch_size]"

@@ -18,17 +18,19 @@ from jaxneox.errors import UserError
 from jaxneox.model.dropout import Noise
 from jaxneox.model.kernels import cudnn, splash
 from jaxneox.model.kernels.blocked import blocked
-from jaxneox.model.kernels.einsum import attend, visible
+from jaxneox.model.kernels.einsum import attend, same, visible
 from jaxneox.model.layout import Layout, platform
 from jaxneox.model.positions import Alibi
 
 
 @dataclass(frozen=True)
 class Extra:
-    """What is added to the scores: alibi, or a learned bias [1, K, G, T, S]."""
+    """What is added to the scores, alibi or a learned bias [1, K, G, T, S]; and the numbers of the
+    documents [B, T] in a row, of which none sees another."""
 
     alibi: Alibi | None = None
     bias: jax.Array | None = None
+    documents_BT: jax.Array | None = None
 
     @property
     def slopes_KG(self) -> np.ndarray | None:
@@ -51,19 +53,24 @@ def mix(
 ) -> jax.Array:
     """What each head reads: queries [B, T, K, G, H] of keys [B, T, K, (G,) H] and values
     [B, T, K, H] -> [B, T, K, G, H]."""
-    kernel = choose(cfg, q.dtype, extra, noise)
+    kernel = choose(cfg, q.shape[1], q.dtype, extra, noise)
     if kernel == "einsum":
         mask = visible(positions_T, positions_T, cfg.window)
+        if extra.documents_BT is not None:
+            mask &= same(extra.documents_BT, layout)
         return attend(q, k, v, mask, extra.whole(positions_T), noise, cfg)
     if kernel == "blocked":
-        return blocked(q, k, v, positions_T, extra.slopes_KG, cfg, layout)
-    fused = cudnn.fused if kernel == "cudnn" else splash.fused
-    return fused(q, k, v, cfg, layout)
+        return blocked(q, k, v, positions_T, extra.slopes_KG, extra.documents_BT, cfg, layout)
+    if kernel == "splash":
+        return splash.fused(q, k, v, extra.documents_BT, cfg, layout)
+    return cudnn.fused(q, k, v, cfg, layout)
 
 
-def choose(cfg: AttentionConfig, dtype: jnp.dtype, extra: Extra, noise: Noise | None) -> Kernel:
-    """The kernel for the devices that are traced for. Raises UserError where the one that the YAML
-    asks for has not what the model needs."""
+def choose(
+    cfg: AttentionConfig, length: int, dtype: jnp.dtype, extra: Extra, noise: Noise | None
+) -> Kernel:
+    """The kernel for the devices that are traced for, and rows of this length. Raises UserError
+    where the one that the YAML asks for has not what the model needs."""
     drops = noise is not None and cfg.dropout > 0
     lacks: dict[Kernel, str | None] = {
         "einsum": None,
@@ -71,8 +78,9 @@ def choose(cfg: AttentionConfig, dtype: jnp.dtype, extra: Extra, noise: Noise | 
     }
     plain = lacks["blocked"] or ("alibi" if extra.alibi is not None else None)
     full = "float32" if dtype == jnp.float32 else None
-    lacks["cudnn"] = plain or cudnn.lacks(cfg) or full
-    lacks["splash"] = plain or splash.lacks(cfg)
+    packed = None if extra.documents_BT is None else "packed documents"
+    lacks["cudnn"] = plain or packed or cudnn.lacks(cfg) or full
+    lacks["splash"] = plain or splash.lacks(cfg, length)
     if cfg.kernel != "auto":
         if lack := lacks[cfg.kernel]:
             able = ", ".join(name for name, missing in lacks.items() if missing is None)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxneox.config.schema import AttentionConfig
 from jaxneox.model.layout import Axes, Layout, on_devices, once
@@ -31,16 +32,29 @@ ROWS: Axes = ("batch", "kv_heads", None, "length")
 
 
 class Places(NamedTuple):
-    """Positions of queries [T] and keys [S], and alibi's slopes [K, G] (zeros where there are
-    none)."""
+    """Positions of queries [T] and keys [S], alibi's slopes [K, G] (zeros where there are none),
+    and where a row holds several documents those of its queries [B, T] and keys [B, S], in one row
+    [T] and [S]."""
 
     queries: jax.Array
     keys: jax.Array
     slopes: jax.Array
+    documents: tuple[jax.Array, ...] = ()
+
+    @classmethod
+    def of(cls, queries, keys, slopes, *documents: jax.Array) -> "Places":
+        return cls(queries, keys, slopes, documents)
+
+    @property
+    def arrays(self) -> tuple[jax.Array, ...]:
+        return self.queries, self.keys, self.slopes, *self.documents
+
+    @property
+    def axes(self) -> tuple[Axes, ...]:
+        return (("length",), (None,), ("kv_heads", None), *DOCUMENTS[: len(self.documents)])
 
 
-AXES: tuple[Axes, ...] = (("length",), (None,), ("kv_heads", None))
-"""Of `Places`."""
+DOCUMENTS: tuple[Axes, ...] = (("batch", "length"), ("batch", None))
 
 
 class How(NamedTuple):
@@ -51,18 +65,28 @@ class How(NamedTuple):
     alibi: bool
 
 
-def blocked(q, k, v, positions_T, slopes_KG, cfg: AttentionConfig, layout: Layout) -> jax.Array:
+def blocked(
+    q,
+    k,
+    v,
+    positions_T: jax.Array,
+    slopes_KG: np.ndarray | None,
+    documents_BT: jax.Array | None,
+    cfg: AttentionConfig,
+    layout: Layout,
+) -> jax.Array:
     """What `einsum.attend` computes without dropout: queries [B, T, K, G, H], keys [B, S, K, (G,)
     H], values [B, S, K, H] -> [B, T, K, G, H]. Positions [T] are those of the whole sequence, in
-    its order; S is T. `slopes_KG` may be None.
+    its order; S is T.
     """
     slopes = jnp.zeros(q.shape[2:4], jnp.float32) if slopes_KG is None else slopes_KG
-    arrays = (q, k, v, positions_T, positions_T, jnp.asarray(slopes))
-    q, k, v, *places = (
-        jax.reshard(x, layout.activation(*axes))
-        for x, axes in zip(arrays, (QUERIES, _keys(k), _keys(v), *AXES), strict=True)
+    documents = () if documents_BT is None else (documents_BT, documents_BT)
+    places = Places(positions_T, positions_T, jnp.asarray(slopes), documents)
+    arrays, axes = (q, k, v, *places.arrays), (QUERIES, _keys(k), _keys(v), *places.axes)
+    q, k, v, *laid = (
+        jax.reshard(x, layout.activation(*names)) for x, names in zip(arrays, axes, strict=True)
     )
-    return _blocked(q, k, v, Places(*places), How(cfg, layout, slopes_KG is not None))
+    return _blocked(q, k, v, Places.of(*laid), How(cfg, layout, slopes_KG is not None))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -71,18 +95,18 @@ def _blocked(q, k, v, places: Places, how: How):
 
 
 def _forward(q, k, v, places: Places, how: How):
-    axes = (QUERIES, _keys(k), _keys(v), *AXES)
+    axes = (QUERIES, _keys(k), _keys(v), *places.axes)
     run = on_devices(partial(_forward_rows, how), axes, (QUERIES, ROWS), how.layout)
-    out, log_total = run(q, k, v, *places)
+    out, log_total = run(q, k, v, *places.arrays)
     return out, (q, k, v, places, log_total)
 
 
 def _backward(how: How, saved, d_out):
     q, k, v, places, log_total = saved
-    axes = (QUERIES, _keys(k), _keys(v), ROWS, QUERIES, *AXES)
+    axes = (QUERIES, _keys(k), _keys(v), ROWS, QUERIES, *places.axes)
     outputs = (QUERIES, _keys(k), _keys(v))
     run = on_devices(partial(_backward_rows, how), axes, outputs, how.layout)
-    return *run(q, k, v, log_total, d_out, *places), None
+    return *run(q, k, v, log_total, d_out, *places.arrays), None
 
 
 _blocked.defvjp(_forward, _backward)
@@ -94,27 +118,29 @@ def _keys(x: jax.Array) -> Axes:
 
 def _forward_rows(how: How, q, k, v, *places: jax.Array):
     """One device's part -> the output [B, T, K, G, H], the log of the softmax's sum [B, K, G, T]"""
-    part = _Part(how, Places(*places))
+    whole = Places.of(*places)
 
     def row(arrays):
-        q, k, v = map(_by_head, arrays)
+        part = _Part(how, whole._replace(documents=arrays[-1]))
+        q, k, v = map(_by_head, arrays[:-1])
         found = [part.forward(q, k, v, block) for block in part.blocks(q.shape[2])]
         out, log_total = (jnp.concatenate(x, axis=2) for x in zip(*found, strict=True))
         return jnp.moveaxis(out, 2, 0).astype(v.dtype), log_total
 
-    return jax.lax.map(row, (q, k, v))
+    return jax.lax.map(row, (q, k, v, whole.documents))
 
 
 def _backward_rows(how: How, q, k, v, log_total, d_out, *places: jax.Array):
     """-> the gradients of queries, keys and values, in their dtypes."""
-    part = _Part(how, Places(*places))
+    whole = Places.of(*places)
 
     def row(arrays):
-        q, k, v, d_out = map(_by_head, arrays[:-1])
+        part = _Part(how, whole._replace(documents=arrays[-1]))
+        q, k, v, d_out = map(_by_head, arrays[:4])
         sums = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
         d_q = []
         for block in part.blocks(q.shape[2]):
-            query, grad, total = (block.of(x, 2) for x in (q, d_out, arrays[-1]))
+            query, grad, total = (block.of(x, 2) for x in (q, d_out, arrays[4]))
             d, *added = part.backward(block, query, grad, total, block.seen(k), block.seen(v))
             d_q.append(d)
             sums = tuple(
@@ -126,7 +152,7 @@ def _backward_rows(how: How, q, k, v, log_total, d_out, *places: jax.Array):
             jnp.moveaxis(d, -2, 0).astype(x.dtype) for d, x in zip(grads, (q, k, v), strict=True)
         )
 
-    d_q, *d_kv = jax.lax.map(row, (q, k, v, d_out, log_total))
+    d_q, *d_kv = jax.lax.map(row, (q, k, v, d_out, log_total, whole.documents))
     (others,) = how.layout.activation("length")  # who has the same keys for other queries
     return d_q, *(jax.lax.psum(d, others) for d in d_kv)
 
@@ -180,6 +206,9 @@ class _Part(NamedTuple):
         seen = distance >= 0
         if cfg.window is not None:
             seen &= distance <= cfg.window
+        if self.places.documents:
+            queries, keys = self.places.documents
+            seen &= block.of(queries, 0)[:, None] == keys[None, block.start : block.end]
         return jnp.where(seen[None, None], scores, jnp.finfo(jnp.float32).min)
 
     def forward(self, q, k, v, block: _Block) -> tuple[jax.Array, jax.Array]:

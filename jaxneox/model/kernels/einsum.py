@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxneox.config.schema import AttentionConfig
 from jaxneox.model.dropout import Noise, dropout_heads
+from jaxneox.model.layout import Layout
 from jaxneox.model.positions import distances
 
 
@@ -19,6 +20,12 @@ def visible(queries: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Ar
     distance = distances(queries, keys_S)
     seen = distance >= 0
     return seen if window is None else seen & (distance <= window)
+
+
+def same(documents_BT: jax.Array, layout: Layout) -> jax.Array:
+    """bool [B, T, S]: a query and a key are of one document."""
+    keys_BS = jax.reshard(documents_BT, layout.activation("batch", None))
+    return documents_BT[:, :, None] == keys_BS[:, None, :]
 
 
 def attend(

@@ -13,28 +13,37 @@ from jaxneox.model.layout import Axes, Layout, platform
 
 QUERIES: Axes = ("batch", None, "kv_heads", None, None)
 KEYS: Axes = ("batch", None, "kv_heads", None)
+ROWS: Axes = ("batch", None)
 
 BLOCK = 512
 """Queries and keys of a tile."""
 
 
-def lacks(cfg: AttentionConfig) -> str | None:
+LANES = 128
+"""Of which a tile has whole ones."""
+
+
+def lacks(cfg: AttentionConfig, length: int) -> str | None:
     """What it has not of what is asked."""
     if cfg.qk_norm and cfg.group > 1:
         return "keys of their own for the queries of a group"
     if cfg.head_dim % 32:
         return f"heads of {cfg.head_dim} (a multiple of 32)"
+    if length % LANES:
+        return f"sequences of {length} (a multiple of {LANES})"
     return None
 
 
-def fused(q: jax.Array, k: jax.Array, v: jax.Array, cfg: AttentionConfig, layout: Layout):
+def fused(q, k, v, documents_BT: jax.Array | None, cfg: AttentionConfig, layout: Layout):
     """queries [B, T, K, G, H], keys [B, T, K, (1,) H], values [B, T, K, H] -> as the queries.
 
-    T is a multiple of 128. Anywhere but on a TPU it is interpreted, slowly, for tests.
+    Anywhere but on a TPU it is interpreted, slowly, for tests.
     """
     k = k if k.ndim == 4 else k[:, :, :, 0]
-    specs = tuple(layout.activation(*axes) for axes in (QUERIES, KEYS, KEYS))
-    laid = map(jax.reshard, (q, k, v), specs)
+    documents = () if documents_BT is None else (documents_BT,)
+    axes = (QUERIES, KEYS, KEYS, *(ROWS for _ in documents))
+    specs = tuple(layout.activation(*each) for each in axes)
+    laid = map(jax.reshard, (q, k, v, *documents), specs)
     local = partial(_local, cfg, platform() != "tpu")
     # jax does not see into the kernel: it cannot check what devices have in common
     run = jax.shard_map(local, in_specs=specs, out_specs=specs[0], check_vma=False)
@@ -42,7 +51,7 @@ def fused(q: jax.Array, k: jax.Array, v: jax.Array, cfg: AttentionConfig, layout
     return jax.reshard(out, layout.activation("batch", "length", "kv_heads", None, None))
 
 
-def _local(cfg: AttentionConfig, interpreted: bool, q, k, v):
+def _local(cfg: AttentionConfig, interpreted: bool, q, k, v, *documents: jax.Array):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -61,6 +70,11 @@ def _local(cfg: AttentionConfig, interpreted: bool, q, k, v):
         interpret=interpreted,
     )
     q = q * (1 / math.sqrt(cfg.head_dim))  # the kernel does not scale
-    each = jax.vmap(jax.vmap(run))  # [G, T, H] with [T, H] of a row's key-value head
-    out = each(*(jnp.moveaxis(x, 1, -2) for x in (q, k, v)))
+
+    def row(q, k, v, *documents: jax.Array):
+        segments = kernel.SegmentIds(*documents, *documents) if documents else None
+        each = jax.vmap(run, in_axes=(0, 0, 0, None))  # [G, T, H] with [T, H] of a key-value head
+        return each(q, k, v, segments)
+
+    out = jax.vmap(row)(*(jnp.moveaxis(x, 1, -2) for x in (q, k, v)), *documents)
     return jnp.moveaxis(out, -2, 1)

@@ -1,0 +1,73 @@
+"""A whole run on packed documents, each a text of its own."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxneox
+from jaxneox.data import open_loader
+from jaxneox.errors import UserError
+from jaxneox.train.run import build_plan
+from tests.config.cases import run as config
+from tests.train.runs import WORDS, metrics, succeeds, write_yaml
+
+KEYS: dict[str, Any] = {
+    "reset_attention_mask": True,
+    "reset_position_ids": True,
+    "eod_mask_loss": True,
+    "pos_emb": "learned",
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "init_method_std": 0.2,  # so that what is seen matters from the first step on
+    "extra_save_iters": [0],
+    "exit_interval": 1,
+}
+
+
+def test_the_loss_is_that_of_each_document_alone(tmp_path: Path) -> None:
+    """The first step's, by the function that `jaxneox.load` gives for the weights before it."""
+    chance = random.Random(0)
+    texts = (" ".join(chance.choices(WORDS, k=chance.randint(1, 3))) for _ in range(400))
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    succeeds(write_yaml(tmp_path, **KEYS), "--mesh", "dp=1", "--save", tmp_path / "run")
+    model = jaxneox.load(tmp_path / "run", step=0)
+    tokenizer, length = model.tokenizer, model.config.model.seq_length
+    assert tokenizer is not None and model.config.data.reset_attention_mask
+    loader = open_loader(model.config.data_run, tokenizer, "train")
+    assert loader is not None
+    tokens, weights = loader.read(0, range(4))
+    assert weights is not None
+    spans = [
+        (row, start, end)
+        for row, its in enumerate(tokens[:, :-1])
+        for start, end in spans_of(its.tolist(), tokenizer.eod)
+    ]
+    assert len(spans) > 6
+    alone = np.zeros((len(spans), length), np.int32)
+    for text, (row, start, end) in zip(alone, spans, strict=True):
+        text[: end - start] = tokens[row, start:end]
+    logprobs = np.asarray(jax.nn.log_softmax(model(alone)), np.float64)
+    losses = [
+        -weights[row, start + i] * logprobs[text, i, tokens[row, start + i + 1]]
+        for text, (row, start, end) in enumerate(spans)
+        for i in range(end - start)
+    ]
+    expected = sum(losses) / weights.sum()
+    assert metrics(tmp_path / "run")[0]["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def spans_of(tokens: list[int], eod: int | None) -> list[tuple[int, int]]:
+    """Begin and end of the documents in a row."""
+    ends = [i + 1 for i, token in enumerate(tokens) if token == eod and i + 1 < len(tokens)]
+    return list(zip([0, *ends], [*ends, len(tokens)], strict=True))
+
+
+@pytest.mark.parametrize("key", ["reset_attention_mask", "reset_position_ids"])
+def test_without_an_end_of_documents_they_cannot_be_told_apart(key: str) -> None:
+    with pytest.raises(UserError, match=f"{key}: true, but there is no tokenizer with an <"):
+        build_plan(config(**{key: True}), {"dp": 1})
