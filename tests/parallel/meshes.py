@@ -87,9 +87,9 @@ class Outcome(NamedTuple):
 class Probe(Step):
     """The step that training compiles, with its gradients among the figures."""
 
-    def update(self, state: TrainState, grads: Params) -> Any:
+    def update(self, state: TrainState, grads: Params, finite: jax.Array) -> Any:
         self.__dict__["seen"] = grads
-        return super().update(state, grads)
+        return super().update(state, grads, finite)
 
     def figures(self, *args: Any) -> Metrics:
         return super().figures(*args) | {"grads": self.__dict__["seen"]}
