@@ -100,7 +100,7 @@ def start(path: pathlib.Path, prefix: pathlib.Path, workers: int) -> subprocess.
         "from jaxneox.preprocess.__main__ import main\n"
         "documents.CHUNK, documents.BLOCK, output.EVERY = 256, 100, 0\n"
         "add = output.Output.add\n"
-        "output.Output.add = lambda *given: (add(*given), time.sleep(0.02))\n"
+        "output.Output.add = lambda *given: (add(*given), time.sleep(0.1))\n"
         "if __name__ == '__main__':\n"
         "    sys.exit(main(sys.argv[1:]))\n"
     )
