@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -118,7 +119,10 @@ class LoadedModel:
 
     @cached_property
     def _model(self) -> Model:
-        return Model(self.config.model, self._rules, self._compute)
+        """With any kernel: training's was for its own devices, and for rows of one length."""
+        cfg = self.config.model
+        cfg = replace(cfg, attention=replace(cfg.attention, kernel="auto"))
+        return Model(cfg, self._rules, self._compute)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Tokens of a prompt; of an empty one the end of a document, as NeoX has it."""

@@ -156,7 +156,7 @@ def _taken(program: Program, name: str, value: Instruction, whole: int) -> int:
     for use in program.computations[name]:
         if value.name not in use.operands:
             continue
-        if use.opcode in ("dynamic-slice", "gather"):
+        if use.opcode in ("dynamic-slice", "slice", "gather"):
             total += main_memory_bytes(use.shape)
         elif use.opcode == "bitcast":
             total += _taken(program, name, use, whole)

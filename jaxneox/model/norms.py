@@ -1,4 +1,7 @@
-"""Normalisation over the hidden axis. Statistics in float32; the result has the input's dtype."""
+"""Normalisation over the hidden axis. Statistics in float32; the result has the input's dtype.
+
+For the backward pass the input alone is kept, and the rest computed again.
+"""
 
 import math
 from collections.abc import Callable
@@ -22,8 +25,8 @@ class LayerNorm(nnx.Module):
         self.bias = param(rngs, axes, zeros, **sizes) if cfg.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = _standardise(x, self.over, self.epsilon) * _under(self.scale[...], x)
-        return (y if self.bias is None else y + _under(self.bias[...], x)).astype(x.dtype)
+        bias = None if self.bias is None else _under(self.bias[...], x)
+        return _layernorm(x, _under(self.scale[...], x), bias, self.over, self.epsilon)
 
 
 class NonParametricLayerNorm(nnx.Module):
@@ -31,7 +34,7 @@ class NonParametricLayerNorm(nnx.Module):
         self.epsilon, self.over = cfg.epsilon, tuple(range(-len(axes), 0))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _standardise(x, self.over, self.epsilon).astype(x.dtype)
+        return _layernorm(x, None, None, self.over, self.epsilon)
 
 
 class RMSNorm(nnx.Module):
@@ -42,9 +45,7 @@ class RMSNorm(nnx.Module):
         self.scale = param(rngs, axes, ones, **sizes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        rms = jax.lax.rsqrt(_mean(x32 * x32, (-1,)) + self.epsilon)
-        return (x32 * rms * _under(self.scale[...], x)).astype(x.dtype)
+        return _rmsnorm(x, _under(self.scale[...], x), self.epsilon)
 
 
 class ScaleNorm(nnx.Module):
@@ -55,10 +56,7 @@ class ScaleNorm(nnx.Module):
         self.g = param(rngs, ("one",), ones, one=1)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        square = jnp.sum(x32 * x32, axis=-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.maximum(square, self.epsilon**2))
-        return (x32 * inverse * _under(self.g[...], x)).astype(x.dtype)
+        return _scalenorm(x, _under(self.g[...], x), self.epsilon)
 
 
 KINDS: dict[str, Callable[..., nnx.Module]] = {
@@ -73,11 +71,26 @@ def norm(cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int) -
     return KINDS[cfg.kind](cfg, axes, rngs, **sizes)
 
 
-@partial(jax.checkpoint, static_argnums=(1, 2), prevent_cse=False)
-def _standardise(x: jax.Array, over: tuple[int, ...], epsilon: float) -> jax.Array:
+@partial(jax.checkpoint, static_argnums=(3, 4), prevent_cse=False)
+def _layernorm(x: jax.Array, scale, bias, over: tuple[int, ...], epsilon: float) -> jax.Array:
     x32 = x.astype(jnp.float32)
     centred = x32 + -1.0 * _mean(x32, over)
-    return centred * jax.lax.rsqrt(_mean(centred * centred, over) + epsilon)
+    y = centred * jax.lax.rsqrt(_mean(centred * centred, over) + epsilon)
+    y = y if scale is None else y * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
+
+
+@partial(jax.checkpoint, static_argnums=(2,), prevent_cse=False)
+def _rmsnorm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    return (x32 * jax.lax.rsqrt(_mean(x32 * x32, (-1,)) + epsilon) * scale).astype(x.dtype)
+
+
+@partial(jax.checkpoint, static_argnums=(2,), prevent_cse=False)
+def _scalenorm(x: jax.Array, g: jax.Array, epsilon: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    square = jnp.sum(x32 * x32, axis=-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(jnp.maximum(square, epsilon**2)) * g).astype(x.dtype)
 
 
 def _mean(x: jax.Array, over: tuple[int, ...]) -> jax.Array:

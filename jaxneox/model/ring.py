@@ -47,8 +47,8 @@ def ring_attend(
     cfg: AttentionConfig,
     layout: Layout,
 ) -> jax.Array:
-    """What `attention.attend` computes, queries [B, T, K, G, H] to [B, T, K, G, H], for positions
-    in the layout's order, as `documents_BT` are too. `slopes_KG` are alibi's."""
+    """What `kernels.einsum.attend` computes, queries [B, T, K, G, H] to [B, T, K, G, H], for
+    positions in the layout's order, as `documents_BT` are too. `slopes_KG` are alibi's."""
     if slopes_KG is None:
         slopes_KG = jnp.zeros(q.shape[2:4], jnp.float32)
     slopes_KG = jax.reshard(slopes_KG, layout.activation(*SLOPES))

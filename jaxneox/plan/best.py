@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from jaxneox.errors import UserError
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import GIB, columns
 from jaxneox.plan.search import Candidate, ranked
@@ -28,7 +29,7 @@ def best(keys: Mapping[str, Any], plan: Plan, topology: Topology, count: int) ->
             planned = compile_for(candidate, topology)
             if not planned.fits:
                 raise TooLarge(f"needs {planned.total / GIB:,.1f} GiB of a device")
-        except TooLarge as error:
+        except UserError as error:  # too large, or a kernel that has no such mesh
             print(f"  {one}: {error}", file=sys.stderr)
             continue
         print(f"  {one}: compiled in {planned.compiled.seconds:.0f} s", file=sys.stderr)

@@ -40,7 +40,8 @@ def _over_layers(program: Program, name: str, depth: int) -> list[Instruction]:
             layers = trips(program, one)[0] == depth and 2 * depth * most <= _flops(program, one)
             found += [one] if layers else inner
         elif one.opcode in ("call", "conditional"):
-            for inside in called(one, "to_apply|branch_computations"):
+            names = "to_apply|branch_computations|true_computation|false_computation"
+            for inside in called(one, names):
                 found += _over_layers(program, inside, depth)
     return found
 

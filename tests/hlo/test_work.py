@@ -126,7 +126,9 @@ ENTRY %main (given: bf16[8,64], weights: bf16[44,64,64], layer: s32[]) -> bf16[8
 """
 
 
-def test_a_slice_in_a_fusion_of_a_fusion_is_the_part_alone() -> None:
+@pytest.mark.parametrize("kind", ["dynamic-slice", "slice"])
+def test_a_slice_in_a_fusion_of_a_fusion_is_the_part_alone(kind: str) -> None:
     """A TPU's product takes its layer's matrix from the stack by itself."""
     rows, matrix, index = 2 * 8 * 64, 2 * 64 * 64, 4
-    assert work(SLICED).bytes == 2 * rows + matrix + index
+    text = SLICED.replace("dynamic-slice", kind)
+    assert work(text).bytes == 2 * rows + matrix + index

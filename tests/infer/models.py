@@ -14,12 +14,16 @@ from tests.train.runs import KEYS
 
 
 def speaker(
-    mesh: str = "dp=1", tokenizer: bool = True, seq_length: int = 48, broken: str = ""
+    mesh: str = "dp=1",
+    tokenizer: bool = True,
+    seq_length: int = 48,
+    broken: str = "",
+    **changes: Any,
 ) -> LoadedModel:
-    """`broken`: characters whose embedding is no number."""
+    """`broken`: characters whose embedding is no number; `changes` are keys of the YAML."""
     keys: dict[str, Any] = {key.replace("-", "_"): value for key, value in KEYS.items()}
     keys |= {"seq_length": seq_length, "max_position_embeddings": seq_length}
-    keys["padded_vocab_size"] = 640
+    keys |= {"padded_vocab_size": 640} | changes
     own = CharLevelTokenizer()
     config = resolve(keys, dp=1, vocab_size=own.vocab_size)
     sizes = final_sizes(whole(parse_mesh(mesh)), 8)

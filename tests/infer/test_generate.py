@@ -99,6 +99,13 @@ def test_released_weights_generate_the_same() -> None:
     assert answer.tokens == expected.tokens
 
 
+def test_the_kernel_that_training_asked_for_is_not_asked_for_here() -> None:
+    """Splash takes multiples of 128 tokens alone."""
+    other = speaker(attention_kernel="splash")
+    assert other.generate(["The"], max_tokens=3) == speaker().generate(["The"], max_tokens=3)
+    assert other.loglikelihood([("a", "b")]) == speaker().loglikelihood([("a", "b")])
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -1,9 +1,11 @@
 """Attention's kernels: one function in several forms, and which of them is taken.
 
 - `einsum`: the formula; dropout and learned biases (rpe) are here alone.
-- `blocked`: scores block by block in plain XLA; on CPUs and TPUs, and on GPUs in float32.
+- `blocked`: scores block by block in plain XLA; on CPUs and TPUs, and on GPUs what cudnn lacks.
 - `cudnn`: NVIDIA's fused kernel, for half precision.
 - `splash`: the TPU's Pallas kernel, where the YAML asks for it.
+
+`opaque` has what the last two share.
 """
 # B batch, T and S length, K key-value heads, G query heads for each of them, H head
 
@@ -16,7 +18,7 @@ import numpy as np
 from jaxneox.config.schema import AttentionConfig, Kernel
 from jaxneox.errors import UserError
 from jaxneox.model.dropout import Noise
-from jaxneox.model.kernels import cudnn, splash
+from jaxneox.model.kernels import cudnn, opaque, splash
 from jaxneox.model.kernels.blocked import blocked
 from jaxneox.model.kernels.einsum import attend, same, visible
 from jaxneox.model.layout import Layout, platform
@@ -53,7 +55,7 @@ def mix(
 ) -> jax.Array:
     """What each head reads: queries [B, T, K, G, H] of keys [B, T, K, (G,) H] and values
     [B, T, K, H] -> [B, T, K, G, H]."""
-    kernel = choose(cfg, q.shape[1], q.dtype, extra, noise)
+    kernel = choose(cfg, q.shape[1], q.dtype, extra, noise, layout)
     if kernel == "einsum":
         mask = visible(positions_T, positions_T, cfg.window)
         if extra.documents_BT is not None:
@@ -67,20 +69,29 @@ def mix(
 
 
 def choose(
-    cfg: AttentionConfig, length: int, dtype: jnp.dtype, extra: Extra, noise: Noise | None
+    cfg: AttentionConfig,
+    length: int,
+    dtype: jnp.dtype,
+    extra: Extra,
+    noise: Noise | None,
+    layout: Layout,
 ) -> Kernel:
     """The kernel for the devices that are traced for, and rows of this length. Raises UserError
     where the one that the YAML asks for has not what the model needs."""
+    on = platform()
     drops = noise is not None and cfg.dropout > 0
     lacks: dict[Kernel, str | None] = {
         "einsum": None,
         "blocked": "dropout" if drops else "learned biases" if extra.bias is not None else None,
     }
     plain = lacks["blocked"] or ("alibi" if extra.alibi is not None else None)
+    plain = plain or opaque.lacks(cfg, layout)
+    nvidia = None if on == "gpu" else f"program for a {on}"
     full = "float32" if dtype == jnp.float32 else None
     packed = None if extra.documents_BT is None else "packed documents"
-    lacks["cudnn"] = plain or packed or cudnn.lacks(cfg) or full
-    lacks["splash"] = plain or splash.lacks(cfg, length)
+    lacks["cudnn"] = nvidia or plain or packed or cudnn.lacks(cfg) or full
+    google = "program for a gpu" if on == "gpu" else None  # a CPU interprets it
+    lacks["splash"] = google or plain or splash.lacks(cfg, length)
     if cfg.kernel != "auto":
         if lack := lacks[cfg.kernel]:
             able = ", ".join(name for name, missing in lacks.items() if missing is None)
@@ -89,5 +100,5 @@ def choose(
                 f"auto, or one of {able}"
             )
         return cfg.kernel
-    order: tuple[Kernel, ...] = ("cudnn", "blocked") if platform() == "gpu" else ("blocked",)
+    order: tuple[Kernel, ...] = ("cudnn", "blocked") if on == "gpu" else ("blocked",)
     return next((name for name in order if lacks[name] is None), "einsum")

@@ -39,18 +39,19 @@ def attend(
 ) -> jax.Array:
     """softmax(q k / sqrt(H) + bias [Z, K, G, T, S]) v -> [B, T, K, G, H].
 
-    The softmax itself is in float32; the scores are rounded to the compute dtype before it, as in
-    NeoX, unless `softmax_fp32` is set.
+    The softmax itself is in float32 (of float64 in float64); the scores are rounded to the compute
+    dtype before it, as in NeoX, unless `softmax_fp32` is set.
     """
+    wide = jnp.promote_types(q_BTKGH.dtype, jnp.float32)
     keys = "BSKGH" if k_BSKH.ndim == 5 else "BSKH"
-    scores = jnp.einsum(
-        f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
-    ) * (1 / math.sqrt(cfg.head_dim))
+    scores = jnp.einsum(f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=wide) * (
+        1 / math.sqrt(cfg.head_dim)
+    )
     if not cfg.softmax_fp32:
-        scores = scores.astype(q_BTKGH.dtype).astype(jnp.float32)
+        scores = scores.astype(q_BTKGH.dtype).astype(wide)
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
-    scores = jnp.where(mask_ZTS[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        scores = scores + bias.astype(wide)
+    scores = jnp.where(mask_ZTS[:, None, None], scores, jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
     weights = dropout_heads(weights, cfg.dropout, noise)
     return jnp.einsum("BKGTS,BSKH->BTKGH", weights, v_BSKH)

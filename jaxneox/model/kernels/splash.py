@@ -9,15 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.config.schema import AttentionConfig
-from jaxneox.model.layout import Axes, Layout, platform
-
-QUERIES: Axes = ("batch", None, "kv_heads", None, None)
-KEYS: Axes = ("batch", None, "kv_heads", None)
-ROWS: Axes = ("batch", None)
+from jaxneox.model.kernels.opaque import on_whole_rows
+from jaxneox.model.layout import Layout, platform
 
 BLOCK = 512
 """Queries and keys of a tile."""
-
 
 LANES = 128
 """Of which a tile has whole ones."""
@@ -25,8 +21,6 @@ LANES = 128
 
 def lacks(cfg: AttentionConfig, length: int) -> str | None:
     """What it has not of what is asked."""
-    if cfg.qk_norm and cfg.group > 1:
-        return "keys of their own for the queries of a group"
     if cfg.head_dim % 32:
         return f"heads of {cfg.head_dim} (a multiple of 32)"
     if length % LANES:
@@ -37,18 +31,10 @@ def lacks(cfg: AttentionConfig, length: int) -> str | None:
 def fused(q, k, v, documents_BT: jax.Array | None, cfg: AttentionConfig, layout: Layout):
     """queries [B, T, K, G, H], keys [B, T, K, (1,) H], values [B, T, K, H] -> as the queries.
 
-    Anywhere but on a TPU it is interpreted, slowly, for tests.
+    On a CPU it is interpreted, slowly, for tests.
     """
-    k = k if k.ndim == 4 else k[:, :, :, 0]
-    documents = () if documents_BT is None else (documents_BT,)
-    axes = (QUERIES, KEYS, KEYS, *(ROWS for _ in documents))
-    specs = tuple(layout.activation(*each) for each in axes)
-    laid = map(jax.reshard, (q, k, v, *documents), specs)
     local = partial(_local, cfg, platform() != "tpu")
-    # jax does not see into the kernel: it cannot check what devices have in common
-    run = jax.shard_map(local, in_specs=specs, out_specs=specs[0], check_vma=False)
-    out = run(*laid)
-    return jax.reshard(out, layout.activation("batch", "length", "kv_heads", None, None))
+    return on_whole_rows(local, q, k, v, documents_BT, layout)
 
 
 def _local(cfg: AttentionConfig, interpreted: bool, q, k, v, *documents: jax.Array):
