@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def hush() -> None:
     """What Orbax and TensorStore print of a failure that they also raise: one line is enough.
 
-    Each write that fails after the first one is told to an event loop that Orbax has closed.
+    Each write that fails after the first one is told to an event loop that Orbax has closed, and
+    those that had not begun are told of where Python finds them.
     """
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     tell = sys.unraisablehook

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jaxneox import checkpoint
+from jaxneox.cli import hush
 from jaxneox.data.writer import IndexedWriter
 from tests.train.runs import ROOT, command, error, succeeds, write_yaml
 
@@ -212,6 +216,30 @@ def test_devices_of_a_process_of_its_own(folder: Path) -> None:
         out, err = child.communicate(timeout=120)
         assert child.returncode == 2 and err.count("\n") == 1 and err.startswith("error: "), err
         assert said in out + err
+
+
+def async_serialize_from_host() -> Coroutine[Any, Any, None]:
+    """A write as Orbax names it."""
+
+    async def write_fragment() -> None: ...
+
+    return write_fragment()
+
+
+def test_a_failed_save_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the writes that Orbax never began nothing is said; of other coroutines it is."""
+
+    async def forgotten() -> None: ...
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        hush.__wrapped__()
+        async_serialize_from_host()
+        assert not told
+        forgotten()  # type: ignore[unused-coroutine]
+    (other,) = told
+    assert "forgotten' was never awaited" in str(other.message)
 
 
 def test_help_names_every_flag() -> None:
