@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.train.program import abstract_batch, abstract_state
-from jaxneox.train.run import Plan
+from jaxneox.train.program import abstract_batch
+from jaxneox.train.run import Plan, abstract_state
 from jaxneox.train.state import places
 
 

@@ -3,7 +3,6 @@
 import math
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jaxneox.hlo import sent
 from jaxneox.train.report import report
-from jaxneox.train.run import Plan
-from jaxneox.train.state import TrainState, new_state, on_mesh, places, state_specs
+from jaxneox.train.run import Plan, abstract_state
 from jaxneox.train.step import Batch, build_step
 
 VIRTUAL = (
@@ -61,17 +59,6 @@ def compile_step(plan: Plan, devices: list[jax.Device]) -> Compiled:
         step: Any = build_step(plan.cfg, plan.model, plan.optimizer, plan.rules)
         program = step.lower(abstract_state(plan, mesh), abstract_batch(plan, mesh)).compile()
     return Compiled(program, mesh, time.perf_counter() - start)
-
-
-def abstract_state(plan: Plan, mesh: Mesh) -> TrainState:
-    """The train state as shapes with shardings."""
-    specs = state_specs(plan.model, plan.optimizer, places(plan.model, plan.rules))
-    state = jax.eval_shape(partial(new_state, plan.cfg, plan.model, plan.optimizer))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        on_mesh(mesh, specs),
-    )
 
 
 def abstract_batch(plan: Plan, mesh: Mesh) -> Batch:

@@ -240,16 +240,11 @@ def train_loader(cfg: Config, tokenizer: Tokenizer | None, tokens: str | None) -
 
 
 def initial_state(plan: Plan, mesh: Mesh, start: Origin | None) -> TrainState:
-    cfg, model = plan.cfg, plan.model
-    shardings = on_mesh(mesh, state_specs(model, plan.optimizer, places(model, plan.rules)))
-    new = partial(new_state, cfg, model, plan.optimizer)
+    cfg, abstract = plan.cfg, abstract_state(plan, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     if start is None:
+        new = partial(new_state, cfg, plan.model, plan.optimizer)
         return jax.jit(new, out_shardings=shardings)()
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(new),
-        shardings,
-    )
     params, training = talk.together(Damaged, partial(restore, start, abstract))
     if start.weights_only:
         checkpoint.check_sums(start.place, params=params)
@@ -257,6 +252,16 @@ def initial_state(plan: Plan, mesh: Mesh, start: Origin | None) -> TrainState:
         return fresh(params)
     checkpoint.check_sums(start.place, params=params, training=training)
     return TrainState(params, **training)
+
+
+def abstract_state(plan: Plan, mesh: Mesh) -> TrainState:
+    """The train state as shapes with shardings."""
+    specs = state_specs(plan.model, plan.optimizer, places(plan.model, plan.rules))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(partial(new_state, plan.cfg, plan.model, plan.optimizer)),
+        on_mesh(mesh, specs),
+    )
 
 
 def restore(start: Origin, abstract: TrainState) -> tuple[dict[str, jax.Array], dict[str, Any]]:

@@ -45,8 +45,7 @@ def main() -> None:
     from jaxneox.parallel.compilation import use_compilation_cache
     from jaxneox.parallel.mesh import make_mesh
     from jaxneox.plan.planned import compile_for
-    from jaxneox.train.run import build_plan
-    from jaxneox.train.state import new_state, on_mesh, places, state_specs
+    from jaxneox.train.run import build_plan, initial_state
     from jaxneox.train.step import Batch, build_step
 
     use_compilation_cache()
@@ -62,12 +61,8 @@ def main() -> None:
         jnp.ones((*rows, cfg.model.seq_length), jnp.float32),
     )
     with jax.set_mesh(mesh):
-        specs = state_specs(plan.model, plan.optimizer, places(plan.model, plan.rules))
-        make = jax.jit(
-            lambda: new_state(cfg, plan.model, plan.optimizer), out_shardings=on_mesh(mesh, specs)
-        )
         step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
-        state, _ = step(make(), batch)
+        state, _ = step(initial_state(plan, mesh, None), batch)
         jax.block_until_ready(state)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)

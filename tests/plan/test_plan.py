@@ -31,7 +31,7 @@ from jaxneox.plan.setup import plan_of, sizes_on
 from jaxneox.plan.timeline import timelines
 from jaxneox.plan.times import Links, Times, Ways, links_of
 from jaxneox.plan.topology import Topology, parse_topology
-from jaxneox.train.run import build_plan
+from jaxneox.train.run import build_plan, initial_state
 from tests.parallel.meshes import MODEL, Mesh, config
 from tests.train.runs import KEYS as RAW
 
@@ -289,17 +289,9 @@ def test_without_libtpu_the_line_that_installs_it(written: Path) -> None:
 
 def test_what_is_planned_is_what_a_run_holds(planned: Planned) -> None:
     """The bytes of the state on a device, of arrays that are really there."""
-    from jaxneox.train.state import new_state, on_mesh, places, state_specs
-
-    plan = planned.plan
-    mesh = make_mesh(plan.sizes)
-    specs = state_specs(plan.model, plan.optimizer, places(plan.model, plan.rules))
+    mesh = make_mesh(planned.plan.sizes)
     with jax.set_mesh(mesh):
-        make = jax.jit(
-            lambda: new_state(plan.cfg, plan.model, plan.optimizer),
-            out_shardings=on_mesh(mesh, specs),
-        )
-        state = make()
+        state = initial_state(planned.plan, mesh, None)
     first = mesh.devices.flat[0]
     held = sum(
         int(np.prod(shard.data.shape)) * leaf.dtype.itemsize

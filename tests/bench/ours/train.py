@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.train.state import new_state, on_mesh, places, state_specs
+from jaxneox.train.run import initial_state
 from jaxneox.train.step import Batch, build_step
 from tests.bench.ours.model import ONE, plan_of
 from tests.bench.sizes import Case
@@ -20,12 +20,7 @@ def prepare(case: Case) -> Callable[[], float]:
         jnp.ones((1, case.batch, case.length), jnp.float32),
     )
     with jax.set_mesh(mesh):
-        specs = state_specs(plan.model, plan.optimizer, places(plan.model, plan.rules))
-        make = jax.jit(
-            lambda: new_state(plan.cfg, plan.model, plan.optimizer),
-            out_shardings=on_mesh(mesh, specs),
-        )
-        held = [make()]
+        held = [initial_state(plan, mesh, None)]
         step = build_step(plan.cfg, plan.model, plan.optimizer, plan.rules)
 
     def run() -> float:
