@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from jaxneox.hlo.groups import Groups, parse_groups
-from jaxneox.hlo.text import Instruction, Program, called, elements, parse, trips, type_bytes
+from jaxneox.hlo.text import (
+    BRANCHES,
+    Instruction,
+    Program,
+    called,
+    elements,
+    parse,
+    trips,
+    type_bytes,
+)
 
 KINDS = (
     "all-reduce",
@@ -70,8 +79,7 @@ def of_instruction(
             for name in called(this, part):
                 yield from (_repeated(one, times, length) for one in _of(program, name, known))
     elif this.opcode == "conditional":
-        names = called(this, "branch_computations|true_computation|false_computation")
-        branches = [_of(program, name, known) for name in names]
+        branches = [_of(program, name, known) for name in called(this, BRANCHES)]
         yield from max(branches, key=lambda b: sum(c.bytes * c.count for c in b), default=[])
     elif not this.opcode.endswith(("-done", "-update")) and not _goes_on(program, this):
         for name in called(this, "calls|to_apply|called_computations"):

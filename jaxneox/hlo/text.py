@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+BRANCHES = "branch_computations|true_computation|false_computation"
+"""The attributes of a conditional: of its computations, or of two by their own names."""
+
 
 class Instruction(NamedTuple):
     name: str

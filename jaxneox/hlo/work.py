@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxneox.hlo.convolution import convolution_flops
-from jaxneox.hlo.text import Instruction, Program, arrays, called, main_memory_bytes, parse, trips
+from jaxneox.hlo.text import (
+    BRANCHES,
+    Instruction,
+    Program,
+    arrays,
+    called,
+    main_memory_bytes,
+    parse,
+    trips,
+)
 
 Shapes = dict[str, str]
 """The types of a computation's instructions by name."""
@@ -59,8 +68,7 @@ def of_instruction(
     if this.opcode == "while":
         return _sum(inner("body|condition")).times(trips(program, this)[0])
     if this.opcode == "conditional":
-        branches = inner("branch_computations|true_computation|false_computation")
-        return max(branches, default=Work(0, 0))
+        return max(inner(BRANCHES), default=Work(0, 0))
     if this.opcode in ("call", "async-start"):
         return _sum(inner("calls|to_apply"))
     if this.opcode == "fusion":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from jaxneox.hlo import collectives, work
 from jaxneox.hlo.sent import axes_of, row_of
-from jaxneox.hlo.text import Instruction, Program, called, parse, trips
+from jaxneox.hlo.text import BRANCHES, Instruction, Program, called, parse, trips
 from jaxneox.plan.planned import Planned
 
 
@@ -40,8 +40,7 @@ def _over_layers(program: Program, name: str, depth: int) -> list[Instruction]:
             layers = trips(program, one)[0] == depth and 2 * depth * most <= _flops(program, one)
             found += [one] if layers else inner
         elif one.opcode in ("call", "conditional"):
-            names = "to_apply|branch_computations|true_computation|false_computation"
-            for inside in called(one, names):
+            for inside in called(one, f"to_apply|{BRANCHES}"):
                 found += _over_layers(program, inside, depth)
     return found
 

@@ -46,7 +46,8 @@ def test_the_same_steps(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     model_of(case).save_pretrained(tmp_path / "hf")
     call(from_hf, tmp_path / "hf", tmp_path / "ours", "--no-verify")
     params = {n: np.asarray(w) for n, w in jaxneox.load(str(tmp_path / "ours")).params.items()}
-    monkeypatch.setattr(ours_train, "new_state", lambda cfg, _, opt: with_params(cfg, opt, params))
+    new_state = "jaxneox.train.run.new_state"
+    monkeypatch.setattr(new_state, lambda cfg, _, optimizer: with_params(cfg, optimizer, params))
     ours, theirs = ours_train.prepare(case), their_train.eager(case)
     losses = [(ours(), theirs()) for _ in range(3)]
     assert losses[0][0] - losses[1][0] > 1e-4

@@ -1,6 +1,7 @@
 """Attention's kernels against the formula in float64: values, gradients, meshes, and the choice."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -94,6 +95,19 @@ CASES = [
     Case(200, group=2, documents=5),
     Case(260, window=30, alibi=True, own_keys=True, documents=40),
 ]
+
+
+def test_the_formula_in_float64() -> None:
+    """Against NumPy: what all kernels are held against rounds to float64 alone."""
+    case = Case(24, group=2, window=9)
+    q, k, v, _ = case.arrays()
+    scores = np.einsum("btkgh,bskh->bkgts", q, k) / math.sqrt(HEAD)
+    behind = np.subtract.outer(np.arange(24), np.arange(24))
+    weights = np.exp(np.where((behind >= 0) & (behind <= 9), scores, -np.inf))
+    weights /= weights.sum(-1, keepdims=True)
+    with jax.enable_x64(True):
+        out, *_ = run(case, "einsum", {"dp": 1}, "float64")
+    assert relative_l2(out, np.einsum("bkgts,bskh->btkgh", weights, v)) < 1e-15
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

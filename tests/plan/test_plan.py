@@ -21,6 +21,7 @@ import yaml
 
 from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
+from jaxneox.hlo.text import parse
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.best import best
 from jaxneox.plan.memory import memory_of
@@ -47,6 +48,10 @@ WIDE = dataclasses.replace(  # so that biases and norms, which the formula count
 )
 ANY = Candidate((("pp", 1), ("dp", 64), ("cp", 1), ("tp", 1)), 1, "none", False, 1)
 POD = Topology("v5p", (4, 4, 4))
+CONDITIONALS = (
+    "conditional(%p, %p, %p), true_computation=%all, false_computation=%none",
+    "conditional(%p, %p, %p), branch_computations={%none, %all}",
+)
 
 
 def compiled(mesh: Mesh, remat: str) -> Planned:
@@ -270,6 +275,25 @@ def test_a_timeline_is_a_layer_forward_and_one_backward(planned: Planned) -> Non
     assert total >= 6 * weights * tokens / POD.chip.flops
 
 
+@pytest.mark.parametrize("inside", ["call(%p), to_apply=%all", *CONDITIONALS])
+def test_a_timeline_of_loops_in_a_branch(planned: Planned, inside: str) -> None:
+    """A step whose update may be dropped is a conditional's branch on some backends."""
+    around = f"""%none (x: pred[]) -> pred[] {{
+}}
+
+ENTRY %start (p: pred[]) -> pred[] {{
+  %p = pred[] parameter(0)
+  ROOT %r = pred[] {inside.replace("%all", "%" + parse(planned.text).entry)}
+}}
+"""
+    pod = dataclasses.replace(planned, topology=POD)
+    sizes = planned.plan.sizes
+    pod.__dict__["links"] = Links(POD, sizes, {name: {} for name in sizes})
+    plain = timelines(pod)
+    pod.__dict__["text"] = planned.text.replace("\nENTRY ", "\n") + around
+    assert len(plain) == 2 and timelines(pod) == plain
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 def test_a_tpu_that_is_not_there(written: Path) -> None:
     done = command(Path.cwd(), written, "--topology", "v5e:2x2", "--mesh", "dp=2,tp=2")
@@ -327,18 +351,22 @@ def test_a_program_that_no_compiler_can_fit_is_one_line(monkeypatch) -> None:
 
 
 def test_a_search_leaves_out_what_does_not_fit(planned: Planned, monkeypatch, capsys) -> None:
-    """The first two that are compiled need more than there is."""
+    """The first that are compiled need more than there is, or have a kernel that lacks the mesh."""
     plan = planned.plan
-    order = iter([dataclasses.replace(planned, topology=POD) for _ in range(4)])
-    sizes = iter([2**40, 2**40, 2**30, 2**31])
+    order = iter([2**40, UserError("splash has no pipeline"), 2**30, 2**31])
 
     def next_one(*_) -> Planned:
-        one = next(order)
-        one.__dict__.update(total=next(sizes), times=Times(1.0, 0.5, 0.25))
+        size = next(order)
+        if isinstance(size, UserError):
+            raise size
+        one = dataclasses.replace(planned, topology=POD)
+        one.__dict__.update(total=size, times=Times(1.0, 0.5, 0.25))
         return one
 
     monkeypatch.setattr("jaxneox.plan.best.ranked", lambda *_: [Estimate(ANY, 0, 0)] * 9)
     monkeypatch.setattr("jaxneox.plan.best.plan_of", lambda *_: (plan, []))
     monkeypatch.setattr("jaxneox.plan.best.compile_for", next_one)
     assert best({}, plan, POD, 1).total == 2**30
-    assert capsys.readouterr().err.count("needs 1,024.0 GiB of a device") == 2
+    said = capsys.readouterr().err
+    assert said.count("needs 1,024.0 GiB of a device") == 1
+    assert said.count(f"  {ANY}: splash has no pipeline\n") == 1
