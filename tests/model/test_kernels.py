@@ -176,7 +176,7 @@ def chosen(
     **cfg,
 ) -> str:
     monkeypatch.setattr(kernels, "platform", lambda: platform)
-    attention = AttentionConfig(4, 4, cfg.pop("head_dim", 64), **cfg)
+    attention = AttentionConfig(4, cfg.pop("kv_heads", 4), cfg.pop("head_dim", 64), **cfg)
     rules = rules_for(whole(sizes or {}), 0, False)
     return choose(attention, length, dtype, extra or Extra(), None, rules)
 
@@ -210,6 +210,8 @@ def test_a_kernel_that_lacks_something_is_refused(monkeypatch: pytest.MonkeyPatc
         chosen("gpu", monkeypatch, kernel="splash")
     with pytest.raises(UserError, match="splash has no pipeline"):
         chosen("tpu", monkeypatch, kernel="splash", sizes={"pp": 2})
+    with pytest.raises(UserError, match="splash has no keys of their own for the queries"):
+        chosen("tpu", monkeypatch, kernel="splash", kv_heads=2, qk_norm=True)
     with pytest.raises(UserError, match="cudnn has no packed documents"):
         chosen("gpu", monkeypatch, extra=PACKED, kernel="cudnn")
     with pytest.raises(UserError, match=r"splash has no sequences of 200 \(a multiple of 128\)"):

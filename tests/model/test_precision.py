@@ -6,11 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxneox.config.schema import AttentionConfig, MlpConfig, ModelConfig, PositionConfig
+from jaxneox.config.schema import (
+    AttentionConfig,
+    MlpConfig,
+    ModelConfig,
+    NormConfig,
+    PositionConfig,
+)
 from jaxneox.config.schema import RematConfig as Remat
 from jaxneox.model import Model, Noise
 from jaxneox.model.kernels.einsum import attend, visible
+from jaxneox.model.norms import KINDS, norm
 from tests.model.adapter import HASTE, ONE_DEVICE, one_device
 from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params
@@ -53,6 +61,16 @@ def test_half_precision_is_its_rounding_away(dtype) -> None:
     assert 0 < abs(loss - expected) <= rounding * expected
     error, leaf = worst_leaf(grads, expected_grads)
     assert rounding / 10 <= error <= 20 * rounding, leaf
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_norm_keeps_its_input_alone(kind) -> None:
+    """In the input's own dtype: what it computes in float32 is several times as large."""
+    with one_device(MODEL):
+        layer = norm(NormConfig(kind), ("embed",), nnx.Rngs(0), D=32)
+        _, pull = jax.vjp(layer, jnp.ones((4, 16, 32), jnp.bfloat16))
+    kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.size >= 4 * 16]
+    assert [leaf.dtype for leaf in kept] == [jnp.bfloat16]
 
 
 def test_scores_in_float32() -> None:
