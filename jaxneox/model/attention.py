@@ -2,6 +2,8 @@
 # B batch, T query length, S key length, D hidden, H head
 # K key-value heads, G query heads for each of them, R = G + 2: a group's queries, key and value
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +72,7 @@ class Attention(nnx.Module):
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
         w_KGHD = self.out[...]
         mixed_BTX = jnp.reshape(mixed_BTKGH, (*mixed_BTKGH.shape[:2], -1))
-        w_XD = jnp.reshape(w_KGHD, (-1, w_KGHD.shape[-1]))
+        w_XD = matrix(w_KGHD, rows=3)
         return out_of(mixed_BTX, w_XD, partial)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -79,9 +81,9 @@ class Attention(nnx.Module):
         With qk_norm every query head has a normalised key of its own: keys [B, T, K, G, H].
         """
         w_DKRH = self.qkv[...]
-        qkv_BTX = into(x_BTD, jnp.reshape(w_DKRH, (w_DKRH.shape[0], -1)))
+        qkv_BTX = into(x_BTD, matrix(w_DKRH, rows=1))
         batch, length, _ = jax.typeof(qkv_BTX).sharding.spec
-        heads = PartitionSpec(batch, length, *jax.typeof(w_DKRH).sharding.spec[1:])
+        heads = PartitionSpec(batch, length, *jax.typeof(w_DKRH).sharding.spec.partitions[1:])
         shape = (*x_BTD.shape[:2], *w_DKRH.shape[1:])
         qkv = jnp.reshape(qkv_BTX, shape, out_sharding=heads)
         if self.qkv_bias is not None:
@@ -92,6 +94,14 @@ class Attention(nnx.Module):
             return q, k, v
         k = jnp.broadcast_to(k[:, :, :, None], q.shape)
         return self.qk_norm(q), self.qk_norm(k), v
+
+
+def matrix(weight: jax.Array, rows: int) -> jax.Array:
+    """The first `rows` axes as one, and the others as one: of either the first alone is split."""
+    spec = jax.typeof(weight).sharding.spec
+    shape = (math.prod(weight.shape[:rows]), -1)
+    split = PartitionSpec(spec.partitions[0], spec.partitions[rows], reduced=spec.reduced)
+    return jnp.reshape(weight, shape, out_sharding=split)
 
 
 def whole(x: jax.Array, layout: Layout) -> jax.Array:

@@ -15,7 +15,7 @@ def gather(weight: jax.Array, spec: PartitionSpec) -> jax.Array:
     it is a matrix; of the four axes of attention's weights every device would get all.
     """
     stored = jax.typeof(weight).sharding.spec
-    if stored == spec:
+    if stored.partitions == spec.partitions:
         return weight
     sizes: list[int] = []
     split: list[tuple[Any, Any]] = []  # before and after

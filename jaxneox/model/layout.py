@@ -72,6 +72,12 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def dual(x: jax.Array) -> PartitionSpec:
+    """How the gradient of x lies: a partial sum over the devices that share x as it is."""
+    spec = jax.typeof(x).sharding.spec
+    return PartitionSpec(*spec.partitions, unreduced=spec.reduced, reduced=spec.unreduced)
+
+
 def once(x: jax.Array) -> jax.Array:
     """Computed once, where XLA for CPUs would put it into each loop that reads it."""
     return jax.lax.optimization_barrier(x) if platform() == "cpu" else x

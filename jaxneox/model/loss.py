@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from jaxneox.model.layout import Layout, once
+from jaxneox.model.layout import Layout, dual, once
 
 
 class Head(NamedTuple):
@@ -109,7 +110,7 @@ def _forward(x_MBTD, unembedding: Unembedding, labels_MBT, weights_MBT, head: He
         )
 
     def finished(dw: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.reshard(dw, layout.activation(*_axes(w))).astype(w.dtype)
+        return jax.reshard(dw, dual(w)).astype(w.dtype)
 
     chunks = _chunks(head, x_MBTD, labels_MBT, weights_MBT)
     start = (jnp.float32(0), jax.tree.map(nothing, unembedding))
@@ -119,7 +120,12 @@ def _forward(x_MBTD, unembedding: Unembedding, labels_MBT, weights_MBT, head: He
 
 
 def _backward(head: Head, saved, d):
-    return *jax.tree.map(lambda x: (d * x).astype(x.dtype), saved), None, None
+    def times(x: jax.Array) -> jax.Array:
+        sums = jax.typeof(x).sharding.spec.unreduced
+        each = jax.reshard(d, PartitionSpec(reduced=sums)) if sums else d
+        return (each * x).astype(x.dtype)
+
+    return *jax.tree.map(times, saved), None, None
 
 
 loss_sum.defvjp(_forward, _backward)

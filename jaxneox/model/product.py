@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from jaxneox.model.layout import dual
+
 PRODUCT = "product"
 
 
@@ -36,14 +38,8 @@ def _forward(x_BTX: jax.Array, w_XY: jax.Array):
 
 def _backward(saved: tuple[jax.Array, jax.Array], d_BTY: jax.Array):
     x_BTX, w_XY = saved
-    d_x = jnp.einsum("BTY,XY->BTX", d_BTY, w_XY, out_sharding=_dual(x_BTX))
-    return d_x, jnp.einsum("BTX,BTY->XY", x_BTX, d_BTY, out_sharding=_dual(w_XY))
+    d_x = jnp.einsum("BTY,XY->BTX", d_BTY, w_XY, out_sharding=dual(x_BTX))
+    return d_x, jnp.einsum("BTX,BTY->XY", x_BTX, d_BTY, out_sharding=dual(w_XY))
 
 
 _into.defvjp(_forward, _backward)
-
-
-def _dual(x: jax.Array) -> PartitionSpec:
-    """How the gradient of x lies: a partial sum over the devices that share x as it is."""
-    spec = jax.typeof(x).sharding.spec
-    return PartitionSpec(*spec.partitions, unreduced=spec.reduced, reduced=spec.unreduced)

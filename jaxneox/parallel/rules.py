@@ -75,9 +75,24 @@ class Rules:
         self.check(name, axes, shape)
         return self._zero(axes, shape) if self.zero_stage >= 3 else self._at_rest(axes, shape)
 
+    def lent(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+        """A parameter as the micro-batches of a step compute with it.
+
+        Below stage 2 a matrix, which products and lookups alone take, gets its gradient as a
+        partial sum over the devices that hold copies: they add it up once a step, and not for
+        every micro-batch.
+        """
+        spec = self.parameter(name, axes, shape)
+        if self.zero_stage >= 2 or "embed" not in axes or "tp" not in map(WEIGHTS.get, axes):
+            return spec
+        return P(*spec, reduced=self._any(("batch", "length")))
+
     def gradient(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """While it is added up: from stage 2 on without copies."""
-        return self._zero(axes, shape) if self.zero_stage >= 2 else self._at_rest(axes, shape)
+        if self.zero_stage >= 2:
+            return self._zero(axes, shape)
+        lent = self.lent(name, axes, shape)
+        return P(*lent.partitions, unreduced=lent.reduced)
 
     def optimizer(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Moments, and the parameters while they are updated: from stage 1 on without copies."""

@@ -28,9 +28,11 @@ class TrainState(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The shardings of parameters at rest, of gradients as they are summed, and of updates."""
+    """The shardings of parameters at rest and in a step of several micro-batches, of gradients as
+    these add them up, and of updates."""
 
     params: Specs
+    lent: Specs
     gradients: Specs
     updates: Specs
 
@@ -39,7 +41,8 @@ def places(model: Model, rules: Rules) -> Places:
     def specs(rule) -> Specs:
         return {name: rule(name, axes, model.shapes[name]) for name, axes in model.axes.items()}
 
-    return Places(specs(rules.parameter), specs(rules.gradient), specs(rules.optimizer))
+    kinds = (rules.parameter, rules.lent, rules.gradient, rules.optimizer)
+    return Places(*map(specs, kinds))
 
 
 def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updates: Specs) -> Any:

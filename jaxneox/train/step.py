@@ -74,20 +74,21 @@ class Step:
             inputs, labels = part.tokens[..., :-1], part.tokens[..., 1:]
             return self.model.loss_sum(params, inputs, labels, part.weights, noise)
 
-        def each(part) -> tuple[jax.Array, Params]:
-            loss, grads = jax.value_and_grad(one)(state.params, *part)
-            return loss, lay(grads, self.at.gradients)
-
+        run = jax.value_and_grad(one)
         parts = rounds((batch, rows_AB), self.model.layout)
         if jax.tree.leaves(parts)[0].shape[0] == 1:  # nothing to be added up
-            return each(jax.tree.map(lambda x: x[0], parts))
+            loss, grads = run(state.params, *jax.tree.map(lambda x: x[0], parts))
+            return loss, lay(grads, self.at.updates)
+        lent = lay(state.params, self.at.lent)
         nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
         start = (jnp.float32(0), lay(nothing, self.at.gradients))
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, each(part)), None
+            loss, grads = run(lent, *part)
+            return jax.tree.map(jnp.add, total, (loss, lay(grads, self.at.gradients))), None
 
-        return jax.lax.scan(add, start, parts)[0]
+        loss, grads = jax.lax.scan(add, start, parts)[0]
+        return loss, lay(grads, self.at.updates)
 
     def update(
         self, state: TrainState, grads: Params, finite: jax.Array
@@ -101,7 +102,7 @@ class Step:
 
         specs = optimizer_specs(self.model, self.optimizer, self.at.updates)
         apply = jax.sharding.auto_axes(apply, out_sharding=(self.at.updates, specs))
-        params, grads = lay(state.params, self.at.updates), lay(grads, self.at.updates)
+        params, grads = lay(state.params, self.at.updates), grads
         after = apply(params, state.opt_state, grads)
         params, opt_state = choose(finite, after, (params, state.opt_state))
         return lay(params, self.at.params), opt_state

@@ -1,6 +1,7 @@
 """What the compiled program sends between devices, and what does not even trace."""
 
 import dataclasses
+import math
 import re
 
 import jax
@@ -10,11 +11,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxneox.config.schema import RematConfig
+from jaxneox.hlo.sent import rows
 from jaxneox.model import Model
 from jaxneox.model.documents import Where
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
-from tests.parallel.meshes import BATCH, LENGTH, MODEL
+from jaxneox.train.program import compile_step
+from jaxneox.train.run import build_plan
+from tests.parallel.meshes import BATCH, LENGTH, MODEL, Mesh, config
 
 SIZES = {"dp": 1, "tp": 4}
 ALL_REDUCE = re.compile(r"= (.*) all-reduce(?:-start)?\(")
@@ -67,6 +71,30 @@ def test_a_sequential_layer_reduces_twice() -> None:
     cfg = dataclasses.replace(MODEL, parallel_residual=False)
     model = Model(cfg, rules_for(SIZES, 0, False), remat=RematConfig("none"))
     assert reduced(compiled(model, backward=False)) == [1, 1]
+
+
+def over_dp(mesh: Mesh) -> int:
+    """Bytes of all that a step sums over dp."""
+    plan = build_plan(config(MODEL, mesh), mesh.sizes)
+    text = compile_step(plan, jax.devices()[:4]).program.as_text() or ""
+    found = rows(text, plan.sizes, MODEL.num_layers)
+    return sum(row.bytes for row in found if row.axes == "dp" and row.kind == "all-reduce")
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_gradients_are_summed_over_dp_once_a_step(zero: int) -> None:
+    """Below stage 2 two micro-batches more send their vectors alone: biases, norms and the loss. At
+    stage 2, where each device adds up its part, they send everything again."""
+    two, four = (over_dp(Mesh(dp=2, tp=2, zero=zero, accumulation=n)) for n in (2, 4))
+    shapes = Model(MODEL, rules_for({"dp": 2, "tp": 2}, 0, False)).shapes
+    sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+    vectors = sum(n for name, n in sizes.items() if "norm" in name or "bias" in name)
+    matrices = sum(sizes.values()) - vectors
+    assert two >= matrices / 2
+    if zero < 2:
+        assert four - two <= 2 * vectors + 64
+    else:
+        assert four - two >= 2 * matrices / 2
 
 
 def test_a_bias_added_to_the_partial_sum_does_not_trace() -> None:

@@ -29,7 +29,24 @@ def test_each_zero_stage_splits_what_it_should(zero: int, split: str) -> None:
     args = ("layers.mlp.up", ("layers", "embed", "mlp"), (2, 32, 64))
     order = ["none", "updates", "gradients", "parameters"]
     found = [rules.optimizer(*args), rules.gradient(*args), rules.parameter(*args)]
-    assert found == [over[not (order.index(split) > i)] for i in range(3)]
+    split_over = [over[not (order.index(split) > i)] for i in range(3)]
+    assert [spec.partitions for spec in found] == [spec.partitions for spec in split_over]
+
+
+def test_below_stage_2_the_gradients_of_matrices_are_partial_sums() -> None:
+    """Those of biases and norms are not: a bias shared so cannot be added to what dp splits."""
+    up = ("layers.mlp.up", ("layers", "embed", "mlp"), (2, 32, 64))
+    bias = ("layers.mlp.up_bias", ("layers", "mlp"), (2, 64))
+    both = {"dp", "cp"}
+    for zero in (0, 1):
+        rules = rules_for(EIGHT, zero, False)
+        assert rules.lent(*up) == P(None, None, "tp", reduced=both)
+        assert rules.gradient(*up) == P(None, None, "tp", unreduced=both)
+        assert rules.lent(*bias) == rules.gradient(*bias) == P(None, "tp")
+    for zero in (2, 3):
+        rules = rules_for(EIGHT, zero, False)
+        assert rules.lent(*up) == rules.parameter(*up)
+        assert not rules.gradient(*up).unreduced
 
 
 def test_zero_finds_an_axis_for_dp_or_leaves_it_whole() -> None:
