@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxneox.errors import UserError
+from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import GIB, columns
 from jaxneox.plan.search import Candidate, ranked
 from jaxneox.plan.setup import plan_of
+from jaxneox.plan.times import links_of
 from jaxneox.plan.topology import Topology
 from jaxneox.train.run import Plan
 
@@ -20,7 +22,12 @@ def best(keys: Mapping[str, Any], plan: Plan, topology: Topology, count: int) ->
     """Compiles the `count` likely fastest that fit, prints them, and returns the fastest: by the
     mean of a step in which all overlaps and one in which nothing does."""
     found: list[tuple[Candidate, Planned]] = []
-    order = ranked(plan.cfg, plan, topology)
+    order = ranked(
+        plan.cfg,
+        plan,
+        topology,
+        lambda sizes: links_of(make_mesh(sizes, topology.devices), topology),
+    )
     print(f"{len(order)} settings should fit; by formulas the best are compiled", file=sys.stderr)
     for estimate in order[: TRIES * count]:
         one = estimate.candidate

@@ -2,13 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
+from jaxneox.hlo.sent import Row
 from jaxneox.parallel.mesh import Sizes, show
+from jaxneox.plan.times import Links
 from jaxneox.plan.topology import Topology
 from jaxneox.train.flops import flops_per_token
 from jaxneox.train.run import Plan
@@ -48,6 +51,10 @@ class Candidate:
     def mesh(self) -> Sizes:
         return dict(self.sizes)
 
+    def steps(self, cfg: Config) -> int:
+        """Micro-batches of a step."""
+        return cfg.batch.global_size // self.mesh["dp"] // self.micro
+
     def __str__(self) -> str:
         extra = " sequence-parallel" * self.sequence_parallel
         mesh = show(self.mesh).replace(" ", "")
@@ -84,10 +91,17 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def ranked(cfg: Config, plan: Plan, topology: Topology) -> list[Estimate]:
-    """Those that should fit, the fastest first. Raises UserError where none does."""
+def ranked(
+    cfg: Config, plan: Plan, topology: Topology, links: Callable[[Sizes], Links]
+) -> list[Estimate]:
+    """Those that should fit, the fastest first; `links` places a mesh on the topology. Raises
+    UserError where none does."""
     assert topology.chip is not None
-    found = [estimate(one, cfg, plan, topology) for one in candidates(cfg, topology.count)]
+    on = cache(lambda sizes: links(dict(sizes)))
+    found = [
+        Estimate(one, memory(one, cfg, plan), seconds(one, cfg, plan, on(one.sizes)))
+        for one in candidates(cfg, topology.count)
+    ]
     fitting = [one for one in found if one.memory <= ROOM * topology.chip.memory]
     if not fitting:
         least = min((one.memory for one in found), default=math.inf)
@@ -99,10 +113,6 @@ def ranked(cfg: Config, plan: Plan, topology: Topology) -> list[Estimate]:
     return sorted(fitting, key=lambda one: one.seconds)
 
 
-def estimate(one: Candidate, cfg: Config, plan: Plan, topology: Topology) -> Estimate:
-    return Estimate(one, memory(one, cfg, plan), seconds(one, cfg, plan, topology))
-
-
 def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
     """Float32 parameters, two moments and gradients; what a policy keeps of a layer; a layer's
     gathered weights with their gradient; scores; a chunk of logits."""
@@ -112,7 +122,7 @@ def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
     state = held * 4 * (1 / dp if one.zero == 3 else 1)  # parameters
     state += held * 8 / (dp if one.zero >= 1 else 1)  # moments
     state += held * 4 / (dp if one.zero >= 2 else 1)  # gradients
-    m, width = cfg.model, 2 if cfg.precision.compute != "float32" else 4
+    m, width = cfg.model, _width(cfg)
     stream = one.micro * m.seq_length * m.hidden_size * width
     tp = sizes["tp"]
     residual = stream / (tp if one.sequence_parallel else 1)
@@ -124,30 +134,51 @@ def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
         "none": 6 * residual + 2 * inner + scores,
     }[one.remat]
     deep = m.num_layers // sizes["pp"]
-    flying = 1 if sizes["pp"] == 1 else cfg.batch.global_size // dp // one.micro + sizes["pp"] - 1
+    flying = 1 if sizes["pp"] == 1 else one.steps(cfg) + sizes["pp"] - 1
     gathered = 3 * width * held * sizes["pp"] / m.num_layers
     return state + deep * flying * layer + scores + 4 * stream + gathered + 2**29
 
 
-def seconds(one: Candidate, cfg: Config, plan: Plan, topology: Topology) -> float:
-    """Arithmetic with what is computed again and the pipeline's bubble, then what is sent over the
-    links: for tp an all-reduce each way and layer, for dp the gradients, with ZeRO the weights."""
-    chip, sizes, m = topology.chip, one.mesh, cfg.model
+def seconds(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
+    """Arithmetic with what is computed again and the pipeline's bubble, then what is sent."""
+    chip, stages = links.topology.chip, one.mesh["pp"]
     assert chip is not None
-    tokens = cfg.batch.global_size * m.seq_length
+    tokens = cfg.batch.global_size * cfg.model.seq_length
     again = {"none": 1.0, "dots": 1.05, "full": 1 + 7 / 36}[one.remat]
-    flops = flops_per_token(plan.model.shapes, m) * tokens / topology.count * again
-    steps = cfg.batch.global_size // sizes["dp"] // one.micro
-    bubble = 1 + (sizes["pp"] - 1) / steps
+    flops = flops_per_token(plan.model.shapes, cfg.model) * tokens / links.topology.count * again
+    bubble = 1 + (stages - 1) / one.steps(cfg)
     small = 1 + 0.15 / one.micro  # the less a product has of a batch, the less of the peak
     arithmetic = flops / (EFFICIENCY * chip.flops) * bubble * small
-    rate = chip.link * (2 if topology.wraps else 1)
-    width = 2 if cfg.precision.compute != "float32" else 4
-    layers = m.num_layers / sizes["pp"]
-    stream = one.micro * m.seq_length * m.hidden_size * width
-    times = 3 if one.remat == "full" else 2
-    tp, dp = sizes["tp"], sizes["dp"]
-    over_tp = times * layers * steps * 2 * stream * (tp - 1) / tp / rate
-    weights = plan.parameters / (tp * sizes["pp"]) * width * (dp - 1) / dp
-    passes = 3 * steps if one.zero == 3 else 2 * steps + 2
-    return arithmetic + over_tp + passes * weights / rate
+    return arithmetic + over_tp(one, cfg, links) + over_dp(one, cfg, plan, links)
+
+
+def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
+    """Of a layer the stream is gathered and summed, forward and backward; where its products are
+    not kept it is gathered once more, for the gradients of weights."""
+    m = cfg.model
+    stream = one.micro * m.seq_length * m.hidden_size * _width(cfg)
+    times = (4 if one.remat == "none" else 5) * (1 if m.parallel_residual else 2)
+    layers = m.num_layers / one.mesh["pp"]
+    return layers * one.steps(cfg) * times * _gathers(links, "tp", stream)
+
+
+def over_dp(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
+    """With ZeRO 3 the weights forward and backward, and their gradients, in each micro-batch. Else
+    once a step the gradients to where they are updated, and parameters back, both in float32; a
+    pipeline sums gradients in every tick."""
+    held = plan.parameters / (one.mesh["tp"] * one.mesh["pp"])
+    each = _gathers(links, "dp", held * _width(cfg))
+    if one.zero == 3:
+        return 3 * one.steps(cfg) * each
+    whole = _gathers(links, "dp", held * 4)
+    return whole + (2 * one.steps(cfg) * each if one.mesh["pp"] > 1 else whole)
+
+
+def _gathers(links: Links, axis: str, size: float) -> float:
+    """Seconds in which `size` bytes are gathered or, as many, summed to parts."""
+    return links.seconds(Row("all-gather", axis, 1, int(size), "known"))
+
+
+def _width(cfg: Config) -> int:
+    """Bytes of a number that layers compute with."""
+    return 4 if cfg.precision.compute == "float32" else 2

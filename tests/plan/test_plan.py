@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,13 +28,13 @@ from jaxneox.plan.best import best
 from jaxneox.plan.memory import memory_of
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import report
-from jaxneox.plan.search import Candidate, Estimate, candidates, ranked
+from jaxneox.plan.search import Candidate, Estimate, candidates, over_dp, over_tp, ranked
 from jaxneox.plan.setup import plan_of, sizes_on
 from jaxneox.plan.timeline import timelines
 from jaxneox.plan.times import Links, Times, Ways, links_of
 from jaxneox.plan.topology import Topology, parse_topology
 from jaxneox.train.run import build_plan, initial_state
-from tests.parallel.meshes import MODEL, Mesh, config
+from tests.parallel.meshes import LENGTH, MODEL, Mesh, config
 from tests.train.runs import KEYS as RAW
 
 KEYS = {name.replace("-", "_"): value for name, value in RAW.items()}
@@ -202,9 +203,37 @@ def test_candidates_divide_and_rank() -> None:
         assert math.prod(one.mesh.values()) == 64 and 64 % (one.mesh["dp"] * one.micro) == 0
         keys, _ = one.keys(KEYS, cfg), build_plan(cfg, one.mesh)
         assert keys["train_micro_batch_size_per_gpu"] == one.micro
-    order = ranked(cfg, plan, POD)
+    order = ranked(cfg, plan, POD, on_rings)
     assert [e.seconds for e in order] == sorted(e.seconds for e in order)
     assert order[0].candidate.mesh["tp"] <= 2  # a small model needs no splitting
+
+
+def on_rings(sizes: Mapping[str, int]) -> Links:
+    """Each mesh axis along one axis of the torus."""
+    return Links(POD, sizes, {name: {0: 2} for name in sizes})
+
+
+def test_what_a_search_takes_links_to_send() -> None:
+    """By hand, of 16 layers of a parallel residual and P parameters in float32 over rings of
+    200 GB/s; ZeRO 1 sends once a step what ZeRO 3 sends for every micro-batch."""
+    model = dataclasses.replace(MODEL, num_layers=16)
+    mesh = Mesh(dp=4, tp=2)
+    cfg = config(model, mesh, batch=32)
+    plan = build_plan(cfg, mesh.sizes)
+    sizes = tuple(mesh.sizes.items())
+    links = on_rings(mesh.sizes)
+    ring = 200e9
+    held = 4 * plan.parameters / 2
+    one, three = (Candidate(sizes, zero, "full", True, 2) for zero in (1, 3))
+    assert one.steps(cfg) == 4
+    assert over_dp(one, cfg, plan, links) == pytest.approx(2 * held * 3 / 4 / ring, rel=1e-3)
+    assert over_dp(three, cfg, plan, links) == pytest.approx(4 * 3 * held * 3 / 4 / ring, rel=1e-3)
+    stream = 2 * LENGTH * model.hidden_size * 4
+    again, kept = (Candidate(sizes, 1, remat, True, 2) for remat in ("dots", "none"))
+    assert over_tp(again, cfg, links) == pytest.approx(4 * 16 * 5 * stream / 2 / ring)
+    assert over_tp(kept, cfg, links) == pytest.approx(4 * 16 * 4 * stream / 2 / ring)
+    sequential = dataclasses.replace(cfg, model=dataclasses.replace(model, parallel_residual=False))
+    assert over_tp(kept, sequential, links) == pytest.approx(2 * over_tp(kept, cfg, links))
 
 
 class Sources(html.parser.HTMLParser):
