@@ -144,7 +144,7 @@ def seconds(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
     chip, stages = links.topology.chip, one.mesh["pp"]
     assert chip is not None
     tokens = cfg.batch.global_size * cfg.model.seq_length
-    again = {"none": 1.0, "dots": 1.05, "full": 1 + 7 / 36}[one.remat]
+    again = {"none": 1.0, "dots": 1.01, "full": 1 + 7 / 36}[one.remat]  # scores; all
     flops = flops_per_token(plan.model.shapes, cfg.model) * tokens / links.topology.count * again
     bubble = 1 + (stages - 1) / one.steps(cfg)
     small = 1 + 0.15 / one.micro  # the less a product has of a batch, the less of the peak
