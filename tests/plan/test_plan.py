@@ -399,3 +399,21 @@ def test_a_search_leaves_out_what_does_not_fit(planned: Planned, monkeypatch, ca
     said = capsys.readouterr().err
     assert said.count("needs 1,024.0 GiB of a device") == 1
     assert said.count(f"  {ANY}: splash has no pipeline\n") == 1
+
+
+def test_of_equally_fast_plans_the_smallest_is_best(planned: Planned, monkeypatch, capsys) -> None:
+    """The third needs the least and is 2 % slower; the second is 0.5 % slower than the first."""
+    kinds = iter([(3 * 2**30, 1.0), (2 * 2**30, 1.005), (2**30, 1.02)])
+
+    def next_one(*_) -> Planned:
+        one = dataclasses.replace(planned, topology=POD)
+        size, seconds = next(kinds)
+        one.__dict__.update(total=size, times=Times(seconds, 0.0, 0.0))
+        return one
+
+    monkeypatch.setattr("jaxneox.plan.best.ranked", lambda *_: [Estimate(ANY, 0, 0)] * 9)
+    monkeypatch.setattr("jaxneox.plan.best.plan_of", lambda *_: (planned.plan, []))
+    monkeypatch.setattr("jaxneox.plan.best.compile_for", next_one)
+    assert best({}, planned.plan, POD, 3).total == 2 * 2**30
+    lines = capsys.readouterr().out.splitlines()[1:4]
+    assert [re.findall(r" ([123]\.0) ", line)[0] for line in lines] == ["2.0", "3.0", "1.0"]
