@@ -11,8 +11,10 @@ from jaxneox.plan.timeline import Piece, timelines
 from jaxneox.train.state import places
 
 WIDTH = 900
-COLOURS = ("#2f6f9f", "#5aa3cf", "#9aa5b1", "#d98a3d", "#7fb069", "#b55d60", "#8e6bbf", "#d4b83a")
+COLOURS = ("#2f6f9f", "#5aa3cf", "#9aa5b1", "#d98a3d", "#7fb069", "#b55d60")  # of memory's parts
 LANES = {"arithmetic": COLOURS[0], "memory": COLOURS[2]}
+AXES = {"pp": "#7a57ad", "dp": "#b0484c", "cp": "#4f8a3d", "tp": "#b8651b"}  # dark: under white
+SEVERAL = "#6b5b4b"  # mesh axes together
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em;
   color: #1d2a36; background: #fff }
@@ -77,17 +79,22 @@ def sharding(planned: Planned) -> str:
     plan = planned.plan
     at = places(plan.model, plan.rules).params
     used = sorted({label(e) for spec in at.values() for e in spec if e is not None})
-    colours = {"whole": "#e8ecf0"} | dict(zip(used, COLOURS, strict=False))
+    colours = {"whole": "#e8ecf0"} | {name: AXES.get(name, SEVERAL) for name in used}
     rows = []
     for name, shape in plan.model.shapes.items():
         entries = [*at[name], *[None] * (len(shape) - len(at[name]))]
         cells = "".join(
-            f'<td style="background:{colours[label(e) if e is not None else "whole"]}">'
-            f"{axis} {size:,}</td>"
+            f"{cell(colours, e)}{axis} {size:,}</td>"
             for axis, size, e in zip(plan.model.axes[name], shape, entries, strict=True)
         )
         rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
     return key(colours) + f"<table>{''.join(rows)}</table>"
+
+
+def cell(colours: dict[str, str], entry) -> str:
+    if entry is None:
+        return f'<td style="background:{colours["whole"]}">'
+    return f'<td style="background:{colours[label(entry)]};color:#fff">'
 
 
 def label(entry) -> str:
@@ -102,7 +109,7 @@ def drawn(planned: Planned) -> Iterator[str]:
     for name, pieces in zip(names, found, strict=True):
         total = sum(piece.seconds for piece in pieces)
         lanes = list(dict.fromkeys(["arithmetic", "memory", *(p.lane for p in pieces)]))
-        colours = {lane: LANES.get(lane, COLOURS[3 + i % 5]) for i, lane in enumerate(lanes)}
+        colours = {lane: (LANES | AXES).get(lane, SEVERAL) for lane in lanes}
         scale, height = WIDTH / total, 26
         shapes = [
             rect(
