@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.attention import Attention
@@ -13,6 +14,7 @@ from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.layout import Layout
 from jaxneox.model.mlp import Mlp
 from jaxneox.model.norms import norm
+from jaxneox.model.product import PRODUCT
 
 
 class Block(nnx.Module):
@@ -101,7 +103,8 @@ def _gather(x_BTD: jax.Array, layout: Layout, into: str | tuple[str, ...]) -> ja
 
 
 def _reduce(partial_BTD: jax.Array, layout: Layout) -> jax.Array:
-    return jax.reshard(partial_BTD, layout.activation("batch", "stream", "embed"))
+    y_BTD = jax.reshard(partial_BTD, layout.activation("batch", "stream", "embed"))
+    return checkpoint_name(y_BTD, PRODUCT)
 
 
 def _add(x_BTD: jax.Array, bias: nnx.Param | None) -> jax.Array:

@@ -2,7 +2,7 @@
 
 `into` has its gradients written out: jax derives that of a weight as a product over the two axes B
 and T in an order for which XLA has no fast program on CPUs; as it is here it takes half the time.
-`PRODUCT` is the name by which rematerialisation knows what either of them makes.
+`PRODUCT` is the name by which rematerialisation knows what they make.
 """
 # B batch, T length, X what is summed over, Y what comes out
 
@@ -22,9 +22,9 @@ def into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
 
 
 def out_of(x_BTX: jax.Array, w_XY: jax.Array, partial: PartitionSpec) -> jax.Array:
-    """-> [B, T, Y], a partial sum over the devices that split the weight's rows."""
-    y_BTY = jnp.einsum("BTX,XY->BTY", x_BTX, w_XY, out_sharding=partial)
-    return checkpoint_name(y_BTY, PRODUCT)
+    """-> [B, T, Y], a partial sum over the devices that split the weight's rows. It has its name
+    once it is added up: no loop over layers can keep a partial sum."""
+    return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY, out_sharding=partial)
 
 
 @jax.custom_vjp

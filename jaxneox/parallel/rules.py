@@ -78,9 +78,10 @@ class Rules:
     def lent(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """A parameter as the micro-batches of a step compute with it.
 
-        Below stage 2 a matrix, which products and lookups alone take, gets its gradient as a
-        partial sum over the devices that hold copies: they add it up once a step, and not for
-        every micro-batch.
+        Below stage 2 a matrix, which products and the lookup of tokens alone take, gets its
+        gradient as a partial sum over the devices that hold copies: they add it up once a step, and
+        not for every micro-batch. What is added to a stream (biases, learned positions) or scales
+        it cannot be lent so, and is little.
         """
         spec = self.parameter(name, axes, shape)
         if self.zero_stage >= 2 or "embed" not in axes or "tp" not in map(WEIGHTS.get, axes):

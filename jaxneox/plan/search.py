@@ -11,6 +11,7 @@ from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.parallel.mesh import Sizes, show
+from jaxneox.parallel.schedule import Schedule
 from jaxneox.plan.times import Links
 from jaxneox.plan.topology import Topology
 from jaxneox.train.flops import flops_per_token
@@ -54,6 +55,12 @@ class Candidate:
     def steps(self, cfg: Config) -> int:
         """Micro-batches of a step."""
         return cfg.batch.global_size // self.mesh["dp"] // self.micro
+
+    def rounds(self, cfg: Config) -> float:
+        """How often a stage computes all its layers: for each micro-batch, and in a pipeline in
+        ticks without one as well."""
+        chunks = cfg.parallel.chunks if self.mesh["pp"] > 1 else 1
+        return Schedule(self.mesh["pp"], chunks, self.steps(cfg)).ticks / chunks
 
     def __str__(self) -> str:
         extra = " sequence-parallel" * self.sequence_parallel
@@ -134,44 +141,47 @@ def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
         "none": 6 * residual + 2 * inner + scores,
     }[one.remat]
     deep = m.num_layers // sizes["pp"]
-    flying = 1 if sizes["pp"] == 1 else one.steps(cfg) + sizes["pp"] - 1
+    flying = 1 if sizes["pp"] == 1 else one.rounds(cfg)
     gathered = 3 * width * held * sizes["pp"] / m.num_layers
     return state + deep * flying * layer + scores + 4 * stream + gathered + 2**29
 
 
 def seconds(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
     """Arithmetic with what is computed again and the pipeline's bubble, then what is sent."""
-    chip, stages = links.topology.chip, one.mesh["pp"]
+    chip = links.topology.chip
     assert chip is not None
     tokens = cfg.batch.global_size * cfg.model.seq_length
     again = {"none": 1.0, "dots": 1.01, "full": 1 + 7 / 36}[one.remat]  # scores; all
     flops = flops_per_token(plan.model.shapes, cfg.model) * tokens / links.topology.count * again
-    bubble = 1 + (stages - 1) / one.steps(cfg)
+    bubble = one.rounds(cfg) / one.steps(cfg)
     small = 1 + 0.15 / one.micro  # the less a product has of a batch, the less of the peak
     arithmetic = flops / (EFFICIENCY * chip.flops) * bubble * small
     return arithmetic + over_tp(one, cfg, links) + over_dp(one, cfg, plan, links)
 
 
 def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
-    """Of a layer the stream is gathered and summed, forward and backward; where its products are
-    not kept it is gathered once more, for the gradients of weights."""
+    """Of a layer, or of each branch of a sequential one, the stream is gathered and summed, forward
+    and backward. Where what goes into products is not kept it is gathered once more, and where
+    their sums are not either the second branch needs that of the first again."""
     m = cfg.model
     stream = one.micro * m.seq_length * m.hidden_size * _width(cfg)
-    times = (4 if one.remat == "none" else 5) * (1 if m.parallel_residual else 2)
+    branches = 1 if m.parallel_residual else 2
+    times = (4 if one.remat == "none" else 5) * branches + (one.remat == "full") * (branches - 1)
     layers = m.num_layers / one.mesh["pp"]
-    return layers * one.steps(cfg) * times * _gathers(links, "tp", stream)
+    return layers * one.rounds(cfg) * times * _gathers(links, "tp", stream)
 
 
 def over_dp(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
     """With ZeRO 3 the weights forward and backward, and their gradients, in each micro-batch. Else
-    once a step the gradients to where they are updated, and parameters back, both in float32; a
-    pipeline sums gradients in every tick."""
+    the parameters back to all once a step, in float32, and so the gradients of several
+    micro-batches to where they are updated; of one, and in every tick of a pipeline, they are
+    summed on all."""
     held = plan.parameters / (one.mesh["tp"] * one.mesh["pp"])
-    each = _gathers(links, "dp", held * _width(cfg))
+    each, whole = (_gathers(links, "dp", held * width) for width in (_width(cfg), 4))
     if one.zero == 3:
         return 3 * one.steps(cfg) * each
-    whole = _gathers(links, "dp", held * 4)
-    return whole + (2 * one.steps(cfg) * each if one.mesh["pp"] > 1 else whole)
+    once = one.mesh["pp"] == 1 and one.steps(cfg) > 1
+    return whole + (whole if once else 2 * one.rounds(cfg) * each)
 
 
 def _gathers(links: Links, axis: str, size: float) -> float:

@@ -59,7 +59,7 @@ def table(plan: Plan) -> str:
 
 def _bytes(plan: Plan, leaf: jax.ShapeDtypeStruct, spec: P) -> int:
     parts = 1
-    for entry in spec:
+    for entry in spec.partitions:
         for axis in (entry,) if isinstance(entry, str) else entry or ():
             parts *= plan.sizes[axis]
     return math.prod(leaf.shape) * leaf.dtype.itemsize // parts

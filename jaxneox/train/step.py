@@ -102,7 +102,7 @@ class Step:
 
         specs = optimizer_specs(self.model, self.optimizer, self.at.updates)
         apply = jax.sharding.auto_axes(apply, out_sharding=(self.at.updates, specs))
-        params, grads = lay(state.params, self.at.updates), grads
+        params = lay(state.params, self.at.updates)
         after = apply(params, state.opt_state, grads)
         params, opt_state = choose(finite, after, (params, state.opt_state))
         return lay(params, self.at.params), opt_state

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import random
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Case(NamedTuple):
     tied: bool = False
     parallel: bool = True
     dropout: bool = False
-    remat: bool = True
+    remat: Literal["none", "dots", "full"] = "full"
 
     @property
     def attention(self) -> str:
@@ -67,7 +67,7 @@ class Case(NamedTuple):
     def __str__(self) -> str:
         words = [str(self.mesh), "tied" if self.tied else "untied"]
         words += ["parallel" if self.parallel else "sequential"]
-        return "-".join(words + ["dropout"] * self.dropout + ["remat"] * self.remat)
+        return "-".join(words + ["dropout"] * self.dropout + [self.remat])
 
 
 def product() -> list[Case]:
@@ -78,9 +78,11 @@ def product() -> list[Case]:
     ):
         if (chunks > 1 and pp == 1) or (attention == "ring" and cp == 1) or accumulation * dp > 16:
             continue
-        for sequence, tied, parallel, dropout, remat in itertools.product((False, True), repeat=5):
+        for sequence, tied, parallel, dropout, remat in itertools.product(
+            *[(False, True)] * 4, ("none", "dots", "full")
+        ):
             mesh = Mesh(dp, tp, zero, sequence, accumulation, pp, chunks, cp, attention)  # type: ignore[arg-type]
-            cases.append(Case(mesh, tied, parallel, dropout, remat))
+            cases.append(Case(mesh, tied, parallel, dropout, remat))  # type: ignore[arg-type]
     return cases
 
 
@@ -120,7 +122,7 @@ def covering(view=shaped, seed: int = 0, tries: int = 400) -> list[Case]:
 
 
 def run(case: Case) -> Outcome:
-    return train(case.mesh, case.model(), remat=RematConfig("full" if case.remat else "none"))
+    return train(case.mesh, case.model(), remat=RematConfig(case.remat))
 
 
 @cache

@@ -214,26 +214,40 @@ def on_rings(sizes: Mapping[str, int]) -> Links:
 
 
 def test_what_a_search_takes_links_to_send() -> None:
-    """By hand, of 16 layers of a parallel residual and P parameters in float32 over rings of
-    200 GB/s; ZeRO 1 sends once a step what ZeRO 3 sends for every micro-batch."""
-    model = dataclasses.replace(MODEL, num_layers=16)
-    mesh = Mesh(dp=4, tp=2)
+    """By hand, of 16 layers and P parameters in float32 over rings of 200 GB/s."""
+    model, mesh, ring = dataclasses.replace(MODEL, num_layers=16), Mesh(dp=4, tp=2), 200e9
     cfg = config(model, mesh, batch=32)
-    plan = build_plan(cfg, mesh.sizes)
-    sizes = tuple(mesh.sizes.items())
-    links = on_rings(mesh.sizes)
-    ring = 200e9
-    held = 4 * plan.parameters / 2
-    one, three = (Candidate(sizes, zero, "full", True, 2) for zero in (1, 3))
-    assert one.steps(cfg) == 4
-    assert over_dp(one, cfg, plan, links) == pytest.approx(2 * held * 3 / 4 / ring, rel=1e-3)
-    assert over_dp(three, cfg, plan, links) == pytest.approx(4 * 3 * held * 3 / 4 / ring, rel=1e-3)
-    stream = 2 * LENGTH * model.hidden_size * 4
-    again, kept = (Candidate(sizes, 1, remat, True, 2) for remat in ("dots", "none"))
-    assert over_tp(again, cfg, links) == pytest.approx(4 * 16 * 5 * stream / 2 / ring)
-    assert over_tp(kept, cfg, links) == pytest.approx(4 * 16 * 4 * stream / 2 / ring)
+    plan, links = build_plan(cfg, mesh.sizes), on_rings(mesh.sizes)
+
+    def one(zero: int = 1, remat: str = "full", micro: int = 2) -> Candidate:
+        return Candidate(tuple(mesh.sizes.items()), zero, remat, True, micro)
+
+    each = 4 * plan.parameters / 2 * 3 / 4 / ring
+    assert one().steps(cfg) == one().rounds(cfg) == 4
+    assert over_dp(one(), cfg, plan, links) == pytest.approx(2 * each, rel=1e-3)  # once a step
+    assert over_dp(one(micro=8), cfg, plan, links) == pytest.approx(3 * each, rel=1e-3)
+    assert over_dp(one(zero=3), cfg, plan, links) == pytest.approx(4 * 3 * each, rel=1e-3)
+    stream = 4 * 16 * (2 * LENGTH * model.hidden_size * 4) / 2 / ring
+    times = {"none": 4, "dots": 5, "full": 5}
+    for remat, expected in times.items():
+        assert over_tp(one(remat=remat), cfg, links) == pytest.approx(expected * stream)
     sequential = dataclasses.replace(cfg, model=dataclasses.replace(model, parallel_residual=False))
-    assert over_tp(kept, sequential, links) == pytest.approx(2 * over_tp(kept, cfg, links))
+    for remat, expected in {"none": 8, "dots": 10, "full": 11}.items():
+        assert over_tp(one(remat=remat), sequential, links) == pytest.approx(expected * stream)
+
+
+@pytest.mark.parametrize(("chunks", "rounds"), [(1, 8 + 3), (2, 8 + 3 / 2)])
+def test_a_pipeline_sends_in_every_tick(chunks: int, rounds: float) -> None:
+    """8 micro-batches over 4 stages: 11 ticks of a stage's layers, or 19 of half of them."""
+    mesh = Mesh(pp=4, dp=2, tp=2, chunks=chunks)
+    cfg = config(MODEL, mesh, batch=32)
+    plan, links = build_plan(cfg, mesh.sizes), on_rings(mesh.sizes)
+    one = Candidate(tuple(mesh.sizes.items()), 1, "none", True, 2)
+    assert one.steps(cfg) == 8 and one.rounds(cfg) == rounds
+    stream = 2 * LENGTH * MODEL.hidden_size * 4 / 2 / 200e9
+    assert over_tp(one, cfg, links) == pytest.approx(2 * rounds * 4 * stream)  # of 8 layers 2 each
+    each = 4 * plan.parameters / 8 / 2 / 200e9
+    assert over_dp(one, cfg, plan, links) == pytest.approx((1 + 2 * rounds) * each, rel=1e-3)
 
 
 class Sources(html.parser.HTMLParser):
