@@ -201,8 +201,9 @@ def test_candidates_divide_and_rank() -> None:
     assert len(found) == len(set(found)) > 20
     for one in found:
         assert math.prod(one.mesh.values()) == 64 and 64 % (one.mesh["dp"] * one.micro) == 0
-        keys, _ = one.keys(KEYS, cfg), build_plan(cfg, one.mesh)
-        assert keys["train_micro_batch_size_per_gpu"] == one.micro
+        assert one.keys(KEYS, cfg)["train_micro_batch_size_per_gpu"] == one.micro
+    for sizes in {one.sizes for one in found}:
+        build_plan(cfg, dict(sizes))  # none of them is refused
     order = ranked(cfg, plan, POD, on_rings)
     assert [e.seconds for e in order] == sorted(e.seconds for e in order)
     assert order[0].candidate.mesh["tp"] <= 2  # a small model needs no splitting
