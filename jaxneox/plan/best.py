@@ -66,15 +66,20 @@ def middle(planned: Planned) -> float:
     return (planned.times.least + planned.times.most) / 2
 
 
+def short(x: float, decimals: int = 0) -> str:
+    """With so many decimals; of a number that has one digit then, two that count."""
+    return f"{x:,.{decimals}f}" if x * 10**decimals >= 10 else f"{x:.2g}"
+
+
 def table(found: list[tuple[Candidate, Planned]]) -> str:
     rows = [["settings", "GiB", "arithmetic", "memory", "links", "ms", "MFU", "days"]]
     for one, planned in found:
         times, step = planned.times, middle(planned)
         assert times is not None
         rows.append(
-            [str(one), f"{planned.total / GIB:,.1f}"]
-            + [f"{1e3 * x:,.0f}" for x in (times.flops, times.memory, times.links, step)]
-            + [f"{100 * planned.mfu(step):.0f} %", f"{planned.days(step):,.1f}"]
+            [str(one), short(planned.total / GIB, 1)]
+            + [short(1e3 * x) for x in (times.flops, times.memory, times.links, step)]
+            + [f"{100 * planned.mfu(step):.0f} %", short(planned.days(step), 1)]
         )
     why = (
         "  ms: arithmetic, memory and links at their rates; a step between all at once and links "

@@ -24,7 +24,7 @@ from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.hlo.text import parse
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.plan.best import best
+from jaxneox.plan.best import best, short
 from jaxneox.plan.memory import memory_of
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import report
@@ -414,6 +414,17 @@ def test_a_search_leaves_out_what_does_not_fit(planned: Planned, monkeypatch, ca
     said = capsys.readouterr().err
     assert said.count("needs 1,024.0 GiB of a device") == 1
     assert said.count(f"  {ANY}: splash has no pipeline\n") == 1
+
+
+def test_figures_of_small_plans_are_no_zeros() -> None:
+    assert [short(x) for x in (9870.3, 10.2, 9.96, 0.0317, 0)] == [
+        "9,870",
+        "10",
+        "10",
+        "0.032",
+        "0",
+    ]
+    assert [short(x, 1) for x in (59.32, 1.04, 0.0123)] == ["59.3", "1.0", "0.012"]
 
 
 def test_of_equally_fast_plans_the_smallest_is_best(planned: Planned, monkeypatch, capsys) -> None:
