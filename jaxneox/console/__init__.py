@@ -1,0 +1,1 @@
+"""The command line's front: what all commands share between a user's words and the work."""
