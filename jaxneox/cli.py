@@ -16,6 +16,7 @@ from jaxneox.config import apply_set, load_yaml, parallel_of
 from jaxneox.errors import UserError
 from jaxneox.hosts import parent
 from jaxneox.hosts.group import Group, group_of
+from jaxneox.places import is_address
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = ROOT / "configs" / "stdlib.yml"
@@ -151,7 +152,7 @@ def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], gr
 
 def gather_keys(args: argparse.Namespace) -> Keys:
     """The merged keys of the YAMLs, or of a run's folder, then the flags' and `--set`'s."""
-    folders = [path for path in args.paths if Path(path).is_dir()]
+    folders = [path for path in args.paths if is_address(path) or Path(path).is_dir()]
     files = [path for path in args.paths if path not in folders]
     if len(folders) > 1:
         raise UserError(f"{' and '.join(folders)}: only one run can be continued at a time")

@@ -15,7 +15,8 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["preprocess"] = {"config", "data"}
-BELOW["checksums"] = BELOW["places"] = set()
+BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
+BELOW["places"] = {"foreign"}
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
