@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from convert.console import warn
 from jaxneox.config.schema import TokenizerConfig
+from jaxneox.console.progress import warn
 from jaxneox.data import Tokenizer, build_tokenizer
 from jaxneox.errors import UserError
 
