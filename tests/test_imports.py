@@ -30,6 +30,7 @@ OPENS_CONVERT = {"jaxneox.cli"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}
+CONVERT_MAY |= {"literal", "places"}
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
     "convert.proof.program": {""},  # runs the program that a user will run

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from jaxneox.errors import UserError
 
 AUTO = "auto"
-# Launchers that say who a process is, but not where process 0 listens: its rank and their number.
+# Launchers that say who a process is, but not where process 0 listens: the variables of its rank and
+# of the number of processes, where there is one.
 WITHOUT_ADDRESS = (
     ("PMI_RANK", "PMI_SIZE"),  # MPICH and Intel MPI
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH
     ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
     ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
-    ("PMIX_RANK", None),
-    ("PALS_RANKID", None),
+    ("PMIX_RANK", ""),
+    ("PALS_RANKID", ""),
 )
 TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # torchrun's own store listens at MASTER_PORT; so many ports further there is nobody, as a rule.
@@ -120,19 +121,19 @@ def _from_environment(env: Mapping[str, str]) -> Described:
         return _tpu(env)
     for rank, of in WITHOUT_ADDRESS:
         # a step of one task may have a rank without a size, as of PMIx
-        if (rank in env and not (slurm and of is None)) or of in env:
+        if (rank in env and (of or not slurm)) or (of and of in env):
             found = _of(env, rank, of)
             if found.count is not None:
                 return replace(found, lacking=_no_address(rank, found))
     return _torch(env)
 
 
-def _of(env: Mapping[str, str], rank: str, size: str | None) -> Described:
+def _of(env: Mapping[str, str], rank: str, size: str) -> Described:
     """The two numbers; ALONE for one process, UserError for half a description."""
-    if env.get(str(size)) == "1":
+    if size and env.get(size) == "1":
         return ALONE
-    if size is None or size not in env or rank not in env:
-        there, other = (rank, size) if rank in env else (str(size), rank)
+    if not size or size not in env or rank not in env:
+        there, other = (rank, size) if rank in env else (size, rank)
         what = f"{other} is not set" if other else "nothing says of how many"
         raise UserError(
             f"{there} is {env[there]} and {what}: {BY_FLAGS}, or unset it for a run of one process"

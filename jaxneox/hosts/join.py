@@ -24,7 +24,7 @@ def join(group: Group) -> None:
     """Blocks until all processes are there. Only process 0 has a stdout from then on."""
     if group.coordinator is None and OPEN_MPI in os.environ and ITS_ADDRESS not in os.environ:
         raise UserError(  # jax would not take it for Open MPI, but for the Slurm around it
-            f"this Open MPI says that this is process {group.index} of {group.count}, and not where "
+            f"Open MPI says that this is process {group.index} of {group.count}, and not where "
             "process 0 listens: add --coordinator HOST:PORT, the same for all"
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

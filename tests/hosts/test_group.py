@@ -91,6 +91,13 @@ def test_flags_go_before_the_environment() -> None:
     assert group_of(None, 1, None, MPICH) is None
 
 
+def test_the_environment_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert group_of(None, None, None) is None
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert group_of(None, None, None) == Group("node1:19493", 8, 5, 1)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
