@@ -51,7 +51,10 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ("absent.yml", "absent.yml: there is no such file, nor a shipped configuration of that name"),
+        (
+            "absent.yml",
+            "absent.yml: there is no such file, nor a shipped configuration of that name",
+        ),
         ("broken.yml", "broken.yml:3: not YAML: expected ',' or ']'"),
         ("binary.yml", "binary.yml: is not text in UTF-8"),
         ("tiny.yml tiny.yml", "was already set at tiny.yml:"),

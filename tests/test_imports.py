@@ -14,7 +14,7 @@ BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set()
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
-BELOW["places"] = {"foreign"}
+BELOW["places"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}

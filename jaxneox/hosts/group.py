@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from jaxneox.errors import UserError
 
 AUTO = "auto"
-# Launchers that say who a process is, but not where process 0 listens: the variables of its rank and
-# of the number of processes, where there is one.
+# Launchers that say who a process is, but not where process 0 listens: the variables of its rank
+# and of the number of processes, where there is one.
 WITHOUT_ADDRESS = (
     ("PMI_RANK", "PMI_SIZE"),  # MPICH and Intel MPI
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH
