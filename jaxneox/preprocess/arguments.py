@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     add("--tokenizer-type", metavar="KIND", help=", ".join(BUILDERS))
     add("--vocab-file", metavar="FILE", help="the tokenizer's, as in a NeoX YAML")
     add("--merge-file", metavar="FILE", help="its merges, where it has them in a file of its own")
-    add("--append-eod", action="store_true", help="end each document with <|endoftext|>")
+    add("--append-eod", action="store_true",
+        help="end each document with the tokenizer's eos_token, or <|endoftext|>")  # fmt: skip
+    add("--eod-token", metavar="TEXT", help="the token that --append-eod adds instead")
     add("--ftfy", action="store_true", help="repair broken Unicode first")
     mask = p.add_argument_group("labels, to learn only what follows a delimiter")
     mask.add_argument("--mask-before-token", metavar="ID,ID,…", help="the delimiter's tokens")
@@ -69,10 +71,14 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         return _chat(args)
     if args.only_last or args.no_mask:
         raise UserError("--only-last and --no-mask need --chat-template and --tokenizer-path")
+    if args.eod_token is not None and not args.append_eod:
+        raise UserError("--eod-token: is added by --append-eod alone, which is missing")
     if args.tokenizer_type is None:
         raise UserError(f"--tokenizer-type: missing, one of {', '.join(BUILDERS)}")
     return TextRecipe(
-        tokenizer=TokenizerConfig(args.tokenizer_type, args.vocab_file, args.merge_file),
+        tokenizer=TokenizerConfig(
+            args.tokenizer_type, args.vocab_file, args.merge_file, eod_token=args.eod_token
+        ),
         keys=_distinct(args.jsonl_keys or ["text"]),
         append_eod=args.append_eod,
         ftfy=args.ftfy,
@@ -83,7 +89,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 def _chat(args: argparse.Namespace) -> Recipe:
     if args.tokenizer_path is None:
         raise UserError("--chat-template: needs --tokenizer-path, a Hugging Face folder")
-    for name in ("tokenizer_type", "vocab_file", "merge_file", "append_eod", "ftfy",
+    for name in ("tokenizer_type", "vocab_file", "merge_file", "append_eod", "eod_token", "ftfy",
                  "mask_before_token"):  # fmt: skip
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")

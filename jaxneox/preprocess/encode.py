@@ -67,8 +67,8 @@ class TextEncoder:
         self._tokenizer = build_tokenizer(recipe.tokenizer)
         if recipe.append_eod and self._tokenizer.eod is None:
             raise UserError(
-                f"--append-eod: {self._tokenizer.name} has no <|endoftext|> token; leave the flag "
-                "away or use another tokenizer"
+                f"--append-eod: {self._tokenizer.name} has no <|endoftext|> token, and no eos_token "
+                "in a tokenizer_config.json beside it; name another with --eod-token, such as </s>"
             )
         self._end = np.int32(self._tokenizer.eod or 0) if recipe.append_eod else None
         dtype = token_dtype(self._tokenizer.vocab_size)
