@@ -32,8 +32,8 @@ __all__ = [
     "build_loader",
     "build_tokenizer",
     "load_tokenizer",
-    "open_tokenizer",
     "open_loader",
+    "open_tokenizer",
     "prefetch",
     "samples_needed",
 ]

@@ -82,20 +82,23 @@ class Companions:
 NONE = Companions()
 
 
-def companions_in(folder: Path, without: tuple[str, ...] = ()) -> Companions:
+def companions_in(
+    folder: Path, without: tuple[str, ...] = (), only: tuple[str, ...] = SAYING
+) -> Companions:
     """Read what lies in a Hugging Face folder beside the tokenizer's own files.
 
     Args:
         folder: of the tokenizer.
         without: the names of the files that the tokenizer is made from.
+        only: which of the files to read.
 
     Raises:
         UserError: a file is too large, is not valid JSON or has a value of another type.
     """
-    said = [name for name in SAYING if (folder / name).is_file()]
-    more = sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
+    said = [name for name in only if (folder / name).is_file()]
+    more = sorted((folder / MORE_TEMPLATES).glob("*.jinja")) if TEMPLATES[0] in only else []
     said += [f"{MORE_TEMPLATES}/{path.name}" for path in more if path.is_file()]
-    if said:
+    if said and only == SAYING:
         said += [name for name in VOCABULARIES if (folder / name).is_file()]
     files = {name: read(folder / name) for name in said if name not in without}
     model = folder / MODEL

@@ -55,6 +55,9 @@ class HuggingFaceTokenizer(Tokenizer):
         found: int | None = self._backend.token_to_id(token)
         return found
 
+    def text_of(self, token: int) -> str:
+        return str(self._backend.id_to_token(token))
+
     def whole(self) -> bytes:
         """A tokenizer.json that encodes as this tokenizer does, whoever opens it."""
         return str(self._backend.to_str(pretty=True)).encode()
@@ -83,13 +86,13 @@ def tokenizer_json(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises the bare class
         raise UserError(f"{path}: vocab-file is no tokenizer.json ({error})") from error
-    added, notes = _register(backend, companions)
+    added, notes = register(backend, companions)
     tokenizer = HuggingFaceTokenizer("HFTokenizer", backend, {path.name: content}, added)
     tokenizer.notes += tuple(notes)
     return tokenizer
 
 
-def _register(
+def register(
     backend: tokenizers.Tokenizer, companions: Companions
 ) -> tuple[list[Added], list[str]]:
     """Add what the companions list and the file does not; as transformers does, with their ids.
@@ -174,7 +177,7 @@ def _gpt2(
     backend.decoder = decoders.ByteLevel()
     if backend.token_to_id(EOD) is not None:
         backend.add_special_tokens([EOD])
-    added, notes = _register(backend, companions)
+    added, notes = register(backend, companions)
     if more:
         backend.add_special_tokens(list(more))
     files = {path.name: path.read_bytes() for path in (vocab, merges)}

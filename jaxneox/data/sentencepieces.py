@@ -67,6 +67,13 @@ class SentencePieceTokenizer(Tokenizer):
         missing = found == self._backend.unk_id() and self._backend.id_to_piece(found) != token
         return None if missing else found
 
+    def text_of(self, token: int) -> str:
+        return self._by_id.get(token) or str(self._backend.id_to_piece(token))
+
+    def unknown(self) -> str:
+        """The text of the piece that stands for what the model does not know."""
+        return str(self._backend.id_to_piece(self._backend.unk_id()))
+
     def encode(self, text: str) -> list[int]:
         begin = [self.bos] if self._add_bos and self.bos is not None else []
         if self._cuts is None:

@@ -54,6 +54,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def text_of(self, token: int) -> str:
+        """The text by which `id_of` finds a token."""
+        return self.decode([token])
+
     @abstractmethod
     def id_of(self, token: str) -> int | None:
         """The id of the one token that has this text; None where there is none."""
@@ -107,14 +111,17 @@ class Tokenizer(ABC):
         elif saved is not None:
             self.eod = saved
         else:
-            self.eod = self._named_eod()
+            self.eod = self.named_eod
+        named = companions.eos
+        if named is not None and self.id_of(named) is None:
+            self.notes += (f"eos_token {named!r} is no token of its vocabulary: passed over",)
 
-    def _named_eod(self) -> int | None:
-        """By tokenizer_config.json, else by NeoX's rule, else by config.json."""
+    @property
+    def named_eod(self) -> int | None:
+        """The end of document where `eod-token` does not name another: by tokenizer_config.json,
+        else by NeoX's rule, else by config.json."""
         named = self.companions.eos
         found = None if named is None else self.id_of(named)
-        if named is not None and found is None:
-            self.notes += (f"eos_token {named!r} is no token of its vocabulary: passed over",)
         if found is None:
             found = self.natural_eod
         if found is None:
