@@ -1,6 +1,6 @@
-"""Train a GPT-NeoX model: `python train.py --help`."""
+"""Train a GPT-NeoX model: `python train.py --help`, the same as `jaxneox train`."""
 
-from jaxneox.cli import main
+from jaxneox.train.command import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""`python -m convert.from_hf SRC DST`: a model of transformers as a jaxneox checkpoint."""
+"""`jaxneox convert from-hf SRC DST`: a model of transformers as a jaxneox checkpoint."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from convert.casting import CHOICES, cast, chosen
-from convert.console import Advance, Parser, command, progress, warn
 from convert.fate import Fate, check_whole, laid_out
 from convert.hf.tokenizer import tokenizer_at, with_generation_of
 from convert.proof.case import case_of
@@ -21,6 +20,9 @@ from convert.tokenizers import check_rows, notes_of
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import resolve, saved_keys
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import Advance, progress, warn
 from jaxneox.data import Tokenizer
 from jaxneox.data.companions import token_ids
 from jaxneox.errors import UserError
@@ -34,16 +36,22 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 def parser() -> Parser:
     p = Parser(
-        "from_hf",
+        "convert from-hf",
         "Convert a GPTNeoXForCausalLM, LlamaForCausalLM or GPT2LMHeadModel of transformers to a "
-        "jaxneox checkpoint with the same function.",
+        "jaxneox checkpoint with the same function, and certify it.",
+        [
+            ("EleutherAI/pythia-70m runs/70m", "a model of the Hugging Face hub"),
+            ("models/llama runs/llama --dtype bfloat16", "a folder here, its weights rounded"),
+        ],
     )
-    add = p.add_argument
-    add("src", metavar="SRC", help="a folder, owner/name or hf://owner/name[@revision]")
-    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
-    add("--tokenizer", type=Path, metavar="FILE", help="instead of the one beside the model")
-    add("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
-    add("--no-verify", action="store_true", help="write no proof")
+    p.add_argument("src", metavar="SRC",
+        help="a folder, owner/name or hf://owner/name[@revision]")  # fmt: skip
+    p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    how = p.add_argument_group("how to convert it")
+    how.add_argument("--tokenizer", type=Path, metavar="FILE",
+        help="instead of the one beside the model")  # fmt: skip
+    how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
 
@@ -142,7 +150,7 @@ def stream(
     return fates
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""`python -m convert.from_megatron SRC DST`: a Megatron-LM checkpoint as ours, certified."""
+"""`jaxneox convert from-megatron SRC DST`: a Megatron-LM checkpoint as ours, certified."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from convert.casting import CHOICES, cast, chosen
-from convert.console import Advance, Parser, command, progress, warn
 from convert.fate import Fate, check_whole
 from convert.hf.tokenizer import tokenizer_at
 from convert.megatron.account import account, facts, left_out
@@ -25,6 +24,10 @@ from convert.tokenizers import check_rows, notes_of
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import load_yaml, resolve, saved_keys
+from jaxneox.console.execute import entry_point
+from jaxneox.console.hints import command
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import Advance, progress, warn
 from jaxneox.data import Tokenizer
 
 CUT = ("train_micro_batch_size_per_gpu",)  # made up where nothing is said of batches
@@ -33,24 +36,34 @@ Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 def parser() -> Parser:
     p = Parser(
-        "from_megatron",
+        "convert from-megatron",
         "Convert a Megatron-LM checkpoint of a GPT, of any generation and format, tensor and "
         "pipeline parallel size, to a jaxneox one with the same function, and certify it.",
+        [
+            ("megatron_run runs/mine --tokenizer tokenizer.json", "the weights of the newest step"),
+            ("megatron_run runs/mine --optimizer", "the whole training, which then goes on here"),
+        ],
     )
-    add = p.add_argument
-    add("src", metavar="SRC", type=Path, help="a run, or one of its iter_NNNNNNN folders")
-    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
-    add("--step", type=int, metavar="N", help="of a run; by default its newest")
-    add("--gelu", choices=("tanh", "erf"), help="which form it has, whatever the arguments say")
-    add("--zero-centered-gamma", choices=("yes", "no"),
-        help="whether norms multiply by 1 + weight, whatever the arguments say")  # fmt: skip
-    add("--config", nargs="+", metavar="X.yml", type=Path, default=[],
+    p.add_argument(
+        "src", metavar="SRC", type=Path, help="a run, or one of its iter_NNNNNNN folders"
+    )
+    p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    source = p.add_argument_group("what to read")
+    source.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    source.add_argument("--config", nargs="+", metavar="X.yml", type=Path, default=[],
         help="NeoX's keys, instead of what arguments and tensors say")  # fmt: skip
-    add("--tokenizer", type=Path, metavar="FILE", help="Megatron keeps none with a checkpoint")
-    add("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
-    add("--optimizer", action="store_true", help="Adam's moments, master weights and counters too: "
-        "the run goes on where Megatron's was")  # fmt: skip
-    add("--no-verify", action="store_true", help="write no proof, only the account")
+    source.add_argument("--tokenizer", type=Path, metavar="FILE",
+        help="Megatron keeps none with a checkpoint")  # fmt: skip
+    source.add_argument("--optimizer", action="store_true",
+        help="Adam's moments, master weights and counters too: the run goes on where Megatron's "
+        "was")  # fmt: skip
+    how = p.add_argument_group("how to convert it")
+    how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    how.add_argument("--gelu", choices=("tanh", "erf"),
+        help="which form it has, whatever the arguments say")  # fmt: skip
+    how.add_argument("--zero-centered-gamma", choices=("yes", "no"),
+        help="whether norms multiply by 1 + weight, whatever the arguments say")  # fmt: skip
+    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
 
@@ -76,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(lines))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(f"Next: python train.py {args.dst}" if optimizer else next_command(args.dst))
+    print(f"Next: {command('train', args.dst)}" if optimizer else next_command(args.dst))
     return 0
 
 
@@ -155,7 +168,7 @@ def stream(
     return fates
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

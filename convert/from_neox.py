@@ -1,4 +1,4 @@
-"""`python -m convert.from_neox SRC DST`: a GPT-NeoX checkpoint as ours, with a certificate."""
+"""`jaxneox convert from-neox SRC DST`: a GPT-NeoX checkpoint as ours, with a certificate."""
 
 import argparse
 from dataclasses import asdict
@@ -8,7 +8,6 @@ from typing import Any
 from convert.agreement import check_agreement
 from convert.apply import leaf_shapes
 from convert.casting import CHOICES
-from convert.console import Parser, command, progress, warn
 from convert.merge import make_plan
 from convert.plan import Choices, Norms, Plan
 from convert.proof.account import files_not_read, left_out, source_facts
@@ -32,6 +31,10 @@ from convert.training_keys import training_keys
 from convert.writers.jaxneox import JaxneoxWriter, nbytes
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import resolve, saved_keys, tokenizer_of
+from jaxneox.console.execute import entry_point
+from jaxneox.console.hints import command
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import progress, warn
 
 OF_ITS_RUN = ("save", "load", "iteration", "finetune")
 """Keys that would make a run of ours go on where NeoX's was."""
@@ -39,33 +42,40 @@ OF_ITS_RUN = ("save", "load", "iteration", "finetune")
 
 def parser() -> Parser:
     p = Parser(
-        "from_neox",
+        "convert from-neox",
         "Convert a GPT-NeoX checkpoint, of any model and pipeline parallel size, to a jaxneox one "
         "that computes what NeoX computed, and certify it.",
+        [
+            ("neox_run runs/mine", "the weights, of the newest step"),
+            ("neox_run runs/mine --optimizer", "the whole training, which then goes on here"),
+        ],
     )
-    add = p.add_argument
-    add("src", metavar="SRC", help="a run, a global_stepN folder, or hf://owner/name[@revision]")
-    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
-    add("--config", nargs="+", metavar="X.yml", type=Path, help="instead of the checkpoint's own")
-    add("--step", type=int, metavar="N", help="of a run; by default its `latest`")
-    add("--tokenizer", type=Path, metavar="FILE", help="instead of the YAML's vocab-file")
-    add("--norms", choices=("fold", "mean", "first"), default="fold",
+    p.add_argument("src", metavar="SRC",
+        help="a run, a global_stepN folder, or hf://owner/name[@revision]")  # fmt: skip
+    p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    source = p.add_argument_group("what to read")
+    source.add_argument("--step", type=int, metavar="N", help="of a run, instead of its `latest`")
+    source.add_argument("--config", nargs="+", metavar="X.yml", type=Path,
+        help="YAML files instead of the checkpoint's own")  # fmt: skip
+    source.add_argument("--tokenizer", type=Path, metavar="FILE",
+        help="instead of the YAML's vocab-file")  # fmt: skip
+    source.add_argument("--optimizer", action="store_true",
+        help="Adam's moments and the counters too: the run goes on where NeoX's was; drifted norms "
+        "are then averaged")  # fmt: skip
+    how = p.add_argument_group("how to convert it")
+    how.add_argument("--dtype", choices=CHOICES, default="keep",
+        help="of the stored weights. keep: the source's, but float32 for what that cannot "
+        "hold")  # fmt: skip
+    how.add_argument("--norms", choices=("fold", "mean", "first"), default="fold",
         help="drifted copies of norms. fold: kept exactly; mean, first: NeoX's own merges, for "
         "comparison")  # fmt: skip
-    add("--biases", choices=("auto", "sum", "once"), default="auto",
+    how.add_argument("--biases", choices=("auto", "sum", "once"), default="auto",
         help="output biases. auto: summed for a parallel residual, once for a sequential one; "
         "sum, once: always so, for comparison")  # fmt: skip
-    add(
-        "--dtype",
-        choices=CHOICES,
-        default="keep",
-        help="of the stored weights. keep: the source's, but float32 for what it cannot hold",
-    )
-    add("--optimizer", action="store_true", help="Adam's moments and the counters too: the run "
-        "goes on where NeoX's was; drifted norms are then averaged")  # fmt: skip
-    add("--clean-biases", action="store_true", help="with --optimizer: a merged output bias moves "
-        "one step at a time, not as the ranks' copies together")  # fmt: skip
-    add("--no-verify", action="store_true", help="write no proof, only the account")
+    how.add_argument("--clean-biases", action="store_true",
+        help="with --optimizer: a merged output bias moves one step at a time, not as the ranks' "
+        "copies together")  # fmt: skip
+    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
 
@@ -89,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(said))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(f"Next: python train.py {args.dst}" if training else next_command(args.dst))
+    print(f"Next: {command('train', args.dst)}" if training else next_command(args.dst))
     return 0
 
 
@@ -154,7 +164,7 @@ def destination_keys(source: NeoxCheckpoint, plan: Plan) -> dict[str, Any]:
     return keys
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

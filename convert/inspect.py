@@ -1,13 +1,14 @@
-"""`python -m convert.inspect PATH`: what a checkpoint is and what can be done with it."""
+"""`jaxneox inspect PATH`: what a checkpoint is and what can be done with it."""
 
 import argparse
 import json
 from pathlib import Path
 
-from convert.console import Parser, command
 from convert.inspection.facts import TITLES, Facts, Kind
 from convert.inspection.recognise import recognise
 from convert.inspection.screen import screen
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
 from jaxneox.errors import UserError
 
 
@@ -17,14 +18,23 @@ def parser() -> Parser:
         "Say what a checkpoint of GPT-NeoX, Hugging Face, Megatron-LM or jaxneox is, and what can "
         "be done with it. Exits 0, and 2 where something is missing, damaged or cannot be read "
         "here. Weights are not read, but for the ranks' copies of what is not split.",
+        [
+            ("path/to/anything", "its facts on one screen, and the commands that take it"),
+            ("neox_run --step 143000 --json", "of one step, for a program"),
+        ],
     )
-    add = p.add_argument
-    add("path", metavar="PATH", type=Path, help="a run, a step or a model's folder, on this disk")
-    add("--step", type=int, metavar="N", help="of a run; by default the one that would be loaded")
-    add("--config", nargs="+", metavar="X.yml", type=Path, help="of a NeoX checkpoint without one")
-    add("--kind", choices=TITLES, help="where a folder holds several")
-    add("--drift", action="store_true", help="read the ranks' copies however large they are")
-    add("--json", action="store_true", help="the same facts for a program")
+    p.add_argument("path", metavar="PATH", type=Path,
+        help="a run, a step or a model's folder, on this disk")  # fmt: skip
+    what = p.add_argument_group("what to look at")
+    what.add_argument("--step", type=int, metavar="N",
+        help="of a run, instead of the one that would be loaded")  # fmt: skip
+    what.add_argument("--kind", choices=TITLES, help="where a folder holds several")
+    what.add_argument("--config", nargs="+", metavar="X.yml", type=Path,
+        help="of a NeoX checkpoint without one")  # fmt: skip
+    what.add_argument("--drift", action="store_true",
+        help="read the ranks' copies however large they are")  # fmt: skip
+    p.add_argument_group("how to show it").add_argument("--json", action="store_true",
+        help="the same facts for a program")  # fmt: skip
     return p
 
 
@@ -58,7 +68,7 @@ def inspect(args: argparse.Namespace, kind: Kind) -> Facts:
     return inspect_hf(path)
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

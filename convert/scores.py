@@ -1,4 +1,4 @@
-"""`python -m convert.scores SRC…`: what NeoX computed, what our merge and NeoX's own make of it."""
+"""`jaxneox scores SRC…`: what NeoX computed, what our merge and NeoX's own make of it."""
 
 import argparse
 import contextlib
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 import jaxneox
 from convert import from_neox
-from convert.console import Parser, command, progress
 from convert.merge import make_plan
 from convert.oracle import Forward
 from convert.oracle import run as logits_of
@@ -20,7 +19,10 @@ from convert.plan import Choices
 from convert.proof.ends import log_softmax
 from convert.proof.sides import HISTORIC, RanksSide
 from convert.readers.neox_open import open_neox
-from jaxneox.data.commands.console import check_output
+from jaxneox.console.execute import entry_point
+from jaxneox.console.files import check_output
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import progress
 from jaxneox.errors import UserError
 from jaxneox.evaluate.corpus import Corpus, read
 from jaxneox.evaluate.perplexity import Measured, measured
@@ -35,13 +37,20 @@ def parser() -> Parser:
         "scores",
         "Perplexities of NeoX checkpoints: of the function that its parallel ranks computed, "
         "computed in float64; of our conversion; and of the merges that NeoX has had.",
+        [
+            ("neox_run --perplexity book.txt", "what each merge costs on a text"),
+            ("a b --perplexity eval.npz --output scores.json", "two runs, the figures kept"),
+        ],
     )
-    add = p.add_argument
-    add("src", nargs="+", metavar="SRC", help="runs, or global_stepN folders")
-    add("--perplexity", required=True, metavar="FILE", help="text, .jsonl, or .npz of tokens")
-    add("--tokenizer", type=Path, metavar="FILE", help="for text, instead of the YAML's")
-    add("--limit", type=int, metavar="N", help="documents, or rows of tokens")
-    add("--output", metavar="FILE", help="all figures, as JSON")
+    p.add_argument("src", nargs="+", metavar="SRC", help="runs, or global_stepN folders")
+    what = p.add_argument_group("what to score")
+    what.add_argument("--perplexity", required=True, metavar="FILE",
+        help="text, .jsonl, or .npz of tokens")  # fmt: skip
+    what.add_argument("--tokenizer", type=Path, metavar="FILE",
+        help="for text, instead of the YAML's")  # fmt: skip
+    what.add_argument("--limit", type=int, metavar="N", help="so many documents, or rows of tokens")
+    p.add_argument_group("how to show it").add_argument("--output", metavar="FILE",
+        help="all figures, as JSON")  # fmt: skip
     return p
 
 
@@ -86,7 +95,7 @@ def reference(src: str, corpus: Corpus) -> Sequence[Scored]:
     """By the ranks' own tensors, side by side, in float64."""
     source = open_neox(Path(src), step=None, config=None)
     forward = RanksSide("NeoX", source, make_plan(source, OURS["ours"])).forward
-    with progress("NeoX's ranks in float64", len(corpus.requests)) as advance:
+    with progress("NeoX's ranks in float64", len(corpus.requests), "windows") as advance:
         return [told(scored(forward, request), advance) for request in corpus.requests]
 
 
@@ -103,7 +112,7 @@ def scored(forward: Forward, request: Request) -> Scored:
     return Scored(logprobs, logits_TV.argmax(-1) == labels)
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""`python -m convert.to_hf SRC DST`: a jaxneox checkpoint as a model of transformers."""
+"""`jaxneox convert to-hf SRC DST`: a jaxneox checkpoint as a model of transformers."""
 
 import argparse
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from convert.casting import CHOICES, cast
-from convert.console import Advance, Parser, command, progress, warn
 from convert.fate import Fate, check_whole, laid_out
 from convert.hf.config import config_of
 from convert.hf.export import Export
@@ -23,25 +22,32 @@ from convert.rules.rule import Rule, Sizes, sizes_of
 from convert.writers.hf import HfWriter, nbytes
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config.schema import ModelConfig
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import Advance, progress, warn
 from jaxneox.errors import UserError
 
 
 def parser() -> Parser:
     p = Parser(
-        "to_hf",
+        "convert to-hf",
         "Write a jaxneox checkpoint as safetensors that transformers loads: as GPTNeoXForCausalLM, "
         "LlamaForCausalLM or GPT2LMHeadModel, whichever has exactly its function.",
+        [
+            ("runs/mine OUT", "the newest step"),
+            ("runs/mine OUT --dtype bfloat16 --vocab trim", "rounded, without padded rows"),
+        ],
     )
-    add = p.add_argument
-    add("src", metavar="SRC", type=Path, help="a run or one of its step_N folders")
-    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
-    add("--step", type=int, metavar="N", help="of a run; by default its newest")
-    add("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
-    add("--vocab", choices=("keep", "trim"), default="keep",
+    p.add_argument("src", metavar="SRC", type=Path, help="a run or one of its step_N folders")
+    p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    how = p.add_argument_group("what to write")
+    how.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    how.add_argument("--vocab", choices=("keep", "trim"), default="keep",
         help="trim: without the padded rows, which the softmax then lacks")  # fmt: skip
-    add("--copy-shared-norm", action="store_true",
+    how.add_argument("--copy-shared-norm", action="store_true",
         help="write the one norm of a gpt_j_tied model twice: the same function")  # fmt: skip
-    add("--no-verify", action="store_true", help="write no proof")
+    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
 
@@ -167,7 +173,7 @@ def loading(
     return ids_of(source.tokenizer) | {"dtype": dtype, "torch_dtype": dtype}
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,9 @@
-"""`python -m convert.to_megatron SRC DST --tp 2 --pp 1`: files that Megatron-LM itself loads."""
+"""`jaxneox convert to-megatron SRC DST --tp 2 --pp 1`: files that Megatron-LM itself loads."""
 
 import argparse
 from pathlib import Path
 
 from convert.casting import CHOICES
-from convert.console import Parser, command, progress, warn
 from convert.fate import Fate, check_whole
 from convert.megatron.arguments import arguments, command_line
 from convert.megatron.export import Export, Layout
@@ -15,27 +14,38 @@ from convert.readers.jaxneox import open_jaxneox
 from convert.readers.megatron import open_megatron
 from convert.writers.megatron import LegacyWriter, TorchDistWriter
 from convert.writers.staging import Staging, refuse_existing
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import progress, warn
 
 
 def parser() -> Parser:
     p = Parser(
-        "to_megatron",
+        "convert to-megatron",
         "Convert a jaxneox checkpoint to Megatron-LM's files for a tensor and pipeline parallel "
         "size. Weights alone: Megatron-LM starts a new optimizer.",
+        [
+            ("runs/mine OUT --tp 2", "torch_dist, which is read with any other sizes as well"),
+            ("runs/mine OUT --format torch --tp 2 --pp 2", "a file for each of four ranks"),
+        ],
     )
-    add = p.add_argument
-    add("src", metavar="SRC", type=Path, help="a jaxneox run or one of its step_N folders")
-    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
-    add("--tp", type=int, default=1, metavar="N", help="its tensor-model-parallel-size")
-    add("--pp", type=int, default=1, metavar="N", help="its pipeline-model-parallel-size")
-    add("--virtual", type=int, default=1, metavar="N", help="virtual stages of each stage")
-    add("--format", choices=("torch", "torch_dist"), default="torch_dist",
+    p.add_argument("src", metavar="SRC", type=Path, help="a run or one of its step_N folders")
+    p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    layout = p.add_argument_group("for which ranks")
+    layout.add_argument("--tp", type=int, default=1, metavar="N",
+        help="Megatron's tensor-model-parallel-size")  # fmt: skip
+    layout.add_argument("--pp", type=int, default=1, metavar="N",
+        help="Megatron's pipeline-model-parallel-size")  # fmt: skip
+    layout.add_argument("--virtual", type=int, default=1, metavar="N",
+        help="virtual stages of each stage")  # fmt: skip
+    how = p.add_argument_group("what to write")
+    how.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    how.add_argument("--format", choices=("torch", "torch_dist"), default="torch_dist",
         help="torch_dist is read with any other sizes as well")  # fmt: skip
-    add("--transformer-impl", choices=("local", "transformer_engine"), default="local",
+    how.add_argument("--transformer-impl", choices=("local", "transformer_engine"), default="local",
         help="whose names the torch format has; torch_dist has the same for both")  # fmt: skip
-    add("--step", type=int, metavar="N", help="of a run; by default its newest")
-    add("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
-    add("--no-verify", action="store_true", help="write no proof")
+    how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
 
@@ -90,7 +100,7 @@ def write(export: Export, folder: Path, *, te_names: bool) -> list[Fate]:
     return fates
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,9 @@
-"""`python -m convert.to_neox SRC DST --mp 2 --pp 1`: files that GPT-NeoX itself loads."""
+"""`jaxneox convert to-neox SRC DST --mp 2 --pp 1`: files that GPT-NeoX itself loads."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from convert.console import Parser, command, progress, warn
 from convert.fate import Fate, check_whole
 from convert.neox_training import NeoxTraining, open_training
 from convert.proof.case import case_of
@@ -15,30 +14,43 @@ from convert.readers.neox_open import open_neox
 from convert.split import Layout, Split
 from convert.writers.neox import NeoxWriter
 from convert.writers.staging import Staging, refuse_existing
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import progress, warn
 from jaxneox.errors import UserError
 
 
 def parser() -> Parser:
     p = Parser(
-        "to_neox",
+        "convert to-neox",
         "Convert a jaxneox checkpoint to GPT-NeoX's files for a model and pipeline parallel size. "
         "Biases that NeoX adds once on every rank are divided into shares whose sum is the bias "
         "again: exactly in float32, and in half precision for a power of two. Without --optimizer "
         "NeoX starts a new one.",
+        [
+            ("runs/mine OUT --mp 2", "the weights, for two model-parallel ranks"),
+            ("runs/mine OUT --optimizer --dp 4", "the whole training, which then goes on in NeoX"),
+        ],
     )
-    add = p.add_argument
-    add("src", metavar="SRC", type=Path, help="a jaxneox run or one of its step_N folders")
-    add("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
-    add("--mp", type=int, default=1, metavar="N", help="NeoX's model-parallel-size")
-    add("--pp", type=int, metavar="N", help="pipe-parallel-size, by default 1; 0 is --sequential")
-    add("--sequential", action="store_true", help="the files of the engine without a pipeline")
-    add("--names", choices=("head", "2023"), default="head", help="of NeoX's tensors")
-    add("--step", type=int, metavar="N", help="of a run; by default its newest")
-    add("--optimizer", action="store_true", help="Adam's moments and the counters too: NeoX goes "
-        "on where the run is (float32, bfloat16)")  # fmt: skip
-    add("--dp", type=int, default=1, metavar="N", help="with --optimizer, NeoX's data-parallel "
-        "ranks: how many micro-batches it sums follows from it")  # fmt: skip
-    add("--no-verify", action="store_true", help="write no proof")
+    p.add_argument("src", metavar="SRC", type=Path, help="a run or one of its step_N folders")
+    p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
+    source = p.add_argument_group("what to write")
+    source.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    source.add_argument("--optimizer", action="store_true",
+        help="Adam's moments and the counters too: NeoX goes on where the run is (float32, "
+        "bfloat16)")  # fmt: skip
+    layout = p.add_argument_group("for which ranks")
+    layout.add_argument("--mp", type=int, default=1, metavar="N", help="NeoX's model-parallel-size")
+    layout.add_argument("--pp", type=int, metavar="N",
+        help="NeoX's pipe-parallel-size; 1 by default, and 0 is --sequential")  # fmt: skip
+    layout.add_argument("--sequential", action="store_true",
+        help="the files of the engine without a pipeline")  # fmt: skip
+    layout.add_argument("--dp", type=int, default=1, metavar="N",
+        help="with --optimizer, NeoX's data-parallel ranks: how many micro-batches it sums follows "
+        "from it")  # fmt: skip
+    how = p.add_argument_group("how to write it")
+    how.add_argument("--names", choices=("head", "2023"), default="head", help="of NeoX's tensors")
+    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
     return p
 
 
@@ -115,7 +127,7 @@ def write(
     return fates
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ from jaxneox.config.batch import ACCUMULATION, GLOBAL, MICRO, batch_config
 from jaxneox.config.check import Settings
 from jaxneox.config.optimization import optimizer_config, schedule_config
 from jaxneox.config.schema import BatchConfig
+from jaxneox.console.hints import command
 from jaxneox.optim.schedule import build_schedule
 
 Version = dict[str, bool]
@@ -132,8 +133,8 @@ def _schedule_keys(
             asked = " ".join(f"{n}={str(v).lower()}" for n, v in SCHEDULES[other].items())
             optimizer.warnings.append(
                 f"the learning rate in the files fits two of NeoX's schedules, which part by step "
-                f"{steps[apart][0]}: {taken} is taken; for {other}: python train.py DST --set "
-                f"{asked.replace('_', '-')}"
+                f"{steps[apart][0]}: {taken} is taken; for {other}: "
+                f"{command('train', 'DST', '--set')} {asked.replace('_', '-')}"
             )
     return SCHEDULES[taken]
 

@@ -1,11 +1,10 @@
-"""`python -m convert.verify SRC DST`: whether two checkpoints compute the same; exits 0 or 1."""
+"""`jaxneox verify SRC DST`: whether two checkpoints compute the same; exits 0 or 1."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
 from convert.agreement import check_agreement
-from convert.console import Parser, command
 from convert.megatron.config import Choices
 from convert.proof.case import Opened, case_of, tokenizers
 from convert.proof.conclude import prove_with_bar, report
@@ -16,6 +15,8 @@ from convert.readers.megatron import open_megatron
 from convert.readers.megatron_files import is_megatron
 from convert.readers.neox_open import open_neox
 from jaxneox.config import load_yaml
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
 from jaxneox.errors import UserError
 
 
@@ -24,19 +25,20 @@ def parser() -> Parser:
         "verify",
         "Prove that two checkpoints compute the same, number by number, layer by layer and from "
         "end to end, in float64. Exits 0 if they do and 1 if they do not.",
+        [
+            ("neox_run runs/mine", "whether a conversion kept the function"),
+            ("runs/a runs/b --tokens book.txt", "on a text of one's own"),
+        ],
     )
-    add = p.add_argument
     kinds = "a run or step of jaxneox, GPT-NeoX or Megatron-LM, or a folder of Hugging Face's"
-    add("src", metavar="SRC", type=Path, help=kinds)
-    add("dst", metavar="DST", type=Path, help="another; that it is the same is to be proved")
-    add("--tokens", type=Path, metavar="FILE", help="an .npz with `tokens`, an .npy, or a text")
-    add(
-        "--config",
-        nargs="+",
-        metavar="X.yml",
-        type=Path,
-        help="of a NeoX checkpoint without one, or instead of what a Megatron-LM one says",
-    )
+    p.add_argument("src", metavar="SRC", type=Path, help=kinds)
+    p.add_argument("dst", metavar="DST", type=Path, help="the other one")
+    how = p.add_argument_group("how to compare them")
+    how.add_argument("--tokens", type=Path, metavar="FILE",
+        help="an .npz with `tokens`, an .npy, or a text")  # fmt: skip
+    how.add_argument("--config", nargs="+", metavar="X.yml", type=Path,
+        help="of a NeoX checkpoint without one, or instead of what a Megatron-LM one "
+        "says")  # fmt: skip
     return p
 
 
@@ -85,7 +87,7 @@ def open_any(
     return source
 
 
-main = command(parser, run)
+main = entry_point(parser, run, foreign=True)
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from jaxneox.config.schema import Dtype
     from jaxneox.loading import LoadedModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(

@@ -1,187 +1,128 @@
-"""The training command: arguments to a run, and a user's errors to one line."""
+"""The one command `jaxneox`, and which module does what is asked of it."""
 
-import argparse
-import functools
-import logging
-import math
-import os
-import signal
+import difflib
+import importlib
 import sys
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
-from jaxneox.config import apply_set, load_yaml, parallel_of
-from jaxneox.errors import UserError
-from jaxneox.hosts import parent
-from jaxneox.hosts.group import Group, group_of
+from jaxneox.console.execute import Ending, end
+from jaxneox.console.hints import command
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT = ROOT / "configs" / "stdlib.yml"
-Keys = dict[str, Any]
+GROUPS = ("convert", "data")
+"""First words of commands that have a second."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    hush()
-    words = list(sys.argv[1:] if argv is None else argv)
-    group = None
-    try:
-        args = parser().parse_args(words)
-        group = group_of(args.coordinator, args.num_processes, args.process_id)
-        if (group or args.restarts) and not args.dry_run and parent.CHILD not in os.environ:
-            command = (sys.executable, str(ROOT / "train.py"), *words)
-            sys.exit(parent.supervise(command, args.restarts, group.prefix if group else ""))
-        sys.exit(run(args, group))
-    except UserError as error:
-        stop(f"error: {error}", error.status, group)
-    except OSError as error:
-        stop(f"error: {error.filename or 'a file'}: {error.strerror or error}", 2, group)
-    except KeyboardInterrupt:
-        stop("interrupted; what was saved before is whole", 128 + signal.SIGINT, group)
-    except Exception:
-        if group is None:
-            raise
-        from jaxneox.hosts.ending import crash
+class Command(NamedTuple):
+    """A command as it is typed, and the module whose `main(argv)` it is.
 
-        crash()
-
-
-@functools.cache
-def hush() -> None:
-    """What Orbax and TensorStore print of a failure that they also raise: one line is enough.
-
-    Each write that fails after the first one is told to an event loop that Orbax has closed, and
-    those that had not begun are told of where Python finds them.
+    Attributes:
+        words: after `jaxneox`, such as "convert from-neox".
+        example: arguments of a typical call.
+        summary: what it does, on one line.
     """
-    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    tell = sys.unraisablehook
 
-    def tell_other(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            tell(unraisable)
-
-    sys.unraisablehook = tell_other
+    words: str
+    module: str
+    example: str
+    summary: str
 
 
-def stop(line: str, status: int, group: Group | None = None) -> NoReturn:
-    if group is not None and "jaxneox.hosts.watch" in sys.modules:
-        from jaxneox.hosts.ending import end_all
+COMMANDS = (
+    Command("train", "jaxneox.train.command", "pythia-70m --save runs/70m",
+            "train a model from NeoX's YAML, or continue a run"),
+    Command("generate", "jaxneox.generate.command", 'RUN --prompt "Once upon"',
+            "generate text from a checkpoint"),
+    Command("evaluate", "jaxneox.evaluate.command", "RUN --perplexity book.txt",
+            "measure perplexity, or lm-eval's tasks"),
+    Command("serve", "jaxneox.serve.command", "RUN",
+            "serve a checkpoint as an OpenAI-compatible endpoint"),
+    Command("plan", "jaxneox.plan.command", "20B --topology v5p:4x4x4",
+            "compile a training step for machines that are not here"),
+    Command("inspect", "convert.inspect", "PATH",
+            "say what a checkpoint is and what can be done with it"),
+    Command("convert from-neox", "convert.from_neox", "NEOX_RUN runs/mine",
+            "convert a GPT-NeoX checkpoint, certified"),
+    Command("convert from-hf", "convert.from_hf", "EleutherAI/pythia-70m runs/70m",
+            "convert a model of transformers"),
+    Command("convert from-megatron", "convert.from_megatron", "MEGATRON_RUN runs/mine",
+            "convert a Megatron-LM checkpoint"),
+    Command("convert to-neox", "convert.to_neox", "RUN OUT --mp 2",
+            "write a checkpoint for GPT-NeoX"),
+    Command("convert to-hf", "convert.to_hf", "RUN OUT",
+            "write a checkpoint for transformers"),
+    Command("convert to-megatron", "convert.to_megatron", "RUN OUT --tp 2",
+            "write a checkpoint for Megatron-LM"),
+    Command("verify", "convert.verify", "SRC DST",
+            "prove that two checkpoints compute the same"),
+    Command("scores", "convert.scores", "NEOX_RUN --perplexity book.txt",
+            "compare the merges of a NeoX checkpoint by perplexity"),
+    Command("preprocess", "jaxneox.preprocess.command", "--input corpus/ --output-prefix X …",
+            "turn text into .bin/.idx files"),
+    Command("data inspect", "jaxneox.data.commands.inspect", "data/mine_text_document",
+            "look into a dataset, or at what a run saw at a step"),
+    Command("data batch", "jaxneox.data.commands.batch", "my.yml --steps 0:8 --out X.npz",
+            "write the global batches of a run as a file"),
+    Command("data merge", "jaxneox.data.commands.merge", "OUT PREFIX PREFIX",
+            "join several datasets"),
+    Command("data verify", "jaxneox.data.commands.verify", "PREFIX",
+            "check that datasets are whole"),
+)  # fmt: skip
 
-        end_all(line, status, group.prefix)
-    print(f"{group.prefix if group else ''}{line}", file=sys.stderr)
-    sys.exit(status)
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Hand the words after `jaxneox` to the command that they name, and exit with its status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        end_with(overview(COMMANDS))
+    if words[0] in ("-V", "--version"):
+        end_with(version())
+    if words[0] in GROUPS and (len(words) == 1 or words[1] in ("-h", "--help")):
+        end_with(overview([one for one in COMMANDS if one.words.split()[0] == words[0]]))
+    length = 2 if words[0] in GROUPS else 1
+    asked = " ".join(words[:length]).replace("_", "-")
+    for one in COMMANDS:
+        if one.words == asked:
+            importlib.import_module(one.module).main(words[length:])
+    end(Ending(2, f"error: {unknown(asked)}"))
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see train.py --help")
+def end_with(text: str) -> NoReturn:
+    print(text)
+    sys.exit(0)
 
 
-def parser() -> argparse.ArgumentParser:
-    p = Parser(
-        prog="train.py",
-        description="Train a GPT-NeoX model in JAX from NeoX's own YAML files, on any mesh. "
-        "Without a YAML it trains a small one on the Python standard library's source.",
+def overview(commands: Sequence[Command]) -> str:
+    """Each command on a line, as it is typed, with what it does."""
+    calls = [command(*one.words.split()) + f" {one.example}" for one in commands]
+    width = max(map(len, calls))
+    lines = [f"  {call:<{width}}  {one.summary}" for call, one in zip(calls, commands, strict=True)]
+    return "\n".join(
+        [
+            "jaxneox: EleutherAI's GPT-NeoX in JAX, the same run on any mesh",
+            "",
+            *lines,
+            "",
+            f"Each says more with --help, as in `{command(*commands[0].words.split(), '--help')}`.",
+        ]
     )
-    add = p.add_argument
-    add("paths", nargs="*", metavar="A.yml|RUN", help="YAMLs to merge, or a run to continue")
-    add("--mesh", metavar="dp=2,tp=4", help="devices by axis; one may be -1, all that is left")
-    add("--check-replicas", type=whole, metavar="N", help="every N steps compare devices' copies")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any YAML key")
-    add("--save", metavar="DIR", help="the run's folder (the YAML's key `save`)")
-    add("--load", metavar="DIR", help="a run or checkpoint to start from (the key `load`)")
-    add("--finetune", action="store_true", help="take the weights alone from what is loaded")
-    add("--tokens", metavar="FILE.npz", help="train on exactly these batches")
-    add("--allow-data-change", action="store_true", help="continue on other data than before")
-    add("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens; or auto")
-    add("--num-processes", type=whole, metavar="N", help="how many make this run")
-    add("--process-id", type=whole, metavar="I", help="which of them this is, from 0")
-    add("--restarts", type=whole, default=0, metavar="N", help="start again up to N times")
-    add("--sample", type=whole, metavar="N", help="at the end, N tokens from the model")
-    add("--dry-run", action="store_true", help="print configuration, memory, what is sent; stop")
-    return p
 
 
-def whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
+def version() -> str:
+    """Ours and that of what computes, as a report of a fault needs them."""
+    import importlib.metadata
+    import platform
+
+    import jaxneox
+
+    jax = importlib.metadata.version("jax")
+    return f"jaxneox {jaxneox.__version__} (jax {jax}, Python {platform.python_version()})"
 
 
-def run(args: argparse.Namespace, group: Group | None = None) -> int:
-    keys = gather_keys(args)
-    # jax starts below: the number of virtual CPU devices must be settled before
-    from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices
-
-    asked = asked_sizes(args.mesh, parallel_of(keys))
-    if group is not None and not args.dry_run:
-        return run_together(args, keys, asked, group)
-    prepare_devices(asked)
-    import jax
-
-    from jaxneox.train import session
-
-    there = jax.device_count()
-    if args.dry_run:  # nothing is computed: any number of devices will do
-        there = max(there, math.prod(size for size in asked.values() if size > 0))
-    sizes = final_sizes(asked, there)
-    return session.run(args, keys, sizes)
-
-
-def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], group: Group) -> int:
-    """As one of several processes, all of which were given the same command."""
-    from jaxneox.hosts import join, talk, watch
-    from jaxneox.parallel.mesh import final_sizes, prepare_devices
-
-    prepare_devices(asked, group.count or 1)
-    join.join(group)
-    watch.start()
-    import jax
-
-    from jaxneox.train import session
-
-    talk.check_same("the configuration", keys, "start all processes with the same command")
-    status = session.run(args, keys, final_sizes(asked, jax.device_count()))
-    join.leave()
-    return status
-
-
-def gather_keys(args: argparse.Namespace) -> Keys:
-    """The merged keys of the YAMLs, or of a run's folder, then the flags' and `--set`'s."""
-    folders = [path for path in args.paths if Path(path).is_dir()]
-    files = [path for path in args.paths if path not in folders]
-    if len(folders) > 1:
-        raise UserError(f"{' and '.join(folders)}: only one run can be continued at a time")
-    keys = load_yaml(files if args.paths else [DEFAULT])
-    if folders:
-        if args.load:
-            raise UserError(f"{folders[0]} and --load {args.load}: give one of the two")
-        keys = run_keys(folders[0], args.finetune) | keys
-        if "save" not in keys and not args.save:
-            raise needs_place_to_save(folders[0])
-    flags = {"save": args.save, "load": args.load, "finetune": args.finetune or None}
-    keys |= {name: value for name, value in flags.items() if value is not None}
-    return apply_set(keys, args.set)
-
-
-def run_keys(folder: str, finetune: bool) -> Keys:
-    """The configuration of a run or of one of its checkpoints, set to go on from there."""
-    from jaxneox import checkpoint
-
-    place = checkpoint.find(folder)
-    newest = checkpoint.steps(place.run)[-1]
-    keys = checkpoint.read_keys(place) | {"load": folder}
-    for name in ("save", "iteration"):
-        keys.pop(name, None)
-    if finetune or place.step != newest:
-        return keys  # branches off: the user says where to
-    return keys | {"save": folder if Path(folder).resolve() == place.run else str(place.run)}
-
-
-def needs_place_to_save(folder: str) -> UserError:
-    return UserError(
-        f"{folder}: going on from here would overwrite its run; give a folder with --save DIR"
-    )
+def unknown(asked: str) -> str:
+    """Name the command that was most likely meant."""
+    names = {one.words.split()[-1]: one for one in COMMANDS}
+    names |= {one.words: one for one in COMMANDS}
+    near = difflib.get_close_matches(asked, names, n=1)
+    meant = f"; did you mean `{command(*names[near[0]].words.split())}`?" if near else ""
+    return f"{asked!r} is not a command of jaxneox{meant or '; see ' + command('--help')}"

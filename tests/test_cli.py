@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxneox import checkpoint
-from jaxneox.cli import hush
+from jaxneox.console.execute import hush
 from jaxneox.data.writer import IndexedWriter
 from tests.train.runs import ROOT, command, error, succeeds, write_yaml
 
@@ -51,7 +51,10 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ("absent.yml", "absent.yml: there is no such file: give the path of a YAML file"),
+        (
+            "absent.yml",
+            "absent.yml: there is no such file, nor a shipped configuration of that name",
+        ),
         ("broken.yml", "broken.yml:3: not YAML: expected ',' or ']'"),
         ("binary.yml", "binary.yml: is not text in UTF-8"),
         ("tiny.yml tiny.yml", "was already set at tiny.yml:"),
@@ -65,7 +68,7 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("tiny.yml --set eval-interval=0", "eval_interval: found 0"),
         ("tiny.yml --set train-batch-size=0", "train_batch_size: found 0"),
         ("tiny.yml --sample -3", "argument --sample: '-3' is not a whole number from 0 on"),
-        ("tiny.yml --steps 3", "unrecognized arguments: --steps 3; see train.py --help"),
+        ("tiny.yml --steps 3", "unrecognized arguments: --steps 3; see "),
         ("--set train-iters=x", "train_iters: found 'x' (str), expected int"),
         ("tiny.yml --set data-path=absent", "absent.idx: no such file; a dataset is a pair"),
         ("tiny.yml --set data-path=absent.txt", "absent.txt: no such file"),

@@ -38,7 +38,7 @@ REASONS = {
     "shared_norm": "one norm feeds both branches (gpt_j_tied): --copy-shared-norm writes it twice, "
     "which is exactly the same function",
     "logit_bias": "its logits have a bias, left by folding the final norm's drift: convert the "
-    "source again with `python -m convert.from_neox SRC DST --norms mean`, which leaves none, at "
+    "source again with `jaxneox convert from-neox SRC DST --norms mean`, which leaves none, at "
     "the cost that its certificate states",
     "attention_dropped": "its attention has no effect (attention_dropped)",
     "parallel_residual": "its residual is {ours:parallel|sequential}, there {theirs:parallel|"

@@ -2,13 +2,13 @@
 
 from math import prod
 from pathlib import Path
-from shlex import quote
 
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts, Use
-from convert.inspection.uses import RUN, after_conversion, refused, verified
+from convert.inspection.uses import after_conversion, refused, verified
 from convert.readers.hf import HfCheckpoint
 from convert.readers.hf_files import read_json, tensors, weight_files
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 
 WEIGHTS = (".safetensors", ".bin")
@@ -23,7 +23,7 @@ def inspect_hf(path: Path) -> Facts:
         source = HfCheckpoint(path)
     except UserError as error:
         facts.problems.append(str(error))
-    convert, what = f"{RUN}.from_hf {quote(str(path))} DST", "the weights, certified"
+    convert, what = command("convert", "from-hf", path, "DST"), "the weights, certified"
     if source is None:
         facts.uses = [refused(convert, what, facts.problems[0])]
         return facts

@@ -2,7 +2,6 @@
 
 from math import prod
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import tensorstore as ts
@@ -14,6 +13,7 @@ from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Place
 from jaxneox.config.schema import ModelConfig
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 
 WEIGHTS_ALONE = "it holds weights alone: start from them with --finetune"
@@ -87,11 +87,11 @@ def _scalar(folder: Path, name: str) -> float:
 
 def _uses(facts: Facts, place: Place, named: str, model: ModelConfig) -> list[Use]:
     goes_on = facts.optimizer is not None
-    where, newest = quote(named), place.step == facts.steps[-1]
-    train = f"python train.py {where}" + ("" if newest else " --save DIR")
+    newest = place.step == facts.steps[-1]
+    train = command("train", named) + ("" if newest else " --save DIR")
     return [
         Use(train, "goes on with training", goes_on, None if goes_on else WEIGHTS_ALONE),
-        Use(f"python train.py {where} --finetune --save DIR", "trains on, from the weights"),
+        Use(command("train", named, "--finetune", "--save", "DIR"), "trains on, from the weights"),
         *of_run(named, model),
         verified(str(place.folder)),
     ]

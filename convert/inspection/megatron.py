@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from convert.inspection import megatron_model
@@ -25,10 +24,11 @@ from convert.inspection.megatron_files import (
     tensors_of,
 )
 from convert.inspection.megatron_model import Ranks
-from convert.inspection.uses import RUN, after_conversion, refused
+from convert.inspection.uses import after_conversion, refused
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.neox_files import MOST_RANKS
 from convert.rules.megatron import WORDS
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 
 OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
@@ -50,7 +50,7 @@ def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
     except UserError as error:
         facts.problems.append(str(error))
     _measure(facts)
-    convert = f"{RUN}.from_megatron {quote(str(path if step is None else folder))} DST"
+    convert = command("convert", "from-megatron", path if step is None else folder, "DST")
     what = "the weights, certified"
     if facts.problems:
         facts.uses = [refused(convert, what, facts.problems[0])]
@@ -82,7 +82,7 @@ def _going_on(facts: Facts, convert: str) -> list[Use]:
     with_it = "from_megatron --optimizer"
     return [
         Use(f"{convert} --optimizer", "with the optimizer: the run goes on"),
-        Use("python train.py DST", "goes on with training", after=with_it),
+        Use(command("train", "DST"), "goes on with training", after=with_it),
     ]
 
 

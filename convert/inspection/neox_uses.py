@@ -1,10 +1,11 @@
 """What can be done with a GPT-NeoX checkpoint; the dry part of from_neox says what cannot."""
 
 from convert.inspection.facts import Facts, Use
-from convert.inspection.uses import RUN, after_conversion, refused, verified
+from convert.inspection.uses import after_conversion, refused, verified
 from convert.merge import make_plan
 from convert.plan import Choices, Plan
 from convert.readers.neox import NeoxCheckpoint
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 
 NO_YAML = "needs the YAML: --config X.yml"
@@ -16,7 +17,7 @@ def uses(
     """`why_not` is why the optimizer is not carried over, `typed` how a shell names the checkpoint,
     and the options that go with it."""
     where, options = typed
-    convert = f"{RUN}.from_neox {where} DST{options}"
+    convert = f"{command('convert', 'from-neox')} {where} DST{options}"
     weights, training = "the weights, certified", "with the optimizer: the run goes on"
     plan, why = _planned(facts, source)
     if plan is None:
@@ -26,7 +27,7 @@ def uses(
         Use(convert, weights),
         Use(f"{convert} --optimizer", training, why_not is None, why_not),
         verified(str(facts.path), options),
-        Use("python train.py DST", "goes on with training", why_not is None, why_not,
+        Use(command("train", "DST"), "goes on with training", why_not is None, why_not,
             "from_neox --optimizer"),
         *after_conversion("from_neox", plan.model),
     ]  # fmt: skip

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from textwrap import wrap
 
-from convert.console import plain
 from convert.inspection import architecture
 from convert.inspection.facts import TITLES, Drift, Facts, Optimizer, Use
+from jaxneox.console.text import one_line
 
 WIDTH = 100
 MOST_STEPS = 8
@@ -20,7 +20,7 @@ NAMES = {"neox": {"tp": "mp"}}
 
 
 def screen(facts: Facts) -> str:
-    rows = [(name, plain(Exception(text))) for name, text in _rows(facts)]
+    rows = [(name, one_line(text)) for name, text in _rows(facts)]
     lines = [str(facts.path)]
     for name, text in rows:
         lines += wrap(text, WIDTH, initial_indent=f"{name:<12}", subsequent_indent=" " * 12,
@@ -115,7 +115,7 @@ def _refusals(uses: list[Use]) -> Iterator[str]:
     if uses:
         yield from ("", "what cannot")
     for use in uses:
-        text = plain(Exception(f"{use.command}: {use.reason}"))
+        text = one_line(f"{use.command}: {use.reason}")
         yield from wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ",
                         break_long_words=False, break_on_hyphens=False)  # fmt: skip
 

@@ -1,7 +1,6 @@
 """What can be done with a checkpoint: this project's commands, and why one of them cannot."""
 
 from collections.abc import Callable
-from shlex import quote
 
 from convert.hf.choice import choose
 from convert.inspection.facts import Use
@@ -9,36 +8,35 @@ from convert.megatron.export import Layout as MegatronLayout
 from convert.megatron.export import refuse_layout as refuse_megatron_layout
 from convert.split import Layout, refuse_layout
 from jaxneox.config.schema import ModelConfig
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError
-
-RUN = "python -m convert"
 
 
 def of_run(run: str, model: ModelConfig | None, after: str | None = None) -> list[Use]:
     """What is done with a checkpoint of ours; `after` names the command that makes it one. Without
     a model nothing is known to stand against it."""
-    where = quote(run)
+    to_hf = command("convert", "to-hf", run, "OUT")
+    to_neox = command("convert", "to-neox", run, "OUT", "--mp", "1")
+    to_megatron = command("convert", "to-megatron", run, "OUT", "--tp", "1", "--pp", "1")
     return [
         Use(f"jaxneox.load({run!r})", "the model, in Python", after=after),
-        _exported(f"{RUN}.to_hf {where} OUT", "for transformers", after, model, choose),
-        _exported(f"{RUN}.to_neox {where} OUT --mp 1", "for GPT-NeoX, at any mp and pp", after,
-                  model, refuse_neox),
-        _exported(f"{RUN}.to_megatron {where} OUT --tp 1 --pp 1", "for Megatron-LM", after,
-                  model, refuse_megatron),
-    ]  # fmt: skip
+        _exported(to_hf, "for transformers", after, model, choose),
+        _exported(to_neox, "for GPT-NeoX, at any mp and pp", after, model, refuse_neox),
+        _exported(to_megatron, "for Megatron-LM", after, model, refuse_megatron),
+    ]
 
 
-def after_conversion(command: str, model: ModelConfig | None = None) -> list[Use]:
+def after_conversion(conversion: str, model: ModelConfig | None = None) -> list[Use]:
     """What is done with the DST of a conversion."""
-    train = "python train.py DST --finetune --save DIR"
+    train = command("train", "DST", "--finetune", "--save", "DIR")
     return [
-        Use(train, "trains on, from the weights", after=command),
-        *of_run("DST", model, command),
+        Use(train, "trains on, from the weights", after=conversion),
+        *of_run("DST", model, conversion),
     ]
 
 
 def verified(path: str, options: str = "") -> Use:
-    return Use(f"{RUN}.verify {quote(path)} OTHER{options}", "whether the two compute the same")
+    return Use(command("verify", path, "OTHER") + options, "whether the two compute the same")
 
 
 def refused(command: str, what: str, reason: str) -> Use:

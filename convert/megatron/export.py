@@ -159,7 +159,7 @@ def refuse_layout(model: ModelConfig, layout: Layout) -> None:
     if model.parallel_residual:
         raise UserError(
             "Megatron-LM has no parallel residual (gpt-j-residual), which this model has: "
-            "python -m convert.to_hf and python -m convert.to_neox write it as it is"
+            "jaxneox convert to-hf and to-neox write it as it is"
         )
     a, m, p = model.attention, model.mlp, model.positions
     reasons: dict[str, Any] = {

@@ -7,8 +7,6 @@ whether to trust the model.
 import importlib.metadata
 import json
 import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,6 +19,7 @@ from convert.proof.compare import Proof
 from convert.proof.page import page
 from convert.proof.picture import picture
 from convert.readers.digest import Digest
+from jaxneox.console.hints import typed_command
 
 Record = dict[str, Any]
 
@@ -49,7 +48,7 @@ def certificate(
         "certificate": 1,
         "title": title,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", f"convert.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": typed_command(),
         "source_path": str(paths[0]),
         "destination_path": str(paths[1]),
         "source": dict(source),

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from convert.console import progress
 from convert.proof.case import Case
 from convert.proof.certificate import with_proof, write
 from convert.proof.compare import Proof
 from convert.writers.staging import Unproven
+from jaxneox.console.hints import command
+from jaxneox.console.progress import progress
 
 
 def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path) -> list[str]:
@@ -17,7 +18,8 @@ def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path)
     """
     if case is None:
         write(record, folder)
-        return ["not proved (--no-verify): python -m convert.verify SRC DST does it later"]
+        verify = command("verify", record["source_path"], dst)
+        return [f"not proved (--no-verify): `{verify}` does it later"]
     proof = prove_with_bar(case)
     write(with_proof(record, case, proof), folder)
     unexpected = proof.failures if case.exact else proof.unexplained
@@ -68,4 +70,4 @@ def verdict(case: Case, proof: Proof) -> str:
 def next_command(dst: Path) -> str:
     """What to type to train on, with a tokenizer or without."""
     data = "--set data-path=FILE" if (dst / "tokenizer").is_dir() else "--tokens FILE.npz"
-    return f"Next: python train.py {dst} --finetune --save DIR {data}"
+    return f"Next: {command('train', dst)} --finetune --save DIR {data}"

@@ -254,7 +254,7 @@ def files(record: Record) -> str:
 def again(record: Record) -> str:
     paths = [record["source_path"], record["destination_path"]]
     config = options(record["command"], "--config")
-    check = shlex.join(["python", "-m", "convert.verify", *paths]) + (f" {config}" * bool(config))
+    check = shlex.join(["jaxneox", "verify", *paths]) + (f" {config}" * bool(config))
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
         f"```sh\n{check}   # exits 0 or 1; --tokens FILE for another text\n```\n\n"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 
 LAYER = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
@@ -18,13 +19,14 @@ STEP = re.compile(r"global_step(\d+)")
 
 MOST_RANKS = 4096
 
-MEGATRON = "a Megatron-LM checkpoint: python -m convert.from_megatron SRC DST"
+MEGATRON = f"a Megatron-LM checkpoint: {command('convert', 'from-megatron', 'SRC', 'DST')}"
+HUGGING_FACE = f"a Hugging Face model: {command('convert', 'from-hf', 'SRC', 'DST')}"
 OTHER_KINDS = {
     "latest_checkpointed_iteration.txt": MEGATRON,
     "model_optim_rng.pt": MEGATRON,
-    "model.safetensors": "a Hugging Face model: python -m convert.from_hf SRC DST",
-    "model.safetensors.index.json": "a Hugging Face model: python -m convert.from_hf SRC DST",
-    "pytorch_model.bin": "a Hugging Face model: python -m convert.from_hf SRC DST",
+    "model.safetensors": HUGGING_FACE,
+    "model.safetensors.index.json": HUGGING_FACE,
+    "pytorch_model.bin": HUGGING_FACE,
 }
 
 

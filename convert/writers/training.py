@@ -10,7 +10,9 @@ import tensorstore as ts
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, written
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
-from jaxneox.train.run import build_plan, training_part
+from jaxneox.model import Model
+from jaxneox.optim.optimizer import build_optimizer
+from jaxneox.parallel.rules import rules_for
 from jaxneox.train.state import new_state
 
 Moment = Literal["mu", "nu"]  # Adam's first and second
@@ -85,6 +87,8 @@ class TrainingWriter:
 
 
 def _abstract(config: Config) -> dict[str, Any]:
-    """The tree of `training` as shapes."""
-    plan = build_plan(config, ONE_DEVICE, eod=0)  # whatever it is: shapes are all that is asked for
-    return training_part(jax.eval_shape(partial(new_state, config, plan.model, plan.optimizer)))
+    """The tree of `training` as shapes, the same for every mesh."""
+    model = Model(config.model, rules_for(ONE_DEVICE, 0, False))
+    optimizer = build_optimizer(config.optimizer, config.schedule, model.axes)
+    state = jax.eval_shape(partial(new_state, config, model, optimizer))
+    return {name: value for name, value in state._asdict().items() if name != "params"}

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from jaxneox.config.shipped import find_config
 from jaxneox.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,14 @@ class _Duplicate(Exception):
 def load_yaml(paths: Sequence[str | pathlib.Path]) -> dict[str, Any]:
     """Reads and merges YAML files; keys at every depth are spelled with `_`.
 
-    A path without its `.yml` is found too. Raises UserError, naming the file and the line, for a
-    missing or broken file and for a key given twice, in either spelling, in one file or in two.
+    A path without its `.yml` is found too, and a shipped file by its name. Raises UserError, naming
+    the file and the line, for a missing or broken file and for a key given twice, in either
+    spelling, in one file or in two.
     """
     merged: dict[str, Any] = {}
     places: dict[str, str] = {}
     for given in paths:
-        path = _find(given)
+        path = find_config(given)
         keys, lines = _read(path)
         for name, value in keys.items():
             place = f"{path}:{lines.get(name, 1)}"
@@ -84,18 +86,6 @@ def parse_value(text: str) -> Any:
         raise UserError(f"{text!r} is not a YAML value: {_reason(error)}") from None
     except _Duplicate as twice:
         raise UserError(f"{text!r} sets {twice.name} twice: keep one of the two") from None
-
-
-def _find(given: str | pathlib.Path) -> pathlib.Path:
-    path = pathlib.Path(given)
-    with_suffix = pathlib.Path(f"{given}.yml")
-    if not path.is_file() and with_suffix.is_file():
-        return with_suffix
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give a YAML file")
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file: give the path of a YAML file")
-    return path
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:

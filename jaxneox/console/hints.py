@@ -5,9 +5,11 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 NAME = "jaxneox"
+_typed: list[str] = []
 
 
 def command(*words: str | os.PathLike[str]) -> str:
@@ -17,6 +19,16 @@ def command(*words: str | os.PathLike[str]) -> str:
         words: the command's name and its arguments, each quoted where a shell asks for it.
     """
     return " ".join((program(), *(shlex.quote(os.fspath(word)) for word in words)))
+
+
+def remember(words: Sequence[str]) -> None:
+    """Keep the command that runs now, for records such as a conversion's certificate."""
+    _typed[:] = words
+
+
+def typed_command() -> str:
+    """Write the command that runs now as it would be typed anywhere."""
+    return shlex.join([NAME, *_typed])
 
 
 @functools.cache

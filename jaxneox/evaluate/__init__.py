@@ -1,1 +1,1 @@
-"""How good a checkpoint is: `python -m jaxneox.evaluate`."""
+"""How good a checkpoint is: `jaxneox evaluate`."""

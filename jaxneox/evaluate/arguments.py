@@ -1,46 +1,43 @@
 """What the command is asked."""
 
-import argparse
-
-from jaxneox.data.commands.console import Parser
+from jaxneox.console.parser import Parser
 from jaxneox.infer.scoring import BUDGET
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(
-        prog="python -m jaxneox.evaluate",
-        description="Perplexity of files, and lm-eval's tasks, of any checkpoint on any mesh.",
+        "evaluate",
+        "Measure the perplexity of files, and lm-eval's tasks, of any checkpoint on any mesh.",
+        [
+            ("runs/mine --perplexity book.txt", "how well a text is predicted"),
+            ("runs/mine --tasks lambada_openai,piqa --compare runs/other", "two side by side"),
+        ],
     )
     p.add_argument("checkpoint", metavar="CKPT", help="a run, or one checkpoint's folder")
-    p.add_argument(
-        "--tasks",
-        metavar="NAME[=FILE],…",
+    what = p.add_argument_group("what to measure")
+    what.add_argument("--tasks", metavar="NAME[=FILE],…",
         help="lm-eval's, by name; with a file they are read from there, without a network. A FILE "
-        "alone: .jsonl is lambada_openai, .txt wikitext",
+        "alone: .jsonl is lambada_openai, .txt wikitext")  # fmt: skip
+    what.add_argument("--perplexity", nargs="+", default=[], metavar="FILE",
+        help="text, .jsonl, or an .npz of token windows")  # fmt: skip
+    what.add_argument("--limit", type=int, metavar="N", help="so many documents of each")
+    what.add_argument(
+        "--num-fewshot", type=int, metavar="N", help="examples, instead of the task's own number"
     )
-    p.add_argument(
-        "--perplexity",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="text, .jsonl, or an .npz of token windows",
-    )
-    p.add_argument(
-        "--compare", nargs="+", default=[], metavar="OTHER", help="checkpoints beside it"
-    )
-    p.add_argument("--output", metavar="FILE", help="all figures, as JSON")
-    p.add_argument("--limit", type=int, metavar="N", help="documents of each task or file")
-    p.add_argument("--num-fewshot", type=int, metavar="N", help="of tasks; the task's own number")
-    p.add_argument("--stride", type=int, metavar="N", help="tokens scored by a window; all it has")
-    p.add_argument("--cache", metavar="FILE", help="answers to tasks' requests, kept between runs")
-    p.add_argument(
-        "--batch-tokens", type=int, default=BUDGET, metavar="N", help=f"on a device; {BUDGET}"
-    )
-    p.add_argument(
-        "--mesh", metavar="dp=2,tp=4", help="one device unless given; of a CPU its cores"
-    )
-    p.add_argument("--step", type=int, metavar="N", help="of a run; its newest unless given")
-    p.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="float32"
-    )
+    what.add_argument("--stride", type=int, metavar="N",
+        help="tokens that a window scores; by default all that it has")  # fmt: skip
+    shown = p.add_argument_group("how to show it")
+    shown.add_argument("--compare", nargs="+", default=[], metavar="OTHER",
+        help="checkpoints beside it")  # fmt: skip
+    shown.add_argument("--output", metavar="FILE", help="all figures, as JSON")
+    where = p.add_argument_group("where to compute")
+    where.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    where.add_argument("--mesh", metavar="dp=2,tp=4",
+        help="devices by axis; one device by default, and of a CPU its cores")  # fmt: skip
+    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+        help="type of the computation")  # fmt: skip
+    where.add_argument("--batch-tokens", type=int, default=BUDGET, metavar="N",
+        help="tokens at a time on a device")  # fmt: skip
+    where.add_argument("--cache", metavar="FILE",
+        help="answers to tasks' requests, kept between runs")  # fmt: skip
     return p

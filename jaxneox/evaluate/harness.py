@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxneox.console.progress import progress
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.evaluate import local
-from jaxneox.evaluate.report import Scores, progress
+from jaxneox.evaluate.report import Scores
 from jaxneox.infer.generate import Answer
 from jaxneox.infer.scoring import Request, Scored
 
@@ -35,7 +36,7 @@ try:
 except ImportError as error:
     raise UserError(
         f"tasks need lm-eval, and {error.name or 'a part of it'} is not installed; "
-        "pip install -e '.[evaluate]'"
+        "pip install 'jaxneox[evaluate]'"
     ) from error
 
 # Each document's templates are compiled anew otherwise: as much time as a small model takes.
@@ -78,7 +79,7 @@ class Adapter(TemplateLM):
 
     def _loglikelihood_tokens(self, requests, **_: Any) -> list[tuple[float, bool]]:
         cut = [self._request(context, continuation) for _, context, continuation in requests]
-        with progress("loglikelihood", len(cut)) as advance:
+        with progress("loglikelihood", len(cut), "requests") as advance:
             scored = self._score(cut, advance)
         found = [(one.total, bool(one.likeliest.all())) for one in scored]
         for (texts, _, _), result in zip(requests, found, strict=True):
@@ -106,7 +107,7 @@ class Adapter(TemplateLM):
                 windows.append(Request([*context, *continuation], len(context)))
                 owners.append(number)
         totals = [0.0] * len(requests)
-        with progress("rolling loglikelihood", len(windows)) as advance:
+        with progress("rolling loglikelihood", len(windows), "windows") as advance:
             for owner, scored in zip(owners, self._score(windows, advance), strict=True):
                 totals[owner] += scored.total
         for request, total in zip(requests, totals, strict=True):
@@ -120,7 +121,7 @@ class Adapter(TemplateLM):
         for number, request in enumerate(requests):
             alike.setdefault(repr(sorted(request.args[1].items())), []).append(number)
         texts: dict[int, str] = {}
-        with progress("generation", len(requests)) as advance:
+        with progress("generation", len(requests), "requests") as advance:
             for numbers in alike.values():
                 some = [requests[number] for number in numbers]
                 answers = self._answers(some, lambda *_: advance(1))

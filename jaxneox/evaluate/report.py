@@ -1,21 +1,18 @@
 """Figures as tables for people and as JSON for programs."""
 
-import contextlib
 import json
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from jaxneox.console.text import visible
 from jaxneox.data.atomic import atomic_file
-from jaxneox.data.commands.console import visible
 from jaxneox.evaluate.perplexity import Measured, difference
 
 
@@ -149,15 +146,3 @@ def write(name: str, reports: Sequence[Report]) -> None:
     found = figures[0] | ({"compared": figures[1:]} if len(figures) > 1 else {})
     with atomic_file(Path(name)) as file:
         file.write(json.dumps(found, indent=1, default=str).encode() + b"\n")
-
-
-@contextlib.contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yields `advance(number)`; a bar where someone sees it, whoever else is kept quiet."""
-    console = Console(file=sys.__stderr__)
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(visible(label), total=total)
-        yield lambda number: bar.advance(task, number)

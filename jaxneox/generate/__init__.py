@@ -1,1 +1,1 @@
-"""Text from a checkpoint: `python -m jaxneox.generate`."""
+"""Text from a checkpoint: `jaxneox generate`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxneox.config import apply_set, generation_of, load_yaml
 from jaxneox.config.schema import GenerationConfig
-from jaxneox.data.commands.console import Parser
+from jaxneox.console.parser import Parser
 
 KEYS = {
     "temperature": "temperature",
@@ -20,35 +20,53 @@ KEYS = {
 """Options that are NeoX's keys."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(
-        prog="python -m jaxneox.generate",
-        description="Text from a checkpoint. Without --prompt, --input and a text_gen_type: "
-        "interactive on a terminal, else prompts from the standard input.",
+        "generate",
+        "Generate text from a checkpoint. Without --prompt, --input and a text_gen_type it is "
+        "interactive on a terminal, and else reads prompts from the standard input.",
+        [
+            ('runs/mine --prompt "Once upon a time"', "one answer, greedily"),
+            ("runs/mine --input prompts.txt --output answers.jsonl --temperature 0.8", "many"),
+        ],
     )
     p.add_argument("checkpoint", metavar="CKPT", help="a run, or one checkpoint's folder")
-    source = p.add_mutually_exclusive_group()
+    asked = p.add_argument_group("prompts and answers")
+    source = asked.add_mutually_exclusive_group()
     source.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     source.add_argument("--input", metavar="FILE", help="prompts, each up to --prompt-end")
     source.add_argument("--interactive", action="store_true", help="prompts from the keyboard")
-    p.add_argument("--output", metavar="FILE", help="answers as JSON lines, as NeoX writes them")
-    p.add_argument("--config", nargs="+", metavar="X.yml", help="NeoX's text generation keys")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one of them")
-    p.add_argument("--temperature", type=float, metavar="T", help="0, the default: greedy")
-    p.add_argument("--top-p", type=float, metavar="P", help="of the most likely tokens only")
-    p.add_argument("--top-k", type=int, metavar="K", help="of the K most likely tokens only")
-    p.add_argument("--max-tokens", "--maximum-tokens", type=int, metavar="N", help="64")
-    p.add_argument("--prompt-end", metavar="TEXT", help="what ends a prompt: a line's end")
-    p.add_argument("--num-samples", type=int, metavar="N", help="of each prompt, or of none")
-    p.add_argument("--recompute", action="store_true", default=None, help="without a cache")
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the first answer")
-    p.add_argument("--rows", type=int, default=8, metavar="N", help="answers at a time")
-    p.add_argument("--mesh", metavar="tp=2", help="one device unless given")
-    p.add_argument("--step", type=int, metavar="N", help="of a run; its newest unless given")
-    p.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="float32"
+    asked.add_argument("--prompt-end", metavar="TEXT",
+        help="what ends a prompt in a file; a line's end by default")  # fmt: skip
+    asked.add_argument(
+        "--output", metavar="FILE", help="answers as JSON lines, as NeoX writes them"
     )
+    asked.add_argument("--num-samples", type=int, metavar="N",
+        help="answers to each prompt; without prompts, so many texts from nothing")  # fmt: skip
+    how = p.add_argument_group("how to sample")
+    how.add_argument("--max-tokens", "--maximum-tokens", type=int, metavar="N",
+        help="length of an answer; 64 by default")  # fmt: skip
+    how.add_argument(
+        "--temperature", type=float, metavar="T", help="0, which is greedy, by default"
+    )
+    how.add_argument(
+        "--top-p", type=float, metavar="P", help="only the most likely tokens of this sum"
+    )
+    how.add_argument("--top-k", type=int, metavar="K", help="only the K most likely tokens")
+    how.add_argument("--stop", action="append", default=[], metavar="TEXT",
+        help="text that ends an answer; may be repeated")  # fmt: skip
+    how.add_argument("--seed", type=int, default=0, metavar="N", help="of the first answer")
+    keys = p.add_argument_group("NeoX's text generation keys")
+    keys.add_argument("--config", nargs="+", metavar="X.yml", help="YAML files with them")
+    keys.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one of them")
+    where = p.add_argument_group("where to compute")
+    where.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
+    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+        help="type of the computation")  # fmt: skip
+    where.add_argument("--rows", type=int, default=8, metavar="N", help="answers at a time")
+    where.add_argument("--recompute", action="store_true", default=None,
+        help="without a cache of keys and values")  # fmt: skip
     return p
 
 

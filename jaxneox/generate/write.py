@@ -11,8 +11,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import Progress
 
+from jaxneox.console.text import visible
 from jaxneox.data.atomic import atomic_file
-from jaxneox.data.commands.console import visible
 from jaxneox.infer.generate import Answer
 
 UNSTARTED = "WARNING: text generation did not start; try different batching or adjust parameters"

@@ -14,7 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Where the package lies: a clone, or an environment's folder of packages."""
 
 CHILD = "JAXNEOX_CHILD"  # set for the child, so that it does the work itself
 FAULT = 75  # as jaxneox.hosts.watch says it; that module imports jax
@@ -33,6 +37,20 @@ FOLLOWS = re.compile(
 )
 
 
+def this_program(words: Sequence[str]) -> tuple[str, ...]:
+    """The command that starts this program anew, whatever lies in the working folder."""
+    return (sys.executable, "-P", "-m", "jaxneox", *words)
+
+
+def child_environment() -> dict[str, str]:
+    """What the child finds in its environment; a clone's child runs the clone's own code."""
+    env = os.environ | {CHILD: "1"}
+    if (ROOT / "pyproject.toml").is_file():
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return env
+
+
 def supervise(command: Sequence[str], restarts: int, prefix: str) -> int:
     """Runs the command, at most `restarts` times again; returns the last one's status."""
     left = restarts
@@ -49,7 +67,7 @@ def once(command: Sequence[str], prefix: str) -> tuple[int, bool]:
     """One child's status, as a shell writes it, and whether a signal to the parent asked for the
     end."""
     child = subprocess.Popen(
-        command, env=os.environ | {CHILD: "1"}, stderr=subprocess.PIPE, preexec_fn=die_with_parent
+        command, env=child_environment(), stderr=subprocess.PIPE, preexec_fn=die_with_parent
     )
     tidy = Tidy(prefix)
     assert child.stderr is not None

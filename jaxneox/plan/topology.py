@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 from jaxneox.plan.chips import CHIPS, Chip
 
@@ -72,7 +73,7 @@ def parse_topology(text: str) -> Topology:
     if kind in ("gpu", "cuda", "rocm") or kind.startswith(("h100", "h200", "a100", "b200")):
         raise UserError(
             f"--topology {text}: XLA compiles for GPUs only where one is; on such a machine "
-            "`python train.py CONFIG.yml --dry-run` compiles for it. Known here: " + KNOWN
+            f"`{command('train', 'CONFIG.yml', '--dry-run')}` compiles for it. Known here: {KNOWN}"
         )
     if kind == "cpu" and len(shape) == 1 and shape[0] <= 1024:
         return Topology(kind, shape)
@@ -94,8 +95,8 @@ def prepare(topology: Topology) -> None:
         return
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "plans for TPUs need their compiler, which is not installed: pip install -e '.[tpu]', "
-            "best into an environment of its own, or plan for --topology cpu:8"
+            "plans for TPUs need their compiler, which is not installed: pip install "
+            "'jaxneox[tpu]', best into an environment of its own, or plan for --topology cpu:8"
         )
     os.environ.update(
         TPU_SKIP_MDS_QUERY="1",

@@ -3,9 +3,9 @@
 import argparse
 import os
 import pathlib
-from typing import NoReturn
 
 from jaxneox.config.schema import TokenizerConfig
+from jaxneox.console.parser import Parser
 from jaxneox.data.tokenizer import BUILDERS
 from jaxneox.errors import UserError
 from jaxneox.preprocess.chat import ChatRecipe
@@ -14,43 +14,51 @@ from jaxneox.preprocess.encode import Recipe, TextRecipe
 REWARDS = "reward models are not trained here, so their datasets are not made"
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m jaxneox.preprocess --help")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(
-        prog="python -m jaxneox.preprocess",
-        description="Text to PREFIX_text_document.bin and .idx, byte for byte those of NeoX's "
-        "tools. A command that was stopped goes on where it was.",
+        "preprocess",
+        "Turn text into PREFIX_text_document.bin and .idx, byte for byte those of NeoX's tools. A "
+        "command that was stopped goes on where it was.",
+        [
+            ("--input corpus/ --output-prefix data/mine --append-eod --tokenizer-type HFTokenizer "
+             "--vocab-file tokenizer.json", "a folder of texts"),
+            ("--input chats.jsonl --output-prefix data/chats --chat-template "
+             "--tokenizer-path model/", "conversations, of which the answers are learned"),
+        ],
+    )  # fmt: skip
+    p.add_argument("--input", nargs="+", required=True, metavar="PATH",
+        help="files or folders; also a,b,c")  # fmt: skip
+    p.add_argument("--output-prefix", required=True, metavar="PREFIX",
+        help="the output without its suffix")  # fmt: skip
+    p.add_argument("--jsonl-keys", nargs="+", metavar="KEY",
+        help="keys or columns that are read; `text` by default")  # fmt: skip
+    p.add_argument("--overwrite", action="store_true", help="replace datasets of that prefix")
+    p.add_argument(
+        "--workers", type=int, metavar="N", help="processes; by default one for each core"
     )
-    add = p.add_argument
-    add("--input", nargs="+", required=True, metavar="PATH", help="files or folders; also a,b,c")
-    add("--jsonl-keys", nargs="+", metavar="KEY", help="keys or columns; default: text")
-    add("--output-prefix", required=True, metavar="PREFIX", help="the output without its suffix")
-    add("--overwrite", action="store_true", help="replace datasets of that prefix")
-    add("--workers", type=int, metavar="N", help="processes; default: one for each core")
-    add("--tokenizer-type", metavar="KIND", help=", ".join(BUILDERS))
-    add("--vocab-file", metavar="FILE", help="the tokenizer's, as in a NeoX YAML")
-    add("--merge-file", metavar="FILE", help="its merges, where it has them in a file of its own")
-    add("--append-eod", action="store_true",
+    text = p.add_argument_group("text to tokens")
+    text.add_argument("--tokenizer-type", metavar="KIND", help=", ".join(BUILDERS))
+    text.add_argument("--vocab-file", metavar="FILE", help="the tokenizer's, as in a NeoX YAML")
+    text.add_argument("--merge-file", metavar="FILE",
+        help="its merges, where it has them in a file of its own")  # fmt: skip
+    text.add_argument("--append-eod", action="store_true",
         help="end each document with the tokenizer's eos_token, or <|endoftext|>")  # fmt: skip
-    add("--eod-token", metavar="TEXT", help="the token that --append-eod adds instead")
-    add("--ftfy", action="store_true", help="repair broken Unicode first")
+    text.add_argument(
+        "--eod-token", metavar="TEXT", help="the token that --append-eod adds instead"
+    )
+    text.add_argument("--ftfy", action="store_true", help="repair broken Unicode first")
     mask = p.add_argument_group("labels, to learn only what follows a delimiter")
     mask.add_argument("--mask-before-token", metavar="ID,ID,…", help="the delimiter's tokens")
     chat = p.add_argument_group("conversations, of which only one role is learned")
-    chat.add_argument(
-        "--chat-template", nargs="?", const="", metavar="FILE",
-        help="render with the tokenizer's template, or with this one (Jinja)",
-    )  # fmt: skip
+    chat.add_argument("--chat-template", nargs="?", const="", metavar="FILE",
+        help="render with the tokenizer's template, or with this one (Jinja)")  # fmt: skip
     chat.add_argument("--tokenizer-path", metavar="DIR", help="a Hugging Face tokenizer's folder")
-    chat.add_argument("--generation-role", default="assistant", metavar="ROLE", help="the learned")
+    chat.add_argument("--generation-role", default="assistant", metavar="ROLE",
+        help="whose turns are learned")  # fmt: skip
     chat.add_argument("--only-last", action="store_true", help="learn only the last turn")
     chat.add_argument("--no-mask", action="store_true", help="learn all, write no labels")
     same = p.add_argument_group("as in NeoX's tools")
-    same.add_argument("--dataset-impl", default="mmap", help="mmap; nothing else is read here")
+    same.add_argument("--dataset-impl", default="mmap", help="nothing else is written here")
     same.add_argument("--num-docs", type=int, help="not needed")
     same.add_argument("--log-interval", type=int, help="not needed")
     same.add_argument("--for-rm", action="store_true", help="refused: " + REWARDS)

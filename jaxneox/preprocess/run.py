@@ -1,5 +1,6 @@
 """The command: read, encode, write, and say how far it is."""
 
+import argparse
 import contextlib
 import hashlib
 import importlib.metadata
@@ -7,7 +8,7 @@ import itertools
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +23,7 @@ from rich.progress import (
 
 from jaxneox.data import documents
 from jaxneox.errors import UserError
-from jaxneox.preprocess.arguments import inputs_of, parser, recipe_of
+from jaxneox.preprocess.arguments import inputs_of, recipe_of
 from jaxneox.preprocess.encode import Encoder
 from jaxneox.preprocess.output import Output
 from jaxneox.preprocess.workers import encoded, processes
@@ -32,9 +33,9 @@ FORMAT = 1  # raise it when the same input would give other chunks or tokens
 LIBRARIES = ("tokenizers", "ftfy", "jinja2", "sentencepiece", "tiktoken")
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Read, encode and write; what was done before an interruption is not done again."""
     began = time.monotonic()
-    args = parser().parse_args(argv)
     recipe = recipe_of(args)
     files = [file for path in inputs_of(args) for file in documents.input_files(path)]
     total = sum(file.stat().st_size for file in files)
@@ -60,6 +61,7 @@ def run(argv: Sequence[str] | None = None) -> None:
                 raise UserError(f"{args.input[0]}: no text in {len(files)} file(s)")
             out.finish()
     console.print(_summary(out, time.monotonic() - began, before), highlight=False, soft_wrap=True)
+    return 0
 
 
 @contextlib.contextmanager

@@ -3,35 +3,42 @@
 import argparse
 import math
 
-from jaxneox.data.commands.console import Parser
+from jaxneox.console.parser import Parser, count
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(
-        prog="python -m jaxneox.serve",
-        description="An OpenAI-compatible HTTP endpoint of a checkpoint: /v1/completions, "
-        "/v1/models, /health, and a page at / to try it.",
+        "serve",
+        "Serve a checkpoint as an OpenAI-compatible HTTP endpoint: /v1/completions, /v1/models, "
+        "/health, and a page at / to try it.",
+        [
+            ("runs/mine", "at http://127.0.0.1:8000"),
+            (
+                "runs/mine --mesh tp=2 --dtype bfloat16 --slots 32",
+                "on two devices, for many clients",
+            ),
+        ],
     )
     p.add_argument("checkpoint", metavar="CKPT", help="a run, or one checkpoint's folder")
-    p.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")
-    p.add_argument("--port", type=port, default=8000, metavar="N", help="8000; 0: any free one")
-    p.add_argument("--name", help="of the model, for its clients: the folder's unless given")
-    p.add_argument("--mesh", metavar="tp=2", help="one device unless given")
-    p.add_argument("--step", type=int, metavar="N", help="of a run; its newest unless given")
-    p.add_argument("--slots", type=count, default=8, metavar="N", help="answers at a time: 8")
-    p.add_argument("--queue", type=count, default=64, metavar="N", help="answers waiting: 64")
-    p.add_argument("--max-tokens", type=count, metavar="N", help="of an answer: the context")
-    p.add_argument("--timeout", type=seconds, default=300, metavar="S", help="of a request: 300")
-    p.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="float32"
+    net = p.add_argument_group("where to listen")
+    net.add_argument("--host", default="127.0.0.1", help="an address of this machine")
+    net.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one")
+    net.add_argument("--name", help="of the model, for its clients; by default the folder's")
+    limits = p.add_argument_group("how much at a time")
+    limits.add_argument("--slots", type=count, default=8, metavar="N", help="answers at a time")
+    limits.add_argument(
+        "--queue", type=count, default=64, metavar="N", help="answers that may wait"
     )
+    limits.add_argument("--max-tokens", type=count, metavar="N",
+        help="length of an answer; by default the model's context")  # fmt: skip
+    limits.add_argument("--timeout", type=seconds, default=300, metavar="S",
+        help="seconds that a request may take")  # fmt: skip
+    where = p.add_argument_group("where to compute")
+    where.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
+    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+        help="type of the computation")  # fmt: skip
     return p
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 def port(text: str) -> int:

@@ -9,6 +9,7 @@ import jax
 
 from jaxneox import checkpoint
 from jaxneox.config import resolve, tokenizer_of, train_iters_of
+from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer, open_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
@@ -175,11 +176,11 @@ def say_where(run: Run, by_default: bool) -> str:
         f"{folder}/config.yml   the configuration\n"
     )
     if not by_default:
-        return saved + f"Next: python train.py {folder} --set train-iters={2 * run.last}   (go on)"
-    return saved + (
-        "Next: python train.py --mesh dp=2,tp=4   (the same run on eight virtual devices)\n"
-        "      python train.py configs/stdlib.yml --set data-path=YOUR.txt --save runs/mine"
-    )
+        further = command("train", folder, "--set", f"train-iters={2 * run.last}")
+        return saved + f"Next: {further}   (go on)"
+    eight = command("train", "--mesh", "dp=2,tp=4")
+    own = command("train", "stdlib", "--set", "data-path=YOUR.txt", "--save", "runs/mine")
+    return saved + f"Next: {eight}   (the same run on eight virtual devices)\n      {own}"
 
 
 def indented(text: str) -> str:

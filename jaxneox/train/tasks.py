@@ -33,7 +33,7 @@ class Tasks:
         if generating:
             raise UserError(
                 f"eval_tasks: {', '.join(generating)} generates text, which is not done while "
-                "training; use `python -m jaxneox.evaluate` on the checkpoints"
+                "training; use `jaxneox evaluate` on the checkpoints"
             )
         scorer = Scorer(run.plan.model, run.mesh)
         self.adapter = harness.Adapter(

@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxneox
 from convert import from_neox
-from jaxneox.cli import main as train
+from jaxneox.train.command import main as train
 from tests.convert.commands import call
 from tests.convert.golden import BFLOAT16, FLOAT32, find_case
 

@@ -9,7 +9,7 @@ import pytest
 import jaxneox
 from convert import from_neox, verify
 from convert.readers.jaxneox import open_jaxneox
-from jaxneox import cli as train
+from jaxneox.train import command as train
 from tests.convert.commands import call, run
 from tests.convert.golden import BFLOAT16, FLOAT32, find_case, perplexity
 from tests.reference.compare import relative_l2

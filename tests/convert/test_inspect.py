@@ -13,7 +13,8 @@ import torch
 from convert import from_neox, inspect
 from convert.inspection import neox_drift
 from convert.inspection.screen import size
-from jaxneox import cli
+from jaxneox.cli import COMMANDS
+from jaxneox.console.hints import command, program
 from tests.convert.commands import call, run
 from tests.convert.golden import BFLOAT16, FLOAT32, find_case
 from tests.convert.hf_models import GPT2, LLAMA, change_config, export, write_run
@@ -199,8 +200,8 @@ def test_a_run_of_ours_that_goes_on(tmp_path: Path) -> None:
     assert (facts["optimizer"]["name"], facts["optimizer"]["updates"]) == ("Adam", 5)
     assert facts["optimizer"]["loss_scale"] is None
     assert facts["bytes"]["optimizer"] > 2 * 4 * facts["parameters"]
-    assert why(facts, f"train.py {dst} --finetune") is None
-    assert facts["uses"][0]["command"] == f"python train.py {dst}" and facts["uses"][0]["possible"]
+    assert why(facts, f"train {dst} --finetune") is None
+    assert facts["uses"][0]["command"] == command("train", dst) and facts["uses"][0]["possible"]
 
 
 def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
     assert said.status == 2 and "BertModel" in said.error
     facts = json.loads(said.out)
     assert facts["parameters"] and facts["architecture"] is None
-    assert why(facts, "from_hf") == facts["problems"][0]
+    assert why(facts, "from-hf") == facts["problems"][0]
 
 
 def test_every_command_that_is_named_is_one(tmp_path: Path) -> None:
@@ -230,16 +231,22 @@ def test_every_command_that_is_named_is_one(tmp_path: Path) -> None:
     found += facts_of(ours)["uses"]
     seen = set()
     for use in found:
-        words = shlex.split(use["command"]) if "jaxneox.load" not in use["command"] else []
-        if words[:2] == ["python", "-m"] and "megatron" not in words[2]:
-            seen.add(words[2])
-            args = import_module(words[2]).parser().parse_args(words[3:])
-            known = (folder / "global_step7", hf, ours, ours / "step_3", Path("DST"))
-            assert Path(args.src) in known
-            assert "from_neox" not in words[2] or Path(args.src) == known[0]
-        elif words[:2] == ["python", "train.py"]:
-            cli.parser().parse_args(words[2:])
-    assert seen == {f"convert.{n}" for n in ("from_neox", "from_hf", "to_hf", "to_neox", "verify")}
+        if "jaxneox.load" in use["command"]:
+            continue
+        words = use["command"].removeprefix(f"{program()} ")
+        (known,) = [one for one in COMMANDS if f"{words} ".startswith(f"{one.words} ")]
+        args = (
+            import_module(known.module)
+            .parser()
+            .parse_args(shlex.split(words.removeprefix(known.words)))
+        )
+        seen.add(known.words)
+        if known.words != "train":
+            paths = (folder / "global_step7", hf, ours, ours / "step_3", Path("DST"))
+            assert Path(args.src) in paths
+            assert known.words != "convert from-neox" or Path(args.src) == paths[0]
+    names = ("from-neox", "from-hf", "to-hf", "to-neox", "to-megatron")
+    assert seen == {"train", "verify", *(f"convert {name}" for name in names)}
 
 
 def test_one_screen(tmp_path: Path) -> None:

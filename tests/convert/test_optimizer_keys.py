@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from convert import from_neox
-from jaxneox.cli import main as train
+from jaxneox.train.command import main as train
 from tests.convert.commands import call
 from tests.convert.golden import find_case
 

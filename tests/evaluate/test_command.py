@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxneox.evaluate.__main__ import main
+from jaxneox.evaluate.command import main
 from tests.train.runs import error, succeeds, write_yaml
 
 LAMBADA = [{"text": f"the quick brown foxes jump over lazy {word}"} for word in ("dogs", "and")]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxneox.generate.__main__ import main
+from jaxneox.generate.command import main
 from tests.train.runs import succeeds, write_yaml
 
 

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxneox.cli import main
 from jaxneox.data.loader import SampleLoader
 from jaxneox.hosts import parent
+from jaxneox.train.command import main
 
 
 def alter(index: int) -> None:

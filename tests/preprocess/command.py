@@ -3,16 +3,24 @@
 import pathlib
 
 import numpy as np
+import pytest
 
 from jaxneox.data.indexed import IndexedDataset
-from jaxneox.preprocess.__main__ import main
+from jaxneox.preprocess.command import main
 
 CHAR = ["--tokenizer-type", "CharLevelTokenizer", "--append-eod"]
 
 
 def call(path: pathlib.Path, prefix: pathlib.Path, *more: str, workers: int = 1) -> int:
     words = ["--input", str(path), "--output-prefix", str(prefix), "--workers", str(workers), *more]
-    return main(words)
+    return status_of(words)
+
+
+def status_of(words: list[str]) -> int:
+    """Run the command in this process and return its exit status."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return int(ended.value.code or 0)
 
 
 def made(prefix: pathlib.Path) -> dict[str, bytes]:

@@ -10,10 +10,9 @@ import tokenizers
 
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.errors import UserError
-from jaxneox.preprocess.__main__ import main
 from jaxneox.preprocess.chat import ChatRecipe
 from jaxneox.preprocess.templates import renderer
-from tests.preprocess.command import made
+from tests.preprocess.command import made, status_of
 
 PLAIN = """{{ bos_token }}
   {% for message in messages %}
@@ -83,7 +82,7 @@ def write(path: pathlib.Path, rows: list[Any]) -> pathlib.Path:
 
 
 def call(path: pathlib.Path, folder: pathlib.Path, *more: str) -> int:
-    return main([
+    return status_of([
         "--input", str(path), "--output-prefix", str(path.parent / "x"), "--chat-template",
         "--tokenizer-path", str(folder), "--workers", "1", *more,
     ])  # fmt: skip

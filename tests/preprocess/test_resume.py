@@ -97,7 +97,7 @@ def start(path: pathlib.Path, prefix: pathlib.Path, workers: int) -> subprocess.
         "import sys, time\n"
         "from jaxneox.data import documents\n"
         "from jaxneox.preprocess import output\n"
-        "from jaxneox.preprocess.__main__ import main\n"
+        "from jaxneox.preprocess.command import main\n"
         "documents.CHUNK, documents.BLOCK, output.EVERY = 256, 100, 0\n"
         "add = output.Output.add\n"
         "output.Output.add = lambda *given: (add(*given), time.sleep(0.1))\n"

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.preprocess import output, run
-from jaxneox.preprocess.__main__ import main
+from jaxneox.preprocess.arguments import parser
 from jaxneox.preprocess.encode import masked
-from tests.preprocess.command import CHAR, call, made, texts
+from tests.preprocess.command import CHAR, call, made, status_of, texts
 
 END = "<|endoftext|>"
 
@@ -78,7 +78,7 @@ def test_several_inputs_in_their_order(tmp_path: pathlib.Path) -> None:
     (tmp_path / "g.json.gz").write_bytes(gzip.compress(b'"G"\n'))
     names = [f"{tmp_path}/z.txt,{tmp_path}/in", f"{tmp_path}/y,.txt", f"{tmp_path}/g.json.gz"]
     words = ["--output-prefix", f"{tmp_path}/out/x", "--tokenizer-type", "CharLevelTokenizer"]
-    assert main(["--input", *names, *words]) == 0
+    assert status_of(["--input", *names, *words]) == 0
     assert texts(tmp_path / "out" / "x") == ["Z", "A", "B", "Y", "G"]
 
 
@@ -163,7 +163,7 @@ def test_kinds(vocabularies: pathlib.Path, tmp_path: pathlib.Path, kind: str) ->
     if kind == "GPT2BPETokenizer":
         words += ["--merge-file", str(vocabularies / "merges.txt")]
     assert call(path, tmp_path / "x", *words, "--append-eod") == 0
-    recipe = run.recipe_of(run.parser().parse_args([
+    recipe = run.recipe_of(parser().parse_args([
         "--input", "x", "--output-prefix", "x", "--append-eod", *words
     ]))  # fmt: skip
     tokenizer = recipe.build()._tokenizer  # type: ignore[attr-defined]
@@ -201,7 +201,7 @@ def test_an_empty_document_is_none_whatever_its_tokenizer_adds(
         ([*CHAR, "--jsonl-keys", "a", "a"], "'a' is twice"),
         ([*CHAR, "--jsonl-keys", "body"], 'in.jsonl, line 1: the keys text, n, expected .* "body"'),
         ([*CHAR, "--input", "none.jsonl"], "none.jsonl: no such file"),
-        ([*CHAR, "--such"], "unrecognized arguments: --such; see python -m"),
+        ([*CHAR, "--such"], "unrecognized arguments: --such; see .*preprocess --help"),
         (["--chat-template"], "--chat-template: needs --tokenizer-path"),
         ([*CHAR, "--chat-template", "--tokenizer-path", "x"], "--tokenizer-type: is not for"),
     ],

@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 
 from jaxneox.data.writer import IndexedWriter
-from jaxneox.preprocess.__main__ import main as preprocess
+from tests.preprocess.command import status_of
 
 SHARED = pathlib.Path(os.environ.get("JAXNEOX_SHARED", "../shared"))
 PIECE = 3000  # characters of a document of the JSONL
@@ -56,7 +56,7 @@ def neox_way(paths: list[pathlib.Path], vocab: str, out: pathlib.Path, workers: 
 def ours(paths: list[pathlib.Path], vocab: str, out: pathlib.Path, workers: int) -> None:
     words = ["--input", *map(str, paths), "--output-prefix", str(out), "--append-eod"]
     words += ["--tokenizer-type", "HFTokenizer", "--vocab-file", vocab, "--workers", str(workers)]
-    assert preprocess(words) == 0
+    assert status_of(words) == 0
 
 
 def inputs(folder: pathlib.Path, megabytes: int) -> dict[str, list[pathlib.Path]]:

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
 from convert import from_neox
-from jaxneox.serve.__main__ import main
+from jaxneox.serve.command import main
 from tests.serve.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]

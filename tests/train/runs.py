@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from jaxneox import checkpoint
-from jaxneox.cli import main
+from jaxneox.train.command import main
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["quick", "brown", "foxes", "jump", "over", "lazy", "dogs", "and", "wizards"]

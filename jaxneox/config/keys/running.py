@@ -16,13 +16,13 @@ from jaxneox.config.fates import (
 COMET = "Comet is no logger here: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
 UNMEASURED = "this is not measured here: set it to false"
 TRACE = "profile's trace holds the memory too"
-LAUNCH = "`train.py` is started once on each host: docs/hosts.md"
+LAUNCH = "`jaxneox train` is started once on each host: docs/hosts.md"
 MESH = "--mesh and the devices that JAX finds decide"
-ALONE = "`train.py` continues by itself from the last checkpoint"
+ALONE = "`jaxneox train` continues by itself from the last checkpoint"
 SET_BY_NEOX = "NeoX sets it by itself"
 SAVE_ITERS = "NeoX computes it: use checkpoint_factor and extra_save_iters"
-TRAINING = "train.py trains: leave it out"
-PRECOMPUTE = "log-probabilities of whole datasets: `python -m jaxneox.evaluate --perplexity`"
+TRAINING = "jaxneox train trains: leave it out"
+PRECOMPUTE = "log-probabilities of whole datasets: `jaxneox evaluate --perplexity`"
 ONNX = "there is no ONNX export here: set it to false"
 DEEPSCALE = "DeepSpeed's old name, which does nothing"
 
@@ -94,7 +94,7 @@ PARALLELISM: Section = {
 
 TEXTGEN: Section = {
     "text_gen_type": used(
-        str, None, "generation.kind", "for `python -m jaxneox.generate`, as the keys below"
+        str, None, "generation.kind", "for `jaxneox generate`, as the keys below"
     ),
     "precompute_model_name": needless(str, None, PRECOMPUTE),
     "temperature": used(AMOUNT, 0.0, "generation.temperature", "0 with the next two 0: greedy"),

@@ -1,1 +1,1 @@
-"""`python -m jaxneox.data`: a module for each command, with `add_parser` and `run`."""
+"""`jaxneox data`: what data holds, and what a run sees of it; a module for each command."""

@@ -9,29 +9,37 @@ from typing import Any
 
 import numpy as np
 
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.text import visible
 from jaxneox.data.atomic import atomic_file
 from jaxneox.data.commands import run_data
-from jaxneox.data.commands.console import visible
 from jaxneox.data.loader import SampleLoader
 from jaxneox.errors import UserError
 
 MOST = 4 << 30  # bytes of tokens that are held at once
 
 
-def add_parser(commands: Any) -> None:
-    p = commands.add_parser(
-        "batch",
-        help="the global batches of a run as a file",
-        description="Writes the global batches of some steps, counted from 0: `tokens` [steps, "
-        "batch, sequence + 1] and, where not every token counts, `loss_mask` [steps, batch, "
-        "sequence]. train.py --tokens trains on such a file.",
+def parser() -> Parser:
+    p = Parser(
+        "data batch",
+        "Write the global batches of some steps, counted from 0: `tokens` [steps, batch, sequence "
+        "+ 1] and, where not every token counts, `loss_mask` [steps, batch, sequence]. "
+        "`jaxneox train --tokens` trains on such a file.",
+        [
+            ("my.yml --steps 0:8 --out batches.npz", "the first eight of a configuration"),
+            ("runs/mine --steps 1000 --out one.npz --split valid", "one that a run evaluates on"),
+        ],
     )
-    add = p.add_argument
-    add("paths", nargs="+", metavar="A.yml|RUN", help="YAMLs to merge, or a run")
-    add("--steps", required=True, metavar="A:B", help="from A to before B; or one step")
-    add("--out", type=pathlib.Path, required=True, metavar="FILE.npz", help="what to write")
+    p.add_argument("paths", nargs="+", metavar="A.yml|RUN", help="YAMLs to merge, or a run")
+    what = p.add_argument_group("what to write")
+    what.add_argument(
+        "--steps", required=True, metavar="A:B", help="from A to before B; or one step"
+    )
+    what.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.npz",
+        help="the file to be written")  # fmt: skip
     run_data.add_options(p)
-    p.set_defaults(run=run)
+    return p
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,3 +94,6 @@ def check_size(loader: SampleLoader, steps: range) -> None:
             f"--steps {steps.start}:{steps.stop}: the batch is {sizes.size(steps.start)} sequences "
             f"at first and {sizes.size(grows[0])} from step {grows[0]} on; write both apart"
         )
+
+
+main = entry_point(parser, run)

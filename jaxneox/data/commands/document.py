@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxneox.data.commands.console import visible
+from jaxneox.console.text import visible
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.tokenizer import Tokenizer
 from jaxneox.errors import UserError

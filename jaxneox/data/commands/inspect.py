@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.text import visible
 from jaxneox.data.commands import document, run_data, step, vocabulary
-from jaxneox.data.commands.console import visible
 from jaxneox.data.commands.histogram import Bin, draw, draw_png, histogram
 from jaxneox.data.commands.scan import (
     IGNORED,
@@ -27,31 +29,36 @@ from jaxneox.errors import UserError
 Figures = dict[str, Any]
 
 
-def add_parser(commands: Any) -> None:
-    p = commands.add_parser(
-        "inspect",
-        help="what is in a dataset, in one of its documents, or in a step of a run",
-        description="What is in a dataset: its size, the lengths of its documents, what they end "
-        "with, the range of its tokens. With --document the tokens of one and, with a tokenizer, "
-        "its text. With --step the documents and tokens that a run sees at this step.",
+def parser() -> Parser:
+    p = Parser(
+        "data inspect",
+        "What is in a dataset: its size, the lengths of its documents, what they end with, the "
+        "range of its tokens. With --document the tokens of one and, with a tokenizer, its text. "
+        "With --step the documents and tokens that a run sees at this step.",
+        [
+            ("data/mine_text_document", "the whole dataset on one screen"),
+            ("runs/mine --step 1200", "which documents a run saw at a step"),
+        ],
     )
-    add = p.add_argument
-    add(
-        "paths",
-        nargs="+",
-        metavar="PREFIX",
-        help="a .bin/.idx pair, local or s3://, gs://, https://; with --step YAMLs or a run",
+    p.add_argument("paths", nargs="+", metavar="PREFIX",
+        help="a .bin/.idx pair, local or s3://, gs://, https://; with --step YAMLs or "
+        "a run")  # fmt: skip
+    what = p.add_argument_group("what to look at")
+    what.add_argument("--document", type=int, metavar="N", help="only this one, counted from 0")
+    what.add_argument("--tokens", metavar="A:B", help="only these of the document")
+    what.add_argument("--step", type=int, metavar="N",
+        help="a step of this run, counted from 1 as in its log")  # fmt: skip
+    what.add_argument("--rows", metavar="A:B",
+        help=f"only these of the step (default: 0:{step.SHOWN})")  # fmt: skip
+    how = p.add_argument_group("how to show it")
+    how.add_argument("--full", action="store_true", help="of a step the whole text of each row")
+    how.add_argument("--json", action="store_true", help="the same as a JSON object")
+    how.add_argument(
+        "--png", type=pathlib.Path, metavar="FILE", help="draw the lengths into a file"
     )
-    add("--document", type=int, metavar="N", help="this document alone, counted from 0")
-    add("--tokens", metavar="A:B", help="of the document only these")
-    add("--step", type=int, metavar="N", help="of this run, as its log counts them: from 1")
-    add("--rows", metavar="A:B", help=f"of the step only these (0:{step.SHOWN})")
-    add("--full", action="store_true", help="of the step the whole text of each row")
-    add("--json", action="store_true", help="the same as a JSON object")
-    add("--png", type=pathlib.Path, metavar="FILE", help="the picture of the lengths as a file")
     vocabulary.add_flags(p)
     run_data.add_options(p)
-    p.set_defaults(run=run)
+    return p
 
 
 def run(args: argparse.Namespace) -> int:
@@ -177,3 +184,6 @@ def in_bytes(count: int) -> str:
             return f"{value:.4g} {unit}"
         value /= 1000
     return f"{value:,.4g} TB"
+
+
+main = entry_point(parser, run)

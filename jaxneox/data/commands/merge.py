@@ -9,13 +9,15 @@ import contextlib
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.text import visible
 from jaxneox.data.atomic import atomic_file
 from jaxneox.data.checksums import file_sha256, write_checksums
-from jaxneox.data.commands.console import visible
 from jaxneox.data.commands.scan import chunks, is_label
 from jaxneox.data.files import is_url
 from jaxneox.data.indexed import IndexedDataset, dataset_prefix
@@ -23,18 +25,21 @@ from jaxneox.data.writer import write_index
 from jaxneox.errors import UserError
 
 
-def add_parser(commands: Any) -> None:
-    p = commands.add_parser(
-        "merge",
-        help="several datasets as one",
-        description="Write all documents of several datasets, in the order in which they are "
-        "given, as one: OUT.bin, OUT.idx and OUT.sha256.",
+def parser() -> Parser:
+    p = Parser(
+        "data merge",
+        "Write all documents of several datasets, in the order in which they are given, as one: "
+        "OUT.bin, OUT.idx and OUT.sha256.",
+        [
+            ("data/all data/books data/code", "two datasets as one"),
+            ("data/all parts/ --overwrite", "all of a folder, sorted by name"),
+        ],
     )
-    add = p.add_argument
-    add("out", metavar="OUT", help="the prefix of the new dataset")
-    add("prefixes", nargs="+", metavar="PREFIX", help="datasets, or folders of them, sorted")
-    add("--overwrite", action="store_true", help="replace a dataset that is already there")
-    p.set_defaults(run=run)
+    p.add_argument("out", metavar="OUT", help="the prefix of the new dataset")
+    p.add_argument("prefixes", nargs="+", metavar="PREFIX",
+        help="datasets, or folders of them, sorted")  # fmt: skip
+    p.add_argument("--overwrite", action="store_true", help="replace a dataset that is there")
+    return p
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,3 +137,6 @@ def _bin(prefix: pathlib.Path) -> pathlib.Path:
 
 def _idx(prefix: pathlib.Path) -> pathlib.Path:
     return prefix.with_name(prefix.name + ".idx")
+
+
+main = entry_point(parser, run)

@@ -22,12 +22,12 @@ class RunData(NamedTuple):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("run", "as train.py takes them")
+    group = parser.add_argument_group("run", "as `jaxneox train` takes them")
     add = group.add_argument
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any YAML key")
     add("--dp", type=int, default=1, metavar="N", help="data parallel size, where the YAML gives "
         "the batch of a device alone")  # fmt: skip
-    add("--split", choices=SPLITS, default="train", help="which part of the data (train)")
+    add("--split", choices=SPLITS, default="train", help="which part of the data")
 
 
 def open_run(args: argparse.Namespace) -> RunData:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxneox.console.progress import LARGE, progress
 from jaxneox.data import remote
-from jaxneox.data.commands.console import progress
 from jaxneox.data.indexed import IndexedDataset
 
 CHUNK = 1 << 22  # tokens read at once
@@ -57,7 +57,7 @@ def document_begins(dataset: IndexedDataset) -> NDArray[np.int64]:
 
 def chunks(dataset: IndexedDataset, label: str) -> Iterator[tuple[int, NDArray[np.number[Any]]]]:
     """All tokens in order, some millions at a time, and the number of the first of them."""
-    with progress(f"{label} {dataset.prefix.name}", dataset.bin_size) as advance:
+    with progress(f"{label} {dataset.prefix.name}", dataset.bin_size, at_least=LARGE) as advance:
         for at in range(0, dataset.total, CHUNK):
             (tokens,) = dataset.pieces([at], [min(CHUNK, dataset.total - at)])
             yield at, tokens

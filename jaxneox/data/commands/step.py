@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxneox.data.commands.console import visible
+from jaxneox.console.text import visible
 from jaxneox.data.commands.document import token_range
 from jaxneox.data.commands.run_data import RunData, open_run
 from jaxneox.data.loader import Batch

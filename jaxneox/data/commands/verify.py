@@ -3,14 +3,16 @@
 import argparse
 import pathlib
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxneox.console.execute import entry_point
+from jaxneox.console.parser import Parser
+from jaxneox.console.progress import LARGE, progress
+from jaxneox.console.text import visible
 from jaxneox.data.checksums import checksum_path, file_sha256, read_checksums, write_checksums
 from jaxneox.data.commands import vocabulary
-from jaxneox.data.commands.console import progress, visible
 from jaxneox.data.commands.scan import (
     IGNORED,
     Count,
@@ -40,20 +42,26 @@ class Vocabulary:
     eod: int | None = None
 
 
-def add_parser(commands: Any) -> None:
-    p = commands.add_parser(
-        "verify",
-        help="whether datasets are whole",
-        description="Hold the files of datasets against each other and against PREFIX.sha256; with "
-        "a tokenizer also their tokens and the ends of the documents; labels against their text. "
-        "Every finding is a line, and the exit status is 1 where there is one.",
+def parser() -> Parser:
+    p = Parser(
+        "data verify",
+        "Hold the files of datasets against each other and against PREFIX.sha256; with a tokenizer "
+        "also their tokens and the ends of the documents; labels against their text. Every finding "
+        "is a line, and the exit status is 1 where there is one.",
+        [
+            ("data/mine_text_document", "whether the pair of files is whole"),
+            ("data/*.idx --vocab-size 50277 --write-checksums", "many, and their tokens as well"),
+        ],
     )
-    add = p.add_argument
-    add("prefixes", nargs="+", metavar="PREFIX", help="a .bin/.idx pair, local or behind a URL")
-    add("--vocab-size", type=int, metavar="N", help="tokens are below it; else the tokenizer's")
-    add("--write-checksums", action="store_true", help="write PREFIX.sha256 where all is well")
+    p.add_argument("prefixes", nargs="+", metavar="PREFIX",
+        help="a .bin/.idx pair, local or behind a URL")  # fmt: skip
+    what = p.add_argument_group("what to check")
+    what.add_argument("--vocab-size", type=int, metavar="N",
+        help="every token must be below it, instead of the tokenizer's")  # fmt: skip
+    what.add_argument("--write-checksums", action="store_true",
+        help="write PREFIX.sha256 where all is well")  # fmt: skip
     vocabulary.add_flags(p)
-    p.set_defaults(run=run)
+    return p
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,7 +117,9 @@ def check_checksums(dataset: IndexedDataset, report: Report) -> None:
 
 def digests(dataset: IndexedDataset) -> dict[str, str]:
     """SHA-256 of the files of a local dataset, by their names."""
-    with progress(f"hashing {dataset.prefix.name}", dataset.bin_size + dataset.idx_size) as advance:
+    with progress(
+        f"hashing {dataset.prefix.name}", dataset.bin_size + dataset.idx_size, at_least=LARGE
+    ) as advance:
         return {
             path.name: file_sha256(path, advance)
             for path in (dataset.bin_path, dataset.idx_path)
@@ -173,3 +183,6 @@ def place(dataset: IndexedDataset, begins: NDArray[np.int64], found: Count) -> s
         f"{dataset.bin_path}: token {tokens[0]} at byte {offset * dataset.dtype.itemsize}, number "
         f"{offset - begins[document]} of document {document}{others},"
     )
+
+
+main = entry_point(parser, run)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from jaxneox.data.__main__ import main
+from jaxneox.cli import main
 from jaxneox.data.writer import write_index
 
 
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
     with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
+        main(["data", *map(str, words)])
     said = capsys.readouterr()
     assert isinstance(ended.value.code, int)
     return Outcome(ended.value.code, said.out.splitlines(), said.err)

@@ -1,0 +1,125 @@
+"""A command from its words to an exit status; whatever stops it becomes one line.
+
+A command is a module with
+
+    main = entry_point(parser, run)
+
+where `parser()` makes a `Parser` and `run(args)` does the work and returns the exit status.
+"""
+
+import argparse
+import functools
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+from jaxneox.console import hints
+from jaxneox.console.parser import Parser
+from jaxneox.console.text import tolerate_any_text, visible
+from jaxneox.errors import UserError
+
+TRACE = "JAXNEOX_TRACE"
+"""An environment variable: unexpected errors are shown with where they came from."""
+
+Run = Callable[[argparse.Namespace], int | None]
+
+
+class Main(Protocol):
+    def __call__(self, argv: Sequence[str] | None = None) -> NoReturn: ...
+
+
+class Ending(NamedTuple):
+    """How a command ended: its exit status, and the last line on stderr if there is one."""
+
+    status: int
+    line: str | None = None
+
+
+def entry_point(
+    parser: Callable[[], Parser],
+    run: Run,
+    *,
+    interrupted: str = "interrupted; what was not finished was taken away",
+    foreign: bool = False,
+) -> Main:
+    """Make the `main(argv)` of a command.
+
+    Args:
+        parser: makes the command's parser.
+        run: the work; returns the exit status, where None is 0.
+        interrupted: what Ctrl-C says.
+        foreign: whether the command reads whatever others have written, so that an exception that
+            nobody foresaw is most likely a damaged file, and becomes one line as well.
+    """
+
+    def main(argv: Sequence[str] | None = None) -> NoReturn:
+        hush()
+        tolerate_any_text()
+        words = list(sys.argv[1:] if argv is None else argv)
+
+        def work() -> int | None:
+            arguments = parser()
+            hints.remember([*arguments.name.split(), *words])
+            return run(arguments.parse_args(words))
+
+        end(ending(work, interrupted, foreign))
+
+    return main
+
+
+def ending(work: Callable[[], int | None], interrupted: str, foreign: bool = False) -> Ending:
+    """Do the work, and turn what stops it into a status and a line.
+
+    Exceptions that are neither a user's mistake nor the system's are raised, unless `foreign`.
+    """
+    try:
+        status = work() or 0
+        sys.stdout.flush()
+        return Ending(status)
+    except UserError as error:
+        return Ending(error.status, f"error: {error}")
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Ending(128 + signal.SIGPIPE)
+    except OSError as error:
+        return Ending(2, f"error: {error.filename or 'a file'}: {error.strerror or error}")
+    except MemoryError as error:
+        return Ending(2, f"error: this needs more memory than there is ({error or 'MemoryError'})")
+    except KeyboardInterrupt:
+        return Ending(128 + signal.SIGINT, interrupted)
+    except Exception as error:
+        if not foreign or os.environ.get(TRACE):
+            raise
+        what = f"{type(error).__name__}: {str(error)[:300]}"
+        return Ending(2, f"error: a damaged file, or a fault of this program ({what}); {TRACE}=1 "
+                         "shows where")  # fmt: skip
+
+
+def end(how: Ending) -> NoReturn:
+    """Print the last line, if there is one, and exit."""
+    if how.line is not None:
+        print(visible(how.line.replace("\n", " ")), file=sys.stderr)
+    sys.exit(how.status)
+
+
+@functools.cache
+def hush() -> None:
+    """Silence what Orbax and TensorStore print of a failure that they also raise.
+
+    Each write that fails after the first one is told to an event loop that Orbax has closed, and
+    those that had not begun are told of where Python finds them.
+    """
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    tell = sys.unraisablehook
+
+    def tell_other(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            tell(unraisable)
+
+    sys.unraisablehook = tell_other

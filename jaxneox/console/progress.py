@@ -1,0 +1,56 @@
+"""A bar on the terminal for work that takes long; nothing where nobody is there to see it."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from jaxneox.console.text import visible
+
+LARGE = 256 << 20
+"""Bytes from which on reading takes long enough for a bar."""
+
+Advance = Callable[[int], None]
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, unit: str = "bytes", at_least: int = 0) -> Iterator[Advance]:
+    """Show a bar on the standard error while the block runs, if that is a terminal.
+
+    Args:
+        label: what is being done; may come from a file.
+        total: how much there is to do, in `unit`s.
+        unit: what is counted: "bytes" are shown as kB, MB, GB.
+        at_least: without a bar where there is less to do.
+
+    Yields:
+        `advance(amount)`, which may be called from any thread.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    counted = [DownloadColumn()] if unit == "bytes" else [MofNCompleteColumn(), TextColumn(unit)]
+    left = (TextColumn("time left"), TimeRemainingColumn())
+    # the real one: others' output may be held back while the bar is to be seen
+    console = Console(file=sys.__stderr__)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), *counted, *left,
+        console=console, transient=True,
+        disable=not console.is_terminal or total < at_least,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(escape(visible(label)), total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def warn(lines: Sequence[str]) -> None:
+    """Print each line on the standard error as a warning."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)

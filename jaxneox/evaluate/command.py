@@ -1,0 +1,108 @@
+"""`jaxneox evaluate CKPT`: figures of one checkpoint, or of several side by side."""
+
+import argparse
+import gc
+import hashlib
+import sys
+from pathlib import Path
+
+from jaxneox import checkpoint
+from jaxneox.console.execute import entry_point
+from jaxneox.console.files import check_output
+from jaxneox.console.progress import progress
+from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
+from jaxneox.evaluate.arguments import parser
+from jaxneox.evaluate.corpus import read
+from jaxneox.evaluate.mesh import usual_mesh
+from jaxneox.evaluate.perplexity import Measured, measured
+from jaxneox.evaluate.report import Report, Scores, show, write
+from jaxneox.infer.scoring import Scorer
+from jaxneox.loading import LoadedModel, load_model
+from jaxneox.parallel.compilation import use_compilation_cache
+
+
+def run(args: argparse.Namespace) -> None:
+    check(args)
+    use_compilation_cache()
+    reports = []
+    for name in (args.checkpoint, *args.compare):
+        reports.append(report(name, args))
+        gc.collect()  # before the next checkpoint's weights come
+    show(reports)
+    if args.output:
+        write(args.output, reports)
+
+
+def check(args: argparse.Namespace) -> None:
+    """What can be known before a checkpoint is loaded."""
+    if not args.tasks and not args.perplexity:
+        raise UserError("nothing to evaluate; expected --tasks or --perplexity")
+    check_output(args.output)
+    for name in ("limit", "batch_tokens", "stride"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+    for name in args.perplexity:
+        if not Path(name).is_file():
+            raise UserError(f"{name}: no such file; --perplexity reads text, .jsonl and .npz files")
+    if args.tasks:
+        from jaxneox.evaluate import harness
+
+        harness.check(args.tasks)
+
+
+def report(name: str, args: argparse.Namespace) -> Report:
+    mesh = args.mesh or usual_mesh(name, args.step)
+    model = load_model(name, step=args.step, mesh=mesh, compute=args.dtype)
+    files = [perplexity(model, file, args) for file in args.perplexity]
+    return Report(name, files, scores(model, name, args) if args.tasks else None)
+
+
+def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
+    from jaxneox.evaluate import harness
+
+    if model.tokenizer is None:
+        raise UserError(
+            f"{name}: the checkpoint has no tokenizer, which tasks need; train or convert it with "
+            "one, or give --perplexity an .npz of tokens"
+        )
+    scorer = Scorer(model.scorer.model, model.scorer.mesh, args.batch_tokens)
+    adapter = harness.Adapter(
+        model.tokenizer,
+        model.config.model.seq_length,
+        lambda requests, on_done: scorer(model.params, requests, on_done),
+        model.generate,
+    )
+    tasks = harness.load(harness.check(args.tasks))
+    cache = cache_of(name, model.tokenizer, args)
+    found = harness.evaluate(
+        adapter, tasks, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
+    )
+    if adapter.cut:
+        room = f"{adapter.max_length:,} tokens, the model's context"
+        print(f"{adapter.cut} requests are longer than {room}: cut at the front", file=sys.stderr)
+    return found
+
+
+def cache_of(name: str, tokenizer: Tokenizer, args: argparse.Namespace) -> str | None:
+    """Answers belong to the weights, to the tokenizer and to how they are computed with."""
+    if args.cache is None:
+        return None
+    folder = checkpoint.find(name, args.step).folder
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    own = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    kind = [args.dtype, tokenizer.fingerprint(), own]
+    if tokenizer.stops != {tokenizer.eod}:
+        kind.append(sorted(tokenizer.stops))
+    return f"{args.cache}-{hashlib.sha256(repr(kind).encode()).hexdigest()[:12]}"
+
+
+def perplexity(model: LoadedModel, name: str, args: argparse.Namespace) -> Measured:
+    corpus = read(name, model.config.model, model.tokenizer, args.stride, args.limit)
+    scorer = Scorer(model.scorer.model, model.scorer.mesh, args.batch_tokens)
+    with progress(Path(name).name, len(corpus.requests), "windows") as advance:
+        return measured(corpus, scorer(model.params, corpus.requests, advance))
+
+
+main = entry_point(parser, run)

@@ -1,0 +1,100 @@
+"""`jaxneox generate CKPT`: prompts from the line, a file or the keyboard, to text."""
+
+import argparse
+import sys
+
+from jaxneox.config.schema import GenerationConfig
+from jaxneox.console.execute import entry_point
+from jaxneox.console.files import check_output
+from jaxneox.errors import UserError
+from jaxneox.generate.arguments import parser, settings_of
+from jaxneox.generate.ask import ask
+from jaxneox.generate.prompts import from_file, from_stream
+from jaxneox.generate.write import Screen, write_lines
+from jaxneox.infer.sampling import Sampling
+from jaxneox.loading import LoadedModel, load_model
+from jaxneox.parallel.compilation import use_compilation_cache
+
+KINDS = ("unconditional", "input-file", "interactive", "precompute")
+
+
+def run(args: argparse.Namespace) -> None:
+    check(args)
+    given = prompts_of(args)
+    use_compilation_cache()
+    model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
+    if model.tokenizer is None:
+        raise UserError(
+            f"{args.checkpoint}: the checkpoint has no tokenizer; train or convert it with one, "
+            "or give tokens to `jaxneox.load(…).generate` in Python"
+        )
+    how = settings_of(args, model.config.keys)
+    Sampling(how.temperature, how.top_p, how.top_k, args.seed)  # wrong ones before any work
+    check_output(args.output or how.output_file)
+    if given is None and not args.interactive:
+        given = prompts_by_keys(how)
+    if not how.recompute:
+        model.release()
+    if given is None:
+        ask(model, how, args)
+    else:
+        answer(model, how, args, given)
+
+
+def check(args: argparse.Namespace) -> None:
+    """What can be known before a checkpoint is loaded."""
+    check_output(args.output)
+    if args.rows < 1:
+        raise UserError(f"--rows {args.rows}: expected 1 or more")
+
+
+def prompts_of(args: argparse.Namespace) -> list[str] | None:
+    """Those of the options, each as often as wanted; None where there is no such option."""
+    if args.input is not None:
+        prompts = from_file(args.input, args.prompt_end or "\n")
+    else:
+        prompts = args.prompt
+    return prompts and [prompt for prompt in prompts for _ in range(args.num_samples or 1)]
+
+
+def prompts_by_keys(how: GenerationConfig) -> list[str] | None:
+    """Those that the YAML's text_gen_type means; None for the keyboard."""
+    if how.kind not in (*KINDS, None):
+        raise UserError(f"text_gen_type: found {how.kind!r}, expected one of {', '.join(KINDS)}")
+    if how.kind == "precompute":
+        raise UserError(
+            "text_gen_type: precompute generates nothing; "
+            "`jaxneox evaluate CKPT --perplexity FILE` has log-probabilities"
+        )
+    if how.kind == "input-file":
+        return from_file(how.input_file, how.prompt_end)
+    if how.kind == "unconditional":
+        return [""] * how.samples
+    if how.kind == "interactive" or sys.stdin.isatty():
+        return None
+    return from_stream(sys.stdin, how.prompt_end)
+
+
+def answer(
+    model: LoadedModel, how: GenerationConfig, args: argparse.Namespace, prompts: list[str]
+) -> None:
+    output = args.output or how.output_file
+    with Screen(prompts, output) as screen:
+        answers = model.generate(
+            prompts,
+            max_tokens=how.max_tokens,
+            stop=args.stop,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            seed=args.seed,
+            rows=args.rows,
+            recompute=how.recompute,
+            on_text=screen.text,
+            on_answer=screen.answer,
+        )
+    if output:
+        write_lines(output, prompts, answers)
+
+
+main = entry_point(parser, run)

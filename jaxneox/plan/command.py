@@ -1,0 +1,74 @@
+"""`jaxneox plan CONFIG.yml --topology v5p:4x4x4 --mesh dp=16,tp=4`"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jaxneox.config import apply_set, load_yaml
+from jaxneox.console.execute import entry_point
+from jaxneox.console.files import check_output
+from jaxneox.console.parser import Parser
+from jaxneox.errors import UserError
+from jaxneox.plan.topology import parse_topology, prepare
+
+
+def parser() -> Parser:
+    p = Parser(
+        "plan",
+        "Compile a run's training step for machines that are not here: whether it fits into their "
+        "memory, what it computes and sends, and how long that takes at their rates.",
+        [
+            ("20B --topology v5p:4x4x4 --mesh dp=16,tp=4", "GPT-NeoX-20B on 64 TPU chips"),
+            ("pythia-12b --topology v5e:2x4 --search", "the fastest meshes of a smaller slice"),
+        ],
+    )
+    p.add_argument("configs", nargs="+", metavar="CONFIG.yml|NAME",
+        help="YAML files to merge, or the name of a shipped one")  # fmt: skip
+    what = p.add_argument_group("what to compile")
+    what.add_argument(
+        "--topology", required=True, metavar="v5p:4x4x4", help="a TPU slice, or cpu:8"
+    )
+    what.add_argument("--mesh", metavar="dp=16,tp=4",
+        help="devices by axis, instead of the YAML's own")  # fmt: skip
+    what.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="any YAML key, over the files'")  # fmt: skip
+    what.add_argument("--search", nargs="?", type=int, const=3, metavar="N",
+        help="compile the N meshes that are likely the best (3 where N is left out)")  # fmt: skip
+    p.add_argument_group("how to show it").add_argument("--html", type=Path, metavar="FILE",
+        help="write a page with pictures; with --search of the best")  # fmt: skip
+    return p
+
+
+def run(args: argparse.Namespace) -> int:
+    keys = apply_set(load_yaml(args.configs), args.set)
+    topology = parse_topology(args.topology)
+    if args.search is not None and (args.search < 1 or topology.chip is None):
+        raise UserError("--search N needs N of 1 or more and a topology whose rates are known")
+    check_output(args.html)
+    prepare(topology)
+    # jax starts below, with what the topology needs of it
+    from jaxneox.parallel.compilation import use_compilation_cache
+    from jaxneox.plan.best import best
+    from jaxneox.plan.page import write_page
+    from jaxneox.plan.planned import compile_for
+    from jaxneox.plan.report import report
+    from jaxneox.plan.setup import plan_of, sizes_on
+
+    if topology.kind == "cpu":  # a program for devices that are not there cannot be read back
+        use_compilation_cache()
+    if len(topology.devices) != topology.count:
+        raise UserError(f"{topology.name} has {len(topology.devices)} devices, not one a chip")
+    plan, notes = plan_of(keys, sizes_on(args.mesh, keys, topology))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    planned = (
+        best(keys, plan, topology, args.search) if args.search else compile_for(plan, topology)
+    )
+    print(report(planned))
+    if args.html:
+        write_page(planned, args.html)
+        print(f"\nwritten: {args.html}")
+    return 0
+
+
+main = entry_point(parser, run)
