@@ -26,7 +26,7 @@ def for_neox(tokenizer: Tokenizer) -> tuple[Tokenizer, list[str]]:
             f"{tokenizer.name} reads {len(tokenizer.added)} added tokens ({names}, …) as ordinary "
             "text there: a sentencepiece model has no place for them"
         )
-    return written, notes + unknown_there(tokenizer)
+    return written, notes + unknown_there(written)
 
 
 def is_written_anew(tokenizer: HuggingFaceTokenizer) -> bool:

@@ -106,7 +106,7 @@ def register(
         if text not in given and found is not None:
             given[text] = Added(text, found, special=True)
     added, notes = [], []
-    following = 1 + max(backend.get_vocab().values(), default=-1)
+    following = _next_id(backend)
     for text, token in given.items():
         if text in known:
             continue
@@ -118,9 +118,15 @@ def register(
             )
             continue
         _add(backend, token)
-        following += there is None
         added.append(token)
+        following = max(following, token.id + 1) if there is None else _next_id(backend)
     return added, notes
+
+
+def _next_id(backend: tokenizers.Tokenizer) -> int:
+    """What the library gives to a token that it does not know: its own ids may have gaps."""
+    size = backend.get_vocab_size(with_added_tokens=False)
+    return max(size, 1 + max(backend.get_added_tokens_decoder(), default=-1))
 
 
 def _add(backend: tokenizers.Tokenizer, token: Added) -> None:
