@@ -108,9 +108,14 @@ def register(
     added, notes = [], []
     following = _next_id(backend)
     for text, token in given.items():
-        if text in known:
-            continue
         there = backend.token_to_id(text)
+        if text in known:
+            if there != token.id:
+                notes.append(
+                    f"{text!r} is listed as token {token.id}, but is {there} in the tokenizer's "
+                    "own file, which counts"
+                )
+            continue
         if there != token.id and not (there is None and token.id == following):
             notes.append(
                 f"{text!r} is listed as token {token.id}, where the tokenizer's own file has "
@@ -119,7 +124,7 @@ def register(
             continue
         _add(backend, token)
         added.append(token)
-        following = max(following, token.id + 1) if there is None else _next_id(backend)
+        following = max(following, token.id + 1)
     return added, notes
 
 
