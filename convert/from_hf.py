@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.casting import CHOICES, cast, chosen
 from convert.fate import Fate, check_whole, laid_out
-from convert.hf.tokenizer import rows, tokenizer_at
+from convert.hf.tokenizer import tokenizer_at, with_generation_of
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude, next_command
@@ -16,6 +16,7 @@ from convert.readers.digest import Digests
 from convert.readers.hf import PRECISION, HfCheckpoint
 from convert.readers.hub import download, is_hub_name
 from convert.readers.jaxneox import open_jaxneox
+from convert.tokenizers import check_rows, notes_of
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import resolve, saved_keys
@@ -23,11 +24,12 @@ from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import Advance, progress, warn
 from jaxneox.data import Tokenizer
+from jaxneox.data.companions import token_ids
 from jaxneox.errors import UserError
 
 Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
 
-DESCRIPTION = ("*.json", "merges.txt", "tokenizer.model")
+DESCRIPTION = ("*.json", "merges.txt", "tokenizer.model", "*.jinja")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 """Safetensors first: a repository often has both."""
 
@@ -105,26 +107,22 @@ def choose_tokenizer(
     source: HfCheckpoint, given: Path | None
 ) -> tuple[Tokenizer | None, list[str]]:
     """The given one or the one beside the model, and what there is to say where there is none."""
+    ids = token_ids(source.folder / "config.json", source.config)
     if given is not None:
-        tokenizer = tokenizer_at(given)
-        if rows(tokenizer) > source.model.vocab_size:
-            raise UserError(f"{given}: {too_large(source, tokenizer)}")
-        return tokenizer, []
+        tokenizer = with_generation_of(tokenizer_at(given), source.folder)
+        check_rows(tokenizer, source.model.vocab_size, given)
+        return tokenizer, notes_of(tokenizer)
     none = "the checkpoint gets no tokenizer; give one with --tokenizer FILE"
+    if ids.get("eos_token_id") is not None:
+        none += f". Generation stops at config.json's eos_token_id {ids['eos_token_id']} only then"
     try:
         found = source.tokenizer
+        if found is None:
+            return None, [f"{source.folder}: has no tokenizer that we know: {none}"]
+        check_rows(found, source.model.vocab_size, source.folder)
     except UserError as error:
         return None, [f"{error}: {none}"]
-    if found is None:
-        return None, [f"{source.folder}: has no tokenizer that we know: {none}"]
-    if rows(found) > source.model.vocab_size:
-        return None, [f"{source.folder}: {too_large(source, found)}: {none}"]
-    return found, []
-
-
-def too_large(source: HfCheckpoint, tokenizer: Tokenizer) -> str:
-    last, there = rows(tokenizer) - 1, source.model.vocab_size
-    return f"the tokenizer has ids up to {last}, but the model {there} rows"
+    return found, notes_of(found)
 
 
 def precision(leaves: Leaves) -> dict[str, Any]:

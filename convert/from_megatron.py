@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.casting import CHOICES, cast, chosen
 from convert.fate import Fate, check_whole
-from convert.hf.tokenizer import rows, tokenizer_at
+from convert.hf.tokenizer import tokenizer_at
 from convert.megatron.account import account, facts, left_out
 from convert.megatron.config import Choices
 from convert.megatron.training import training_facts, training_keys, write_training
@@ -20,6 +20,7 @@ from convert.readers.jaxneox import open_jaxneox
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer
 from convert.rules.megatron import rules
+from convert.tokenizers import check_rows, notes_of
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import load_yaml, resolve, saved_keys
@@ -28,7 +29,6 @@ from jaxneox.console.hints import command
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import Advance, progress, warn
 from jaxneox.data import Tokenizer
-from jaxneox.errors import UserError
 
 CUT = ("train_micro_batch_size_per_gpu",)  # made up where nothing is said of batches
 Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
@@ -104,13 +104,9 @@ def find_tokenizer(
     """The given one, and what there is to say where there is none."""
     if given is None:
         return None, ["the checkpoint gets no tokenizer; give one with --tokenizer FILE"]
-    tokenizer, there = tokenizer_at(given), source.model.vocab_size
-    if rows(tokenizer) > there:
-        raise UserError(
-            f"{given}: the tokenizer has ids up to {rows(tokenizer) - 1}, but the model {there} "
-            "rows; use the tokenizer it was trained with"
-        )
-    return tokenizer, []
+    tokenizer = tokenizer_at(given)
+    check_rows(tokenizer, source.model.vocab_size, given)
+    return tokenizer, notes_of(tokenizer)
 
 
 def convert(

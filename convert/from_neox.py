@@ -18,7 +18,7 @@ from convert.readers.jaxneox import open_jaxneox
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
 from convert.stream import stream
-from convert.tokenizers import find_tokenizer
+from convert.tokenizers import check_rows, find_tokenizer
 from convert.training import (
     Counterpart,
     Training,
@@ -30,12 +30,11 @@ from convert.training import (
 from convert.training_keys import training_keys
 from convert.writers.jaxneox import JaxneoxWriter, nbytes
 from convert.writers.staging import Staging, refuse_existing
-from jaxneox.config import resolve, saved_keys
+from jaxneox.config import resolve, saved_keys, tokenizer_of
 from jaxneox.console.execute import entry_point
 from jaxneox.console.hints import command
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import progress, warn
-from jaxneox.errors import UserError
 
 OF_ITS_RUN = ("save", "load", "iteration", "finetune")
 """Keys that would make a run of ours go on where NeoX's was."""
@@ -120,13 +119,16 @@ def convert(
     args: argparse.Namespace,
 ) -> list[str]:
     """Writes DST. Returns what the proof found, for the terminal."""
-    config = resolve(destination_keys(source, plan), dp=source.dp, vocab_size=None)
-    tokenizer = find_tokenizer(config.tokenizer, args.tokenizer, source.files.folder)
-    if tokenizer is not None and tokenizer.vocab_size > plan.model.vocab_size:
-        raise UserError(
-            f"{args.tokenizer or config.tokenizer.vocab_file}: has {tokenizer.vocab_size} tokens, "
-            f"the model {plan.model.vocab_size} rows; use the tokenizer it was trained with"
-        )
+    keys = destination_keys(source, plan)
+    tokenizer, notes = find_tokenizer(tokenizer_of(keys), args.tokenizer, source.files.folder)
+    warn(notes)
+    if tokenizer is not None:
+        named = args.tokenizer or keys.get("vocab_file") or tokenizer.name
+        check_rows(tokenizer, plan.model.vocab_size, named)
+        if args.tokenizer is not None:  # the run's own copy counts, not what the YAML named
+            keys = {n: v for n, v in keys.items() if n not in ("vocab_file", "merge_file")}
+            keys["tokenizer_type"] = tokenizer.name
+    config = resolve(keys, dp=source.dp, vocab_size=None)
     leaves = leaf_shapes(plan)
     with Staging(args.dst, nbytes(leaves)) as folder:
         writer = JaxneoxWriter(folder, source.step, leaves)
@@ -145,7 +147,7 @@ def convert(
             (source.files.folder, args.dst),
             source_facts(source, plan) | (training_facts(training) if training else {}),
             [*fates, *left_out(source)],
-            plan.warnings,
+            [*plan.warnings, *notes],
             digests,
             files_not_read(source),
         )

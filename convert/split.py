@@ -10,6 +10,7 @@ import numpy as np
 
 from convert.apply import layer_of
 from convert.fate import Fate, bit_sum
+from convert.neox_tokenizer import for_neox
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.rules import neox
 from convert.rules.rule import Role, Rule, sizes_of
@@ -43,9 +44,14 @@ class Split:
         refuse_layout(source.model, layout)
         self.warnings: list[str] = []
         self.model = replace(self._padded(source.model), logit_bias=False)
-        if source.tokenizer is None:
+        self.tokenizer = source.tokenizer
+        if self.tokenizer is None:
             named = source.keys.get("vocab_file")
-            self.warnings.append(f"there is no tokenizer here: the YAML's vocab-file stays {named}")
+            stays = f"vocab-file stays {named}" if named else "has no vocab-file"
+            self.warnings.append(f"there is no tokenizer here: the YAML {stays}")
+        else:
+            self.tokenizer, notes = for_neox(self.tokenizer)
+            self.warnings += notes
         self._own_biases: list[np.ndarray] = []
         if source.model.logit_bias:
             weight_DV, bias_V = (self._leaf(f"unembed.{name}", None) for name in ("weight", "bias"))
@@ -123,9 +129,11 @@ class Split:
             "load": str(dst),
             "finetune": True,
         }
-        if source.tokenizer is not None:
-            files = [str(dst / "tokenizer" / name) for name in source.tokenizer.files]
+        if self.tokenizer is not None:
+            files = [str(dst / "tokenizer" / name) for name in self.tokenizer.files]
+            keys = {n: v for n, v in keys.items() if n not in ("vocab_file", "merge_file")}
             keys |= dict(zip(("vocab_file", "merge_file"), files, strict=False))
+            keys["tokenizer_type"] = self.tokenizer.name
         return keys
 
     def args(self) -> dict[str, Any]:
@@ -156,7 +164,7 @@ class Split:
         """make-vocab-size-divisible-by such that NeoX pads its tokenizer's vocabulary to ours."""
         keys, rows, mp = self.source.keys, self.model.vocab_size, self.layout.mp
         multiple = keys.get("make_vocab_size_divisible_by", 128)
-        tokenizer = self.source.tokenizer
+        tokenizer = self.tokenizer
         known = tokenizer is not None and -(-tokenizer.vocab_size // (multiple * mp)) == rows / (
             multiple * mp
         )

@@ -12,7 +12,7 @@ from convert.casting import CHOICES, cast
 from convert.fate import Fate, check_whole, laid_out
 from convert.hf.config import config_of
 from convert.hf.export import Export
-from convert.hf.tokenizer import rows, save_tokenizer
+from convert.hf.tokenizer import ids_of, save_tokenizer
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude
@@ -101,7 +101,7 @@ def model_to_write(source: JaxneoxCheckpoint, args: argparse.Namespace) -> Model
                 f"{args.src}: has no tokenizer, so that --vocab trim cannot know which rows are "
                 "padding; use --vocab keep"
             )
-        model = replace(model, vocab_size=min(model.vocab_size, rows(source.tokenizer)))
+        model = replace(model, vocab_size=min(model.vocab_size, source.tokenizer.rows))
     return model
 
 
@@ -159,10 +159,9 @@ def write_tokenizer(source: JaxneoxCheckpoint, model: ModelConfig, folder: Path)
     if source.tokenizer is None:
         return ["the checkpoint has no tokenizer: there is none beside the model"]
     try:
-        save_tokenizer(source.tokenizer, folder, model.positions.max_positions)
+        return save_tokenizer(source.tokenizer, folder, model.positions.max_positions)
     except UserError as error:
         return [str(error)]
-    return []
 
 
 def loading(
@@ -171,8 +170,7 @@ def loading(
     """What config.json says that is not the model: its type, and which token ends a document."""
     dtypes = {dtype.name for _, dtype in tensors.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else "float32"  # holds the others exactly
-    end = source.tokenizer.eod if source.tokenizer else None
-    return {"bos_token_id": end, "eos_token_id": end, "dtype": dtype, "torch_dtype": dtype}
+    return ids_of(source.tokenizer) | {"dtype": dtype, "torch_dtype": dtype}
 
 
 main = entry_point(parser, run, foreign=True)

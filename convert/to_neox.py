@@ -115,8 +115,8 @@ def write(
             for rank, tensors in enumerate(ranks):
                 writer.write(index, rank, tensors)
                 bar(sum(tensor.nbytes for tensor in tensors.values()))
-    if source.tokenizer is not None:
-        source.tokenizer.save(folder / "tokenizer")
+    if split.tokenizer is not None:
+        split.tokenizer.save(folder / "tokenizer")
     keys = split.keys(dst) | further
     if training is not None:
         keys.pop("finetune")

@@ -3,31 +3,62 @@
 from dataclasses import replace
 from pathlib import Path
 
+from convert.hf.tokenizer import tokenizer_at
 from jaxneox.config.schema import TokenizerConfig
-from jaxneox.console.progress import warn
 from jaxneox.data import Tokenizer, build_tokenizer
 from jaxneox.errors import UserError
 
+NONE = "the checkpoint gets none; give it with --tokenizer FILE"
 
-def find_tokenizer(cfg: TokenizerConfig, given: Path | None, beside: Path) -> Tokenizer | None:
-    """`given`, else the YAML's file, there or beside the checkpoint; None, with a warning, if none.
 
-    Raises UserError for a file that is there and is no such tokenizer.
+def find_tokenizer(
+    cfg: TokenizerConfig, given: Path | None, beside: Path
+) -> tuple[Tokenizer | None, list[str]]:
+    """Find the tokenizer of a NeoX run.
+
+    Args:
+        cfg: the YAML's keys.
+        given: `--tokenizer FILE`, which counts before them; its kind is found from the file.
+        beside: the checkpoint's folder, where the YAML's file may lie.
+
+    Returns:
+        The tokenizer, or None, and what there is to say, a line each.
+
+    Raises:
+        UserError: a file is there and is no such tokenizer.
     """
     if given is not None:
-        return build_tokenizer(replace(cfg, vocab_file=str(given)))
+        found = tokenizer_at(given, cfg)
+        return found, notes_of(found)
     for candidate in _candidates(cfg, beside):
-        return build_tokenizer(candidate)
+        found = build_tokenizer(candidate)
+        return found, notes_of(found)
     try:
-        return build_tokenizer(cfg)  # a kind that needs no file
+        return build_tokenizer(cfg), []  # a kind that needs no file
     except UserError:
-        warn(
-            [
-                f"the tokenizer's file {cfg.vocab_file} is not here: the checkpoint gets none; "
-                "give it with --tokenizer FILE"
-            ]
+        if cfg.vocab_file is None:
+            return None, [f"the YAML names no file of a tokenizer (vocab-file): {NONE}"]
+        return None, [f"the tokenizer's file {cfg.vocab_file} is not here: {NONE}"]
+
+
+def notes_of(tokenizer: Tokenizer) -> list[str]:
+    """What a person should know of a tokenizer that a checkpoint gets, a line each."""
+    notes = [f"the tokenizer: {note}" for note in tokenizer.notes]
+    if tokenizer.eod is None:
+        notes.append(
+            "nothing names the token that ends a document: generation stops at none, and text is "
+            "not trained on, until eod-token names one"
         )
-        return None
+    return notes
+
+
+def check_rows(tokenizer: Tokenizer, rows: int, name: str | Path) -> None:
+    """Raises UserError where the tokenizer has ids that the model has no rows for."""
+    if tokenizer.rows > rows:
+        raise UserError(
+            f"{name}: the tokenizer has ids up to {tokenizer.rows - 1}, but the model {rows} rows; "
+            "use the tokenizer it was trained with"
+        )
 
 
 def _candidates(cfg: TokenizerConfig, beside: Path) -> list[TokenizerConfig]:

@@ -1,62 +1,204 @@
 """Tokenizers as transformers' AutoTokenizer loads them, and ours from the files that it has."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data import Tokenizer, build_tokenizer
+from jaxneox.data.companions import CONFIG, GENERATION, companions_in, parsed
 from jaxneox.data.tokenizer import EOD, HuggingFaceTokenizer, SentencePieceTokenizer
 from jaxneox.errors import UserError
 
 WHOLE, VOCABULARY, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"
+ENCODING = {"pat_str", "ranks"}
+"""Keys of a tiktoken encoding as a run saves it."""
 
 
 def beside(folder: Path) -> Tokenizer | None:
-    """Of a model's folder; None where it has none that we know."""
+    """Of a model's folder, with all that goes with it; None where it has none that we know."""
     for name in (WHOLE, VOCABULARY, PIECES):
         if (folder / name).is_file():
             return tokenizer_at(folder / name)
     return None
 
 
-def tokenizer_at(path: Path) -> Tokenizer:
-    """From a tokenizer.json, a vocab.json with its merges.txt or a sentencepiece model."""
+def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
+    """Open a tokenizer's file, whose kind is found from the file.
+
+    Args:
+        path: a tokenizer.json, a vocab.json with its merges, a sentencepiece model, or a folder
+            with one of them.
+        keys: a run's, which say which of GPT-2's kinds it is, and what ends a document.
+
+    Raises:
+        UserError: it is none of these, or its merges are missing.
+    """
+    if path.is_dir():
+        found = next((path / n for n in (WHOLE, VOCABULARY, PIECES) if (path / n).is_file()), None)
+        if found is None:
+            raise UserError(f"{path}: has no {WHOLE}, {VOCABULARY} or {PIECES}; give the file")
+        path = found
+    keys = keys or TokenizerConfig()
+    cfg = replace(keys, kind="HFTokenizer", vocab_file=str(path), merge_file=None)
     if path.suffix == ".model":
-        return build_tokenizer(TokenizerConfig("SPMTokenizer", str(path)))
-    if path.name == VOCABULARY:
-        merges = str(path.with_name(MERGES))
-        return build_tokenizer(TokenizerConfig("GPT2BPETokenizer", str(path), merges))
-    return build_tokenizer(TokenizerConfig("HFTokenizer", str(path)))
+        return build_tokenizer(replace(cfg, kind="SPMTokenizer"))
+    if path.suffix == ".json" and path.is_file():
+        content = contents(path)
+        if content.keys() >= ENCODING:
+            return build_tokenizer(replace(cfg, kind="TiktokenTokenizer"))
+        if path.name == VOCABULARY or (content and _is_vocabulary(content)):
+            kind = "HFGPT2Tokenizer" if keys.kind == "HFGPT2Tokenizer" else "GPT2BPETokenizer"
+            return build_tokenizer(replace(cfg, kind=kind, merge_file=merges_of(path, keys)))
+    return build_tokenizer(cfg)
 
 
-def rows(tokenizer: Tokenizer) -> int:
-    """Rows of an embedding that its ids can name; more than its tokens where ids have gaps."""
+def contents(path: Path) -> dict[str, Any]:
+    """Of a JSON file; nothing where it is none, which whoever opens it will say."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_vocabulary(content: Mapping[str, Any]) -> bool:
+    return all(type(i) is int for i in content.values())
+
+
+def merges_of(vocab: Path, keys: TokenizerConfig) -> str:
+    """The merges of a vocab.json: beside it, by its name, or else where the keys have them."""
+    named = [vocab.with_name(MERGES)]
+    if "vocab" in vocab.name:
+        named.append(vocab.with_name(vocab.stem.replace("vocab", "merges") + ".txt"))
+    if keys.merge_file is not None:
+        named += [vocab.with_name(Path(keys.merge_file).name), Path(keys.merge_file)]
+    return str(next((path for path in named if path.is_file()), named[0]))
+
+
+def with_generation_of(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    """A tokenizer from elsewhere, with what the model's own folder says of generation."""
+    own, other = companions_in(folder, only=(GENERATION,)), tokenizer.companions
+    files = {name: content for name, content in other.files.items() if name != GENERATION}
+    files |= own.files
+    tokenizer.settle(replace(other, files=files, stop=own.stop, config=own.config), None, None)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> list[str]:
+    """Write a tokenizer for AutoTokenizer, with its companions as they came.
+
+    Args:
+        tokenizer: ours.
+        folder: where the model is written.
+        length: the model's, in tokens.
+
+    Returns:
+        What could not be written as it is, a line each.
+
+    Raises:
+        UserError: transformers has nothing of this kind.
+    """
+    if not isinstance(tokenizer, HuggingFaceTokenizer | SentencePieceTokenizer):
+        raise UserError(f"transformers has no {tokenizer.name}: there is no tokenizer beside it")
+    kept = tokenizer.companions
+    own, notes = own_files(tokenizer)
+    for name, content in {**kept.files, **own}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    if CONFIG not in kept.files and kept.config is None:
+        config = {"model_max_length": length, "clean_up_tokenization_spaces": False}
+        config |= _said(tokenizer, own)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return notes + _chosen_end(tokenizer, folder)
+
+
+def own_files(
+    tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer,
+) -> tuple[dict[str, bytes], list[str]]:
+    """What the tokenizer is made from, by the names that transformers looks for; and notes."""
+    contents = list(tokenizer.files.values())
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return {PIECES: contents[0]}, []
+    notes = [f"the tokenizer: {note}" for note in tokenizer.notes if "dropout" in note]
+    if tokenizer.name == "GPT2BPETokenizer" and tokenizer.companions.config is not None:
+        size = tokenizer.vocab_size - len(tokenizer.added)
+        far = [token for token in tokenizer.added if token.id >= size + len(tokenizer.added)]
+        if far:
+            notes.append(
+                f"token {far[0].id}, {far[0].content!r}, and {len(far) - 1} more do not follow the "
+                f"{size} of {VOCABULARY}: transformers 5 numbers them anew, 4 does not"
+            )
+        return dict(zip((VOCABULARY, MERGES), contents, strict=True)), notes
+    return {WHOLE: whole(tokenizer)}, notes
+
+
+def _said(
+    tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer, own: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """tokenizer_config.json of a tokenizer that came without one."""
+    config: dict[str, Any] = {}
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        return 1 + max(tokenizer._backend.get_vocab().values())
-    return tokenizer.vocab_size
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> None:
-    """For AutoTokenizer; `length` is the model's. UserError for what transformers has not."""
-    config: dict[str, Any] = {"model_max_length": length, "clean_up_tokenization_spaces": False}
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        content = whole(tokenizer)
-        (folder / WHOLE).write_bytes(content)
-        special = {token["content"] for token in json.loads(content).get("added_tokens", ())}
+        special = {token["content"] for token in json.loads(own[WHOLE]).get("added_tokens", ())}
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         if EOD in special:  # any other would become special by being named
             config |= {"bos_token": EOD, "eos_token": EOD, "unk_token": EOD}
-    elif isinstance(tokenizer, SentencePieceTokenizer):
-        (folder / PIECES).write_bytes(next(iter(tokenizer.files.values())))
-        config |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}
+        usual = EOD if EOD in special else None
     else:
-        raise UserError(f"transformers has no {tokenizer.name}: there is no tokenizer beside it")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        config |= {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False}
+        usual, unknown = "</s>", tokenizer.unknown()
+        if tokenizer.bos is not None and tokenizer.text_of(tokenizer.bos) != "<s>":
+            config["bos_token"] = tokenizer.text_of(tokenizer.bos)
+        if unknown != "<unk>":
+            config["unk_token"] = unknown
+    if tokenizer.eod is not None and tokenizer.text_of(tokenizer.eod) != usual:
+        config["eos_token"] = tokenizer.text_of(tokenizer.eod)
+    return config
+
+
+def ids_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The tokens that config.json names: as the source's did, else the end of a document."""
+    end = tokenizer.eod if tokenizer else None
+    if tokenizer is None or tokenizer.companions.config is None:
+        begin = end
+        if tokenizer is not None and tokenizer.bos is not None and end != tokenizer.id_of(EOD):
+            begin = tokenizer.bos
+        return {"bos_token_id": begin, "eos_token_id": end}
+    ids = {"eos_token_id": end, **tokenizer.companions.config}
+    if tokenizer.eod != tokenizer.named_eod:
+        ids["eos_token_id"] = _with(ids["eos_token_id"], tokenizer.eod)
+    return ids
+
+
+def _chosen_end(tokenizer: Tokenizer, folder: Path) -> list[str]:
+    """Generation stops where training with `eod-token` ended documents; the files say so too."""
+    if tokenizer.eod is None or tokenizer.eod == tokenizer.named_eod:
+        return []
+    path, kept = folder / GENERATION, tokenizer.companions
+    if GENERATION in kept.files:
+        said = parsed(path, kept.files[GENERATION])
+        said["eos_token_id"] = _with(said.get("eos_token_id"), tokenizer.eod)
+        path.write_text(json.dumps(said, indent=2) + "\n")
+    if not kept.files:
+        return []
+    return [
+        f"documents end with {tokenizer.text_of(tokenizer.eod)!r} (eod-token), token "
+        f"{tokenizer.eod}: it is added to eos_token_id, and tokenizer_config.json's eos_token stays"
+    ]
+
+
+def _with(ids: Any, more: int | None) -> Any:
+    """An eos_token_id that has one id more."""
+    listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if more is None or more in listed:
+        return ids
+    return [*listed, more] if listed else more
 
 
 def whole(tokenizer: HuggingFaceTokenizer) -> bytes:
     """A tokenizer.json: the file it came from, or what vocab.json and merges.txt amount to."""
-    if tokenizer.name == "HFTokenizer":
+    if tokenizer.name == "HFTokenizer" and not any("dropout" in n for n in tokenizer.notes):
         return next(iter(tokenizer.files.values()))
-    return tokenizer._backend.to_str(pretty=True).encode()
+    return tokenizer.whole()

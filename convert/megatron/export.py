@@ -15,6 +15,7 @@ from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.rules.megatron import cut, rules
 from convert.rules.rule import Role, Rule, sizes_of
 from jaxneox.config.schema import ModelConfig
+from jaxneox.data.tokenizer import SentencePieceTokenizer
 from jaxneox.errors import UserError
 
 ACTIVATIONS = (("gelu", False), ("gelu_tanh", False), ("silu", True))
@@ -115,6 +116,12 @@ class Export:
         )
 
     def _notes(self) -> Iterator[str]:
+        tokenizer = self.source.tokenizer
+        if isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.added:
+            yield (
+                f"Llama2Tokenizer reads the tokenizer's {len(tokenizer.added)} added tokens as "
+                "ordinary text: a sentencepiece model has no place for them"
+            )
         more = self.model.vocab_size - self.source.model.vocab_size
         if more:
             yield (

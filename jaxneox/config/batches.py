@@ -14,6 +14,7 @@ class TokenizerConfig:
     divisible_by: int = 128  # make-vocab-size-divisible-by
     model_parallel: int = 1  # the YAML's: part of the padding rule, whatever the mesh
     padded_size: int | None = None  # set: the padded size, whatever the rule says
+    eod_token: str | None = None  # the text of the token that ends a document
 
 
 class Source(NamedTuple):

@@ -130,4 +130,5 @@ def _tokenizer(settings: Settings) -> TokenizerConfig:
         divisible_by=settings["make_vocab_size_divisible_by"],
         model_parallel=max(1, settings["model_parallel_size"]),
         padded_size=settings["padded_vocab_size"],
+        eod_token=settings["eod_token"],
     )

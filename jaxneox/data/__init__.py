@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from jaxneox.data.batches import BatchSizes
     from jaxneox.data.build import build_loader, open_loader
     from jaxneox.data.loader import Loader
-    from jaxneox.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+    from jaxneox.data.tokenizer import (
+        Tokenizer,
+        build_tokenizer,
+        load_tokenizer,
+        open_tokenizer,
+    )
     from jaxneox.data.tokens_file import TokensFile
     from jaxneox.data.wanted import Split, Wanted, samples_needed
 
@@ -28,6 +33,7 @@ __all__ = [
     "build_tokenizer",
     "load_tokenizer",
     "open_loader",
+    "open_tokenizer",
     "prefetch",
     "samples_needed",
 ]

@@ -62,7 +62,10 @@ def build_loader(
             " with split, or train-data-paths, valid-data-paths and test-data-paths"
         )
     if data.eod_mask_loss and (tokenizer is None or tokenizer.eod is None):
-        raise UserError("eod-mask-loss: true, but the tokenizer has no <|endoftext|> token")
+        raise UserError(
+            "eod-mask-loss: true, but the tokenizer has no <|endoftext|> token, and nothing names "
+            "another; set eod-token"
+        )
     pad = _pad(tokenizer) if data.order == "megatron" else None
 
     def open_(path: str) -> IndexedDataset:

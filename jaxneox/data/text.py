@@ -49,8 +49,9 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
     """
     if tokenizer.eod is None:
         raise UserError(
-            f"{path}: {tokenizer.name} has no <|endoftext|> token to end a document with; use one "
-            "that has, or a .bin/.idx dataset"
+            f"{path}: {tokenizer.name} has no <|endoftext|> token to end a document with, and no "
+            "eos_token in a tokenizer_config.json beside it; set eod-token to the text of another, "
+            "such as </s>"
         )
     files = text_files(path)
     key = _content_key(files, tokenizer)

@@ -1,197 +1,93 @@
-"""NeoX's tokenizers by `tokenizer-type`, from local files.
+"""NeoX's tokenizers by `tokenizer-type`, from local files, and those that a run has saved.
 
-Vocabulary sizes and end-of-document tokens are NeoX's (gpt-neox `megatron/tokenizer/tokenizer.py`);
-padding the vocabulary is the configuration's affair.
+Padding the vocabulary is the configuration's affair.
 """
 
-import base64
 import difflib
-import hashlib
-import json
-import pathlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-import tokenizers
-from numpy.typing import NDArray
-from tokenizers import decoders, models, pre_tokenizers
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 from jaxneox.config.schema import TokenizerConfig
-from jaxneox.data.pieces import pieces_of
+from jaxneox.data.companions import (
+    MORE_TEMPLATES,
+    NONE,
+    SAYING,
+    VOCABULARIES,
+    Companions,
+    companions_in,
+    parsed,
+    read,
+    token_ids,
+    understood,
+)
+from jaxneox.data.huggingface import (
+    HuggingFaceTokenizer,
+    gpt2_bpe,
+    hf_gpt2,
+    tokenizer_json,
+)
+from jaxneox.data.sentencepieces import SentencePieceTokenizer
+from jaxneox.data.tiktokens import TiktokenTokenizer
+from jaxneox.data.tokenizer_base import (
+    DESCRIPTION,
+    EOD,
+    CharLevelTokenizer,
+    Tokenizer,
+    given,
+    vocab_file,
+)
 from jaxneox.errors import UserError
 
-EOD = "<|endoftext|>"
-PADDING = "<|padding|>"
-DESCRIPTION = "jaxneox_tokenizer.json"
+__all__ = [
+    "BUILDERS",
+    "EOD",
+    "CharLevelTokenizer",
+    "HuggingFaceTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "build_tokenizer",
+    "load_tokenizer",
+    "open_tokenizer",
+]
+
+STANDARD = ("tokenizer.json", "vocab.json", "tokenizer.model")
+"""What Hugging Face calls a tokenizer's file: what lies beside one belongs to it."""
 
 
-class Tokenizer(ABC):
-    """Text to token ids and back.
+def build_tokenizer(cfg: TokenizerConfig, companions: Companions | None = None) -> Tokenizer:
+    """Make the tokenizer of `tokenizer-type`, `vocab-file`, `merge-file` and `eod-token`.
 
-    Attributes:
-        name: NeoX's `tokenizer-type`.
-        vocab_size: as NeoX counts it, before padding.
-        eod: the token after each document; None where the vocabulary has none.
-        pad: the token that fills short rows; None where the vocabulary has none.
-        files: content by file name, first of `vocab-file`, then of `merge-file`.
+    Args:
+        cfg: the keys.
+        companions: what goes with it; by default what lies beside a file that is called as Hugging
+            Face calls it, or what a run saved with it.
+
+    Raises:
+        UserError: the kind is unknown, a file is missing or unreadable, or `eod-token` is no token.
     """
-
-    name: str
-    vocab_size: int
-    eod: int | None
-    pad: int | None = None
-    files: Mapping[str, bytes]
-
-    @abstractmethod
-    def encode(self, text: str) -> list[int]: ...
-
-    @abstractmethod
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """`encode` of each text, the fastest way there is."""
-        return [np.asarray(self.encode(text), np.int32) for text in texts]
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the kind and of what the files hold, whatever they are called."""
-        digest = hashlib.sha256(self.name.encode())
-        for content in self.files.values():
-            digest.update(hashlib.sha256(content).digest())
-        return digest.hexdigest()
-
-    def save(self, folder: pathlib.Path) -> None:
-        """Leave in `folder` all that `load_tokenizer` needs."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            (folder / name).write_bytes(content)
-        description = {"tokenizer_type": self.name, "files": list(self.files)}
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+    return _made(cfg, *(_beside(cfg) if companions is None else (companions, None)))
 
 
-class CharLevelTokenizer(Tokenizer):
-    """The bytes of UTF-8 in NeoX's vocabulary of 512; token 0 ends a document.
+def load_tokenizer(folder: Path, eod_token: str | None = None) -> Tokenizer:
+    """Load the tokenizer that `Tokenizer.save` left in a folder.
 
-    NeoX decodes byte by byte, as Latin-1 and with a space for every control character. Here
-    `decode` is the inverse of `encode`, so that a sample keeps its lines and its accents.
+    Args:
+        folder: `tokenizer/` of a run.
+        eod_token: another token to end documents with, by its text.
+
+    Raises:
+        UserError: the folder has none, or it cannot be read.
     """
-
-    name = "CharLevelTokenizer"
-    vocab_size = 512
-    eod = 0
-    files: Mapping[str, bytes] = {}
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        # UTF-8 has no byte 255: it stands for the ids that are no bytes and shows as U+FFFD.
-        return bytes(min(int(i), 255) for i in ids if i != self.eod).decode(errors="replace")
+    said = _described(folder)
+    files = [str(folder / name) for name in said["files"]]
+    vocab, merges = [*files, None, None][:2]
+    cfg = TokenizerConfig(said["tokenizer_type"], vocab, merges, eod_token=eod_token)
+    return _made(cfg, *_kept(folder, said))
 
 
-class HuggingFaceTokenizer(Tokenizer):
-    """A tokenizer of the `tokenizers` library: HFTokenizer and both GPT-2 kinds."""
-
-    def __init__(self, name: str, backend: tokenizers.Tokenizer, *files: pathlib.Path) -> None:
-        self.name = name
-        self.vocab_size = backend.get_vocab_size()
-        self.eod = backend.token_to_id(EOD)
-        self.pad = backend.token_to_id(PADDING)
-        self.files = {path.name: path.read_bytes() for path in files}
-        self._backend = backend
-        self._pieces = pieces_of(backend)
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._backend.encode(text).ids)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        if self._pieces is not None:
-            return [self._pieces.encode(text) for text in texts]
-        return [np.asarray(e.ids, np.int32) for e in self._backend.encode_batch_fast(list(texts))]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._backend.decode([int(i) for i in ids]))
-
-
-class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece model file."""
-
-    name = "SPMTokenizer"
-
-    def __init__(self, model: pathlib.Path) -> None:
-        try:
-            import sentencepiece
-        except ImportError as error:
-            raise UserError(f"tokenizer-type: {self.name} needs `pip install sentencepiece`") from (
-                error
-            )
-        self.files = {model.name: model.read_bytes()}
-        try:
-            self._backend = sentencepiece.SentencePieceProcessor(model_file=str(model))
-        except RuntimeError as error:
-            raise UserError(f"{model}: vocab-file is no sentencepiece model") from error
-        self.vocab_size = self._backend.get_piece_size()
-        # For a piece that is missing sentencepiece answers <unk>: no end of anything.
-        eod = self._backend.piece_to_id(EOD)
-        self.eod = None if eod == self._backend.unk_id() else eod
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._backend.encode(text))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._backend.decode([int(i) for i in ids]))
-
-
-class TiktokenTokenizer(Tokenizer):
-    """A tiktoken encoding, saved with its ranks so that a run folder needs no download."""
-
-    name = "TiktokenTokenizer"
-
-    def __init__(self, encoding: str) -> None:
-        try:
-            import tiktoken
-        except ImportError as error:
-            raise UserError(f"tokenizer-type: {self.name} needs `pip install tiktoken`") from error
-        if encoding.endswith(".json"):
-            saved = json.loads(_existing(encoding, "vocab-file").read_text())
-            ranks = {base64.b64decode(token): rank for token, rank in saved.pop("ranks").items()}
-            self._backend = tiktoken.Encoding(**saved, mergeable_ranks=ranks)
-        else:
-            try:
-                self._backend = tiktoken.get_encoding(encoding)
-            except Exception as error:  # its downloader may raise anything
-                known = ", ".join(tiktoken.list_encoding_names())
-                raise UserError(
-                    f"vocab-file: tiktoken cannot get the encoding {encoding!r} "
-                    f"({type(error).__name__}); it knows {known}, whose files it looks for in "
-                    "$TIKTOKEN_CACHE_DIR"
-                ) from error
-        self.vocab_size = self._backend.n_vocab
-        self.eod = self._backend._special_tokens.get(EOD)
-        ranks_of = self._backend._mergeable_ranks
-        content = {
-            "name": self._backend.name,
-            "pat_str": self._backend._pat_str,
-            "special_tokens": self._backend._special_tokens,
-            "ranks": {base64.b64encode(token).decode(): rank for token, rank in ranks_of.items()},
-        }
-        self.files = {"tiktoken.json": json.dumps(content).encode()}
-
-    def encode(self, text: str) -> list[int]:
-        return self._backend.encode(text, allowed_special="all")
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._backend.decode([int(i) for i in ids])
-
-
-def build_tokenizer(cfg: TokenizerConfig) -> Tokenizer:
-    """The tokenizer of `tokenizer-type`, `vocab-file` and `merge-file`.
-
-    Raises UserError for an unknown kind and for a missing or unreadable file.
-    """
+def _made(cfg: TokenizerConfig, companions: Companions, saved: int | None) -> Tokenizer:
+    """`saved`: the end of document that a run has settled on."""
     builders = {kind.lower(): builder for kind, builder in BUILDERS.items()}
     if cfg.kind.lower() not in builders:
         near = difflib.get_close_matches(cfg.kind, BUILDERS, n=1, cutoff=0)[0]
@@ -199,88 +95,104 @@ def build_tokenizer(cfg: TokenizerConfig) -> Tokenizer:
             f"tokenizer-type: {cfg.kind!r} is unknown, did you mean {near}? "
             f"There are {', '.join(BUILDERS)}"
         )
-    return builders[cfg.kind.lower()](cfg)
+    tokenizer = builders[cfg.kind.lower()](cfg, companions)
+    tokenizer.settle(companions, cfg.eod_token, saved)
+    return tokenizer
 
 
-def load_tokenizer(folder: pathlib.Path) -> Tokenizer:
-    """The tokenizer that `Tokenizer.save` left in a folder."""
+def open_tokenizer(cfg: TokenizerConfig, kept: Iterable[Path]) -> Tokenizer:
+    """The tokenizer that the keys name, else the first that one of these runs has saved.
+
+    A run that was saved before documents could end with anything but <|endoftext|> keeps the end
+    that it was trained with.
+
+    Args:
+        cfg: the keys.
+        kept: folders of runs, the one that is continued first.
+
+    Raises:
+        UserError: there is none anywhere, or it cannot be read.
+    """
+    folders = [run / "tokenizer" for run in kept if (run / "tokenizer" / DESCRIPTION).is_file()]
+    try:
+        built = build_tokenizer(cfg)
+    except UserError:
+        if not folders:
+            raise
+        return load_tokenizer(folders[0], cfg.eod_token)
+    if cfg.eod_token is None and folders and "eod" not in _described(folders[0]):
+        older = load_tokenizer(folders[0])
+        if older.name == built.name and [*older.files.values()] == [*built.files.values()]:
+            return older
+    return built
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """jaxneox_tokenizer.json; its names are those of files in the folder, and no others."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the tokenizer that a run saves")
-    saved = json.loads(path.read_text())
-    files = [str(folder / name) for name in saved["files"]]
-    vocab_file, merge_file = [*files, None, None][:2]
-    return build_tokenizer(TokenizerConfig(saved["tokenizer_type"], vocab_file, merge_file))
+    said = parsed(path, read(path))
+    kind, files, others = (said.get(n) for n in ("tokenizer_type", "files", "companions"))
+    eod = said.get("eod")
+    if (
+        isinstance(kind, str)
+        and _are_names(files, Path.is_file, folder)
+        and (others is None or _are_names(others, lambda p: _is_companion(p, folder), folder))
+        and (eod is None or type(eod) is int)
+    ):
+        return said
+    raise UserError(f"{path}: does not describe a tokenizer in its folder; copy the folder again")
 
 
-def _hf(cfg: TokenizerConfig) -> Tokenizer:
-    path = _vocab_file(cfg)
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises the bare class
-        raise UserError(f"{path}: vocab-file is no tokenizer.json ({error})") from error
-    return HuggingFaceTokenizer("HFTokenizer", backend, path)
+def _are_names(names: Any, good: Callable[[Path], bool], folder: Path) -> bool:
+    return isinstance(names, list) and all(
+        isinstance(name, str) and ".." not in Path(name).parts and good(folder / name)
+        for name in names
+    )
 
 
-def _gpt2_bpe(cfg: TokenizerConfig) -> Tokenizer:
-    vocab = _vocab_file(cfg)
-    if cfg.merge_file is None:
-        raise UserError("merge-file: missing, GPT2BPETokenizer needs the path of its merges.txt")
-    merges = _existing(cfg.merge_file, "merge-file")
-    return HuggingFaceTokenizer("GPT2BPETokenizer", _byte_level_bpe(vocab, merges), vocab, merges)
+def _is_companion(path: Path, folder: Path) -> bool:
+    known = path.name in (*SAYING, *VOCABULARIES) or path.parent.name == MORE_TEMPLATES
+    return known and path.is_relative_to(folder) and path.is_file()
 
 
-def _hf_gpt2(cfg: TokenizerConfig) -> Tokenizer:
-    """Like GPT2BPETokenizer with one more token, `<|padding|>`; `vocab-file` may be a folder."""
-    given = cfg.vocab_file
-    if given is not None and pathlib.Path(given).is_dir():
-        given = str(pathlib.Path(given) / "vocab.json")
-    if given is None or (not pathlib.Path(given).exists() and "/" not in given):
-        raise UserError(
-            f"vocab-file: {given!r}, HFGPT2Tokenizer needs a folder with vocab.json and "
-            "merges.txt here (nothing is downloaded)"
-        )
-    vocab = _existing(given, "vocab-file")
-    merges = _existing(cfg.merge_file or str(vocab.with_name("merges.txt")), "merge-file")
-    backend = _byte_level_bpe(vocab, merges)
-    backend.add_special_tokens([PADDING])
-    return HuggingFaceTokenizer("HFGPT2Tokenizer", backend, vocab, merges)
+def _kept(folder: Path, said: dict[str, Any]) -> tuple[Companions, int | None]:
+    """What a run saved with its tokenizer, and the end of document that it settled on."""
+    files = {name: read(folder / name) for name in said.get("companions", ())}
+    config = said.get("config")
+    if config is not None:
+        config = token_ids(folder / DESCRIPTION, config if isinstance(config, dict) else {})
+    return understood(folder, files, config), said.get("eod")
 
 
-def _byte_level_bpe(vocab: pathlib.Path, merges: pathlib.Path) -> tokenizers.Tokenizer:
-    """GPT-2's tokenizer: bytes as printable characters, merged by rank, no leading space added."""
-    try:
-        backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as error:  # the library raises the bare class
-        raise UserError(f"{vocab}, {merges}: no vocab.json and merges.txt ({error})") from error
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    if backend.token_to_id(EOD) is not None:
-        backend.add_special_tokens([EOD])
-    return backend
-
-
-def _vocab_file(cfg: TokenizerConfig) -> pathlib.Path:
-    return _existing(_given(cfg), "vocab-file")
-
-
-def _given(cfg: TokenizerConfig) -> str:
+def _beside(cfg: TokenizerConfig) -> tuple[Companions, int | None]:
+    """Of the file that the keys name; none where it does not have Hugging Face's name for it."""
     if cfg.vocab_file is None:
-        raise UserError(f"vocab-file: missing, {cfg.kind} needs it")
-    return cfg.vocab_file
+        return NONE, None
+    path = Path(cfg.vocab_file)
+    folder = path if path.is_dir() else path.parent
+    own = ("vocab.json" if path.is_dir() else path.name, "merges.txt")
+    if (folder / DESCRIPTION).is_file():
+        said = _described(folder)
+        if own[0] in said["files"]:
+            return _kept(folder, said)
+    if own[0] not in STANDARD or not (folder / own[0]).is_file():
+        return NONE, None
+    kept = own if own[0] == "vocab.json" else own[:1]
+    return companions_in(folder, without=kept), None
 
 
-def _existing(path: str, key: str) -> pathlib.Path:
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"{path}: no such file; {key} must be the path of a file here")
-    return pathlib.Path(path)
+def _sentencepiece(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
+    path = vocab_file(cfg)
+    return SentencePieceTokenizer(path, path.read_bytes(), companions)
 
 
-BUILDERS: dict[str, Callable[[TokenizerConfig], Tokenizer]] = {
-    "HFTokenizer": _hf,
-    "GPT2BPETokenizer": _gpt2_bpe,
-    "HFGPT2Tokenizer": _hf_gpt2,
-    "CharLevelTokenizer": lambda cfg: CharLevelTokenizer(),
-    "SPMTokenizer": lambda cfg: SentencePieceTokenizer(_vocab_file(cfg)),
-    "TiktokenTokenizer": lambda cfg: TiktokenTokenizer(_given(cfg)),
+BUILDERS: dict[str, Callable[[TokenizerConfig, Companions], Tokenizer]] = {
+    "HFTokenizer": tokenizer_json,
+    "GPT2BPETokenizer": gpt2_bpe,
+    "HFGPT2Tokenizer": hf_gpt2,
+    "CharLevelTokenizer": lambda cfg, companions: CharLevelTokenizer(),
+    "SPMTokenizer": _sentencepiece,
+    "TiktokenTokenizer": lambda cfg, companions: TiktokenTokenizer(given(cfg)),
 }

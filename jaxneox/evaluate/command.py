@@ -93,6 +93,8 @@ def cache_of(name: str, tokenizer: Tokenizer, args: argparse.Namespace) -> str |
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     own = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     kind = [args.dtype, tokenizer.fingerprint(), own]
+    if tokenizer.stops != {tokenizer.eod}:
+        kind.append(sorted(tokenizer.stops))
     return f"{args.cache}-{hashlib.sha256(repr(kind).encode()).hexdigest()[:12]}"
 
 

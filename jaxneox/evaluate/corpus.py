@@ -44,10 +44,11 @@ def read(
             ".npz file of token windows"
         )
     texts = list(texts_of(name))[:limit]
+    before = tokenizer.eod if tokenizer.begin is None else None  # else each text has its own
     requests = [
         window
         for ids in tokenizer.encode_batch(texts)
-        for window in windows(ids.tolist(), tokenizer.eod, cfg.seq_length, stride)
+        for window in windows(ids.tolist(), before, cfg.seq_length, stride)
     ]
     if not requests:
         raise UserError(f"{name}: no tokens to score in it; expected text")

@@ -63,6 +63,11 @@ class Adapter(TemplateLM):
         return self.own.eod
 
     @property
+    def prefix_token_id(self) -> int:
+        """What begins a text, where the tokenizer puts it before each; else the end of one."""
+        return self.eot_token_id if self.own.begin is None else self.own.begin
+
+    @property
     def tokenizer_name(self) -> str:
         return self.own.fingerprint()
 
@@ -93,7 +98,7 @@ class Adapter(TemplateLM):
         for number, request in enumerate(requests):
             (text,) = request.args
             for pair in get_rolling_token_windows(
-                token_list=self.tok_encode(text),
+                token_list=self.tok_encode(text)[self.own.begin is not None :],
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,

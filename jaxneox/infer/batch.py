@@ -4,7 +4,7 @@ read here."""
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,12 +67,15 @@ class Task:
     fault: str | None = None
     began: float = 0.0
 
-    def take(self, token: int, logprob: float, top: Top, eod: int | None) -> str:
-        """The next token -> the text that is certain now and was not before."""
+    def take(self, token: int, logprob: float, top: Top, stops: Collection[int]) -> str:
+        """The next token -> the text that is certain now and was not before.
+
+        `stops` are the tokens that end an answer.
+        """
         if not math.isfinite(logprob):
             return self.fail(logprob)
         answer, new = self.answer, ""
-        if token == eod:
+        if token in stops:
             answer.finished, self.room = "eod", 0
             answer.end = token, logprob, top
         else:
@@ -104,11 +107,11 @@ News = tuple[Task, str]
 class Batch:
     """The tasks that run in an engine's rows. True while there are any.
 
-    `eod` is the token that ends an answer.
+    `stops` are the tokens that end an answer.
     """
 
-    def __init__(self, engine: Engine | Recompute, eod: int | None):
-        self.engine, self._eod = engine, eod
+    def __init__(self, engine: Engine | Recompute, stops: Collection[int]):
+        self.engine, self._stops = engine, frozenset(stops)
         self._running: dict[int, Task] = {}
         self._ahead: tuple[Chosen, dict[int, Task]] | None = None
 
@@ -179,7 +182,7 @@ class Batch:
         for row, (slot, task) in zip(rows, tasks.items(), strict=True):
             if task.room:  # else it ended while this step was on its way
                 top = tuple(zip(ids[row].tolist(), likely[row].tolist(), strict=True))
-                new = task.take(int(tokens[row]), float(logprobs[row]), top, self._eod)
+                new = task.take(int(tokens[row]), float(logprobs[row]), top, self._stops)
                 if task.fault:
                     self.engine.clear(slot)
                 yield task, new

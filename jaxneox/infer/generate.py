@@ -95,9 +95,9 @@ def generate(
     if not tasks:
         return []
     longest = max(len(task.answer.prompt) + task.room for task in tasks)
-    engine = pool(min(rows, len(tasks)), longest, tokenizer.vocab_size if tokenizer else None)
+    engine = pool(min(rows, len(tasks)), longest, tokenizer.rows if tokenizer else None)
     numbers = {task: number for number, task in enumerate(tasks)}
-    for task, new in _run(Batch(engine, tokenizer.eod if tokenizer else None), tasks):
+    for task, new in _run(Batch(engine, tokenizer.stops if tokenizer else ()), tasks):
         if task.fault:
             raise UserError(task.fault)
         if new and on_text:

@@ -178,18 +178,20 @@ def check(requests: Sequence[Request], vocabulary: int) -> None:
 def pair(tokenizer: Tokenizer, context: str, continuation: str, room: int) -> Request:
     """The request that lm-eval makes of two texts: white space at the end of the context goes to
     the continuation, whose tokens are those that both together have more than the context; an
-    empty context is the end of a document; what is too long for `room` loses its beginning."""
+    empty context is what begins every text, or the end of a document; what is too long for `room`
+    loses its beginning."""
     if not continuation:
         raise UserError("a continuation is empty; expected text to score")
     check_text(context + continuation, "a text to score")
     given = context.rstrip()
     whole = tokenizer.encode(context + continuation)
     if not given:
-        if tokenizer.eod is None:
+        begin = tokenizer.eod if tokenizer.begin is None else tokenizer.begin
+        if begin is None:
             raise UserError(
                 "an empty context needs an end-of-document token: the tokenizer has none"
             )
-        before, after = [tokenizer.eod], whole
+        before, after = [begin], whole
         if whole[:1] == before and len(whole) > 1:
             after = whole[1:]
     else:

@@ -41,8 +41,10 @@ def parser() -> Parser:
     text.add_argument("--vocab-file", metavar="FILE", help="the tokenizer's, as in a NeoX YAML")
     text.add_argument("--merge-file", metavar="FILE",
         help="its merges, where it has them in a file of its own")  # fmt: skip
+    text.add_argument("--append-eod", action="store_true",
+        help="end each document with the tokenizer's eos_token, or <|endoftext|>")  # fmt: skip
     text.add_argument(
-        "--append-eod", action="store_true", help="end each document with <|endoftext|>"
+        "--eod-token", metavar="TEXT", help="the token that --append-eod adds instead"
     )
     text.add_argument("--ftfy", action="store_true", help="repair broken Unicode first")
     mask = p.add_argument_group("labels, to learn only what follows a delimiter")
@@ -77,10 +79,14 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         return _chat(args)
     if args.only_last or args.no_mask:
         raise UserError("--only-last and --no-mask need --chat-template and --tokenizer-path")
+    if args.eod_token is not None and not args.append_eod:
+        raise UserError("--eod-token: is added by --append-eod alone, which is missing")
     if args.tokenizer_type is None:
         raise UserError(f"--tokenizer-type: missing, one of {', '.join(BUILDERS)}")
     return TextRecipe(
-        tokenizer=TokenizerConfig(args.tokenizer_type, args.vocab_file, args.merge_file),
+        tokenizer=TokenizerConfig(
+            args.tokenizer_type, args.vocab_file, args.merge_file, eod_token=args.eod_token
+        ),
         keys=_distinct(args.jsonl_keys or ["text"]),
         append_eod=args.append_eod,
         ftfy=args.ftfy,
@@ -91,7 +97,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
 def _chat(args: argparse.Namespace) -> Recipe:
     if args.tokenizer_path is None:
         raise UserError("--chat-template: needs --tokenizer-path, a Hugging Face folder")
-    for name in ("tokenizer_type", "vocab_file", "merge_file", "append_eod", "ftfy",
+    for name in ("tokenizer_type", "vocab_file", "merge_file", "append_eod", "eod_token", "ftfy",
                  "mask_before_token"):  # fmt: skip
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")

@@ -1,26 +1,27 @@
 """Conversations to tokens by a tokenizer's chat template, and labels for one role's turns.
 
-The tokens and labels are those of NeoX's preprocess_data_with_chat_template.py; a template is
-rendered as transformers does (`apply_chat_template`), in jinja2's sandbox.
+The tokens are those of NeoX's preprocess_data_with_chat_template.py, and so are the labels wherever
+it loses nothing.
 """
 
-import datetime
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tokenizers
 
+from jaxneox.data.companions import companions_in
 from jaxneox.data.documents import Chunk, Record
+from jaxneox.data.huggingface import made_whole, register
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import UNSEEN, Document, Encoded, packed
+from jaxneox.preprocess.templates import Rendered, Span, TemplateFault, renderer
+from jaxneox.preprocess.turns import Talk, are_beginnings, reached, spans_of_growth, spans_of_marks
 
 Turns = list[dict[str, Any]]
-Render = Callable[..., str]
 INT32 = np.dtype(np.int32)
 
 
@@ -52,6 +53,9 @@ class ChatEncoder:
             self._backend = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the library raises the bare class
             raise UserError(f"{path}: no tokenizer.json ({error})") from error
+        notes = made_whole(self._backend)
+        _, more = register(self._backend, companions_in(recipe.folder, without=(path.name,)))
+        self.notes = (*notes, *more)
         eos = special.get("eos_token")
         self._eos = None if eos is None else self._backend.token_to_id(eos)
         self.dtypes = {name: INT32 for key in recipe.keys for name in self._names(key)}
@@ -76,91 +80,66 @@ class ChatEncoder:
         for key in self.recipe.keys:
             turns = _turns(value, key, where)
             try:
-                columns += [self._ids(turns)] if self.recipe.no_mask else self._labelled(turns)
-            except _TemplateError as error:
+                if self.recipe.no_mask:
+                    columns.append(self._encoded(self._rendered(turns).text).ids)
+                else:
+                    columns += self._labelled(turns, where, key)
+            except TemplateFault as error:
                 raise UserError(f'{where}: the chat template fails on "{key}": {error}') from error
         return tuple(np.asarray(column, np.int32) for column in columns)
 
-    def _labelled(self, turns: Turns) -> tuple[list[int], list[int]]:
-        """Tokens, and labels that are UNSEEN but in the turns that are learned."""
-        tokens: list[int] = []
-        labels: list[int] = []
-        for i, turn in enumerate(turns):
-            last = i == len(turns) - 1
-            prompt = not last and turns[i + 1]["role"] == self.recipe.role
-            new = self._ids(turns[: i + 1], prompt)[len(tokens) :]
-            learned = turn["role"] == self.recipe.role and (last or not self.recipe.only_last)
-            tokens += new
-            labels += new if learned else [UNSEEN] * len(new)
-        if self._eos is not None:
-            learned = bool(labels) and labels[-1] != UNSEEN
-            labels.append(self._eos if learned else UNSEEN)
-            tokens.append(self._eos)
-        return tokens, labels
+    def _labelled(self, turns: Turns, where: str, key: str) -> tuple[list[int], list[int]]:
+        """Tokens, and labels that are UNSEEN but in the turns that are learned.
 
-    def _ids(self, turns: Turns, prompt: bool = False) -> list[int]:
-        text = self._render(messages=turns, add_generation_prompt=prompt)
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        NeoX takes for a turn's tokens those by which the tokens of all turns until it are more than
+        those until the one before. That loses words where the former do not begin with the latter:
+        there the characters decide.
+        """
+        talk = Talk(turns, self.recipe.role, self.recipe.only_last)
+        growing = [self._rendered(turns[:i], talk.prompted(i)) for i in range(1, len(turns) + 1)]
+        tokens = [self._encoded(one.text).ids for one in growing]
+        if are_beginnings(tokens):
+            spans = spans_of_growth(tokens, talk.learned)
+            seen = [any(a <= i < b for a, b in spans) for i in range(len(tokens[-1]))]
+        else:
+            seen = self._seen(talk, growing, where, key)
+        labels = [token if one else UNSEEN for token, one in zip(tokens[-1], seen, strict=True)]
+        if self._eos is None:
+            return tokens[-1], labels
+        last = self._eos if labels and labels[-1] != UNSEEN else UNSEEN
+        return [*tokens[-1], self._eos], [*labels, last]
 
+    def _seen(self, talk: Talk, growing: list[Rendered], where: str, key: str) -> list[bool]:
+        """Which tokens of the whole conversation are learned, by its characters."""
+        texts = [one.text for one in growing]
+        spans: list[Span] | None = []
+        if any(talk.learned):
+            if are_beginnings(texts):
+                spans = spans_of_growth(texts, talk.learned)
+            else:
+                spans = spans_of_marks(growing[-1], talk)
+        if spans is None:
+            spans = self._without_prompts(talk, where, key)
+        return reached(self._encoded(texts[-1]), texts[-1], spans)
 
-class _TemplateError(Exception):
-    """Of a template that cannot render a conversation."""
+    def _without_prompts(self, talk: Talk, where: str, key: str) -> list[Span]:
+        """A prompt may be of another role than the turn that follows, or say more than it does."""
+        turns = talk.turns
+        texts = [self._rendered(turns[:i]).text for i in range(1, len(turns) + 1)]
+        if are_beginnings(texts):
+            return spans_of_growth(texts, talk.learned)
+        raise UserError(
+            f'{where}: the chat template renders the first turns of "{key}" in another way than '
+            "all of them, so that the turns cannot be told apart; give a template that marks what "
+            "the assistant writes with {% generation %} (--chat-template FILE), or learn "
+            "everything (--no-mask)"
+        )
 
+    def _rendered(self, turns: Turns, prompt: bool = False) -> Rendered:
+        return self._render(messages=turns, add_generation_prompt=prompt)
 
-def renderer(source: str, special: dict[str, str]) -> Render:
-    """A template with what transformers gives to templates."""
-    try:
-        from jinja2 import TemplateError, ext, nodes
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise UserError("--chat-template needs `pip install jinja2`") from error
-
-    class Generation(ext.Extension):
-        """{% generation %}…{% endgeneration %} marks what a model writes; here it is plain text."""
-
-        tags = {"generation"}  # noqa: RUF012, as jinja2 wants it
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    try:
-        template = environment.from_string(source)
-    except TemplateError as error:
-        raise UserError(f"the chat template is not Jinja: {_line(error)}") from error
-
-    def render(**values: Any) -> str:
-        try:
-            text = template.render(tools=None, documents=None, **special, **values)
-            text.encode()  # half a surrogate pair has no tokens
-        except Exception as error:  # a template may do anything
-            raise _TemplateError(_line(error)) from error
-        return text
-
-    return render
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own would write < and & as HTML does."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    def _encoded(self, text: str) -> tokenizers.Encoding:
+        return self._backend.encode(text, add_special_tokens=False)
 
 
 def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
@@ -211,7 +190,3 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error}); --tokenizer-path is a Hugging Face folder"
         ) from error
     return content if isinstance(content, dict) else {}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

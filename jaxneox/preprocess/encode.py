@@ -33,10 +33,12 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """`dtypes` names the datasets; `identity` is all that the tokens depend on, as JSON."""
+    """`dtypes` names the datasets; `identity` is all that the tokens depend on, as JSON; `notes`
+    is what there is to say of the tokenizer, a line each."""
 
     dtypes: dict[str, np.dtype[Any]]
     identity: dict[str, Any]
+    notes: tuple[str, ...]
 
     def encode(self, chunk: Chunk) -> Encoded: ...
 
@@ -65,10 +67,12 @@ class TextEncoder:
     def __init__(self, recipe: TextRecipe) -> None:
         self.recipe = recipe
         self._tokenizer = build_tokenizer(recipe.tokenizer)
+        self.notes = self._tokenizer.notes
         if recipe.append_eod and self._tokenizer.eod is None:
             raise UserError(
-                f"--append-eod: {self._tokenizer.name} has no <|endoftext|> token; leave the flag "
-                "away or use another tokenizer"
+                f"--append-eod: {self._tokenizer.name} has no <|endoftext|> token, and no "
+                "eos_token in a tokenizer_config.json beside it; name another with --eod-token, "
+                "such as </s>"
             )
         self._end = np.int32(self._tokenizer.eod or 0) if recipe.append_eod else None
         dtype = token_dtype(self._tokenizer.vocab_size)

@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with processes(recipe, workers) as pool:
         encoder = recipe.build()  # while the processes start
+        for note in encoder.notes:
+            console.print(f"note: the tokenizer: {note}", highlight=False, markup=False)
         identity = _identity(encoder, files)
         prefix = pathlib.Path(args.output_prefix)
         with Output(prefix, encoder.dtypes, identity, args.overwrite) as out:

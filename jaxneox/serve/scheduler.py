@@ -95,7 +95,7 @@ class Scheduler:
         """The thread: until `stop`, or a fault. `ready` is called when requests are taken."""
         try:
             served = load(self._say)
-            batch = Batch(served.engine, served.eod)
+            batch = Batch(served.engine, served.stops)
             with self._changed:
                 self.served = served
                 if self._state == "loading":

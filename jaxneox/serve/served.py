@@ -27,13 +27,14 @@ class Served:
         self.context = context(model.config.model)
         self.max_tokens = min(max_tokens or self.context, self.context)
         self.created = int(time.time())
-        known = None if self.tokenizer is None else self.tokenizer.vocab_size
+        known = None if self.tokenizer is None else self.tokenizer.rows
         self.engine: Engine = model.pools(slots, self.context, known, tops=TOPS)
         self.piece = lru_cache(1 << 17)(self._piece)
 
     @property
-    def eod(self) -> int | None:
-        return None if self.tokenizer is None else self.tokenizer.eod
+    def stops(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return frozenset() if self.tokenizer is None else self.tokenizer.stops
 
     def encode(self, text: str) -> list[int]:
         """Raises UserError where there is no tokenizer."""

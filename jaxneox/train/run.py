@@ -96,7 +96,10 @@ def documents_of(data: DataConfig, eod: int | None) -> Documents | None:
     if not asked:
         return None
     if eod is None:
-        raise UserError(f"{asked[0]}: true, but there is no tokenizer with an <|endoftext|> token")
+        raise UserError(
+            f"{asked[0]}: true, but there is no tokenizer with an <|endoftext|> token, and nothing "
+            "names another; set eod-token"
+        )
     return Documents(eod, data.reset_attention_mask, data.reset_position_ids)
 
 

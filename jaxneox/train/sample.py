@@ -22,7 +22,7 @@ def sample(run: Run, tokenizer: Tokenizer, count: int, prompt: str, temperature:
         window_BT = jax.reshard(window_BT, run.plan.rules.activation("batch", None))
         logits = model.logits(params, window_BT)
         logits_V = jax.reshard(logits, jax.P(None, None, None))[0, last] / temperature
-        known = jnp.arange(logits_V.shape[0]) < tokenizer.vocab_size
+        known = jnp.arange(logits_V.shape[0]) < tokenizer.rows
         return jax.random.categorical(key, jnp.where(known, logits_V, -jnp.inf))
 
     with jax.set_mesh(run.mesh):

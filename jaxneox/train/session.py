@@ -10,7 +10,7 @@ import jax
 from jaxneox import checkpoint
 from jaxneox.config import resolve, tokenizer_of, train_iters_of
 from jaxneox.console.hints import command
-from jaxneox.data import Tokenizer, build_tokenizer, load_tokenizer
+from jaxneox.data import Tokenizer, open_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     if args.tokens:
         keys = fit_to_tokens(keys, args.tokens)
     use_compilation_cache()
-    tokenizer = open_tokenizer(keys)
+    tokenizer = tokenizer_for(keys)
     vocab_size = tokenizer.vocab_size if tokenizer else None
     cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
     for folder in (cfg.checkpoint.save, cfg.checkpoint.load):
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     if args.dry_run:
         dry_run(plan)
         return 0
-    greet(plan)
+    greet(plan, tokenizer.notes if tokenizer else ())
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None):
         run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
@@ -111,24 +111,22 @@ def fit_to_tokens(keys: Keys, path: str) -> Keys:
     return kept | {"train_batch_size": batch} | ({"max_micro_batch_size": micro} if micro else {})
 
 
-def open_tokenizer(keys: Keys) -> Tokenizer | None:
+def tokenizer_for(keys: Keys) -> Tokenizer | None:
     """As the YAML says, else the one that lies in the run which is continued or loaded.
 
     None only where the padded vocabulary is given and the tokenizer's file is not there.
     """
+    cfg = tokenizer_of(keys)
+    folders = [Path(keys[name]) for name in ("save", "load") if keys.get(name)]
     try:
-        return build_tokenizer(tokenizer_of(keys))
+        return open_tokenizer(cfg, [run for path in folders for run in (path, path.parent)])
     except UserError:
-        for folder in (keys.get("save"), keys.get("load")):
-            for kept in (Path(folder), Path(folder).parent) if folder else ():
-                if (kept / "tokenizer").is_dir():
-                    return load_tokenizer(kept / "tokenizer")
-        if keys.get("padded_vocab_size") is None:
+        if keys.get("padded_vocab_size") is None or cfg.eod_token is not None:
             raise
         return None
 
 
-def greet(plan: Plan) -> None:
+def greet(plan: Plan, more: tuple[str, ...] = ()) -> None:
     cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
     virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
     print(f"{plan.parameters:,} parameters, {cfg.precision.compute}, on{virtual} "
@@ -142,7 +140,7 @@ def greet(plan: Plan) -> None:
         print(f"pipeline: {plan.schedule}")
     if plan.sizes["cp"] > 1:
         print(f"attention over cp: {'a ring' if plan.rules.ring else 'gathered keys and values'}")
-    notes = cfg.notes
+    notes = cfg.notes + tuple(f"the tokenizer: {note}" for note in more)
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
     notes += pipeline_notes(plan)

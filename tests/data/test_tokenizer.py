@@ -137,7 +137,7 @@ def test_sentencepiece(tmp_path: pathlib.Path) -> None:
     check(tokenizer, tmp_path)
     assert tokenizer.eod == 3
     without = build_tokenizer(TokenizerConfig("SPMTokenizer", str(tmp_path / "without.model")))
-    assert without.eod is None
+    assert without.eod == 2  # the model's own </s>, in a vocabulary without <|endoftext|>
 
 
 def test_tiktoken(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

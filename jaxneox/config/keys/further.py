@@ -48,6 +48,12 @@ OLDER: Section = {
 }
 
 OURS: Section = {
+    "eod_token": used(
+        str,
+        None,
+        "tokenizer.eod_token",
+        "the token after each document; null: tokenizer_config.json's eos_token, or <|endoftext|>",
+    ),
     "neox_compat": used(bool, False, "neox_compat", "true: as NeoX HEAD does, not as it says"),
     "remat_policy": used(
         ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"

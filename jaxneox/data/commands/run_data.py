@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jaxneox.config import apply_set, data_run_of, load_yaml, tokenizer_of
 from jaxneox.data.build import open_loader
 from jaxneox.data.loader import Loader, SampleLoader
-from jaxneox.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from jaxneox.data.tokenizer import Tokenizer, open_tokenizer
 from jaxneox.data.wanted import Split
 from jaxneox.errors import UserError
 
@@ -61,11 +61,11 @@ def _run_folder(paths: list[str]) -> pathlib.Path | None:
 
 def _tokenizer(keys: dict[str, Any], folder: pathlib.Path | None) -> Tokenizer | None:
     """None, and a note, where its files are not here: tokens are read without it too."""
-    described = tokenizer_of(keys)
+    cfg = tokenizer_of(keys)
     try:
-        return build_tokenizer(described)
+        return open_tokenizer(cfg, [] if folder is None else [folder])
     except UserError as error:
-        if folder is not None and (folder / "tokenizer").is_dir():
-            return load_tokenizer(folder / "tokenizer")
+        if cfg.eod_token is not None:
+            raise
         print(f"note: without a tokenizer ({error})", file=sys.stderr)
         return None

@@ -14,17 +14,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer-type", metavar="KIND", help="HFTokenizer where there is a vocab-file")
     add("--vocab-file", metavar="FILE", help="tokenizer.json, vocab.json or a model")
     add("--merge-file", metavar="FILE", help="merges.txt of GPT-2's kinds")
+    add("--eod-token", metavar="TEXT", help="ends documents, as preprocess was told")
     add("--config", nargs="+", metavar="X.yml", help="the YAMLs of a run")
 
 
 def tokenizer_from(args: argparse.Namespace) -> Tokenizer | None:
     """None where no flag was given."""
-    flags = args.tokenizer_type or args.vocab_file or args.merge_file
+    flags = args.tokenizer_type or args.vocab_file or args.merge_file or args.eod_token
     if args.config and flags:
         raise UserError("--config and the tokenizer's own flags: give one of the two")
     if args.config:
         return build_tokenizer(tokenizer_of(load_yaml(args.config)))
     if flags:
         kind = args.tokenizer_type or "HFTokenizer"
-        return build_tokenizer(TokenizerConfig(kind, args.vocab_file, args.merge_file))
+        files = (args.vocab_file, args.merge_file)
+        return build_tokenizer(TokenizerConfig(kind, *files, eod_token=args.eod_token))
     return None

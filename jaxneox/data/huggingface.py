@@ -1,0 +1,211 @@
+"""Tokenizers of Hugging Face's `tokenizers` library: a tokenizer.json, and GPT-2's two files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data.companions import Added, Companions
+from jaxneox.data.pieces import pieces_of
+from jaxneox.data.tokenizer_base import EOD, PADDING, Tokenizer, existing, vocab_file
+from jaxneox.errors import UserError
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library: HFTokenizer and both GPT-2 kinds."""
+
+    def __init__(
+        self,
+        name: str,
+        backend: tokenizers.Tokenizer,
+        files: Mapping[str, bytes],
+        added: Sequence[Added] = (),
+    ) -> None:
+        """`added`: what `backend` got besides what the files list."""
+        self.name = name
+        self.notes = tuple(made_whole(backend))
+        self.vocab_size = backend.get_vocab_size()
+        self.eod = backend.token_to_id(EOD)
+        self.pad = backend.token_to_id(PADDING)
+        self.files = files
+        self.added = tuple(added)
+        self._backend = backend
+        self._pieces = pieces_of(backend)
+
+    @property
+    def rows(self) -> int:
+        return 1 + max(self._backend.get_vocab().values(), default=-1)
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._backend.encode(text).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        if self._pieces is not None:
+            return [self._pieces.encode(text) for text in texts]
+        return [np.asarray(e.ids, np.int32) for e in self._backend.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode([int(i) for i in ids]))
+
+    def id_of(self, token: str) -> int | None:
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def text_of(self, token: int) -> str:
+        return str(self._backend.id_to_token(token))
+
+    def whole(self) -> bytes:
+        """A tokenizer.json that encodes as this tokenizer does, whoever opens it."""
+        return str(self._backend.to_str(pretty=True)).encode()
+
+
+def made_whole(backend: tokenizers.Tokenizer) -> list[str]:
+    """Switch off what was saved of one use of a tokenizer; a line for what changes its tokens.
+
+    A tokenizer.json keeps the truncation and padding of the call before it was saved, which
+    transformers sets anew for every call, and the dropout of merges with which a model was trained.
+    """
+    backend.no_truncation()
+    backend.no_padding()
+    dropout = getattr(backend.model, "dropout", None)
+    if not dropout:
+        return []
+    backend.model.dropout = None
+    return [f"its merges have a dropout of {dropout:.3g}, which is off here: tokens are the same"
+            " each time"]  # fmt: skip
+
+
+def tokenizer_json(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
+    path = vocab_file(cfg)
+    content = path.read_bytes()
+    try:
+        backend = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises the bare class
+        raise UserError(f"{path}: vocab-file is no tokenizer.json ({error})") from error
+    added, notes = register(backend, companions)
+    tokenizer = HuggingFaceTokenizer("HFTokenizer", backend, {path.name: content}, added)
+    tokenizer.notes += tuple(notes)
+    return tokenizer
+
+
+def register(
+    backend: tokenizers.Tokenizer, companions: Companions
+) -> tuple[list[Added], list[str]]:
+    """Add what the companions list and the file does not; as transformers does, with their ids.
+
+    Returns what was added, and a line for each token that has no place in the vocabulary.
+    """
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    given = {token.content: token for token in companions.added}
+    for text in companions.special:
+        found = backend.token_to_id(text)
+        if text not in given and found is not None:
+            given[text] = Added(text, found, special=True)
+    added, notes = [], []
+    following = _next_id(backend)
+    for text, token in given.items():
+        there = backend.token_to_id(text)
+        if text in known:
+            if there != token.id:
+                notes.append(
+                    f"{text!r} is listed as token {token.id}, but is {there} in the tokenizer's "
+                    "own file, which counts"
+                )
+            continue
+        if there != token.id and not (there is None and token.id == following):
+            notes.append(
+                f"{text!r} is listed as token {token.id}, where the tokenizer's own file has "
+                "another or none: it is read as ordinary text"
+            )
+            continue
+        _add(backend, token)
+        added.append(token)
+        following = max(following, token.id + 1)
+    return added, notes
+
+
+def _next_id(backend: tokenizers.Tokenizer) -> int:
+    """What the library gives to a token that it does not know: its own ids may have gaps."""
+    size = backend.get_vocab_size(with_added_tokens=False)
+    return max(size, 1 + max(backend.get_added_tokens_decoder(), default=-1))
+
+
+def _add(backend: tokenizers.Tokenizer, token: Added) -> None:
+    made = AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=token.special,
+    )
+    (backend.add_special_tokens if token.special else backend.add_tokens)([made])
+
+
+def gpt2_bpe(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
+    vocab = vocab_file(cfg)
+    if cfg.merge_file is None:
+        raise UserError("merge-file: missing, GPT2BPETokenizer needs the path of its merges.txt")
+    merges = existing(cfg.merge_file, "merge-file")
+    return _gpt2("GPT2BPETokenizer", vocab, merges, companions)
+
+
+def hf_gpt2(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
+    """Like GPT2BPETokenizer with one more token, `<|padding|>`; `vocab-file` may be a folder."""
+    given = cfg.vocab_file
+    if given is not None and Path(given).is_dir():
+        given = str(Path(given) / "vocab.json")
+    if given is None or (not Path(given).exists() and "/" not in given):
+        raise UserError(
+            f"vocab-file: {given!r}, HFGPT2Tokenizer needs a folder with vocab.json and "
+            "merges.txt here (nothing is downloaded)"
+        )
+    vocab = existing(given, "vocab-file")
+    merges = existing(cfg.merge_file or str(vocab.with_name("merges.txt")), "merge-file")
+    return _gpt2("HFGPT2Tokenizer", vocab, merges, companions, PADDING)
+
+
+def _gpt2(
+    name: str, vocab: Path, merges: Path, companions: Companions, *more: str
+) -> HuggingFaceTokenizer:
+    """GPT-2's tokenizer: bytes as printable characters, merged by rank, no leading space added."""
+    try:
+        ids, ranks = models.BPE.read_file(str(vocab), str(merges))
+        _check_places(vocab, ids, companions.added)
+        # The library numbers added tokens itself, but for those that the vocabulary has.
+        backend = tokenizers.Tokenizer(
+            models.BPE(ids | {token.content: token.id for token in companions.added}, ranks)
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the library raises the bare class
+        raise UserError(f"{vocab}, {merges}: no vocab.json and merges.txt ({error})") from error
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if backend.token_to_id(EOD) is not None:
+        backend.add_special_tokens([EOD])
+    added, notes = register(backend, companions)
+    if more:
+        backend.add_special_tokens(list(more))
+    files = {path.name: path.read_bytes() for path in (vocab, merges)}
+    tokenizer = HuggingFaceTokenizer(name, backend, files, added)
+    tokenizer.notes += tuple(notes)
+    return tokenizer
+
+
+def _check_places(vocab: Path, ids: Mapping[str, int], added: Sequence[Added]) -> None:
+    """Raises UserError for an added token whose id is another's, or that has another."""
+    owners = {i: text for text, i in ids.items()}
+    for token in added:
+        there, owner = ids.get(token.content, token.id), owners.get(token.id, token.content)
+        if there != token.id or owner != token.content:
+            what = f"has as {there}" if there != token.id else f"gives to {owner!r}"
+            raise UserError(
+                f"{vocab.parent}: its added tokens give {token.content!r} the id {token.id}, which "
+                f"{vocab.name} {what}; correct added_tokens.json or tokenizer_config.json"
+            )
+        owners[token.id] = token.content

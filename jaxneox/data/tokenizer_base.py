@@ -1,0 +1,213 @@
+"""What all kinds of tokenizers have in common, and the kind that needs no file.
+
+Vocabulary sizes and end-of-document tokens are NeoX's (gpt-neox `megatron/tokenizer/tokenizer.py`),
+where nothing beside the tokenizer's own files says otherwise.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data.companions import NONE, Added, Companions
+from jaxneox.errors import UserError
+
+EOD = "<|endoftext|>"
+PADDING = "<|padding|>"
+DESCRIPTION = "jaxneox_tokenizer.json"
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    Attributes:
+        name: NeoX's `tokenizer-type`.
+        vocab_size: as NeoX counts it, before padding.
+        eod: the token after each document; None where nothing names one.
+        bos: the token that begins a text, where that is known.
+        pad: the token that fills short rows; None where the vocabulary has none.
+        files: content by file name, first of `vocab-file`, then of `merge-file`.
+        companions: what goes with it besides.
+        added: the tokens that are looked for first and that its own files do not list as such.
+        notes: what a person should know of it, one line each.
+    """
+
+    name: str
+    vocab_size: int
+    eod: int | None
+    bos: int | None = None
+    pad: int | None = None
+    files: Mapping[str, bytes]
+    companions: Companions = NONE
+    added: tuple[Added, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def text_of(self, token: int) -> str:
+        """The text by which `id_of` finds a token."""
+        return self.decode([token])
+
+    @abstractmethod
+    def id_of(self, token: str) -> int | None:
+        """The id of the one token that has this text; None where there is none."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """`encode` of each text, the fastest way there is."""
+        return [np.asarray(self.encode(text), np.int32) for text in texts]
+
+    @property
+    def rows(self) -> int:
+        """Rows of an embedding that its ids can name; more than its tokens where ids have gaps."""
+        return self.vocab_size
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """The tokens at which generation ends."""
+        return frozenset(self.companions.stop) | (set() if self.eod is None else {self.eod})
+
+    @cached_property
+    def begin(self) -> int | None:
+        """The token that `encode` puts before every text, where that is the one that begins it."""
+        first = self.encode("")[:1]
+        return self.bos if self.bos != self.eod and first == [self.bos] else None
+
+    @property
+    def natural_eod(self) -> int | None:
+        """The end of a document where nothing names another, as in NeoX."""
+        return self.id_of(EOD)
+
+    def settle(self, companions: Companions, chosen: str | None, saved: int | None) -> None:
+        """Decide which tokens end a document and begin a text.
+
+        Args:
+            companions: what goes with the tokenizer.
+            chosen: `eod-token`, the text of the token that ends a document.
+            saved: the id of that token as a run saved it.
+
+        Raises:
+            UserError: `chosen` is not one token.
+        """
+        self.companions = companions
+        if companions.bos is not None:
+            self.bos = self.id_of(companions.bos)
+        if chosen is not None:
+            self.eod = self.id_of(chosen)
+            if self.eod is None:
+                raise UserError(
+                    f"eod-token: {chosen!r} is no token of this {self.name}; expected the text of "
+                    "one, such as </s>"
+                )
+        elif saved is not None:
+            self.eod = saved
+        else:
+            self.eod = self.named_eod
+        named = companions.eos
+        if named is not None and self.id_of(named) is None:
+            self.notes += (f"eos_token {named!r} is no token of its vocabulary: passed over",)
+
+    @property
+    def named_eod(self) -> int | None:
+        """The end of document where `eod-token` does not name another: by tokenizer_config.json,
+        else by NeoX's rule, else by config.json."""
+        named = self.companions.eos
+        found = None if named is None else self.id_of(named)
+        if found is None:
+            found = self.natural_eod
+        if found is None:
+            ids = (self.companions.config or {}).get("eos_token_id")
+            found = ids if isinstance(ids, int) else next(iter(ids or ()), None)
+        return found if found is None or 0 <= found < self.rows else None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides a document's tokens, whatever the files are called."""
+        digest = hashlib.sha256(self.name.encode())
+        for content in self.files.values():
+            digest.update(hashlib.sha256(content).digest())
+        own = self._own()
+        if own:  # else as it has always been
+            digest.update(json.dumps(own).encode())
+        return digest.hexdigest()
+
+    def _own(self) -> list[object]:
+        """What makes other tokens than the files alone would by NeoX's rules."""
+        end = [] if self.eod == self.natural_eod else ["eod", self.eod]
+        return end + [[token.content, token.id] for token in self.added]
+
+    def save(self, folder: Path) -> None:
+        """Leave in `folder` all that `load_tokenizer` needs, and the companions as they are."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in {**self.companions.files, **self.files}.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        description: dict[str, object] = {"tokenizer_type": self.name, "files": list(self.files)}
+        description |= {"eod": self.eod, "companions": list(self.companions.files)}
+        if self.companions.config is not None:
+            description["config"] = dict(self.companions.config)
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+
+
+class CharLevelTokenizer(Tokenizer):
+    """The bytes of UTF-8 in NeoX's vocabulary of 512; token 0 ends a document.
+
+    NeoX decodes byte by byte, as Latin-1 and with a space for every control character. Here
+    `decode` is the inverse of `encode`, so that a sample keeps its lines and its accents.
+    """
+
+    name = "CharLevelTokenizer"
+    vocab_size = 512
+    eod = 0
+    files: Mapping[str, bytes] = {}
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    @cached_property
+    def begin(self) -> int | None:
+        """The token that `encode` puts before every text, where that is the one that begins it."""
+        first = self.encode("")[:1]
+        return self.bos if self.bos != self.eod and first == [self.bos] else None
+
+    @property
+    def natural_eod(self) -> int | None:
+        return 0
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        # UTF-8 has no byte 255: it stands for the ids that are no bytes and shows as U+FFFD.
+        return bytes(min(int(i), 255) for i in ids if i != self.eod).decode(errors="replace")
+
+    def id_of(self, token: str) -> int | None:
+        ids = self.encode(token)
+        return ids[0] if len(ids) == 1 else None
+
+
+def given(cfg: TokenizerConfig) -> str:
+    """`vocab-file`. Raises UserError where it is missing."""
+    if cfg.vocab_file is None:
+        raise UserError(f"vocab-file: missing, {cfg.kind} needs it")
+    return cfg.vocab_file
+
+
+def vocab_file(cfg: TokenizerConfig) -> Path:
+    """`vocab-file`, which is there."""
+    return existing(given(cfg), "vocab-file")
+
+
+def existing(path: str, key: str) -> Path:
+    """The path of a file; `key` is what names it. Raises UserError where there is none."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; {key} must be the path of a file here")
+    return Path(path)
