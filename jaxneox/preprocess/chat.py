@@ -152,7 +152,8 @@ def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
             raise UserError(f"{path}: cannot read the chat template ({error})") from error
     found = config.get("chat_template")
     if isinstance(found, list):  # several, by names
-        found = {one.get("name"): one.get("template") for one in found}.get("default")
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
     if not isinstance(found, str):
         raise UserError(
             f"{recipe.folder}: no chat_template.jinja and no chat_template in "
@@ -185,7 +186,7 @@ def _is_turn(turn: Any) -> bool:
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); --tokenizer-path is a Hugging Face folder"
         ) from error
