@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from jaxneox.data.companions import companions_in
+from jaxneox.data.companions import MAP, companions_in
 from jaxneox.data.documents import Chunk, Record
 from jaxneox.data.huggingface import made_whole, register
 from jaxneox.errors import UserError
@@ -44,7 +44,9 @@ class ChatEncoder:
     def __init__(self, recipe: ChatRecipe) -> None:
         self.recipe = recipe
         config = _json(recipe.folder / "tokenizer_config.json")
-        special = _special_tokens(config)
+        older = recipe.folder / MAP
+        special = _special_tokens(_json(older)) if older.is_file() else {}
+        special |= _special_tokens(config)
         source = _template(recipe, config)
         self._render = renderer(source, special)
         path = recipe.folder / "tokenizer.json"
