@@ -9,11 +9,8 @@ their parts of the arrays, in one folder that they share.
 """
 
 import contextlib
-import errno
 import json
 import logging
-import os
-import re
 import zlib
 from functools import partial
 from pathlib import Path
@@ -22,15 +19,24 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxneox import damage
 from jaxneox.checksums import checksums, differing
 from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
-from jaxneox.places import PREFIX, Place, find, put_aside, run_of, steps
+from jaxneox.literal import literal
+from jaxneox.places import PREFIX, Place, find, on_disk, put_aside, run_of, steps
 
 CHUNK = 64 << 20  # bytes of an array that are read together at least
 Tree = Any
-__all__ = ["Place", "find", "put_aside", "run_of", "steps"]  # of jaxneox.places, for all users
+__all__ = [
+    "Place",
+    "find",
+    "on_disk",
+    "put_aside",
+    "run_of",
+    "steps",
+]  # of jaxneox.places, for all users
 
 
 class Damaged(UserError):
@@ -39,11 +45,15 @@ class Damaged(UserError):
 
 def read_meta(place: Place) -> dict[str, Any]:
     """Read as the plain JSON that it is: Orbax would start jax's devices for it."""
-    with _readable(place):
+    try:
         meta = json.loads((place.folder / "meta" / "metadata").read_text())
-        if "crc32" in meta and meta.pop("crc32") != _crc(meta):
+        if not isinstance(meta, dict) or ("crc32" in meta and meta.pop("crc32") != _crc(meta)):
             raise ValueError("meta is not what was saved")
         return meta
+    except (OSError, ValueError) as error:
+        gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        proven = gone or isinstance(error, ValueError)
+        raise _unreadable(place, damage.cause(error), Damaged if proven else UserError) from error
 
 
 def read_keys(place: Place) -> dict[str, Any]:
@@ -54,8 +64,8 @@ def read_keys(place: Place) -> dict[str, Any]:
 
 def read_shapes(place: Place, item: str = "params") -> dict[str, tuple[int, ...]]:
     """The shapes of all arrays of an item, by dotted names."""
-    with _readable(place), _quiet(), _reader() as reader:
-        found = reader.metadata(place.folder / item).item_metadata
+    with _readable(place, item), _quiet(), _reader() as reader:
+        found = reader.metadata(literal(place.folder / item)).item_metadata
         if found is None:
             raise ValueError(f"{item} has no readable metadata")
         return _shapes(found.tree)
@@ -71,7 +81,7 @@ def restore_training(place: Place, abstract: Tree) -> Tree:
     """Optimizer and counters, laid out as `abstract`."""
     if not (place.folder / "training").is_dir():
         if "training" in read_meta(place).get("checksums", {}):
-            raise _damaged(place, "its folder training is missing")
+            raise _unreadable(place, "its folder training is missing", Damaged)
         raise UserError(
             f"{place.folder}: holds weights alone (no-save-optim); start from them with --finetune"
         )
@@ -93,9 +103,8 @@ def check_sums(place: Place, **items: Tree) -> None:
     for item, tree in items.items():
         wrong = differing(checksums(tree), saved[item]) if item in saved else []
         if wrong:
-            raise _damaged(
-                place, f"{len(wrong)} arrays of {item} have other numbers than saved: {wrong[0]}"
-            )
+            cause = f"{len(wrong)} arrays of {item} have other numbers than saved: {wrong[0]}"
+            raise _unreadable(place, cause, Damaged)
 
 
 def check_same_model(place: Place, expected: dict[str, tuple[int, ...]]) -> None:
@@ -117,6 +126,7 @@ class Saver:
 
     def __init__(self, run: Path, keep_last: int | None = None):
         self.run = run
+        self.unseen: tuple[int, list[str]] | None = None  # a save that was not looked at: its items
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
             max_to_keep=keep_last,
@@ -124,7 +134,7 @@ class Saver:
             save_root_metadata=False,
         )
         with self._reporting():
-            self.manager = ocp.CheckpointManager(run.resolve(), options=options)
+            self.manager = ocp.CheckpointManager(literal(run), options=options)
 
     def save(self, step: int, params: Tree, training: Tree | None, meta: dict[str, Any]) -> None:
         """Returns as soon as the arrays are copied; a failed earlier save is raised here."""
@@ -135,22 +145,40 @@ class Saver:
             for item, tree in trees.items()
         }
         items["meta"] = ocp.args.JsonSave(meta | {"crc32": _crc(meta)})
-        self.check()
+        self.wait()  # before this save takes the place of an older one
         with self._reporting():
             self.manager.save(step, args=ocp.args.Composite(**items), force=True)
+        self.unseen = (step, list(trees))
 
     def check(self) -> None:
         """Raises what became of a save in the background, if it failed."""
         with self._reporting():
             self.manager.check_for_errors()
+        if not self.manager.is_saving_in_progress():
+            self._look()
 
     def wait(self) -> None:
         with self._reporting():
             self.manager.wait_until_finished()
+        self._look()
 
     def close(self) -> None:
         with self._reporting():
             self.manager.close()
+
+    def _look(self) -> None:
+        """A save counts only when what restores it is there."""
+        if self.unseen is None or not talk.is_first():
+            return
+        step, items = self.unseen
+        for item in items:
+            folder = Place(self.run, step).folder / item
+            if (name := damage.lacking(folder)) is not None:
+                raise UserError(
+                    f"{folder}: was saved without {name}, which no reader can do without; the "
+                    "checkpoints before are as they were. Save elsewhere with --save DIR"
+                )
+        self.unseen = None
 
     @contextlib.contextmanager
     def _reporting(self):
@@ -159,12 +187,12 @@ class Saver:
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a failed write
-            if talk.count() > 1 and _is_a_lost_connection(error):
+            if talk.count() > 1 and damage.is_a_lost_connection(error):
                 raise  # no fault of the disk: the watch knows who has ended
             kept = steps(self.run)
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
             raise UserError(
-                f"{self.run}: a checkpoint could not be written ({_cause(error)}); {newest}. "
+                f"{self.run}: a checkpoint could not be written ({damage.cause(error)}); {newest}. "
                 "Free some space or save elsewhere, then run the same command again"
             ) from error
 
@@ -184,18 +212,18 @@ def save_config(run: Path, text: str) -> None:
 
 
 def _restore(place: Place, item: str, abstract: Tree) -> Tree:
-    with _readable(place), _reader() as reader:
-        return reader.restore(place.folder / item, abstract)
+    with _readable(place, item), _reader() as reader:
+        return reader.restore(literal(place.folder / item), abstract)
 
 
 def _restore_by_name(place: Place, item: str, abstract: Tree) -> Tree:
     """Parts of an optimizer without any array may come and go: Orbax would see another tree."""
     wanted, structure = jax.tree_util.tree_flatten_with_path(abstract)
     by_name = {_dotted(path): leaf for path, leaf in wanted}
-    with _readable(place), _quiet(), _reader() as reader:
-        there = reader.metadata(place.folder / item).item_metadata.tree
+    with _readable(place, item), _quiet(), _reader() as reader:
+        there = reader.metadata(literal(place.folder / item)).item_metadata.tree
         asked = jax.tree_util.tree_map_with_path(lambda path, _: by_name[_dotted(path)], there)
-        found = reader.restore(place.folder / item, asked)
+        found = reader.restore(literal(place.folder / item), asked)
     leaves, _ = jax.tree_util.tree_flatten_with_path(found)
     read = {_dotted(path): leaf for path, leaf in leaves}
     return jax.tree_util.tree_unflatten(structure, [read[_dotted(path)] for path, _ in wanted])
@@ -214,25 +242,27 @@ def _quiet():
 
 
 @contextlib.contextmanager
-def _readable(place: Place):
+def _readable(place: Place, item: str):
+    """Raises Damaged for an item that is proven to be so, else UserError: nothing is put aside that
+    merely cannot be read here."""
+    folder = place.folder / item
     try:
+        if damage.unmerged(folder):
+            damage.merge(folder)
         yield
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        raise _damaged(place, _cause(error), _kind(error)) from error
+        kind = Damaged if damage.damaged(folder) else UserError
+        raise _unreadable(place, damage.cause(error), kind) from error
 
 
-def _damaged(place: Place, cause: str, kind: type[UserError] = Damaged) -> UserError:
+def _unreadable(place: Place, cause: str, kind: type[UserError]) -> UserError:
     others = [step for step in steps(place.run) if step < place.step]
     hint = f"move it away to go on from {PREFIX}_{others[-1]}" if others else "there is no earlier"
+    if kind is not Damaged:
+        hint = "its bytes are not damaged: mend that and run the same command again"
     return kind(f"{place.folder}: the checkpoint cannot be read ({cause}); {hint}")
-
-
-def _kind(error: BaseException) -> type[UserError]:
-    """Bytes that are missing or wrong are damage; a disk that refuses to be read may recover."""
-    number = _errno(error)
-    return Damaged if number in (None, errno.ENOENT, errno.ENOTDIR) else UserError
 
 
 def _reader() -> ocp.StandardCheckpointer:
@@ -267,24 +297,3 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
 
 
 _dotted = partial(jax.tree_util.keystr, simple=True, separator=".")
-
-
-def _is_a_lost_connection(error: BaseException | None) -> bool:
-    """Whether a collective or a barrier, of jax or Orbax, broke off; those of files are others."""
-    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-def _errno(error: BaseException) -> int | None:
-    number = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(number[1]) if number else getattr(error, "errno", None)
-
-
-def _cause(error: BaseException) -> str:
-    """TensorStore's messages are long and end with the system's own error."""
-    number = _errno(error)
-    if number is not None:
-        return os.strerror(number)
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200]

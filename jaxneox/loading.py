@@ -2,13 +2,15 @@
 # B batch, T length, V padded vocabulary
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
@@ -17,6 +19,7 @@ from jaxneox.config import resolve
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.errors import UserError
+from jaxneox.frozen import ADVICE, FrozenParams
 from jaxneox.infer.generate import Answer, Pools, generate
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
@@ -32,7 +35,8 @@ class LoadedModel:
 
     Attributes:
         config: the whole configuration of the run.
-        params: the flat dictionary of float32 weights, by dotted names.
+        params: the flat dictionary of float32 weights, by dotted names; read-only, see
+            `with_params`.
         tokenizer: the run's, or None where it has none.
     """
 
@@ -45,8 +49,44 @@ class LoadedModel:
         rules: Rules,
         compute: Dtype,
     ):
-        self.config, self.params, self.tokenizer = config, params, tokenizer
+        self.config, self._params, self.tokenizer = config, params, tokenizer
         self._mesh, self._rules, self._compute = mesh, rules, compute
+
+    @property
+    def params(self) -> FrozenParams:
+        return FrozenParams(self._params)
+
+    @params.setter
+    def params(self, params: Params) -> NoReturn:
+        raise TypeError(ADVICE)
+
+    def with_params(self, params: Mapping[str, jax.Array | np.ndarray]) -> "LoadedModel":
+        """Make another model of the same configuration, tokenizer and mesh from other weights.
+
+        Args:
+            params: all parameters by dotted names, with the shapes and dtype (float32) of
+                `model.params`; laid out on the mesh here. This model stays as it is.
+
+        Raises:
+            UserError: a name is missing or unknown, or an array has another shape or dtype.
+        """
+        wanted = abstract_params(self._model, self._rules, self._mesh)
+        wrong = [f"{name} is missing" for name in sorted(wanted.keys() - params.keys())]
+        wrong += [f"{name} is not in this model" for name in sorted(params.keys() - wanted.keys())]
+        wrong += [
+            f"{name} is {_form(params[name])}, expected {_form(leaf)}"
+            for name, leaf in wanted.items()
+            if name in params and _form(params[name]) != _form(leaf)
+        ]
+        if wrong:
+            raise UserError(f"these are no parameters of this model: {'; '.join(wrong)}")
+        laid = {name: jax.device_put(params[name], wanted[name].sharding) for name in wanted}
+        other = LoadedModel(
+            self.config, laid, self.tokenizer, self._mesh, self._rules, self._compute
+        )
+        compiled = ("_model", "_logits", "scorer")  # which take the weights as an argument
+        other.__dict__ |= {name: getattr(self, name) for name in compiled}
+        return other
 
     def __call__(self, tokens: ArrayLike) -> jax.Array:
         tokens_BT = jnp.asarray(tokens)
@@ -54,7 +94,7 @@ class LoadedModel:
         spec = self._rules.activation("batch", None)
         with jax.set_mesh(self._mesh):
             laid = jax.device_put(tokens_BT.astype(jnp.int32), NamedSharding(self._mesh, spec))
-            logits = self._logits(self.params, laid)
+            logits = self._logits(self._params, laid)
         if self._mesh.size == 1:  # an array like any other, free of the mesh
             return jax.device_put(logits, self._mesh.devices.item())
         return logits
@@ -110,7 +150,7 @@ class LoadedModel:
             raise UserError("the checkpoint has no tokenizer, which loglikelihood needs")
         room = self.config.model.seq_length
         requests = [pair(self.tokenizer, *texts, room) for texts in pairs]
-        scored = self.scorer(self.params, requests)
+        scored = self.scorer(self._params, requests)
         return [(one.total, bool(one.likeliest.all())) for one in scored]
 
     @cached_property
@@ -147,15 +187,15 @@ class LoadedModel:
 
     def _pools(self, release: bool) -> Pools:
         cfg = self._model.cfg
-        return Pools(cfg, self.params, self._mesh, self._compute, release=release)
+        return Pools(cfg, self._params, self._mesh, self._compute, release=release)
 
     def _recompute(self, rows: int, length: int, known: int | None) -> Recompute:
         return Recompute(
-            self._model, self.params, self._mesh, rows=rows, length=length, known=known
+            self._model, self._params, self._mesh, rows=rows, length=length, known=known
         )
 
     def __repr__(self) -> str:
-        size = sum(w.size for w in self.params.values())
+        size = sum(w.size for w in self._params.values())
         return f"LoadedModel({size:,} parameters, {self.config.model})"
 
     @cached_property
@@ -179,6 +219,13 @@ class LoadedModel:
             room = positions.max_positions - positions.offset
             if tokens_BT.shape[1] > room:
                 raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")
+
+
+def _form(array: Any) -> str:
+    """Dtype and shape, as in float32[2, 3]."""
+    if not hasattr(array, "shape"):
+        return type(array).__name__
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def load_model(

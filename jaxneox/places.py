@@ -1,12 +1,15 @@
 """The folders of a run and of its checkpoints: which there are, which is meant, which is whole."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from jaxneox.errors import UserError
+from jaxneox.foreign import refuse_foreign
 
 PREFIX = "step"
 CORRUPT = "corrupt"
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path makes one slash of two
 
 
 class Place(NamedTuple):
@@ -30,15 +33,40 @@ def steps(run: Path) -> list[int]:
     return sorted(found)
 
 
+def is_address(path: str | Path) -> bool:
+    """Tell whether a path is an address such as s3://bucket/run."""
+    return ADDRESS.match(str(path)) is not None
+
+
+def on_disk(path: str | Path) -> Path:
+    """Make a run's or a checkpoint's path absolute, with links followed.
+
+    Raises UserError for a path where no checkpoint could be saved: an address as s3://…, and one
+    with a backslash, which TensorStore takes for a slash.
+    """
+    if is_address(path):
+        raise UserError(
+            f"{path}: runs and checkpoints are folders on a disk, and this is an address; save in "
+            "a folder and copy it there, or name one where the bucket is mounted"
+        )
+    folder = Path(path).resolve()
+    if "\\" in str(folder):
+        raise UserError(
+            f"{folder}: has a backslash in its name, which the checkpoints' library takes for a "
+            "slash; rename that folder or give another one"
+        )
+    return folder
+
+
 def run_of(path: str | Path) -> Path:
     """The run's folder that a path means: itself, or the one around a step's."""
-    folder = Path(path).resolve()
+    folder = on_disk(path)
     return folder if _step_of(folder) is None else folder.parent
 
 
 def find(path: str | Path, step: int | None = None) -> Place:
     """The checkpoint at `path`, a run (its newest, or the given step) or one step's folder."""
-    folder = Path(path).resolve()
+    folder = on_disk(path)
     number = _step_of(folder)
     if number is not None and step in (None, number) and (folder / "meta").is_dir():
         return Place(folder.parent, number)
@@ -70,5 +98,6 @@ def _nothing_at(path: str | Path, folder: Path, step: int | None) -> UserError:
     expected = f"expected a run with {PREFIX}_N folders, or one of them by that name"
     if _step_of(folder) is not None and (folder / "meta").is_dir():
         return UserError(f"{path}: is not the checkpoint of step {step}: leave one of the two out")
+    refuse_foreign(path)
     state = "holds no whole checkpoint" if folder.is_dir() else "does not exist"
     return UserError(f"{path}: {state}; {expected}")

@@ -13,7 +13,8 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["preprocess"] = {"config", "data"}
-BELOW["checksums"] = BELOW["places"] = set()
+BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
+BELOW["places"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
@@ -29,6 +30,7 @@ OPENS_CONVERT = {"jaxneox.cli"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}
+CONVERT_MAY |= {"literal", "places"}
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
     "convert.proof.program": {""},  # runs the program that a user will run

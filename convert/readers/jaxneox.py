@@ -78,9 +78,11 @@ class JaxneoxCheckpoint:
 
     def _open(self, item: str, name: str) -> ts.TensorStore:
         folder = (self.place.folder / item).resolve()
-        store = {"driver": "file", "path": f"{folder}/{name}/"}
+        store: dict[str, Any] = {"driver": "file", "path": f"{folder}/{name}/"}
         if (folder / "manifest.ocdbt").is_file():
-            store = {"driver": "ocdbt", "base": f"file://{folder}/", "path": f"{name}/"}
+            # not as a URL, in which some characters of a path would mean something else
+            base = {"driver": "file", "path": f"{folder}/"}
+            store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
         spec = {"driver": "zarr", "kvstore": store, "recheck_cached_data": "open"}
         try:
             return ts.open(spec, context=self._context).result()

@@ -16,6 +16,7 @@ import yaml
 
 from jaxneox.checkpoint import PREFIX, save_config
 from jaxneox.errors import UserError
+from jaxneox.literal import literal
 
 STACKED = "layers."
 CONTEXT = ts.Context({"file_io_sync": False})
@@ -31,7 +32,7 @@ class Item:
         """`scalars` is a tree like what is saved, with a scalar of its dtype for each array."""
         self._folder = folder.resolve()
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as saver:
-            saver.save(self._folder, args=ocp.args.PyTreeSave(scalars))
+            saver.save(literal(self._folder), args=ocp.args.PyTreeSave(scalars))
         self._arrays = {name: self._create(name, *leaf) for name, leaf in leaves.items()}
 
     def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:

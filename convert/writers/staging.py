@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO
 
 from jaxneox.errors import UserError
+from jaxneox.places import on_disk
 
 MARK = ".converting"
 
@@ -23,11 +24,12 @@ class Unproven(UserError):
 class Staging:
     """`with Staging(dst, nbytes) as folder`: write into `folder`; it becomes `dst` at the end.
 
-    Raises UserError where `dst` exists, where another conversion writes it, and where the disk has
-    no room for `nbytes`.
+    Raises UserError where `dst` exists or is no path on a disk, where another conversion writes it,
+    and where the disk has no room for `nbytes`.
     """
 
     def __init__(self, dst: Path, nbytes: int) -> None:
+        on_disk(dst)
         self.dst = dst
         self.folder = dst.with_name(dst.name + ".partial")
         refuse_existing(dst)

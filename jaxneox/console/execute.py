@@ -113,7 +113,9 @@ def hush() -> None:
     Each write that fails after the first one is told to an event loop that Orbax has closed, and
     those that had not begun are told of where Python finds them.
     """
-    warnings.filterwarnings("ignore", "coroutine 'async_serialize_from_host", RuntimeWarning)
+    warnings.filterwarnings(
+        "ignore", "coroutine '(async_serialize_from|_read_array_index)", RuntimeWarning
+    )
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     tell = sys.unraisablehook

@@ -60,7 +60,8 @@ class Formatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        unsaid = action.default in (None, False, argparse.SUPPRESS) or action.default == []
+        default = action.default
+        unsaid = default is None or default is False or default in (argparse.SUPPRESS, [])
         if unsaid or not action.option_strings or "default" in text:
             return text
         return f"{text} (default: %(default)s)"

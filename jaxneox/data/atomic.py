@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator
 from typing import IO
 
@@ -10,7 +11,8 @@ from typing import IO
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     """Writes beside `path`, under a hidden name, and renames at the end; nothing if it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # not by the process's number, which threads share and other hosts have as well
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

@@ -1,9 +1,88 @@
-"""Where files are kept that can be made or fetched again."""
+"""Where files are kept that can be made or fetched again, and how several processes share them.
 
+An entry has its name only when it is whole, and is taken away only when it was looked at again, by
+one process at a time, and found damaged: what a call has returned stays.
+"""
+
+import contextlib
+import fcntl
+import json
 import os
 import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+from jaxneox.data.checksums import file_sha256
 
 
 def cache_root() -> pathlib.Path:
     """`$JAXNEOX_CACHE`, or `~/.cache/jaxneox`; it need not exist yet."""
     return pathlib.Path(os.environ.get("JAXNEOX_CACHE") or "~/.cache/jaxneox").expanduser()
+
+
+@contextlib.contextmanager
+def new_entry(entry: pathlib.Path, whole: Callable[[], bool]) -> Iterator[pathlib.Path]:
+    """A folder to fill, which becomes `entry` at the end; a whole one that is there by then stays.
+
+    Args:
+        entry: the folder's path in the end.
+        whole: tells whether what lies at that path is complete and undamaged.
+
+    Raises OSError where that cannot be done; nothing is left behind by a failure.
+    """
+    temporary = pathlib.Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        with _alone(entry):
+            if not whole():
+                _take_away(entry)
+                try:
+                    os.rename(temporary, entry)
+                except OSError:
+                    if not whole():  # else another was first, where there are no locks
+                        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sums_of(folder: pathlib.Path) -> str:
+    """The SHA-256 of each file of an entry, as text for `sums_hold`."""
+    return json.dumps({path.name: file_sha256(path) for path in sorted(folder.iterdir())})
+
+
+def sums_hold(folder: pathlib.Path, text: str) -> bool:
+    """Tell whether the files of an entry are what `sums_of` has read.
+
+    Raises OSError for a file that cannot be read, ValueError for a text that is not of that form.
+    """
+    sums = json.loads(text)
+    if not isinstance(sums, dict):
+        raise ValueError(f"{folder}: expected sums by file names, found {text[:40]}")
+    return all(file_sha256(folder / name) == known for name, known in sums.items())
+
+
+def say_damaged(entry: pathlib.Path) -> None:
+    print(f"the cache's {entry} is damaged: making it again", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _alone(entry: pathlib.Path) -> Iterator[None]:
+    """One process at a time judges and replaces what lies in a folder; nobody else waits for it."""
+    folder = os.open(entry.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: the names must do
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _take_away(entry: pathlib.Path) -> None:
+    """Out of the way by a rename, so that there is never half an entry under its name."""
+    aside = pathlib.Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(entry, aside / entry.name)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -15,7 +15,9 @@ from typing import Any
 
 import fsspec
 
-from jaxneox.data.cache import cache_root
+from jaxneox.data.atomic import atomic_file
+from jaxneox.data.cache import cache_root, say_damaged
+from jaxneox.data.checksums import file_sha256
 from jaxneox.data.files import mapped
 from jaxneox.errors import UserError
 
@@ -92,12 +94,16 @@ def exists(url: str) -> bool:
 
 
 def _fetched(remote: _Remote) -> pathlib.Path:
-    """A copy in the cache. Of several processes each writes its own, and the last one stays."""
+    """A copy in the cache. Of several processes each writes its own, and the last one stays. A copy
+    that is not what was fetched any more is fetched again."""
     key = hashlib.sha256("\n".join([remote.url, str(remote.size), *remote.version]).encode())
     name = remote.url.rpartition("/")[2]
     path = cache_root() / "remote" / f"{key.hexdigest()[:16]}-{name}"
+    noted = cache_root() / "remote-sums" / path.name
     if path.is_file():
-        return path
+        if path.stat().st_size == remote.size and _holds(path, noted):
+            return path
+        say_damaged(path)
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +116,9 @@ def _fetched(remote: _Remote) -> pathlib.Path:
             found = file.seek(0, os.SEEK_END)
         if found != remote.size:
             raise UserError(f"{remote.url}: {found} bytes came, expected {remote.size}; try again")
+        noted.parent.mkdir(exist_ok=True)
+        with atomic_file(noted) as sums:
+            sums.write(file_sha256(pathlib.Path(temporary)).encode())
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(
@@ -120,6 +129,11 @@ def _fetched(remote: _Remote) -> pathlib.Path:
         if temporary is not None:
             pathlib.Path(temporary).unlink(missing_ok=True)
     return path
+
+
+def _holds(path: pathlib.Path, noted: pathlib.Path) -> bool:
+    """Whether a copy is still what was fetched; earlier versions noted nothing."""
+    return not noted.is_file() or noted.read_text() == file_sha256(path)
 
 
 @contextlib.contextmanager

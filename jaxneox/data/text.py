@@ -8,11 +8,10 @@ does.
 
 import functools
 import hashlib
+import json
 import os
 import pathlib
-import shutil
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,8 +20,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxneox.data import documents
-from jaxneox.data.cache import cache_root
-from jaxneox.data.indexed import token_dtype
+from jaxneox.data.cache import cache_root, new_entry, say_damaged
+from jaxneox.data.indexed import IndexedDataset, token_dtype
 from jaxneox.data.tokenizer import Tokenizer
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
@@ -30,6 +29,7 @@ from jaxneox.errors import UserError
 STDLIB = "builtin:stdlib"
 NOT_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 LARGE = 16 << 20  # bytes from which on the progress is shown
+CONTENT = "content.json"  # beside the dataset, what `IndexedDataset.content` says of it
 FORMAT = b"2"  # part of every cache key: raise it when the same text would give other tokens
 
 
@@ -45,7 +45,7 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
 
     The cache is `$JAXNEOX_CACHE` or `~/.cache/jaxneox`, keyed by the content of the files and of
     the tokenizer. Several processes may ask at once: each writes a folder of its own, and the
-    first to finish gives it the name.
+    first to finish gives it the name. A damaged one is made again.
     """
     if tokenizer.eod is None:
         raise UserError(
@@ -59,9 +59,9 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
     name = "stdlib" if path == STDLIB else pathlib.Path(path).resolve().stem
     prefix = root / f"{name}-{key[:16]}" / f"{name}_text_document"
     try:
-        whole = all(prefix.with_name(f"{prefix.name}{end}").is_file() for end in (".bin", ".idx"))
-        if not whole:
-            shutil.rmtree(prefix.parent, ignore_errors=True)
+        if not _whole(prefix):
+            if prefix.parent.is_dir() and any(prefix.parent.iterdir()):
+                say_damaged(prefix.parent)
             root.mkdir(parents=True, exist_ok=True)
             _build(prefix, path, files, tokenizer, tokenizer.eod)
     except OSError as error:
@@ -103,25 +103,30 @@ def _file_digest(path: pathlib.Path, size: int, modified: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def _whole(prefix: pathlib.Path) -> bool:
+    """Whether a cached dataset can be opened, and has the content that was written."""
+    try:
+        recorded = prefix.with_name(CONTENT)
+        # earlier versions recorded nothing; looked at first, as it may be taken away meanwhile
+        expected = json.loads(recorded.read_text()) if recorded.exists() else None
+        dataset = IndexedDataset(prefix)
+        return expected is None or expected == dataset.content
+    except (UserError, OSError, ValueError):
+        return False
+
+
 def _build(
     prefix: pathlib.Path, path: str, files: list[pathlib.Path], tokenizer: Tokenizer, eod: int
 ) -> None:
-    folder = prefix.parent
-    temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with IndexedWriter(temporary / prefix.name, token_dtype(tokenizer.vocab_size)) as out:
+    with new_entry(prefix.parent, lambda: _whole(prefix)) as folder:
+        with IndexedWriter(folder / prefix.name, token_dtype(tokenizer.vocab_size)) as out:
             for text_batch in _batches(path, files):
                 for ids in tokenizer.encode_batch(text_batch):
                     out.add(np.append(ids, eod))
             if not len(out):
                 raise UserError(f"{path}: no text in {len(files)} file(s), only empty documents")
-        try:
-            os.replace(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        content = IndexedDataset(folder / prefix.name).content
+        (folder / CONTENT).write_text(json.dumps(content))
 
 
 def _batches(path: str, files: list[pathlib.Path]) -> Iterator[list[str]]:

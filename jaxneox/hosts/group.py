@@ -3,23 +3,43 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxneox.errors import UserError
 
 AUTO = "auto"
+# Launchers that say who a process is, but not where process 0 listens: the variables of its rank
+# and of the number of processes, where there is one.
+WITHOUT_ADDRESS = (
+    ("PMI_RANK", "PMI_SIZE"),  # MPICH and Intel MPI
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),  # MVAPICH
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    ("PMIX_RANK", ""),
+    ("PALS_RANKID", ""),
+)
+TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# torchrun's own store listens at MASTER_PORT; so many ports further there is nobody, as a rule.
+AWAY = 10007
+BY_FLAGS = (
+    "describe the run's processes by --coordinator HOST:PORT of process 0, --num-processes N and "
+    "--process-id I"
+)
 
 
 @dataclass(frozen=True)
 class Group:
     """One process of several. What is None is left to `jax.distributed.initialize` to find out.
 
-    `coordinator` is the HOST:PORT at which process 0 listens.
+    Attributes:
+        coordinator: the HOST:PORT at which process 0 listens.
+        local: the number of this process among its host's, where each takes one device.
     """
 
     coordinator: str | None
     count: int | None
     index: int | None
+    local: int | None = None
 
     @property
     def prefix(self) -> str:
@@ -38,41 +58,130 @@ def group_of(
     Flags go before the environment and may leave out what it says. Raises UserError for half a
     description.
     """
-    there_count, there_index = from_environment(env)
-    if coordinator is None and count is None and index is None:
-        return Group(None, there_count, there_index) if there_count else None
     if coordinator == AUTO:
         if count is not None or index is not None:
             raise UserError("--coordinator auto finds out --num-processes and --process-id itself")
-        return Group(None, there_count, there_index)
+        try:
+            there = _from_environment(env)
+        except UserError:  # half of a description, which jax need not ask
+            there = ALONE
+        return Group(None, there.count, there.index)
+    if count == 1 and not index:
+        return None
+    complete = None not in (coordinator, count, index)
+    there = ALONE if complete else _from_environment(env)
+    if coordinator is None and count is None and index is None:
+        if there.count is not None and there.lacking:
+            raise UserError(there.lacking)
+        group = Group(there.coordinator, there.count, there.index, there.local)
+        return group if there.count else None
     group = Group(
-        coordinator,
-        there_count if count is None else count,
-        there_index if index is None else index,
+        coordinator or there.coordinator,
+        there.count if count is None else count,
+        there.index if index is None else index,
+        there.local,
     )
     _check(group)
     return group if group.count != 1 else None
 
 
-def from_environment(env: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Number and index of the processes that Slurm, Open MPI or GKE's TPU pods have started.
+@dataclass(frozen=True)
+class Described:
+    """What the environment says; `lacking` is the error where it leaves out the address."""
 
-    (None, None) where there is one, or none of them: also in a Slurm batch script itself, which is
-    no step. The address is left to jax's own detection of the same three.
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+    local: int | None = None
+    lacking: str | None = None
+
+
+ALONE = Described()
+
+
+def _from_environment(env: Mapping[str, str]) -> Described:
+    """The processes that Open MPI, Slurm, torchrun, DeepSpeed, GKE's TPU pods or others started.
+
+    Nothing where there is one process: also in a Slurm batch script itself, which is no step. The
+    first to say that there are several is believed, and the innermost asked first: mpirun and
+    torchrun are started within Slurm's steps, and never start any. The address is left to jax's own
+    detection for Open MPI, Slurm and TPUs.
     """
-    if "SLURM_STEP_NODELIST" in env and "SLURM_PROCID" in env:
-        count = int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
-        index = int(env["SLURM_PROCID"])
-    elif "OMPI_COMM_WORLD_SIZE" in env:
-        count, index = int(env["OMPI_COMM_WORLD_SIZE"]), int(env["OMPI_COMM_WORLD_RANK"])
-    elif "TPU_WORKER_ID" in env:
-        workers = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES") or ""
-        inside = len(workers.split(","))
-        count = inside * int(env.get("MEGASCALE_NUM_SLICES") or 1)
-        index = int(env["TPU_WORKER_ID"]) + inside * int(env.get("MEGASCALE_SLICE_ID") or 0)
-    else:
-        return None, None
-    return (count, index) if count > 1 else (None, None)
+    if "OMPI_COMM_WORLD_SIZE" in env or "OMPI_COMM_WORLD_RANK" in env:
+        return _of(env, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" in env:
+        return _torch(env)
+    slurm = "SLURM_STEP_NODELIST" in env and "SLURM_PROCID" in env
+    if slurm:
+        size = "SLURM_STEP_NUM_TASKS" if env.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+        found = _of(env, "SLURM_PROCID", size) if size in env else ALONE
+        if found.count is not None:
+            return found
+    if "TPU_WORKER_ID" in env:
+        return _tpu(env)
+    for rank, of in WITHOUT_ADDRESS:
+        # a step of one task may have a rank without a size, as of PMIx
+        if (rank in env and (of or not slurm)) or (of and of in env):
+            found = _of(env, rank, of)
+            if found.count is not None:
+                return replace(found, lacking=_no_address(rank, found))
+    return _torch(env)
+
+
+def _of(env: Mapping[str, str], rank: str, size: str) -> Described:
+    """The two numbers; ALONE for one process, UserError for half a description."""
+    if size and env.get(size) == "1":
+        return ALONE
+    if not size or size not in env or rank not in env:
+        there, other = (rank, size) if rank in env else (size, rank)
+        what = f"{other} is not set" if other else "nothing says of how many"
+        raise UserError(
+            f"{there} is {env[there]} and {what}: {BY_FLAGS}, or unset it for a run of one process"
+        )
+    count, index = (_number(env, name) for name in (size, rank))
+    if index >= count:
+        raise UserError(f"{rank} is {index} and {size} {count}: expected 0 to {count - 1}")
+    return Described(count=count, index=index)
+
+
+def _number(env: Mapping[str, str], name: str) -> int:
+    if not env[name].strip().isdecimal():
+        raise UserError(f"{name} is {env[name]!r}, expected a whole number; unset it or mend it")
+    return int(env[name])
+
+
+def _no_address(rank: str, found: Described) -> str:
+    return (
+        f"{rank} says that this is process {found.index} of {found.count}, and nothing says where "
+        "process 0 listens: add --coordinator HOST:PORT, the same for all; or --num-processes 1 "
+        "for a run of its own"
+    )
+
+
+def _torch(env: Mapping[str, str]) -> Described:
+    """As torchrun and DeepSpeed's launcher set it, and torch's `env://` reads it."""
+    if not {"RANK", "WORLD_SIZE"} & env.keys():
+        return ALONE
+    found = _of(env, "RANK", "WORLD_SIZE")
+    if found.count is None:
+        return ALONE
+    missing = [name for name in TORCH if not env.get(name)]
+    if missing:
+        return replace(found, lacking=_no_address("RANK", found))
+    host, port = env["MASTER_ADDR"], _number(env, "MASTER_PORT")
+    host = f"[{host}]" if ":" in host else host
+    port = port - AWAY if port > 2 * AWAY else port + AWAY
+    beside = env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or "1"
+    local = _number(env, "LOCAL_RANK") if "LOCAL_RANK" in env and beside != "1" else None
+    return replace(found, coordinator=f"{host}:{port}", local=local)
+
+
+def _tpu(env: Mapping[str, str]) -> Described:
+    workers = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES") or ""
+    inside = len(workers.split(","))
+    count = inside * int(env.get("MEGASCALE_NUM_SLICES") or 1)
+    index = int(env["TPU_WORKER_ID"]) + inside * int(env.get("MEGASCALE_SLICE_ID") or 0)
+    return Described(count=count, index=index) if count > 1 else ALONE
 
 
 def _check(group: Group) -> None:

@@ -16,10 +16,17 @@ ARRIVAL = 300
 HEARTBEAT = 45
 # At the end process 0 may draw a picture and others may still wait for a disk.
 DEPARTURE = 300
+# What jax's own detection of Open MPI asks for; Open MPI 5 has it no more.
+OPEN_MPI, ITS_ADDRESS = "OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri"
 
 
 def join(group: Group) -> None:
     """Blocks until all processes are there. Only process 0 has a stdout from then on."""
+    if group.coordinator is None and OPEN_MPI in os.environ and ITS_ADDRESS not in os.environ:
+        raise UserError(  # jax would not take it for Open MPI, but for the Slurm around it
+            f"Open MPI says that this is process {group.index} of {group.count}, and not where "
+            "process 0 listens: add --coordinator HOST:PORT, the same for all"
+        )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # its SIGTERM handler would stand beside the loop's, which also knows Ctrl-C
     jax.config.update("jax_enable_preemption_service", False)
@@ -31,6 +38,7 @@ def join(group: Group) -> None:
             group.coordinator,
             group.count if explicit else None,
             group.index if explicit else None,
+            local_device_ids=None if group.local is None else [group.local],
             cluster_detection_method="deactivate" if explicit else None,
             initialization_timeout=ARRIVAL,
             heartbeat_timeout_seconds=HEARTBEAT,
@@ -38,6 +46,7 @@ def join(group: Group) -> None:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise _failed(group, error) from error
+    _check_same(group)
     if not talk.is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
 
@@ -62,6 +71,18 @@ def _quiet_stdout() -> None:
     except OSError:  # no stdout at all
         return
     sys.stdout = os.fdopen(ours, "w", buffering=1)
+
+
+def _check_same(group: Group) -> None:
+    """jax asks the environment by itself for what is not given; it must have found the same."""
+    from jax._src.distributed import global_state
+
+    found = (global_state.num_processes, global_state.process_id)
+    if group.count is not None and found != (group.count, group.index):
+        raise UserError(
+            f"this is process {group.index} of {group.count} by its environment, and jax takes it "
+            f"for process {found[1]} of {found[0]}: give --coordinator HOST:PORT"
+        )
 
 
 def _failed(group: Group, error: Exception) -> UserError:

@@ -14,6 +14,7 @@ from jaxneox.console.parser import Parser, whole_number
 from jaxneox.errors import UserError
 from jaxneox.hosts import parent
 from jaxneox.hosts.group import Group, group_of
+from jaxneox.places import is_address
 
 DEFAULT = "stdlib"
 """The shipped configuration of a training that is asked for without any."""
@@ -144,7 +145,7 @@ def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], gr
 
 def gather_keys(args: argparse.Namespace) -> Keys:
     """The merged keys of the YAMLs, or of a run's folder, then the flags' and `--set`'s."""
-    folders = [path for path in args.paths if Path(path).is_dir()]
+    folders = [path for path in args.paths if is_address(path) or Path(path).is_dir()]
     files = [path for path in args.paths if path not in folders]
     if len(folders) > 1:
         raise UserError(f"{' and '.join(folders)}: only one run can be continued at a time")

@@ -15,6 +15,7 @@ from jaxneox.config.check import Settings
 from jaxneox.config.schema import CheckpointConfig, ModelConfig
 from jaxneox.data import Loader
 from jaxneox.errors import UserError
+from jaxneox.foreign import refuse_foreign
 from jaxneox.hosts import talk
 
 APPEARS = 60.0  # seconds until a network file system shows at one host what another has written
@@ -104,6 +105,8 @@ def origin(c: CheckpointConfig) -> Origin | None:
     home = checkpoint.run_of(c.save) if c.save else None
     known = checkpoint.steps(home) if home else []
     inside = home is not None and home == (checkpoint.run_of(c.load) if c.load else home)
+    if c.save and not known:
+        refuse_foreign(c.save)  # a new run beside it would begin from nothing
     if known and not inside:
         return Origin(checkpoint.find(str(c.save)), weights_only=False)
     if known:

@@ -16,6 +16,7 @@ from jaxneox.errors import UserError
 from jaxneox.hosts import talk
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.parallel.mesh import Sizes, show
+from jaxneox.train.lock import locked
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
 from jaxneox.train.program import dry_run
@@ -40,16 +41,20 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     tokenizer = tokenizer_for(keys)
     vocab_size = tokenizer.vocab_size if tokenizer else None
     cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
+    for folder in (cfg.checkpoint.save, cfg.checkpoint.load):
+        if folder:
+            checkpoint.on_disk(folder)
     plan = build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
     if args.dry_run:
         dry_run(plan)
         return 0
     greet(plan, tokenizer.notes if tokenizer else ())
-    run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
-    if args.check_replicas:
-        run.replicas = Replicas(run.mesh, run.state, run.step, args.check_replicas)
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
-    return work(run, samples, by_default)
+    with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None):
+        run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
+        if args.check_replicas:
+            run.replicas = Replicas(run.mesh, run.state, run.step, args.check_replicas)
+        return work(run, samples, by_default)
 
 
 def work(run: Run, samples: int, by_default: bool) -> int:

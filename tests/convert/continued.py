@@ -33,7 +33,7 @@ class Continued(NamedTuple):
 
 def go_on(name: str, folder: Path, mesh: str = MESH, *flags: Any) -> Continued:
     """Import, train on the golden batches, compare."""
-    case = find_case(name)
+    case = find_case(name, optimizer=True)
     with np.load(case.folder / "golden.npz") as golden:
         wanted = {key: golden[key] for key in (
             "train_tokens", "train_losses", "train_lrs", "tokens", "final_logits"

@@ -47,11 +47,23 @@ class Golden:
         return perplexity(self.logits, self.arrays["labels"])
 
 
-def find_case(name: str) -> Golden:
+def find_case(name: str, *, optimizer: bool = False) -> Golden:
+    """The golden case, or a skip where it is not here.
+
+    Args:
+        name: its folder's.
+        optimizer: whether its optimizer's files are needed; the cases in tests/golden have none.
+    """
     for place in (SHARED / name, HERE / name):
-        if place.is_dir():
+        if place.is_dir() and (not optimizer or has_optimizer(place)):
             return Golden(place)
-    pytest.skip(f"{name} is not among the golden cases here: set JAXNEOX_SHARED")
+    what = "the optimizer of " * optimizer + name
+    pytest.skip(f"{what} is not among the golden cases here: set JAXNEOX_SHARED")
+
+
+def has_optimizer(case: Path) -> bool:
+    """Whether the files are there in which NeoX keeps the optimizer's state or its shapes."""
+    return any(case.glob("global_step*/mp_rank_*_model_states.pt"))
 
 
 def perplexity(logits_BTV: np.ndarray, labels_BT: np.ndarray) -> float:

@@ -236,7 +236,7 @@ def test_sources_that_are_no_neox_checkpoint(run_folder: Path, tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     call(from_neox, run_folder, dst, "--no-verify")
     for src, said in {
-        tmp_path / "hf": "convert.from_hf",
+        tmp_path / "hf": "from-hf",
         tmp_path / "empty": "no NeoX checkpoint",
         tmp_path / "nowhere": "no such folder",
         dst: "is a jaxneox checkpoint already",

@@ -55,7 +55,7 @@ def record(layers: int = 2, between: float = 0.0) -> Record:
     }  # fmt: skip
     return {
         "title": "NeoX to ours", "made": "2026-01-01", "versions": {"jax": "0.10.2"},
-        "command": "python -m convert.from_neox '/a b/run' out/dst --norms mean --config x.yml",
+        "command": "jaxneox convert from-neox '/a b/run' out/dst --norms mean --config x.yml",
         "source_path": "/a b/run", "destination_path": "out/dst", "source": {"kind": "GPT-NeoX"},
         "warnings": [], "files": [{"name": "a.pt", "size": 1000, "sha256": "abc"}],
         "files_not_read": [], "tensors": tensors, "proof": proof,
@@ -102,7 +102,7 @@ def test_a_historic_merge_was_asked_for() -> None:
 
 def test_no_exact_merge_exists() -> None:
     made = failed([OFF], exact_merge_exists=False)
-    made["command"] = "python -m convert.from_neox run dst"
+    made["command"] = "jaxneox convert from-neox run dst"
     assert "No single model has these ranks' function; this is the mean, kept" in head(page(made))
 
 
@@ -207,7 +207,7 @@ def test_without_a_proof_the_page_says_how_to_make_one() -> None:
     del made["proof"]
     text = page(made)
     assert "**Not proved.**" in head(text) and "## The proof" not in text
-    assert "python -m convert.verify '/a b/run' out/dst --config x.yml" in text
+    assert "jaxneox verify '/a b/run' out/dst --config x.yml" in text
     assert made["command"] in text
 
 

@@ -45,7 +45,7 @@ INEXPRESSIBLE: dict[str, tuple[Keys, tuple[str, ...]]] = {
     "learned, parallel": (GPT2 | {"gpt_j_residual": True}, ("GPT2", "is parallel, there seq")),
     "learned from row 2": (GPT2 | {"opt_pos_emb_offset": 2}, ("GPT2", "begin at row 2")),
     "gpt_j_tied": (NEOX | {"gpt_j_tied": True}, ("GPTNeoX", "--copy-shared-norm")),
-    "logit bias": (NEOX | {"logit_bias": True}, ("convert.from_neox SRC DST --norms mean",)),
+    "logit bias": (NEOX | {"logit_bias": True}, ("convert from-neox SRC DST --norms mean",)),
     "attention dropped": (
         LLAMA | {"gpt_j_residual": True, "attention_dropped": True},
         ("Llama", "is parallel", "attention has no effect"),

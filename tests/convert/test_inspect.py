@@ -105,7 +105,7 @@ def test_weights_alone_of_a_longer_training(shared: Path, name: str) -> None:
     assert facts["parallel"]["tp"] == 2 and facts["parallel"]["dp"] is None
     assert 4.1e6 < facts["parameters"] < 4.3e6
     assert (facts["drift"]["differing"] == 0) == (name == "trained_mp2")
-    assert (why(facts, "to_hf") is None) == (name == "trained_mp2")
+    assert (why(facts, "to-hf") is None) == (name == "trained_mp2")
 
 
 def test_drift_is_left_alone_where_there_is_much_to_read(
@@ -169,11 +169,11 @@ def test_without_an_optimizer_the_weights_convert(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_said_with_the_reason(tmp_path: Path) -> None:
     facts = facts_of(Synthetic(keys={"pos-emb": "alibi"}).write(tmp_path / "alibi"))
-    assert "alibi" in (why(facts, "to_hf") or "")
-    assert "parallel residual" in (why(facts, "to_megatron") or "")
-    assert why(facts, "to_neox") is None
+    assert "alibi" in (why(facts, "to-hf") or "")
+    assert "parallel residual" in (why(facts, "to-megatron") or "")
+    assert why(facts, "to-neox") is None
     write_run(tmp_path / "gpt2", GPT2)
-    assert why(facts_of(tmp_path / "gpt2"), "to_megatron") is None
+    assert why(facts_of(tmp_path / "gpt2"), "to-megatron") is None
 
 
 @pytest.mark.parametrize("keys", [GPT2, LLAMA], ids=["gpt2", "llama"])
@@ -193,7 +193,7 @@ def test_a_run_of_ours(tmp_path: Path, keys: Facts) -> None:
 
 
 def test_a_run_of_ours_that_goes_on(tmp_path: Path) -> None:
-    src, dst = find_case("pythia_mp2_drift").folder, tmp_path / "run"
+    src, dst = find_case("pythia_mp2_drift", optimizer=True).folder, tmp_path / "run"
     call(from_neox, src, dst, "--optimizer", "--no-verify")
     facts = facts_of(dst)
     assert facts["generation"].startswith("converted from GPT-NeoX")

@@ -26,7 +26,7 @@ CASES = [
 def folder_of(shared: Path, name: str, kind: str) -> Path:
     path = shared / "golden" / "megatron" / name / kind
     if not path.is_dir():
-        pytest.skip(f"{name}/{kind} is not among the golden cases here")
+        pytest.skip(f"{name}/{kind} is not among the golden cases here: set JAXNEOX_SHARED")
     return path
 
 

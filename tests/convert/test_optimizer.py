@@ -45,7 +45,7 @@ def test_follows_the_curve_of_neox(tmp_path: Path, name: str, mesh: str) -> None
 
 
 def test_bfloat16_takes_the_master_weights(tmp_path: Path) -> None:
-    case = find_case("bf16_mp2")
+    case = find_case("bf16_mp2", optimizer=True)
     call(from_neox, case.folder, tmp_path / "run", "--optimizer", "--no-verify")
     call(from_neox, case.folder, tmp_path / "weights", "--no-verify")
     names = ("layers.mlp.up", "embed.tokens", "layers.norm1.scale")
@@ -63,7 +63,7 @@ def open_leaf(folder: Path, name: str) -> np.ndarray:
 
 
 def test_moments_are_where_their_weights_are(tmp_path: Path) -> None:
-    case = find_case("pythia_mp1")
+    case = find_case("pythia_mp1", optimizer=True)
     call(from_neox, case.folder, tmp_path / "run", "--optimizer", "--no-verify")
     state = open_optimizer(open_neox(case.folder))
     assert (state.count, state.position, state.partitions) == (5, 5, 1)
@@ -78,7 +78,7 @@ def test_moments_are_where_their_weights_are(tmp_path: Path) -> None:
 
 def test_documents_that_a_run_told_apart_are_told_apart_here(tmp_path: Path) -> None:
     """By Megatron's keys, which a fork's YAML may have; NeoX itself would not take them."""
-    case = find_case("pythia_mp1")
+    case = find_case("pythia_mp1", optimizer=True)
     keys = {"reset_attention_mask": True, "reset_position_ids": True}
     (tmp_path / "fork.yml").write_text(yaml.safe_dump(open_neox(case.folder).keys | keys))
     given = (case.folder, tmp_path / "run", "--config", tmp_path / "fork.yml")
@@ -121,7 +121,7 @@ def test_summed_gradients_of_the_pipeline(tmp_path: Path) -> None:
         state["ds_config"]["gradient_accumulation_steps"] = 4
         torch.save(state, path)
     call(from_neox, source, tmp_path / "four", "--optimizer", "--no-verify")
-    one = find_case("legacy_v2_mp2_pp2").folder
+    one = find_case("legacy_v2_mp2_pp2", optimizer=True).folder
     call(from_neox, one, tmp_path / "one", "--optimizer", "--no-verify")
     for ours, times in (("mu", 4.0), ("nu", 16.0)):
         four, single = (
@@ -146,7 +146,7 @@ def test_summed_gradients_of_the_pipeline(tmp_path: Path) -> None:
 )
 def test_there_and_back(tmp_path: Path, name: str, mp: int, pp: int, dp: int) -> None:
     """The moments' bits, whatever the ranks (the biases' too: copies have them whole)."""
-    case = find_case(name)
+    case = find_case(name, optimizer=True)
     first, back, again = (tmp_path / name for name in ("first", "back", "again"))
     call(from_neox, case.folder, first, "--optimizer", "--no-verify")
     layout = ("--mp", mp, "--pp", pp, "--dp", dp)
@@ -171,7 +171,7 @@ def test_stages_are_deepspeeds() -> None:
     assert [list(part) for part in stage_modules(6, 4, "uniform")] == [
         [0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10],
     ]  # fmt: skip
-    state = open_optimizer(open_neox(find_case("legacy_v2_mp2_pp2").folder))
+    state = open_optimizer(open_neox(find_case("legacy_v2_mp2_pp2", optimizer=True).folder))
     layers = max(index for stage in state.stages for index in stage) - 4
     for ours, theirs in zip(
         stage_modules(layers, 2, "type:transformer|mlp"), state.stages, strict=True
@@ -181,7 +181,7 @@ def test_stages_are_deepspeeds() -> None:
 
 def copied(name: str, folder: Path) -> Path:
     target = folder / "source"
-    shutil.copytree(find_case(name).folder, target)
+    shutil.copytree(find_case(name, optimizer=True).folder, target)
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return target
@@ -230,7 +230,12 @@ def test_no_optimizer(tmp_path: Path) -> None:
 
 
 def test_drifted_norms_are_averaged_and_it_says_so(tmp_path: Path) -> None:
-    call(from_neox, find_case("pythia_mp2_drift").folder, tmp_path / "run", "--optimizer")
+    call(
+        from_neox,
+        find_case("pythia_mp2_drift", optimizer=True).folder,
+        tmp_path / "run",
+        "--optimizer",
+    )
     page = (tmp_path / "run" / "certificate.md").read_text()
     assert "have drifted; to go on training they are one copy" in page
     assert "NOT the same function" in page or "asked for" in page

@@ -27,7 +27,7 @@ def trained(*argv: Any) -> str:
 
 def test_without_its_factors_it_goes_on_and_says_so(tmp_path: Path) -> None:
     """They are no part of the optimizer's arrays: the checkpoint was taken for a damaged one."""
-    case = find_case("pythia_mp2")
+    case = find_case("pythia_mp2", optimizer=True)
     run = tmp_path / "run"
     call(from_neox, case.folder, run, "--optimizer", "--no-verify")
     with np.load(case.folder / "golden.npz") as golden:

@@ -216,7 +216,7 @@ def test_a_checkpoint_without_a_step_is_a_release(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "parallel residual": (GPT_NEOX, (), ("no parallel residual", "convert.to_hf", "to_neox")),
+    "parallel residual": (GPT_NEOX, (), ("no parallel residual", "convert to-hf", "to-neox")),
     "alibi": (GPT2 | {"pos_emb": "alibi"}, (), ("positions are alibi",)),
     "geglu": (LLAMA | {"activation": "geglu"}, (), ("gated with gelu; Megatron-LM has swiglu",)),
     "relu": (GPT2 | {"activation": "relu"}, (), ("not gated with relu",)),

@@ -24,7 +24,7 @@ def open_corpus(shared: pathlib.Path, name: str) -> IndexedDataset:
 def arrays(shared: pathlib.Path, folder: str, name: str) -> dict[str, NDArray]:
     path = shared / "golden" / "data" / folder / f"{name}.npz"
     if not path.is_file():
-        pytest.skip(f"{path.name} is not among the golden cases here")
+        pytest.skip(f"{path.name} is not among the golden cases here: set JAXNEOX_SHARED")
     with np.load(path) as found:
         return dict(found)
 

@@ -112,6 +112,17 @@ def test_an_index_is_kept_and_found(
         (folder / "1.npy").unlink()
     assert len(cache.kept(tmp_path / "x", {"seed": 1}, 5, build)) == 2
     assert len(calls) == 4
+    capsys.readouterr()
+    for folder in folders:  # one in which a bit has flipped: another order, which nothing else sees
+        content = (folder / "0.npy").read_bytes()
+        (folder / "0.npy").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found = cache.kept(tmp_path / "x", {"seed": 1}, 5, build)
+    np.testing.assert_array_equal(found[0], arrays[0])
+    assert "is damaged: making it again" in capsys.readouterr().err
+    (folders[0] / cache.COUNT).write_text("2")  # as earlier versions wrote it
+    (folders[1] / cache.COUNT).write_text("2")
+    cache.kept(tmp_path / "x", {"seed": 1}, 5, build)
+    assert len(calls) == 5
     cache.kept(tmp_path / "x", {"seed": 3}, 2, build)  # too small to keep
     assert sorted(tmp_path.iterdir()) == folders
 

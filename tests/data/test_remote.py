@@ -148,6 +148,20 @@ def test_index_is_fetched_once_and_pieces_by_ranges(server: Server, cache: pathl
     assert sorted(server.requests) == ["GET /x.bin bytes=0-1", "GET /x.bin bytes=8-11"]
 
 
+@pytest.mark.parametrize("where", [-1, 40])
+def test_a_damaged_copy_is_fetched_again(
+    where: int, server: Server, cache: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = serve(server)
+    IndexedDataset(url)
+    (copy,) = cache.iterdir()
+    content = copy.read_bytes()
+    copy.write_bytes(content[:where] + (content[where + 1 :] and b"\x55" + content[where + 1 :]))
+    assert IndexedDataset(url).get(3).tolist() == DOCUMENTS[3]
+    assert copy.read_bytes() == content
+    assert f"{copy} is damaged: making it again" in capsys.readouterr().err
+
+
 def test_all_pieces_of_a_batch_are_one_call(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = IndexedDataset(memory)
     calls = []

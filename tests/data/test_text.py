@@ -112,6 +112,63 @@ def test_cache_follows_content_and_tokenizer(
     assert made("one") != first
 
 
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+@pytest.mark.parametrize("suffix", [".bin", ".idx"])
+def test_a_damaged_cache_is_made_again(
+    damage: str,
+    suffix: str,
+    tmp_path: pathlib.Path,
+    cache: pathlib.Path,
+    char: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "x.txt").write_text("some text")
+    made = text.cached_dataset(str(tmp_path / "x.txt"), char).with_suffix(suffix)
+    content = made.read_bytes()
+    made.unlink()
+    if damage != "gone":
+        half = len(content) // 2
+        middle = bytes([content[half] ^ 1]) + content[half + 1 :] if damage == "flip" else b""
+        made.write_bytes(content[:half] + middle)
+    assert documents(tmp_path / "x.txt", char) == ["some text"]
+    assert made.read_bytes() == content
+    assert f"{made.parent} is damaged: making it again" in capsys.readouterr().err
+    assert [path.name for path in cache.iterdir()] == [made.parent.name]
+    assert documents(tmp_path / "x.txt", char) == ["some text"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cache_of_before_is_used_as_it_is(
+    tmp_path: pathlib.Path, char: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.txt").write_text("some text")
+    made = text.cached_dataset(str(tmp_path / "x.txt"), char).with_suffix(".bin")
+    made.with_name(text.CONTENT).unlink()
+    before = made.stat().st_ino
+    assert documents(tmp_path / "x.txt", char) == ["some text"]
+    assert made.stat().st_ino == before and capsys.readouterr().err == ""
+
+
+def test_what_another_has_made_meanwhile_stays(
+    tmp_path: pathlib.Path, cache: pathlib.Path, char: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is looked at, another process gives it its name, and only then this one builds."""
+    (tmp_path / "x.txt").write_text("some text")
+    path, look, made = str(tmp_path / "x.txt"), text._whole, []
+
+    def late(prefix: pathlib.Path) -> bool:
+        found = look(prefix)
+        if not made:
+            made.append(prefix)  # the other one's call sees what is there
+            text.cached_dataset(path, char)
+            made.append(prefix.with_name(f"{prefix.name}.bin").stat().st_ino)
+        return found
+
+    monkeypatch.setattr(text, "_whole", late)
+    prefix = text.cached_dataset(path, char)
+    assert made == [prefix, prefix.with_name(f"{prefix.name}.bin").stat().st_ino]
+
+
 def test_two_at_once(
     tmp_path: pathlib.Path, cache: pathlib.Path, char: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_task_is_found_without_listing_all(monkeypatch: pytest.MonkeyPatch) ->
         (["--perplexity", "{f}/wiki.txt", "--limit", "0"], "--limit 0"),
         (["--perplexity", "{f}/w.npz", "--stride", "0"], "--stride 0: expected 1 or more"),
         (["--perplexity", "{f}/w.npz", "--stride", "99"], "--stride 99: expected 1 to 48"),
-        (["--perplexity", "{f}/wiki.txt", "--output", "no/where.json"], "no is no folder"),
+        (["--perplexity", "{f}/wiki.txt", "--output", "no/where.json"], "no is not a folder"),
         (["--perplexity", "{f}/wiki.txt", "--output", "{f}"], "it is a folder"),
         (["--perplexity", "{f}/wiki.txt", "--stride", "99"], "--stride 99: expected 1 to 48"),
         (["--perplexity", "{f}/wiki.txt", "--mesh", "tp=3"], "tp=3 does not divide"),

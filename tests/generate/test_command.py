@@ -105,7 +105,7 @@ def test_an_answer_of_no_tokens_says_so_as_neox_does(run: Path, capsys, tmp_path
         (["--set", "text_gen_type=input-file"], "sample_input_file is missing"),
         (["--prompt", "x", "--input", "y"], "not allowed with"),
         (["--prompt", "x", "--rows", "0"], "--rows 0: expected 1 or more"),
-        (["--prompt", "x", "--output", "no/where.jsonl"], "no is no folder"),
+        (["--prompt", "x", "--output", "no/where.jsonl"], "no is not a folder"),
         (["--prompt", "x", "--output", "."], "it is a folder"),
         (["--prompt", "x\udcff"], "a prompt: character 1"),
         (["--prompt", "x", "--stop", "\udcff"], "a stop string: character 0"),

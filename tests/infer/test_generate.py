@@ -101,7 +101,8 @@ def test_tokens_that_the_tokenizer_lacks_are_never_chosen() -> None:
     known = model.tokenizer.vocab_size
     assert known < model.config.model.vocab_size
     weight = model.params["unembed.weight"]
-    model.params["unembed.weight"] = weight.at[:, known:].set(100 * weight[:, known:])
+    louder = weight.at[:, known:].set(100 * weight[:, known:])
+    model = model.with_params({**model.params, "unembed.weight": louder})
     assert max(max(a.tokens) for a in model.generate(PROMPTS, max_tokens=20)) < known
 
 

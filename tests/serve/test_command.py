@@ -86,4 +86,4 @@ def test_what_keeps_it_from_starting_is_one_line(capsys, tmp_path: Path, monkeyp
     assert "seconds" in said(capsys, "run", "--timeout", "nan")
     assert "absent" in said(capsys, tmp_path / "absent", "--port", "0")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert "pip install -e '.[serve]'" in said(capsys, "run")
+    assert "pip install 'jaxneox[serve]'" in said(capsys, "run")

@@ -4,9 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxneox.data.cache import cache_root
+from jaxneox.data.cache import cache_root, new_entry, say_damaged, sums_hold, sums_of
 from jaxneox.data.files import Prefix
 
 T = TypeVar("T", bound=Sequence[NDArray[Any]])
 
 FORMAT = 1  # part of every key: raise it when the same key would give other arrays
-COUNT = "arrays"  # the name of the file that says how many there are
+COUNT = "arrays"  # the name of the file that says how many there are, and their sums
 SMALL = 1 << 20  # elements; fewer are built as fast as they are read
 
 
@@ -31,7 +29,8 @@ def kept(
 
     The arrays lie in `NAME.index-KEY/` beside the data, or under `$JAXNEOX_CACHE` or
     `~/.cache/jaxneox` where that cannot be written or is not local. Several processes may ask at
-    once: each writes a folder of its own, and the first to finish gives it the name.
+    once: each writes a folder of its own, and the first to finish gives it the name. Damaged ones
+    are built again.
 
     Args:
         beside: the prefix of the data.
@@ -47,6 +46,8 @@ def kept(
     for home in homes:
         if (found := _load(home / name)) is not None:
             return found
+        if (home / name).is_dir():
+            say_damaged(home / name)
     begun = time.monotonic()
     arrays = build()
     taken = time.monotonic() - begun
@@ -58,37 +59,28 @@ def kept(
 
 
 def _load(folder: pathlib.Path) -> list[NDArray[Any]] | None:
-    """The arrays of a folder; None where they are not all there or cannot be read."""
+    """The arrays of a folder; None where they are not all there, or not what was written."""
     try:
-        count = int((folder / COUNT).read_text())
-        return [np.load(folder / f"{k}.npy", mmap_mode="r") for k in range(count)]
+        count, *sums = (folder / COUNT).read_text().split("\n", 1)
+        if sums and not sums_hold(folder, sums[0]):  # earlier versions noted none
+            return None
+        return [np.load(folder / f"{k}.npy", mmap_mode="r") for k in range(int(count))]
     except (OSError, ValueError, EOFError):
         return None
 
 
 def _save(folder: pathlib.Path, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
     """Written and read again; None where there is no room or no permission."""
-    temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        temporary.chmod(0o755)
-        for number, array in enumerate(arrays):
-            with (temporary / f"{number}.npy").open("wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
-        (temporary / COUNT).write_text(str(len(arrays)))
-        if _load(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        try:
-            os.replace(temporary, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same content
-                raise
+        with new_entry(folder, lambda: _load(folder) is not None) as made:
+            for number, array in enumerate(arrays):
+                with (made / f"{number}.npy").open("wb") as file:
+                    np.save(file, array)
+                    file.flush()
+                    os.fsync(file.fileno())
+            sums = sums_of(made)
+            (made / COUNT).write_text(f"{len(arrays)}\n{sums}")
         return _load(folder)
     except OSError:
         return None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

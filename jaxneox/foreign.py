@@ -1,0 +1,62 @@
+"""Checkpoints of other programs, told by the names in their folder, and how they are converted."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxneox.console.hints import command
+from jaxneox.errors import UserError
+
+
+class Foreign(NamedTuple):
+    """A kind of checkpoint that is not ours."""
+
+    title: str
+    converter: str  # of `jaxneox convert`
+    signs: re.Pattern[str]
+    note: str = ""
+
+
+KINDS = (
+    Foreign(
+        "GPT-NeoX",
+        "from-neox",
+        re.compile(
+            r"global_step\d+|layer_\d+-model_\d+-model_states\.pt|mp_rank_\d+_model_states\.pt"
+        ),
+        " (with --optimizer to go on with its training)",
+    ),
+    Foreign(
+        "Hugging Face",
+        "from-hf",
+        re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?"),
+    ),
+    Foreign(
+        "Megatron",
+        "from-megatron",
+        re.compile(
+            r"latest_checkpointed_iteration\.txt|iter_\d{7}|mp_rank_\d+(_\d+)*|model\w*rng\.pt"
+            r"|\w+\.distcp"
+        ),
+    ),
+)
+
+
+def foreign(folder: Path) -> Foreign | None:
+    """Find the kind of another program's checkpoint that lies in a folder, or None."""
+    try:
+        names = [child.name for child in folder.iterdir()]
+    except OSError:
+        return None
+    return next((kind for kind in KINDS if any(map(kind.signs.fullmatch, names))), None)
+
+
+def refuse_foreign(path: str | Path) -> None:
+    """Raise UserError with the command that converts it where a path holds such a checkpoint."""
+    kind = foreign(Path(path))
+    if kind is not None:
+        convert = command("convert", kind.converter, path, "DST")
+        raise UserError(
+            f"{path}: holds a {kind.title} checkpoint, which is not read as it is: convert it with "
+            f"`{convert}`{kind.note}, then name DST"
+        )
