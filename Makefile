@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test setup lint format clean package matrix faults bench bench-gpu
+.PHONY: train test setup lint format clean package examples matrix faults bench bench-gpu
 
 train: $(VENV)/.base
 	$(BIN)/jaxneox train
@@ -51,6 +51,10 @@ $(VENV)/.lint: $(VENV)/.base
 # the wheel in an empty environment and folder: every command; two minutes
 package: $(VENV)/.base
 	$(BIN)/python -m tests.package
+
+# every example of the README, with a shortened default training; two minutes
+examples: $(VENV)/.test
+	$(BIN)/python -m pytest -n 0 tests/readme_examples.py
 
 # meshes in which every two values of every two features meet, against one device: the table in
 # docs/meshes.md; some 15 minutes
