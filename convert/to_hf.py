@@ -158,8 +158,13 @@ def write_tokenizer(source: JaxneoxCheckpoint, model: ModelConfig, folder: Path)
     """What could not be written, one line each."""
     if source.tokenizer is None:
         return ["the checkpoint has no tokenizer: there is none beside the model"]
+    nameless = [
+        "nothing names the token that ends a document: eos_token_id is null, and transformers "
+        "stops at none; set eod-token in the run's YAML and train on, or convert its source again"
+    ]
+    notes = [] if source.tokenizer.stops else nameless
     try:
-        return save_tokenizer(source.tokenizer, folder, model.positions.max_positions)
+        return notes + save_tokenizer(source.tokenizer, folder, model.positions.max_positions)
     except UserError as error:
         return [str(error)]
 

@@ -241,7 +241,7 @@ def load_model(
     model = Model(config.model, rules)
     params = checkpoint.restore_params(place, abstract_params(model, rules, on))
     kept = place.run / "tokenizer"
-    tokenizer = load_tokenizer(kept) if kept.is_dir() else None
+    tokenizer = load_tokenizer(kept, config.tokenizer.eod_token) if kept.is_dir() else None
     return LoadedModel(config, params, tokenizer, on, rules, compute)
 
 

@@ -9,7 +9,13 @@ from typing import Any
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data import Tokenizer, build_tokenizer
 from jaxneox.data.companions import CONFIG, GENERATION, companions_in, parsed
-from jaxneox.data.tokenizer import EOD, HuggingFaceTokenizer, SentencePieceTokenizer
+from jaxneox.data.tokenizer import (
+    EOD,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+    companions_of,
+)
+from jaxneox.data.tokenizer_base import DESCRIPTION
 from jaxneox.errors import UserError
 
 WHOLE, VOCABULARY, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"
@@ -31,7 +37,8 @@ def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
     Args:
         path: a tokenizer.json, a vocab.json with its merges, a sentencepiece model, or a folder
             with one of them.
-        keys: a run's, which say which of GPT-2's kinds it is, and what ends a document.
+        keys: a NeoX run's, which say which of GPT-2's kinds it is, and what ends a document; its
+            sentencepiece models put no token before a text, whatever lies beside them.
 
     Raises:
         UserError: it is none of these, or its merges are missing.
@@ -41,10 +48,12 @@ def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
         if found is None:
             raise UserError(f"{path}: has no {WHOLE}, {VOCABULARY} or {PIECES}; give the file")
         path = found
-    keys = keys or TokenizerConfig()
+    as_neox, keys = keys is not None, keys or TokenizerConfig()
     cfg = replace(keys, kind="HFTokenizer", vocab_file=str(path), merge_file=None)
     if path.suffix == ".model":
-        return build_tokenizer(replace(cfg, kind="SPMTokenizer"))
+        cfg = replace(cfg, kind="SPMTokenizer")
+        own = (path.parent / DESCRIPTION).is_file()
+        return build_tokenizer(cfg, None if as_neox or own else companions_of(cfg))
     if path.suffix == ".json" and path.is_file():
         content = contents(path)
         if content.keys() >= ENCODING:
@@ -121,7 +130,10 @@ def own_files(
     """What the tokenizer is made from, by the names that transformers looks for; and notes."""
     contents = list(tokenizer.files.values())
     if isinstance(tokenizer, SentencePieceTokenizer):
-        return {PIECES: contents[0]}, []
+        said = tokenizer.companions.files.get(CONFIG, b"{}")
+        there = parsed(Path(CONFIG), said).get("add_bos_token") is True
+        more = "add_bos_token puts a token before every text there, and this run does not"
+        return {PIECES: contents[0]}, [more] if there and tokenizer.begin is None else []
     notes = [f"the tokenizer: {note}" for note in tokenizer.notes if "dropout" in note]
     if tokenizer.name == "GPT2BPETokenizer" and tokenizer.companions.config is not None:
         size = tokenizer.vocab_size - len(tokenizer.added)

@@ -45,7 +45,7 @@ class JaxneoxCheckpoint:
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         kept = self.place.run / "tokenizer"
-        return load_tokenizer(kept) if kept.is_dir() else None
+        return load_tokenizer(kept, self.keys.get("eod_token")) if kept.is_dir() else None
 
     def check(self) -> None:
         """Raises UserError where the parameters are not those of the saved configuration."""

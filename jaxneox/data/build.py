@@ -82,7 +82,7 @@ def build_loader(
         samples,
         sizes=sizes,
         seq_length=wanted.seq_length,
-        vocab_size=vocab_size or (tokenizer.vocab_size if tokenizer else None),
+        vocab_size=vocab_size or (tokenizer.rows if tokenizer else None),
         masked_token=tokenizer.eod if tokenizer and data.eod_mask_loss else None,
         pad=pad,
         drop_last=drop_last,

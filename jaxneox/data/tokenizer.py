@@ -5,6 +5,7 @@ Padding the vocabulary is the configuration's affair.
 
 import difflib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ __all__ = [
     "SentencePieceTokenizer",
     "Tokenizer",
     "build_tokenizer",
+    "companions_of",
     "load_tokenizer",
     "open_tokenizer",
 ]
@@ -58,6 +60,8 @@ STANDARD = ("tokenizer.json", "vocab.json", "tokenizer.model")
 def build_tokenizer(cfg: TokenizerConfig, companions: Companions | None = None) -> Tokenizer:
     """Make the tokenizer of `tokenizer-type`, `vocab-file`, `merge-file` and `eod-token`.
 
+    A sentencepiece model puts no token before a text here, as in NeoX, whatever lies beside it.
+
     Args:
         cfg: the keys.
         companions: what goes with it; by default what lies beside a file that is called as Hugging
@@ -66,7 +70,10 @@ def build_tokenizer(cfg: TokenizerConfig, companions: Companions | None = None) 
     Raises:
         UserError: the kind is unknown, a file is missing or unreadable, or `eod-token` is no token.
     """
-    return _made(cfg, *(_beside(cfg) if companions is None else (companions, None)))
+    if companions is not None:
+        return _made(cfg, companions, None)
+    saved = _saved_beside(cfg)
+    return _made(cfg, *(saved or (replace(companions_of(cfg), add_bos=False), None)))
 
 
 def load_tokenizer(folder: Path, eod_token: str | None = None) -> Tokenizer:
@@ -163,24 +170,34 @@ def _kept(folder: Path, said: dict[str, Any]) -> tuple[Companions, int | None]:
     config = said.get("config")
     if config is not None:
         config = token_ids(folder / DESCRIPTION, config if isinstance(config, dict) else {})
-    return understood(folder, files, config), said.get("eod")
+    kept = understood(folder, files, config)
+    return replace(kept, add_bos=said.get("add_bos") is True), said.get("eod")
 
 
-def _beside(cfg: TokenizerConfig) -> tuple[Companions, int | None]:
-    """Of the file that the keys name; none where it does not have Hugging Face's name for it."""
+def companions_of(cfg: TokenizerConfig) -> Companions:
+    """What lies beside the file that the keys name, if it has Hugging Face's name for it."""
+    folder, name = _file_of(cfg)
+    if name not in STANDARD or not (folder / name).is_file():
+        return NONE
+    own = ("vocab.json", "merges.txt") if name == "vocab.json" else (name,)
+    return companions_in(folder, without=own)
+
+
+def _saved_beside(cfg: TokenizerConfig) -> tuple[Companions, int | None] | None:
+    """What a run saved with the file that the keys name; None where it is no run's."""
+    folder, name = _file_of(cfg)
+    if not name or not (folder / DESCRIPTION).is_file():
+        return None
+    said = _described(folder)
+    return _kept(folder, said) if name in said["files"] else None
+
+
+def _file_of(cfg: TokenizerConfig) -> tuple[Path, str]:
+    """The folder and the name of `vocab-file`, which may be the folder itself."""
     if cfg.vocab_file is None:
-        return NONE, None
+        return Path(), ""
     path = Path(cfg.vocab_file)
-    folder = path if path.is_dir() else path.parent
-    own = ("vocab.json" if path.is_dir() else path.name, "merges.txt")
-    if (folder / DESCRIPTION).is_file():
-        said = _described(folder)
-        if own[0] in said["files"]:
-            return _kept(folder, said)
-    if own[0] not in STANDARD or not (folder / own[0]).is_file():
-        return NONE, None
-    kept = own if own[0] == "vocab.json" else own[:1]
-    return companions_in(folder, without=kept), None
+    return (path, "vocab.json") if path.is_dir() else (path.parent, path.name)
 
 
 def _sentencepiece(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:

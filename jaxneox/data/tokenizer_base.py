@@ -152,6 +152,8 @@ class Tokenizer(ABC):
             (folder / name).write_bytes(content)
         description: dict[str, object] = {"tokenizer_type": self.name, "files": list(self.files)}
         description |= {"eod": self.eod, "companions": list(self.companions.files)}
+        if self.companions.add_bos:
+            description["add_bos"] = True
         if self.companions.config is not None:
             description["config"] = dict(self.companions.config)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")

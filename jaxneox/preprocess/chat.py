@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from jaxneox.data.companions import companions_in
+from jaxneox.data.companions import MAP, companions_in
 from jaxneox.data.documents import Chunk, Record
 from jaxneox.data.huggingface import made_whole, register
 from jaxneox.errors import UserError
@@ -44,7 +44,9 @@ class ChatEncoder:
     def __init__(self, recipe: ChatRecipe) -> None:
         self.recipe = recipe
         config = _json(recipe.folder / "tokenizer_config.json")
-        special = _special_tokens(config)
+        older = recipe.folder / MAP
+        special = _special_tokens(_json(older)) if older.is_file() else {}
+        special |= _special_tokens(config)
         source = _template(recipe, config)
         self._render = renderer(source, special)
         path = recipe.folder / "tokenizer.json"
@@ -152,7 +154,8 @@ def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
             raise UserError(f"{path}: cannot read the chat template ({error})") from error
     found = config.get("chat_template")
     if isinstance(found, list):  # several, by names
-        found = {one.get("name"): one.get("template") for one in found}.get("default")
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
     if not isinstance(found, str):
         raise UserError(
             f"{recipe.folder}: no chat_template.jinja and no chat_template in "
@@ -185,7 +188,7 @@ def _is_turn(turn: Any) -> bool:
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); --tokenizer-path is a Hugging Face folder"
         ) from error

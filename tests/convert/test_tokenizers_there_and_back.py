@@ -13,7 +13,8 @@ import pytest
 
 import jaxneox
 from convert import from_hf, from_neox, to_hf, to_neox
-from jaxneox.data import load_tokenizer
+from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data import build_tokenizer, load_tokenizer
 from tests.convert.commands import call
 from tests.convert.hf_models import LLAMA, change_config, export
 from tests.convert.tokenizer_folders import FOLDERS, texts
@@ -93,6 +94,22 @@ def test_we_read_what_transformers_reads(ends: Ends, request: pytest.FixtureRequ
     many = [ids.tolist() for ids in ours.encode_batch(batch)]
     for text, ids in zip(batch, many, strict=True):
         assert ours.encode(text) == theirs(text)["input_ids"] == ids, text
+
+
+def test_a_sentencepiece_model_reads_as_transformers_does(model: Path, tmp_path: Path) -> None:
+    """With <s> before a text, and added tokens between its parts; by NeoX's keys without <s>."""
+    there = folder_of("Llama, sentencepiece", model, tmp_path / "there")
+    call(from_hf, there, tmp_path / "run", "--no-verify")
+    ours, theirs = load_tokenizer(tmp_path / "run" / "tokenizer"), opened(there)
+    for text in ("the theory", "the hat<|im_end|>\n a theory</s>of", "<|im_start|> hat"):
+        assert ours.encode(text) == theirs(text)["input_ids"]
+    keys = TokenizerConfig("SPMTokenizer", str(there / "tokenizer.model"))
+    assert build_tokenizer(keys).encode("the hat") == ours.encode("the hat")[1:]
+    run = tmp_path / "run" / "tokenizer"
+    shutil.rmtree(run)
+    build_tokenizer(keys).save(run)
+    said = call(to_hf, tmp_path / "run", tmp_path / "back", "--no-verify")
+    assert "add_bos_token puts a token before every text there, and this run does not" in said.err
 
 
 def test_the_files_come_back(ends: Ends, request: pytest.FixtureRequest) -> None:

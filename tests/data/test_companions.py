@@ -13,7 +13,13 @@ from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import companions_in
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.text import cached_dataset
-from jaxneox.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer, open_tokenizer
+from jaxneox.data.tokenizer import (
+    Tokenizer,
+    build_tokenizer,
+    companions_of,
+    load_tokenizer,
+    open_tokenizer,
+)
 from jaxneox.errors import UserError
 from jaxneox.evaluate.corpus import read as read_corpus
 from jaxneox.infer.scoring import pair
@@ -265,21 +271,25 @@ def test_sentencepiece_with_added_tokens(tmp_path: pathlib.Path) -> None:
     cfg = TokenizerConfig("SPMTokenizer", str(tmp_path / "tokenizer.model"))
     plain = build_tokenizer(cfg)
     assert (plain.eod, plain.bos, plain.added) == (2, 1, ())
-    (tmp_path / "added_tokens.json").write_text(json.dumps({"<x>": 500, "<xy>": 501}))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<x>": 500, "<x>y": 501}))
     config = {"eos_token": "<x>", "add_bos_token": True, "bos_token": "<s>", "pad_token": "</s>"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    ours = build_tokenizer(cfg)
+    by_neox = build_tokenizer(cfg)  # whose SPMTokenizer puts nothing before a text
+    assert by_neox.encode("the") == plain.encode("the") and by_neox.eod == 500
+    ours = build_tokenizer(cfg, companions_of(cfg))
     start = plain.encode("the")
-    again = [i for i in plain.encode("a the")][-len(start) :]  # within a text, with its space
-    assert ours.encode("the<xy>the</s> the") == [
-        1, *start, 501, *plain.encode("hatthe")[len(plain.encode("hat")) :], 2, *again
+    within = [i for i in plain.encode("a the")][-len(start) :]  # within a text, with its space
+    assert ours.encode("the<x>ythe</s> the") == [
+        1, *start, 501, *plain.encode("hatthe")[len(plain.encode("hat")) :], 2, *within
     ]  # fmt: skip
     assert (ours.eod, ours.rows, ours.begin) == (500, 502, 1)
-    for text in ("the<xy> the", "<x> <x>the", "hat <xy>\n", "é<xy>東"):
+    for text in ("the<x>y the", "<x> <x>the", "hat <x>y\n", "é<x>y東"):
         assert ours.decode(ours.encode(text)) == text
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"legacy": True}))
-    legacy = build_tokenizer(cfg)
-    assert legacy.encode("the<xy>the") == [1, *start, 501, *start]
+    legacy = build_tokenizer(cfg, companions_of(cfg))
+    assert legacy.encode("the<x>ythe") == [1, *start, 501, *start]
     assert legacy.fingerprint() != ours.fingerprint() != plain.fingerprint()
     ours.save(tmp_path / "run")
-    assert load_tokenizer(tmp_path / "run").encode("a<x> the") == ours.encode("a<x> the")
+    of_run = TokenizerConfig("SPMTokenizer", str(tmp_path / "run" / "tokenizer.model"))
+    for again in (load_tokenizer(tmp_path / "run"), build_tokenizer(of_run)):
+        assert again.encode("a<x> the") == ours.encode("a<x> the")

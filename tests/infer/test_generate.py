@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+from jaxneox.data.companions import Companions
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer
 from tests.infer.models import speaker
@@ -70,6 +71,18 @@ def test_an_answer_ends_with_its_document() -> None:
     (answer,) = model.generate("The", max_tokens=10)
     end = free.tokens.index(free.tokens[4])
     assert (answer.tokens, answer.finished) == (free.tokens[:end], "eod")
+
+
+def test_an_answer_ends_at_any_token_that_ends_one() -> None:
+    """What config.json and generation_config.json name, besides the end of a document."""
+    model = speaker()
+    assert model.tokenizer is not None
+    (free,) = model.generate("The", max_tokens=10)
+    first = min(free.tokens.index(free.tokens[i]) for i in (3, 6))
+    model.tokenizer.companions = Companions(stop=(free.tokens[3], free.tokens[6]))
+    (answer,) = model.generate("The", max_tokens=10)
+    assert (answer.tokens, answer.finished) == (free.tokens[:first], "eod")
+    assert answer.end is not None and answer.end[0] == free.tokens[first]
 
 
 def test_the_context_is_filled_and_not_passed() -> None:

@@ -152,6 +152,15 @@ def test_truncation_of_a_template_s_tokenizer_is_off(tmp_path: pathlib.Path) -> 
     assert learned(folder, CHAT)[0].endswith("two\n")
 
 
+def test_special_tokens_of_older_folders(tmp_path: pathlib.Path) -> None:
+    """special_tokens_map.json names what tokenizer_config.json does not, as transformers has it."""
+    folder = folder_of(tmp_path / "tok", "{{ bos_token }}" + SPACE)
+    named = {"bos_token": "a", "eos_token": {"content": "b"}}
+    (folder / "special_tokens_map.json").write_text(json.dumps(named))
+    text, answers = learned(folder, CHAT)
+    assert text.startswith("aQ: ") and text.endswith("Well two\nb") and answers.endswith("\nb")
+
+
 def test_an_unreadable_special_token_is_one_line(tmp_path: pathlib.Path) -> None:
     folder = folder_of(tmp_path / "tok", SPACE)
     (folder / "special_tokens_map.json").write_text('{"eos_token": 3}')

@@ -18,7 +18,8 @@ from jaxneox.errors import UserError
 def show(dataset: IndexedDataset, tokenizer: Tokenizer | None, args: argparse.Namespace) -> int:
     tokens = document_tokens(dataset, args.document)
     chosen = tokens[token_range(args.tokens)]
-    text = tokenizer.decode(chosen.tolist()) if tokenizer else None
+    learned = chosen[chosen >= 0]  # of labels: -100 is no token
+    text = tokenizer.decode(learned.tolist()) if tokenizer else None
     if args.json:
         found = {"document": args.document, "tokens": chosen.tolist(), "text": text}
         print(json.dumps(found))

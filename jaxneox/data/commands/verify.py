@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = vocabulary.tokenizer_from(args)
     known = Vocabulary(args.vocab_size)
     if tokenizer:
-        known = Vocabulary(args.vocab_size or tokenizer.vocab_size, tokenizer.eod)
+        known = Vocabulary(args.vocab_size or tokenizer.rows, tokenizer.eod)
     status = 0
     for prefix in args.prefixes:
         if args.write_checksums:

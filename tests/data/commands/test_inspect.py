@@ -122,6 +122,15 @@ def test_labels_beside(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str
     assert not any(line.startswith("labels") for line in call(capsys, "inspect", labels).out)
 
 
+def test_the_text_of_labels_is_what_is_learned(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = write(tmp_path / "x", [[[-100, -100, *b"Two"]]], "int32")
+    kind = ("--tokenizer-type", "CharLevelTokenizer")
+    out = call(capsys, "inspect", labels, "--document", 0, *kind).out
+    assert out[1:] == ["-100 -100 84 119 111", "", "Two"]
+
+
 def test_one_document(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "Größe\n\x1b[2J"
     data = [*text.encode(), 0]

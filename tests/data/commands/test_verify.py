@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,21 @@ def check_finds(capsys: pytest.CaptureFixture[str], words: tuple[object, ...], *
     assert len(out) == len(lines), out
     for line, expected in zip(out, lines, strict=True):
         assert line.startswith(expected), line
+
+
+def test_ids_beyond_a_gap_are_of_the_vocabulary(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tokenizer of two tokens whose ids are 0 and 9; an eos_token lies beside it."""
+    model = tokenizers.models.BPE({"a": 0, "b": 9}, [])
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "b"}')
+    flags = ("--vocab-file", tmp_path / "tokenizer.json")
+    out = call(capsys, "verify", write(tmp_path / "x", [[[0, 9]]]), *flags).out
+    assert "tokens below 10, documents that end with token 9" in out[0]
+    assert call(capsys, "verify", write(tmp_path / "y", [[[0, 10]]]), *flags).code == 1
+    chosen = (*flags, "--eod-token", "a")
+    assert call(capsys, "verify", write(tmp_path / "z", [[[9, 0]]]), *chosen).code == 0
 
 
 def test_all_is_well(prefix: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
