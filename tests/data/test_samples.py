@@ -234,6 +234,18 @@ def test_labels_of_another_text(tmp_path: pathlib.Path) -> None:
         samples.read(np.array([0]))
 
 
+def test_a_label_below_0_masks_only_as_minus_100(tmp_path: pathlib.Path) -> None:
+    dataset = numbered(tmp_path / "x", [3, 2])
+    for label in (-1, -99):
+        with IndexedWriter(tmp_path / "y", np.int32) as out:
+            out.add([0, label, 2])
+            out.add([100, 101])
+        labels = IndexedDataset(tmp_path / "y")
+        samples = packing(DataConfig(), Wanted("train", 1, 4, 0), dataset, labels)
+        with pytest.raises(UserError, match=rf"is {label}, the token there is 1; .*, or -100"):
+            samples.read(np.array([0]))
+
+
 def test_unpacked_needs_labels(tmp_path: pathlib.Path) -> None:
     data = DataConfig(path=str(numbered(tmp_path / "x", [3]).prefix), pack="unpacked", split="1")
     with pytest.raises(UserError, match="pack-impl: unpacked needs labels"):
