@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from convert import next_command
 from convert.casting import CHOICES, cast, chosen
 from convert.fate import Fate, check_whole, laid_out
 from convert.hf.tokenizer import tokenizer_at, with_generation_of
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
-from convert.proof.conclude import conclude, next_command
+from convert.proof.conclude import conclude
 from convert.readers.digest import Digests
 from convert.readers.hf import PRECISION, HfCheckpoint
 from convert.readers.hub import download, is_hub_name
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(found))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(next_command(args.dst))
+    print(next_command.after(args.dst))
     return 0
 
 

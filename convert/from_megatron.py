@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from convert import next_command
 from convert.casting import CHOICES, cast, chosen
 from convert.fate import Fate, check_whole
 from convert.hf.tokenizer import tokenizer_at
@@ -14,7 +15,7 @@ from convert.megatron.config import Choices
 from convert.megatron.training import training_facts, training_keys, write_training
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
-from convert.proof.conclude import conclude, next_command
+from convert.proof.conclude import conclude
 from convert.readers.digest import Digests
 from convert.readers.jaxneox import open_jaxneox
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
@@ -25,7 +26,6 @@ from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import load_yaml, resolve, saved_keys
 from jaxneox.console.execute import entry_point
-from jaxneox.console.hints import command
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import Advance, progress, warn
 from jaxneox.data import Tokenizer
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(lines))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(f"Next: {command('train', args.dst)}" if optimizer else next_command(args.dst))
+    print(next_command.after(args.dst, optimizer=optimizer is not None))
     return 0
 
 

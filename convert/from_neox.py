@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from convert import next_command
 from convert.agreement import check_agreement
 from convert.apply import leaf_shapes
 from convert.casting import CHOICES
@@ -13,7 +14,7 @@ from convert.plan import Choices, Norms, Plan
 from convert.proof.account import files_not_read, left_out, source_facts
 from convert.proof.case import case_of
 from convert.proof.certificate import certificate
-from convert.proof.conclude import conclude, next_command
+from convert.proof.conclude import conclude
 from convert.readers.jaxneox import open_jaxneox
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
@@ -32,7 +33,6 @@ from convert.writers.jaxneox import JaxneoxWriter, nbytes
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import resolve, saved_keys, tokenizer_of
 from jaxneox.console.execute import entry_point
-from jaxneox.console.hints import command
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import progress, warn
 from jaxneox.errors import UserError
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(said))
     print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
     print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(f"Next: {command('train', args.dst)}" if training else next_command(args.dst))
+    print(next_command.after(args.dst, optimizer=training is not None))
     return 0
 
 

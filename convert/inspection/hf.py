@@ -32,7 +32,7 @@ def inspect_hf(path: Path) -> Facts:
     facts.uses = [
         Use(convert, what),
         verified(str(path)),
-        *after_conversion("from_hf", source.model),
+        *after_conversion("from-hf", source.model, tokenizer=_has_tokenizer(source)),
     ]
     return facts
 
@@ -51,6 +51,14 @@ def _describe(facts: Facts) -> None:
         name = "another" if tensor.dtype is None else tensor.dtype.name
         facts.dtypes[name] = facts.dtypes.get(name, 0) + prod(tensor.shape)
     facts.parameters = sum(facts.dtypes.values())
+
+
+def _has_tokenizer(source: HfCheckpoint) -> bool:
+    """Whether the conversion will find one that it knows beside the model."""
+    try:
+        return source.tokenizer is not None
+    except UserError:
+        return False
 
 
 def _sizes(path: Path) -> dict[str, int]:

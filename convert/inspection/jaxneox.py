@@ -9,11 +9,10 @@ import tensorstore as ts
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts, Optimizer, Use
 from convert.inspection.uses import of_run, verified
+from convert.next_command import go_on, train_on
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Place
-from jaxneox.config.schema import ModelConfig
-from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 
 WEIGHTS_ALONE = "it holds weights alone: start from them with --finetune"
@@ -34,7 +33,7 @@ def inspect_jaxneox(path: Path, *, step: int | None = None) -> Facts:
         load = f"jaxneox.load({named!r})"
         facts.uses = [Use(load, "the model, in Python", False, str(error))]
         return facts
-    facts.uses = _uses(facts, place, named, source.model)
+    facts.uses = _uses(facts, place, named, source)
     return facts
 
 
@@ -85,14 +84,16 @@ def _scalar(folder: Path, name: str) -> float:
         raise UserError(f"{folder}: {name} cannot be read ({first})") from error
 
 
-def _uses(facts: Facts, place: Place, named: str, model: ModelConfig) -> list[Use]:
+def _uses(facts: Facts, place: Place, named: str, source: JaxneoxCheckpoint) -> list[Use]:
     goes_on = facts.optimizer is not None
     newest = place.step == facts.steps[-1]
-    train = command("train", named) + ("" if newest else " --save DIR")
+    tokenizer = source.tokenizer is not None
+    train = go_on(named, source.keys, tokenizer=tokenizer) + ("" if newest else " --save DIR")
+    finetune = train_on(named, source.keys, tokenizer=tokenizer)
     return [
         Use(train, "goes on with training", goes_on, None if goes_on else WEIGHTS_ALONE),
-        Use(command("train", named, "--finetune", "--save", "DIR"), "trains on, from the weights"),
-        *of_run(named, model),
+        Use(finetune, "trains on, from the weights"),
+        *of_run(named, source.model),
         verified(str(place.folder)),
     ]
 

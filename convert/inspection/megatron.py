@@ -25,6 +25,7 @@ from convert.inspection.megatron_files import (
 )
 from convert.inspection.megatron_model import Ranks
 from convert.inspection.uses import after_conversion, refused
+from convert.next_command import go_on
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.neox_files import MOST_RANKS
 from convert.rules.megatron import WORDS
@@ -56,7 +57,7 @@ def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
         facts.uses = [refused(convert, what, facts.problems[0])]
     else:
         facts.uses = [Use(convert, what), *_going_on(facts, convert)]
-        facts.uses += after_conversion("from_megatron", source.model if source else None)
+        facts.uses += after_conversion("from-megatron", source.model if source else None)
     return facts
 
 
@@ -79,10 +80,10 @@ def _going_on(facts: Facts, convert: str) -> list[Use]:
     """What there is to do with the optimizer, if there is one."""
     if facts.optimizer is None:
         return []
-    with_it = "from_megatron --optimizer"
+    with_it = "from-megatron --optimizer"
     return [
         Use(f"{convert} --optimizer", "with the optimizer: the run goes on"),
-        Use(command("train", "DST"), "goes on with training", after=with_it),
+        Use(go_on("DST", {}), "goes on with training", after=with_it),
     ]
 
 

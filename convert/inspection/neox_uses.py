@@ -3,6 +3,7 @@
 from convert.inspection.facts import Facts, Use
 from convert.inspection.uses import after_conversion, refused, verified
 from convert.merge import make_plan
+from convert.next_command import go_on
 from convert.plan import Choices, Plan
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.console.hints import command
@@ -27,9 +28,9 @@ def uses(
         Use(convert, weights),
         Use(f"{convert} --optimizer", training, why_not is None, why_not),
         verified(str(facts.path), options),
-        Use(command("train", "DST"), "goes on with training", why_not is None, why_not,
-            "from_neox --optimizer"),
-        *after_conversion("from_neox", plan.model),
+        Use(go_on("DST", plan.keys), "goes on with training", why_not is None, why_not,
+            "from-neox --optimizer"),
+        *after_conversion("from-neox", plan.model, plan.keys),
     ]  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 """What can be done with a checkpoint: this project's commands, and why one of them cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from convert.hf.choice import choose
 from convert.inspection.facts import Use
 from convert.megatron.export import Layout as MegatronLayout
 from convert.megatron.export import refuse_layout as refuse_megatron_layout
+from convert.next_command import train_on
 from convert.split import Layout, refuse_layout
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
@@ -26,9 +28,15 @@ def of_run(run: str, model: ModelConfig | None, after: str | None = None) -> lis
     ]
 
 
-def after_conversion(conversion: str, model: ModelConfig | None = None) -> list[Use]:
-    """What is done with the DST of a conversion."""
-    train = command("train", "DST", "--finetune", "--save", "DIR")
+def after_conversion(
+    conversion: str,
+    model: ModelConfig | None = None,
+    keys: Mapping[str, Any] | None = None,
+    *,
+    tokenizer: bool = True,
+) -> list[Use]:
+    """What is done with the DST of a conversion, which gets these keys and perhaps a tokenizer."""
+    train = train_on("DST", keys or {}, tokenizer=tokenizer)
     return [
         Use(train, "trains on, from the weights", after=conversion),
         *of_run("DST", model, conversion),

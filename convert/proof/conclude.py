@@ -65,9 +65,3 @@ def verdict(case: Case, proof: Proof) -> str:
     if not case.exact:
         return "NOT the same function: another merge than the exact one was asked for"
     return "NOT the same function"
-
-
-def next_command(dst: Path) -> str:
-    """What to type to train on, with a tokenizer or without."""
-    data = "--set data-path=FILE" if (dst / "tokenizer").is_dir() else "--tokens FILE.npz"
-    return f"Next: {command('train', dst)} --finetune --save DIR {data}"

@@ -9,6 +9,7 @@ from jaxneox.config.resolve import (
     model_of,
     parallel_of,
     resolve,
+    schedule_of,
     tokenizer_of,
     train_iters_of,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "parallel_of",
     "resolve",
     "saved_keys",
+    "schedule_of",
     "tokenizer_of",
     "train_iters_of",
 ]

@@ -64,8 +64,15 @@ def model_config(settings: Settings, padded_vocab: int) -> ModelConfig:
         tied_embedding=not settings["no_weight_tying"],
         logit_bias=settings["logit_bias"],
         attention_dropped=settings["attention_dropped"],
-        hidden_dropout=settings["hidden_dropout"],
+        hidden_dropout=_dropout(settings, "hidden_dropout"),
     )
+
+
+def _dropout(settings: Settings, name: str) -> float:
+    rate = float(settings[name])
+    if rate >= 1 - 2.0**-24:  # what is kept is divided by the rest
+        raise UserError(f"{name}: found {rate:g}, which leaves nothing: expected below 1")
+    return rate
 
 
 def padded_vocab(tokenizer: TokenizerConfig, vocab_size: int | None) -> int:
@@ -140,7 +147,7 @@ def _attention(settings: Settings) -> AttentionConfig:
         bias=settings["use_bias_in_attn_linear"],
         qk_norm=settings["use_qk_layernorm"],
         window=settings["sliding_window_width"],
-        dropout=settings["attention_dropout"],
+        dropout=_dropout(settings, "attention_dropout"),
         kernel=settings["attention_kernel"],
         # NeoX's scaling by layer cancels and only forces the softmax to float32
         softmax_fp32=settings["attention_softmax_in_fp32"]
@@ -183,6 +190,10 @@ def _mlp_size(settings: Settings, gated: bool) -> int:
         size = 4 * hidden if factor is None else int(factor * hidden)
     if gated:
         size //= 3
+    if size < 1:
+        raise UserError(
+            f"the MLP would be {size} wide: raise expansion_factor or intermediate_size"
+        )
     multiple = settings["mlp_multiple_of"]
     return int(-(-size // multiple) * multiple)
 
@@ -207,6 +218,12 @@ def _positions(settings: Settings, head_dim: int) -> PositionConfig:
         raise UserError(
             f"rotary_pct {fraction} of a head of {head_dim} turns {rotary_width} dimensions, which "
             f"must be even and not 0: for {even} set rotary_pct to {even / head_dim:g}"
+        )
+    buckets, distance = settings["rpe_num_buckets"], settings["rpe_max_distance"]
+    if settings["pos_emb"] == "rpe" and (buckets < 2 or distance <= buckets // 2):
+        raise UserError(
+            f"rpe_num_buckets {buckets} and rpe_max_distance {distance}: expected 2 buckets or "
+            "more, and a distance above half of them"
         )
     return PositionConfig(
         kind=settings["pos_emb"],

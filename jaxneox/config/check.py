@@ -9,6 +9,9 @@ from jaxneox.config.fates import Kind, ListOf, Needless, Number, Refused, Used, 
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
 from jaxneox.errors import UserError
 
+LEAST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32 without its subnormal numbers
+LARGEST = 2**31 - 1
+
 
 class Settings:
     """Checked keys. `settings["lr"]` is the user's value or, where none is given, the default.
@@ -38,7 +41,9 @@ class Settings:
     def _fold(self, alias: str, name: str) -> None:
         if alias not in self._given:
             return
-        value = self._given[alias]
+        # an alias may have been NeoX's for another type, as a float for a count
+        value = typed(alias, self._given[alias], KEYS[name].kind)
+        refuse_unheld(alias, value)
         if self._given.setdefault(name, value) != value:
             raise UserError(
                 f"{name} is {self._given[name]} but {alias} is {value}: they are one setting, "
@@ -51,6 +56,8 @@ class Settings:
             if raw is None or (raw == "" and KEYS[name].kind is str):
                 continue
             value = typed(name, raw, KEYS[name].kind)
+            if isinstance(KEYS[name].fate, Used):
+                refuse_unheld(name, value)
             self._judge(name, value)
             yield name, value
             if isinstance(value, dict) and name in BLOCKS:
@@ -139,6 +146,23 @@ def _number(name: str, value: Any, wanted: type, kind: Kind) -> Any:
     if value != int(value):
         raise _wrong(name, value, kind)
     return int(value)
+
+
+def refuse_unheld(name: str, value: Any) -> None:
+    """Raise UserError for a number that arithmetic in float32 or int32 would turn into another."""
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, float) and number and not LEAST <= abs(number) <= GREATEST:
+            raise UserError(
+                f"{name}: found {number!r}, which float32 does not hold: expected 0, or a number "
+                f"from {LEAST:.3g} to {GREATEST:.3g}"
+            )
+    kind = KEYS[name].kind
+    bounded = isinstance(kind, Number) and kind.most is not None
+    if type(value) is int and not bounded and abs(value) > LARGEST:
+        raise UserError(
+            f"{name}: found {value}, which a 32-bit integer does not hold: expected at most "
+            f"{LARGEST}"
+        )
 
 
 def _choice(name: str, value: Any, words: tuple[str, ...]) -> str:

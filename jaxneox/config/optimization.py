@@ -7,7 +7,7 @@ get_learning_rate_scheduler) of GPT-NeoX ea7aefd8; deepspeed/runtime/fp16/loss_s
 import math
 from typing import Any
 
-from jaxneox.config.check import Settings
+from jaxneox.config.check import GREATEST, LEAST, Settings
 from jaxneox.config.schema import (
     Dtype,
     LossScaleConfig,
@@ -28,6 +28,8 @@ _PARAMS: dict[str, set[str]] = {  # of optimizer.params, besides lr and weight_d
     "adafactor": set(),
     "muon": {"betas", "momentum"},
 }
+BELOW_1 = 1 - 2.0**-25  # from here on float32 rounds to 1
+SMALLEST_SCALE = 2.0**-24  # float16's smallest number
 _COMMON = {"lr", "weight_decay"}
 _FIELDS = {"betas", "eps", "momentum"}  # the rest goes to OptimizerConfig.extra
 _TUNABLE = set.union(*_PARAMS.values())
@@ -73,12 +75,25 @@ def _loss_scale(settings: Settings) -> LossScaleConfig:
             f"dynamic_loss_scale is {dynamic} but loss_scale is "
             f"{static or 0:g}, where 0 is dynamic: keep one of the two"
         )
+    minimum = settings["fp16.min_loss_scale"]
+    for name, scale in (("loss_scale", static), ("min_loss_scale", minimum)):
+        if scale is not None and scale < SMALLEST_SCALE:
+            raise UserError(
+                f"fp16.{name}: found {scale:g}, by which gradients vanish in float16: expected "
+                f"{SMALLEST_SCALE:g} or more{' (0: dynamic)' if name == 'loss_scale' else ''}"
+            )
+    initial = 2.0 ** settings["fp16.initial_scale_power"]
+    if static is None and minimum > initial:
+        raise UserError(
+            f"fp16.min_loss_scale {minimum:g} is above the first scale, {initial:g} = 2 ^ "
+            f"initial_scale_power: lower the one or raise the other"
+        )
     return LossScaleConfig(
         static=static,
-        initial=2.0 ** settings["fp16.initial_scale_power"],
-        window=int(settings["fp16.loss_scale_window"]),
+        initial=initial,
+        window=settings["fp16.loss_scale_window"],
         hysteresis=settings["fp16.hysteresis"],
-        minimum=settings["fp16.min_loss_scale"],
+        minimum=minimum,
     )
 
 
@@ -105,7 +120,7 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
         lr_factors=_lr_factors(settings),
         clip_leaves_out=_clip_leaves_out(settings),
         extra={
-            name: settings[f"optimizer.params.{name}"]
+            name: _below_1(settings, name)
             for name in sorted(_PARAMS[kind] - _FIELDS)
             if settings.given(f"optimizer.params.{name}")
         },
@@ -123,7 +138,7 @@ def _clip_leaves_out(settings: Settings) -> dict[str, int]:
 def _lr_factors(settings: Settings) -> dict[str, float]:
     factors = settings["lr_factors"] or {}
     for name, factor in factors.items():
-        if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        if not isinstance(factor, int | float) or not LEAST <= factor <= GREATEST:
             raise UserError(f"lr_factors: {name} has {factor!r}, expected a number above 0")
         settings.notes.append(
             f"{name} moves with {factor:g} x the learning rate (lr_factors), as the copies of "
@@ -136,21 +151,36 @@ def _eps(settings: Settings, kind: str) -> float:
     eps = settings["optimizer.params.eps"]
     if eps is None:
         return 1e-30 if kind == "sm3" else 1e-8
+    if not eps:
+        raise UserError(
+            "optimizer.params.eps: found 0, by which parameters without a gradient become 0 / 0: "
+            "expected a number above 0, such as 1e-8"
+        )
     return float(eps)
 
 
 def _momentum(settings: Settings, kind: str) -> float:
-    name = "optimizer.params.momentum"
-    return 0.95 if kind == "muon" and not settings.given(name) else settings[name]
+    if kind == "muon" and not settings.given("optimizer.params.momentum"):
+        return 0.95
+    return _below_1(settings, "momentum")
+
+
+def _below_1(settings: Settings, name: str) -> float:
+    """A share of the past that a running mean keeps: of 1 or more nothing would ever fade."""
+    share = float(settings[f"optimizer.params.{name}"])
+    if share >= BELOW_1:
+        raise UserError(f"optimizer.params.{name}: found {share:g}, expected a number below 1")
+    return share
 
 
 def _betas(settings: Settings, kind: str) -> tuple[float, float]:
     betas = settings["optimizer.params.betas"]
     if betas is None:
         return (0.9, 0.99) if kind == "lion" else (0.9, 0.999)
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    if len(betas) != 2 or not all(0 <= beta < BELOW_1 for beta in betas):
         raise UserError(
-            f"optimizer.params.betas: found {betas}, expected two numbers from 0 to below 1"
+            f"optimizer.params.betas: found {betas}, expected two numbers from 0 to below 1 in "
+            "float32"
         )
     return betas[0], betas[1]
 

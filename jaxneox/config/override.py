@@ -1,5 +1,6 @@
 """`--set key=value`: single keys over the YAML's, typed as YAML, dotted inside blocks."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -8,6 +9,15 @@ from jaxneox.config.check import refuse_unknown
 from jaxneox.config.keys import ALIASES, BLOCKS
 from jaxneox.config.merge import parse_value, spelled
 from jaxneox.errors import UserError
+
+log = logging.getLogger(__name__)
+
+DATA_PATHS = (
+    "data_path",
+    *(f"{split}_{kind}" for split in ("train", "valid", "test")
+      for kind in ("data_paths", "data_weights", "label_data_paths")),
+)  # fmt: skip
+"""One dataset that is split, or a list for each split: a run has one of the two."""
 
 
 def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -27,7 +37,19 @@ def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, 
         for alias in (alias for alias, of in ALIASES.items() if of == setting):
             _drop(result, alias.split("."))
         _put(result, setting.split("."), value, assignment)
+    _take_one_kind_of_data(result, {spelled(one.partition("=")[0]) for one in assignments})
     return result
+
+
+def _take_one_kind_of_data(keys: dict[str, Any], given: set[str]) -> None:
+    """Data that is set takes the place of the YAML's, also where that names it otherwise."""
+    for ours, others in ((DATA_PATHS[:1], DATA_PATHS[1:]), (DATA_PATHS[1:], DATA_PATHS[:1])):
+        replaced = [name for name in others if keys.get(name) is not None]
+        chosen = [name for name in ours if name in given and keys.get(name) is not None]
+        if chosen and replaced and not given & set(others):
+            log.warning("--set %s takes the place of %s", chosen[0], ", ".join(replaced))
+            for name in replaced:
+                del keys[name]
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jaxneox.config.schema import (
     GenerationConfig,
     ModelConfig,
     ParallelConfig,
+    ScheduleConfig,
     TokenizerConfig,
 )
 from jaxneox.errors import UserError
@@ -91,6 +92,12 @@ def model_of(keys: Mapping[str, Any], *, vocab_size: int | None) -> ModelConfig:
     """The model alone, from YAMLs that need not say how it is trained."""
     settings = Settings(keys)
     return model_config(settings, padded_vocab(_tokenizer(settings), vocab_size))
+
+
+def schedule_of(keys: Mapping[str, Any]) -> ScheduleConfig:
+    """The learning rate's schedule alone, of a run's saved keys."""
+    settings = Settings(keys)
+    return schedule_config(settings, optimizer_config(settings).lr)
 
 
 def generation_of(keys: Mapping[str, Any]) -> GenerationConfig:

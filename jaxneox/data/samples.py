@@ -91,7 +91,7 @@ class IndexedSamples:
         if self.labels is None:
             return Rows(tokens, None)
         labels = self._gather(self.labels, at, len(numbers), MASKED)
-        counted = labels >= 0
+        counted = labels != MASKED
         different = np.argwhere(counted & (labels != tokens))
         if len(different):
             row, column = different[0]

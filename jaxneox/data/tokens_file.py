@@ -44,6 +44,7 @@ class TokensFile(Loader):
                 raise UserError(
                     f"{path}: loss_mask of {len(self._mask)} steps, tokens of {len(self._tokens)}"
                 )
+            self._check_weights(self._mask)
         outside = first_outside(self._tokens, vocab_size)
         if outside is not None:
             raise UserError(
@@ -75,6 +76,20 @@ class TokensFile(Loader):
                 f"{'integers' if kinds == 'iu' else 'numbers'} [steps, {expected[0]}, "
                 f"{expected[1]}] of train_batch_size and seq-length"
             )
+
+    def _check_weights(self, mask: NDArray[Any]) -> None:
+        """Weights of a mean: of what is no number, or below 0, no loss could be made."""
+        with np.errstate(over="ignore"):
+            weights = mask.astype(np.float32)
+        wrong = ~(np.isfinite(weights) & (weights >= 0))
+        if wrong.any():
+            at = tuple(map(int, np.argwhere(wrong)[0]))
+            raise UserError(
+                f"{self.path}: loss_mask[{', '.join(map(str, at))}] is {mask[at]}, expected the "
+                "weight of a label: 0 or a number above it, that float32 holds"
+            )
+        if not weights.any():
+            raise UserError(f"{self.path}: loss_mask is 0 everywhere: there is nothing to learn")
 
     def _at(self, array: NDArray[Any], step: int, rows: RowNumbers) -> NDArray[Any]:
         if not 0 <= step < len(self):

@@ -125,6 +125,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break
     reporter.flush()
+    reporter.check_that_it_learned()
     saving.at_the_end(done)
 
 

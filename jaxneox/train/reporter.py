@@ -1,6 +1,7 @@
 """Each step's figures from the device to whoever wants them, one step late so that none waits."""
 
 import dataclasses
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ class Reporter:
         self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
         self.waiting: deque[tuple[int, Figures]] = deque()
         self.clock = time.perf_counter()
+        self.seen = self.finite = 0  # steps of this start, and those whose loss was a number
 
     def add(self, step: int, figures: Figures) -> None:
         self.waiting.append((step, figures))
@@ -37,6 +39,16 @@ class Reporter:
     def flush(self) -> None:
         while self.waiting:
             self._pass_on()
+
+    def check_that_it_learned(self) -> None:
+        """Raises UserError after a start in which no loss was a number: it is no success."""
+        if self.seen and not self.finite:
+            raise UserError(
+                f"no loss of the {self.seen} steps until step {self.run.step} was finite: nothing "
+                "was learned, and nothing is saved of it; earlier checkpoints are as they were. "
+                "Look at the data and its loss_mask, and run again with a smaller learning rate or "
+                "loss scale"
+            )
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -54,6 +66,8 @@ class Reporter:
         figures |= self._of_the_batch(step) | {"seconds": now - self.clock}
         self.clock = now
         line = self._look_at(step, figures)
+        self.seen += 1
+        self.finite += math.isfinite(figures["loss"])
         for sink in self.sinks:
             sink.write(step, figures)
         self.bar.show(step, figures)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ from jax.sharding import Mesh
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged
-from jaxneox.config import saved_keys
-from jaxneox.config.schema import Config, DataConfig
+from jaxneox.config import saved_keys, schedule_of
+from jaxneox.config.schema import Config, DataConfig, ScheduleConfig
 from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
@@ -133,6 +134,7 @@ class Run:
     first: int  # the step at which the loader's first batch is due
     folder: Path | None  # where it saves, if it does
     replicas: Replicas | None = None  # where they are to be compared
+    schedule_before: ScheduleConfig | None = None  # of the checkpoint whose training goes on
 
     @property
     def cfg(self) -> Config:
@@ -215,7 +217,11 @@ def start(
     hint = "the data must be the same files on every host"
     talk.check_same("the data", loader.fingerprint(), hint)
     folder = Path(cfg.checkpoint.save) if cfg.checkpoint.save else None
-    return Run(plan, mesh, state, loader, tokenizer, first, folder)
+    run = Run(plan, mesh, state, loader, tokenizer, first, folder)
+    if came_from is not None and not came_from.weights_only:
+        with suppress(UserError):  # keys that say nothing of a training
+            run.schedule_before = schedule_of(checkpoint.read_meta(came_from.place)["keys"])
+    return run
 
 
 def first_step(came_from: Origin | None, loader: Loader, tokens: str | None, allowed: bool) -> int:

@@ -16,6 +16,7 @@ from jaxneox.errors import UserError
 from jaxneox.hosts import talk
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.parallel.mesh import Sizes, show
+from jaxneox.train import rates
 from jaxneox.train.lock import locked
 from jaxneox.train.loop import train
 from jaxneox.train.plot import plot_loss
@@ -63,6 +64,7 @@ def work(run: Run, samples: int, by_default: bool) -> int:
         return 0
     if run.step:
         print(f"continuing at step {run.step} of {run.last}")
+    look_at_rates(run)
     finished = train(run)
     if finished and samples and run.tokenizer is not None:
         print("\nThe model writes:\n" + indented(sample(run, run.tokenizer, samples, "def ", 0.7)))
@@ -70,6 +72,15 @@ def work(run: Run, samples: int, by_default: bool) -> int:
         plot_loss(run.folder / "metrics.jsonl", run.folder / "loss.png")
     print(f"\n{say_where(run, by_default) if finished else say_stopped(run)}")
     return 0
+
+
+def look_at_rates(run: Run) -> None:
+    """Raises UserError where nothing would be learned; notes what the schedule may hide."""
+    cfg, skipped = run.cfg.schedule, int(run.state.skipped)
+    first, last = run.step - skipped, run.last - skipped  # the schedule counts updates
+    rates.check(cfg, first, last)
+    for note in rates.notes(cfg, run.schedule_before, first, last):
+        print(f"note: {note}")
 
 
 def nothing_to_do(run: Run) -> str:
@@ -124,6 +135,7 @@ def greet(plan: Plan, more: tuple[str, ...] = ()) -> None:
         print(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
     print(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "
           f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
+    print(rates.in_words(cfg.schedule, cfg.train.train_iters))
     if plan.schedule is not None:
         print(f"pipeline: {plan.schedule}")
     if plan.sizes["cp"] > 1:

@@ -192,3 +192,53 @@ def test_checkpoints_and_logs() -> None:
     for said, meant in ((None, True), (True, True), (False, False)):
         train = run(do_valid=said, do_test=said).train
         assert (train.do_valid, train.do_test) == (meant, meant)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"initial_scale_power": 2000}, "fp16.initial_scale_power: found 2000"),
+        ({"loss_scale": 1e-300}, "fp16.loss_scale: found 1e-300, which float32 does not hold"),
+        ({"loss_scale": 1e39}, "fp16.loss_scale: found 1e+39, which float32 does not hold"),
+        ({"loss_scale": 1e-30}, "fp16.loss_scale: found 1e-30, by which gradients vanish"),
+        ({"min_loss_scale": 0}, "fp16.min_loss_scale: found 0, by which gradients vanish"),
+        ({"min_loss_scale": 3, "initial_scale_power": 1}, "is above the first scale, 2 = 2 ^"),
+        ({"loss_scale_window": 0}, "fp16.loss_scale_window: found 0"),
+        ({"loss_scale_window": 2**31}, "which a 32-bit integer does not hold"),
+        ({"hysteresis": 0}, "fp16.hysteresis: found 0"),
+    ],
+)
+def test_impossible_loss_scales(keys: dict[str, Any], said: str) -> None:
+    assert said in error(fp16={"enabled": True} | keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"loss_scale_window": 0.5}, "loss_scale_window: found 0.5 (float), expected int"),
+        ({"loss_scale_window": 1e20}, "loss_scale_window: found 1"),
+        ({"min_scale": 1e-50}, "min_scale: found 1e-50, which float32 does not hold"),
+        ({"optimizer": adam(eps=0)}, "optimizer.params.eps: found 0, by which"),
+        ({"optimizer": adam(eps=1e-60)}, "optimizer.params.eps: found 1e-60, which float32"),
+        ({"optimizer": adam(lr=1e300)}, "optimizer.params.lr: found 1e+300, which float32"),
+        ({"optimizer": adam(betas=[0.9, 1 - 1e-9])}, "from 0 to below 1 in float32"),
+        ({"optimizer": {"type": "sgd", "params": {"momentum": 1.0}}}, "expected a number below 1"),
+        ({"optimizer": {"type": "sm3", "params": {"beta": 1.5}}}, "expected a number below 1"),
+        ({"weight_decay": 1e-310}, "weight_decay: found 1e-310, which float32"),
+        ({"gradient_clipping": 1e39}, "gradient_clipping: found 1e+39, which float32"),
+        ({"train_iters": 10**20}, "which a 32-bit integer does not hold: expected at most 21474"),
+        ({"hidden_dropout": 1.0}, "hidden_dropout: found 1, which leaves nothing"),
+        ({"attention_dropout": 1}, "attention_dropout: found 1, which leaves nothing"),
+        ({"expansion_factor": 0}, "the MLP would be 0 wide"),
+        ({"pos_emb": "rpe", "rpe_num_buckets": 1}, "expected 2 buckets or more"),
+        ({"pos_emb": "rpe", "rpe_max_distance": 16}, "a distance above half of them"),
+        ({"lr_factors": {"x": 1e-300}}, "lr_factors: x has 1e-300"),
+    ],
+)
+def test_numbers_that_the_arithmetic_does_not_hold(keys: dict[str, Any], said: str) -> None:
+    assert said in error(**keys)
+
+
+def test_a_base_of_rotary_positions_may_be_large() -> None:
+    base = run(pos_emb="rotary", rotary_emb_base=3580165449).model.positions.rotary_base
+    assert base == 3580165449.0

@@ -6,6 +6,7 @@ from jaxneox.config.fates import (
     FLOATS,
     WHOLE,
     Needless,
+    Number,
     Section,
     needless,
     refused,
@@ -98,7 +99,9 @@ BLOCKS: Section = {
     ),
     "fp16.auto_cast": needless(bool, False, "tokens are integers: there is nothing to cast"),
     "fp16.loss_scale": used(AMOUNT, 0.0, "precision.loss_scale.static", "0: dynamic"),
-    "fp16.initial_scale_power": used(WHOLE, 16, "precision.loss_scale.initial", "power of 2"),
+    "fp16.initial_scale_power": used(
+        Number(int, 0, 127), 16, "precision.loss_scale.initial", "power of 2"
+    ),
     "fp16.loss_scale_window": used(COUNT, 1000, "precision.loss_scale.window"),
     "fp16.hysteresis": used(COUNT, 2, "precision.loss_scale.hysteresis"),
     "fp16.consecutive_hysteresis": refused(

@@ -1,6 +1,16 @@
 """NeoXArgsModel and NeoXArgsMoE."""
 
-from jaxneox.config.fates import AMOUNT, COUNT, SHARE, WHOLE, Section, needless, refused, used
+from jaxneox.config.fates import (
+    AMOUNT,
+    COUNT,
+    SHARE,
+    WHOLE,
+    Number,
+    Section,
+    needless,
+    refused,
+    used,
+)
 
 FUSED = "XLA fuses these operations by itself; the function is the same"
 GATED = ("geglu", "reglu", "swiglu", "bilinear", "glu")
@@ -87,7 +97,7 @@ MODEL: Section = {
     "use_cpu_initialization": needless(bool, False, "every mesh draws the same numbers"),
     "attention_softmax_in_fp32": used(bool, False, "model.attention.softmax_fp32"),
     "rotary_pct": used(SHARE, 1.0, "model.positions.rotary_fraction"),
-    "rotary_emb_base": used(COUNT, 10000, "model.positions.rotary_base"),
+    "rotary_emb_base": used(Number(int, 1, 10**15), 10000, "model.positions.rotary_base"),
     "rotary_save_freqs_buffer": needless(bool, False, "the frequencies are computed, never saved"),
     "init_method": used(INITS, "normal", "model.init.method"),
     "output_layer_init_method": used(INITS, "scaled_normal", "model.init.output_method"),
