@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test setup lint format clean matrix faults bench bench-gpu
+.PHONY: train test setup lint format clean package matrix faults bench bench-gpu
 
 train: $(VENV)/.base
-	$(BIN)/python train.py
+	$(BIN)/jaxneox train
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -47,6 +47,10 @@ $(VENV)/.test: $(VENV)/.base
 $(VENV)/.lint: $(VENV)/.base
 	$(PIP) -c constraints.txt -e '.[lint]'
 	touch $@
+
+# the wheel in an empty environment and folder: every command; two minutes
+package: $(VENV)/.base
+	$(BIN)/python -m tests.package
 
 # meshes in which every two values of every two features meet, against one device: the table in
 # docs/meshes.md; some 15 minutes

@@ -15,6 +15,7 @@ from convert.readers.megatron import open_megatron
 from convert.writers.megatron import LegacyWriter, TorchDistWriter
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.console.execute import entry_point
+from jaxneox.console.extras import require
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import progress, warn
 
@@ -51,6 +52,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     refuse_existing(args.dst)
+    require("torch", "writing Megatron-LM's files")
     source = open_jaxneox(args.src, args.step)
     layout = Layout(args.tp, args.pp, args.virtual, args.format)
     export = Export(source, layout, args.dtype)

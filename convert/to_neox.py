@@ -15,6 +15,7 @@ from convert.split import Layout, Split
 from convert.writers.neox import NeoxWriter
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.console.execute import entry_point
+from jaxneox.console.extras import require
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import progress, warn
 from jaxneox.errors import UserError
@@ -56,6 +57,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     refuse_existing(args.dst)
+    require("torch", "writing NeoX's files")
     source = open_jaxneox(args.src, args.step)
     if args.sequential and args.pp not in (None, 0):
         raise UserError(f"--sequential and --pp {args.pp}: files are of one of the two engines")

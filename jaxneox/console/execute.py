@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from jaxneox.console import hints
+from jaxneox.console.extras import EXTRAS, missing
 from jaxneox.console.parser import Parser
 from jaxneox.console.text import tolerate_any_text, visible
 from jaxneox.errors import UserError
@@ -91,6 +92,10 @@ def ending(work: Callable[[], int | None], interrupted: str, foreign: bool = Fal
         return Ending(2, f"error: this needs more memory than there is ({error or 'MemoryError'})")
     except KeyboardInterrupt:
         return Ending(128 + signal.SIGINT, interrupted)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        return Ending(2, f"error: {missing(error.name, 'this')}")
     except Exception as error:
         if not foreign or os.environ.get(TRACE):
             raise
