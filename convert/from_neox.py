@@ -35,6 +35,7 @@ from jaxneox.config import resolve, saved_keys, tokenizer_of
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import progress, warn
+from jaxneox.errors import UserError
 
 OF_ITS_RUN = ("save", "load", "iteration", "finetune")
 """Keys that would make a run of ours go on where NeoX's was."""
@@ -124,7 +125,13 @@ def convert(
     warn(notes)
     if tokenizer is not None:
         named = args.tokenizer or keys.get("vocab_file") or tokenizer.name
-        check_rows(tokenizer, plan.model.vocab_size, named)
+        rows = plan.model.vocab_size
+        if tokenizer.vocab_size > rows:
+            raise UserError(
+                f"{named}: has {tokenizer.vocab_size} tokens, the model {rows} rows; use the "
+                "tokenizer it was trained with"
+            )
+        check_rows(tokenizer, rows, named)
         if args.tokenizer is not None:  # the run's own copy counts, not what the YAML named
             keys = {n: v for n, v in keys.items() if n not in ("vocab_file", "merge_file")}
             keys["tokenizer_type"] = tokenizer.name

@@ -67,15 +67,15 @@ class Task:
     fault: str | None = None
     began: float = 0.0
 
-    def take(self, token: int, logprob: float, top: Top, stops: Collection[int]) -> str:
+    def take(self, token: int, logprob: float, top: Top, end: int | None) -> str:
         """The next token -> the text that is certain now and was not before.
 
-        `stops` are the tokens that end an answer.
+        `end` is the token that ends an answer here.
         """
         if not math.isfinite(logprob):
             return self.fail(logprob)
         answer, new = self.answer, ""
-        if token in stops:
+        if token == end:
             answer.finished, self.room = "eod", 0
             answer.end = token, logprob, top
         else:
@@ -182,7 +182,9 @@ class Batch:
         for row, (slot, task) in zip(rows, tasks.items(), strict=True):
             if task.room:  # else it ended while this step was on its way
                 top = tuple(zip(ids[row].tolist(), likely[row].tolist(), strict=True))
-                new = task.take(int(tokens[row]), float(logprobs[row]), top, self._stops)
+                token = int(tokens[row])
+                end = token if token in self._stops else None
+                new = task.take(token, float(logprobs[row]), top, end)
                 if task.fault:
                     self.engine.clear(slot)
                 yield task, new
