@@ -174,12 +174,6 @@ class CharLevelTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    @cached_property
-    def begin(self) -> int | None:
-        """The token that `encode` puts before every text, where that is the one that begins it."""
-        first = self.encode("")[:1]
-        return self.bos if self.bos != self.eod and first == [self.bos] else None
-
     @property
     def natural_eod(self) -> int | None:
         return 0
