@@ -88,15 +88,21 @@ def test_a_child_does_not_hold_it_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "process", "free"),
-    [("elsewhere", 1, False), (None, os.getpid(), False), (None, 2**22 + 1, True)],
+    [("elsewhere", 1, False), (None, None, False), (None, 2**22 + 1, True)],
+    ids=["elsewhere", "this one", "one that has ended"],
 )
 def test_without_flock_what_the_file_says_decides(
-    host: str | None, process: int, free: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: str | None,
+    process: int | None,
+    free: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(lock.errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
+    process = process or os.getpid()
     said = {"host": host or socket.gethostname(), "process": process, "since": "then"}
     (tmp_path / lock.NAME).write_text(json.dumps(said))
     if free:
