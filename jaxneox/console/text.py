@@ -1,5 +1,6 @@
 """Text from files and from users as a terminal may show it."""
 
+import contextlib
 import io
 import sys
 
@@ -21,4 +22,5 @@ def tolerate_any_text() -> None:
     """
     for stream, errors in ((sys.stdout, "backslashreplace"), (sys.stdin, "surrogateescape")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=errors)
+            with contextlib.suppress(io.UnsupportedOperation):  # it has been read from already
+                stream.reconfigure(errors=errors)
