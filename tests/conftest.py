@@ -4,8 +4,8 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# a third less time: XLA's own passes stay, LLVM's are left out, as in JAX's own tests; .ci/run repeats
-# a part of the tests with all of them
+# a third less time: XLA's own passes stay, LLVM's are left out, as in JAX's own tests; .ci/run
+# repeats a part of the tests with all of them
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

@@ -16,6 +16,8 @@ Advance = Callable[[int], None]
 def progress(label: str, total: int, unit: str = "bytes", at_least: int = 0) -> Iterator[Advance]:
     """Show a bar on the standard error while the block runs, if that is a terminal.
 
+    In a log there is a line instead, where `at_least` says what takes long.
+
     Args:
         label: what is being done; may come from a file.
         total: how much there is to do, in `unit`s.
@@ -38,13 +40,16 @@ def progress(label: str, total: int, unit: str = "bytes", at_least: int = 0) -> 
 
     counted = [DownloadColumn()] if unit == "bytes" else [MofNCompleteColumn(), TextColumn(unit)]
     left = (TextColumn("time left"), TimeRemainingColumn())
-    # the real one: others' output may be held back while the bar is to be seen
-    console = Console(file=sys.__stderr__)
+    # on the terminal itself: others' output may be held back while the bar is to be seen
+    terminal = sys.__stderr__
+    console = Console(file=terminal if terminal and terminal.isatty() else sys.stderr)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), *counted, *left,
         console=console, transient=True,
         disable=not console.is_terminal or total < at_least,
     )  # fmt: skip
+    if not console.is_terminal and 0 < at_least <= total:
+        print(f"{visible(label)} …", file=console.file, flush=True)
     with bar:
         task = bar.add_task(escape(visible(label)), total=total)
         yield lambda amount: bar.advance(task, amount)

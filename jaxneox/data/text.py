@@ -15,10 +15,8 @@ import sysconfig
 from collections.abc import Iterator
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxneox.console.progress import progress
 from jaxneox.data import documents
 from jaxneox.data.cache import cache_root, new_entry, say_damaged
 from jaxneox.data.indexed import IndexedDataset, token_dtype
@@ -130,17 +128,9 @@ def _build(
 
 
 def _batches(path: str, files: list[pathlib.Path]) -> Iterator[list[str]]:
-    """Documents in lists of about a million characters, with a progress line for much text."""
+    """Documents in lists of about a million characters, with a bar where there is much text."""
     total = sum(file.stat().st_size for file in files)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=total < LARGE) as progress:
-        task = progress.add_task(f"tokenizing {escape(path)}", total=total)
+    with progress(f"tokenizing {path}", total, at_least=LARGE) as advance:
         for chunk in documents.chunks(files):
             yield [text for record in chunk.records() if (text := documents.text_of(record))]
-            progress.update(task, advance=chunk.read)
-        progress.update(task, completed=total)
+            advance(chunk.read)

@@ -28,15 +28,22 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         self.folder, self.made = folder, 0
 
-    def run(self, line: str, **filled: object) -> str:
-        """Run a printed line with its capitals filled in; return what it prints."""
+    def run(self, line: str, *, status: int = 0, **filled: object) -> str:
+        """Run a printed line with its capitals filled in; return what it prints.
+
+        Args:
+            line: as it is typed after the program's name.
+            status: what it must end with.
+            filled: what is put for words in capitals.
+        """
         words = [self._fill(word, filled) for word in shlex.split(line)]
         out, err = io.StringIO(), io.StringIO()
         quiet = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
         with quiet[0], quiet[1], pytest.raises(SystemExit) as ended:
             cli.main(words)
-        assert ended.value.code == 0, f"{words}\n{out.getvalue()}{err.getvalue()}"
-        return out.getvalue()
+        text = out.getvalue() + err.getvalue() * bool(status)
+        assert ended.value.code == status, f"{words}\n{text}{err.getvalue()}"
+        return text
 
     def new(self) -> str:
         self.made += 1
@@ -109,3 +116,13 @@ def test_what_inspect_says_can_be_done(terminal: Terminal, run: str, kind: str) 
             made[line.split()[1] + " --optimizer" * ("--optimizer" in line)] = dst
             for further in printed(out):
                 terminal.run(further)
+
+
+def test_what_errors_and_notes_say_to_type(terminal: Terminal, run: str) -> None:
+    neox = terminal.new()
+    out = terminal.run(f"convert to-neox {run} {neox} --no-verify")
+    (verify,) = printed(out)
+    assert "the same function" in terminal.run(verify)
+    for line in (f"train {neox}", f"generate {neox} --prompt a"):
+        (convert,) = printed(terminal.run(line, status=2))
+        assert "the same function" in terminal.run(convert)
