@@ -22,6 +22,7 @@ from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer
 from convert.rules.megatron import rules
 from convert.tokenizers import check_rows, notes_of
+from convert.unsaid import OPTIMIZER_SAYS
 from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox.config import load_yaml, resolve, saved_keys
@@ -30,7 +31,6 @@ from jaxneox.console.parser import Parser
 from jaxneox.console.progress import Advance, progress, warn
 from jaxneox.data import Tokenizer
 
-CUT = ("train_micro_batch_size_per_gpu",)  # made up where nothing is said of batches
 Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
@@ -120,7 +120,7 @@ def convert(
 ) -> list[str]:
     """Writes DST. Returns what the proof found, for the terminal."""
     named = {} if tokenizer is None else {"tokenizer_type": tokenizer.name}
-    keys = {n: v for n, v in source.keys.items() if not (further and n in CUT)}
+    keys = {n: v for n, v in source.keys.items() if not (further and n in OPTIMIZER_SAYS)}
     config = resolve(keys | named | further, dp=1, vocab_size=None)
     opened = source.shards.opened
     with Staging(args.dst, nbytes(leaves)) as folder, Digests(opened) as digests:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from convert.unsaid import RATE, is_unsaid
 from jaxneox.config import load_yaml
 from jaxneox.console.hints import command
 from jaxneox.data.text import is_text
@@ -14,8 +15,8 @@ from jaxneox.data.text import is_text
 Keys = Mapping[str, Any]
 
 STEPS = 1000
-OWN_TRAINING = ("train-batch-size=8", "lr=1e-5")
-"""Where the checkpoint says nothing of its training; the rate is low for any pretrained model."""
+BATCH = 8
+"""Steps, and sequences a step, of a training that nothing is said of."""
 
 
 def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
@@ -27,8 +28,8 @@ def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
         tokenizer: whether it has one, so that the data may be text.
     """
     settings = [f"train-iters={STEPS}"]
-    if "optimizer" not in keys:
-        settings += OWN_TRAINING
+    if is_unsaid(keys):
+        settings += [f"train-batch-size={BATCH}", f"lr={RATE:g}"]
     if keys.get("lr_decay_iters") is not None:  # of a run that was longer or shorter
         settings.append("lr-decay-iters=null")
     return command("train", run, "--finetune", "--save", "DIR", *_data(tokenizer, settings))

@@ -9,6 +9,7 @@ from convert.megatron.export import Layout as MegatronLayout
 from convert.megatron.export import refuse_layout as refuse_megatron_layout
 from convert.next_command import train_on
 from convert.split import Layout, refuse_layout
+from convert.unsaid import TRAINING
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError
@@ -36,7 +37,7 @@ def after_conversion(
     tokenizer: bool = True,
 ) -> list[Use]:
     """What is done with the DST of a conversion, which gets these keys and perhaps a tokenizer."""
-    train = train_on("DST", keys or {}, tokenizer=tokenizer)
+    train = train_on("DST", keys or TRAINING, tokenizer=tokenizer)
     return [
         Use(train, "trains on, from the weights", after=conversion),
         *of_run("DST", model, conversion),

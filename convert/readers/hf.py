@@ -13,6 +13,7 @@ from convert.hf.families import Family
 from convert.hf.tokenizer import beside
 from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
 from convert.rules.rule import Rule, sizes_of
+from convert.unsaid import TRAINING
 from convert.writers.jaxneox import STACKED
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
@@ -21,9 +22,6 @@ from jaxneox.errors import UserError
 
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 FLOATS = tuple(np.dtype(dtype) for dtype in DTYPES.values())
-
-TRAINING = {"train_iters": 1, "train_micro_batch_size_per_gpu": 1}
-"""The least that makes a run of the keys."""
 
 FREQUENCIES = "rotary_emb.inv_freq"
 T = TypeVar("T")

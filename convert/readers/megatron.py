@@ -17,14 +17,13 @@ from convert.readers.megatron_shards import Shards, open_shards
 from convert.readers.torch_file import TorchFile
 from convert.rules.megatron import HEAD, QKV, WORDS, joined, rules
 from convert.rules.rule import Role, Rule, sizes_of
+from convert.unsaid import TRAINING
 from convert.writers.jaxneox import STACKED
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
-TRAINING = {"train_iters": 1, "train_micro_batch_size_per_gpu": 1}
-"""The least that makes a run of the keys."""
 
 
 class MegatronCheckpoint:

@@ -1,0 +1,22 @@
+"""How to train on a model whose files say nothing of its training."""
+
+from typing import Any
+
+RATE = 1e-5
+"""A learning rate that is low enough for any pretrained model."""
+
+TRAINING: dict[str, Any] = {
+    "train_iters": 1,
+    "train_micro_batch_size_per_gpu": 1,
+    "optimizer": {"type": "Adam", "params": {"lr": RATE}},
+    "warmup": 0.0,
+}
+"""The least that makes a run of a model's keys; a warm-up would give its one step the rate 0."""
+
+OPTIMIZER_SAYS = ("train_micro_batch_size_per_gpu", "optimizer", "warmup")
+"""What of it has no place where the optimizer came along, which says better."""
+
+
+def is_unsaid(keys: Any) -> bool:
+    """Tell whether a configuration has the least of these and nothing of its own."""
+    return keys.get("train_iters") == 1 and keys.get("optimizer") in (None, TRAINING["optimizer"])
