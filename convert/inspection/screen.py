@@ -8,6 +8,7 @@ from convert.inspection.facts import TITLES, Drift, Facts, Optimizer, Use
 from jaxneox.console.text import one_line
 
 WIDTH = 100
+LONG = 64  # of a command, above which what it does stands on the line before
 MOST_STEPS = 8
 LAYOUTS = {
     "pipeline": "a file for each layer and rank (pipeline engine)",
@@ -104,10 +105,13 @@ def _uses(uses: list[Use]) -> Iterator[str]:
     possible = [use for use in uses if use.possible]
     for after in dict.fromkeys(use.after for use in possible):
         group = [use for use in possible if use.after == after]
-        width = min(max(len(use.command) for use in group), WIDTH - 35)
+        width = max([len(use.command) for use in group if len(use.command) <= LONG], default=0)
         yield from ("", f"after {after}" if after else "what can be done")
         for use in group:
-            yield f"  {use.command:<{width}}  # {use.what}"
+            if len(use.command) > LONG:
+                yield from (f"  # {use.what}:", f"  {use.command}")
+            else:
+                yield f"  {use.command:<{width}}  # {use.what}"
     yield from _refusals([use for use in uses if not use.possible])
 
 
