@@ -5,9 +5,9 @@ import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Half the time: XLA's own passes stay, but LLVM's are left out, as in JAX's own tests, and its newer
-# code generator, which is slower to compile. JAXNEOX_TEST_OPTIMIZED=1 has all of them: .ci/run repeats
-# a part so. (Another jaxlib may not know the flag, and would end the process.)
+# Half the time: XLA's own passes stay, but LLVM's are left out, as in JAX's own tests, and so is
+# its newer code generator, which is slower to compile. JAXNEOX_TEST_OPTIMIZED=1 brings all of it
+# back: .ci/run repeats a part so. (Another jaxlib may not know the flag, and end the process.)
 os.environ.setdefault(
     "JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("JAXNEOX_TEST_OPTIMIZED") else "1"
 )
