@@ -93,7 +93,6 @@ def test_a_save_without_its_manifest_is_no_save(
     assert "exp[1]/step_2/params: was saved without manifest.ocdbt" in line
 
 
-@pytest.mark.filterwarnings("ignore:coroutine '_read_array_index")  # of other chunks: Orbax's
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*", "ocdbt.process_0/d/*"])
 @pytest.mark.parametrize("kept", [0, 0.5])
 def test_truncated_files_are_proven_damage(name: str, kept: float, run: Path) -> None:

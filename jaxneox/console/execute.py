@@ -11,6 +11,7 @@ import argparse
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -25,6 +26,9 @@ from jaxneox.errors import UserError
 
 TRACE = "JAXNEOX_TRACE"
 """An environment variable: unexpected errors are shown with where they came from."""
+
+LEFT_BEHIND = re.compile(r"Event loop is closed$|Encountered error while reading array index")
+"""What Orbax's coroutines end with that another one's failure has left behind."""
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -116,7 +120,8 @@ def hush() -> None:
     """Silence what Orbax and TensorStore print of a failure that they also raise.
 
     Each write that fails after the first one is told to an event loop that Orbax has closed, and
-    those that had not begun are told of where Python finds them.
+    those that had not begun are told of where Python finds them. So are reads that were under way
+    when another one failed.
     """
     warnings.filterwarnings(
         "ignore", "coroutine '(async_serialize_from|_read_array_index)", RuntimeWarning
@@ -126,7 +131,7 @@ def hush() -> None:
     tell = sys.unraisablehook
 
     def tell_other(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not LEFT_BEHIND.match(str(unraisable.exc_value)):
             tell(unraisable)
 
     sys.unraisablehook = tell_other

@@ -5,13 +5,14 @@ import contextlib
 import importlib.util
 import io
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from convert import to_neox
-from jaxneox.console.execute import entry_point
+from jaxneox.console.execute import entry_point, hush
 from jaxneox.console.parser import Parser
 from jaxneox.console.text import tolerate_any_text
 from jaxneox.errors import UserError
@@ -87,3 +88,22 @@ def test_input_that_was_read_already_is_left_as_it_is(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdin", stream)
     tolerate_any_text()
     assert stream.readline() == "two\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Event loop is closed", False),
+        ("Encountered error while reading array index: (slice(0, 2, 1),)", False),
+        ("anything else", True),
+    ],
+)
+def test_what_orbax_leaves_behind_of_a_failure_is_not_shown(
+    text: str, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    hush.__wrapped__()
+    left = types.SimpleNamespace(exc_value=Exception(text))
+    sys.unraisablehook(left)  # type: ignore[arg-type]
+    assert seen == [left] * told
