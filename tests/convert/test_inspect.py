@@ -201,7 +201,10 @@ def test_a_run_of_ours_that_goes_on(tmp_path: Path) -> None:
     assert facts["optimizer"]["loss_scale"] is None
     assert facts["bytes"]["optimizer"] > 2 * 4 * facts["parameters"]
     assert why(facts, f"train {dst} --finetune") is None
-    assert facts["uses"][0]["command"].startswith(command("train", dst)) and facts["uses"][0]["possible"]
+    assert (
+        facts["uses"][0]["command"].startswith(command("train", dst))
+        and facts["uses"][0]["possible"]
+    )
 
 
 def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
