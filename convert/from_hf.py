@@ -52,7 +52,7 @@ def parser() -> Parser:
     how.add_argument("--tokenizer", type=Path, metavar="FILE",
         help="instead of the one beside the model")  # fmt: skip
     how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
-    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
+    how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 
 

@@ -63,7 +63,7 @@ def parser() -> Parser:
         help="which form it has, whatever the arguments say")  # fmt: skip
     how.add_argument("--zero-centered-gamma", choices=("yes", "no"),
         help="whether norms multiply by 1 + weight, whatever the arguments say")  # fmt: skip
-    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
+    how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 
 

@@ -76,7 +76,7 @@ def parser() -> Parser:
     how.add_argument("--clean-biases", action="store_true",
         help="with --optimizer: a merged output bias moves one step at a time, not as the ranks' "
         "copies together")  # fmt: skip
-    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
+    how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 
 

@@ -48,7 +48,9 @@ def parser() -> Parser:
         help="text, .jsonl, or .npz of tokens")  # fmt: skip
     what.add_argument("--tokenizer", type=Path, metavar="FILE",
         help="for text, instead of the YAML's")  # fmt: skip
-    what.add_argument("--limit", type=int, metavar="N", help="so many documents, or rows of tokens")
+    what.add_argument(
+        "--limit", type=int, metavar="N", help="at most N documents, or rows of tokens"
+    )
     p.add_argument_group("how to show it").add_argument("--output", metavar="FILE",
         help="all figures, as JSON")  # fmt: skip
     return p

@@ -47,7 +47,7 @@ def parser() -> Parser:
         help="trim: without the padded rows, which the softmax then lacks")  # fmt: skip
     how.add_argument("--copy-shared-norm", action="store_true",
         help="write the one norm of a gpt_j_tied model twice: the same function")  # fmt: skip
-    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
+    how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 
 

@@ -46,7 +46,7 @@ def parser() -> Parser:
     how.add_argument("--transformer-impl", choices=("local", "transformer_engine"), default="local",
         help="whose names the torch format has; torch_dist has the same for both")  # fmt: skip
     how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
-    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
+    how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 
 

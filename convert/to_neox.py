@@ -43,7 +43,7 @@ def parser() -> Parser:
     layout = p.add_argument_group("for which ranks")
     layout.add_argument("--mp", type=int, default=1, metavar="N", help="NeoX's model-parallel-size")
     layout.add_argument("--pp", type=int, metavar="N",
-        help="NeoX's pipe-parallel-size; 1 by default, and 0 is --sequential")  # fmt: skip
+        help="NeoX's pipe-parallel-size; 1 by default, 0 means --sequential")  # fmt: skip
     layout.add_argument("--sequential", action="store_true",
         help="the files of the engine without a pipeline")  # fmt: skip
     layout.add_argument("--dp", type=int, default=1, metavar="N",
@@ -51,7 +51,7 @@ def parser() -> Parser:
         "from it")  # fmt: skip
     how = p.add_argument_group("how to write it")
     how.add_argument("--names", choices=("head", "2023"), default="head", help="of NeoX's tensors")
-    how.add_argument("--no-verify", action="store_true", help="write no proof, only the account")
+    how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 
 

@@ -18,5 +18,5 @@ OPTIMIZER_SAYS = ("train_micro_batch_size_per_gpu", "optimizer", "warmup")
 
 
 def is_unsaid(keys: Any) -> bool:
-    """Tell whether a configuration has the least of these and nothing of its own."""
+    """Tell whether a configuration has only these placeholders for its training."""
     return keys.get("train_iters") == 1 and keys.get("optimizer") in (None, TRAINING["optimizer"])

@@ -37,8 +37,8 @@ def parser() -> Parser:
     how.add_argument("--tokens", type=Path, metavar="FILE",
         help="an .npz with `tokens`, an .npy, or a text")  # fmt: skip
     how.add_argument("--config", nargs="+", metavar="X.yml", type=Path,
-        help="of a NeoX checkpoint without one, or instead of what a Megatron-LM one "
-        "says")  # fmt: skip
+        help="the YAML of a NeoX checkpoint that has none, or instead of a Megatron-LM "
+        "checkpoint's own arguments")  # fmt: skip
     return p
 
 

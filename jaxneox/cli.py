@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
@@ -73,6 +74,8 @@ COMMANDS = (
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Hand the words after `jaxneox` to the command that they name, and exit with its status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         end_with(overview(COMMANDS))
     if words[0] in ("-V", "--version"):
@@ -83,8 +86,18 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     asked = " ".join(words[:length]).replace("_", "-")
     for one in COMMANDS:
         if one.words == asked:
-            importlib.import_module(one.module).main(words[length:])
+            start(one.module, words[length:])
     end(Ending(2, f"error: {unknown(asked)}"))
+
+
+def start(module: str, words: Sequence[str]) -> NoReturn:
+    """Hand the words to a command, whose modules take a second or two to be read."""
+    try:
+        found = importlib.import_module(module)
+    except KeyboardInterrupt:
+        end(Ending(128 + signal.SIGINT, "interrupted before anything was done"))
+    found.main(words)
+    raise AssertionError(f"{module}.main returned")
 
 
 def end_with(text: str) -> NoReturn:
@@ -109,7 +122,7 @@ def overview(commands: Sequence[Command]) -> str:
 
 
 def version() -> str:
-    """Ours and that of what computes, as a report of a fault needs them."""
+    """Give our version, jax's and Python's, for bug reports."""
     import importlib.metadata
     import platform
 

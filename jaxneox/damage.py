@@ -39,7 +39,7 @@ def damaged(item: Path) -> bool:
 
 
 def unmerged(item: Path) -> bool:
-    """Tell whether the parts that the processes have written were never made one.
+    """Tell whether the parts that the processes have written were never merged into one database.
 
     Orbax left it so, and called it a checkpoint, where the folder's path has a `[` or a backslash.
     """

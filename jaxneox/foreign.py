@@ -17,6 +17,12 @@ class Foreign(NamedTuple):
     note: str = ""
 
 
+HUGGING_FACE = Foreign(
+    "Hugging Face",
+    "from-hf",
+    re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?"),
+)
+
 KINDS = (
     Foreign(
         "GPT-NeoX",
@@ -26,11 +32,7 @@ KINDS = (
         ),
         " (with --optimizer to go on with its training)",
     ),
-    Foreign(
-        "Hugging Face",
-        "from-hf",
-        re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?"),
-    ),
+    HUGGING_FACE,
     Foreign(
         "Megatron",
         "from-megatron",
@@ -48,7 +50,17 @@ def foreign(folder: Path) -> Foreign | None:
         names = [child.name for child in folder.iterdir()]
     except OSError:
         return None
-    return next((kind for kind in KINDS if any(map(kind.signs.fullmatch, names))), None)
+    found = next((kind for kind in KINDS if any(map(kind.signs.fullmatch, names))), None)
+    return HUGGING_FACE if found is None and _describes_a_model(folder / "config.json") else found
+
+
+def _describes_a_model(path: Path) -> bool:
+    """Tell whether a config.json is transformers', of a model whose weights are not there (yet)."""
+    try:
+        with path.open("rb") as file:
+            return b'"model_type"' in file.read(1 << 20)
+    except OSError:
+        return False
 
 
 def refuse_foreign(path: str | Path) -> None:
@@ -57,6 +69,6 @@ def refuse_foreign(path: str | Path) -> None:
     if kind is not None:
         convert = command("convert", kind.converter, path, "DST")
         raise UserError(
-            f"{path}: holds a {kind.title} checkpoint, which is not read as it is: convert it with "
-            f"`{convert}`{kind.note}, then name DST"
+            f"{path}: holds a {kind.title} checkpoint: convert it with `{convert}`{kind.note}, "
+            "then use DST here"
         )

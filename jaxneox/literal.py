@@ -1,4 +1,4 @@
-"""Paths for Orbax that mean themselves, whatever characters their folders' names have."""
+"""Paths whose characters Orbax takes literally, whatever they are."""
 
 import glob
 import os
@@ -14,8 +14,8 @@ _Local: Any = type(epath.Path("/"))  # the class of paths on a disk, which etils
 class LiteralPath(_Local):
     """A path on a disk whose `glob` takes only the given pattern for one.
 
-    etils joins path and pattern and globs the whole. Orbax looks so for what each process has
-    written: in a folder called `exp[1]` it finds nothing, and leaves a checkpoint that no reader
+    etils joins path and pattern and globs the whole. Orbax finds the files of each process
+    so: in a folder called `exp[1]` it finds nothing, and leaves a checkpoint that no reader
     can open. etils also takes `/gs/…` and `/s3/…`, where buckets are mounted, for `gs://…`.
     """
 

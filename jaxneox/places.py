@@ -99,5 +99,7 @@ def _nothing_at(path: str | Path, folder: Path, step: int | None) -> UserError:
     if _step_of(folder) is not None and (folder / "meta").is_dir():
         return UserError(f"{path}: is not the checkpoint of step {step}: leave one of the two out")
     refuse_foreign(path)
-    state = "holds no whole checkpoint" if folder.is_dir() else "does not exist"
+    state = "is a file" if folder.is_file() else "does not exist"
+    if folder.is_dir():
+        state = "holds no whole checkpoint"
     return UserError(f"{path}: {state}; {expected}")

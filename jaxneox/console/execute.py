@@ -120,8 +120,8 @@ def hush() -> None:
     """Silence what Orbax and TensorStore print of a failure that they also raise.
 
     Each write that fails after the first one is told to an event loop that Orbax has closed, and
-    those that had not begun are told of where Python finds them. So are reads that were under way
-    when another one failed.
+    Python reports those that had not begun when it collects them, as it does reads that were under
+    way when another one failed.
     """
     warnings.filterwarnings(
         "ignore", "coroutine '(async_serialize_from|_read_array_index)", RuntimeWarning

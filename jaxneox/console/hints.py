@@ -16,9 +16,15 @@ def command(*words: str | os.PathLike[str]) -> str:
     """Write a command of this program so that it runs when pasted into a shell.
 
     Args:
-        words: the command's name and its arguments, each quoted where a shell asks for it.
+        words: the command's name and its arguments, each quoted where a shell asks for it; a path
+            that begins like an option is written as `./-x`.
     """
-    return " ".join((program(), *(shlex.quote(os.fspath(word)) for word in words)))
+    return " ".join((program(), *(shlex.quote(_typed_as(word)) for word in words)))
+
+
+def _typed_as(word: str | os.PathLike[str]) -> str:
+    text = os.fspath(word)
+    return f"./{text}" if isinstance(word, os.PathLike) and text.startswith("-") else text
 
 
 def remember(words: Sequence[str]) -> None:

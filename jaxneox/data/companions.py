@@ -39,7 +39,7 @@ class Added:
         special: decoding leaves it out.
         lstrip: it takes the white space before it.
         rstrip: it takes the white space after it.
-        single_word: it is none within a word.
+        single_word: it is not looked for within a word.
         normalized: it is looked for in the normalized text.
     """
 

@@ -58,7 +58,8 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
     prefix = root / f"{name}-{key[:16]}" / f"{name}_text_document"
     try:
         if not _whole(prefix):
-            if prefix.parent.is_dir() and any(prefix.parent.iterdir()):
+            there = prefix.parent.is_dir() and any(prefix.parent.iterdir())
+            if there and not _whole(prefix):  # asked again: another process may just have made it
                 say_damaged(prefix.parent)
             root.mkdir(parents=True, exist_ok=True)
             _build(prefix, path, files, tokenizer, tokenizer.eod)

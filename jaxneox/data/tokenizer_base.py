@@ -78,7 +78,7 @@ class Tokenizer(ABC):
 
     @cached_property
     def begin(self) -> int | None:
-        """The token that `encode` puts before every text, where that is the one that begins it."""
+        """The begin-of-text token, if `encode` puts it before every text; else None."""
         first = self.encode("")[:1]
         return self.bos if self.bos != self.eod and first == [self.bos] else None
 

@@ -20,12 +20,12 @@ def parser() -> Parser:
         "alone: .jsonl is lambada_openai, .txt wikitext")  # fmt: skip
     what.add_argument("--perplexity", nargs="+", default=[], metavar="FILE",
         help="text, .jsonl, or an .npz of token windows")  # fmt: skip
-    what.add_argument("--limit", type=int, metavar="N", help="so many documents of each")
+    what.add_argument("--limit", type=int, metavar="N", help="at most N documents of each")
     what.add_argument(
         "--num-fewshot", type=int, metavar="N", help="examples, instead of the task's own number"
     )
     what.add_argument("--stride", type=int, metavar="N",
-        help="tokens that a window scores; by default all that it has")  # fmt: skip
+        help="tokens scored in each window; by default the whole window")  # fmt: skip
     shown = p.add_argument_group("how to show it")
     shown.add_argument("--compare", nargs="+", default=[], metavar="OTHER",
         help="checkpoints beside it")  # fmt: skip

@@ -50,7 +50,7 @@ def parser() -> Parser:
         "--temperature", type=float, metavar="T", help="0, which is greedy, by default"
     )
     how.add_argument(
-        "--top-p", type=float, metavar="P", help="only the most likely tokens of this sum"
+        "--top-p", type=float, metavar="P", help="only the likeliest tokens that add up to P"
     )
     how.add_argument("--top-k", type=int, metavar="K", help="only the K most likely tokens")
     how.add_argument("--stop", action="append", default=[], metavar="TEXT",
@@ -66,7 +66,7 @@ def parser() -> Parser:
         help="type of the computation")  # fmt: skip
     where.add_argument("--rows", type=int, default=8, metavar="N", help="answers at a time")
     where.add_argument("--recompute", action="store_true", default=None,
-        help="without a cache of keys and values")  # fmt: skip
+        help="recompute every token, without a cache: slow")  # fmt: skip
     return p
 
 

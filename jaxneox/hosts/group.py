@@ -21,10 +21,7 @@ WITHOUT_ADDRESS = (
 TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # torchrun's own store listens at MASTER_PORT; so many ports further there is nobody, as a rule.
 AWAY = 10007
-BY_FLAGS = (
-    "describe the run's processes by --coordinator HOST:PORT of process 0, --num-processes N and "
-    "--process-id I"
-)
+BY_FLAGS = "give --coordinator HOST:PORT of process 0, --num-processes N and --process-id I"
 
 
 @dataclass(frozen=True)

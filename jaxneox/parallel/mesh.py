@@ -6,6 +6,7 @@ Neighbours along `tp`, the last, are neighbouring devices, since they talk most;
 are the furthest apart.
 """
 
+import importlib.metadata
 import math
 import os
 from collections.abc import Sequence
@@ -65,8 +66,21 @@ def prepare_devices(asked: Sizes, processes: int = 1) -> None:
     if -1 not in asked.values():
         check_divides_over(processes, needed)
     needed //= processes
+    if needed > 1:
+        wait_for_virtual_devices()
     if needed > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", needed)
+
+
+def wait_for_virtual_devices() -> None:
+    """Let virtual devices wait long for each other, before jax starts: they share a few cores.
+
+    XLA ends the process with a C++ trace where one of them is 40 s late, as on a busy machine.
+    """
+    flag = "--xla_cpu_collective_call_terminate_timeout_seconds"
+    known = importlib.metadata.version("jaxlib").startswith("0.10.")  # else it might end here
+    if known and flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}=1200".strip()
 
 
 def final_sizes(asked: Sizes, devices: int) -> Sizes:

@@ -3,7 +3,7 @@
 Process 0 holds `.lock` in the folder for as long as it lives: by flock, which the system releases
 in whatever way a process ends, so that nothing stale is ever in the way. The file says who holds
 it. Readers never ask for it. It works over NFS where the server knows locks, as Linux does by
-default; a mount with `nolock` or `local_lock=flock` tells hosts nothing of each other. Where a file
+default; a mount with `nolock` or `local_lock=flock` shares no locks between hosts. Where a file
 system has no flock, what the file says decides.
 """
 

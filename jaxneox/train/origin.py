@@ -169,6 +169,10 @@ def note_optimizer(start: Origin, cfg: Config) -> None:
             )
 
 
+LENGTH = {"samples.epochs", "wraps_at"}
+"""Of a fingerprint: what alone is other where a run of the same data is longer or shorter."""
+
+
 def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
     """The first step of a loader that the checkpoint's run had; an error if it had another.
 
@@ -185,10 +189,14 @@ def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
         return saved["first"]
     if allowed:
         return first
-    changed = [
-        f"{name} was {there} and is {here}"
-        for name, there, here in _changes(saved["fingerprint"], now)
-    ]
+    changes = list(_changes(saved["fingerprint"], now))
+    if {name for name, _, _ in changes} <= LENGTH:
+        raise UserError(
+            f"{place.folder}: a run of this length passes over the data again, and so has it in "
+            "another order than the checkpoint's had. Keep train-iters, or accept the other order "
+            "with --allow-data-change"
+        )
+    changed = [f"{name} was {there} and is {here}" for name, there, here in changes]
     if len(changed) > MOST_CHANGES:
         changed[MOST_CHANGES:] = [f"and {len(changed) - MOST_CHANGES} more changes"]
     raise UserError(

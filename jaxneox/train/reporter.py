@@ -29,7 +29,8 @@ class Reporter:
         self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
         self.waiting: deque[tuple[int, Figures]] = deque()
         self.clock = time.perf_counter()
-        self.seen = self.finite = 0  # steps of this start, and those whose loss was a number
+        # steps of this start, those whose loss was a number, and those that changed the weights
+        self.seen = self.finite = self.updates = 0
 
     def add(self, step: int, figures: Figures) -> None:
         self.waiting.append((step, figures))
@@ -41,13 +42,21 @@ class Reporter:
             self._pass_on()
 
     def check_that_it_learned(self) -> None:
-        """Raises UserError after a start in which no loss was a number: it is no success."""
+        """Raises UserError after a start that is no success: no loss was a number, or it was long
+        enough to find a loss scale, and no step changed a weight."""
         if self.seen and not self.finite:
             raise UserError(
                 f"no loss of the {self.seen} steps until step {self.run.step} was finite: nothing "
                 "was learned, and nothing is saved of it; earlier checkpoints are as they were. "
                 "Look at the data and its loss_mask, and run again with a smaller learning rate or "
                 "loss scale"
+            )
+        if self.seen > PATIENCE and not self.updates:
+            raise UserError(
+                f"all {self.seen} steps until step {self.run.step} were skipped, since their "
+                "gradients were not finite: nothing was learned, and no more is saved of it; "
+                "earlier checkpoints are as they were. Run again with a smaller loss scale or "
+                "learning rate"
             )
 
     @contextmanager
@@ -68,6 +77,7 @@ class Reporter:
         line = self._look_at(step, figures)
         self.seen += 1
         self.finite += math.isfinite(figures["loss"])
+        self.updates += not figures["streak"]
         for sink in self.sinks:
             sink.write(step, figures)
         self.bar.show(step, figures)

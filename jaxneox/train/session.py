@@ -10,7 +10,7 @@ import jax
 from jaxneox import checkpoint
 from jaxneox.config import resolve, tokenizer_of, train_iters_of
 from jaxneox.console.hints import command
-from jaxneox.data import Tokenizer, open_tokenizer
+from jaxneox.data import Tokenizer, TokensFile, open_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
@@ -87,10 +87,8 @@ def nothing_to_do(run: Run) -> str:
     state = f"nothing to do: {run.folder or 'the run'} is at step {run.step}"
     if run.step < run.cfg.train.train_iters:
         return f"{state}, the last one of the --tokens file. Give further batches, or none"
-    return (
-        f"{state} of {run.last}. Train on with --set train-iters={2 * run.step}, or anew with "
-        "another --save"
-    )
+    longer = further(run, run.folder or Path("RUN"), 2 * run.step)
+    return f"{state}, and {run.last} were asked for. Train on: {longer}; or anew, with --save DIR"
 
 
 def unfinished(folder: Path, train_iters: int) -> Path:
@@ -193,11 +191,22 @@ def say_where(run: Run, by_default: bool) -> str:
         f"{folder}/config.yml   the configuration\n"
     )
     if not by_default:
-        further = command("train", folder, "--set", f"train-iters={2 * run.last}")
-        return saved + f"Next: {further}   (go on)"
+        return saved + f"Next: {further(run, folder, 2 * run.last)}"
     eight = command("train", "--mesh", "dp=2,tp=4")
     own = command("train", "stdlib", "--set", "data-path=YOUR.txt", "--save", "runs/mine")
     return saved + f"Next: {eight}   (the same run on eight virtual devices)\n      {own}"
+
+
+def further(run: Run, folder: Path, last: int) -> str:
+    """The command that trains on until a later step, and what there is to know of it."""
+    length = ("--set", f"train-iters={last}")
+    if isinstance(run.loader, TokensFile):
+        return f"{command('train', folder, '--tokens', 'FILE.npz', *length)}   (further batches)"
+    end = run.loader.fingerprint().get("wraps_at")
+    if end is None or last * run.cfg.batch.global_size <= end:
+        return f"{command('train', folder, *length)}   (go on)"
+    again = command("train", folder, *length, "--allow-data-change")
+    return f"{again}   (go on: the data comes again, in another order)"
 
 
 def indented(text: str) -> str:

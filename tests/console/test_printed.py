@@ -93,7 +93,19 @@ def test_after_training(terminal: Terminal) -> None:
     terminal.run(f"{commands[0]} --set data-path=words.jsonl")  # the default's data is large
     (further,) = printed(terminal.run(commands[1]))
     assert "runs/mine/step_4 " in terminal.run(further)
-    assert "nothing to do" in terminal.run(further)
+    (longer,) = printed(terminal.run(further))  # there is nothing to do
+    assert longer.endswith("train-iters=8")
+
+
+def test_a_longer_run_that_sees_its_data_again(terminal: Terminal) -> None:
+    """It has the data in another order, which is a change that has to be allowed."""
+    size = ("seq-length=16", "train-batch-size=64", "train-iters=13", "num-layers=1", "lr=1e-3")
+    line = f"train stdlib --save again --mesh dp=1 --set data-path=words.jsonl {' '.join(size)}"
+    (further,) = printed(terminal.run(line))
+    assert further.endswith("train-iters=26 --allow-data-change")
+    refused = terminal.run(further.removesuffix(" --allow-data-change"), status=2)
+    assert "passes over the data again" in refused
+    assert "again/step_26 " in terminal.run(further)
 
 
 @pytest.mark.parametrize("kind", ["jaxneox", "neox", "huggingface"])
