@@ -30,10 +30,10 @@ def for_neox(tokenizer: Tokenizer) -> tuple[Tokenizer, list[str]]:
 
 
 def is_written_anew(tokenizer: HuggingFaceTokenizer) -> bool:
-    """Whether its files alone would make other tokens there than here."""
+    """Tell whether its files alone would make other tokens there than here."""
     import tokenizers
 
-    if tokenizer.added or any("dropout" in note for note in tokenizer.notes):
+    if tokenizer.added or tokenizer.dropout:
         return True
     if tokenizer.name != "HFTokenizer":
         return False
@@ -42,7 +42,7 @@ def is_written_anew(tokenizer: HuggingFaceTokenizer) -> bool:
 
 
 def unknown_there(tokenizer: Tokenizer) -> list[str]:
-    """What NeoX has no key and no file for, a line each."""
+    """Name what NeoX has no key and no file for, a line each."""
     notes = []
     if tokenizer.eod is not None and tokenizer.eod != _end_there(tokenizer):
         notes.append(

@@ -42,7 +42,7 @@ def find_tokenizer(
 
 
 def notes_of(tokenizer: Tokenizer) -> list[str]:
-    """What a person should know of a tokenizer that a checkpoint gets, a line each."""
+    """Say what a user should know of a tokenizer that a checkpoint gets, a line each."""
     notes = [f"the tokenizer: {note}" for note in tokenizer.notes]
     if tokenizer.eod is None:
         notes.append(

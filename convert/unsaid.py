@@ -14,7 +14,7 @@ TRAINING: dict[str, Any] = {
 """The least that makes a run of a model's keys; a warm-up would give its one step the rate 0."""
 
 OPTIMIZER_SAYS = ("train_micro_batch_size_per_gpu", "optimizer", "warmup")
-"""What of it has no place where the optimizer came along, which says better."""
+"""The keys of TRAINING that are left out where an optimizer is converted: it has its own."""
 
 
 def is_unsaid(keys: Any) -> bool:

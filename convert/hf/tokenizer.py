@@ -24,7 +24,7 @@ ENCODING = {"pat_str", "ranks"}
 
 
 def beside(folder: Path) -> Tokenizer | None:
-    """Of a model's folder, with all that goes with it; None where it has none that we know."""
+    """Open the tokenizer of a model's folder, or return None where there is none that we know."""
     for name in (WHOLE, VOCABULARY, PIECES):
         if (folder / name).is_file():
             return tokenizer_at(folder / name)
@@ -65,7 +65,7 @@ def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """Of a JSON file; nothing where it is none, which whoever opens it will say."""
+    """Read a JSON object; return an empty one for another file, which whoever opens it refuses."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError):
@@ -127,14 +127,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> list[str]
 def own_files(
     tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer,
 ) -> tuple[dict[str, bytes], list[str]]:
-    """What the tokenizer is made from, by the names that transformers looks for; and notes."""
+    """Return the tokenizer's own files, by the names that transformers looks for, and notes."""
     contents = list(tokenizer.files.values())
     if isinstance(tokenizer, SentencePieceTokenizer):
         said = tokenizer.companions.files.get(CONFIG, b"{}")
         there = parsed(Path(CONFIG), said).get("add_bos_token") is True
         more = "add_bos_token puts a token before every text there, and this run does not"
         return {PIECES: contents[0]}, [more] if there and tokenizer.begin is None else []
-    notes = [f"the tokenizer: {note}" for note in tokenizer.notes if "dropout" in note]
+    notes = [f"the tokenizer: {note}" for note in tokenizer.notes] if tokenizer.dropout else []
     if tokenizer.name == "GPT2BPETokenizer" and tokenizer.companions.config is not None:
         size = tokenizer.vocab_size - len(tokenizer.added)
         far = [token for token in tokenizer.added if token.id >= size + len(tokenizer.added)]
@@ -211,6 +211,6 @@ def _with(ids: Any, more: int | None) -> Any:
 
 def whole(tokenizer: HuggingFaceTokenizer) -> bytes:
     """A tokenizer.json: the file it came from, or what vocab.json and merges.txt amount to."""
-    if tokenizer.name == "HFTokenizer" and not any("dropout" in n for n in tokenizer.notes):
+    if tokenizer.name == "HFTokenizer" and not tokenizer.dropout:
         return next(iter(tokenizer.files.values()))
     return tokenizer.whole()

@@ -36,7 +36,7 @@ def after_conversion(
     *,
     tokenizer: bool = True,
 ) -> list[Use]:
-    """What is done with the DST of a conversion, which gets these keys and perhaps a tokenizer."""
+    """List what is done with the DST of a conversion, which has these keys, perhaps a tokenizer."""
     train = train_on("DST", keys or TRAINING, tokenizer=tokenizer)
     return [
         Use(train, "trains on, from the weights", after=conversion),

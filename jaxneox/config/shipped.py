@@ -9,18 +9,18 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def folder() -> Path:
-    """Where they lie: inside an installed package, and at the top of a clone."""
+    """Find their folder: inside an installed package, at the top of a clone."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 
 
 def names() -> list[str]:
-    """The names by which they are found, such as "pythia-70m"."""
+    """List the names by which they are found, such as "pythia-70m"."""
     return sorted(path.stem for path in folder().glob("*.yml"))
 
 
 def find_config(given: str | Path) -> Path:
-    """The YAML file that a user means.
+    """Find the YAML file that a user means.
 
     Args:
         given: a path, with or without its `.yml`, or the name of a shipped configuration. A file

@@ -28,7 +28,7 @@ TRACE = "JAXNEOX_TRACE"
 """An environment variable: unexpected errors are shown with where they came from."""
 
 LEFT_BEHIND = re.compile(r"Event loop is closed$|Encountered error while reading array index")
-"""What Orbax's coroutines end with that another one's failure has left behind."""
+"""The errors of Orbax's coroutines that were left behind when another one failed."""
 
 Run = Callable[[argparse.Namespace], int | None]
 

@@ -1,4 +1,4 @@
-"""What can be known of a file before the work whose result it is to keep."""
+"""Checks of an output file that are made before the work starts."""
 
 import os
 from pathlib import Path

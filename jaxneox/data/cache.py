@@ -1,4 +1,4 @@
-"""Where files are kept that can be made or fetched again, and how several processes share them.
+"""A cache of files that can be made or fetched again, shared by several processes.
 
 An entry has its name only when it is whole, and is taken away only when it was looked at again, by
 one process at a time, and found damaged: what a call has returned stays.

@@ -26,7 +26,7 @@ MOST = 1 << 20  # tokens that may be added
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-"""Of config.json: tokens, and no part of the model's function."""
+"""The keys of config.json that name tokens; they are no part of the model's function."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,11 @@ from jaxneox.errors import UserError
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A tokenizer of the `tokenizers` library: HFTokenizer and both GPT-2 kinds."""
+    """A tokenizer of the `tokenizers` library: HFTokenizer and both GPT-2 kinds.
+
+    Attributes:
+        dropout: of its merges, as its file has it; here it is off.
+    """
 
     def __init__(
         self,
@@ -25,9 +29,17 @@ class HuggingFaceTokenizer(Tokenizer):
         files: Mapping[str, bytes],
         added: Sequence[Added] = (),
     ) -> None:
-        """`added`: what `backend` got besides what the files list."""
+        """Take a backend as it was opened.
+
+        Args:
+            name: NeoX's `tokenizer-type`.
+            backend: the library's tokenizer; what was saved of one use of it is switched off.
+            files: what it was made from.
+            added: the tokens that `backend` got besides what the files list.
+        """
         self.name = name
-        self.notes = tuple(made_whole(backend))
+        self.dropout = made_whole(backend)
+        self.notes = notes_on(self.dropout)
         self.vocab_size = backend.get_vocab_size()
         self.eod = backend.token_to_id(EOD)
         self.pad = backend.token_to_id(PADDING)
@@ -63,20 +75,28 @@ class HuggingFaceTokenizer(Tokenizer):
         return str(self._backend.to_str(pretty=True)).encode()
 
 
-def made_whole(backend: tokenizers.Tokenizer) -> list[str]:
-    """Switch off what was saved of one use of a tokenizer; a line for what changes its tokens.
+def made_whole(backend: tokenizers.Tokenizer) -> float:
+    """Switch off what was saved of one use of a tokenizer; return the dropout that its merges had.
 
     A tokenizer.json keeps the truncation and padding of the call before it was saved, which
     transformers sets anew for every call, and the dropout of merges with which a model was trained.
     """
     backend.no_truncation()
     backend.no_padding()
-    dropout = getattr(backend.model, "dropout", None)
+    dropout = getattr(backend.model, "dropout", None) or 0.0
+    if dropout:
+        backend.model.dropout = None
+    return float(dropout)
+
+
+def notes_on(dropout: float) -> tuple[str, ...]:
+    """Say that the merges' dropout is off, where they have one."""
     if not dropout:
-        return []
-    backend.model.dropout = None
-    return [f"its merges have a dropout of {dropout:.3g}, which is off here: tokens are the same"
-            " each time"]  # fmt: skip
+        return ()
+    return (
+        f"its merges have a dropout of {dropout:.3g}, which is off here: tokens are the same each "
+        "time",
+    )
 
 
 def tokenizer_json(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:

@@ -15,7 +15,7 @@ import tokenizers
 
 from jaxneox.data.companions import MAP, companions_in
 from jaxneox.data.documents import Chunk, Record
-from jaxneox.data.huggingface import made_whole, register
+from jaxneox.data.huggingface import made_whole, notes_on, register
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import UNSEEN, Document, Encoded, packed
 from jaxneox.preprocess.templates import Rendered, Span, TemplateFault, renderer
@@ -55,7 +55,7 @@ class ChatEncoder:
             self._backend = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the library raises the bare class
             raise UserError(f"{path}: no tokenizer.json ({error})") from error
-        notes = made_whole(self._backend)
+        notes = notes_on(made_whole(self._backend))
         _, more = register(self._backend, companions_in(recipe.folder, without=(path.name,)))
         self.notes = (*notes, *more)
         eos = special.get("eos_token")

@@ -192,9 +192,9 @@ def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
     changes = list(_changes(saved["fingerprint"], now))
     if {name for name, _, _ in changes} <= LENGTH:
         raise UserError(
-            f"{place.folder}: a run of this length passes over the data again, and so has it in "
-            "another order than the checkpoint's had. Keep train-iters, or accept the other order "
-            "with --allow-data-change"
+            f"{place.folder}: a run of this length passes over the data another number of times, "
+            "and so has it in another order than the checkpoint's run. Keep train-iters, or accept "
+            "the other order with --allow-data-change"
         )
     changed = [f"{name} was {there} and is {here}" for name, there, here in changes]
     if len(changed) > MOST_CHANGES:

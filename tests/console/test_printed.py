@@ -104,7 +104,7 @@ def test_a_longer_run_that_sees_its_data_again(terminal: Terminal) -> None:
     (further,) = printed(terminal.run(line))
     assert further.endswith("train-iters=26 --allow-data-change")
     refused = terminal.run(further.removesuffix(" --allow-data-change"), status=2)
-    assert "passes over the data again" in refused
+    assert "passes over the data another number of times" in refused
     assert "again/step_26 " in terminal.run(further)
 
 
