@@ -166,3 +166,11 @@ def test_ours_is_not_foreign(folder: Path) -> None:
     refuse_foreign(folder / "run/step_3")
     keys = yaml.safe_load((folder / "run/config.yml").read_text())
     assert keys["train-iters" if "train-iters" in keys else "train_iters"] == 3
+
+
+def test_a_model_without_its_weights_is_foreign_and_another_config_is_not(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="holds a Hugging Face checkpoint: convert it with"):
+        refuse_foreign(tmp_path)
+    (tmp_path / "config.json").write_text('{"port": 80}')
+    assert foreign(tmp_path) is None

@@ -113,3 +113,14 @@ def test_notes_tell_what_is_not_done() -> None:
     assert run().notes == ()
     notes = run(use_bnb_optimizer=True, use_comet=False, optimizer={"type": "CPU_Adam"}).notes
     assert [note.split(":")[0] for note in notes] == ["use_bnb_optimizer", "optimizer.type"]
+
+
+def test_data_that_is_set_takes_the_place_of_the_yamls(caplog: pytest.LogCaptureFixture) -> None:
+    """One dataset instead of three lists, and the other way round; what is taken away is said."""
+    lists = {f"{split}_data_paths": ["a"] for split in ("train", "valid", "test")}
+    assert apply_set(lists | {"seed": 1}, ["data-path=b"]) == {"seed": 1, "data_path": "b"}
+    assert "--set data_path takes the place of train_data_paths, valid_data_paths" in caplog.text
+    given = [f"{name}=[a]" for name in lists]
+    assert apply_set({"data_path": "b"}, given) == lists
+    both = {"data_path": "b", "train_data_paths": ["a"]}
+    assert apply_set({}, ["data-path=b", "train-data-paths=[a]"]) == both, "refused by who reads it"

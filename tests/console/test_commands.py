@@ -165,3 +165,15 @@ def test_a_printed_command_is_quoted() -> None:
 def test_a_record_has_the_command_as_it_is_typed_anywhere() -> None:
     said("convert", "from_neox", "no where", "DST")
     assert typed_command() == f"{NAME} convert from-neox 'no where' DST"
+
+
+def test_an_interrupt_while_modules_are_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(module: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert said("generate", "run") == (130, "", "interrupted before anything was done\n")
+
+
+def test_help_of_a_command() -> None:
+    assert said("help", "verify") == said("verify", "--help")

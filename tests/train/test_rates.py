@@ -103,3 +103,12 @@ def test_a_run_without_one_finite_loss_is_no_success(tmp_path: Path) -> None:
     assert [row["loss"] for row in metrics(run)][2:] == [None] * 4
     assert np.isfinite(jaxneox.load(run)(np.zeros((1, 8), np.int32))).all()
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
+
+
+def test_a_run_whose_every_step_is_skipped_is_no_success(tmp_path: Path) -> None:
+    """The losses are numbers, the gradients at such a scale are not."""
+    fp16 = ("precision=fp16", "fp16.enabled=true", "fp16.initial_scale_power=127")
+    run = tmp_path / "run"
+    line = error(write_yaml(tmp_path), *ONE, "--save", run, "--set", "train-iters=12", *fp16)
+    assert "all 12 steps until step 12 were skipped" in line and "loss scale" in line
+    assert any(row["loss"] for row in metrics(run))
