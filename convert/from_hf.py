@@ -51,7 +51,7 @@ def parser() -> Parser:
     how = p.add_argument_group("how to convert it")
     how.add_argument("--tokenizer", type=Path, metavar="FILE",
         help="instead of the one beside the model")  # fmt: skip
-    how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    how.add_argument("--dtype", choices=CHOICES, default="keep", help="type of the stored weights")
     how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 

@@ -49,7 +49,9 @@ def parser() -> Parser:
     )
     p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
     source = p.add_argument_group("what to read")
-    source.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    source.add_argument(
+        "--step", type=int, metavar="N", help="a step of the run; its newest by default"
+    )
     source.add_argument("--config", nargs="+", metavar="X.yml", type=Path, default=[],
         help="NeoX's keys, instead of what arguments and tensors say")  # fmt: skip
     source.add_argument("--tokenizer", type=Path, metavar="FILE",
@@ -58,7 +60,7 @@ def parser() -> Parser:
         help="Adam's moments, master weights and counters too: the run goes on where Megatron's "
         "was")  # fmt: skip
     how = p.add_argument_group("how to convert it")
-    how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    how.add_argument("--dtype", choices=CHOICES, default="keep", help="type of the stored weights")
     how.add_argument("--gelu", choices=("tanh", "erf"),
         help="which form it has, whatever the arguments say")  # fmt: skip
     how.add_argument("--zero-centered-gamma", choices=("yes", "no"),

@@ -55,7 +55,9 @@ def parser() -> Parser:
         help="a run, a global_stepN folder, or hf://owner/name[@revision]")  # fmt: skip
     p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
     source = p.add_argument_group("what to read")
-    source.add_argument("--step", type=int, metavar="N", help="of a run, instead of its `latest`")
+    source.add_argument(
+        "--step", type=int, metavar="N", help="a step of the run; its `latest` by default"
+    )
     source.add_argument("--config", nargs="+", metavar="X.yml", type=Path,
         help="YAML files instead of the checkpoint's own")  # fmt: skip
     source.add_argument("--tokenizer", type=Path, metavar="FILE",
@@ -65,7 +67,7 @@ def parser() -> Parser:
         "are then averaged")  # fmt: skip
     how = p.add_argument_group("how to convert it")
     how.add_argument("--dtype", choices=CHOICES, default="keep",
-        help="of the stored weights. keep: the source's, but float32 for what that cannot "
+        help="type of the stored weights. keep: the source's, but float32 for what that cannot "
         "hold")  # fmt: skip
     how.add_argument("--norms", choices=("fold", "mean", "first"), default="fold",
         help="drifted copies of norms. fold: kept exactly; mean, first: NeoX's own merges, for "

@@ -27,7 +27,7 @@ def parser() -> Parser:
         help="a run, a step or a model's folder, on this disk")  # fmt: skip
     what = p.add_argument_group("what to look at")
     what.add_argument("--step", type=int, metavar="N",
-        help="of a run, instead of the one that would be loaded")  # fmt: skip
+        help="a step of the run; by default the one that would be loaded")  # fmt: skip
     what.add_argument("--kind", choices=TITLES, help="where a folder holds several")
     what.add_argument("--config", nargs="+", metavar="X.yml", type=Path,
         help="of a NeoX checkpoint without one")  # fmt: skip

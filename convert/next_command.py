@@ -16,7 +16,7 @@ Keys = Mapping[str, Any]
 
 STEPS = 1000
 BATCH = 8
-"""Steps, and sequences a step, of a training that nothing is said of."""
+"""The steps, and the sequences a step, of a training of which the checkpoint says nothing."""
 
 
 def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:

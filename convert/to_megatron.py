@@ -40,12 +40,14 @@ def parser() -> Parser:
     layout.add_argument("--virtual", type=int, default=1, metavar="N",
         help="virtual stages of each stage")  # fmt: skip
     how = p.add_argument_group("what to write")
-    how.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    how.add_argument(
+        "--step", type=int, metavar="N", help="a step of the run; its newest by default"
+    )
     how.add_argument("--format", choices=("torch", "torch_dist"), default="torch_dist",
         help="torch_dist is read with any other sizes as well")  # fmt: skip
     how.add_argument("--transformer-impl", choices=("local", "transformer_engine"), default="local",
         help="whose names the torch format has; torch_dist has the same for both")  # fmt: skip
-    how.add_argument("--dtype", choices=CHOICES, default="keep", help="of the stored weights")
+    how.add_argument("--dtype", choices=CHOICES, default="keep", help="type of the stored weights")
     how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 

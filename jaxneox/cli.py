@@ -11,7 +11,7 @@ from jaxneox.console.execute import Ending, end
 from jaxneox.console.hints import command
 
 GROUPS = ("convert", "data")
-"""First words of commands that have a second."""
+"""The first words of commands that have two."""
 
 
 class Command(NamedTuple):

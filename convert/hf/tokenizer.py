@@ -20,7 +20,7 @@ from jaxneox.errors import UserError
 
 WHOLE, VOCABULARY, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"
 ENCODING = {"pat_str", "ranks"}
-"""Keys of a tiktoken encoding as a run saves it."""
+"""The keys of a tiktoken encoding as a run saves it."""
 
 
 def beside(folder: Path) -> Tokenizer | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from jaxneox.console.text import visible
 
 LARGE = 256 << 20
-"""Bytes from which on reading takes long enough for a bar."""
+"""How many bytes take long enough to read for a bar."""
 
 Advance = Callable[[int], None]
 

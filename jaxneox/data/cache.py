@@ -81,7 +81,7 @@ def _alone(entry: pathlib.Path) -> Iterator[None]:
 
 
 def _take_away(entry: pathlib.Path) -> None:
-    """Out of the way by a rename, so that there is never half an entry under its name."""
+    """Remove an entry by a rename first, so that there is never half of one under its name."""
     aside = pathlib.Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
     with contextlib.suppress(FileNotFoundError):
         os.rename(entry, aside / entry.name)

@@ -54,7 +54,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Companions:
-    """What goes with a tokenizer besides its vocabulary.
+    """The files and tokens that go with a tokenizer besides its vocabulary.
 
     Attributes:
         files: content by name, as it lay in the folder.
@@ -109,7 +109,7 @@ def companions_in(
 def understood(
     folder: Path, files: Mapping[str, bytes], config: Mapping[str, Any] | None
 ) -> Companions:
-    """What the files say; `folder` is what errors call it, `config` the ids of config.json."""
+    """Read what the files say; errors name `folder`, and `config` has the ids of config.json."""
     at = {name: parsed(folder / name, files[name]) for name in SAYING[:4] if name in files}
     said = at.get(CONFIG, {})
     tokens = at.get(MAP, {}) | {name: value for name, value in said.items() if value is not None}

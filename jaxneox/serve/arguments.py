@@ -23,7 +23,7 @@ def parser() -> Parser:
     net = p.add_argument_group("where to listen")
     net.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     net.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one")
-    net.add_argument("--name", help="of the model, for its clients; by default the folder's")
+    net.add_argument("--name", help="the model's name for its clients; by default the folder's")
     limits = p.add_argument_group("how much at a time")
     limits.add_argument("--slots", type=count, default=8, metavar="N", help="answers at a time")
     limits.add_argument(
@@ -34,7 +34,9 @@ def parser() -> Parser:
     limits.add_argument("--timeout", type=seconds, default=300, metavar="S",
         help="seconds that a request may take")  # fmt: skip
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N", help="of a run, instead of its newest")
+    where.add_argument(
+        "--step", type=int, metavar="N", help="a step of the run; its newest by default"
+    )
     where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
     where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
         help="type of the computation")  # fmt: skip
