@@ -49,9 +49,7 @@ def parser() -> Parser:
     )
     p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
     source = p.add_argument_group("what to read")
-    source.add_argument(
-        "--step", type=int, metavar="N", help="a step of the run; its newest by default"
-    )
+    source.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
     source.add_argument("--config", nargs="+", metavar="X.yml", type=Path, default=[],
         help="NeoX's keys, instead of what arguments and tensors say")  # fmt: skip
     source.add_argument("--tokenizer", type=Path, metavar="FILE",

@@ -55,9 +55,7 @@ def parser() -> Parser:
         help="a run, a global_stepN folder, or hf://owner/name[@revision]")  # fmt: skip
     p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
     source = p.add_argument_group("what to read")
-    source.add_argument(
-        "--step", type=int, metavar="N", help="a step of the run; its `latest` by default"
-    )
+    source.add_argument("--step", type=int, metavar="N", help="its step; `latest` by default")
     source.add_argument("--config", nargs="+", metavar="X.yml", type=Path,
         help="YAML files instead of the checkpoint's own")  # fmt: skip
     source.add_argument("--tokenizer", type=Path, metavar="FILE",

@@ -41,9 +41,7 @@ def parser() -> Parser:
     p.add_argument("src", metavar="SRC", type=Path, help="a run or one of its step_N folders")
     p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
     how = p.add_argument_group("what to write")
-    how.add_argument(
-        "--step", type=int, metavar="N", help="a step of the run; its newest by default"
-    )
+    how.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
     how.add_argument("--dtype", choices=CHOICES, default="keep", help="type of the stored weights")
     how.add_argument("--vocab", choices=("keep", "trim"), default="keep",
         help="trim: without the padded rows, which the softmax then lacks")  # fmt: skip

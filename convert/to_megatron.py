@@ -40,9 +40,7 @@ def parser() -> Parser:
     layout.add_argument("--virtual", type=int, default=1, metavar="N",
         help="virtual stages of each stage")  # fmt: skip
     how = p.add_argument_group("what to write")
-    how.add_argument(
-        "--step", type=int, metavar="N", help="a step of the run; its newest by default"
-    )
+    how.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
     how.add_argument("--format", choices=("torch", "torch_dist"), default="torch_dist",
         help="torch_dist is read with any other sizes as well")  # fmt: skip
     how.add_argument("--transformer-impl", choices=("local", "transformer_engine"), default="local",

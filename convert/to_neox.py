@@ -36,9 +36,7 @@ def parser() -> Parser:
     p.add_argument("src", metavar="SRC", type=Path, help="a run or one of its step_N folders")
     p.add_argument("dst", metavar="DST", type=Path, help="a folder that does not exist yet")
     source = p.add_argument_group("what to write")
-    source.add_argument(
-        "--step", type=int, metavar="N", help="a step of the run; its newest by default"
-    )
+    source.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
     source.add_argument("--optimizer", action="store_true",
         help="Adam's moments and the counters too: NeoX goes on where the run is (float32, "
         "bfloat16)")  # fmt: skip
