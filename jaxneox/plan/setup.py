@@ -3,17 +3,12 @@
 import math
 
 from jaxneox.config import Settings
+from jaxneox.data.elsewhere import ANY_TOKEN, ASSUMED_VOCABULARY, ASSUMPTION
 from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
 from jaxneox.plan.topology import Topology
 from jaxneox.train.run import Plan, build_plan
-
-ANY = 0
-"""For the token that ends a document: a program is as large with any."""
-
-ASSUMED = 50277
-"""Of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
 
 
 def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
@@ -44,14 +39,11 @@ def plan_of(settings: Settings, sizes: Sizes) -> tuple[Plan, list[str]]:
         vocabulary, said = vocabulary_of(settings)
         notes += said
     cfg = settings.resolve(sizes["dp"], vocabulary)
-    return build_plan(cfg, sizes, ANY), notes
+    return build_plan(cfg, sizes, ANY_TOKEN), notes
 
 
 def vocabulary_of(settings: Settings) -> tuple[int, list[str]]:
     try:
         return build_tokenizer(settings.tokenizer).vocab_size, []
     except UserError:
-        return ASSUMED, [
-            f"the tokenizer's file is not here: {ASSUMED:,} tokens, those of GPT-NeoX-20B's, are "
-            "assumed; --set padded-vocab-size=N says another"
-        ]
+        return ASSUMED_VOCABULARY, [f"the tokenizer's file is not here: {ASSUMPTION}"]

@@ -2,14 +2,23 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import jax
 
 from jaxneox import checkpoint
 from jaxneox.config import Settings
+from jaxneox.config.schema import CheckpointConfig
 from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer, TokensFile, open_tokenizer
+from jaxneox.data.elsewhere import (
+    ANY_TOKEN,
+    ASSUMED_VOCABULARY,
+    ASSUMPTION,
+    absent_data,
+    names_absent_file,
+)
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import talk
@@ -38,15 +47,13 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
     if args.tokens:
         settings = fit_to_tokens(settings, args.tokens)
     use_compilation_cache()
+    if args.dry_run:
+        dry_run(plan_without_files(settings, sizes))
+        return 0
     tokenizer = tokenizer_for(settings)
     cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
-    for folder in (cfg.checkpoint.save, cfg.checkpoint.load):
-        if folder:
-            checkpoint.on_disk(folder)
+    check_folders(cfg.checkpoint)
     plan = build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
-    if args.dry_run:
-        dry_run(plan)
-        return 0
     greet(plan, tokenizer.notes if tokenizer else ())
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None):
@@ -122,6 +129,33 @@ def tokenizer_for(settings: Settings) -> Tokenizer | None:
         if cfg.padded_size is None or cfg.eod_token is not None:
             raise
         return None
+
+
+def plan_without_files(settings: Settings, sizes: Sizes) -> Plan:
+    """The plan for a dry run, with a note on a tokenizer and on data that are not here."""
+    notes: list[str] = []
+    tokenizer, vocab_size = None, None
+    try:
+        tokenizer = tokenizer_for(settings)
+        vocab_size = tokenizer.vocab_size if tokenizer else None
+    except UserError as error:
+        if not names_absent_file(settings.tokenizer):
+            raise
+        known = settings.tokenizer.padded_size is not None
+        vocab_size = None if known else ASSUMED_VOCABULARY
+        notes.append(f"without the tokenizer ({error})" + ("" if known else f": {ASSUMPTION}"))
+    cfg = settings.resolve(sizes["dp"], vocab_size)
+    check_folders(cfg.checkpoint)
+    for note in [*notes, *absent_data(cfg.data)]:
+        print(f"note: {note}", file=sys.stderr)
+    return build_plan(cfg, sizes, tokenizer.eod if tokenizer else ANY_TOKEN)
+
+
+def check_folders(cfg: CheckpointConfig) -> None:
+    """Raises UserError where a run would be read or written in what is no folder of this host."""
+    for folder in (cfg.save, cfg.load):
+        if folder:
+            checkpoint.on_disk(folder)
 
 
 def greet(plan: Plan, more: tuple[str, ...] = ()) -> None:
