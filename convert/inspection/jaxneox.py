@@ -9,7 +9,7 @@ import tensorstore as ts
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts, Optimizer, Use
 from convert.inspection.uses import of_run, verified
-from convert.next_command import go_on, train_on
+from convert.ours.next_command import go_on, train_on
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Place

@@ -25,7 +25,7 @@ from convert.inspection.megatron_files import (
 )
 from convert.inspection.megatron_model import Ranks
 from convert.inspection.uses import after_conversion, refused
-from convert.next_command import go_on
+from convert.ours.next_command import go_on
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.neox_files import MOST_RANKS
 from convert.rules.megatron import WORDS

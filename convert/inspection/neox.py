@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
-from convert.agreement import check_agreement
 from convert.inspection import neox_drift, neox_optimizer
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Architecture, Facts
 from convert.inspection.neox_uses import uses
+from convert.neox.consistency import check_consistency
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import LAYER, RANK, STEP, find_files, step_folder
 from convert.readers.neox_open import open_neox
@@ -66,7 +66,7 @@ def _opened(facts: Facts, config: list[Path] | None) -> NeoxCheckpoint | None:
             return _without_yaml(NeoxCheckpoint(files, [], {}))
         if not facts.problems:
             found = open_neox(facts.path, config=config)
-            check_agreement(found)
+            check_consistency(found)
             return found
     except UserError as error:
         facts.problems.append(str(error))

@@ -7,16 +7,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from convert.agreement import as_computed
+from convert.checkpoint import Checkpoint, Logits
+from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
 from convert.hf.families import Family
 from convert.hf.tokenizer import beside
+from convert.neox.consistency import as_computed
+from convert.ours.unsaid import TRAINING
+from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
+from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
-from convert.unsaid import TRAINING
-from convert.writers.jaxneox import STACKED
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
+from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
@@ -27,8 +31,8 @@ FREQUENCIES = "rotary_emb.inv_freq"
 T = TypeVar("T")
 
 
-class HfCheckpoint:
-    """`leaf(name, layer)` makes one of our parameters, or one layer of it, like JaxneoxCheckpoint.
+class HfCheckpoint(Checkpoint):
+    """Its tensors, laid out as our parameters when they are asked for.
 
     Raises UserError for a configuration that we do not have, and, all at once, for every tensor
     that is missing, unknown or of another shape than the configuration says.
@@ -44,6 +48,11 @@ class HfCheckpoint:
             raise UserError(f"{folder}: no such folder; expected one with a config.json")
         self.folder = folder
         said = folder / "config.json"
+        if merged_files(folder):
+            raise UserError(
+                f"{folder}: holds GPT-NeoX's weights as zero_to_fp32.py writes them: "
+                f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
+            )
         self.config: dict[str, Any] = read_json(said)
         self.family: Family = _of(said, lambda: family_of(self.config))
         keys = _of(said, lambda: keys_of(self.config))
@@ -52,6 +61,7 @@ class HfCheckpoint:
         self.weight_files = weight_files(folder)
         self.files = [said, *self.weight_files]
         self._rules = self.family.rules(self.model)
+        self.shapes = self._shapes()
         self._tensors = self._with_prefix(tensors(self.weight_files))
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
@@ -65,9 +75,7 @@ class HfCheckpoint:
             for name in unknown_keys(self.config)
         ]
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all leaves, whole: those of blocks with the axis of layers first."""
+    def _shapes(self) -> Shapes:
         L, found = self.model.num_layers, {}
         for rule in self._rules:
             for part in rule.parts:
@@ -92,6 +100,11 @@ class HfCheckpoint:
             tensor = self._tensors[rule.theirs.format(layer)]
             rule.put(tensor.numpy(), leaves, self.sizes, rank=0)
         return leaves[name]
+
+    def program(self) -> Logits | str:
+        if not program.available():
+            return "not run: transformers and torch are not installed"
+        return lambda tokens_BT: program.logits(self.folder, tokens_BT)
 
     def origin(self, name: str) -> str:
         """The names on disk that a leaf comes from, `*` for the layer."""

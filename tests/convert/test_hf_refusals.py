@@ -243,7 +243,7 @@ def test_no_parameter_is_left_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgetful = replace(GPT_NEOX, rules=lambda model: GPT_NEOX.rules(model)[:-1])
-    monkeypatch.setattr("convert.hf.export.choose", lambda model: forgetful)
+    monkeypatch.setattr("convert.hf.target.choose", lambda model: forgetful)
     write_run(tmp_path / "run", NEOX)
     line = refused(to_hf.main, capsys, tmp_path / "run", tmp_path / "hf")
     assert "has no place for unembed.weight" in line
