@@ -18,6 +18,7 @@ class Drift:
     of: float  # the rms of the mean itself
 
 
+@np.errstate(invalid="ignore")  # of copies that are not finite it is NaN, which is true
 def drift_of(copies_RD: np.ndarray) -> Drift:
     away = copies_RD - copies_RD.mean(axis=0)
     if not (copies_RD != copies_RD[0]).any():

@@ -1,5 +1,6 @@
 """What can be done with a GPT-NeoX checkpoint; the dry part of from_neox says what cannot."""
 
+from convert.inspection import finite
 from convert.inspection.facts import Facts, Use
 from convert.inspection.uses import after_conversion, refused, verified
 from convert.neox.merge import make_plan
@@ -25,7 +26,7 @@ def uses(
         return [refused(convert, weights, why), refused(f"{convert} --optimizer", training, why)]
     facts.notes += plan.warnings
     return [
-        Use(convert, weights),
+        finite.conversion(facts, convert),
         Use(f"{convert} --optimizer", training, why_not is None, why_not),
         verified(str(facts.path), options),
         Use(go_on("DST", plan.keys), "goes on with training", why_not is None, why_not,

@@ -56,6 +56,8 @@ def signs(path: Path) -> dict[Kind, str]:
         name = next((name for name in names if pattern.fullmatch(name)), None)
         if name is not None:
             found[kind] = name
+    if path.resolve().name.endswith(UNIVERSAL):
+        found["neox"] = path.name
     if "huggingface" in found and merged_files(path):
         found["neox"] = found.pop("huggingface")
     return found or {kind: name for kind, name in WEAK.items() if name in names}

@@ -56,6 +56,7 @@ def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int,
     return found
 
 
+@np.errstate(invalid="ignore")  # numbers that are not finite are named in the account
 def merge_part(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> tuple[Leaves, list[Fate]]:
     """A part's leaves and the account of the tensors that they were made of."""
     leaves, fates = Leaves(), []

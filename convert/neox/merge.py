@@ -50,6 +50,7 @@ NORMS = {
 }
 
 
+@np.errstate(invalid="ignore")  # numbers that are not finite are named when they are moved
 def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
     """Looks at every copy. Raises UserError where no merge of any kind has the ranks' function."""
     sliced = parallel_of(source.given).sequence_parallel

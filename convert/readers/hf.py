@@ -39,6 +39,7 @@ class HfCheckpoint(Checkpoint):
 
     Attributes:
         keys: NeoX's, the least that `resolve` takes.
+        tensors: by their names on disk, none of which is read yet.
         files: all that is read but the tokenizer.
         warnings: what a person should look at, one line each.
     """
@@ -62,7 +63,7 @@ class HfCheckpoint(Checkpoint):
         self.files = [said, *self.weight_files]
         self._rules = self.family.rules(self.model)
         self.shapes = self._shapes()
-        self._tensors = self._with_prefix(tensors(self.weight_files))
+        self.tensors = self._with_prefix(tensors(self.weight_files))
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
         self.keys: dict[str, Any] = keys | {"precision": precision} | TRAINING
@@ -89,7 +90,7 @@ class HfCheckpoint(Checkpoint):
 
     def dtype(self, name: str) -> np.dtype:
         """The tensors' own; float32 where they differ."""
-        return _common(self._tensors[n].dtype for r in self._of(name) for n in self._names(r))
+        return _common(self.tensors[n].dtype for r in self._of(name) for n in self._names(r))
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         stacked = name.startswith(STACKED)
@@ -97,7 +98,7 @@ class HfCheckpoint(Checkpoint):
             return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
         leaves = {name: np.empty(self.shapes[name][stacked:], self.dtype(name))}
         for rule in self._of(name):
-            tensor = self._tensors[rule.theirs.format(layer)]
+            tensor = self.tensors[rule.theirs.format(layer)]
             rule.put(tensor.numpy(), leaves, self.sizes, rank=0)
         return leaves[name]
 
@@ -136,9 +137,9 @@ class HfCheckpoint(Checkpoint):
     def _contradictions(self) -> Iterator[str]:
         shapes = {name: r.shape(self.sizes) for r in self._rules for name in self._names(r)}
         for name, shape in shapes.items():
-            if name not in self._tensors:
+            if name not in self.tensors:
                 yield f"{name} {list(shape)} is missing"
-        for name, tensor in self._tensors.items():
+        for name, tensor in self.tensors.items():
             if name not in shapes:
                 yield from self._beyond(name, tensor)
             elif tensor.shape != shapes[name]:
