@@ -1,4 +1,4 @@
-"""Keys that NeoX's documentation does not list: of its HEAD, of its forks and past, and our own."""
+"""Keys that NeoX's documentation does not list: those of its HEAD, of its forks, and our own."""
 
 from jaxneox.config.fates import (
     AMOUNT,
@@ -6,6 +6,9 @@ from jaxneox.config.fates import (
     INTS,
     SHARE,
     Section,
+    alias,
+    derived,
+    inverted,
     needless,
     refused,
     used,
@@ -28,7 +31,7 @@ NEWER: Section = {
     "te_fp8_amax_compute_algo": needless(str, "most_recent", TE),
     "te_fp8_margin": needless(int, 0, TE),
     "te_fp8_mha": needless(bool, False, TE),
-    "wandb_run_name": used(str, None, "log.wandb"),
+    "wandb_run_name": derived(str, None, "log.wandb"),
     "peak_theoretical_tflops": used(AMOUNT, None, "log.peak_tflops", "of one device; for MFU"),
     "serve_model_weights": refused(bool, False, ONLINE),
     "weight_server_port": needless(int, 6000, ONLY_ONLINE),
@@ -40,11 +43,11 @@ NEWER: Section = {
     "reinforce_leave_one_out": needless(bool, False, ONLY_ONLINE),
 }
 
-OLDER: Section = {
-    "gas": used(COUNT, None, "batch.accumulation", "alias of gradient_accumulation_steps"),
+FORKS: Section = {
+    "gas": alias(COUNT, None, "gradient_accumulation_steps"),
     "attention_type": refused(str, None, KV, "groupedquery", "multihead"),
-    "decay_lr_to": used(SHARE, None, "schedule.min_lr", "Llemma's: min_lr as a share of lr"),
-    "warmup_iters": used(AMOUNT, None, "schedule.warmup_iters", "Llemma's: instead of warmup"),
+    "decay_lr_to": derived(SHARE, None, "schedule.min_lr", "Llemma's: min_lr as a share of lr"),
+    "warmup_iters": derived(AMOUNT, None, "schedule.warmup_iters", "Llemma's: instead of warmup"),
 }
 
 OURS: Section = {
@@ -55,7 +58,7 @@ OURS: Section = {
         "the token after each document; null: tokenizer_config.json's eos_token, or <|endoftext|>",
     ),
     "neox_compat": used(bool, False, "neox_compat", "true: as NeoX HEAD does, not as it says"),
-    "remat_policy": used(
+    "remat_policy": derived(
         ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"
     ),
     "attention_kernel": used(
@@ -83,10 +86,10 @@ OURS: Section = {
         "model.attention_dropped",
         "true: as NeoX computes gpt_j_residual with a gated MLP without biases",
     ),
-    "lr_factors": used(
+    "lr_factors": derived(
         dict, None, "optimizer.lr_factors", "by parameter: from NeoX's biases, one copy for several"
     ),
-    "clip_leaves_out": used(
+    "clip_leaves_out": derived(
         dict,
         None,
         "optimizer.clip_leaves_out",
@@ -109,7 +112,11 @@ OURS: Section = {
         bool, True, "data.extra_token", "Megatron's: false: samples share no token"
     ),
     "drop_last_partial_validation_sequence": used(
-        bool, True, "data.keep_partial_validation", "Megatron's: false: a short last one counts"
+        bool,
+        True,
+        "data.keep_partial_validation",
+        "Megatron's: false: a short last one counts",
+        by=inverted,
     ),
     "reset_position_ids": used(
         bool,
@@ -124,13 +131,13 @@ OURS: Section = {
         "Megatron's: in training a token sees nothing before the last <|endoftext|>",
     ),
     "inter_document_masking": refused(bool, False, WITHIN),
-    "rampup_batch_size": used(
+    "rampup_batch_size": derived(
         INTS, None, "batch.ramp", "Megatron's: [start, increment, samples until train_batch_size]"
     ),
-    "drop_last_samples": used(
+    "drop_last_samples": derived(
         COUNT, None, "batch.drop_last", "null: micro-batch x dp of the first start, as NeoX"
     ),
-    "max_micro_batch_size": used(
+    "max_micro_batch_size": derived(
         COUNT, None, "batch.micro", "the largest micro-batch up to it that divides the batch"
     ),
 }
