@@ -11,8 +11,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import AttentionConfig, ModelConfig
-from jaxneox.model.documents import Where
-from jaxneox.model.dropout import Noise
+from jaxneox.model.context import Context
 from jaxneox.model.kernels import Extra, mix
 from jaxneox.model.layout import Layout
 from jaxneox.model.norms import norm
@@ -40,28 +39,19 @@ class Attention(nnx.Module):
         self.alibi = Alibi(a) if cfg.positions.kind == "alibi" else None
         self.rotated = self.rotary.width if self.rotary else 0
 
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        where: Where,
-        score_bias: jax.Array | None,
-        noise: Noise | None,
-        layout: Layout,
-    ) -> jax.Array:
-        """-> [B, T, D] without the output bias, a partial sum over the devices' heads.
-
-        `score_bias` [1, K, G, T, S] is what all layers add to their scores (rpe), if anything.
-        """
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """Compute [B, T, D] without the output bias, a partial sum over the devices' heads."""
+        positions, layout = context.positions, context.layout
         q, k, v = self.project(x_BTD)
         if self.rotary is not None:
-            q, k = self.rotary(q, where.counted), self.rotary(k, where.counted)
+            q, k = self.rotary(q, positions.encoded), self.rotary(k, positions.encoded)
         if layout.rings is not None:
             slopes = None if self.alibi is None else jnp.asarray(self.alibi.slopes_KG)
-            mixed = ring_attend(q, k, v, slopes, where.documents, self.cfg, layout)
+            mixed = ring_attend(q, k, v, slopes, positions.documents, self.cfg, layout)
         else:
             k, v = whole(k, layout), whole(v, layout)
-            extra = self.extra(score_bias, where.documents)
-            mixed = mix(q, k, v, where.order_T, extra, noise, self.cfg, layout)
+            extra = self.extra(context.score_bias, positions.documents)
+            mixed = mix(q, k, v, positions.order_T, extra, context.noise, self.cfg, layout)
         return self.output(mixed, layout)
 
     def extra(self, score_bias: jax.Array | None, documents_BT: jax.Array | None = None) -> Extra:
@@ -87,7 +77,9 @@ class Attention(nnx.Module):
         shape = (*x_BTD.shape[:2], *w_DKRH.shape[1:])
         qkv = jnp.reshape(qkv_BTX, shape, out_sharding=heads)
         if self.qkv_bias is not None:
-            bias = self.qkv_bias[...] * felt(self.cfg, self.rotated).astype(qkv.dtype)[None]
+            bias = (
+                self.qkv_bias[...] * live_bias_mask(self.cfg, self.rotated).astype(qkv.dtype)[None]
+            )
             qkv = qkv + bias[None, None]
         q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
         if self.qk_norm is None:
@@ -109,12 +101,13 @@ def whole(x: jax.Array, layout: Layout) -> jax.Array:
     return jax.reshard(x, layout.activation("batch", None, "kv_heads", *(None,) * (x.ndim - 3)))
 
 
-def felt(cfg: AttentionConfig, rotated: int) -> np.ndarray:
-    """1 for the biases that the output depends on, 0 for those it cannot: float32 [R, H].
+def live_bias_mask(cfg: AttentionConfig, rotated: int) -> np.ndarray:
+    """Mark the biases that the output depends on with 1, the others with 0: float32 [R, H].
 
-    What a key's bias adds to a query's scores is the same for all keys, where it is not turned by
-    its position, and the softmax takes it out again. Left in, its gradient would be rounding error
-    alone, which Adam makes as large as any other: a random walk, another one on every mesh.
+    A key's bias adds the same to a query's scores for all keys, unless it is rotated by their
+    positions, and the softmax cancels what all keys share. Left in, its gradient would be rounding
+    error alone, which Adam scales up to the size of any other: a random walk that differs from mesh
+    to mesh.
     """
     mask = np.ones((cfg.group + 2, cfg.head_dim), np.float32)
     if not cfg.qk_norm:
