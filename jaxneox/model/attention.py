@@ -22,6 +22,8 @@ from jaxneox.model.ring import ring_attend
 
 
 class Attention(nnx.Module):
+    """Queries, keys and values, how they are mixed, and the output matrix; no residual."""
+
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         a = cfg.attention
         init, init_out = initializer(cfg.init.method, cfg), initializer(cfg.init.output_method, cfg)
@@ -55,10 +57,11 @@ class Attention(nnx.Module):
         return self.output(mixed, layout)
 
     def extra(self, score_bias: jax.Array | None, documents_BT: jax.Array | None = None) -> Extra:
+        """Collect what changes the scores besides the queries and keys."""
         return Extra(self.alibi, score_bias, documents_BT)
 
     def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
-        """-> [B, T, D] without the bias, a partial sum over the devices' heads."""
+        """Compute [B, T, D] without the bias, a partial sum over the devices' heads."""
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
         w_KGHD = self.out[...]
         mixed_BTX = jnp.reshape(mixed_BTKGH, (*mixed_BTKGH.shape[:2], -1))
@@ -66,7 +69,7 @@ class Attention(nnx.Module):
         return out_of(mixed_BTX, w_XD, partial)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """-> queries [B, T, K, G, H], keys [B, T, K, H], values [B, T, K, H].
+        """Compute queries [B, T, K, G, H], keys [B, T, K, H] and values [B, T, K, H].
 
         With qk_norm every query head has a normalised key of its own: keys [B, T, K, G, H].
         """
@@ -89,7 +92,10 @@ class Attention(nnx.Module):
 
 
 def matrix(weight: jax.Array, rows: int) -> jax.Array:
-    """The first `rows` axes as one, and the others as one: of either the first alone is split."""
+    """Join the first `rows` axes of a weight into one, and the others into another.
+
+    Of either only the first may be split over devices.
+    """
     spec = jax.typeof(weight).sharding.spec
     shape = (math.prod(weight.shape[:rows]), -1)
     split = PartitionSpec(spec.partitions[0], spec.partitions[rows], reduced=spec.reduced)
@@ -97,7 +103,7 @@ def matrix(weight: jax.Array, rows: int) -> jax.Array:
 
 
 def whole(x: jax.Array, layout: Layout) -> jax.Array:
-    """Keys or values [B, S, K, (G,) H] of all of a sequence, on every device with some of it."""
+    """Gather all keys or values [B, S, K, (G,) H] of a sequence on every device with some of it."""
     return jax.reshard(x, layout.activation("batch", None, "kv_heads", *(None,) * (x.ndim - 3)))
 
 

@@ -20,7 +20,7 @@ from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.embed import Embed
 from jaxneox.model.gather import gather
 from jaxneox.model.layout import Layout
-from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum, project
+from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum, project
 from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
@@ -142,12 +142,12 @@ class Model:
         logits = micro * batch * self.cfg.vocab_size // layout.parts(spread, "batch", "vocab")
         chunk = chunk_length(length // layout.parts("length"), logits)
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
-        head = Head(layout, self.z_loss, chunk, dtype, spread)
+        settings = LossSettings(layout, self.z_loss, chunk, dtype, spread)
         model = self._outer_modules(params)
         positions = self._document_positions(tokens_MBT)
         x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise)
         labels_MBT, weights_MBT = self._laid(labels_MBT), self._laid(weights_MBT)
-        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, head)
+        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
 
     def matmuls(self) -> AbstractContextManager[Any]:
         """Set the precision of products for whatever is traced inside.
