@@ -75,7 +75,7 @@ class Rules:
         self.check(name, axes, shape)
         return self._zero(axes, shape) if self.zero_stage >= 3 else self._at_rest(axes, shape)
 
-    def lent(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+    def in_step(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """A parameter as the micro-batches of a step compute with it.
 
         Below stage 2 a matrix, which products and the lookup of tokens alone take, gets its
@@ -92,8 +92,8 @@ class Rules:
         """While it is added up: from stage 2 on without copies."""
         if self.zero_stage >= 2:
             return self._zero(axes, shape)
-        lent = self.lent(name, axes, shape)
-        return P(*lent.partitions, unreduced=lent.reduced)
+        in_step = self.in_step(name, axes, shape)
+        return P(*in_step.partitions, unreduced=in_step.reduced)
 
     def optimizer(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Moments, and the parameters while they are updated: from stage 1 on without copies."""

@@ -12,7 +12,7 @@ from jaxneox.plan.search import Candidate, ranked
 from jaxneox.plan.setup import plan_of
 from jaxneox.plan.times import links_of
 from jaxneox.plan.topology import Topology
-from jaxneox.train.run import Plan
+from jaxneox.train.plan import TrainPlan
 
 TRIES = 3
 """Programs compiled in vain for each that is asked for, until the search gives up."""
@@ -21,7 +21,7 @@ ALIKE = 0.01
 """By which the times of two plans differ that are equally fast: peak rates tell no more."""
 
 
-def best(keys: Mapping[str, Any], plan: Plan, topology: Topology, count: int) -> Planned:
+def best(keys: Mapping[str, Any], plan: TrainPlan, topology: Topology, count: int) -> Planned:
     """Compiles the `count` likely fastest that fit, prints them, and returns the fastest, by the
     mean of a step in which all overlaps and one in which nothing does; of those that are equally
     fast the smallest."""

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.train.program import abstract_batch
-from jaxneox.train.run import Plan, abstract_state
-from jaxneox.train.state import places
+from jaxneox.train.checkpoints.restore import abstract_state
+from jaxneox.train.dry_run.program import abstract_batch
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.state import param_specs
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Memory:
         return self.parameters + self.optimizer + self.batch + self.gradients + self.kept
 
 
-def memory_of(plan: Plan, mesh: Mesh) -> Memory:
-    at = places(plan.model, plan.rules)
+def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
+    at = param_specs(plan.model, plan.rules)
     state = abstract_state(plan, mesh)
     gradients = {
         name: jax.ShapeDtypeStruct(
@@ -51,7 +52,7 @@ def memory_of(plan: Plan, mesh: Mesh) -> Memory:
     )
 
 
-def kept(plan: Plan, mesh: Mesh) -> int:
+def kept(plan: TrainPlan, mesh: Mesh) -> int:
     """Of one micro-batch, or with a pipeline of all, which pass it together."""
     batch = abstract_batch(plan, mesh)
     together = plan.sizes["pp"] > 1

@@ -8,7 +8,7 @@ from jaxneox.data.atomic import atomic_file
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.report import GIB, MEANS, report
 from jaxneox.plan.timeline import Piece, timelines
-from jaxneox.train.state import places
+from jaxneox.train.step.state import param_specs
 
 WIDTH = 900
 COLOURS = ("#2f6f9f", "#5aa3cf", "#9aa5b1", "#d98a3d", "#7fb069", "#b55d60")  # of memory's parts
@@ -77,7 +77,7 @@ def bars(planned: Planned) -> str:
 def sharding(planned: Planned) -> str:
     """Each parameter as a row of its axes, coloured by the mesh axes that split them."""
     plan = planned.plan
-    at = places(plan.model, plan.rules).params
+    at = param_specs(plan.model, plan.rules).params
     used = sorted({label(e) for spec in at.values() for e in spec if e is not None})
     colours = {"whole": "#e8ecf0"} | {name: AXES.get(name, SEVERAL) for name in used}
     rows = []

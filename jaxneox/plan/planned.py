@@ -12,16 +12,16 @@ from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.memory import Memory, memory_of
 from jaxneox.plan.times import Links, Times, links_of, times
 from jaxneox.plan.topology import Topology
-from jaxneox.train.flops import flops_per_token
-from jaxneox.train.program import Compiled, compile_step
-from jaxneox.train.run import Plan
+from jaxneox.train.dry_run.program import Compiled, compile_step
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.flops import flops_per_token
 
 
 @dataclass(frozen=True)
 class Planned:
     """Sizes in bytes and work in FLOPs, of one device and one step."""
 
-    plan: Plan
+    plan: TrainPlan
     topology: Topology
     compiled: Compiled
     memory: Memory
@@ -126,7 +126,7 @@ class TooLarge(UserError):
     """The compiler found no way to fit the program into the chip's memory."""
 
 
-def compile_for(plan: Plan, topology: Topology) -> Planned:
+def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
     """Takes a minute or two for a large model; raises TooLarge."""
     mesh = make_mesh(plan.sizes, topology.devices)
     known = memory_of(plan, mesh)

@@ -14,8 +14,8 @@ from jaxneox.parallel.mesh import Sizes, show
 from jaxneox.parallel.schedule import Schedule
 from jaxneox.plan.times import Links
 from jaxneox.plan.topology import Topology
-from jaxneox.train.flops import flops_per_token
-from jaxneox.train.run import Plan
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.flops import flops_per_token
 
 REMAT = ("none", "dots", "full")
 EFFICIENCY = 0.6
@@ -99,7 +99,7 @@ def divisors(number: int) -> list[int]:
 
 
 def ranked(
-    cfg: Config, plan: Plan, topology: Topology, links: Callable[[Sizes], Links]
+    cfg: Config, plan: TrainPlan, topology: Topology, links: Callable[[Sizes], Links]
 ) -> list[Estimate]:
     """Those that should fit, the fastest first; `links` places a mesh on the topology. Raises
     UserError where none does."""
@@ -120,7 +120,7 @@ def ranked(
     return sorted(fitting, key=lambda one: one.seconds)
 
 
-def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
+def memory(one: Candidate, cfg: Config, plan: TrainPlan) -> float:
     """Float32 parameters, two moments and gradients; what a policy keeps of a layer; a layer's
     gathered weights with their gradient; scores; a chunk of logits."""
     sizes, total = one.mesh, plan.parameters
@@ -146,7 +146,7 @@ def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
     return state + deep * flying * layer + scores + 4 * stream + gathered + 2**29
 
 
-def seconds(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
+def seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
     """Arithmetic with what is computed again and the pipeline's bubble, then what is sent."""
     chip = links.topology.chip
     assert chip is not None
@@ -171,7 +171,7 @@ def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
     return layers * one.rounds(cfg) * times * _gathers(links, "tp", stream)
 
 
-def over_dp(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
+def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
     """With ZeRO 3 the weights forward and backward, and their gradients, in each micro-batch. Else
     the parameters back to all once a step, in float32, and so the gradients of several
     micro-batches to where they are updated; of one, and in every tick of a pipeline, they are

@@ -9,7 +9,7 @@ from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
 from jaxneox.plan.topology import Topology
-from jaxneox.train.run import Plan, build_plan
+from jaxneox.train.plan import TrainPlan, build_plan
 
 Keys = dict[str, Any]
 
@@ -40,7 +40,7 @@ def _fitting(sizes: Sizes, count: int) -> str:
     return show(sizes | {"dp": count // others}).replace(" ", "")
 
 
-def plan_of(keys: Keys, sizes: Sizes) -> tuple[Plan, list[str]]:
+def plan_of(keys: Keys, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
     """The plan, and what was assumed on the way. No file of data or tokenizer need be there."""
     notes: list[str] = []
     vocabulary = None

@@ -17,14 +17,14 @@ from jaxneox.hosts.group import Group, group_of
 from jaxneox.places import is_address
 
 DEFAULT = "stdlib"
-"""The shipped configuration of a training that is asked for without any."""
+"""The shipped configuration that is trained if none is named."""
 
 INTERRUPTED = "interrupted; what was saved before is whole"
 Keys = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Train, and exit: 2 after a user's mistake, 75 where another process of the run is gone."""
+    """Train, and exit: 2 after a user's mistake, 75 if another process of the run is gone."""
     hush()
     words = list(sys.argv[1:] if argv is None else argv)
     group: Group | None = None
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def finish(how: Ending, group: Group | None) -> NoReturn:
-    """Exit; of several processes, all do."""
+    """End this process, and all others of its run."""
     if how.line is None or group is None:
         end(how)
     if "jaxneox.hosts.watch" in sys.modules:
@@ -144,7 +144,7 @@ def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], gr
 
 
 def gather_keys(args: argparse.Namespace) -> Keys:
-    """The merged keys of the YAMLs, or of a run's folder, then the flags' and `--set`'s."""
+    """Merge the keys of the YAML files, or of a run's folder, with the flags and `--set`."""
     folders = [path for path in args.paths if is_address(path) or Path(path).is_dir()]
     files = [path for path in args.paths if path not in folders]
     if len(folders) > 1:
@@ -162,7 +162,7 @@ def gather_keys(args: argparse.Namespace) -> Keys:
 
 
 def run_keys(folder: str, finetune: bool) -> Keys:
-    """The configuration of a run or of one of its checkpoints, set to go on from there."""
+    """Read the configuration of a run or of one of its checkpoints, set to go on from there."""
     from jaxneox import checkpoint
 
     place = checkpoint.find(folder)

@@ -16,8 +16,8 @@ from jaxneox.model import Model
 from jaxneox.model.context import Context, TokenPositions
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
-from jaxneox.train.program import compile_step
-from jaxneox.train.run import build_plan
+from jaxneox.train.dry_run.program import compile_step
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import BATCH, LENGTH, MODEL, Mesh, config
 
 SIZES = {"dp": 1, "tp": 4}

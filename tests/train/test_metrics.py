@@ -13,9 +13,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from jaxneox.config.schema import LogConfig
 from jaxneox.errors import UserError
-from jaxneox.train.metrics import MetricsFile, TensorBoard, open_sinks, read_metrics
-from jaxneox.train.plot import plot_loss
-from jaxneox.train.progress import Bar, Rate
+from jaxneox.train.reporting.metrics import MetricsFile, TensorBoard, open_sinks, read_metrics
+from jaxneox.train.reporting.plot import plot_loss
+from jaxneox.train.reporting.progress import Bar, Rate
 
 FIGURES = {
     "loss": 2.5,

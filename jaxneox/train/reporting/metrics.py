@@ -1,4 +1,4 @@
-"""Where a run's figures go: one object a step in `metrics.jsonl`, and whoever else wants them."""
+"""Where a run's figures go: one object a step in `metrics.jsonl`, TensorBoard and W&B."""
 
 import contextlib
 import json
@@ -15,6 +15,8 @@ Figures = dict[str, Any]
 
 
 class Sink(Protocol):
+    """Takes the figures of every step."""
+
     def write(self, step: int, figures: Figures) -> None: ...
     def close(self) -> None: ...
 
@@ -22,7 +24,7 @@ class Sink(Protocol):
 class MetricsFile:
     """`metrics.jsonl`: every step once, in order, in full precision; null for what is not finite.
 
-    Opened at step N it forgets what an interrupted run had written beyond N.
+    If it is opened at step N it drops what an interrupted run had written beyond N.
     """
 
     def __init__(self, path: Path, step: int):
@@ -49,7 +51,10 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Opened at step N it hides what an interrupted run had written beyond N."""
+    """Figures for TensorBoard.
+
+    If it is opened at step N it hides what an interrupted run had written beyond N.
+    """
 
     def __init__(self, folder: str, step: int):
         try:
@@ -74,6 +79,8 @@ class TensorBoard:
 
 
 class Wandb:
+    """Figures for Weights & Biases."""
+
     def __init__(self, options: dict[str, Any], keys: Figures):
         try:
             import wandb
@@ -100,7 +107,7 @@ class Wandb:
 
 
 def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> list[Sink]:
-    """None of several processes but the first has any."""
+    """Open the sinks that the configuration asks for; of several processes only the first has any."""
     sinks: list[Sink] = []
     if not talk.is_first():
         return sinks
@@ -122,13 +129,15 @@ def _read(path: Path, line: str) -> Figures:
         figures = json.loads(line)
         int(figures["step"])
     except (ValueError, TypeError, KeyError) as error:
-        found = line.strip()[:40]
-        raise UserError(f"{path}: {found!r} is no step's figures; move the file away") from error
+        begin = line.strip()[:40]
+        raise UserError(
+            f"{path}: {begin!r} is not the figures of a step; move the file away"
+        ) from error
     return figures
 
 
 def _lines(path: Path) -> list[str]:
-    """Whole lines only: a killed run may have left half of one."""
+    """Read the whole lines: a killed run may have left half of one at the end."""
     text = path.read_text() if path.exists() else ""
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a run on the terminal: a bar, and a line now and then."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a loader's rows to a batch on the devices."""
+"""Cuts a loader's rows into a batch on the devices."""
 # G global batch, A accumulation steps, B sequences of one of them, T length, R rows read here
 
 import functools
@@ -11,11 +11,11 @@ from jax.sharding import Mesh, NamedSharding
 from jaxneox.config.schema import BatchConfig
 from jaxneox.data import Loader
 from jaxneox.parallel.rules import Rules
-from jaxneox.train.step import Batch
+from jaxneox.train.step.step import Batch
 
 
 class Feed:
-    """`feed(step)` is the batch of a step, cut into accumulation steps and split over dp.
+    """The batch of any step, cut into accumulation steps and split over dp.
 
     Consecutive rows of the global batch make one accumulation step, and within it one replica's
     micro-batch, as in NeoX. `first` is the run's step at which the loader's step 0 is due.
@@ -27,13 +27,13 @@ class Feed:
         self, loader: Loader, batch: BatchConfig, mesh: Mesh, rules: Rules, first: int = 0
     ):
         self.loader, self.first = loader, first
-        self.together = batch.global_size // batch.accumulation  # sequences at a time
+        self.sequences = batch.global_size // batch.accumulation  # sequences at a time
         self.sharding = NamedSharding(mesh, rules.activation(None, "batch", None))
         self.cut = functools.cache(self._cut)
 
     def _cut(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of a global batch of this size, cut, and those that are read here."""
-        rows_AB = np.arange(size).reshape(-1, self.together)
+        """Number the rows of a global batch of this size, cut, and list those that are read by us."""
+        rows_AB = np.arange(size).reshape(-1, self.sequences)
         held: Any = self.sharding.addressable_devices_indices_map((*rows_AB.shape, 1))
         return rows_AB, np.unique([row for at in held.values() for row in rows_AB[at[:2]].flat])
 

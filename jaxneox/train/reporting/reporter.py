@@ -1,4 +1,4 @@
-"""Each step's figures from the device to whoever wants them, one step late so that none waits."""
+"""Takes each step's figures from the device, one step late so that no step waits for them."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from jaxneox.errors import UserError
-from jaxneox.train.metrics import Figures, Sink
-from jaxneox.train.progress import Bar
+from jaxneox.train.reporting.metrics import Figures, Sink
+from jaxneox.train.reporting.progress import Bar
+from jaxneox.train.reporting.spikes import Spikes, losses_until
 from jaxneox.train.run import Run
-from jaxneox.train.spikes import Spikes, losses_until
 
 PATIENCE = 10  # steps in a row that may be skipped for a loss or gradient that is not finite
 PATIENCE_SCALING = 50  # the same where a loss scale is still looking for its level, as in NeoX
@@ -42,8 +42,12 @@ class Reporter:
             self._pass_on()
 
     def check_that_it_learned(self) -> None:
-        """Raises UserError after a start that is no success: no loss was a number, or it was long
-        enough to find a loss scale, and no step changed a weight."""
+        """Refuse to call a start a success in which nothing was learned.
+
+        Raises:
+            UserError: no loss was finite; or there were enough steps to find a loss scale, and none
+                of them changed a weight.
+        """
         if self.seen and not self.finite:
             raise UserError(
                 f"no loss of the {self.seen} steps until step {self.run.step} was finite: nothing "
@@ -61,7 +65,7 @@ class Reporter:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Work whose time is no step's; all figures until here are written before it."""
+        """Do work whose time belongs to no step; all figures until here are written before it."""
         self.flush()
         jax.block_until_ready(self.run.state)
         start = time.perf_counter()
@@ -93,7 +97,7 @@ class Reporter:
             )
 
     def _of_the_batch(self, step: int) -> Figures:
-        """What follows from the number of sequences of a step."""
+        """Compute the figures that follow from the number of sequences of a step."""
         cfg, schedule = self.run.cfg, self.run.plan.schedule
         size = self.run.loader.sizes.size(step - 1 - self.run.first)
         figures: Figures = {"tokens": size * cfg.model.seq_length}
@@ -103,8 +107,11 @@ class Reporter:
         return figures
 
     def _look_at(self, step: int, figures: Figures) -> str | None:
-        """Adds its samples to the figures of a step that is skipped or whose loss is a spike; the
-        line that is said of a spike."""
+        """Add the sample numbers to the figures of a step that is skipped or whose loss is a spike.
+
+        Returns:
+            The line to print for a spike, else None.
+        """
         deviations = self.spikes.add(figures["loss"])
         if deviations is None and not figures["streak"]:
             return None

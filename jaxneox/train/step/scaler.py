@@ -9,7 +9,15 @@ from jaxneox.config.schema import LossScaleConfig
 
 
 class Scale(NamedTuple):
-    """The factor, steps since the last overflow or growth, and overflows still forgiven."""
+    """The loss scale and the counts by which it changes.
+
+    The names of its fields are those in checkpoints.
+
+    Attributes:
+        factor: float32 [], multiplies the loss.
+        calm: int32 [], finite steps since the last overflow or growth.
+        patience: int32 [], overflows that are still forgiven.
+    """
 
     factor: jax.Array  # float32 []
     calm: jax.Array  # int32 []
@@ -17,16 +25,17 @@ class Scale(NamedTuple):
 
 
 def initial_scale(cfg: LossScaleConfig | None) -> Scale:
-    """Without a configuration (float32, bfloat16) the factor is 1 and stays so."""
+    """Return the first scale; without a configuration (float32, bfloat16) the factor stays 1."""
     factor = 1.0 if cfg is None else cfg.static or cfg.initial
     patience = 1 if cfg is None else cfg.hysteresis
     return Scale(jnp.float32(factor), jnp.int32(0), jnp.int32(patience))
 
 
 def next_scale(scale: Scale, finite: jax.Array, cfg: LossScaleConfig | None) -> Scale:
-    """After `window` finite steps in a row the factor doubles and the patience is full again.
+    """Update the scale after a step.
 
-    A step that overflows takes one of the patience; once only one is left it halves the factor
+    After `window` finite steps in a row the factor doubles and the patience is full again. A step
+    that overflows takes one of the patience; once only one is left it halves the factor
     (deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler).
     """
     if cfg is None or cfg.static is not None:

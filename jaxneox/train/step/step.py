@@ -13,14 +13,19 @@ from jaxneox.config.schema import Config
 from jaxneox.model import Layout, Model, Noise, Params
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.parallel.rules import Rules
-from jaxneox.train.scaler import next_scale
-from jaxneox.train.state import Places, Specs, TrainState, optimizer_specs, places
+from jaxneox.train.step.scaler import next_scale
+from jaxneox.train.step.state import ParamSpecs, Specs, TrainState, optimizer_specs, param_specs
 
 Metrics = dict[str, jax.Array]
 
 
 class Batch(NamedTuple):
-    """`tokens` int32 [A, B, T + 1]; `weights` float32 [A, B, T], one for each token predicted."""
+    """A global batch, in accumulation steps.
+
+    Attributes:
+        tokens: int32 [A, B, T + 1].
+        weights: float32 [A, B, T], one for each token that is predicted.
+    """
 
     tokens: jax.Array
     weights: jax.Array
@@ -28,17 +33,17 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What the compiled functions need to know."""
+    """One step of training, and what its compiled function needs to know."""
 
     cfg: Config
     model: Model
     optimizer: optax.GradientTransformation
     rules: Rules
-    at: Places
+    at: ParamSpecs
     rate: optax.Schedule
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """The mean gradient of the global batch, one update (if it is finite), the step's figures.
+        """Compute the global batch's mean gradient, one update (if it is finite), and the figures.
 
         The weights are divided by their sum beforehand, so that sums over any split of the batch
         are the mean over all of it. A batch without any weight has no mean: it is skipped.
@@ -62,7 +67,7 @@ class Step:
         return after, self.figures(state, after, loss, norm)
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Params]:
-        """The sum over the accumulation steps of loss and gradients, in float32."""
+        """Sum the loss and the gradients over the accumulation steps, in float32."""
         rows = jnp.arange(batch.tokens.shape[0] * batch.tokens.shape[1], dtype=jnp.int32)
         rows_AB = jax.reshard(
             rows.reshape(batch.tokens.shape[:2]), self.rules.activation(None, "batch")
@@ -79,12 +84,12 @@ class Step:
         if jax.tree.leaves(parts)[0].shape[0] == 1:  # nothing to be added up
             loss, grads = run(state.params, *jax.tree.map(lambda x: x[0], parts))
             return loss, lay(grads, self.at.updates)
-        lent = lay(state.params, self.at.lent)
+        in_step = lay(state.params, self.at.in_step)
         nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
         start = (jnp.float32(0), lay(nothing, self.at.gradients))
 
         def add(total, part):
-            loss, grads = run(lent, *part)
+            loss, grads = run(in_step, *part)
             return jax.tree.map(jnp.add, total, (loss, lay(grads, self.at.gradients))), None
 
         loss, grads = jax.lax.scan(add, start, parts)[0]
@@ -93,8 +98,10 @@ class Step:
     def update(
         self, state: TrainState, grads: Params, finite: jax.Array
     ) -> tuple[Params, optax.OptState]:
-        """The optimizer's step where its state lies, or none where the gradients are not `finite`;
-        then the parameters back to their places."""
+        """Take the optimizer's step where its state is stored; none if gradients are not `finite`.
+
+        The parameters then return to their shardings at rest.
+        """
 
         def apply(params, opt_state, grads):
             updates, opt_state = self.optimizer.update(grads, opt_state, params)
@@ -141,13 +148,14 @@ class Evaluation:
 def build_step(
     cfg: Config, model: Model, optimizer: optax.GradientTransformation, rules: Rules
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The compiled step. It takes the old state's memory for the new one."""
-    step = Step(cfg, model, optimizer, rules, places(model, rules), build_schedule(cfg.schedule))
+    """Build the compiled step. It takes the old state's memory for the new one."""
+    specs, rate = param_specs(model, rules), build_schedule(cfg.schedule)
+    step = Step(cfg, model, optimizer, rules, specs, rate)
     return jax.jit(step, donate_argnums=0)
 
 
 def rounds(tree: Any, layout: Layout) -> Any:
-    """[A, B, *] -> [R, M, B, *]: M = 1 at a time, or where there is a pipeline all A at once."""
+    """Cut [A, B, *] into [R, M, B, *]: M = 1 at a time, or all A at once for a pipeline."""
 
     def cut(x: jax.Array) -> jax.Array:
         return x[:, None] if layout.pipeline is None else x[None]
@@ -156,8 +164,11 @@ def rounds(tree: Any, layout: Layout) -> Any:
 
 
 def replicas(cfg: Config) -> float:
-    """By how much more float16 gradients are scaled: DeepSpeed averages over the replicas only
-    after the backward pass. The nearest power of two below, which rounds nothing."""
+    """Return by how much more float16 gradients are scaled.
+
+    DeepSpeed averages over the replicas only after the backward pass. It is the nearest power of
+    two below their number, which rounds nothing.
+    """
     if cfg.precision.loss_scale is None:
         return 1.0
     dp = cfg.batch.global_size // (cfg.batch.micro * cfg.batch.accumulation)

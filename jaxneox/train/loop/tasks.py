@@ -9,12 +9,12 @@ from jaxneox.hosts import talk
 from jaxneox.hosts.watch import mark
 from jaxneox.infer.scoring import Scorer
 from jaxneox.model import Params
-from jaxneox.train.metrics import Figures
+from jaxneox.train.reporting.metrics import Figures
 from jaxneox.train.run import Run
 
 
 class Tasks:
-    """With the run's parameters, on its mesh. Tasks that generate text are refused at the start."""
+    """Evaluates tasks with the run's parameters, on its mesh; refuses tasks that generate text."""
 
     def __init__(self, run: Run):
         cfg = run.cfg.train
@@ -52,19 +52,21 @@ class Tasks:
         return f"step {step:>6}  " + ", ".join(part for part in known if "_stderr" not in part)
 
     def __call__(self, params: Params, step: int) -> Figures:
-        """`eval/TASK/METRIC` for each; with eval_results_prefix they are in a file of their own
-        too, with each document's answer."""
+        """Evaluate all tasks, and return `eval/TASK/METRIC` for each.
+
+        With eval_results_prefix the results also become a file, with each document's answer.
+        """
         mark(f"evaluating {self.names}", patient=True)
         self.params = params
-        found = self.harness.evaluate(self.adapter, self.tasks)
+        evaluation = self.harness.evaluate(self.adapter, self.tasks)
         if self.prefix and talk.is_first():
             path = Path(f"{self.prefix}_eval_results_step_{step}.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as file:
-                file.write(json.dumps(found.results, indent=1, default=str).encode())
+                file.write(json.dumps(evaluation.results, indent=1, default=str).encode())
         return {
             f"eval/{task}/{metric.removesuffix(',none')}": float(value)
-            for task, metrics in found.results["results"].items()
+            for task, metrics in evaluation.results["results"].items()
             for metric, value in metrics.items()
             if isinstance(value, int | float) and "," in metric
         }

@@ -16,22 +16,22 @@ from jaxneox.hosts import talk
 from jaxneox.hosts.agreement import Agreement
 from jaxneox.hosts.watch import mark
 from jaxneox.model import Params
-from jaxneox.train.feed import Feed
-from jaxneox.train.flops import flops_per_token, peak_flops
-from jaxneox.train.metrics import Figures, open_sinks
-from jaxneox.train.profile import Trace
-from jaxneox.train.progress import Bar, Rate
-from jaxneox.train.reporter import Reporter
+from jaxneox.train.checkpoints.saving import Saving
+from jaxneox.train.loop.intervals import evaluates_at
+from jaxneox.train.loop.profile import Trace
+from jaxneox.train.loop.tasks import Tasks
+from jaxneox.train.reporting.metrics import Figures, open_sinks
+from jaxneox.train.reporting.progress import Bar, Rate
+from jaxneox.train.reporting.reporter import Reporter
 from jaxneox.train.run import Run
-from jaxneox.train.saving import Saving
-from jaxneox.train.schedule import evaluates_at
-from jaxneox.train.state import TrainState
-from jaxneox.train.step import Batch, Evaluation, Metrics, build_step
-from jaxneox.train.tasks import Tasks
+from jaxneox.train.step.feed import Feed
+from jaxneox.train.step.flops import flops_per_token, peak_flops
+from jaxneox.train.step.state import TrainState
+from jaxneox.train.step.step import Batch, Evaluation, Metrics, build_step
 
 
 class Evaluator:
-    """The mean loss over eval-iters batches of a split, without dropout."""
+    """Computes the mean loss over eval-iters batches of a split, without dropout."""
 
     def __init__(self, run: Run, split: Split):
         plan = run.plan
@@ -42,7 +42,7 @@ class Evaluator:
         self.sums = jax.jit(Evaluation(plan.model))
 
     def __call__(self, params: Params, first: int) -> Figures:
-        """Batches `first` and those after it; nothing where the split is empty."""
+        """Evaluate the batches from number `first` on; return no figure if the split is empty."""
         if self.loader is None:
             return {}
         parts = []
@@ -55,9 +55,9 @@ class Evaluator:
 
 
 def iterations(cfg: Config, split: Split) -> int:
-    """The batches of one evaluation; 0 where the YAML wants none, and no data is needed."""
-    wanted = {"train": False, "valid": cfg.train.do_valid, "test": cfg.train.do_test}[split]
-    return cfg.train.eval_iters * wanted
+    """Count the batches of one evaluation; 0 if the YAML asks for none, and no data is needed."""
+    asked = {"train": False, "valid": cfg.train.do_valid, "test": cfg.train.do_test}[split]
+    return cfg.train.eval_iters * asked
 
 
 def train(run: Run) -> bool:
@@ -79,12 +79,12 @@ def train(run: Run) -> bool:
 
 
 def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
-    """Steps until the end or an interruption, with saves and evaluations where they are due."""
+    """Run steps until the end or an interruption; save and evaluate when it is due."""
     cfg, plan = run.cfg, run.plan
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test, tasks = Evaluator(run, "valid"), Evaluator(run, "test"), Tasks(run)
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
-    together = AllCompile(step) if talk.count() > 1 else step
+    run_step = CompiledTogether(step) if talk.count() > 1 else step
     stop = Agreement(run.mesh, interrupted)
     begun = done = run.step
     saving.before_the_first()
@@ -102,7 +102,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             waited = time.perf_counter() - since
             mark(f"in step {done + 1}", early)
             trace.before(done + 1)
-            run.state, figures = together(run.state, batch)
+            run.state, figures = run_step(run.state, batch)
             done += 1
             trace.after(done, run.state)
             if evaluates_at(done, cfg.train):
@@ -129,9 +129,11 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     saving.at_the_end(done)
 
 
-class AllCompile:
-    """A step that none of several processes begins before all have compiled it: gloo gives the last
-    of them 30 seconds to come to the first collective."""
+class CompiledTogether:
+    """A step that no process of a run begins before all have compiled it.
+
+    gloo gives the last process 30 seconds to come to the first collective.
+    """
 
     def __init__(self, step: Any):
         self.step = step
@@ -153,7 +155,7 @@ def rate(run: Run) -> Rate:
 
 @contextmanager
 def interruptions() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets; a second one ends the process as usual."""
+    """Yield an event that Ctrl-C or SIGTERM sets; a second signal ends the process as usual."""
     event = threading.Event()
 
     def note(number: int, frame: object) -> None:

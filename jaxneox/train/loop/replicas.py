@@ -1,10 +1,9 @@
-"""`--check-replicas N`: devices that should hold the same bytes are compared every N steps, and
-before every save.
+"""`--check-replicas N`: compare the bytes that devices should hold alike.
 
-A replica that drifts (a bit flipped in memory, a broken device, a program that is not
-deterministic) raises no error by itself: it trains on, and the checkpoint holds whichever copy was
-asked first. So each device hashes what it holds of each array, where it lies; only the hashes, 4
-bytes an array and device, are gathered.
+They are compared every N steps, and before every save. A replica that drifts (a bit flipped in
+memory, a broken device, a program that is not deterministic) raises no error by itself: it trains
+on, and the checkpoint holds whichever copy was asked first. So each device hashes its part of each
+array in its own memory; only the hashes, 4 bytes an array and device, are gathered.
 """
 
 from collections import Counter
@@ -23,8 +22,11 @@ GOLDEN = np.uint32(0x9E3779B1)  # 2**32 / golden ratio: spreads positions over a
 
 
 class ReplicasDiffer(UserError):
-    """Two devices hold other bytes of the same part of an array. Its one line is for a person,
-    but its status is not 2: no input is wrong, and a supervisor may well start the run again."""
+    """Two devices hold different bytes of the same part of an array.
+
+    Its one line is for a person, but its status is not 2: no input is wrong, and a supervisor may
+    well start the run again.
+    """
 
     status = 3
 
@@ -36,8 +38,14 @@ class Replicas:
     """
 
     def __init__(self, mesh: Mesh, tree: Any, step: int, every: int = 1):
-        """`tree` may be of arrays or of shapes with shardings; at `step` all copies were equal,
-        as they are where a run starts."""
+        """Prepare to compare the copies of each array.
+
+        Args:
+            mesh: the devices.
+            tree: arrays, or shapes with shardings.
+            step: a step at which all copies are known to be equal, as they are when a run starts.
+            every: how many steps lie between two comparisons.
+        """
         self.clean, self.every = step, every
         self.devices = list(mesh.devices.flat)
         paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
@@ -49,13 +57,17 @@ class Replicas:
         return step % self.every == 0
 
     def check(self, tree: Any, step: int) -> None:
-        """Raises ReplicasDiffer that names the first array with a device of other bytes."""
+        """Compare all copies after a step.
+
+        Raises:
+            ReplicasDiffer: names the first array with a device of other bytes.
+        """
         if step == self.clean or not any(self.copies):
             return
-        found = np.asarray(self.hashes(jax.tree.leaves(tree)))
+        hashes = np.asarray(self.hashes(jax.tree.leaves(tree)))
         wrong = [
             (name, odd, group)
-            for name, copies, column in zip(self.names, self.copies, found.T, strict=True)
+            for name, copies, column in zip(self.names, self.copies, hashes.T, strict=True)
             for group in copies
             if (odd := _odd_ones(column[group]))
         ]
@@ -67,23 +79,23 @@ class Replicas:
         name, odd, group = wrong[0]
         devices = " and ".join(_name(self.devices[group[i]]) for i in odd)
         others = len(group) - len(odd)
-        found = (
+        difference = (
             f"{devices} {'holds' if len(odd) == 1 else 'hold'} other bytes than the {others} other "
             f"{'copy' if others == 1 else 'copies'}"
             if others
             else f"{devices} hold different bytes, and which is right cannot be told"
         )
-        further = len({name for name, *_ in wrong}) - 1
-        more = f" (and so do copies of {further} other arrays)" if further else ""
+        more_arrays = len({name for name, *_ in wrong}) - 1
+        more = f" (and so do copies of {more_arrays} other arrays)" if more_arrays else ""
         return (
-            f"step {step}: {name}: {found}{more}; stopped without saving. At step "
+            f"step {step}: {name}: {difference}{more}; stopped without saving. At step "
             f"{self.clean} all were equal, as they were at every save: start again from the newest "
             "checkpoint. If the same device is named again, run without it"
         )
 
 
 def _hashes(mesh: Mesh, specs: Sequence[P]) -> Any:
-    """A compiled function: arrays -> uint32 [devices, arrays], the same on every device."""
+    """Compile a function from arrays to uint32 [devices, arrays], the same on every device."""
 
     def on_each(*shards: jax.Array) -> jax.Array:
         return jnp.stack([hash_bits(shard) for shard in shards])[None]
@@ -100,11 +112,11 @@ def _hashes(mesh: Mesh, specs: Sequence[P]) -> Any:
 
 
 def hash_bits(x: jax.Array) -> jax.Array:
-    """uint32 []: of the bits, so that NaNs and the two zeros are what they are.
+    """Hash an array's bits, uint32 []: NaNs and the two zeros count as they are.
 
-    The sum modulo 2**32 of all words, each with its position mixed by the finalizer of
-    MurmurHash3, which maps words to words one to one: one changed word always changes the sum, any
-    other difference is missed once in 2**32. The order of adding does not matter.
+    The hash is the sum modulo 2**32 of all words, each with its position mixed in by the finalizer
+    of MurmurHash3, which maps words to words one to one: one changed word always changes the sum,
+    any other difference is missed once in 2**32. The order of adding does not matter.
     """
     words = _words(x)
     position = jax.lax.iota(jnp.uint32, words.size)
@@ -112,7 +124,7 @@ def hash_bits(x: jax.Array) -> jax.Array:
 
 
 def _words(x: jax.Array) -> jax.Array:
-    """The bits as uint32 [words]."""
+    """View the bits as uint32 [words]."""
     x = x.reshape(-1)
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
@@ -122,7 +134,7 @@ def _words(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """MurmurHash3's fmix32 (Austin Appleby, public domain)."""
+    """Apply MurmurHash3's fmix32 (Austin Appleby, public domain)."""
     x ^= x >> 16
     x *= jnp.uint32(0x85EBCA6B)
     x ^= x >> 13
@@ -131,8 +143,10 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 def _copies(leaf: Any, devices: list[Any]) -> list[np.ndarray]:
-    """The devices, as places in the mesh's order, that hold the same part of an array: one array
-    of them for each part that has several."""
+    """Group the devices that hold the same part of an array, by their index in the mesh's order.
+
+    There is one array for each part that several devices hold.
+    """
     parts: dict[Any, list[int]] = {}
     where = leaf.sharding.devices_indices_map(leaf.shape)
     for place, device in enumerate(devices):
@@ -144,7 +158,7 @@ def _copies(leaf: Any, devices: list[Any]) -> list[np.ndarray]:
 
 
 def _odd_ones(hashes: np.ndarray) -> list[int]:
-    """Which differ from the most frequent one; all, where two are equally frequent."""
+    """Find the hashes that differ from the most frequent one; all, if two are equally frequent."""
     counts = Counter(hashes.tolist()).most_common()
     if len(counts) == 1:
         return []

@@ -12,7 +12,7 @@ from jaxneox.hosts import talk
 class Trace:
     """Records the steps `log.profile`, both included and numbered as in metrics.jsonl.
 
-    It lies in `tensorboard-dir`, else in the run's folder, and is of process 0's devices.
+    The trace of process 0's devices is written to `tensorboard-dir`, else to the run's folder.
     """
 
     def __init__(self, log: LogConfig, run: Path | None):

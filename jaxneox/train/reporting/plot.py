@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from jaxneox.train.metrics import read_metrics
+from jaxneox.train.reporting.metrics import read_metrics
 
 
 def plot_loss(metrics: Path, picture: Path) -> None:
-    """Training loss (and validation loss where there is one) against the step, as a PNG."""
+    """Draw the training loss, and the validation loss if there is one, over the steps, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

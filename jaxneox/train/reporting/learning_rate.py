@@ -28,7 +28,11 @@ def in_words(cfg: ScheduleConfig, last: int) -> str:
 
 
 def check(cfg: ScheduleConfig, first: int, last: int) -> None:
-    """Raise UserError where all steps from `first` to before `last` have the rate 0."""
+    """Refuse a run whose steps from `first` to before `last` all have the learning rate 0.
+
+    Raises:
+        UserError: with the reason and what to set.
+    """
     corners = (first, first + 1, math.ceil(cfg.warmup_iters), cfg.decay_iters, last - 1)
     steps = np.array([*corners, *np.linspace(first, last - 1, SAMPLED).round()])
     steps = steps[(steps >= first) & (steps < last)]
@@ -53,14 +57,15 @@ def notes(
     """Say what a run's schedule has that its user may not know.
 
     Args:
-        before: the schedule of the checkpoint that the run goes on from; None for a new one, and
-            where only weights are taken.
+        cfg: the run's schedule.
+        before: the schedule of the checkpoint that the run goes on from; None for a new run, and if
+            only weights are taken.
         first: the steps that are done.
         last: the step at which the run ends.
     """
-    said: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
     if first < last <= cfg.warmup_iters:
-        said += (
+        lines += (
             f"all {last - first} steps lie in the warm-up of {math.ceil(cfg.warmup_iters):,}: the "
             f"rate never reaches {cfg.lr:.1e}; if that is another run's, set its length with "
             f"--set lr-decay-iters={last} and its part with warmup=0.01",
@@ -77,16 +82,16 @@ def notes(
             )
             if getattr(before, name) != getattr(cfg, name)
         ] or ["its form is another"]
-        said += (
+        lines += (
             f"the checkpoint's learning rate followed another schedule ({', '.join(changed)}): "
             f"step {first + 1} has {new:.2e} where it would have had {old:.2e}",
         )
         if before.decay_iters != cfg.decay_iters:
-            said = (
-                *said[:-1],
-                f"{said[-1]}; to keep that schedule, --set lr-decay-iters={before.decay_iters}",
+            lines = (
+                *lines[:-1],
+                f"{lines[-1]}; to keep that schedule, --set lr-decay-iters={before.decay_iters}",
             )
-    return said
+    return lines
 
 
 def _rate(cfg: ScheduleConfig, step: int) -> float:

@@ -4,8 +4,11 @@ from jaxneox.config.schema import CheckpointConfig, TrainConfig
 
 
 def saves_at(step: int, cfg: CheckpointConfig) -> bool:
-    """`step` updates are done: every checkpoint-factor steps, or at its powers from 1 on, and at
-    the extra ones. The end of a run saves as well."""
+    """Tell whether a checkpoint is due after `step` updates.
+
+    It is due every checkpoint-factor steps, or at its powers from 1 on, and at the extra steps. The
+    end of a run saves as well.
+    """
     if step in cfg.extra_iters:
         return True
     if not cfg.every or step <= 0:

@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jaxneox.hlo import sent
-from jaxneox.train.report import report
-from jaxneox.train.run import Plan, abstract_state
-from jaxneox.train.step import Batch, build_step
+from jaxneox.train.checkpoints.restore import abstract_state
+from jaxneox.train.dry_run.report import report
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.step import Batch, build_step
 
 VIRTUAL = (
     "compiled for virtual CPU devices: a GPU or TPU compiler may form other collectives (a "
@@ -21,15 +22,15 @@ VIRTUAL = (
 )
 
 
-def dry_run(plan: Plan) -> None:
-    """Prints what is known at once, then what the compiler says, which takes a while."""
+def dry_run(plan: TrainPlan) -> None:
+    """Print what is known at once, then what the compiler says, which takes a while."""
     print(report(plan), flush=True)
     print("\n" + of_the_program(plan))
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """The step's program for a mesh, how long it took to make, and for which devices it is."""
+    """The step's program for a mesh, and how many seconds it took to compile."""
 
     program: jax.stages.Compiled
     mesh: Mesh
@@ -41,16 +42,15 @@ class Compiled:
 
 
 def enough_devices(count: int) -> list[jax.Device]:
-    """This machine's first `count` devices; where they are fewer, virtual ones of the CPU; empty
-    where these are too few as well."""
+    """Return this machine's first `count` devices, else virtual ones of the CPU, else none."""
     for devices in (jax.devices(), jax.devices("cpu")):
         if len(devices) >= count:
             return devices[:count]
     return []
 
 
-def compile_step(plan: Plan, devices: list[jax.Device]) -> Compiled:
-    """The program of a training step for these devices. Nothing is allocated."""
+def compile_step(plan: TrainPlan, devices: list[jax.Device]) -> Compiled:
+    """Compile a training step for these devices. Nothing is allocated."""
     shape = tuple(plan.sizes.values())
     types = (AxisType.Explicit,) * len(shape)
     mesh = Mesh(np.array(devices).reshape(shape), tuple(plan.sizes), axis_types=types)
@@ -61,8 +61,8 @@ def compile_step(plan: Plan, devices: list[jax.Device]) -> Compiled:
     return Compiled(program, mesh, time.perf_counter() - start)
 
 
-def abstract_batch(plan: Plan, mesh: Mesh) -> Batch:
-    """A step's batch as shapes, cut and laid as Feed does."""
+def abstract_batch(plan: TrainPlan, mesh: Mesh) -> Batch:
+    """Describe a step's batch as shapes, cut and laid out as by Feed."""
     batch, length = plan.cfg.batch, plan.cfg.model.seq_length
     lay = NamedSharding(mesh, plan.rules.activation(None, "batch", None))
     cut = (batch.accumulation, batch.global_size // batch.accumulation)
@@ -71,8 +71,8 @@ def abstract_batch(plan: Plan, mesh: Mesh) -> Batch:
     return Batch(tokens, weights)
 
 
-def of_the_program(plan: Plan) -> str:
-    """Memory and collectives of the compiled step, per device."""
+def of_the_program(plan: TrainPlan) -> str:
+    """Describe memory and collectives of the compiled step, per device."""
     count = math.prod(plan.sizes.values())
     devices = enough_devices(count)
     if not devices:
@@ -91,7 +91,7 @@ def of_the_program(plan: Plan) -> str:
 
 
 def memory(compiled: Compiled) -> str:
-    """The compiler's account of one device's bytes: what lives at once while a step runs."""
+    """Tabulate the compiler's account of one device's bytes while a step runs."""
     stats = compiled.program.memory_analysis()
     if stats is None:
         return "memory per device: this backend's compiler does not say"

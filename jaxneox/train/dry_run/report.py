@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: parameters, memory and the sharding of every array."""
+"""The part of `--dry-run` that needs no compiler: parameters, memory and every sharding."""
 
 import math
 
@@ -7,20 +7,22 @@ from jax.sharding import PartitionSpec as P
 
 from jaxneox.config import describe
 from jaxneox.parallel.mesh import show
-from jaxneox.train.run import Plan
-from jaxneox.train.state import places, state_specs, with_params
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.state import param_specs, state_specs, with_params
 
 
-def report(plan: Plan) -> str:
+def report(plan: TrainPlan) -> str:
     matrices = f"{plan.parameters:,} parameters on a mesh of {show(plan.sizes)}"
     pipeline = [f"pipeline: {plan.schedule}"] if plan.schedule else []
     return "\n\n".join([describe(plan.cfg), matrices, *pipeline, memory(plan), table(plan)])
 
 
-def memory(plan: Plan) -> str:
-    """Bytes on one device of what lives from step to step, and of gradients; activations and the
-    compiler's temporaries come on top."""
-    model, at = plan.model, places(plan.model, plan.rules)
+def memory(plan: TrainPlan) -> str:
+    """Tabulate one device's bytes of what lives from step to step, and of gradients.
+
+    Activations and the compiler's temporaries come on top.
+    """
+    model, at = plan.model, param_specs(plan.model, plan.rules)
     abstract = {n: jax.ShapeDtypeStruct(s, "float32") for n, s in model.shapes.items()}
     state = jax.eval_shape(lambda p: with_params(plan.cfg, plan.optimizer, p), abstract)
     specs = state_specs(model, plan.optimizer, at)
@@ -41,9 +43,9 @@ def memory(plan: Plan) -> str:
     return "\n".join(["memory per device, without activations", *lines])
 
 
-def table(plan: Plan) -> str:
-    """Name, shape, logical axes, sharding at rest and bytes per device of every parameter."""
-    at, model = places(plan.model, plan.rules).params, plan.model
+def table(plan: TrainPlan) -> str:
+    """Tabulate every parameter: name, shape, logical axes, sharding at rest, bytes per device."""
+    at, model = param_specs(plan.model, plan.rules).params, plan.model
     head = ("name", "shape", "axes", "sharding", "bytes per device")
     rows = [head]
     for name, shape in model.shapes.items():
@@ -57,7 +59,7 @@ def table(plan: Plan) -> str:
     )
 
 
-def _bytes(plan: Plan, leaf: jax.ShapeDtypeStruct, spec: P) -> int:
+def _bytes(plan: TrainPlan, leaf: jax.ShapeDtypeStruct, spec: P) -> int:
     parts = 1
     for entry in spec.partitions:
         for axis in (entry,) if isinstance(entry, str) else entry or ():

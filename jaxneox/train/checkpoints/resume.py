@@ -1,4 +1,4 @@
-"""Where a run starts from: a checkpoint and what is taken from it, and whether it fits."""
+"""The checkpoint that a run starts from: which it is, what is taken from it, whether it fits."""
 
 import dataclasses
 import hashlib
@@ -18,36 +18,42 @@ from jaxneox.errors import UserError
 from jaxneox.foreign import refuse_foreign
 from jaxneox.hosts import talk
 
-APPEARS = 60.0  # seconds until a network file system shows at one host what another has written
+VISIBLE_WITHIN = (
+    60.0  # seconds until a network file system shows at one host what another has written
+)
 
 TOKENS = "tokens file"  # an order by name
-MOST_CHANGES = 8  # of the data, said one by one
+MAX_CHANGES = 8  # of the data, said one by one
 
 # What may change between two runs of one model: its function of a sequence is the same.
-FREE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
+MAY_CHANGE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
 
 
-class Origin(NamedTuple):
+class ResumePoint(NamedTuple):
     """The checkpoint that a run starts from, and whether only its weights are taken."""
 
     place: Place
     weights_only: bool
 
 
-def agreed_origin(c: CheckpointConfig) -> Origin | None:
-    """`origin` as process 0 finds it; UserError in a process that does not see the same."""
+def agreed_resume_point(c: CheckpointConfig) -> ResumePoint | None:
+    """Return the `resume_point` that process 0 finds.
+
+    Raises:
+        UserError: this process does not see the same checkpoint.
+    """
     if talk.count() == 1:
-        return origin(c)
+        return resume_point(c)
 
     def look() -> Any:
-        found = origin(c)
-        return found and (str(found.place.run), found.place.step, found.weights_only, _mark(found))
+        start = resume_point(c)
+        return start and (str(start.place.run), start.place.step, start.weights_only, _mark(start))
 
     told = talk.told(look)
     if told is None:
         return None
-    start = Origin(Place(Path(told[0]), told[1]), told[2])
-    end = time.monotonic() + APPEARS
+    start = ResumePoint(Place(Path(told[0]), told[1]), told[2])
+    end = time.monotonic() + VISIBLE_WITHIN
     while _mark(start) != told[3]:
         if time.monotonic() > end:
             raise UserError(
@@ -59,8 +65,8 @@ def agreed_origin(c: CheckpointConfig) -> Origin | None:
     return start
 
 
-def _mark(start: Origin) -> str | None:
-    """Tells one checkpoint from another; None where there is none."""
+def _mark(start: ResumePoint) -> str | None:
+    """Return a value that tells one checkpoint from another; None if there is none."""
     try:
         content = (start.place.folder / "meta" / "metadata").read_bytes()
     except OSError:
@@ -68,11 +74,12 @@ def _mark(start: Origin) -> str | None:
     return hashlib.sha256(content).hexdigest()
 
 
-def earlier(start: Origin, damage: Damaged, c: CheckpointConfig) -> Origin:
-    """The checkpoint before a damaged one, which is renamed; all processes must call this.
+def earlier(start: ResumePoint, damage: Damaged, c: CheckpointConfig) -> ResumePoint:
+    """Return the checkpoint before a damaged one, which is renamed; all processes must call this.
 
-    Raises the damage where there is none, or where the user has named that very checkpoint or
-    another run's.
+    Raises:
+        Damaged: there is no earlier one, or the user has named that very checkpoint or another
+            run's.
     """
     home = checkpoint.run_of(c.save) if c.save else None
     named = c.iteration is not None or bool(
@@ -89,18 +96,20 @@ def earlier(start: Origin, damage: Damaged, c: CheckpointConfig) -> Origin:
             f"warning: {reason}; it is now {aside}, and the run goes on from step {before[-1]}",
             file=sys.stderr,
         )
-    return Origin(Place(start.place.run, before[-1]), start.weights_only)
+    return ResumePoint(Place(start.place.run, before[-1]), start.weights_only)
 
 
 def resolved(path: str) -> Path:
     return Path(path).resolve()
 
 
-def origin(c: CheckpointConfig) -> Origin | None:
-    """The newest checkpoint of the run that saves here, else the one to load, else none.
+def resume_point(c: CheckpointConfig) -> ResumePoint | None:
+    """Find the newest checkpoint of the run that saves here, else the one to load, else none.
 
-    NeoX's YAMLs name one folder in `save` and `load`: it may be empty at the first start. Raises
-    UserError where the run would go on from an older step of its own and write over the newer.
+    NeoX's YAMLs name one folder in `save` and `load`: it may be empty at the first start.
+
+    Raises:
+        UserError: the run would go on from an older step of its own and write over the newer.
     """
     home = checkpoint.run_of(c.save) if c.save else None
     known = checkpoint.steps(home) if home else []
@@ -108,14 +117,14 @@ def origin(c: CheckpointConfig) -> Origin | None:
     if c.save and not known:
         refuse_foreign(c.save)  # a new run beside it would begin from nothing
     if known and not inside:
-        return Origin(checkpoint.find(str(c.save)), weights_only=False)
+        return ResumePoint(checkpoint.find(str(c.save)), weights_only=False)
     if known:
-        return Origin(_newest(c, known), weights_only=False)
+        return ResumePoint(_newest(c, known), weights_only=False)
     if c.load and not inside:
         weights_only = c.finetune or not c.load_optimizer
-        return Origin(checkpoint.find(c.load, c.iteration), weights_only)
-    for name, wanted in (("finetune", c.finetune), ("iteration", c.iteration)):
-        if wanted:
+        return ResumePoint(checkpoint.find(c.load, c.iteration), weights_only)
+    for name, given in (("finetune", c.finetune), ("iteration", c.iteration)):
+        if given:
             raise UserError(f"{name} is set, but there is no checkpoint: say where with --load DIR")
     return None
 
@@ -132,17 +141,20 @@ def _newest(c: CheckpointConfig, known: list[int]) -> Place:
     return place
 
 
-def check_model(start: Origin, cfg: ModelConfig) -> None:
-    """Raises UserError with every setting by which the checkpoint computes another function.
+def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
+    """Refuse a checkpoint that computes another function than the configured model.
 
-    Those that change no shape (an activation, say) would otherwise be taken in silence. Weights
-    alone may be put to another use: then the changes are printed.
+    Settings that change no shape (an activation, say) would otherwise go unnoticed. Weights alone
+    may be put to another use: then the changes are printed.
+
+    Raises:
+        UserError: with every setting that differs.
     """
     saved = model_of(checkpoint.read_meta(start.place)["keys"], vocab_size=None)
     differences = [
         f"{name} is {there} there and {here} here"
         for name, there, here in _changes(dataclasses.asdict(saved), dataclasses.asdict(cfg))
-        if name not in FREE and not name.startswith("init.")
+        if name not in MAY_CHANGE and not name.startswith("init.")
     ]
     if differences and not start.weights_only:
         raise UserError(
@@ -152,8 +164,8 @@ def check_model(start: Origin, cfg: ModelConfig) -> None:
         print(f"note: {start.place.folder}: {difference}")
 
 
-def note_optimizer(start: Origin, cfg: Config) -> None:
-    """Says what of an imported training a YAML that is not the run's own leaves out.
+def note_optimizer(start: ResumePoint, cfg: Config) -> None:
+    """Note which keys of an imported training the present YAML leaves out.
 
     These keys change no array, and NeoX's YAML has none of them.
     """
@@ -169,15 +181,21 @@ def note_optimizer(start: Origin, cfg: Config) -> None:
             )
 
 
-LENGTH = {"samples.epochs", "wraps_at"}
-"""Of a fingerprint: what alone is other where a run of the same data is longer or shorter."""
+OF_THE_LENGTH = {"samples.epochs", "wraps_at"}
+"""Entries of a fingerprint that alone differ if a run of the same data is longer or shorter."""
 
 
 def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
-    """The first step of a loader that the checkpoint's run had; an error if it had another.
+    """Hold the data against the checkpoint's, and place the loader where its run had stopped.
 
-    Where a change is allowed, the samples still go on where they had stopped: with batches of
-    another size none is left out and none comes again. (A file of tokens has no such place.)
+    If a change is allowed, the samples still go on where they had stopped: with batches of another
+    size none is left out and none comes again. (A file of tokens has no such place.)
+
+    Returns:
+        The run's step at which the loader's first batch was due.
+
+    Raises:
+        UserError: the data is not the same, and a change is not allowed.
     """
     saved = checkpoint.read_meta(place).get("data")
     if saved is None:
@@ -190,15 +208,15 @@ def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
     if allowed:
         return first
     changes = list(_changes(saved["fingerprint"], now))
-    if {name for name, _, _ in changes} <= LENGTH:
+    if {name for name, _, _ in changes} <= OF_THE_LENGTH:
         raise UserError(
             f"{place.folder}: a run of this length passes over the data another number of times, "
             "and so has it in another order than the checkpoint's run. Keep train-iters, or accept "
             "the other order with --allow-data-change"
         )
     changed = [f"{name} was {there} and is {here}" for name, there, here in changes]
-    if len(changed) > MOST_CHANGES:
-        changed[MOST_CHANGES:] = [f"and {len(changed) - MOST_CHANGES} more changes"]
+    if len(changed) > MAX_CHANGES:
+        changed[MAX_CHANGES:] = [f"and {len(changed) - MAX_CHANGES} more changes"]
     raise UserError(
         f"{place.folder} was trained on other data: {'; '.join(changed)}. Restore the data and its "
         "settings, or accept the change with --allow-data-change"
@@ -206,7 +224,7 @@ def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
 
 
 def _changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves in which two nested dictionaries differ: dotted name, old and new value."""
+    """Find the leaves in which two nested dictionaries differ: dotted name, old and new value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             yield from _changes(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))

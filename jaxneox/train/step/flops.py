@@ -23,10 +23,10 @@ PEAKS = {
 
 
 def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> int:
-    """Parameters that are multiplied with every token: all but the tables that are looked up and an
-    attention that is dropped.
+    """Count the parameters that are multiplied with every token.
 
-    A tied embedding is multiplied as well, as the unembedding.
+    These are all but the tables that are looked up and an attention that is dropped. A tied
+    embedding counts, since it is multiplied as the unembedding.
     """
     idle = {"embed.positions"} | (set() if cfg.tied_embedding else {"embed.tokens"})
     if cfg.attention_dropped:
@@ -35,8 +35,11 @@ def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> i
 
 
 def flops_per_token(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> float:
-    """Forward and backward: 6 for each parameter that is multiplied, and 12 T for each layer's
-    width of heads (Chowdhery et al. 2022, appendix B; the causal half is not taken off)."""
+    """Count the operations of a token, forward and backward.
+
+    They are 6 for each parameter that is multiplied, and 12 T for each layer's width of heads
+    (Chowdhery et al. 2022, appendix B; the causal half is not taken off).
+    """
     width = cfg.attention.num_heads * cfg.attention.head_dim
     attending = 0 if cfg.attention_dropped else cfg.num_layers
     attention = 12 * attending * width * cfg.seq_length
@@ -44,8 +47,10 @@ def flops_per_token(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> flo
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:
-    """All devices together; None for a kind that the table lacks. A CPU's peak is measured, since
-    virtual devices share it."""
+    """Return the peak FLOP/s of all devices together; None for a kind that the table lacks.
+
+    A CPU's peak is measured, since virtual devices share it.
+    """
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         return measured_peak()
@@ -54,7 +59,7 @@ def peak_flops(devices: list[jax.Device]) -> float | None:
 
 
 def measured_peak(size: int = 1024) -> float:
-    """The best of a few float32 matrix products on one device, about a tenth of a second."""
+    """Time a few float32 matrix products on one device, a tenth of a second, and take the best."""
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()

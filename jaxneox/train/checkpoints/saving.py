@@ -1,11 +1,12 @@
-"""Which of a run's steps become checkpoints."""
+"""Decides which of a run's steps become checkpoints, and saves them."""
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Saver
 from jaxneox.hosts.watch import mark
-from jaxneox.train.reporter import Reporter
-from jaxneox.train.run import Run, training_part
-from jaxneox.train.schedule import saves_at
+from jaxneox.train.checkpoints.restore import training_part
+from jaxneox.train.loop.intervals import saves_at
+from jaxneox.train.reporting.reporter import Reporter
+from jaxneox.train.run import Run
 
 
 class Saving:
@@ -22,7 +23,7 @@ class Saving:
         self.saved, self.due = run.step, False
 
     def before_the_first(self) -> None:
-        """Step 0, where extra-save-iters has it and an earlier start has not saved it."""
+        """Save step 0 if extra-save-iters has it and no earlier start has saved it."""
         folder, step = self.run.folder, self.run.step
         if folder and step == 0 and saves_at(step, self.cfg) and 0 not in checkpoint.steps(folder):
             self._save(step)
@@ -35,7 +36,7 @@ class Saving:
             self._save(step)
 
     def at_the_end(self, step: int) -> None:
-        """Of the training, or of this process."""
+        """Save the last step of the training, or of this process."""
         if step != self.saved and (step == self.run.last or not self._skipping()):
             self._save(step)
 

@@ -1,4 +1,4 @@
-"""Everything that a run carries from step to step, and where each of its arrays lies."""
+"""Everything that a run carries from step to step, and how each of its arrays is sharded."""
 
 from typing import Any, NamedTuple
 
@@ -11,13 +11,17 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.config.schema import Config
 from jaxneox.model import Model, Params
 from jaxneox.parallel.rules import Rules
-from jaxneox.train.scaler import Scale, initial_scale
+from jaxneox.train.step.scaler import Scale, initial_scale
 
 Specs = dict[str, P]
 
 
 class TrainState(NamedTuple):
-    """`step` counts batches seen, `skipped` those without an update, `streak` the latest run."""
+    """The parameters, the optimizer's state and the counts of a run.
+
+    The names of its fields are those in checkpoints. `step` counts batches seen, `skipped` those
+    without an update, `streak` those skipped in a row until now.
+    """
 
     params: Params
     opt_state: optax.OptState
@@ -27,27 +31,38 @@ class TrainState(NamedTuple):
     streak: jax.Array  # int32 []
 
 
-class Places(NamedTuple):
-    """The shardings of parameters at rest and in a step of several micro-batches, of gradients as
-    these add them up, and of updates."""
+class ParamSpecs(NamedTuple):
+    """The shardings of parameters, and of arrays that are like them, by parameter name.
+
+    Attributes:
+        params: of parameters at rest.
+        in_step: of parameters in a step of several micro-batches.
+        gradients: of gradients while micro-batches add them up.
+        updates: of moments, and of parameters while they are updated.
+    """
 
     params: Specs
-    lent: Specs
+    in_step: Specs
     gradients: Specs
     updates: Specs
 
 
-def places(model: Model, rules: Rules) -> Places:
+def param_specs(model: Model, rules: Rules) -> ParamSpecs:
+    """Apply the rules to every parameter."""
+
     def specs(rule) -> Specs:
         return {name: rule(name, axes, model.shapes[name]) for name, axes in model.axes.items()}
 
-    kinds = (rules.parameter, rules.lent, rules.gradient, rules.optimizer)
-    return Places(*map(specs, kinds))
+    kinds = (rules.parameter, rules.in_step, rules.gradient, rules.optimizer)
+    return ParamSpecs(*map(specs, kinds))
 
 
 def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updates: Specs) -> Any:
-    """A tree like the optimizer's state. What has a parameter's name and shape lies as its update
-    does; counts and the row and column sums of factored optimizers are whole on every device."""
+    """Make a tree of PartitionSpecs like the optimizer's state.
+
+    What has a parameter's name and shape is sharded as its update is; counts, and the row and
+    column sums of factored optimizers, are whole on every device.
+    """
     abstract = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in model.shapes.items()}
 
     def spec(path, leaf) -> P:
@@ -58,8 +73,8 @@ def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updat
     return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(optimizer.init, abstract))
 
 
-def state_specs(model: Model, optimizer: optax.GradientTransformation, at: Places) -> Any:
-    """A TrainState of PartitionSpecs."""
+def state_specs(model: Model, optimizer: optax.GradientTransformation, at: ParamSpecs) -> Any:
+    """Make a TrainState of PartitionSpecs."""
     whole: Any = P()
     params: Any = at.params
     opt_state = optimizer_specs(model, optimizer, at.updates)
@@ -67,14 +82,14 @@ def state_specs(model: Model, optimizer: optax.GradientTransformation, at: Place
 
 
 def on_mesh(mesh: Mesh, specs):
-    """The tree of PartitionSpecs as shardings of one mesh."""
+    """Turn a tree of PartitionSpecs into shardings of one mesh."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda s: isinstance(s, P)
     )
 
 
 def new_state(cfg: Config, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
-    """Step 0, from the seed alone: the same numbers on every mesh."""
+    """Make the state of step 0 from the seed alone: the same numbers on every mesh."""
     params = model.init(jax.random.key(cfg.train.seed))
     return with_params(cfg, optimizer, params)
 

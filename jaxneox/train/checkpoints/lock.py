@@ -29,10 +29,13 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @contextmanager
 def locked(run: Path | None) -> Iterator[None]:
-    """Hold a run's folder, which is made if need be; no other run may save into it meanwhile.
+    """Hold a run's folder, which is made if need be, so that no other run saves into it.
 
-    Of several processes only the first holds it. A folder in which nothing can be written is left
-    to the one who writes there first. Raises UserError where another run holds it.
+    Of several processes only the first holds it. A folder that this process cannot write to is not
+    held: whoever writes there first reports it.
+
+    Raises:
+        UserError: another run holds the folder.
     """
     if run is None or not talk.is_first():
         yield
@@ -54,7 +57,7 @@ def locked(run: Path | None) -> Iterator[None]:
 
 
 def _made(run: Path) -> list[Path]:
-    """Make the folder; those that were not there, the innermost first."""
+    """Make the folder, and return those that were missing, the innermost first."""
     missing = [folder for folder in (run, *run.parents) if not os.path.lexists(folder)]
     with suppress(OSError):  # said by whoever writes there first
         run.mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,7 @@ def _made(run: Path) -> list[Path]:
 
 
 def _taken(run: Path) -> IO[str] | None:
-    """The open lock file, which this process now holds; None where there is no folder."""
+    """Return the open lock file, which this process now holds; None if there is no folder."""
     path, begun = run / NAME, time.monotonic()
     while True:
         try:
@@ -116,7 +119,7 @@ def _sign(file: IO[str]) -> None:
 
 
 def _holder(file: IO[str]) -> dict[str, Any]:
-    """Who holds it, by the file; empty where it does not say (yet)."""
+    """Read from the file who holds it; empty if it does not say (yet)."""
     file.seek(0)
     try:
         return {"host": None, "process": None, "since": None} | json.loads(file.read())

@@ -11,7 +11,7 @@ from jaxneox.train.run import Run
 
 
 def sample(run: Run, tokenizer: Tokenizer, count: int, prompt: str, temperature: float) -> str:
-    """`count` tokens after `prompt`, by the parameters as they are."""
+    """Generate `count` tokens after `prompt` with the run's present parameters."""
     model, length = run.plan.model, run.cfg.model.seq_length
     replicas = run.plan.sizes["dp"]
     ids = tokenizer.encode(prompt)[-length:]
