@@ -107,7 +107,7 @@ class Wandb:
 
 
 def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> list[Sink]:
-    """Open the sinks that the configuration asks for; of several processes only the first has any."""
+    """Open the configured sinks; of several processes only the first has any."""
     sinks: list[Sink] = []
     if not talk.is_first():
         return sinks

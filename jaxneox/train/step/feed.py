@@ -32,7 +32,7 @@ class Feed:
         self.cut = functools.cache(self._cut)
 
     def _cut(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Number the rows of a global batch of this size, cut, and list those that are read by us."""
+        """Number the rows of a global batch, cut, and list those that are read here."""
         rows_AB = np.arange(size).reshape(-1, self.sequences)
         held: Any = self.sharding.addressable_devices_indices_map((*rows_AB.shape, 1))
         return rows_AB, np.unique([row for at in held.values() for row in rows_AB[at[:2]].flat])
