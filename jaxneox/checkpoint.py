@@ -23,7 +23,7 @@ from jaxneox import damage
 from jaxneox.checksums import checksums, differing
 from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 from jaxneox.literal import literal
 from jaxneox.places import PREFIX, Place, find, on_disk, put_aside, run_of, steps
 
@@ -168,7 +168,7 @@ class Saver:
 
     def _look(self) -> None:
         """A save counts only when what restores it is there."""
-        if self.unseen is None or not talk.is_first():
+        if self.unseen is None or not messages.is_first():
             return
         step, items = self.unseen
         for item in items:
@@ -187,7 +187,7 @@ class Saver:
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a failed write
-            if talk.count() > 1 and damage.is_a_lost_connection(error):
+            if messages.count() > 1 and damage.is_a_lost_connection(error):
                 raise  # no fault of the disk: the watch knows who has ended
             kept = steps(self.run)
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
@@ -267,10 +267,10 @@ def _unreadable(place: Place, cause: str, kind: type[UserError]) -> UserError:
 
 def _reader() -> ocp.StandardCheckpointer:
     """Reads for this process alone: one that finds its part damaged leaves no other waiting."""
-    if talk.count() == 1:
+    if messages.count() == 1:
         return ocp.StandardCheckpointer()
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=talk.index(), active_processes={talk.index()}
+        primary_host=messages.index(), active_processes={messages.index()}
     )
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
 

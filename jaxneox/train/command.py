@@ -12,7 +12,7 @@ from jaxneox.config import apply_set, load_yaml, parallel_of
 from jaxneox.console.execute import Ending, end, ending, hush
 from jaxneox.console.parser import Parser, whole_number
 from jaxneox.errors import UserError
-from jaxneox.hosts import parent
+from jaxneox.hosts import supervisor
 from jaxneox.hosts.group import Group, group_of
 from jaxneox.places import is_address
 
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         nonlocal group
         args = parser().parse_args(words)
         group = group_of(args.coordinator, args.num_processes, args.process_id)
-        if (group or args.restarts) and not args.dry_run and parent.CHILD not in os.environ:
-            command = parent.this_program(("train", *words))
-            return parent.supervise(command, args.restarts, group.prefix if group else "")
+        if (group or args.restarts) and not args.dry_run and supervisor.CHILD not in os.environ:
+            command = supervisor.this_program(("train", *words))
+            return supervisor.supervise(command, args.restarts, group.prefix if group else "")
         return run(args, group)
 
     try:
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, group: Group | None = None) -> int:
 
 def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], group: Group) -> int:
     """Train as one of several processes, all of which were given the same command."""
-    from jaxneox.hosts import join, talk, watch
+    from jaxneox.hosts import join, messages, watch
     from jaxneox.parallel.mesh import final_sizes, prepare_devices
 
     prepare_devices(asked, group.count or 1)
@@ -137,7 +137,7 @@ def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], gr
 
     from jaxneox.train import session
 
-    talk.check_same("the configuration", keys, "start all processes with the same command")
+    messages.check_same("the configuration", keys, "start all processes with the same command")
     status = session.run(args, keys, final_sizes(asked, jax.device_count()))
     join.leave()
     return status

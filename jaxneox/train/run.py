@@ -16,7 +16,7 @@ from jaxneox.config import saved_keys, schedule_of
 from jaxneox.config.schema import Config, ScheduleConfig
 from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.train.checkpoints.restore import initial_state
 from jaxneox.train.checkpoints.resume import (
@@ -103,7 +103,7 @@ class Run:
 
     def write_config(self) -> None:
         """Write `config.yml` and the tokenizer beside the checkpoints."""
-        if self.folder is None or not talk.is_first():
+        if self.folder is None or not messages.is_first():
             return
         text = yaml.safe_dump(saved_keys(self.cfg), sort_keys=False)
         checkpoint.save_config(self.folder, text)
@@ -150,7 +150,7 @@ def start(
             assert resume is not None
             resume = earlier(resume, damage, cfg.checkpoint)
     hint = "the data must be the same files on every host"
-    talk.check_same("the data", loader.fingerprint(), hint)
+    messages.check_same("the data", loader.fingerprint(), hint)
     folder = Path(cfg.checkpoint.save) if cfg.checkpoint.save else None
     run = Run(plan, mesh, state, loader, tokenizer, first, folder)
     if resume is not None and not resume.weights_only:

@@ -9,7 +9,7 @@ from jaxneox.config import resolve, tokenizer_of, train_iters_of
 from jaxneox.data import Tokenizer, open_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.parallel.mesh import Sizes
 from jaxneox.train.checkpoints.lock import locked
@@ -17,7 +17,7 @@ from jaxneox.train.dry_run.program import dry_run
 from jaxneox.train.loop.loop import train
 from jaxneox.train.loop.replicas import Replicas
 from jaxneox.train.plan import build_plan
-from jaxneox.train.reporting import learning_rate, messages
+from jaxneox.train.reporting import learning_rate, summary
 from jaxneox.train.reporting.plot import plot_loss
 from jaxneox.train.reporting.sample import sample
 from jaxneox.train.run import Run, start
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     by_default = not args.paths
     if by_default and "save" not in keys:
         iters = train_iters_of(keys)
-        keys = keys | {"save": talk.told(lambda: str(unfinished(DEFAULT_RUN, iters)))}
+        keys = keys | {"save": messages.broadcast(lambda: str(unfinished(DEFAULT_RUN, iters)))}
     if args.tokens:
         keys = fit_to_tokens(keys, args.tokens)
     use_compilation_cache()
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
     if args.dry_run:
         dry_run(plan)
         return 0
-    messages.greet(plan, tokenizer.notes if tokenizer else ())
+    summary.greet(plan, tokenizer.notes if tokenizer else ())
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None):
         run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
 
 def work(run: Run, samples: int, by_default: bool) -> int:
     if run.step >= run.last:
-        print(messages.already_done(run))
+        print(summary.already_done(run))
         return 0
     if run.step:
         print(f"continuing at step {run.step} of {run.last}")
@@ -64,10 +64,10 @@ def work(run: Run, samples: int, by_default: bool) -> int:
     finished = train(run)
     if finished and samples and run.tokenizer is not None:
         text = sample(run, run.tokenizer, samples, "def ", 0.7)
-        print(f"\nThe model writes:\n{messages.indented(text)}")
-    if run.folder is not None and talk.is_first():
+        print(f"\nThe model writes:\n{summary.indented(text)}")
+    if run.folder is not None and messages.is_first():
         plot_loss(run.folder / "metrics.jsonl", run.folder / "loss.png")
-    print(f"\n{messages.finished(run, by_default) if finished else messages.stopped_early(run)}")
+    print(f"\n{summary.finished(run, by_default) if finished else summary.stopped_early(run)}")
     return 0
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 
 NAME = ".lock"
 DYING = 5.0  # seconds for which a process that has no number any more may hold it: it frees memory
@@ -37,7 +37,7 @@ def locked(run: Path | None) -> Iterator[None]:
     Raises:
         UserError: another run holds the folder.
     """
-    if run is None or not talk.is_first():
+    if run is None or not messages.is_first():
         yield
         return
     made = _made(run)

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 from jaxneox.train.checkpoints.resume import ResumePoint
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import (
@@ -28,7 +28,7 @@ def initial_state(plan: TrainPlan, mesh: Mesh, start: ResumePoint | None) -> Tra
     if start is None:
         new = partial(new_state, cfg, plan.model, plan.optimizer)
         return jax.jit(new, out_shardings=shardings)()
-    params, training = talk.together(Damaged, partial(restore, start, abstract))
+    params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     if start.weights_only:
         checkpoint.check_sums(start.place, params=params)
         fresh = jax.jit(partial(with_params, cfg, plan.optimizer), out_shardings=shardings)

@@ -16,7 +16,7 @@ from jaxneox.config.schema import CheckpointConfig, ModelConfig
 from jaxneox.data import Loader
 from jaxneox.errors import UserError
 from jaxneox.foreign import refuse_foreign
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 
 VISIBLE_WITHIN = (
     60.0  # seconds until a network file system shows at one host what another has written
@@ -42,19 +42,19 @@ def agreed_resume_point(c: CheckpointConfig) -> ResumePoint | None:
     Raises:
         UserError: this process does not see the same checkpoint.
     """
-    if talk.count() == 1:
+    if messages.count() == 1:
         return resume_point(c)
 
     def look() -> Any:
         start = resume_point(c)
         return start and (str(start.place.run), start.place.step, start.weights_only, _mark(start))
 
-    told = talk.told(look)
-    if told is None:
+    agreed = messages.broadcast(look)
+    if agreed is None:
         return None
-    start = ResumePoint(Place(Path(told[0]), told[1]), told[2])
+    start = ResumePoint(Place(Path(agreed[0]), agreed[1]), agreed[2])
     end = time.monotonic() + VISIBLE_WITHIN
-    while _mark(start) != told[3]:
+    while _mark(start) != agreed[3]:
         if time.monotonic() > end:
             raise UserError(
                 f"{start.place.folder}: process 0 starts from this checkpoint, and here it is not "
@@ -90,8 +90,8 @@ def earlier(start: ResumePoint, damage: Damaged, c: CheckpointConfig) -> ResumeP
         raise damage
     # the error's own advice is what is done here
     reason = str(damage).rpartition("; ")[0]
-    aside = talk.told(lambda: str(checkpoint.put_aside(start.place)))
-    if talk.is_first():
+    aside = messages.broadcast(lambda: str(checkpoint.put_aside(start.place)))
+    if messages.is_first():
         print(
             f"warning: {reason}; it is now {aside}, and the run goes on from step {before[-1]}",
             file=sys.stderr,

@@ -12,8 +12,8 @@ import jax
 from jaxneox.config.schema import Config
 from jaxneox.data import Split, prefetch
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
-from jaxneox.hosts.agreement import Agreement
+from jaxneox.hosts import messages
+from jaxneox.hosts.stopping import SharedStop
 from jaxneox.hosts.watch import mark
 from jaxneox.model import Params
 from jaxneox.train.checkpoints.saving import Saving
@@ -84,8 +84,8 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test, tasks = Evaluator(run, "valid"), Evaluator(run, "test"), Tasks(run)
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
-    run_step = CompiledTogether(step) if talk.count() > 1 else step
-    stop = Agreement(run.mesh, interrupted)
+    run_step = CompiledTogether(step) if messages.count() > 1 else step
+    stop = SharedStop(run.mesh, interrupted)
     begun = done = run.step
     saving.before_the_first()
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
@@ -96,7 +96,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             try:
                 _, batch = next(batches)
             except UserError:  # of the data; what was learned until here is not lost for it
-                if talk.count() == 1:  # the others are already inside the step
+                if messages.count() == 1:  # the others are already inside the step
                     saving.at_the_end(done)
                 raise
             waited = time.perf_counter() - since
@@ -143,7 +143,7 @@ class CompiledTogether:
         shape = batch.tokens.shape
         if shape not in self.compiled:
             self.compiled[shape] = self.step.lower(state, batch).compile()
-            talk.gathered(f"compiled for {shape[0]} micro-batches")
+            messages.gather_all(f"compiled for {shape[0]} micro-batches")
         return self.compiled[shape](state, batch)
 
 

@@ -6,7 +6,7 @@ import jax
 
 from jaxneox.config.schema import LogConfig
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 
 
 class Trace:
@@ -16,7 +16,7 @@ class Trace:
     """
 
     def __init__(self, log: LogConfig, run: Path | None):
-        self.first, self.last = (talk.is_first() and log.profile) or (0, -1)
+        self.first, self.last = (messages.is_first() and log.profile) or (0, -1)
         self.folder = log.tensorboard_dir or (run and run / "profile")
         self.running = False
         if log.profile and self.folder is None:

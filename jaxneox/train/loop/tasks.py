@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxneox.data.atomic import atomic_file
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 from jaxneox.hosts.watch import mark
 from jaxneox.infer.scoring import Scorer
 from jaxneox.model import Params
@@ -59,7 +59,7 @@ class Tasks:
         mark(f"evaluating {self.names}", patient=True)
         self.params = params
         evaluation = self.harness.evaluate(self.adapter, self.tasks)
-        if self.prefix and talk.is_first():
+        if self.prefix and messages.is_first():
             path = Path(f"{self.prefix}_eval_results_step_{step}.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as file:

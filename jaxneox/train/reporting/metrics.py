@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from jaxneox.config.schema import LogConfig
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 
 Figures = dict[str, Any]
 
@@ -109,7 +109,7 @@ class Wandb:
 def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> list[Sink]:
     """Open the configured sinks; of several processes only the first has any."""
     sinks: list[Sink] = []
-    if not talk.is_first():
+    if not messages.is_first():
         return sinks
     if run is not None:
         sinks.append(MetricsFile(run / "metrics.jsonl", step))

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxneox.config.schema import LogConfig
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 
 Figures = dict[str, Any]
 
@@ -28,7 +28,7 @@ class Bar:
         self.interval, self.rate, self.last = log.interval, rate, total
         self.first = start + 1
         self.forget()
-        self.file = open_log(Path(log.log_dir)) if log.log_dir and talk.is_first() else None
+        self.file = open_log(Path(log.log_dir)) if log.log_dir and messages.is_first() else None
         self.bar = Progress(
             BarColumn(bar_width=16),  # all columns together fit into 80
             MofNCompleteColumn(),

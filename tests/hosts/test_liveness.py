@@ -1,6 +1,6 @@
 """Who is dead, who is stuck and who is only slow."""
 
-from jaxneox.hosts.judge import BEHIND, SILENCE, SILENCE_IN_TROUBLE, STILL, Beat, Judge
+from jaxneox.hosts.liveness import BEHIND, SILENCE, SILENCE_IN_TROUBLE, STILL, Heartbeat, Liveness
 
 
 class Group:
@@ -8,13 +8,13 @@ class Group:
 
     def __init__(self, count: int):
         self.now, self.count = 100.0, count
-        self.judge = Judge(count, self.now)
-        self.beats = {i: Beat(0, 0, "in step 1", True, 0.0) for i in range(count)}
+        self.liveness = Liveness(count, self.now)
+        self.beats = {i: Heartbeat(0, 0, "in step 1", True, 0.0) for i in range(count)}
 
     def mark(self, *who: int, doing: str = "in step 9", patient: bool = False, longest: float = 1):
         for i in who or range(self.count):
             b = self.beats[i]
-            self.beats[i] = Beat(b.turn, b.progress + 1, doing, patient, longest)
+            self.beats[i] = Heartbeat(b.turn, b.progress + 1, doing, patient, longest)
 
     def run(
         self, seconds: float, silent: tuple[int, ...] = (), trouble: bool = False
@@ -26,7 +26,7 @@ class Group:
             for i, b in self.beats.items():
                 if i not in silent:
                     self.beats[i] = b._replace(turn=b.turn + 1)
-            if verdict := self.judge(self.now, self.beats, trouble):
+            if verdict := self.liveness(self.now, self.beats, trouble):
                 return verdict
         return None
 
@@ -79,7 +79,7 @@ def test_a_stop_of_the_judge_itself_is_nobodys_silence() -> None:
     group = Group(2)
     group.run(5)
     group.now += 1000
-    assert group.judge(group.now, group.beats) is None, "nobody has had time to beat again"
+    assert group.liveness(group.now, group.beats) is None, "nobody has had time to beat again"
     assert group.run(10) is None
 
 

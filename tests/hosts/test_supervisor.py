@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxneox.hosts import parent
+from jaxneox.hosts import supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,9 +41,11 @@ def starts(folder: Path) -> int:
 
 
 def supervised(command: list[str], restarts: int, prefix: str) -> tuple[int, str]:
-    """Status and stderr of a parent in a process of its own: it forks, which jax forbids here."""
-    call = f"parent.supervise({command}, {restarts}, {prefix!r})"
-    code = f"from jaxneox.hosts import parent; parent.SETTLE = 0; parent.sys.exit({call})"
+    """Status and stderr of a supervisor in its own process: it forks, which jax forbids here."""
+    call = f"supervisor.supervise({command}, {restarts}, {prefix!r})"
+    code = (
+        f"from jaxneox.hosts import supervisor; supervisor.SETTLE = 0; supervisor.sys.exit({call})"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     return done.returncode, done.stderr
 
@@ -73,7 +75,7 @@ def test_the_c_trace_becomes_one_line(tmp_path: Path) -> None:
     text = f"sys.stderr.write({LOST!r})\nsys.stderr.flush()\nos.abort()"
     code, err = supervised(script(tmp_path, text), 0, "process 2: ")
     lines = err.splitlines()
-    assert code == parent.FAULT
+    assert code == supervisor.FAULT
     assert lines[0] == "I am Python" and len(lines) == 2
     assert lines[1].startswith("process 2: process 1 has given no sign of life: killed, stopped")
 
@@ -91,7 +93,8 @@ def test_signals_reach_the_child_and_end_the_restarts(
 ) -> None:
     text = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\ntime.sleep(60)"
     command = script(tmp_path, text)
-    code = f"from jaxneox.hosts import parent; parent.sys.exit(parent.supervise({command}, 5, ''))"
+    call = f"supervisor.supervise({command}, 5, '')"
+    code = f"from jaxneox.hosts import supervisor; supervisor.sys.exit({call})"
     outer = subprocess.Popen(
         [
             sys.executable,

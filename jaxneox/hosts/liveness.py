@@ -1,6 +1,6 @@
-"""Who of several processes has died or is stuck: a judgement from what each says once a second.
+"""Which of several processes has died or is stuck, judged by what each says once a second.
 
-Pure of threads, clocks and network, so that every case can be tried.
+It uses no threads, clocks or network, so that every case can be tried.
 """
 
 import time
@@ -11,7 +11,7 @@ SILENCE = 20.0  # seconds without a sign of life
 SILENCE_IN_TROUBLE = 8.0  # the same when another process has already lost a connection
 BEHIND = 20.0  # seconds that one may need more than the others before a step, at least
 STILL = 600.0  # seconds without any progress at all, at least
-PAUSE = 5.0  # a gap in the judge's own time, which is nobody's silence
+PAUSE = 5.0  # a gap in this check's own time, which is nobody's silence
 
 WHAT_TO_DO = (
     "all processes stop. See to that host, then start all again with the same command: it "
@@ -19,9 +19,19 @@ WHAT_TO_DO = (
 )
 
 
-class Beat(NamedTuple):
-    """What a process says of itself. All pass through the same work in the same order: `progress`
-    counts it, `doing` names it. What may take any time (compiling, saving) is `patient`."""
+class Heartbeat(NamedTuple):
+    """What a process says of itself.
+
+    All pass through the same work in the same order: `progress` counts it, `doing` names it. Work
+    that may take any time (compiling, saving) is `patient`.
+
+    Attributes:
+        turn: counts the heartbeats.
+        progress: counts the pieces of work.
+        doing: names the present one, in words that follow "stuck".
+        patient: whether it may take any time.
+        longest: seconds of the longest step until now.
+    """
 
     turn: int
     progress: int
@@ -31,20 +41,26 @@ class Beat(NamedTuple):
 
 
 class Seen(NamedTuple):
-    beat: Beat
+    """The latest heartbeat of a process, when it was heard, and when its progress last changed."""
+
+    beat: Heartbeat
     heard: float  # when `turn` changed last
     moved: float  # when `progress` did
 
 
-class Judge:
+class Liveness:
+    """Judges the heartbeats of `count` processes."""
+
     def __init__(self, count: int, now: float):
-        unknown = Beat(-1, -1, "starting", True, 0.0)
+        unknown = Heartbeat(-1, -1, "starting", True, 0.0)
         self.seen = {i: Seen(unknown, now, now) for i in range(count)}
         self.before = now
 
-    def __call__(self, now: float, beats: Mapping[int, Beat], trouble: bool = False) -> str | None:
-        """One line that names the culprit; None while all is well."""
-        if now - self.before > PAUSE:  # the judge itself was stopped: all begin anew
+    def __call__(
+        self, now: float, beats: Mapping[int, Heartbeat], trouble: bool = False
+    ) -> str | None:
+        """Return one line that names the process at fault; None while all is well."""
+        if now - self.before > PAUSE:  # this process itself was stopped: all begin anew
             self.seen = {i: Seen(s.beat, now, now) for i, s in self.seen.items()}
         self.before = now
         for i, beat in beats.items():
@@ -102,6 +118,6 @@ def named(processes: Mapping[int, object]) -> str:
 
 
 def clock(now: float, then: float) -> str:
-    """`14:03:07 (21 s ago)` for two readings of a monotonic clock."""
+    """Format an earlier reading of a monotonic clock: `14:03:07 (21 s ago)`."""
     ago = now - then
     return f"{time.strftime('%H:%M:%S', time.localtime(time.time() - ago))} ({ago:.0f} s ago)"

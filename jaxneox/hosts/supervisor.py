@@ -1,4 +1,4 @@
-"""A parent that starts the command as its child, tidies its stderr and starts it again if asked.
+"""A supervisor that runs the command as its child, filters its stderr and restarts it if asked.
 
 It does not import jax: it must live when that does not. jax's own way to end a process whose
 process 0 is gone is SIGABRT amid a C++ trace, which becomes one line here.
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
-"""Where the package lies: a clone, or an environment's folder of packages."""
+"""The folder that holds the package: a clone, or an environment's folder of packages."""
 
 CHILD = "JAXNEOX_CHILD"  # set for the child, so that it does the work itself
 FAULT = 75  # as jaxneox.hosts.watch says it; that module imports jax
-NEVER_AGAIN = {0, 2, 128 + signal.SIGINT}  # done; the user's to mend; the user's wish
+NO_RESTART = {0, 2, 128 + signal.SIGINT}  # done; the user's to mend; the user's own end
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SETTLE = 5.0  # seconds before a new start: ports close, other hosts notice
 
@@ -38,12 +38,12 @@ FOLLOWS = re.compile(
 
 
 def this_program(words: Sequence[str]) -> tuple[str, ...]:
-    """The command that starts this program anew, whatever lies in the working folder."""
+    """Return the command that starts this program anew, whatever the working folder contains."""
     return (sys.executable, "-P", "-m", "jaxneox", *words)
 
 
 def child_environment() -> dict[str, str]:
-    """What the child finds in its environment; a clone's child runs the clone's own code."""
+    """Return the child's environment; a clone's child runs the clone's own code."""
     env = os.environ | {CHILD: "1"}
     if (ROOT / "pyproject.toml").is_file():
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
@@ -52,11 +52,11 @@ def child_environment() -> dict[str, str]:
 
 
 def supervise(command: Sequence[str], restarts: int, prefix: str) -> int:
-    """Runs the command, at most `restarts` times again; returns the last one's status."""
+    """Run the command, and at most `restarts` times again; return the last one's status."""
     left = restarts
     while True:
-        status, wanted = once(command, prefix)
-        if status in NEVER_AGAIN or wanted or not left:
+        status, ending_signals = once(command, prefix)
+        if status in NO_RESTART or ending_signals or not left:
             return status
         left -= 1
         say(f"{prefix}ended with {meaning(status)}; starting again, {left} more to go")
@@ -64,43 +64,48 @@ def supervise(command: Sequence[str], restarts: int, prefix: str) -> int:
 
 
 def once(command: Sequence[str], prefix: str) -> tuple[int, bool]:
-    """One child's status, as a shell writes it, and whether a signal to the parent asked for the
-    end."""
+    """Run the child once.
+
+    Returns:
+        Its status, as a shell writes it, and whether a signal to the supervisor asked for the end.
+    """
     child = subprocess.Popen(
-        command, env=child_environment(), stderr=subprocess.PIPE, preexec_fn=die_with_parent
+        command, env=child_environment(), stderr=subprocess.PIPE, preexec_fn=die_with_supervisor
     )
-    tidy = Tidy(prefix)
+    stderr = StderrFilter(prefix)
     assert child.stderr is not None
-    reader = threading.Thread(target=tidy.copy, args=(child.stderr,), daemon=True)
+    reader = threading.Thread(target=stderr.copy, args=(child.stderr,), daemon=True)
     reader.start()
-    with forwarding(child) as wanted:
+    with forwarding(child) as ending_signals:
         code = child.wait()
     reader.join(5)
     if not reader.is_alive():  # else a grandchild holds the other end
         child.stderr.close()
-    if code < 0 and tidy.lost:
+    if code < 0 and stderr.lost:
         say(
-            f"{prefix}{tidy.cause()} (noticed at {time.strftime('%H:%M:%S')}); all processes stop. "
-            "See to that host, then start all again with the same command: it continues from the "
+            f"{prefix}{stderr.cause()} (noticed at {time.strftime('%H:%M:%S')}); all processes "
+            "stop. See to that host, then start all again with the same command: it continues from the "
             "newest checkpoint"
         )
-        return FAULT, bool(wanted)
+        return FAULT, bool(ending_signals)
     if code < 0:
         say(f"{prefix}ended by {meaning(128 - code)}")
-        return 128 - code, bool(wanted)
-    return code, bool(wanted)
+        return 128 - code, bool(ending_signals)
+    return code, bool(ending_signals)
 
 
 @contextlib.contextmanager
 def forwarding(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Passes on the signals that a user or a scheduler sends; those of them that end a run are
-    kept. A terminal's Ctrl-C has reached the child by itself."""
-    wanted: list[int] = []
+    """Pass on the signals that a user or a scheduler sends, and collect those that end a run.
+
+    A terminal's Ctrl-C has reached the child by itself.
+    """
+    ending_signals: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
         if number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            wanted.append(number)
-        if not (number == signal.SIGINT and from_terminal()):
+            ending_signals.append(number)
+        if not (number == signal.SIGINT and is_foreground()):
             child.send_signal(number)
 
     before = {number: signal.getsignal(number) for number in PASSED_ON}
@@ -108,21 +113,21 @@ def forwarding(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         if handler is not signal.SIG_IGN:
             signal.signal(number, pass_on)
     try:
-        yield wanted
+        yield ending_signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def from_terminal() -> bool:
-    """Whether this process group is the terminal's foreground one, which Ctrl-C reaches whole."""
+def is_foreground() -> bool:
+    """Tell whether Ctrl-C reaches this process group, the terminal's foreground one."""
     try:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
         return False
 
 
-class Tidy:
+class StderrFilter:
     """Copies stderr line by line, without what jax's C++ says when a connection is lost."""
 
     def __init__(self, prefix: str):
@@ -146,11 +151,11 @@ class Tidy:
         return not self.dropping
 
     def cause(self) -> str:
-        """What jax's coordination service had to say, in short."""
-        said = "\n".join(self.dropped)
-        if again := re.search(r"(\d+) unexpectedly tried to connect with a diff", said):
+        """Summarise what jax's coordination service had to say."""
+        report = "\n".join(self.dropped)
+        if again := re.search(r"(\d+) unexpectedly tried to connect with a diff", report):
             return f"process {again[1]} has ended and was started again"
-        if silent := re.search(r"stopped sending heartbeats\):\n([\d\n]+)", said):
+        if silent := re.search(r"stopped sending heartbeats\):\n([\d\n]+)", report):
             numbers = ", ".join(silent[1].split())
             return f"process {numbers} has given no sign of life: killed, stopped, or cut off"
         return "the connection to process 0 was lost: it was killed, has crashed or is cut off"
@@ -165,8 +170,8 @@ def meaning(status: int) -> str:
     return f"status {status}"
 
 
-def die_with_parent() -> None:
-    """In the child: SIGKILL when the parent ends in whatever way (Linux only)."""
+def die_with_supervisor() -> None:
+    """Arrange, in the child, for SIGKILL when the supervisor ends in whatever way (Linux only)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

@@ -8,15 +8,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 
 
-class Agreement:
-    """Whether any process has its event set, with the same answer everywhere.
+class SharedStop:
+    """Tells whether any process has its event set, with the same answer in every process.
 
-    Called once before each step. Alone, it is the event. Of several processes each lays its flag
-    on its devices, and the largest comes back to all; read one step late, so that no step waits
-    for it.
+    It is called once before each step. Alone, it is the event. Each of several processes puts its
+    flag on its devices, and the largest comes back to all; it is read one step late, so that no
+    step waits.
     """
 
     def __init__(self, mesh: Mesh, event: threading.Event):
@@ -27,7 +27,7 @@ class Agreement:
         self.waiting: jax.Array | None = None
 
     def __call__(self) -> bool:
-        if talk.count() == 1:
+        if messages.count() == 1:
             return self.event.is_set()
         flag = np.full(1, self.event.is_set(), np.int32)
         flags = jax.make_array_from_callback((self.size,), self.sharding, lambda at: flag)
