@@ -84,8 +84,8 @@ def once(command: Sequence[str], prefix: str) -> tuple[int, bool]:
     if code < 0 and stderr.lost:
         say(
             f"{prefix}{stderr.cause()} (noticed at {time.strftime('%H:%M:%S')}); all processes "
-            "stop. See to that host, then start all again with the same command: it continues from the "
-            "newest checkpoint"
+            "stop. See to that host, then start all again with the same command: it continues "
+            "from the newest checkpoint"
         )
         return FAULT, bool(ending_signals)
     if code < 0:
