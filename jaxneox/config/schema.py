@@ -59,6 +59,11 @@ class RopeScaling:
     low_freq_factor: float = 1.0  # the same two edges in llama3
     high_freq_factor: float = 4.0
 
+    @property
+    def grows(self) -> bool:
+        """Whether the angles of all positions depend on how long their text is."""
+        return self.type == "dynamic"
+
 
 @dataclass(frozen=True)
 class PositionConfig:
@@ -147,6 +152,11 @@ class ModelConfig:
     hidden_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.attention.qk_norm_per_head and self.norm.kind != "rmsnorm":
+            raise UserError(
+                f"qk_norm_per_head needs norm: rmsnorm, found {self.norm.kind}: use rmsnorm, or "
+                "use_qk_layernorm, which is NeoX's norm of queries and keys"
+            )
         if self.attention_dropped and not self.parallel_residual:
             raise UserError(
                 "attention_dropped needs gpt_j_residual: NeoX drops the attention of layers with a "

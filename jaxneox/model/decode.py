@@ -91,8 +91,10 @@ class Decoder:
 
         return Cache(zeros(key), zeros(value))
 
-    def prompts(self, weights: Weights, tokens_BT: jax.Array) -> tuple[jax.Array, Cache]:
-        """Prompts, padded after their ends with anything.
+    def prompts(
+        self, weights: Weights, tokens_BT: jax.Array, lengths_B: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """Prompts of these lengths, padded after their ends with anything.
 
         -> what the last layer leaves, [B, T, D], and a cache whose S is T.
         """
@@ -103,7 +105,7 @@ class Decoder:
         shared = self._shared_bias(weights, positions_T, positions_T)
 
         def read(number: int, attention: Attention, x_BTD: jax.Array) -> jax.Array:
-            q, k, v = _project(attention, x_BTD, positions_T, layout)
+            q, k, v = _project(attention, x_BTD, positions_T, lengths_B, layout)
             keys.append(jnp.moveaxis(k, 1, -2))
             values.append(jnp.moveaxis(v, 1, -2))
             return mix(q, k, v, positions_T, attention.extra(shared), None, cfg, layout)
@@ -134,7 +136,7 @@ class Decoder:
         shared = self._shared_bias(weights, positions_BT, keys_S)
 
         def read(number: int, attention: Attention, x_BTD: jax.Array) -> jax.Array:
-            q, k, v = _project(attention, x_BTD, positions_BT, layout)
+            q, k, v = _project(attention, x_BTD, positions_BT, positions_B + 1, layout)
             keys[number] = self._write(keys[number], k[:, 0], positions_B)
             values[number] = self._write(values[number], v[:, 0], positions_B)
             k, v = (jnp.moveaxis(x[number][..., :span, :], -2, 1) for x in (keys, values))
@@ -201,12 +203,23 @@ def cache_axes(ndim: int) -> Axes:
     return "batch", "kv_heads", *(None,) * (ndim - 2)
 
 
-def _project(attention: Attention, x_BTD: jax.Array, positions: jax.Array, layout: Layout):
-    """-> queries, keys and values as `Attention.project`, turned by their positions."""
+def _project(
+    attention: Attention,
+    x_BTD: jax.Array,
+    positions: jax.Array,
+    lengths_B: jax.Array,
+    layout: Layout,
+):
+    """-> queries, keys and values as `Attention.project`, turned by their positions.
+
+    Dynamic rope scaling turns by the length that a text has when a token comes, and a key in the
+    cache stays as it was turned, as in transformers. Without a cache, where all tokens are turned
+    anew for each that is added, the function is another one beyond the original length.
+    """
     q, k, v = (whole(x, layout) for x in attention.project(x_BTD))
     if attention.rotary is None:
         return q, k, v
-    return attention.rotary(q, positions), attention.rotary(k, positions), v
+    return *(attention.rotary(x, positions, lengths_B) for x in (q, k)), v
 
 
 def _bias(attention: Attention, shared: jax.Array | None, queries: jax.Array, keys_S: jax.Array):
