@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from jaxneox.config.check import Settings
 from jaxneox.config.keys.model import GATED
+from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
     Activation,
     AttentionConfig,
@@ -133,7 +134,8 @@ def _expanded(attention_config: list[Any] | None, num_layers: int) -> list[str]:
 
 def _attention(settings: Settings) -> AttentionConfig:
     hidden, heads = settings.needed("hidden_size"), settings.needed("num_attention_heads")
-    if hidden % heads:
+    head_dim, biased = settings["head_dim"], settings["use_bias_in_attn_linear"]
+    if head_dim is None and hidden % heads:
         layers = settings["num_layers"]
         swapped = f" (num_layers {layers} does: are they swapped?)" if hidden % layers == 0 else ""
         raise UserError(
@@ -143,9 +145,11 @@ def _attention(settings: Settings) -> AttentionConfig:
     return AttentionConfig(
         num_heads=heads,
         kv_heads=settings["num_kv_heads"] or heads,
-        head_dim=hidden // heads,
-        bias=settings["use_bias_in_attn_linear"],
+        head_dim=head_dim or hidden // heads,
+        bias=biased,
+        output_bias=settings["attention_output_bias"] or not biased,
         qk_norm=settings["use_qk_layernorm"],
+        qk_norm_per_head=settings["qk_norm_per_head"],
         window=settings["sliding_window_width"],
         dropout=_dropout(settings, "attention_dropout"),
         kernel=settings["attention_kernel"],
@@ -231,6 +235,7 @@ def _positions(settings: Settings, head_dim: int) -> PositionConfig:
         offset=settings["opt_pos_emb_offset"],
         rotary_fraction=fraction,
         rotary_base=float(settings["rotary_emb_base"]),
+        scaling=rope_scaling(settings, rotary_width),
         rpe_buckets=settings["rpe_num_buckets"],
         rpe_max_distance=settings["rpe_max_distance"],
     )

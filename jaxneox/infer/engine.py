@@ -138,7 +138,7 @@ class Engine:
         def admit(
             weights, cache: Cache, state: Rows, slots, tokens_nT, last_n, settings, scored: bool
         ):
-            x_nTD, fresh = self._decoder.prompts(weights, tokens_nT)
+            x_nTD, fresh = self._decoder.prompts(weights, tokens_nT, last_n + 1)
             logits_nV = self._decoder.logits_at(weights, x_nTD, last_n)
             zero_n = jnp.zeros_like(last_n)
             chosen = self._pick(logits_nV, settings, zero_n)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxneox.infer.sampling import Chosen, Sampling, pick, settings_of
+from jaxneox.infer.scoring import as_long_as_its_text
 from jaxneox.model import Model, Params
 
 
@@ -46,12 +47,10 @@ class Recompute:
         self._tokens[slot] = 0
 
     def _next(self, slots: Sequence[int]) -> Chosen:
-        laid = NamedSharding(self._mesh, self._model.layout.activation("batch", None))
-        row = NamedSharding(self._mesh, self._model.layout.activation("batch"))
-        with jax.set_mesh(self._mesh):
-            settings = jax.device_put(settings_of(self._sampling), row)
-            places = jax.device_put((self._ends - 1, self._numbers), row)
-            chosen = self._pick(self._params, jax.device_put(self._tokens, laid), settings, *places)
+        lengths = [self._length(end) for end in self._ends.tolist()]
+        each = {length: self._chosen(length) for length in set(lengths)}
+        rows = [jax.tree.map(lambda x, i=i: x[i], each[n]) for i, n in enumerate(lengths)]
+        chosen = jax.tree.map(lambda *row: np.stack(row), *rows)
         tokens_B = np.asarray(chosen.token_B)
         for slot in slots:
             if self._ends[slot] < self._tokens.shape[1]:
@@ -59,6 +58,22 @@ class Recompute:
             self._ends[slot] += 1
             self._numbers[slot] += 1
         return chosen
+
+    def _length(self, end: int) -> int:
+        """How many positions a row is computed with: all, unless its function depends on it."""
+        full, steps = self._tokens.shape[1], self._model.layout.parts("length")
+        return as_long_as_its_text(full, min(end, full), steps, self._model.cfg.positions)
+
+    def _chosen(self, length: int) -> Chosen:
+        """Of every row, by its first positions alone."""
+        laid = NamedSharding(self._mesh, self._model.layout.activation("batch", None))
+        row = NamedSharding(self._mesh, self._model.layout.activation("batch"))
+        with jax.set_mesh(self._mesh):
+            settings = jax.device_put(settings_of(self._sampling), row)
+            places = jax.device_put((self._ends - 1, self._numbers), row)
+            tokens = jax.device_put(self._tokens[:, :length], laid)
+            chosen = self._pick(self._params, tokens, settings, *places)
+        return jax.tree.map(np.asarray, chosen)
 
     @functools.cached_property
     def _pick(self):

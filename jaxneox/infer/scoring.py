@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from numpy.typing import NDArray
 
+from jaxneox.config.schema import ModelConfig, PositionConfig
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.stream import check_text
@@ -95,9 +96,10 @@ class Scorer:
         shapes = sorted(alike, reverse=True)
         for i, shape in enumerate(shapes):
             size = self.size(shape, len(alike[shape]))
+            fitting = shapes[i:] if may_hold_shorter_texts(shape, self.model.cfg) else [shape]
             while alike[shape]:
                 numbers: list[int] = []
-                for smaller in shapes[i:]:
+                for smaller in fitting:
                     while alike[smaller] and len(numbers) < size and smaller.scored <= shape.scored:
                         numbers.append(alike[smaller].pop())
                 yield Batch(shape, size, numbers)
@@ -111,6 +113,8 @@ class Scorer:
         length = min(octaves, room) if len(request.tokens) - 1 <= room else octaves
         multiple = 2 * self.steps if self.steps > 1 else 1
         length = -(-length // multiple) * multiple
+        positions = self.model.cfg.positions
+        length = as_long_as_its_text(length, len(request.tokens) - 1, multiple, positions)
         count = 4
         while count < scored:
             count *= 4
@@ -154,6 +158,29 @@ class Scorer:
             done[number] = Scored(logprobs[row, :count], likeliest[row, :count])
         if on_done is not None:
             on_done(len(numbers))
+
+
+def as_long_as_its_text(padded: int, length: int, multiple: int, cfg: PositionConfig) -> int:
+    """The length of a row for a text of `length` tokens: `padded`, unless padding would change it.
+
+    With dynamic rope scaling the function of all tokens depends on the length of their row, once
+    that is beyond the original one. Raises UserError where a mesh has no row of that length.
+    """
+    if not cfg.scaling.grows:
+        return padded
+    exact = min(padded, max(length, cfg.scaling.original_max_position_embeddings))
+    if exact % multiple:
+        raise UserError(
+            f"a text of {length:,} tokens needs a row of {exact:,}, since its rotary embedding "
+            f"(rope_scaling of type dynamic) depends on it, and the mesh has rows of multiples of "
+            f"{multiple}: use a mesh without cp"
+        )
+    return exact
+
+
+def may_hold_shorter_texts(shape: Shape, cfg: ModelConfig) -> bool:
+    scaling = cfg.positions.scaling
+    return not scaling.grows or shape.length <= scaling.original_max_position_embeddings
 
 
 def no_number(logprob: float) -> str:

@@ -33,8 +33,11 @@ class Attention(nnx.Module):
         self.qkv_bias = param(rngs, axes, zeros, **sizes) if a.bias else None
         sizes["R"] = a.group
         self.out = param(rngs, (*axes, "embed"), init_out, reads=3, **sizes, D=D)
-        self.out_bias = param(rngs, ("embed",), zeros, D=D) if a.bias else None
+        self.out_bias = param(rngs, ("embed",), zeros, D=D) if a.biased_output else None
         self.qk_norm = norm(cfg.norm, axes, rngs, **sizes) if a.qk_norm else None
+        per_head = a.qk_norm_per_head
+        self.q_norm = norm(cfg.norm, ("head",), rngs, H=a.head_dim) if per_head else None
+        self.k_norm = norm(cfg.norm, ("head",), rngs, H=a.head_dim) if per_head else None
         self.cfg = a
         rotary = cfg.positions.kind == "rotary"
         self.rotary = Rotary(cfg.positions, a.head_dim) if rotary else None
@@ -85,6 +88,8 @@ class Attention(nnx.Module):
             )
             qkv = qkv + bias[None, None]
         q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
+        if self.q_norm is not None and self.k_norm is not None:
+            return self.q_norm(q), self.k_norm(k), v
         if self.qk_norm is None:
             return q, k, v
         k = jnp.broadcast_to(k[:, :, :, None], q.shape)
@@ -116,6 +121,6 @@ def live_bias_mask(cfg: AttentionConfig, rotated: int) -> np.ndarray:
     to mesh.
     """
     mask = np.ones((cfg.group + 2, cfg.head_dim), np.float32)
-    if not cfg.qk_norm:
+    if not (cfg.qk_norm or cfg.qk_norm_per_head):
         mask[-2, rotated:] = 0
     return mask

@@ -53,18 +53,24 @@ Mix = Callable[[int, Attention, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class CachedAttention:
-    """The attention of one layer, with a way to mix that keeps keys and values."""
+    """The attention of one layer, with a way to mix that keeps keys and values.
 
-    def __init__(self, number: int, attention: Attention, mix: Mix):
+    Dynamic rope scaling rotates by the length that a text has when a token comes, and a key in the
+    cache stays as it was rotated, as in transformers. Without a cache, where all tokens are rotated
+    anew for each that is added, the function is another one beyond the original length.
+    """
+
+    def __init__(self, number: int, attention: Attention, lengths_B: jax.Array, mix: Mix):
         self.out_bias = attention.out_bias
         self._number, self._attention, self._mix = number, attention, mix
+        self._lengths_B = lengths_B
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         attention, layout, positions = self._attention, context.layout, context.positions
         q, k, v = (whole(x, layout) for x in attention.project(x_BTD))
         if attention.rotary is not None:
-            q = attention.rotary(q, positions.encoded)
-            k = attention.rotary(k, positions.encoded)
+            q = attention.rotary(q, positions.encoded, self._lengths_B)
+            k = attention.rotary(k, positions.encoded, self._lengths_B)
         return attention.output(self._mix(self._number, attention, q, k, v), layout)
 
 
@@ -124,8 +130,10 @@ class Decoder:
 
         return Cache(zeros(key), zeros(value))
 
-    def prompts(self, weights: Weights, tokens_BT: jax.Array) -> tuple[jax.Array, Cache]:
-        """Run prompts, which may be padded with any tokens at the end.
+    def prompts(
+        self, weights: Weights, tokens_BT: jax.Array, lengths_B: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """Run prompts of these lengths, which may be padded with any tokens at the end.
 
         Returns:
             The last layer's output, [B, T, D], and a cache whose S is T.
@@ -145,7 +153,7 @@ class Decoder:
 
         with self.model.matmuls():
             x_BTD = self._embed(weights, tokens_BT, positions_T)
-            x_BTD = self._layers(weights, x_BTD, positions_T, keep)
+            x_BTD = self._layers(weights, x_BTD, positions_T, lengths_B, keep)
             return x_BTD, Cache(tuple(keys), tuple(values))
 
     def logits_at(self, weights: Weights, x_BTD: jax.Array, last_B: jax.Array) -> jax.Array:
@@ -189,17 +197,22 @@ class Decoder:
 
         with self.model.matmuls():
             x_BTD = self._embed(weights, tokens_B[:, None], positions_BT)
-            x_BTD = self._layers(weights, x_BTD, positions_BT, extend)
+            x_BTD = self._layers(weights, x_BTD, positions_BT, positions_B + 1, extend)
             return self.logits(weights, x_BTD)[:, 0], Cache(tuple(keys), tuple(values))
 
     def _layers(
-        self, weights: Weights, x_BTD: jax.Array, positions: jax.Array, mix: Mix
+        self,
+        weights: Weights,
+        x_BTD: jax.Array,
+        positions: jax.Array,
+        lengths_B: jax.Array,
+        mix: Mix,
     ) -> jax.Array:
         """Run x through all layers, each with `mix` inside its attention."""
         context = Context(TokenPositions(positions), self.model.layout)
         for number, layer in enumerate(weights.layers):
             block = self.model.declaration.part("layers", layer)
-            block.attention = CachedAttention(number, block.attention, mix)
+            block.attention = CachedAttention(number, block.attention, lengths_B, mix)
             x_BTD = block(x_BTD, context)
         return x_BTD
 

@@ -39,6 +39,7 @@ ALIASES = {
     "min_scale": "fp16.min_loss_scale",
     "optimizer.params.weight_decay": "weight_decay",
     "optimizer_type": "optimizer.type",
+    "rope_scaling.rope_type": "rope_scaling.type",
     "zero_stage": "zero_optimization.stage",
 }
 BLOCKS = {name.rpartition(".")[0] for name in KEYS if "." in name}  # dicts whose keys we know
