@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
 from jaxneox import checkpoint
-from jaxneox.config import resolve
+from jaxneox.config import Settings
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.errors import UserError
@@ -236,7 +236,7 @@ def load_model(
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
     sizes = final_sizes(asked, jax.device_count())
-    config = resolve(checkpoint.read_meta(place)["keys"], dp=1, vocab_size=None)
+    config = Settings(checkpoint.read_meta(place)["keys"]).resolve(dp=1, vocab_size=None)
     on, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
     params = checkpoint.restore_params(place, abstract_params(model, rules, on))

@@ -1,11 +1,12 @@
 """Keys held against the table: names, types and refusals; and the values that are then in force."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from jaxneox.config.fates import Kind, ListOf, Needless, Number, Refused, Used, is_off
+from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused, Used, is_off
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
 from jaxneox.errors import UserError
 
@@ -13,17 +14,28 @@ LEAST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32 without its
 LARGEST = 2**31 - 1
 
 
-class Settings:
-    """Checked keys. `settings["lr"]` is the user's value or, where none is given, the default.
+Part = TypeVar("Part")
 
-    Keys of blocks are dotted: `settings["fp16.loss_scale"]`. What is given by another name counts
-    for the one of ALIASES; null is the same as not given. `notes` are for the user to read.
+
+class CheckedKeys:
+    """YAML keys that have been held against the table.
+
+    `keys["seed"]` is the user's value or, where none is given, the default. Keys of blocks are
+    dotted: `keys["fp16.loss_scale"]`. A value that is given by an alias counts for the key for
+    which it stands, and null is the same as not given.
+
+    Args:
+        given: the merged keys of a user's YAML files.
+
+    Raises:
+        UserError: a key is unknown, refused or of another type, or it contradicts its alias.
     """
 
-    def __init__(self, keys: Mapping[str, Any]) -> None:
-        refuse_unknown(keys)
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        refuse_unknown(given)
+        self.keys = dict(given)
         self.notes: list[str] = []
-        self._given = dict(self._checked(keys, ""))
+        self._given = dict(self._checked(given, ""))
         for alias, name in ALIASES.items():
             self._fold(alias, name)
 
@@ -37,6 +49,37 @@ class Settings:
         if name not in self._given:
             raise UserError(f"{name} is missing: set it in the YAML or with --set {name}=…")
         return self._given[name]
+
+    def note(self, line: str) -> None:
+        """Add a line for the user to read, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def fill(self, part: type[Part], path: str, **derived: Any) -> Part:
+        """Build a part of the configuration.
+
+        Args:
+            part: a dataclass of `jaxneox.config.schema`.
+            path: where it lies in `Config`, such as "model.attention".
+            derived: the fields that no single key sets.
+
+        Raises:
+            UserError: a key is missing that sets a field which has no default.
+        """
+        required = {
+            field.name
+            for field in dataclasses.fields(cast(Any, part))
+            if field.default is field.default_factory is dataclasses.MISSING
+        }
+        fields = {}
+        for name, key in KEYS.items():
+            if not isinstance(key.fate, Used) or key.fate.by is None:
+                continue
+            owner, _, field = key.fate.to.rpartition(".")
+            if owner == path:
+                missing = field in required and key.default is None
+                fields[field] = key.fate.by(self.needed(name) if missing else self[name])
+        return part(**fields, **derived)
 
     def _fold(self, alias: str, name: str) -> None:
         if alias not in self._given:
@@ -56,23 +99,27 @@ class Settings:
             if raw is None or (raw == "" and KEYS[name].kind is str):
                 continue
             value = typed(name, raw, KEYS[name].kind)
-            if isinstance(KEYS[name].fate, Used):
+            if isinstance(KEYS[name].fate, Used | Alias):
                 refuse_unheld(name, value)
-            self._judge(name, value)
+            self._refuse(name, value)
             yield name, value
             if isinstance(value, dict) and name in BLOCKS:
                 yield from self._checked(value, f"{name}.")
 
-    def _judge(self, name: str, value: Any) -> None:
+    def _refuse(self, name: str, value: Any) -> None:
         key = KEYS[name]
-        match key.fate:
+        fate = KEYS[key.fate.of].fate if isinstance(key.fate, Alias) else key.fate
+        match fate:
             case Refused(why) if not is_off(key, value):
                 raise UserError(f"{name}: {value} is not supported: {why}")
             case Used(refused=refused):
                 for word in filter(refused.get, _words(value) if refused else ()):
                     raise UserError(f"{name}: {word} is not supported: {refused[word]}")
             case Needless(why, told=True) if value not in (key.default, False):
-                self.notes.append(f"{name}: {value} changes nothing: {why}")
+                self.note(f"{name}: {value} changes nothing: {why}")
+
+
+Settings = CheckedKeys  # the name by which convert and train.origin import it
 
 
 def _words(value: Any) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxneox.config.fates import Key, Kind, Needless, Refused, Section, Used
-from jaxneox.config.keys import ALIASES, SECTIONS
+from jaxneox.config.fates import Alias, Key, Kind, Needless, Refused, Section, Used
+from jaxneox.config.keys import ALIASES, KEYS, SECTIONS
 
 _HEAD = """\
 # Configuration
@@ -133,6 +133,11 @@ def _fate(key: Key) -> str:
                 words.setdefault(why, []).append(_code(word))
             reasons = [f"**refused** for {', '.join(words[why])}: {why}" for why in words]
             return "; ".join([f"**used**: {_code(to)}", *filter(None, [note]), *reasons])
+        case Alias(of, note):
+            stands_for = KEYS[of].fate
+            assert isinstance(stands_for, Used)
+            name = f"another name of {_code(of)}"
+            return "; ".join([f"**used**: {_code(stands_for.to)}", name, *filter(None, [note])])
         case Needless(why):
             return f"**needless**: {why}"
         case Refused(why, fine):

@@ -1,9 +1,8 @@
 """The likely best settings, compiled and told apart."""
 
 import sys
-from collections.abc import Mapping
-from typing import Any
 
+from jaxneox.config import Settings
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
@@ -21,7 +20,7 @@ ALIKE = 0.01
 """By which the times of two plans differ that are equally fast: peak rates tell no more."""
 
 
-def best(keys: Mapping[str, Any], plan: TrainPlan, topology: Topology, count: int) -> Planned:
+def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) -> Planned:
     """Compiles the `count` likely fastest that fit, prints them, and returns the fastest, by the
     mean of a step in which all overlaps and one in which nothing does; of those that are equally
     fast the smallest."""
@@ -36,7 +35,7 @@ def best(keys: Mapping[str, Any], plan: TrainPlan, topology: Topology, count: in
     for estimate in order[: TRIES * count]:
         one = estimate.candidate
         try:
-            candidate, _ = plan_of(one.keys(dict(keys), plan.cfg), one.mesh)
+            candidate, _ = plan_of(Settings(one.keys(settings.keys, plan.cfg)), one.mesh)
             planned = compile_for(candidate, topology)
             if not planned.fits:
                 raise TooLarge(f"needs {planned.total / GIB:,.1f} GiB of a device")

@@ -1,17 +1,13 @@
 """From a user's YAMLs to the plan of a run on a mesh."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from jaxneox.config import parallel_of, resolve, tokenizer_of
+from jaxneox.config import Settings
 from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
 from jaxneox.plan.topology import Topology
 from jaxneox.train.plan import TrainPlan, build_plan
-
-Keys = dict[str, Any]
 
 ANY = 0
 """For the token that ends a document: a program is as large with any."""
@@ -20,9 +16,9 @@ ASSUMED = 50277
 """Of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
 
 
-def sizes_on(mesh: str | None, keys: Mapping[str, Any], topology: Topology) -> Sizes:
+def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
     """Raises UserError where the mesh has not as many devices as the topology, with what has."""
-    asked = asked_sizes(mesh, parallel_of(keys))
+    asked = asked_sizes(mesh, settings.parallel)
     sizes = final_sizes(asked, topology.count)
     if (used := math.prod(sizes.values())) != topology.count:
         raise UserError(
@@ -40,20 +36,20 @@ def _fitting(sizes: Sizes, count: int) -> str:
     return show(sizes | {"dp": count // others}).replace(" ", "")
 
 
-def plan_of(keys: Keys, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
+def plan_of(settings: Settings, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
     """The plan, and what was assumed on the way. No file of data or tokenizer need be there."""
     notes: list[str] = []
     vocabulary = None
-    if keys.get("padded_vocab_size") is None:
-        vocabulary, said = vocabulary_of(keys)
+    if settings.tokenizer.padded_size is None:
+        vocabulary, said = vocabulary_of(settings)
         notes += said
-    cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocabulary)
+    cfg = settings.resolve(sizes["dp"], vocabulary)
     return build_plan(cfg, sizes, ANY), notes
 
 
-def vocabulary_of(keys: Keys) -> tuple[int, list[str]]:
+def vocabulary_of(settings: Settings) -> tuple[int, list[str]]:
     try:
-        return build_tokenizer(tokenizer_of(keys)).vocab_size, []
+        return build_tokenizer(settings.tokenizer).vocab_size, []
     except UserError:
         return ASSUMED, [
             f"the tokenizer's file is not here: {ASSUMED:,} tokens, those of GPT-NeoX-20B's, are "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxneox.config import apply_set, load_yaml, parallel_of
+from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.console.execute import Ending, end, ending, hush
 from jaxneox.console.parser import Parser, whole_number
 from jaxneox.errors import UserError
@@ -106,13 +106,13 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace, group: Group | None = None) -> int:
-    keys = gather_keys(args)
+    settings = Settings(gather_keys(args))
     # jax starts below: the number of virtual CPU devices must be settled before
     from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices
 
-    asked = asked_sizes(args.mesh, parallel_of(keys))
+    asked = asked_sizes(args.mesh, settings.parallel)
     if group is not None and not args.dry_run:
-        return run_together(args, keys, asked, group)
+        return run_together(args, settings, asked, group)
     prepare_devices(asked)
     import jax
 
@@ -122,10 +122,12 @@ def run(args: argparse.Namespace, group: Group | None = None) -> int:
     if args.dry_run:  # nothing is computed: any number of devices will do
         there = max(there, math.prod(size for size in asked.values() if size > 0))
     sizes = final_sizes(asked, there)
-    return session.run(args, keys, sizes)
+    return session.run(args, settings, sizes)
 
 
-def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], group: Group) -> int:
+def run_together(
+    args: argparse.Namespace, settings: Settings, asked: dict[str, int], group: Group
+) -> int:
     """Train as one of several processes, all of which were given the same command."""
     from jaxneox.hosts import join, messages, watch
     from jaxneox.parallel.mesh import final_sizes, prepare_devices
@@ -137,8 +139,9 @@ def run_together(args: argparse.Namespace, keys: Keys, asked: dict[str, int], gr
 
     from jaxneox.train import session
 
-    messages.check_same("the configuration", keys, "start all processes with the same command")
-    status = session.run(args, keys, final_sizes(asked, jax.device_count()))
+    hint = "start all processes with the same command"
+    messages.check_same("the configuration", settings.keys, hint)
+    status = session.run(args, settings, final_sizes(asked, jax.device_count()))
     join.leave()
     return status
 

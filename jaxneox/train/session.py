@@ -2,10 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from jaxneox import checkpoint
-from jaxneox.config import resolve, tokenizer_of, train_iters_of
+from jaxneox.config import Settings
 from jaxneox.data import Tokenizer, open_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
@@ -22,22 +21,21 @@ from jaxneox.train.reporting.plot import plot_loss
 from jaxneox.train.reporting.sample import sample
 from jaxneox.train.run import Run, start
 
-Keys = dict[str, Any]
 DEFAULT_RUN = Path("runs/stdlib")
 DEFAULT_SAMPLE = 400
 
 
-def run(args: argparse.Namespace, keys: Keys, sizes: Sizes) -> int:
+def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
     by_default = not args.paths
-    if by_default and "save" not in keys:
-        iters = train_iters_of(keys)
-        keys = keys | {"save": messages.broadcast(lambda: str(unfinished(DEFAULT_RUN, iters)))}
+    if by_default and "save" not in settings.keys:
+        iters = settings.train_iters
+        unused = messages.broadcast(lambda: str(unfinished(DEFAULT_RUN, iters)))
+        settings = Settings(settings.keys | {"save": unused})
     if args.tokens:
-        keys = fit_to_tokens(keys, args.tokens)
+        settings = fit_to_tokens(settings, args.tokens)
     use_compilation_cache()
-    tokenizer = tokenizer_for(keys)
-    vocab_size = tokenizer.vocab_size if tokenizer else None
-    cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocab_size)
+    tokenizer = tokenizer_for(settings)
+    cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
     for folder in (cfg.checkpoint.save, cfg.checkpoint.load):
         if folder:
             checkpoint.on_disk(folder)
@@ -89,25 +87,27 @@ def unfinished(folder: Path, train_iters: int) -> Path:
     return candidate
 
 
-def fit_to_tokens(keys: Keys, path: str) -> Keys:
+def fit_to_tokens(settings: Settings, path: str) -> Settings:
     """Take the global batch from a file of tokens, cut into micro-batches as the keys ask."""
+    keys = settings.keys
     _, batch, _ = read_tokens_shape(path)
     cut = ("train_micro_batch_size_per_gpu", "batch_size", "gradient_accumulation_steps", "gas")
     micro = keys.get(cut[0]) or keys.get(cut[1])
     kept = {name: value for name, value in keys.items() if name not in cut}
-    return kept | {"train_batch_size": batch} | ({"max_micro_batch_size": micro} if micro else {})
+    kept["train_batch_size"] = batch
+    return Settings(kept | ({"max_micro_batch_size": micro} if micro else {}))
 
 
-def tokenizer_for(keys: Keys) -> Tokenizer | None:
+def tokenizer_for(settings: Settings) -> Tokenizer | None:
     """Open the YAML's tokenizer, else the one in the run that is continued or loaded.
 
     It is None only if the padded vocabulary is given and the tokenizer's file is not there.
     """
-    cfg = tokenizer_of(keys)
-    folders = [Path(keys[name]) for name in ("save", "load") if keys.get(name)]
+    cfg = settings.tokenizer
+    folders = [Path(settings[name]) for name in ("save", "load") if settings[name]]
     try:
         return open_tokenizer(cfg, [run for path in folders for run in (path, path.parent)])
     except UserError:
-        if keys.get("padded_vocab_size") is None or cfg.eod_token is not None:
+        if cfg.padded_size is None or cfg.eod_token is not None:
             raise
         return None
