@@ -1,5 +1,7 @@
-"""Answers in the making, one in each row of an engine; the device is one step ahead of what is
-read here."""
+"""The answers that are being generated, one in each row of an engine.
+
+The device is one step ahead of what is read here.
+"""
 
 import itertools
 import math
@@ -20,21 +22,23 @@ from jaxneox.infer.stream import TextStream
 
 Finish = Literal["eod", "stop", "length"]
 Top = tuple[tuple[int, float], ...]
-"""The most likely tokens at a place and their log-probabilities, the likeliest first."""
+"""The most likely tokens at a position with their log-probabilities, the likeliest first."""
 
 
 @dataclass
 class Answer:
-    """What follows a prompt.
+    """The tokens that follow a prompt.
 
     Attributes:
-        text: None without a tokenizer. It ends before the stop string.
-        tokens: all that were generated but the end-of-document token, those of a stop string too.
-        logprobs: of each token as the model has it, before any sampling setting.
-        tops: what was most likely in its place, as much as the engine was asked for.
-        end: the end-of-document token that ended it, with its log-probability and what was most
-            likely in its place.
-        finished: the end-of-document token, a stop string, or no more tokens wanted or possible.
+        prompt: the prompt's tokens.
+        text: the answer as text, which ends before the stop string; None without a tokenizer.
+        tokens: all that were generated, also those of a stop string, without the end-of-document
+            token.
+        logprobs: of each token, by the model itself, before any sampling setting.
+        tops: the most likely tokens at each position, as many as the engine was asked for.
+        end: the end-of-document token that ended it, with its log-probability and the most likely
+            tokens in its place.
+        finished: what ended it: the end-of-document token, a stop string, or the limit of tokens.
         seconds: from when its prompt was read to its last token.
     """
 
@@ -50,12 +54,17 @@ class Answer:
 
 @dataclass(eq=False)
 class Task:
-    """An answer that is being made.
+    """An answer that is being generated.
 
     Attributes:
+        answer: what there is of it.
+        sampling: how its tokens are chosen.
         room: tokens that it may still have; 0 when it is finished.
-        scored: the tokens of its prompt are wanted with their log-probabilities, as `scores`.
+        stream: its text; None without a tokenizer.
+        scored: whether `scores` is to have the log-probabilities of the prompt's tokens.
+        scores: these, once the prompt has been read.
         fault: why there is no answer: the model gave no numbers.
+        began: when its prompt was read, by `time.perf_counter`.
     """
 
     answer: Answer
@@ -68,7 +77,7 @@ class Task:
     began: float = 0.0
 
     def take(self, token: int, logprob: float, top: Top, end: int | None) -> str:
-        """The next token -> the text that is certain now and was not before.
+        """Add the next token, and return the text that has become certain with it.
 
         `end` is the token that ends an answer here.
         """
@@ -95,17 +104,17 @@ class Task:
         return new
 
     def fail(self, logprob: float) -> str:
-        """It is over: such a log-probability is none."""
+        """End the task because a log-probability is not finite."""
         self.fault, self.room = no_number(logprob), 0
         return ""
 
 
-News = tuple[Task, str]
+TaskUpdate = tuple[Task, str]
 """A task with one token more, or finished, and its new text."""
 
 
-class Batch:
-    """The tasks that run in an engine's rows. True while there are any.
+class ActiveTasks:
+    """The tasks in an engine's rows; it is true while there are any.
 
     `stops` are the tokens that end an answer.
     """
@@ -122,8 +131,8 @@ class Batch:
     def free(self) -> int:
         return self.engine.rows - len(self._running)
 
-    def admit(self, tasks: Sequence[Task]) -> Iterator[News]:
-        """Tasks that are not scored, as many as are `free` at most."""
+    def admit(self, tasks: Sequence[Task]) -> Iterator[TaskUpdate]:
+        """Start tasks that are not scored, at most as many as are `free`."""
         if not tasks:
             return
         slots = self._slots(len(tasks))
@@ -135,8 +144,8 @@ class Batch:
         yield from self._read(chosen, range(len(tasks)), dict(zip(slots, tasks, strict=True)))
         self._start(slots, tasks)
 
-    def admit_scored(self, task: Task) -> Iterator[News]:
-        """One whose prompt is scored; it takes a row only where it wants more than one token."""
+    def admit_scored(self, task: Task) -> Iterator[TaskUpdate]:
+        """Start one task whose prompt is scored; it takes a row only for a second token."""
         assert isinstance(self.engine, Engine)
         slots = self._slots(1) if task.room > 1 else [self.engine.rows]
         task.began = time.perf_counter()
@@ -152,8 +161,8 @@ class Batch:
         yield from self._read(chosen, [0], {slots[0]: task})
         self._start(slots, [task])
 
-    def step(self) -> Iterator[News]:
-        """The next token is asked of the device, and the one asked for before is read."""
+    def step(self) -> Iterator[TaskUpdate]:
+        """Ask the device for the next tokens, and read those that were asked for before."""
         now = None
         if self._running:
             now = self.engine.step(list(self._running)), dict(self._running)
@@ -164,7 +173,7 @@ class Batch:
             self._running = {slot: task for slot, task in self._running.items() if task.room}
 
     def drop(self, task: Task) -> None:
-        """Its row is free."""
+        """End a task early and free its row."""
         task.room = 0
         self._running = {slot: other for slot, other in self._running.items() if other is not task}
 
@@ -175,8 +184,13 @@ class Batch:
     def _start(self, slots: Sequence[int], tasks: Sequence[Task]) -> None:
         self._running |= {slot: task for slot, task in zip(slots, tasks, strict=True) if task.room}
 
-    def _read(self, chosen: Chosen, rows: Sequence[int], tasks: dict[int, Task]) -> Iterator[News]:
-        """`rows` of `chosen` are the tasks' in the order of their slots."""
+    def _read(
+        self, chosen: Chosen, rows: Sequence[int], tasks: dict[int, Task]
+    ) -> Iterator[TaskUpdate]:
+        """Pass on the tokens of these tasks.
+
+        `rows` are their rows of `chosen`, in the same order.
+        """
         tokens, logprobs = np.asarray(chosen.token_B), np.asarray(chosen.logprob_B)
         ids, likely = np.asarray(chosen.top_BN), np.asarray(chosen.top_logprob_BN)
         for row, (slot, task) in zip(rows, tasks.items(), strict=True):
