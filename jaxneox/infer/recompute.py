@@ -60,7 +60,7 @@ class Recompute:
         return chosen
 
     def _length(self, end: int) -> int:
-        """Return how many positions of a row are computed: all, unless its function depends on it."""
+        """Return how many positions are computed: all, unless the function depends on it."""
         full, steps = self._tokens.shape[1], self._model.layout.parts("length")
         return as_long_as_its_text(full, min(end, full), steps, self._model.cfg.positions)
 

@@ -1,4 +1,4 @@
-"""What lies in a device's memory while a step runs, by what it is."""
+"""What a device's memory holds while a step runs, by kind."""
 
 import math
 from dataclasses import dataclass
@@ -19,8 +19,11 @@ class Memory:
     """Bytes of one device, as far as they are known without compiling.
 
     Attributes:
+        parameters: float32.
+        optimizer: its state.
+        batch: tokens and weights of a step.
         gradients: the sums of a step, float32.
-        kept: what the forward pass of one micro-batch leaves for the backward pass.
+        kept: what the forward pass of one micro-batch keeps for the backward pass.
     """
 
     parameters: int
@@ -53,7 +56,10 @@ def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
 
 
 def kept(plan: TrainPlan, mesh: Mesh) -> int:
-    """Of one micro-batch, or with a pipeline of all, which pass it together."""
+    """Count the bytes that the forward pass keeps of one micro-batch.
+
+    With a pipeline it is of all, which pass it together.
+    """
     batch = abstract_batch(plan, mesh)
     together = plan.sizes["pp"] > 1
     cut = slice(None) if together else slice(0, 1)
@@ -74,7 +80,7 @@ def kept(plan: TrainPlan, mesh: Mesh) -> int:
 
 
 def on_a_device(tree: Any) -> int:
-    """Bytes of the parts that one device has of arrays that are given by shape and sharding."""
+    """Count the bytes that one device holds of arrays that are given by shape and sharding."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape

@@ -39,25 +39,25 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         return run(args, group)
 
     try:
-        how = ending(work, INTERRUPTED)
+        outcome = ending(work, INTERRUPTED)
     except Exception:
         if group is None:
             raise
         from jaxneox.hosts.ending import crash
 
         crash()
-    finish(how, group)
+    finish(outcome, group)
 
 
-def finish(how: Ending, group: Group | None) -> NoReturn:
+def finish(outcome: Ending, group: Group | None) -> NoReturn:
     """End this process, and all others of its run."""
-    if how.line is None or group is None:
-        end(how)
+    if outcome.line is None or group is None:
+        end(outcome)
     if "jaxneox.hosts.watch" in sys.modules:
         from jaxneox.hosts.ending import end_all
 
-        end_all(how.line, how.status, group.prefix)
-    end(Ending(how.status, group.prefix + how.line))
+        end_all(outcome.line, outcome.status, group.prefix)
+    end(Ending(outcome.status, group.prefix + outcome.line))
 
 
 def parser() -> Parser:
