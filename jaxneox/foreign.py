@@ -65,7 +65,11 @@ def _describes_a_model(path: Path) -> bool:
 
 
 def refuse_foreign(path: str | Path) -> None:
-    """Raise UserError with the command that converts it where a path holds such a checkpoint."""
+    """Refuse a path that holds another program's checkpoint.
+
+    Raises:
+        UserError: with the command that converts it.
+    """
     kind = foreign(Path(path))
     if kind is not None:
         convert = command("convert", kind.converter, path, "DST")

@@ -12,16 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxneox.config.schema import AttentionConfig, PositionConfig
+from jaxneox.model.rope_scaling import periods, scaled, stretched, stretched_base
 
 
 def frequencies(width: int, base: float) -> np.ndarray:
-    """`base ** (-2i / width)`, float32 [width / 2], in the float32 steps of the torch models.
-
-    The power is rounded once, as torch's is; NumPy's own in float32 often misses the last bit.
-    """
-    exponent = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    power = np.power(np.float64(base), exponent.astype(np.float64)).astype(np.float32)
-    return np.float32(1) / power
+    """`base ** (-2i / width)`, float32 [width / 2]."""
+    return np.float32(1) / periods(width, base)
 
 
 def rows(positions: jax.Array) -> jax.Array:
@@ -42,17 +38,35 @@ class Rotary:
 
     def __init__(self, cfg: PositionConfig, head_dim: int):
         self.width = int(head_dim * cfg.rotary_fraction)
-        self.frequencies = frequencies(self.width, cfg.rotary_base)
+        self.base, self.scaling = cfg.rotary_base, cfg.scaling
+        self.frequencies = scaled(self.width, self.base, self.scaling)
 
-    def __call__(self, x: jax.Array, positions: jax.Array) -> jax.Array:
-        """x [B, T, K, (G,) H], positions [T] or [B, T] -> the shape and dtype of x."""
-        angle = rows(positions).astype(jnp.float32)[..., None] * self.frequencies[None, None]
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, lengths_B: jax.Array | None = None
+    ) -> jax.Array:
+        """x [B, T, K, (G,) H], positions [T] or [B, T] -> the shape and dtype of x.
+
+        `lengths_B` are those of the texts in the rows, where they are not all T long.
+        """
+        each = self._frequencies(positions.shape[-1], lengths_B)
+        angle = rows(positions).astype(jnp.float32)[..., None] * each
         angle = jnp.expand_dims(angle, tuple(range(2, x.ndim - 1)))
         cos, sin = jnp.cos(angle), jnp.sin(angle)
+        if self.scaling.attention_factor != 1.0:
+            cos, sin = (part * self.scaling.attention_factor for part in (cos, sin))
         first, second, rest = jnp.split(x, [self.width // 2, self.width], axis=-1)
         a, b = first.astype(jnp.float32), second.astype(jnp.float32)
         turned = [(a * cos - b * sin).astype(x.dtype), (b * cos + a * sin).astype(x.dtype)]
         return jnp.concatenate([*turned, rest], axis=-1)
+
+    def _frequencies(self, length: int, lengths_B: jax.Array | None) -> np.ndarray | jax.Array:
+        """[1, 1, P], or [B, 1, P] where each row has its own."""
+        if not self.scaling.grows:
+            return self.frequencies[None, None]
+        if lengths_B is not None:
+            return stretched(self.frequencies, lengths_B, self.scaling)[:, None]
+        base = stretched_base(self.base, self.width, length, self.scaling)
+        return frequencies(self.width, base)[None, None]
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

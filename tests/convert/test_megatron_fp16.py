@@ -26,7 +26,7 @@ from convert.writers.torch_dist import DistWriter  # noqa: E402
 from jaxneox import checkpoint  # noqa: E402
 from jaxneox.config import resolve  # noqa: E402
 from jaxneox.errors import UserError  # noqa: E402
-from jaxneox.train.scaler import Scale, next_scale  # noqa: E402
+from jaxneox.train.step.scaler import Scale, next_scale  # noqa: E402
 from tests.convert.commands import Said, call, run  # noqa: E402
 from tests.convert.continued import finish  # noqa: E402
 from tests.convert.hf_models import GPT2, write_run  # noqa: E402
