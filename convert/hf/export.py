@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.casting import cast, chosen
 from convert.hf.choice import choose
-from convert.hf.families import Family
+from convert.hf.family import Family
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.rules.rule import Rule, sizes_of
 from jaxneox.config.schema import ModelConfig
