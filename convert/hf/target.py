@@ -12,7 +12,7 @@ from convert.checkpoint import Source, Target
 from convert.fate import Fate, laid_out
 from convert.hf.choice import choose
 from convert.hf.config import config_of
-from convert.hf.families import Family
+from convert.hf.family import Family
 from convert.hf.tokenizer import ids_of, save_tokenizer
 from convert.parts import Leaves, Part, layer_of, names_in, parts_of
 from convert.readers.hf import HfCheckpoint

@@ -1,4 +1,4 @@
-"""A folder of Hugging Face's GPTNeoX, Llama or GPT-2, read as our parameters, layer by layer."""
+"""A folder of one of Hugging Face's families, read as our parameters, layer by layer."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -10,7 +10,7 @@ import numpy as np
 from convert.checkpoint import Checkpoint, Logits
 from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
-from convert.hf.families import Family
+from convert.hf.family import Family
 from convert.hf.tokenizer import beside
 from convert.neox.consistency import as_computed
 from convert.ours.unsaid import TRAINING
@@ -63,7 +63,7 @@ class HfCheckpoint(Checkpoint):
         self.files = [said, *self.weight_files]
         self._rules = self.family.rules(self.model)
         self.shapes = self._shapes()
-        self.tensors = self._with_prefix(tensors(self.weight_files))
+        self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
         self.keys: dict[str, Any] = keys | {"precision": precision} | TRAINING
@@ -119,9 +119,25 @@ class HfCheckpoint(Checkpoint):
         layers = range(self.model.num_layers if "{}" in rule.theirs else 1)
         return [rule.theirs.format(layer) for layer in layers]
 
+    def _on_disk(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By the names on disk: a `state_dict()` that was saved as it is may have others.
+
+        Raises UserError where a tensor is there under both names, with other numbers.
+        """
+        for other, name in self.family.other_names.items():
+            if other not in found:
+                continue
+            tensor = found.pop(other)
+            if not np.array_equal(found.setdefault(name, tensor).numpy(), tensor.numpy()):
+                raise UserError(
+                    f"{self.folder}: {name} and {other} are two names of one tensor, and their "
+                    "numbers differ: keep the one that the model was saved with"
+                )
+        return found
+
     def _with_prefix(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Some files name the model without its head: GPT-2's own do."""
-        prefix, head = self.family.prefix, self.family.head
+        prefix, head = self.family.table.PREFIX, self.family.table.HEAD
         if any(name.startswith(prefix) for name in found):
             return found
         return {name if name == head else prefix + name: t for name, t in found.items()}
@@ -151,22 +167,27 @@ class HfCheckpoint(Checkpoint):
         """Of a tensor that no leaf is made of; the masks that some versions save are no matter."""
         blocks = next(r.theirs for r in self._rules if "{}" in r.theirs).partition("{}")[0]
         layer, _, rest = name.removeprefix(blocks).partition(".")
-        if name == self.family.head:
+        if name == self.family.table.HEAD:
             if not np.array_equal(tensor.numpy(), self.leaf("embed.tokens")):
                 yield f"{name} is not the embedding, but tie_word_embeddings is true"
-        elif not (layer.isdecimal() and rest in self.family.buffers):
+        elif not (layer.isdecimal() and rest in self.family.table.BUFFERS):
             yield f"{name} {list(tensor.shape)} is unknown"
         elif rest.endswith(FREQUENCIES) and not self._has_frequencies(tensor.numpy()):
             yield f"{name} holds other frequencies than config.json gives"
 
     def _has_frequencies(self, found: np.ndarray) -> bool:
-        """To the last bits of their type: libraries take powers differently."""
+        """To the last bits of their type: libraries take powers differently.
+
+        Versions that saved them did not scale them, but the positions.
+        """
         from jaxneox.model.positions import frequencies
+        from jaxneox.model.rope_scaling import scaled
 
         positions = self.model.positions
         width = int(self.model.attention.head_dim * positions.rotary_fraction)
-        expected = frequencies(width, positions.rotary_base)
-        return as_computed(found, expected)
+        as_they_are = frequencies(width, positions.rotary_base)
+        expected = scaled(width, positions.rotary_base, positions.scaling)
+        return any(as_computed(found, each) for each in (expected, as_they_are))
 
 
 def _common(dtypes: Iterable[np.dtype | None]) -> np.dtype:

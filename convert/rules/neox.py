@@ -110,8 +110,10 @@ def attention(model: ModelConfig) -> list[Rule]:
     if model.attention.bias:
         rules += [
             rule(f"{qkv}.bias", Role.SPLIT, *biases, norm="layers.norm1"),
-            rule(f"{out}.bias", Role.BIAS, ("layers.attention.out_bias", "D -> D")),
         ]
+    if model.attention.biased_output:
+        own = ("layers.attention.out_bias", "D -> D")
+        rules.append(rule(f"{out}.bias", Role.BIAS, own))
     return rules + _qk_norm(model)
 
 
