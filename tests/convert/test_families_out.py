@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("torch", reason="writes torch files")
 
-from convert import to_megatron, to_neox, verify  # noqa: E402
-from tests.convert.commands import call, run  # noqa: E402
-from tests.convert.hf_models import LLAMA, QWEN2, QWEN3, Keys, write_run  # noqa: E402
+from convert import to_megatron, to_neox, verify
+from tests.convert.commands import call, run
+from tests.convert.hf_models import LLAMA, QWEN2, QWEN3, Keys, write_run
 
 SCALED: Keys = LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}
 
