@@ -23,7 +23,7 @@ from jaxneox import damage
 from jaxneox.checksums import checksums, differing
 from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 from jaxneox.literal import literal
 from jaxneox.places import PREFIX, Place, find, on_disk, put_aside, run_of, steps
 
@@ -44,7 +44,7 @@ class Damaged(UserError):
 
 
 def read_meta(place: Place) -> dict[str, Any]:
-    """Read as the plain JSON that it is: Orbax would start jax's devices for it."""
+    """Read a checkpoint's `meta` as the plain JSON that it is: Orbax would start jax's devices."""
     try:
         meta = json.loads((place.folder / "meta" / "metadata").read_text())
         if not isinstance(meta, dict) or ("crc32" in meta and meta.pop("crc32") != _crc(meta)):
@@ -57,13 +57,13 @@ def read_meta(place: Place) -> dict[str, Any]:
 
 
 def read_keys(place: Place) -> dict[str, Any]:
-    """The run's `config.yml`; for a step that was copied alone, the keys that it was saved with."""
+    """Read the run's `config.yml`; for a step that was copied alone, the keys saved with it."""
     config = place.run / "config.yml"
     return load_yaml([config]) if config.is_file() else read_meta(place)["keys"]
 
 
 def read_shapes(place: Place, item: str = "params") -> dict[str, tuple[int, ...]]:
-    """The shapes of all arrays of an item, by dotted names."""
+    """Read the shapes of all arrays of an item, by dotted names."""
     with _readable(place, item), _quiet(), _reader() as reader:
         found = reader.metadata(literal(place.folder / item)).item_metadata
         if found is None:
@@ -72,13 +72,13 @@ def read_shapes(place: Place, item: str = "params") -> dict[str, tuple[int, ...]
 
 
 def restore_params(place: Place, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """The weights, read straight into the shardings of `abstract`."""
+    """Read the weights straight into the shardings of `abstract`."""
     check_same_model(place, {name: leaf.shape for name, leaf in abstract.items()})
     return _restore(place, "params", abstract)
 
 
 def restore_training(place: Place, abstract: Tree) -> Tree:
-    """Optimizer and counters, laid out as `abstract`."""
+    """Read optimizer and counters, laid out as `abstract`."""
     if not (place.folder / "training").is_dir():
         if "training" in read_meta(place).get("checksums", {}):
             raise _unreadable(place, "its folder training is missing", Damaged)
@@ -97,8 +97,13 @@ def restore_training(place: Place, abstract: Tree) -> Tree:
 
 
 def check_sums(place: Place, **items: Tree) -> None:
-    """Raises Damaged where the arrays of an item are not what was saved. Older checkpoints have
-    nothing to hold them against. All processes of a mesh must call this."""
+    """Check that the arrays of each item are what was saved.
+
+    Older checkpoints have no sums to check. All processes of a mesh must call this.
+
+    Raises:
+        Damaged: an array has other numbers.
+    """
     saved = read_meta(place).get("checksums", {})
     for item, tree in items.items():
         wrong = differing(checksums(tree), saved[item]) if item in saved else []
@@ -108,7 +113,11 @@ def check_sums(place: Place, **items: Tree) -> None:
 
 
 def check_same_model(place: Place, expected: dict[str, tuple[int, ...]]) -> None:
-    """Raises one error that lists every parameter by which the checkpoint is of another model."""
+    """Check that a checkpoint has the parameters of a model.
+
+    Raises:
+        UserError: lists every parameter that is missing, extra or of another shape.
+    """
     saved = read_shapes(place)
     wrong = [f"{name} is missing" for name in sorted(expected.keys() - saved.keys())]
     wrong += [f"{name} is not in this model" for name in sorted(saved.keys() - expected.keys())]
@@ -137,7 +146,10 @@ class Saver:
             self.manager = ocp.CheckpointManager(literal(run), options=options)
 
     def save(self, step: int, params: Tree, training: Tree | None, meta: dict[str, Any]) -> None:
-        """Returns as soon as the arrays are copied; a failed earlier save is raised here."""
+        """Begin a save, and return when the arrays are copied.
+
+        An earlier failure is raised here.
+        """
         trees = {"params": params} | ({} if training is None else {"training": training})
         meta = meta | {"checksums": {item: checksums(tree) for item, tree in trees.items()}}
         items: dict[str, Any] = {
@@ -151,7 +163,7 @@ class Saver:
         self.unseen = (step, list(trees))
 
     def check(self) -> None:
-        """Raises what became of a save in the background, if it failed."""
+        """Raise the error of a save in the background, if it failed."""
         with self._reporting():
             self.manager.check_for_errors()
         if not self.manager.is_saving_in_progress():
@@ -167,8 +179,8 @@ class Saver:
             self.manager.close()
 
     def _look(self) -> None:
-        """A save counts only when what restores it is there."""
-        if self.unseen is None or not talk.is_first():
+        """Check that what restores the latest save is there; only then does it count."""
+        if self.unseen is None or not messages.is_first():
             return
         step, items = self.unseen
         for item in items:
@@ -187,7 +199,7 @@ class Saver:
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a failed write
-            if talk.count() > 1 and damage.is_a_lost_connection(error):
+            if messages.count() > 1 and damage.is_a_lost_connection(error):
                 raise  # no fault of the disk: the watch knows who has ended
             kept = steps(self.run)
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
@@ -198,7 +210,11 @@ class Saver:
 
 
 def save_config(run: Path, text: str) -> None:
-    """`config.yml`, replaced whole; makes the run's folder. Raises UserError where it cannot."""
+    """Write `config.yml`, whole or not at all; make the run's folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     temporary = run / ".config.yml.tmp"
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -217,7 +233,7 @@ def _restore(place: Place, item: str, abstract: Tree) -> Tree:
 
 
 def _restore_by_name(place: Place, item: str, abstract: Tree) -> Tree:
-    """Parts of an optimizer without any array may come and go: Orbax would see another tree."""
+    """Restore by names, since parts of an optimizer without any array may come and go."""
     wanted, structure = jax.tree_util.tree_flatten_with_path(abstract)
     by_name = {_dotted(path): leaf for path, leaf in wanted}
     with _readable(place, item), _quiet(), _reader() as reader:
@@ -231,7 +247,7 @@ def _restore_by_name(place: Place, item: str, abstract: Tree) -> Tree:
 
 @contextlib.contextmanager
 def _quiet():
-    """Orbax warns that an item has no metadata of a checkpoint, which the step's folder has."""
+    """Silence Orbax's warning that an item has no metadata, which the step's folder has."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -243,8 +259,10 @@ def _quiet():
 
 @contextlib.contextmanager
 def _readable(place: Place, item: str):
-    """Raises Damaged for an item that is proven to be so, else UserError: nothing is put aside that
-    merely cannot be read here."""
+    """Turn errors of a damaged item into Damaged, and others into UserError.
+
+    Nothing is put aside that merely cannot be read here.
+    """
     folder = place.folder / item
     try:
         if damage.unmerged(folder):
@@ -266,18 +284,20 @@ def _unreadable(place: Place, cause: str, kind: type[UserError]) -> UserError:
 
 
 def _reader() -> ocp.StandardCheckpointer:
-    """Reads for this process alone: one that finds its part damaged leaves no other waiting."""
-    if talk.count() == 1:
+    """Make a reader for this process alone: if its part is damaged no other process waits."""
+    if messages.count() == 1:
         return ocp.StandardCheckpointer()
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=talk.index(), active_processes={talk.index()}
+        primary_host=messages.index(), active_processes={messages.index()}
     )
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _chunks(tree: Tree) -> Tree:
-    """Stacked layers are written a layer at a time, and no chunk is large: whoever needs a part of
-    an array, on another mesh say, reads little else."""
+    """Choose how arrays are cut in files: stacked layers one by one, and no chunk large.
+
+    Whoever needs a part of an array, on another mesh say, then reads little else.
+    """
 
     def save_args(path: Any, leaf: Any) -> ocp.SaveArgs:
         stacked = ".layers." in f".{_dotted(path)}" and len(leaf.shape) > 2
@@ -291,7 +311,7 @@ def _crc(meta: dict[str, Any]) -> int:
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    """By dotted names, the same for named tuples and for the dictionaries that Orbax makes."""
+    """Return shapes by dotted names, for named tuples as for Orbax's dictionaries."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {_dotted(path): tuple(leaf.shape) for path, leaf in leaves}
 

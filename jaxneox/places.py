@@ -1,4 +1,4 @@
-"""The folders of a run and of its checkpoints: which there are, which is meant, which is whole."""
+"""The folder of a run: which checkpoints it holds, which is meant, which is whole."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path makes one slash of 
 
 
 class Place(NamedTuple):
-    """One checkpoint: the folder of its run, and its step."""
+    """Where one checkpoint is: the folder of its run, and its step."""
 
     run: Path
     step: int
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 def steps(run: Path) -> list[int]:
-    """The steps of the whole checkpoints in a run's folder, ascending."""
+    """List the steps of the whole checkpoints in a run's folder, ascending."""
     found = []
     for folder in run.glob(f"{PREFIX}_*"):
         number = _step_of(folder)
@@ -41,8 +41,9 @@ def is_address(path: str | Path) -> bool:
 def on_disk(path: str | Path) -> Path:
     """Make a run's or a checkpoint's path absolute, with links followed.
 
-    Raises UserError for a path where no checkpoint could be saved: an address as s3://…, and one
-    with a backslash, which TensorStore takes for a slash.
+    Raises:
+        UserError: no checkpoint could be saved there: the path is an address as s3://…, or has a
+            backslash, which TensorStore takes for a slash.
     """
     if is_address(path):
         raise UserError(
@@ -59,13 +60,17 @@ def on_disk(path: str | Path) -> Path:
 
 
 def run_of(path: str | Path) -> Path:
-    """The run's folder that a path means: itself, or the one around a step's."""
+    """Return the run's folder that a path means: itself, or the one around a step's."""
     folder = on_disk(path)
     return folder if _step_of(folder) is None else folder.parent
 
 
 def find(path: str | Path, step: int | None = None) -> Place:
-    """The checkpoint at `path`, a run (its newest, or the given step) or one step's folder."""
+    """Find the checkpoint at `path`: a run (its newest, or the given step) or one step's folder.
+
+    Raises:
+        UserError: there is none.
+    """
     folder = on_disk(path)
     number = _step_of(folder)
     if number is not None and step in (None, number) and (folder / "meta").is_dir():
@@ -79,7 +84,7 @@ def find(path: str | Path, step: int | None = None) -> Place:
 
 
 def put_aside(place: Place) -> Path:
-    """Renames a damaged checkpoint to `corrupt_step_N`, so that nothing takes it for whole."""
+    """Rename a damaged checkpoint to `corrupt_step_N`, so that nothing takes it for whole."""
     name, number = f"{CORRUPT}_{place.folder.name}", 1
     while (target := place.run / name).exists():
         number += 1
@@ -89,7 +94,7 @@ def put_aside(place: Place) -> Path:
 
 
 def _step_of(folder: Path) -> int | None:
-    """N for a folder that is called `step_N`."""
+    """Return the N of a folder that is called `step_N`, else None."""
     prefix, _, number = folder.name.rpartition("_")
     return int(number) if prefix == PREFIX and number.isdecimal() else None
 

@@ -7,16 +7,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from convert.agreement import as_computed
+from convert.checkpoint import Checkpoint, Logits
+from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
 from convert.hf.family import Family
 from convert.hf.tokenizer import beside
+from convert.neox.consistency import as_computed
+from convert.ours.unsaid import TRAINING
+from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
+from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
-from convert.unsaid import TRAINING
-from convert.writers.jaxneox import STACKED
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
+from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
@@ -27,14 +31,15 @@ FREQUENCIES = "rotary_emb.inv_freq"
 T = TypeVar("T")
 
 
-class HfCheckpoint:
-    """`leaf(name, layer)` makes one of our parameters, or one layer of it, like JaxneoxCheckpoint.
+class HfCheckpoint(Checkpoint):
+    """Its tensors, laid out as our parameters when they are asked for.
 
     Raises UserError for a configuration that we do not have, and, all at once, for every tensor
     that is missing, unknown or of another shape than the configuration says.
 
     Attributes:
         keys: NeoX's, the least that `resolve` takes.
+        tensors: by their names on disk, none of which is read yet.
         files: all that is read but the tokenizer.
         warnings: what a person should look at, one line each.
     """
@@ -44,6 +49,11 @@ class HfCheckpoint:
             raise UserError(f"{folder}: no such folder; expected one with a config.json")
         self.folder = folder
         said = folder / "config.json"
+        if merged_files(folder):
+            raise UserError(
+                f"{folder}: holds GPT-NeoX's weights as zero_to_fp32.py writes them: "
+                f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
+            )
         self.config: dict[str, Any] = read_json(said)
         self.family: Family = _of(said, lambda: family_of(self.config))
         keys = _of(said, lambda: keys_of(self.config))
@@ -52,7 +62,8 @@ class HfCheckpoint:
         self.weight_files = weight_files(folder)
         self.files = [said, *self.weight_files]
         self._rules = self.family.rules(self.model)
-        self._tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
+        self.shapes = self._shapes()
+        self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
         self.keys: dict[str, Any] = keys | {"precision": precision} | TRAINING
@@ -65,9 +76,7 @@ class HfCheckpoint:
             for name in unknown_keys(self.config)
         ]
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all leaves, whole: those of blocks with the axis of layers first."""
+    def _shapes(self) -> Shapes:
         L, found = self.model.num_layers, {}
         for rule in self._rules:
             for part in rule.parts:
@@ -81,7 +90,7 @@ class HfCheckpoint:
 
     def dtype(self, name: str) -> np.dtype:
         """The tensors' own; float32 where they differ."""
-        return _common(self._tensors[n].dtype for r in self._of(name) for n in self._names(r))
+        return _common(self.tensors[n].dtype for r in self._of(name) for n in self._names(r))
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         stacked = name.startswith(STACKED)
@@ -89,9 +98,14 @@ class HfCheckpoint:
             return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
         leaves = {name: np.empty(self.shapes[name][stacked:], self.dtype(name))}
         for rule in self._of(name):
-            tensor = self._tensors[rule.theirs.format(layer)]
+            tensor = self.tensors[rule.theirs.format(layer)]
             rule.put(tensor.numpy(), leaves, self.sizes, rank=0)
         return leaves[name]
+
+    def program(self) -> Logits | str:
+        if not program.available():
+            return "not run: transformers and torch are not installed"
+        return lambda tokens_BT: program.logits(self.folder, tokens_BT)
 
     def origin(self, name: str) -> str:
         """The names on disk that a leaf comes from, `*` for the layer."""
@@ -139,9 +153,9 @@ class HfCheckpoint:
     def _contradictions(self) -> Iterator[str]:
         shapes = {name: r.shape(self.sizes) for r in self._rules for name in self._names(r)}
         for name, shape in shapes.items():
-            if name not in self._tensors:
+            if name not in self.tensors:
                 yield f"{name} {list(shape)} is missing"
-        for name, tensor in self._tensors.items():
+        for name, tensor in self.tensors.items():
             if name not in shapes:
                 yield from self._beyond(name, tensor)
             elif tensor.shape != shapes[name]:

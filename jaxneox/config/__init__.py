@@ -1,26 +1,25 @@
-"""NeoX's YAML keys and what they mean: files -> keys -> a frozen `Config`."""
+"""NeoX's YAML keys and what they mean: files -> keys -> `Settings` -> a frozen `Config`."""
 
 from jaxneox.config.describe import describe, saved_keys
 from jaxneox.config.merge import load_yaml
 from jaxneox.config.override import apply_set
-from jaxneox.config.resolve import (
+from jaxneox.config.parts import (
     data_run_of,
-    generation_of,
     model_of,
     parallel_of,
     resolve,
     schedule_of,
     tokenizer_of,
-    train_iters_of,
 )
 from jaxneox.config.schema import Config
+from jaxneox.config.settings import Settings
 
 __all__ = [
     "Config",
+    "Settings",
     "apply_set",
     "data_run_of",
     "describe",
-    "generation_of",
     "load_yaml",
     "model_of",
     "parallel_of",
@@ -28,5 +27,4 @@ __all__ = [
     "saved_keys",
     "schedule_of",
     "tokenizer_of",
-    "train_iters_of",
 ]

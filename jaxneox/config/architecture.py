@@ -5,9 +5,9 @@ tokenizer/tokenizer.py (padding), megatron/model/transformer.py (ParallelMLP, ro
 megatron/model/{norms,activations}.py of GPT-NeoX ea7aefd8.
 """
 
-from typing import Any, cast
+from typing import Any
 
-from jaxneox.config.check import Settings
+from jaxneox.config.check import CheckedKeys
 from jaxneox.config.keys.model import GATED
 from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
@@ -17,7 +17,6 @@ from jaxneox.config.schema import (
     MlpConfig,
     ModelConfig,
     NormConfig,
-    NormKind,
     PositionConfig,
     TokenizerConfig,
 )
@@ -33,7 +32,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def model_config(settings: Settings, padded_vocab: int) -> ModelConfig:
+def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
     """Raises UserError for sizes that do not fit together."""
     num_layers = settings.needed("num_layers")
     attention = _attention(settings)
@@ -45,35 +44,25 @@ def model_config(settings: Settings, padded_vocab: int) -> ModelConfig:
             f"seq_length {seq_length}: raise it to {seq_length} or shorten the sequences"
         )
     if settings["gpt_j_tied"] and not settings["gpt_j_residual"]:
-        settings.notes.append("gpt_j_tied: changes nothing without gpt_j_residual, as in NeoX")
-    return ModelConfig(
-        num_layers=num_layers,
-        hidden_size=settings["hidden_size"],
+        settings.note("gpt_j_tied: changes nothing without gpt_j_residual, as in NeoX")
+    _check_dropout(settings, "hidden_dropout")
+    return settings.fill(
+        ModelConfig,
+        "model",
         vocab_size=padded_vocab,
-        seq_length=seq_length,
         attention=attention,
         mlp=_mlp(settings),
         norm=_norm(settings),
         positions=_positions(settings, attention.head_dim),
-        init=InitConfig(
-            method=settings["init_method"],
-            output_method=settings["output_layer_init_method"],
-            std=settings["init_method_std"],
-        ),
-        parallel_residual=settings["gpt_j_residual"],
+        init=settings.fill(InitConfig, "model.init"),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
-        tied_embedding=not settings["no_weight_tying"],
-        logit_bias=settings["logit_bias"],
-        attention_dropped=settings["attention_dropped"],
-        hidden_dropout=_dropout(settings, "hidden_dropout"),
     )
 
 
-def _dropout(settings: Settings, name: str) -> float:
-    rate = float(settings[name])
+def _check_dropout(settings: CheckedKeys, name: str) -> None:
+    rate = settings[name]
     if rate >= 1 - 2.0**-24:  # what is kept is divided by the rest
         raise UserError(f"{name}: found {rate:g}, which leaves nothing: expected below 1")
-    return rate
 
 
 def padded_vocab(tokenizer: TokenizerConfig, vocab_size: int | None) -> int:
@@ -95,7 +84,7 @@ def padded_vocab(tokenizer: TokenizerConfig, vocab_size: int | None) -> int:
     return padded
 
 
-def _check_attention_types(settings: Settings, num_layers: int) -> None:
+def _check_attention_types(settings: CheckedKeys, num_layers: int) -> None:
     types = _expanded(settings["attention_config"], num_layers)
     for kind in types:
         if kind not in ("global", "flash"):
@@ -132,7 +121,7 @@ def _expanded(attention_config: list[Any] | None, num_layers: int) -> list[str]:
     return types
 
 
-def _attention(settings: Settings) -> AttentionConfig:
+def _attention(settings: CheckedKeys) -> AttentionConfig:
     hidden, heads = settings.needed("hidden_size"), settings.needed("num_attention_heads")
     head_dim, biased = settings["head_dim"], settings["use_bias_in_attn_linear"]
     if head_dim is None and hidden % heads:
@@ -142,17 +131,13 @@ def _attention(settings: Settings) -> AttentionConfig:
             f"num_attention_heads {heads} does not divide hidden_size {hidden}{swapped}: "
             f"the nearest that does is {_nearest_divisor(hidden, heads)}"
         )
-    return AttentionConfig(
-        num_heads=heads,
+    _check_dropout(settings, "attention_dropout")
+    return settings.fill(
+        AttentionConfig,
+        "model.attention",
         kv_heads=settings["num_kv_heads"] or heads,
         head_dim=head_dim or hidden // heads,
-        bias=biased,
         output_bias=settings["attention_output_bias"] or not biased,
-        qk_norm=settings["use_qk_layernorm"],
-        qk_norm_per_head=settings["qk_norm_per_head"],
-        window=settings["sliding_window_width"],
-        dropout=_dropout(settings, "attention_dropout"),
-        kernel=settings["attention_kernel"],
         # NeoX's scaling by layer cancels and only forces the softmax to float32
         softmax_fp32=settings["attention_softmax_in_fp32"]
         or settings["apply_query_key_layer_scaling"],
@@ -164,20 +149,35 @@ def _nearest_divisor(number: int, wanted: int) -> int:
     return min(divisors, key=lambda d: abs(d - wanted))
 
 
-def _mlp(settings: Settings) -> MlpConfig:
+def _mlp(settings: CheckedKeys) -> MlpConfig:
     activation = settings["activation"]
     gated = activation in GATED
+    # between the two, NeoX's mlp_type was there and had no effect on activations that are gated
+    llama = settings["mlp_type"] == "llama" and not gated
     if activation == "gelu" and settings["bias_gelu_fusion"]:
         activation = "gelu_tanh"
-    return MlpConfig(
-        size=_mlp_size(settings, gated),
-        activation=_ACTIVATIONS.get(activation, cast(Activation, activation)),
-        gated=gated,
-        bias=settings["use_bias_in_mlp"],
+    return settings.fill(
+        MlpConfig,
+        "model.mlp",
+        size=_llama_size(settings) if llama else _mlp_size(settings, gated),
+        activation=_ACTIVATIONS.get(activation, activation),
+        gated=gated or llama,
+        bias=settings["use_bias_in_mlp"] and not llama,
     )
 
 
-def _mlp_size(settings: Settings, gated: bool) -> int:
+def _llama_size(settings: CheckedKeys) -> int:
+    """Width of a branch in NeoX's LLaMAParallelMLP of 2023-05 to 2024-09."""
+    for name in ("expansion_factor", "mlp_multiple_of"):
+        if settings.given(name):
+            raise UserError(f"{name}: mlp_type llama has none: set intermediate_size, or swiglu")
+    size = settings["intermediate_size"]
+    if size is None:
+        size = -(-int(2 * settings["hidden_size"] * 4 / 3) // 256) * 256
+    return int(size)
+
+
+def _mlp_size(settings: CheckedKeys, gated: bool) -> int:
     """Width of one branch; a gated MLP has two of a third each, so that its parameters are equal.
 
     NeoX rounds the two matrices apart, and fails where the second's width, which is this one, is
@@ -202,19 +202,21 @@ def _mlp_size(settings: Settings, gated: bool) -> int:
     return int(-(-size // multiple) * multiple)
 
 
-def _norm(settings: Settings) -> NormConfig:
-    kind = cast(NormKind, settings["norm"].removeprefix("te_"))
+def _norm(settings: CheckedKeys) -> NormConfig:
+    kind = settings["norm"].removeprefix("te_")
     epsilon = {"rmsnorm": "rms_norm_epsilon", "scalenorm": "scalenorm_epsilon"}
     # NeoX HEAD never looks at use_bias_in_norms
     bias = settings["use_bias_in_norms"] or settings["neox_compat"]
-    return NormConfig(
+    return settings.fill(
+        NormConfig,
+        "model.norm",
         kind=kind,
         epsilon=settings[epsilon.get(kind, "layernorm_epsilon")],
         bias=bias and kind == "layernorm",
     )
 
 
-def _positions(settings: Settings, head_dim: int) -> PositionConfig:
+def _positions(settings: CheckedKeys, head_dim: int) -> PositionConfig:
     fraction = settings["rotary_pct"]
     rotary_width = int(head_dim * fraction)
     if settings["pos_emb"] == "rotary" and (rotary_width % 2 or not rotary_width):
@@ -229,13 +231,5 @@ def _positions(settings: Settings, head_dim: int) -> PositionConfig:
             f"rpe_num_buckets {buckets} and rpe_max_distance {distance}: expected 2 buckets or "
             "more, and a distance above half of them"
         )
-    return PositionConfig(
-        kind=settings["pos_emb"],
-        max_positions=settings["max_position_embeddings"],
-        offset=settings["opt_pos_emb_offset"],
-        rotary_fraction=fraction,
-        rotary_base=float(settings["rotary_emb_base"]),
-        scaling=rope_scaling(settings, rotary_width),
-        rpe_buckets=settings["rpe_num_buckets"],
-        rpe_max_distance=settings["rpe_max_distance"],
-    )
+    scaling = rope_scaling(settings, rotary_width)
+    return settings.fill(PositionConfig, "model.positions", scaling=scaling)

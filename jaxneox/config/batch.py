@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from jaxneox.config.check import Settings
+from jaxneox.config.check import CheckedKeys
 from jaxneox.config.schema import BatchConfig, Config
 from jaxneox.errors import UserError
 
@@ -15,7 +15,7 @@ RAMP = "rampup_batch_size"
 DROP_LAST = "drop_last_samples"
 
 
-def batch_config(settings: Settings, dp: int) -> BatchConfig:
+def batch_config(settings: CheckedKeys, dp: int) -> BatchConfig:
     """Derives what is not given, as DeepSpeed does; raises UserError where it does not come out.
 
     An accumulation that is not given is derived only where the global size is given, else it is 1.
@@ -45,7 +45,7 @@ def _ramp(given: list[int] | None, total: int, together: int) -> tuple[int, int,
     return start, increment, samples
 
 
-def _cut(settings: Settings, dp: int) -> tuple[int, int, int]:
+def _cut(settings: CheckedKeys, dp: int) -> tuple[int, int, int]:
     """The global batch, the micro-batch and the accumulation steps."""
     total = settings[GLOBAL]
     micro = settings[MICRO]

@@ -1,29 +1,42 @@
 """Keys held against the table: names, types and refusals; and the values that are then in force."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from jaxneox.config.fates import Kind, ListOf, Needless, Number, Refused, Used, is_off
+from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused, Used, is_off, same
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
+from jaxneox.config.keys.past import REMOVED, RENAMED
 from jaxneox.errors import UserError
 
 LEAST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32 without its subnormal numbers
 LARGEST = 2**31 - 1
 
 
-class Settings:
-    """Checked keys. `settings["lr"]` is the user's value or, where none is given, the default.
+Part = TypeVar("Part")
 
-    Keys of blocks are dotted: `settings["fp16.loss_scale"]`. What is given by another name counts
-    for the one of ALIASES; null is the same as not given. `notes` are for the user to read.
+
+class CheckedKeys:
+    """YAML keys that have been held against the table.
+
+    `keys["seed"]` is the user's value or, where none is given, the default. Keys of blocks are
+    dotted: `keys["fp16.loss_scale"]`. A value that is given by an alias counts for the key for
+    which it stands, and null is the same as not given.
+
+    Args:
+        given: the merged keys of a user's YAML files.
+
+    Raises:
+        UserError: a key is unknown, refused or of another type, or it contradicts its alias.
     """
 
-    def __init__(self, keys: Mapping[str, Any]) -> None:
-        refuse_unknown(keys)
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        refuse_unknown(given)
+        self.keys = dict(given)
         self.notes: list[str] = []
-        self._given = dict(self._checked(keys, ""))
+        self._given = dict(self._checked(given, ""))
         for alias, name in ALIASES.items():
             self._fold(alias, name)
 
@@ -38,11 +51,45 @@ class Settings:
             raise UserError(f"{name} is missing: set it in the YAML or with --set {name}=…")
         return self._given[name]
 
+    def note(self, line: str) -> None:
+        """Add a line for the user to read, once."""
+        if line not in self.notes:
+            self.notes.append(line)
+
+    def fill(self, part: type[Part], path: str, **derived: Any) -> Part:
+        """Build a part of the configuration.
+
+        Args:
+            part: a dataclass of `jaxneox.config.schema`.
+            path: where it lies in `Config`, such as "model.attention".
+            derived: the fields that no single key sets.
+
+        Raises:
+            UserError: a key is missing that sets a field which has no default.
+        """
+        required = {
+            field.name
+            for field in dataclasses.fields(cast(Any, part))
+            if field.default is field.default_factory is dataclasses.MISSING
+        }
+        fields = {}
+        for name, key in KEYS.items():
+            if not isinstance(key.fate, Used) or key.fate.by is None:
+                continue
+            owner, _, field = key.fate.to.rpartition(".")
+            if owner == path:
+                missing = field in required and key.default is None
+                fields[field] = key.fate.by(self.needed(name) if missing else self[name])
+        return part(**fields, **derived)
+
     def _fold(self, alias: str, name: str) -> None:
         if alias not in self._given:
             return
+        value = stands_for(alias, self._given[alias])
+        if value is None:
+            return
         # an alias may have been NeoX's for another type, as a float for a count
-        value = typed(alias, self._given[alias], KEYS[name].kind)
+        value = typed(alias, value, KEYS[name].kind)
         refuse_unheld(alias, value)
         if self._given.setdefault(name, value) != value:
             raise UserError(
@@ -56,23 +103,34 @@ class Settings:
             if raw is None or (raw == "" and KEYS[name].kind is str):
                 continue
             value = typed(name, raw, KEYS[name].kind)
-            if isinstance(KEYS[name].fate, Used):
+            if isinstance(KEYS[name].fate, Used | Alias):
                 refuse_unheld(name, value)
-            self._judge(name, value)
+            self._refuse(name, value)
             yield name, value
             if isinstance(value, dict) and name in BLOCKS:
                 yield from self._checked(value, f"{name}.")
 
-    def _judge(self, name: str, value: Any) -> None:
+    def _refuse(self, name: str, value: Any) -> None:
         key = KEYS[name]
-        match key.fate:
+        fate = KEYS[key.fate.of].fate if isinstance(key.fate, Alias) else key.fate
+        match fate:
             case Refused(why) if not is_off(key, value):
                 raise UserError(f"{name}: {value} is not supported: {why}")
             case Used(refused=refused):
                 for word in filter(refused.get, _words(value) if refused else ()):
                     raise UserError(f"{name}: {word} is not supported: {refused[word]}")
             case Needless(why, told=True) if value not in (key.default, False):
-                self.notes.append(f"{name}: {value} changes nothing: {why}")
+                self.note(f"{name}: {value} changes nothing: {why}")
+
+
+Settings = CheckedKeys  # the name by which convert and train.origin import it
+
+
+def stands_for(alias: str, value: Any) -> Any:
+    """Return the value that an alias gives to the key for which it stands; None is none."""
+    fate = KEYS[alias].fate
+    assert isinstance(fate, Alias)
+    return value if fate.by is same else fate.by(typed(alias, value, KEYS[alias].kind))
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -104,10 +162,14 @@ def _unknown(keys: Mapping[str, Any], block: str) -> Iterator[str]:
 
 def _nearest(name: str) -> str:
     block, _, short = name.rpartition(".")
-    siblings = [known for known in KEYS if known.rpartition(".")[0] == block]
-    elsewhere = [known for known in KEYS if known.rpartition(".")[2] == short]
+    living = [known for known in KEYS if known not in REMOVED]
+    siblings = [known for known in living if known.rpartition(".")[0] == block]
+    elsewhere = [known for known in living if known.rpartition(".")[2] == short]
     nearest = elsewhere or difflib.get_close_matches(name, siblings, n=1)
-    return f" (did you mean {nearest[0]}?)" if nearest else ""
+    if not nearest:
+        return ""
+    meant = ALIASES[nearest[0]] if nearest[0] in RENAMED and nearest[0] in ALIASES else nearest[0]
+    return f" (did you mean {meant}?)"
 
 
 def typed(name: str, value: Any, kind: Kind) -> Any:

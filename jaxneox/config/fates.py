@@ -1,10 +1,10 @@
 """The one fate of a YAML key: it sets a field, it is needless here, or it is refused.
 
-`jaxneox.config.keys` is a table of these, one line a key; the program and docs/configuration.md
-are both made from it.
+`jaxneox.config.keys` is a table of these, one row a key. The fields of a configuration, the
+refusals and docs/configuration.md are all made from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,13 +44,70 @@ SHARE = Number(float, 0, 1)
 INTS, FLOATS, STRINGS = ListOf(int), ListOf(float), ListOf(str)
 
 
+def same(value: Any) -> Any:
+    """Return the key's value, which is the field's value for most keys."""
+    return value
+
+
+def inverted(value: Any) -> bool:
+    """Return the opposite, for a field that says the contrary of its key."""
+    return not value
+
+
+def unless_false(value: Any) -> bool:
+    """Return whether the value is true or null, for a switch that is on unless it is turned off."""
+    return value is not False
+
+
+def or_none(value: Any) -> Any:
+    """Return the value, or None for 0 and null, which both mean that there is none."""
+    return value or None
+
+
+def at_least_1(value: int) -> int:
+    """Return the value, or 1 for 0, for sizes of which NeoX calls both "not divided"."""
+    return max(1, value)
+
+
+def entries(value: list[Any] | None) -> tuple[Any, ...]:
+    """Return a list as a tuple, which is empty for null."""
+    return tuple(value or ())
+
+
+def in_a_list(value: Any) -> list[Any]:
+    """Return the value as the only entry of a list."""
+    return [value]
+
+
+def power_of_2(value: int) -> float:
+    """Return 2 to the power of the value."""
+    return 2.0**value
+
+
 @dataclass(frozen=True)
 class Used:
-    """The key sets the field `to` of `jaxneox.config.schema.Config`."""
+    """The key sets the field `to` of `jaxneox.config.schema.Config`.
+
+    The field is `by` of the key's value. Where `by` is None, a function of this package derives
+    the field from this key and others.
+    """
 
     to: str
     note: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)  # words of the value -> why not
+    by: Callable[[Any], Any] | None = same
+
+
+@dataclass(frozen=True)
+class Alias:
+    """The key is another name of the key `of`; where both are given they must agree.
+
+    Its value stands for `by` of it, which is None where it is as if it were not given.
+    """
+
+    of: str
+    note: str = ""
+    by: Callable[[Any], Any] = same
 
 
 @dataclass(frozen=True)
@@ -73,16 +130,31 @@ class Refused:
 class Key:
     kind: Kind
     default: Any
-    fate: Used | Needless | Refused
+    fate: Used | Alias | Needless | Refused
 
 
 Section = dict[str, Key]
 
 
 def used(
+    kind: Kind, default: Any, to: str, note: str = "", *, by: Callable[[Any], Any] = same
+) -> Key:
+    """Make the row of a key that alone sets a field."""
+    return Key(kind, default, Used(to, note, by=by))
+
+
+def derived(
     kind: Kind, default: Any, to: str, note: str = "", refused: Mapping[str, str] | None = None
 ) -> Key:
-    return Key(kind, default, Used(to, note, refused or {}))
+    """Make the row of a key from which a function derives a field."""
+    return Key(kind, default, Used(to, note, refused or {}, by=None))
+
+
+def alias(
+    kind: Kind, default: Any, of: str, note: str = "", *, by: Callable[[Any], Any] = same
+) -> Key:
+    """Make the row of a key that is another name of the key `of`."""
+    return Key(kind, default, Alias(of, note, by))
 
 
 def needless(kind: Kind, default: Any, why: str, *, told: bool = False) -> Key:

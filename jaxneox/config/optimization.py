@@ -7,7 +7,7 @@ get_learning_rate_scheduler) of GPT-NeoX ea7aefd8; deepspeed/runtime/fp16/loss_s
 import math
 from typing import Any
 
-from jaxneox.config.check import GREATEST, LEAST, Settings
+from jaxneox.config.check import GREATEST, LEAST, CheckedKeys
 from jaxneox.config.schema import (
     Dtype,
     LossScaleConfig,
@@ -35,7 +35,7 @@ _FIELDS = {"betas", "eps", "momentum"}  # the rest goes to OptimizerConfig.extra
 _TUNABLE = set.union(*_PARAMS.values())
 
 
-def precision_config(settings: Settings) -> PrecisionConfig:
+def precision_config(settings: CheckedKeys) -> PrecisionConfig:
     """Raises UserError when `precision` and the fp16 and bf16 blocks ask for different things."""
     asked = {name: dtype for name, dtype in _asked(settings).items() if dtype is not None}
     if len(set(asked.values())) > 1:
@@ -46,14 +46,15 @@ def precision_config(settings: Settings) -> PrecisionConfig:
         raise UserError(
             f"fp16_lm_cross_entropy needs precision fp16, found {precision}: set it to false"
         )
-    return PrecisionConfig(
+    return settings.fill(
+        PrecisionConfig,
+        "precision",
         compute=_DTYPES[precision],
         loss_scale=_loss_scale(settings) if precision == "fp16" else None,
-        loss_fp32=not settings["fp16_lm_cross_entropy"],
     )
 
 
-def _asked(settings: Settings) -> dict[str, str | None]:
+def _asked(settings: CheckedKeys) -> dict[str, str | None]:
     for block, dtype in (("fp16", "fp16"), ("bf16", "bfloat16")):
         said = settings["precision"] == dtype or settings.given(f"{block}.enabled")
         if settings[block] and not said:
@@ -67,7 +68,7 @@ def _asked(settings: Settings) -> dict[str, str | None]:
     }
 
 
-def _loss_scale(settings: Settings) -> LossScaleConfig:
+def _loss_scale(settings: CheckedKeys) -> LossScaleConfig:
     static = settings["fp16.loss_scale"] or None
     dynamic = settings["dynamic_loss_scale"]
     if dynamic is not None and dynamic == bool(static):
@@ -88,30 +89,25 @@ def _loss_scale(settings: Settings) -> LossScaleConfig:
             f"fp16.min_loss_scale {minimum:g} is above the first scale, {initial:g} = 2 ^ "
             f"initial_scale_power: lower the one or raise the other"
         )
-    return LossScaleConfig(
-        static=static,
-        initial=initial,
-        window=settings["fp16.loss_scale_window"],
-        hysteresis=settings["fp16.hysteresis"],
-        minimum=minimum,
-    )
+    return settings.fill(LossScaleConfig, "precision.loss_scale")
 
 
-def optimizer_config(settings: Settings) -> OptimizerConfig:
+def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
     """Raises UserError for a parameter that the optimizer does not have."""
     named = settings["optimizer.type"]
     kind: Any = _KINDS.get(named, named)
     if kind != named:
-        settings.notes.append(f"optimizer.type: {named} is {kind} on the training device here")
+        settings.note(f"optimizer.type: {named} is {kind} on the training device here")
     for name in sorted(_TUNABLE - _PARAMS[kind]):
         if settings.given(f"optimizer.params.{name}"):
             raise UserError(
                 f"optimizer.params.{name}: {kind} has no such parameter; it has "
                 f"{', '.join(sorted(_PARAMS[kind] | _COMMON))}"
             )
-    return OptimizerConfig(
+    return settings.fill(
+        OptimizerConfig,
+        "optimizer",
         kind=kind,
-        lr=settings["optimizer.params.lr"],
         betas=_betas(settings, kind),
         eps=_eps(settings, kind),
         momentum=_momentum(settings, kind),
@@ -127,7 +123,7 @@ def optimizer_config(settings: Settings) -> OptimizerConfig:
     )
 
 
-def _clip_leaves_out(settings: Settings) -> dict[str, int]:
+def _clip_leaves_out(settings: CheckedKeys) -> dict[str, int]:
     firsts = settings["clip_leaves_out"] or {}
     for name, first in firsts.items():
         if type(first) is not int or first < 0:
@@ -135,19 +131,19 @@ def _clip_leaves_out(settings: Settings) -> dict[str, int]:
     return dict(firsts)
 
 
-def _lr_factors(settings: Settings) -> dict[str, float]:
+def _lr_factors(settings: CheckedKeys) -> dict[str, float]:
     factors = settings["lr_factors"] or {}
     for name, factor in factors.items():
         if not isinstance(factor, int | float) or not LEAST <= factor <= GREATEST:
             raise UserError(f"lr_factors: {name} has {factor!r}, expected a number above 0")
-        settings.notes.append(
+        settings.note(
             f"{name} moves with {factor:g} x the learning rate (lr_factors), as the copies of "
             "NeoX's ranks do together"
         )
     return {name: float(factor) for name, factor in factors.items()}
 
 
-def _eps(settings: Settings, kind: str) -> float:
+def _eps(settings: CheckedKeys, kind: str) -> float:
     eps = settings["optimizer.params.eps"]
     if eps is None:
         return 1e-30 if kind == "sm3" else 1e-8
@@ -159,13 +155,13 @@ def _eps(settings: Settings, kind: str) -> float:
     return float(eps)
 
 
-def _momentum(settings: Settings, kind: str) -> float:
+def _momentum(settings: CheckedKeys, kind: str) -> float:
     if kind == "muon" and not settings.given("optimizer.params.momentum"):
         return 0.95
     return _below_1(settings, "momentum")
 
 
-def _below_1(settings: Settings, name: str) -> float:
+def _below_1(settings: CheckedKeys, name: str) -> float:
     """A share of the past that a running mean keeps: of 1 or more nothing would ever fade."""
     share = float(settings[f"optimizer.params.{name}"])
     if share >= BELOW_1:
@@ -173,7 +169,7 @@ def _below_1(settings: Settings, name: str) -> float:
     return share
 
 
-def _betas(settings: Settings, kind: str) -> tuple[float, float]:
+def _betas(settings: CheckedKeys, kind: str) -> tuple[float, float]:
     betas = settings["optimizer.params.betas"]
     if betas is None:
         return (0.9, 0.99) if kind == "lion" else (0.9, 0.999)
@@ -185,18 +181,18 @@ def _betas(settings: Settings, kind: str) -> tuple[float, float]:
     return betas[0], betas[1]
 
 
-def _weight_decay(settings: Settings, kind: str) -> float:
+def _weight_decay(settings: CheckedKeys, kind: str) -> float:
     # NeoX's SM3 never looks at the decay of its groups
     return 0.0 if settings["neox_compat"] and kind == "sm3" else float(settings["weight_decay"])
 
 
-def _grad_clip(settings: Settings) -> float:
+def _grad_clip(settings: CheckedKeys) -> float:
     clip = float(settings["gradient_clipping"])
     # NeoX HEAD hands only what differs from its default to DeepSpeed, whose default is no clipping
     return 0.0 if settings["neox_compat"] and clip == 1.0 else clip
 
 
-def schedule_config(settings: Settings, lr: float) -> ScheduleConfig:
+def schedule_config(settings: CheckedKeys, lr: float) -> ScheduleConfig:
     """Raises UserError when min_lr is above lr or the warm-up outlasts the decay."""
     decay_iters = _decay_iters(settings)
     min_lr = settings["min_lr"]
@@ -208,18 +204,18 @@ def schedule_config(settings: Settings, lr: float) -> ScheduleConfig:
         raise UserError(
             f"min_lr {min_lr:g} is above lr {lr:g} (optimizer.params.lr): lower the first to it"
         )
-    return ScheduleConfig(
-        style=settings["lr_decay_style"],
+    return settings.fill(
+        ScheduleConfig,
+        "schedule",
         lr=lr,
         min_lr=min_lr,
         decay_iters=decay_iters,
         warmup_iters=_warmup_iters(settings, decay_iters),
         neox_head=settings["neox_compat"],
-        old=settings["old_lr_schedule"],
     )
 
 
-def _decay_iters(settings: Settings) -> int:
+def _decay_iters(settings: CheckedKeys) -> int:
     iters, fraction = settings["lr_decay_iters"], settings["lr_decay_fraction"]
     if iters is not None and fraction is not None:
         raise UserError("lr_decay_iters and lr_decay_fraction are both set: keep one of the two")
@@ -229,7 +225,7 @@ def _decay_iters(settings: Settings) -> int:
     return max(1, int(iters))
 
 
-def _warmup_iters(settings: Settings, decay_iters: int) -> float:
+def _warmup_iters(settings: CheckedKeys, decay_iters: int) -> float:
     if not settings.given("warmup_iters"):
         return float(settings["warmup"] * decay_iters)
     warmup = float(settings["warmup_iters"])

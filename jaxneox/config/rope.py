@@ -6,7 +6,7 @@ Names, defaults and meanings are those of transformers 5.23, modeling_rope_utils
 import math
 from typing import Any
 
-from jaxneox.config.check import Settings
+from jaxneox.config.check import CheckedKeys
 from jaxneox.config.keys import KEYS
 from jaxneox.config.schema import RopeScaling
 from jaxneox.errors import UserError
@@ -29,7 +29,7 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 FIELDS = [name for name in KEYS if name.startswith("rope_scaling.") and not name.endswith("type")]
 
 
-def rope_scaling(settings: Settings, rotary_width: int) -> RopeScaling:
+def rope_scaling(settings: CheckedKeys, rotary_width: int) -> RopeScaling:
     """Resolve the block `rope_scaling`; `rotary_width` is how much of a head is turned.
 
     Raises:

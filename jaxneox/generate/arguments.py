@@ -1,10 +1,10 @@
-"""What the command is asked: its options over a YAML over what the checkpoint's run had."""
+"""The options of the command, over a YAML, over what the checkpoint's run had."""
 
 import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from jaxneox.config import apply_set, generation_of, load_yaml
+from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.schema import GenerationConfig
 from jaxneox.console.parser import Parser
 
@@ -74,4 +74,5 @@ def settings_of(args: argparse.Namespace, saved: Mapping[str, Any]) -> Generatio
     keys = dict(saved) | (load_yaml(args.config) if args.config else {})
     keys = apply_set(keys, args.set)
     given = {key: getattr(args, name) for name, key in KEYS.items()}
-    return generation_of(keys | {key: value for key, value in given.items() if value is not None})
+    keys |= {key: value for key, value in given.items() if value is not None}
+    return Settings(keys).generation

@@ -1,4 +1,4 @@
-"""Optimizers that look at rows and columns see NeoX's matrices, one layer at a time."""
+"""Shows NeoX's matrices, one layer at a time, to optimizers that look at rows and columns."""
 
 import math
 
@@ -10,7 +10,7 @@ Axes = dict[str, tuple[str, ...]]
 
 
 def matrix_split(axes: tuple[str, ...]) -> int | None:
-    """How many leading axes are the matrix's rows; None for a vector or a scalar.
+    """Count the leading axes that are the matrix's rows; None for a vector or a scalar.
 
     Every matrix of the model reads from or writes to the hidden axis `embed`, which comes first or
     last (after `layers`).
@@ -22,7 +22,7 @@ def matrix_split(axes: tuple[str, ...]) -> int | None:
 
 
 def matrix_dimensions(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
-    """The rows and columns of a layer's matrices; None for what is no matrix or in no layer."""
+    """Return the rows and columns of a layer's matrix; None if it is no matrix or in no layer."""
     rows = matrix_split(axes)
     if axes[0] != "layers" or rows is None:
         return None
@@ -30,7 +30,7 @@ def matrix_dimensions(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
 
 
 def by_matrix(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
-    """`inner` applied to 2-D matrices (and flat vectors), the layers' ones under a vmap."""
+    """Apply `inner` to 2-D matrices (and flat vectors), to those of the layers under a vmap."""
 
     def split(tree: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         flat = {name: _flat(value, axes[name]) for name, value in tree.items()}

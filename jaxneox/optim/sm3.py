@@ -6,7 +6,7 @@ import optax
 
 
 def scale_by_sm3(momentum: float, beta: float, eps: float) -> optax.GradientTransformation:
-    """Anil et al. 2019 (SM3-II). The accumulators of rows and columns never fall.
+    """Scale by SM3-II (Anil et al. 2019). The accumulators of rows and columns never fall.
 
     With `beta` 0 squared gradients are added up for ever; otherwise they enter a moving average
     with that weight, of which the accumulators keep the greatest value so far, where optax would

@@ -1,10 +1,10 @@
-"""`jaxneox plan CONFIG.yml --topology v5p:4x4x4 --mesh dp=16,tp=4`"""
+"""The command `jaxneox plan CONFIG.yml --topology v5p:4x4x4 --mesh dp=16,tp=4`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from jaxneox.config import apply_set, load_yaml
+from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.console.execute import entry_point
 from jaxneox.console.files import check_output
 from jaxneox.console.parser import Parser
@@ -40,7 +40,7 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    keys = apply_set(load_yaml(args.configs), args.set)
+    settings = Settings(apply_set(load_yaml(args.configs), args.set))
     topology = parse_topology(args.topology)
     if args.search is not None and (args.search < 1 or topology.chip is None):
         raise UserError("--search N needs N of 1 or more and a topology whose rates are known")
@@ -58,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
         use_compilation_cache()
     if len(topology.devices) != topology.count:
         raise UserError(f"{topology.name} has {len(topology.devices)} devices, not one a chip")
-    plan, notes = plan_of(keys, sizes_on(args.mesh, keys, topology))
+    plan, notes = plan_of(settings, sizes_on(args.mesh, settings, topology))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     planned = (
-        best(keys, plan, topology, args.search) if args.search else compile_for(plan, topology)
+        best(settings, plan, topology, args.search) if args.search else compile_for(plan, topology)
     )
     print(report(planned))
     if args.html:

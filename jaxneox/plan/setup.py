@@ -1,28 +1,28 @@
-"""From a user's YAMLs to the plan of a run on a mesh."""
+"""Turns a user's YAML files into the plan of a run on a mesh."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-from jaxneox.config import parallel_of, resolve, tokenizer_of
+from jaxneox.config import Settings
 from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
 from jaxneox.plan.topology import Topology
-from jaxneox.train.run import Plan, build_plan
+from jaxneox.train.plan import TrainPlan, build_plan
 
-Keys = dict[str, Any]
+ANY_TOKEN = 0
+"""Stands for the token that ends a document: a program is as large with any."""
 
-ANY = 0
-"""For the token that ends a document: a program is as large with any."""
-
-ASSUMED = 50277
-"""Of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
+ASSUMED_VOCABULARY = 50277
+"""The size of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
 
 
-def sizes_on(mesh: str | None, keys: Mapping[str, Any], topology: Topology) -> Sizes:
-    """Raises UserError where the mesh has not as many devices as the topology, with what has."""
-    asked = asked_sizes(mesh, parallel_of(keys))
+def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
+    """Return the sizes of a mesh on a topology.
+
+    Raises:
+        UserError: the mesh has not as many devices as the topology; names one that has.
+    """
+    asked = asked_sizes(mesh, settings.parallel)
     sizes = final_sizes(asked, topology.count)
     if (used := math.prod(sizes.values())) != topology.count:
         raise UserError(
@@ -33,29 +33,29 @@ def sizes_on(mesh: str | None, keys: Mapping[str, Any], topology: Topology) -> S
 
 
 def _fitting(sizes: Sizes, count: int) -> str:
-    """The mesh with another dp, or where none fits all devices in dp."""
+    """Return the mesh with another dp, or dp alone if none fits all devices."""
     others = math.prod(sizes.values()) // sizes["dp"]
     if count % others:
         return f"dp={count}"
     return show(sizes | {"dp": count // others}).replace(" ", "")
 
 
-def plan_of(keys: Keys, sizes: Sizes) -> tuple[Plan, list[str]]:
-    """The plan, and what was assumed on the way. No file of data or tokenizer need be there."""
+def plan_of(settings: Settings, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
+    """Plan a run, and list what was assumed. No file of data or tokenizer need be there."""
     notes: list[str] = []
     vocabulary = None
-    if keys.get("padded_vocab_size") is None:
-        vocabulary, said = vocabulary_of(keys)
-        notes += said
-    cfg = resolve(keys, dp=sizes["dp"], vocab_size=vocabulary)
-    return build_plan(cfg, sizes, ANY), notes
+    if settings.tokenizer.padded_size is None:
+        vocabulary, assumptions = vocabulary_of(settings)
+        notes += assumptions
+    cfg = settings.resolve(sizes["dp"], vocabulary)
+    return build_plan(cfg, sizes, ANY_TOKEN), notes
 
 
-def vocabulary_of(keys: Keys) -> tuple[int, list[str]]:
+def vocabulary_of(settings: Settings) -> tuple[int, list[str]]:
     try:
-        return build_tokenizer(tokenizer_of(keys)).vocab_size, []
+        return build_tokenizer(settings.tokenizer).vocab_size, []
     except UserError:
-        return ASSUMED, [
-            f"the tokenizer's file is not here: {ASSUMED:,} tokens, those of GPT-NeoX-20B's, are "
-            "assumed; --set padded-vocab-size=N says another"
+        return ASSUMED_VOCABULARY, [
+            f"the tokenizer's file is not here: {ASSUMED_VOCABULARY:,} tokens, those of "
+            "GPT-NeoX-20B's, are assumed; --set padded-vocab-size=N says another"
         ]

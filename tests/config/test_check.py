@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxneox.config import apply_set
-from jaxneox.config.check import Settings, typed
+from jaxneox.config import Settings, apply_set
+from jaxneox.config.check import typed
 from jaxneox.config.fates import COUNT, FLOATS, SHARE
 from jaxneox.errors import UserError
 from tests.config.cases import SMALLEST, error, run

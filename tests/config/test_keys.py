@@ -7,8 +7,10 @@ import re
 import typing
 from typing import Any
 
-from jaxneox.config import docs, schema
-from jaxneox.config.fates import Key, ListOf, Needless, Number, Refused, Used, is_off
+import pytest
+
+from jaxneox.config import describe, docs, running, schema
+from jaxneox.config.fates import COUNT, Key, ListOf, Needless, Number, Refused, Used, is_off, used
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS, SECTIONS
 from tests.config.cases import SMALLEST, error, run
 
@@ -58,6 +60,35 @@ def test_used_keys_name_fields_that_exist() -> None:
             _field_type(key.fate.to)
 
 
+def test_no_field_is_set_by_two_keys() -> None:
+    alone = [key.fate.to for key in KEYS.values() if isinstance(key.fate, Used) and key.fate.by]
+    assert len(alone) == len(set(alone)) > 80
+
+
+def test_a_new_key_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row alone has a field set, checked, documented and described."""
+    fields: list[Any] = [("colour", str), ("coats", int, 1)]
+    base = (schema.LogConfig,)
+    paint = dataclasses.make_dataclass("Paint", fields, bases=base, frozen=True, kw_only=True)
+    monkeypatch.setattr(running, "LogConfig", paint)
+    rows = {
+        "colour": used(("red", "green"), None, "log.colour", "of the curve"),
+        "layers_of_paint": used(COUNT, 2, "log.coats", by=lambda coats: coats + 1),
+    }
+    for name, row in rows.items():
+        monkeypatch.setitem(KEYS, name, row)
+    monkeypatch.setitem(SECTIONS, "jaxneox's own", SECTIONS["jaxneox's own"] | rows)
+    config = run(colour="Green")
+    assert (config.log.colour, config.log.coats) == ("green", 3)
+    assert re.search(r"^log\.colour +green$", describe(config), re.MULTILINE)
+    assert "| `colour` | `red`, `green` | `null` | **used**: `log.colour`; of the curve |" in (
+        docs.page()
+    )
+    assert "colour: found 'blue', expected one of red, green" in error(colour="blue")
+    assert error() == "colour is missing: set it in the YAML or with --set colour=…"
+    assert "did you mean colour?" in error(color="green")
+
+
 def test_every_field_is_set_by_some_key() -> None:
     paths = {key.fate.to for key in KEYS.values() if isinstance(key.fate, Used)}
     derived = {"schedule.lr", "schedule.neox_head", "model.vocab_size", "keys"}
@@ -98,7 +129,8 @@ def other_value(key: Key) -> Any:
     kind = key.kind.of if isinstance(key.kind, Number) else key.kind
     if isinstance(kind, tuple):
         return kind[-1]
-    others = {bool: not key.default, int: 7, str: "other", list: [["x"]], dict: {"a": 1}}
+    others = {bool: not key.default, int: 7, float: 0.5, str: "other"}
+    others |= {list: [["x"]], dict: {"a": 1}}
     return others[kind] if isinstance(kind, type) else None
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.config.architecture import padded_vocab
 from jaxneox.config.schema import TokenizerConfig
 from tests.config.cases import SMALLEST, error, run
@@ -178,7 +178,7 @@ def test_a_given_padded_vocabulary_wins() -> None:
 def test_a_model_needs_no_training_keys_and_names_what_it_needs() -> None:
     needed = ("num_layers", "hidden_size", "num_attention_heads", "seq_length")
     keys = {name: SMALLEST[name] for name in (*needed, "max_position_embeddings")}
-    assert model_of(keys, vocab_size=460) == run().model
+    assert Settings(keys).model(vocab_size=460) == run().model
     for name in (*needed, "max_position_embeddings", "train_iters"):
         without: dict[str, Any] = {name: None}
         assert error(**without).startswith(f"{name} is missing")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jaxneox.config import parallel_of, tokenizer_of
+from jaxneox.config import Settings
 from jaxneox.config.schema import (
     CheckpointConfig,
     LossScaleConfig,
@@ -142,15 +142,16 @@ def test_parallel() -> None:
         "model_parallel_size": 4,
         "sequence_parallel": True,
     }
-    assert parallel_of(keys | {"zero_optimization": {"stage": 3}}) == ParallelConfig(4, 1, 3, True)
-    assert parallel_of({"pipe_parallel_size": 2}) == ParallelConfig(1, 2, 0, False)
+    keys["zero_optimization"] = {"stage": 3}
+    assert Settings(keys).parallel == ParallelConfig(4, 1, 3, True)
+    assert Settings({"pipe_parallel_size": 2}).parallel == ParallelConfig(1, 2, 0, False)
     assert "stage is missing" in error(zero_optimization={"reduce_scatter": True})
     assert "found 4, expected 0, 1, 2 or 3" in error(zero_stage=4)
 
 
 def test_tokenizer() -> None:
     keys = {"tokenizer_type": "hftokenizer", "vocab_file": "v", "model_parallel_size": 2}
-    assert tokenizer_of(keys) == TokenizerConfig("HFTokenizer", "v", None, 128, 2, None)
+    assert Settings(keys).tokenizer == TokenizerConfig("HFTokenizer", "v", None, 128, 2, None)
 
 
 def test_remat() -> None:

@@ -1,13 +1,20 @@
-"""The YAMLs that NeoX and Pythia published, and those of the golden cases."""
+"""The YAMLs that NeoX and Pythia published, and those of the golden cases.
+
+`python -m tests.config.test_yamls SHARED > tests/config/resolved.tsv` writes anew what their fields
+come to.
+"""
 
 import pathlib
+import sys
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from jaxneox.config import apply_set, load_yaml, resolve
+from jaxneox.config import apply_set, describe, load_yaml, resolve
 from jaxneox.errors import UserError
 
+HERE = pathlib.Path(__file__).parent
 VOCAB_20B = 50277
 PYTHIA = {  # layers, hidden size, heads, padded vocabulary
     "14M": (6, 128, 4, 50304),
@@ -87,3 +94,32 @@ def test_golden_yamls(shared: pathlib.Path) -> None:
         assert model.vocab_size == (480 if "mp1" in path.parent.name else 512), path
         assert (model.hidden_size, model.seq_length) == (64, 64)
         assert model.mlp.size == (96 if model.mlp.gated else 256)
+
+
+def values(shared: pathlib.Path) -> Counter[tuple[str, str]]:
+    """Count by field and value in how many of the published YAMLs that are accepted it has it."""
+    count: Counter[tuple[str, str]] = Counter()
+    folders = [shared / "data/neox_configs", shared / "data/pythia_configs"]
+    for folder in [*folders, pathlib.Path("configs")]:
+        for path in sorted(folder.rglob("*.yml")):
+            try:
+                config = resolve(_whole_run(path, folders[0]), dp=2, vocab_size=VOCAB_20B)
+            except UserError:
+                continue
+            lines = describe(config).splitlines()
+            count.update((line.split()[0], " ".join(line.split()[1:])) for line in lines)
+    return count
+
+
+def test_what_each_field_comes_to(shared: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that is newer than the list is not compared."""
+    monkeypatch.chdir(HERE.parents[1])
+    rows = [line.split("\t") for line in (HERE / "resolved.tsv").read_text().splitlines()]
+    expected = {(field, value): int(count) for field, value, count in rows}
+    known = {field for field, _ in expected}
+    assert {pair: n for pair, n in values(shared).items() if pair[0] in known} == expected
+
+
+if __name__ == "__main__":
+    for (name, value), number in sorted(values(pathlib.Path(sys.argv[1])).items()):
+        print(name, value, number, sep="\t")

@@ -195,7 +195,7 @@ def test_a_pickle_and_names_without_the_head(tmp_path: Path) -> None:
 
 def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, params = write_run(tmp_path / "run", LLAMA)
-    monkeypatch.setattr(to_hf, "HfWriter", partial(HfWriter, shard=30_000))
+    monkeypatch.setattr("convert.hf.target.HfWriter", partial(HfWriter, shard=30_000))
     convert(to_hf.main, tmp_path / "run", tmp_path / "hf")
     shards = sorted((tmp_path / "hf").glob("*.safetensors"))
     assert [shard.name for shard in shards[:1]] == [f"model-00001-of-{len(shards):05d}.safetensors"]

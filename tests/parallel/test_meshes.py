@@ -23,7 +23,7 @@ from jaxneox.loading import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
-from jaxneox.train.step import replicas
+from jaxneox.train.step.step import replicas
 from tests.parallel.cases import (
     BOUNDS,
     GRADIENT,
@@ -85,9 +85,9 @@ def test_a_tied_model_with_a_logit_bias_and_a_dropped_attention_on_a_mesh() -> N
     expected, found = train(Mesh(), model), train(Mesh(2, 2, 3, True, 2), model)
     idle = {n for n in expected.grads if n.startswith(("layers.attention.", "layers.norm1."))}
     assert len(idle) == 6 and not any(found.grads[name].any() for name in idle)
-    felt = {name: gradient for name, gradient in expected.grads.items() if name not in idle}
+    live = {name: gradient for name, gradient in expected.grads.items() if name not in idle}
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
-    assert max(apart(found.grads, felt).values()) <= GRADIENT
+    assert max(apart(found.grads, live).values()) <= GRADIENT
     assert max(apart(found.params, expected.params).values()) <= PARAMETER
 
 

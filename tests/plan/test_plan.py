@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
+from jaxneox.config import Settings
 from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.hlo.text import parse
@@ -30,7 +31,8 @@ from jaxneox.plan.setup import plan_of, sizes_on
 from jaxneox.plan.timeline import timelines
 from jaxneox.plan.times import Links, Ways, links_of
 from jaxneox.plan.topology import parse_topology
-from jaxneox.train.run import build_plan, initial_state
+from jaxneox.train.checkpoints.restore import initial_state
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import Mesh, config
 from tests.plan.small import KEYS, POD, WIDE, compiled
 
@@ -144,16 +146,16 @@ def test_unknown_topologies(text: str, says: str) -> None:
 
 def test_a_mesh_that_does_not_fill_the_topology() -> None:
     with pytest.raises(UserError, match="expected a mesh of 64, such as dp=16,tp=4"):
-        sizes_on("dp=2,tp=4", KEYS, POD)
+        sizes_on("dp=2,tp=4", Settings(KEYS), POD)
     with pytest.raises(UserError, match="such as dp=64"):
-        sizes_on("tp=3", KEYS, POD)
+        sizes_on("tp=3", Settings(KEYS), POD)
 
 
 def test_a_plan_needs_no_tokenizer() -> None:
     keys = {k: v for k, v in KEYS.items() if k != "padded_vocab_size"}
     keys |= {"tokenizer_type": "HFTokenizer", "vocab_file": "nowhere.json"}
     keys |= {"reset_attention_mask": True}  # by a token that is not known
-    plan, notes = plan_of(keys, {"pp": 1, "dp": 1, "cp": 1, "tp": 1})
+    plan, notes = plan_of(Settings(keys), {"pp": 1, "dp": 1, "cp": 1, "tp": 1})
     assert plan.cfg.model.vocab_size >= 50277 and "50,277" in notes[0]
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import pytest
 
+from jaxneox.config import Settings
 from jaxneox.errors import UserError
 from jaxneox.plan.best import best, short
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.search import Candidate, Estimate, candidates, over_dp, over_tp, ranked
 from jaxneox.plan.times import Links, Times
-from jaxneox.train.run import build_plan
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import LENGTH, MODEL, Mesh, config
 from tests.plan.small import KEYS, POD
 
@@ -103,7 +104,7 @@ def test_a_search_leaves_out_what_does_not_fit(planned: Planned, monkeypatch, ca
     monkeypatch.setattr("jaxneox.plan.best.ranked", lambda *_: [Estimate(ANY, 0, 0)] * 9)
     monkeypatch.setattr("jaxneox.plan.best.plan_of", lambda *_: (plan, []))
     monkeypatch.setattr("jaxneox.plan.best.compile_for", next_one)
-    assert best({}, plan, POD, 1).total == 2**30
+    assert best(Settings({}), plan, POD, 1).total == 2**30
     said = capsys.readouterr().err
     assert said.count("needs 1,024.0 GiB of a device") == 1
     assert said.count(f"  {ANY}: splash has no pipeline\n") == 1
@@ -128,6 +129,6 @@ def test_of_equally_fast_plans_the_smallest_is_best(planned: Planned, monkeypatc
     monkeypatch.setattr("jaxneox.plan.best.ranked", lambda *_: [Estimate(ANY, 0, 0)] * 9)
     monkeypatch.setattr("jaxneox.plan.best.plan_of", lambda *_: (planned.plan, []))
     monkeypatch.setattr("jaxneox.plan.best.compile_for", next_one)
-    assert best({}, planned.plan, POD, 3).total == 2 * 2**30
+    assert best(Settings({}), planned.plan, POD, 3).total == 2 * 2**30
     lines = capsys.readouterr().out.splitlines()[1:4]
     assert [re.findall(r" ([123]\.0) ", line)[0] for line in lines] == ["2.0", "3.0", "1.0"]

@@ -20,9 +20,10 @@ from jaxneox.config.schema import CheckpointConfig
 from jaxneox.data import build_tokenizer
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
-from jaxneox.train import loop
-from jaxneox.train.run import build_plan, start
-from jaxneox.train.schedule import saves_at
+from jaxneox.train.loop import loop
+from jaxneox.train.loop.intervals import saves_at
+from jaxneox.train.plan import build_plan
+from jaxneox.train.run import start
 from tests.train.runs import command, error, losses, metrics, succeeds, write_yaml
 
 ONE = ("--mesh", "dp=1")

@@ -8,7 +8,11 @@ from jaxneox.config.fates import (
     Needless,
     Number,
     Section,
+    alias,
+    derived,
     needless,
+    or_none,
+    power_of_2,
     refused,
     used,
 )
@@ -33,22 +37,22 @@ SPARSE = "sparse attention is not here: use global attention, or sliding_window_
 
 DEEPSPEED: Section = {
     "deepspeed": needless(bool, True, "there is no DeepSpeed to turn on"),
-    "train_batch_size": used(COUNT, None, "batch.global_size"),
-    "train_micro_batch_size_per_gpu": used(COUNT, None, "batch.micro"),
-    "gradient_accumulation_steps": used(
+    "train_batch_size": derived(COUNT, None, "batch.global_size"),
+    "train_micro_batch_size_per_gpu": derived(COUNT, None, "batch.micro"),
+    "gradient_accumulation_steps": derived(
         COUNT, 1, "batch.accumulation", "unset: derived where train_batch_size is set"
     ),
-    "optimizer": used(dict, None, "optimizer"),
+    "optimizer": derived(dict, None, "optimizer"),
     "scheduler": refused(dict, None, SCHEDULER),
     "fp32_allreduce": needless(bool, False, REDUCED),
     "prescale_gradients": needless(bool, False, REDUCED),
     "gradient_predivide_factor": needless(float, 1.0, REDUCED),
     "sparse_gradients": needless(bool, False, REDUCED),
-    "fp16": used(dict, None, "precision", "enabled: true is precision: fp16"),
-    "bf16": used(dict, None, "precision", "enabled: true is precision: bfloat16"),
+    "fp16": derived(dict, None, "precision", "enabled: true is precision: fp16"),
+    "bf16": derived(dict, None, "precision", "enabled: true is precision: bfloat16"),
     "amp": refused(dict, None, AMP),
-    "gradient_clipping": used(AMOUNT, 1.0, "optimizer.grad_clip", "NeoX HEAD drops exactly 1.0"),
-    "zero_optimization": used(dict, None, "parallel.zero_stage"),
+    "gradient_clipping": derived(AMOUNT, 1.0, "optimizer.grad_clip", "NeoX HEAD drops exactly 1.0"),
+    "zero_optimization": derived(dict, None, "parallel.zero_stage"),
     "curriculum_learning": refused(dict, None, CURRICULUM),
     "curriculum_seqlen": needless(int, 0, "only with curriculum_learning, refused"),
     "steps_per_print": needless(int, 10, "log_interval decides"),
@@ -57,7 +61,7 @@ DEEPSPEED: Section = {
     "flops_profiler": needless(dict, None, "MFU is always shown; for more use profile: true"),
     "communication_data_type": needless(bool, None, REDUCED),
     "autotuning": refused(dict, None, AUTOTUNE),
-    "activation_checkpointing": used(
+    "activation_checkpointing": derived(
         dict, None, "remat", "says how, not whether: checkpoint_activations turns it on"
     ),
     "sparse_attention": refused(dict, None, SPARSE),
@@ -70,37 +74,35 @@ DEEPSPEED: Section = {
     "compression_training": refused(dict, None, "compression is not here: leave it out"),
     "checkpoint": needless(dict, None, "DeepSpeed's checkpoint options; Orbax writes them here"),
     "data_types": needless(dict, None, REDUCED),
-    "deepspeed_extra_args": used(dict, None, "notes", "only keys that are needless"),
+    "deepspeed_extra_args": derived(dict, None, "notes", "only keys that are needless"),
 }
 
 BLOCKS: Section = {
-    "optimizer.type": used(OPTIMIZER_TYPES, "adam", "optimizer.kind", refused=OPTIMIZERS),
-    "optimizer.params": used(dict, None, "optimizer"),
+    "optimizer.type": derived(OPTIMIZER_TYPES, "adam", "optimizer.kind", refused=OPTIMIZERS),
+    "optimizer.params": derived(dict, None, "optimizer"),
     "optimizer.params.lr": used(AMOUNT, 0.001, "optimizer.lr"),
-    "optimizer.params.betas": used(FLOATS, None, "optimizer.betas", "[0.9, 0.999]; lion 0.99"),
-    "optimizer.params.eps": used(AMOUNT, None, "optimizer.eps", "1e-8; sm3 1e-30"),
-    "optimizer.params.momentum": used(
+    "optimizer.params.betas": derived(FLOATS, None, "optimizer.betas", "[0.9, 0.999]; lion 0.99"),
+    "optimizer.params.eps": derived(AMOUNT, None, "optimizer.eps", "1e-8; sm3 1e-30"),
+    "optimizer.params.momentum": derived(
         AMOUNT, 0.0, "optimizer.momentum", "sgd, sm3 and muon (0.95)"
     ),
-    "optimizer.params.weight_decay": used(
-        AMOUNT, None, "optimizer.weight_decay", "an alias of weight_decay"
-    ),
-    "optimizer.params.beta": used(AMOUNT, None, "optimizer.extra", "sm3"),
+    "optimizer.params.weight_decay": alias(AMOUNT, None, "weight_decay"),
+    "optimizer.params.beta": derived(AMOUNT, None, "optimizer.extra", "sm3"),
     "optimizer.params.freeze_step": needless(int, 400, ONLY_1BIT),
     "optimizer.params.cuda_aware": needless(bool, False, ONLY_1BIT),
     "optimizer.params.torch_adam": needless(bool, False, "one implementation"),
     "optimizer.params.adam_w_mode": refused(bool, True, L2),
     "optimizer.params.bias_correction": refused(bool, True, "Adam corrects its bias: leave it out"),
     "optimizer.params.amsgrad": refused(bool, False, "AMSGrad is not here: leave it out"),
-    "fp16.enabled": used(bool, None, "precision.compute"),
+    "fp16.enabled": derived(bool, None, "precision.compute"),
     "fp16.fp16": needless(bool, True, "an old spelling of enabled, which must be there"),
-    "fp16.type": used(
+    "fp16.type": derived(
         ("fp16", "bfloat16"), "fp16", "precision.compute", "bfloat16: old NeoX's bf16"
     ),
     "fp16.auto_cast": needless(bool, False, "tokens are integers: there is nothing to cast"),
-    "fp16.loss_scale": used(AMOUNT, 0.0, "precision.loss_scale.static", "0: dynamic"),
+    "fp16.loss_scale": used(AMOUNT, 0.0, "precision.loss_scale.static", "0: dynamic", by=or_none),
     "fp16.initial_scale_power": used(
-        Number(int, 0, 127), 16, "precision.loss_scale.initial", "power of 2"
+        Number(int, 0, 127), 16, "precision.loss_scale.initial", "power of 2", by=power_of_2
     ),
     "fp16.loss_scale_window": used(COUNT, 1000, "precision.loss_scale.window"),
     "fp16.hysteresis": used(COUNT, 2, "precision.loss_scale.hysteresis"),
@@ -111,7 +113,7 @@ BLOCKS: Section = {
     "fp16.fp16_master_weights_and_grads": refused(
         bool, False, "master weights are float32: set it to false"
     ),
-    "bf16.enabled": used(bool, None, "precision.compute"),
+    "bf16.enabled": derived(bool, None, "precision.compute"),
     "bf16.immediate_grad_update": needless(bool, False, REDUCED),
     "zero_optimization.stage": used(WHOLE, 0, "parallel.zero_stage", "0 to 3"),
     "zero_optimization.allgather_partitions": needless(bool, True, COLLECTIVES),

@@ -1,4 +1,4 @@
-"""Keys that NeoX's documentation does not list: of its HEAD, of its forks and past, and our own."""
+"""Keys that NeoX's documentation does not list: those of its HEAD, of its forks, and our own."""
 
 from jaxneox.config.fates import (
     AMOUNT,
@@ -7,6 +7,9 @@ from jaxneox.config.fates import (
     SHARE,
     Number,
     Section,
+    alias,
+    derived,
+    inverted,
     needless,
     refused,
     used,
@@ -29,7 +32,7 @@ NEWER: Section = {
     "te_fp8_amax_compute_algo": needless(str, "most_recent", TE),
     "te_fp8_margin": needless(int, 0, TE),
     "te_fp8_mha": needless(bool, False, TE),
-    "wandb_run_name": used(str, None, "log.wandb"),
+    "wandb_run_name": derived(str, None, "log.wandb"),
     "peak_theoretical_tflops": used(AMOUNT, None, "log.peak_tflops", "of one device; for MFU"),
     "serve_model_weights": refused(bool, False, ONLINE),
     "weight_server_port": needless(int, 6000, ONLY_ONLINE),
@@ -41,45 +44,47 @@ NEWER: Section = {
     "reinforce_leave_one_out": needless(bool, False, ONLY_ONLINE),
 }
 
-OLDER: Section = {
-    "gas": used(COUNT, None, "batch.accumulation", "alias of gradient_accumulation_steps"),
+FORKS: Section = {
+    "gas": alias(COUNT, None, "gradient_accumulation_steps"),
     "attention_type": refused(str, None, KV, "groupedquery", "multihead"),
-    "decay_lr_to": used(SHARE, None, "schedule.min_lr", "Llemma's: min_lr as a share of lr"),
-    "warmup_iters": used(AMOUNT, None, "schedule.warmup_iters", "Llemma's: instead of warmup"),
+    "decay_lr_to": derived(SHARE, None, "schedule.min_lr", "Llemma's: min_lr as a share of lr"),
+    "warmup_iters": derived(AMOUNT, None, "schedule.warmup_iters", "Llemma's: instead of warmup"),
 }
 
 SCALING = "model.positions.scaling"
 ROPE_SCALING: Section = {
-    "rope_scaling": used(
+    "rope_scaling": derived(
         dict, None, SCALING, "rotary for longer texts, as Hugging Face's config.json names it"
     ),
-    "rope_scaling.type": used(
+    "rope_scaling.type": derived(
         ("default", "linear", "dynamic", "yarn", "llama3"), "default", f"{SCALING}.type"
     ),
-    "rope_scaling.rope_type": used(
-        ("default", "linear", "dynamic", "yarn", "llama3"), None, f"{SCALING}.type", "the same"
+    "rope_scaling.rope_type": alias(
+        ("default", "linear", "dynamic", "yarn", "llama3"), None, "rope_scaling.type"
     ),
-    "rope_scaling.factor": used(
+    "rope_scaling.factor": derived(
         Number(float, 1), None, f"{SCALING}.factor", "how many times longer texts may be"
     ),
-    "rope_scaling.original_max_position_embeddings": used(
+    "rope_scaling.original_max_position_embeddings": derived(
         COUNT,
         None,
         f"{SCALING}.original_max_position_embeddings",
         "for dynamic, yarn and llama3; null: max_position_embeddings",
     ),
-    "rope_scaling.attention_factor": used(
+    "rope_scaling.attention_factor": derived(
         AMOUNT, None, f"{SCALING}.attention_factor", "yarn; null: 0.1 ln(factor) + 1"
     ),
-    "rope_scaling.mscale": used(
+    "rope_scaling.mscale": derived(
         AMOUNT, None, f"{SCALING}.attention_factor", "yarn, with mscale_all_dim: in its place"
     ),
-    "rope_scaling.mscale_all_dim": used(AMOUNT, None, f"{SCALING}.attention_factor", "as mscale"),
-    "rope_scaling.beta_fast": used(AMOUNT, 32.0, f"{SCALING}.beta_fast", "yarn"),
-    "rope_scaling.beta_slow": used(AMOUNT, 1.0, f"{SCALING}.beta_slow", "yarn"),
-    "rope_scaling.truncate": used(bool, True, f"{SCALING}.truncate", "yarn"),
-    "rope_scaling.low_freq_factor": used(AMOUNT, None, f"{SCALING}.low_freq_factor", "llama3"),
-    "rope_scaling.high_freq_factor": used(AMOUNT, None, f"{SCALING}.high_freq_factor", "llama3"),
+    "rope_scaling.mscale_all_dim": derived(
+        AMOUNT, None, f"{SCALING}.attention_factor", "as mscale"
+    ),
+    "rope_scaling.beta_fast": derived(AMOUNT, 32.0, f"{SCALING}.beta_fast", "yarn"),
+    "rope_scaling.beta_slow": derived(AMOUNT, 1.0, f"{SCALING}.beta_slow", "yarn"),
+    "rope_scaling.truncate": derived(bool, True, f"{SCALING}.truncate", "yarn"),
+    "rope_scaling.low_freq_factor": derived(AMOUNT, None, f"{SCALING}.low_freq_factor", "llama3"),
+    "rope_scaling.high_freq_factor": derived(AMOUNT, None, f"{SCALING}.high_freq_factor", "llama3"),
 }
 
 OURS: Section = {
@@ -90,7 +95,7 @@ OURS: Section = {
         "the token after each document; null: tokenizer_config.json's eos_token, or <|endoftext|>",
     ),
     "neox_compat": used(bool, False, "neox_compat", "true: as NeoX HEAD does, not as it says"),
-    "remat_policy": used(
+    "remat_policy": derived(
         ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"
     ),
     "attention_kernel": used(
@@ -99,10 +104,10 @@ OURS: Section = {
         "model.attention.kernel",
         "auto: the fastest that has all the model needs",
     ),
-    "head_dim": used(
+    "head_dim": derived(
         COUNT, None, "model.attention.head_dim", "null: hidden_size / num_attention_heads"
     ),
-    "attention_output_bias": used(
+    "attention_output_bias": derived(
         bool,
         True,
         "model.attention.output_bias",
@@ -135,10 +140,10 @@ OURS: Section = {
         "model.attention_dropped",
         "true: as NeoX computes gpt_j_residual with a gated MLP without biases",
     ),
-    "lr_factors": used(
+    "lr_factors": derived(
         dict, None, "optimizer.lr_factors", "by parameter: from NeoX's biases, one copy for several"
     ),
-    "clip_leaves_out": used(
+    "clip_leaves_out": derived(
         dict,
         None,
         "optimizer.clip_leaves_out",
@@ -161,7 +166,11 @@ OURS: Section = {
         bool, True, "data.extra_token", "Megatron's: false: samples share no token"
     ),
     "drop_last_partial_validation_sequence": used(
-        bool, True, "data.keep_partial_validation", "Megatron's: false: a short last one counts"
+        bool,
+        True,
+        "data.keep_partial_validation",
+        "Megatron's: false: a short last one counts",
+        by=inverted,
     ),
     "reset_position_ids": used(
         bool,
@@ -176,13 +185,13 @@ OURS: Section = {
         "Megatron's: in training a token sees nothing before the last <|endoftext|>",
     ),
     "inter_document_masking": refused(bool, False, WITHIN),
-    "rampup_batch_size": used(
+    "rampup_batch_size": derived(
         INTS, None, "batch.ramp", "Megatron's: [start, increment, samples until train_batch_size]"
     ),
-    "drop_last_samples": used(
+    "drop_last_samples": derived(
         COUNT, None, "batch.drop_last", "null: micro-batch x dp of the first start, as NeoX"
     ),
-    "max_micro_batch_size": used(
+    "max_micro_batch_size": derived(
         COUNT, None, "batch.micro", "the largest micro-batch up to it that divides the batch"
     ),
 }

@@ -7,6 +7,8 @@ from jaxneox.config.fates import (
     WHOLE,
     Number,
     Section,
+    derived,
+    inverted,
     needless,
     refused,
     used,
@@ -43,70 +45,72 @@ NO_MOE = "mixtures of experts are not here: set it to 1, or use a dense model's 
 ONLY_MOE = "only for mixtures of experts, which moe_num_experts refuses"
 
 MODEL: Section = {
-    "precision": used(
+    "precision": derived(
         ("fp16", "fp32", "bfloat16"), None, "precision.compute", "null: fp16's or bf16's block"
     ),
     "num_layers": used(COUNT, None, "model.num_layers"),
     "hidden_size": used(COUNT, None, "model.hidden_size"),
-    "intermediate_size": used(
+    "intermediate_size": derived(
         COUNT, None, "model.mlp.size", "4 x hidden_size; a gated branch is a third of it"
     ),
-    "mlp_multiple_of": used(COUNT, 1, "model.mlp.size", "one branch is rounded up to it"),
-    "expansion_factor": used(AMOUNT, None, "model.mlp.size", "instead of intermediate_size"),
+    "mlp_multiple_of": derived(COUNT, 1, "model.mlp.size", "one branch is rounded up to it"),
+    "expansion_factor": derived(AMOUNT, None, "model.mlp.size", "instead of intermediate_size"),
     "num_attention_heads": used(COUNT, None, "model.attention.num_heads"),
-    "num_kv_heads": used(COUNT, None, "model.attention.kv_heads", "null: one per head"),
+    "num_kv_heads": derived(COUNT, None, "model.attention.kv_heads", "null: one per head"),
     "seq_length": used(COUNT, None, "model.seq_length"),
     "sliding_window_width": used(
         WHOLE, None, "model.attention.window", "a token sees itself and so many before it"
     ),
     "max_position_embeddings": used(COUNT, None, "model.positions.max_positions"),
-    "norm": used(NORMS, "layernorm", "model.norm.kind", TE_NORM),
+    "norm": derived(NORMS, "layernorm", "model.norm.kind", TE_NORM),
     "layernorm_fusion": needless(bool, False, FUSED),
     "rmsnorm_fusion": needless(bool, False, FUSED),
     "use_qk_layernorm": used(bool, False, "model.attention.qk_norm"),
-    "layernorm_epsilon": used(AMOUNT, 1e-05, "model.norm.epsilon"),
-    "rms_norm_epsilon": used(AMOUNT, 1e-08, "model.norm.epsilon"),
-    "scalenorm_epsilon": used(AMOUNT, 1e-08, "model.norm.epsilon"),
+    "layernorm_epsilon": derived(AMOUNT, 1e-05, "model.norm.epsilon"),
+    "rms_norm_epsilon": derived(AMOUNT, 1e-08, "model.norm.epsilon"),
+    "scalenorm_epsilon": derived(AMOUNT, 1e-08, "model.norm.epsilon"),
     "pos_emb": used(POSITIONS, "learned", "model.positions.kind"),
     "rpe_num_buckets": used(COUNT, 32, "model.positions.rpe_buckets"),
     "rpe_max_distance": used(COUNT, 128, "model.positions.rpe_max_distance"),
     "opt_pos_emb_offset": used(WHOLE, 0, "model.positions.offset"),
-    "no_weight_tying": used(bool, False, "model.tied_embedding"),
-    "attention_config": used(
+    "no_weight_tying": used(bool, False, "model.tied_embedding", by=inverted),
+    "attention_config": derived(
         list, None, "model", "only global and flash, which are one function", ATTENTION
     ),
     "sparsity_config": refused(dict, None, SPARSE),
     "num_unique_layers": refused(COUNT, None, SHARED),
     "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
     "make_vocab_size_divisible_by": used(COUNT, 128, "tokenizer.divisible_by"),
-    "activation": used(
+    "activation": derived(
         ACTIVATIONS, "gelu", "model.mlp.activation", "gelu with bias_gelu_fusion is the tanh form"
     ),
     "use_flashattn_swiglu": needless(bool, False, FUSED),
     "scaled_upper_triang_masked_softmax_fusion": needless(bool, False, FUSED),
     "scaled_masked_softmax_fusion": needless(bool, False, FUSED),
-    "bias_gelu_fusion": used(bool, False, "model.mlp.activation", "true: gelu by tanh; else erf"),
+    "bias_gelu_fusion": derived(
+        bool, False, "model.mlp.activation", "true: gelu by tanh; else erf"
+    ),
     "bias_dropout_fusion": needless(bool, False, FUSED),
     "rope_fusion": needless(bool, False, FUSED),
     "fused_kernels_build_path": needless(str, None, "no kernels are built"),
-    "fp16_lm_cross_entropy": used(bool, False, "precision.loss_fp32", "only in fp16"),
+    "fp16_lm_cross_entropy": used(bool, False, "precision.loss_fp32", "only in fp16", by=inverted),
     "init_method_std": used(AMOUNT, 0.02, "model.init.std"),
-    "apply_query_key_layer_scaling": used(
+    "apply_query_key_layer_scaling": derived(
         bool, False, "model.attention.softmax_fp32", "the scaling cancels; fp32 softmax remains"
     ),
     "use_cpu_initialization": needless(bool, False, "every mesh draws the same numbers"),
-    "attention_softmax_in_fp32": used(bool, False, "model.attention.softmax_fp32"),
+    "attention_softmax_in_fp32": derived(bool, False, "model.attention.softmax_fp32"),
     "rotary_pct": used(SHARE, 1.0, "model.positions.rotary_fraction"),
-    "rotary_emb_base": used(Number(int, 1, 10**15), 10000, "model.positions.rotary_base"),
+    "rotary_emb_base": used(Number(int, 1, 10**15), 10000, "model.positions.rotary_base", by=float),
     "rotary_save_freqs_buffer": needless(bool, False, "the frequencies are computed, never saved"),
     "init_method": used(INITS, "normal", "model.init.method"),
     "output_layer_init_method": used(INITS, "scaled_normal", "model.init.output_method"),
     "gmlp_attn_dim": needless(int, 64, "only for gmlp layers, which attention_config refuses"),
     "gpt_j_residual": used(bool, False, "model.parallel_residual"),
-    "gpt_j_tied": used(bool, False, "model.shared_norm", "only with gpt_j_residual"),
-    "use_bias_in_norms": used(bool, True, "model.norm.bias", "ignored by NeoX HEAD"),
+    "gpt_j_tied": derived(bool, False, "model.shared_norm", "only with gpt_j_residual"),
+    "use_bias_in_norms": derived(bool, True, "model.norm.bias", "ignored by NeoX HEAD"),
     "use_bias_in_attn_linear": used(bool, True, "model.attention.bias"),
-    "use_bias_in_mlp": used(bool, True, "model.mlp.bias"),
+    "use_bias_in_mlp": derived(bool, True, "model.mlp.bias"),
     "soft_prompt_tuning": refused(dict, None, PROMPT),
     "mamba_selective_scan_fusion": needless(bool, False, MAMBA),
     "mamba_causal_conv_fusion": needless(bool, False, MAMBA),

@@ -8,8 +8,12 @@ from jaxneox.config.fates import (
     WHOLE,
     Number,
     Section,
+    at_least_1,
+    derived,
+    entries,
     needless,
     refused,
+    unless_false,
     used,
 )
 
@@ -27,11 +31,11 @@ ONNX = "there is no ONNX export here: set it to false"
 DEEPSCALE = "DeepSpeed's old name, which does nothing"
 
 LOGGING: Section = {
-    "use_wandb": used(bool, None, "log.wandb", "null: off"),
-    "wandb_group": used(str, None, "log.wandb"),
-    "wandb_team": used(str, None, "log.wandb"),
-    "wandb_project": used(str, "neox", "log.wandb"),
-    "wandb_host": used(str, "https://api.wandb.ai", "log.wandb"),
+    "use_wandb": derived(bool, None, "log.wandb", "null: off"),
+    "wandb_group": derived(str, None, "log.wandb"),
+    "wandb_team": derived(str, None, "log.wandb"),
+    "wandb_project": derived(str, "neox", "log.wandb"),
+    "wandb_host": derived(str, "https://api.wandb.ai", "log.wandb"),
     "wandb_init_all_ranks": needless(bool, False, "the numbers are the same on every host"),
     "git_hash": needless(str, "613aeb9", SET_BY_NEOX),
     "log_dir": used(str, None, "log.log_dir", "the printed lines, in train.log"),
@@ -52,9 +56,9 @@ LOGGING: Section = {
     "gradient_noise_scale_cpu_offload": needless(bool, False, "only with the same"),
     "memory_profiling": needless(bool, False, TRACE),
     "memory_profiling_path": needless(str, None, TRACE),
-    "profile": used(bool, False, "log.profile", "in tensorboard_dir, else in save"),
-    "profile_step_start": used(WHOLE, 10, "log.profile"),
-    "profile_step_stop": used(WHOLE, 12, "log.profile"),
+    "profile": derived(bool, False, "log.profile", "in tensorboard_dir, else in save"),
+    "profile_step_start": derived(WHOLE, 10, "log.profile"),
+    "profile_step_stop": derived(WHOLE, 12, "log.profile"),
 }
 
 OTHER: Section = {
@@ -75,15 +79,15 @@ OTHER: Section = {
     "user_script": needless(str, None, LAUNCH),
     "iteration": used(WHOLE, None, "checkpoint.iteration", "null: the newest"),
     "do_train": refused(bool, None, TRAINING, True),
-    "do_valid": used(bool, None, "train.do_valid", "null: true"),
-    "do_test": used(bool, None, "train.do_test", "null: true"),
+    "do_valid": used(bool, None, "train.do_valid", "null: true", by=unless_false),
+    "do_test": used(bool, None, "train.do_test", "null: true", by=unless_false),
     "save_iters": refused(list, None, SAVE_ITERS),
     "global_num_gpus": needless(int, None, MESH),
 }
 
 PARALLELISM: Section = {
-    "pipe_parallel_size": used(WHOLE, 0, "parallel.pp", "0 and 1: no pipeline"),
-    "model_parallel_size": used(WHOLE, 1, "parallel.tp", "also pads the vocabulary"),
+    "pipe_parallel_size": used(WHOLE, 0, "parallel.pp", "0 and 1: no pipeline", by=at_least_1),
+    "model_parallel_size": used(WHOLE, 1, "parallel.tp", "also pads the vocabulary", by=at_least_1),
     "pipe_partition_method": needless(
         str, "type:transformer|mlp", "all stages have as many layers"
     ),
@@ -104,7 +108,7 @@ TEXTGEN: Section = {
     "maximum_tokens": used(COUNT, 64, "generation.max_tokens"),
     "prompt_end": used(str, "\n", "generation.prompt_end"),
     "sample_input_file": used(str, None, "generation.input_file"),
-    "sample_output_file": used(
+    "sample_output_file": derived(
         str, "samples.txt", "generation.output_file", "not set: the terminal"
     ),
     "num_samples": used(COUNT, 1, "generation.samples", "texts without a prompt"),
@@ -113,7 +117,11 @@ TEXTGEN: Section = {
         str, "", "train.eval_results_prefix", "files PREFIX_eval_results_step_N.json"
     ),
     "eval_tasks": used(
-        STRINGS, None, "train.eval_tasks", "every eval_interval steps; TASK=FILE for local files"
+        STRINGS,
+        None,
+        "train.eval_tasks",
+        "every eval_interval steps; TASK=FILE for local files",
+        by=entries,
     ),
 }
 

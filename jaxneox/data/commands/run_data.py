@@ -3,9 +3,10 @@
 import argparse
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxneox.config import apply_set, data_run_of, load_yaml, tokenizer_of
+from jaxneox.config import Settings, apply_set, load_yaml
+from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.build import open_loader
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.tokenizer import Tokenizer, open_tokenizer
@@ -34,11 +35,11 @@ def open_run(args: argparse.Namespace) -> RunData:
     """Raises UserError where the configuration or the data is wrong, or the split is empty."""
     folder = _run_folder(args.paths)
     files = [str(folder / "config.yml")] if folder else args.paths
-    keys = apply_set(load_yaml(files), args.set)
-    tokenizer = _tokenizer(keys, folder)
+    settings = Settings(apply_set(load_yaml(files), args.set))
+    tokenizer = _tokenizer(settings.tokenizer, folder)
     if args.dp < 1:
         raise UserError(f"--dp: {args.dp}, expected 1 or more")
-    cfg = data_run_of(keys, dp=args.dp, vocab_size=tokenizer.vocab_size if tokenizer else None)
+    cfg = settings.data_run(args.dp, tokenizer.vocab_size if tokenizer else None)
     loader: Loader | None = open_loader(cfg, tokenizer, args.split)
     if loader is None:
         raise UserError(f"the {args.split} split is empty: no documents, or no iterations of it")
@@ -59,9 +60,8 @@ def _run_folder(paths: list[str]) -> pathlib.Path | None:
     raise UserError(f"{folders[0]}: no config.yml; expected the folder of a run")
 
 
-def _tokenizer(keys: dict[str, Any], folder: pathlib.Path | None) -> Tokenizer | None:
+def _tokenizer(cfg: TokenizerConfig, folder: pathlib.Path | None) -> Tokenizer | None:
     """None, and a note, where its files are not here: tokens are read without it too."""
-    cfg = tokenizer_of(keys)
     try:
         return open_tokenizer(cfg, [] if folder is None else [folder])
     except UserError as error:

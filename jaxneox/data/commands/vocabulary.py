@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxneox.config import load_yaml, tokenizer_of
+from jaxneox.config import Settings, load_yaml
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.tokenizer import Tokenizer, build_tokenizer
 from jaxneox.errors import UserError
@@ -24,7 +24,7 @@ def tokenizer_from(args: argparse.Namespace) -> Tokenizer | None:
     if args.config and flags:
         raise UserError("--config and the tokenizer's own flags: give one of the two")
     if args.config:
-        return build_tokenizer(tokenizer_of(load_yaml(args.config)))
+        return build_tokenizer(Settings(load_yaml(args.config)).tokenizer)
     if flags:
         kind = args.tokenizer_type or "HFTokenizer"
         files = (args.vocab_file, args.merge_file)

@@ -16,11 +16,11 @@ BLOCK = 512
 """Queries and keys of a tile."""
 
 LANES = 128
-"""Of which a tile has whole ones."""
+"""Width of a TPU vector register. A tile spans a whole number of lanes."""
 
 
-def lacks(cfg: AttentionConfig, length: int) -> str | None:
-    """What it has not of what is asked."""
+def unsupported(cfg: AttentionConfig, length: int) -> str | None:
+    """Name the first requested feature that this kernel cannot compute, or return None."""
     if cfg.head_dim % 32:
         return f"heads of {cfg.head_dim} (a multiple of 32)"
     if length % LANES:
@@ -29,7 +29,7 @@ def lacks(cfg: AttentionConfig, length: int) -> str | None:
 
 
 def fused(q, k, v, documents_BT: jax.Array | None, cfg: AttentionConfig, layout: Layout):
-    """queries [B, T, K, G, H], keys [B, T, K, (1,) H], values [B, T, K, H] -> as the queries.
+    """Mix queries [B, T, K, G, H], keys [B, T, K, (1,) H] and values [B, T, K, H] like `mix`.
 
     On a CPU it is interpreted, slowly, for tests.
     """

@@ -1,0 +1,131 @@
+"""A run's settings: its YAML keys, checked once, and the parts of `Config` that they make."""
+
+from functools import cached_property
+
+from jaxneox.config.architecture import model_config, padded_vocab
+from jaxneox.config.batch import batch_config
+from jaxneox.config.batches import DataRun
+from jaxneox.config.check import CheckedKeys
+from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
+from jaxneox.config.running import (
+    data_config,
+    generation_config,
+    log_config,
+    parallel_config,
+    remat_config,
+    tokenizer_config,
+)
+from jaxneox.config.schema import (
+    BatchConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    GenerationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    PrecisionConfig,
+    ScheduleConfig,
+    TokenizerConfig,
+    TrainConfig,
+)
+
+
+class Settings(CheckedKeys):
+    """Checked keys that are asked for the parts of a run, or for the whole of it.
+
+    A part needs only its own keys: YAML files that describe a model and say nothing of its training
+    have a `model`, and those that describe nothing else have a `tokenizer`. Asking for a part
+    raises UserError where its keys are missing or contradict each other.
+
+    Example:
+        settings = Settings(load_yaml(["pythia-70m"]))
+        settings.parallel.tp, settings.model(vocab_size=50277).num_layers
+    """
+
+    @cached_property
+    def tokenizer(self) -> TokenizerConfig:
+        return tokenizer_config(self)
+
+    @cached_property
+    def parallel(self) -> ParallelConfig:
+        return parallel_config(self)
+
+    @cached_property
+    def precision(self) -> PrecisionConfig:
+        return precision_config(self)
+
+    @cached_property
+    def optimizer(self) -> OptimizerConfig:
+        return optimizer_config(self)
+
+    @cached_property
+    def schedule(self) -> ScheduleConfig:
+        return schedule_config(self, self.optimizer.lr)
+
+    @cached_property
+    def data(self) -> DataConfig:
+        return data_config(self)
+
+    @cached_property
+    def generation(self) -> GenerationConfig:
+        return generation_config(self)
+
+    @property
+    def train_iters(self) -> int:
+        iters: int = self.needed("train_iters")
+        return iters
+
+    def model(self, vocab_size: int | None) -> ModelConfig:
+        """Build the model.
+
+        Args:
+            vocab_size: the tokenizer's, not padded, or None where `padded_vocab_size` is given.
+        """
+        return model_config(self, padded_vocab(self.tokenizer, vocab_size))
+
+    def batch(self, dp: int) -> BatchConfig:
+        """Build the batch for a mesh whose data parallel size is `dp`."""
+        return batch_config(self, dp)
+
+    def data_run(self, dp: int, vocab_size: int | None) -> DataRun:
+        """Build what the batches depend on.
+
+        The padded vocabulary is None where there is neither a tokenizer nor `padded_vocab_size`.
+        """
+        known = self.tokenizer.padded_size is not None or vocab_size is not None
+        return DataRun(
+            self.data,
+            self.batch(dp),
+            self.fill(TrainConfig, "train"),
+            self.needed("seq_length"),
+            padded_vocab(self.tokenizer, vocab_size) if known else None,
+        )
+
+    def resolve(self, dp: int, vocab_size: int | None) -> Config:
+        """Build the whole run.
+
+        Args:
+            dp: the data parallel size of the mesh.
+            vocab_size: the tokenizer's, not padded, or None where `padded_vocab_size` is given.
+        """
+        tokenizer, optimizer = self.tokenizer, self.optimizer
+        return self.fill(
+            Config,
+            "",
+            model=self.model(vocab_size),
+            precision=self.precision,
+            optimizer=optimizer,
+            schedule=self.schedule,
+            parallel=self.parallel,
+            batch=self.batch(dp),
+            remat=remat_config(self),
+            tokenizer=tokenizer,
+            data=self.data,
+            checkpoint=self.fill(CheckpointConfig, "checkpoint"),
+            log=log_config(self),
+            train=self.fill(TrainConfig, "train"),
+            generation=self.generation,
+            keys=self.keys,
+            notes=tuple(self.notes),
+        )
