@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from jaxneox.data import documents, pieces
-from jaxneox.data.pieces import PIECE, Pieces, pieces_of
+from jaxneox.data.pretokens import PIECE, Pieces, pieces_of
 
 MERGES = [
     "t h", "th e", "Ġ the", "Ġ t", "a t", "Ġ Ġ", "' s", "1 2", ', "', "Ċ Ċ", "Â ł", "Âł Ċ", "Ã ©",
