@@ -28,7 +28,8 @@ KINDS = (
         "GPT-NeoX",
         "from-neox",
         re.compile(
-            r"global_step\d+|layer_\d+-model_\d+-model_states\.pt|mp_rank_\d+_model_states\.pt"
+            r"global_step\d+(_universal)?|layer_\d+-model_\d+-model_states\.pt"
+            r"|(zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt"
         ),
         " (with --optimizer to go on with its training)",
     ),

@@ -6,10 +6,11 @@ from typing import Any
 
 import tensorstore as ts
 
+from convert.inspection import finite
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts, Optimizer, Use
 from convert.inspection.uses import of_run, verified
-from convert.next_command import go_on, train_on
+from convert.ours.next_command import go_on, train_on
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Place
@@ -18,7 +19,8 @@ from jaxneox.errors import UserError
 WEIGHTS_ALONE = "it holds weights alone: start from them with --finetune"
 
 
-def inspect_jaxneox(path: Path, *, step: int | None = None) -> Facts:
+def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = False) -> Facts:
+    """`numbers` reads the weights however large they are."""
     place = checkpoint.find(path, step)
     facts = Facts(place.folder, "jaxneox", "orbax", step=place.step)
     facts.steps = checkpoint.steps(place.run)
@@ -28,6 +30,7 @@ def inspect_jaxneox(path: Path, *, step: int | None = None) -> Facts:
         source = JaxneoxCheckpoint(place)
         _describe(facts, source)
         facts.optimizer = _optimizer(place, source.keys)
+        finite.find(facts, finite.of_ours(source), whatever_size=numbers)
     except UserError as error:
         facts.problems.append(str(error))
         load = f"jaxneox.load({named!r})"

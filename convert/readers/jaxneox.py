@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorstore as ts
 
+from convert.checkpoint import Checkpoint, Logits
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Place
 from jaxneox.config import model_of
@@ -17,8 +18,8 @@ from jaxneox.errors import UserError
 CACHE = 1 << 29  # bytes of decoded chunks: training saves all layers of a leaf as one chunk
 
 
-class JaxneoxCheckpoint:
-    """`leaf(name, layer)` reads one parameter, or one layer of it, as it is stored."""
+class JaxneoxCheckpoint(Checkpoint):
+    """A step of a run; its parameters are read as they are stored."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -27,11 +28,9 @@ class JaxneoxCheckpoint:
         self.conversion: dict[str, Any] = meta.get("conversion", {})
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
         self._arrays: dict[tuple[str, str], ts.TensorStore] = {}
+        self.model: ModelConfig = model_of(self.keys, vocab_size=None)
+        self.shapes = checkpoint.read_shapes(place)
         self.check()
-
-    @cached_property
-    def model(self) -> ModelConfig:
-        return model_of(self.keys, vocab_size=None)
 
     @cached_property
     def said(self) -> ModelConfig:
@@ -39,13 +38,14 @@ class JaxneoxCheckpoint:
         return model_of(checkpoint.read_keys(self.place), vocab_size=None)
 
     @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return checkpoint.read_shapes(self.place)
-
-    @cached_property
     def tokenizer(self) -> Tokenizer | None:
         kept = self.place.run / "tokenizer"
         return load_tokenizer(kept, self.keys.get("eod_token")) if kept.is_dir() else None
+
+    def program(self) -> Logits | str:
+        from convert.ours.program import logits
+
+        return lambda tokens_BT: logits(self.place.folder, tokens_BT)
 
     def check(self) -> None:
         """Raises UserError where the parameters are not those of the saved configuration."""

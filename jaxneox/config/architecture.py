@@ -152,15 +152,29 @@ def _nearest_divisor(number: int, wanted: int) -> int:
 def _mlp(settings: CheckedKeys) -> MlpConfig:
     activation = settings["activation"]
     gated = activation in GATED
+    # between the two, NeoX's mlp_type was there and had no effect on activations that are gated
+    llama = settings["mlp_type"] == "llama" and not gated
     if activation == "gelu" and settings["bias_gelu_fusion"]:
         activation = "gelu_tanh"
     return settings.fill(
         MlpConfig,
         "model.mlp",
-        size=_mlp_size(settings, gated),
+        size=_llama_size(settings) if llama else _mlp_size(settings, gated),
         activation=_ACTIVATIONS.get(activation, activation),
-        gated=gated,
+        gated=gated or llama,
+        bias=settings["use_bias_in_mlp"] and not llama,
     )
+
+
+def _llama_size(settings: CheckedKeys) -> int:
+    """Width of a branch in NeoX's LLaMAParallelMLP of 2023-05 to 2024-09."""
+    for name in ("expansion_factor", "mlp_multiple_of"):
+        if settings.given(name):
+            raise UserError(f"{name}: mlp_type llama has none: set intermediate_size, or swiglu")
+    size = settings["intermediate_size"]
+    if size is None:
+        size = -(-int(2 * settings["hidden_size"] * 4 / 3) // 256) * 256
+    return int(size)
 
 
 def _mlp_size(settings: CheckedKeys, gated: bool) -> int:

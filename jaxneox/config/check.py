@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
 
-from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused, Used, is_off
+from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused, Used, is_off, same
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
+from jaxneox.config.keys.past import REMOVED, RENAMED
 from jaxneox.errors import UserError
 
 LEAST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32 without its subnormal numbers
@@ -84,8 +85,11 @@ class CheckedKeys:
     def _fold(self, alias: str, name: str) -> None:
         if alias not in self._given:
             return
+        value = stands_for(alias, self._given[alias])
+        if value is None:
+            return
         # an alias may have been NeoX's for another type, as a float for a count
-        value = typed(alias, self._given[alias], KEYS[name].kind)
+        value = typed(alias, value, KEYS[name].kind)
         refuse_unheld(alias, value)
         if self._given.setdefault(name, value) != value:
             raise UserError(
@@ -122,6 +126,13 @@ class CheckedKeys:
 Settings = CheckedKeys  # the name by which convert and train.origin import it
 
 
+def stands_for(alias: str, value: Any) -> Any:
+    """Return the value that an alias gives to the key for which it stands; None is none."""
+    fate = KEYS[alias].fate
+    assert isinstance(fate, Alias)
+    return value if fate.by is same else fate.by(typed(alias, value, KEYS[alias].kind))
+
+
 def _words(value: Any) -> Iterator[str]:
     """The texts in a value, or in its lists at any depth."""
     if isinstance(value, str):
@@ -151,10 +162,14 @@ def _unknown(keys: Mapping[str, Any], block: str) -> Iterator[str]:
 
 def _nearest(name: str) -> str:
     block, _, short = name.rpartition(".")
-    siblings = [known for known in KEYS if known.rpartition(".")[0] == block]
-    elsewhere = [known for known in KEYS if known.rpartition(".")[2] == short]
+    living = [known for known in KEYS if known not in REMOVED]
+    siblings = [known for known in living if known.rpartition(".")[0] == block]
+    elsewhere = [known for known in living if known.rpartition(".")[2] == short]
     nearest = elsewhere or difflib.get_close_matches(name, siblings, n=1)
-    return f" (did you mean {nearest[0]}?)" if nearest else ""
+    if not nearest:
+        return ""
+    meant = ALIASES[nearest[0]] if nearest[0] in RENAMED and nearest[0] in ALIASES else nearest[0]
+    return f" (did you mean {meant}?)"
 
 
 def typed(name: str, value: Any, kind: Kind) -> Any:

@@ -81,6 +81,39 @@ Not reproduced, with or without it:
   `batch_size`, `loss_scale`, ...) are other names of the settings that they stand for.
 - `save` without `checkpoint_factor` and `extra_save_iters` saves at the end; NeoX refuses it.
 
+## NeoX's and Pythia's YAML files of any year
+
+Keys that NeoX renamed or removed are in the tables below, under "From NeoX's past". Measured in
+2026-11 on all versions of the YAML files of trainings in the histories of EleutherAI/gpt-neox (up
+to ea7aefd8) and EleutherAI/pythia, each distinct text once and in the year of its first commit:
+
+| repository and year | versions | accepted | with present keys alone |
+|---|---|---|---|
+| GPT-NeoX 2021 | 148 | 102 | 35 |
+| GPT-NeoX 2022 | 84 | 82 | 27 |
+| GPT-NeoX 2023 | 76 | 71 | 62 |
+| GPT-NeoX 2024 | 117 | 95 | 82 |
+| GPT-NeoX 2025 | 2 | 1 | 1 |
+| Pythia 2021 | 1 | 1 | 1 |
+| Pythia 2022 | 16 | 16 | 0 |
+| Pythia 2023 | 29 | 27 | 20 |
+| Pythia 2025 | 2 | 1 | 1 |
+| all | 475 | 396 | 229 |
+
+A version is read alone, for one device and a vocabulary of 50277 tokens. NeoX's files are meant to
+be combined, so that what is missing (a size of the model, the number of steps) is taken, key by
+key, from its present 125M.yml and local_setup.yml. `python -m tests.config.history GPT_NEOX PYTHIA`
+measures it anew from two clones. The 79 others are refused because they ask for
+
+- sparse attention (20; in 2021 as `sparsity: interspersed`), Mamba, gMLP or RWKV layers (15),
+- compressed gradients (`onebitadam`, 11) or the optimizer `madgrad_wd` (1),
+- training on preferences (6) or mixtures of experts (4),
+- a relative bias beside learned positions (`rpe: true`, 1),
+
+or are not valid: heads that do not divide the width (5; one is Pythia-12B-deduped's, whose layers
+and heads are swapped), contradictory batch sizes (3), `num_samples: 0` (3), broken YAML (5) or
+layers (1), and misspelt keys and values (4).
+
 ## Other names of one setting
 
 Given by two names, a setting must have the same value twice.

@@ -74,6 +74,11 @@ def entries(value: list[Any] | None) -> tuple[Any, ...]:
     return tuple(value or ())
 
 
+def in_a_list(value: Any) -> list[Any]:
+    """Return the value as the only entry of a list."""
+    return [value]
+
+
 def power_of_2(value: int) -> float:
     """Return 2 to the power of the value."""
     return 2.0**value
@@ -95,10 +100,14 @@ class Used:
 
 @dataclass(frozen=True)
 class Alias:
-    """The key is another name of the key `of`; where both are given they must agree."""
+    """The key is another name of the key `of`; where both are given they must agree.
+
+    Its value stands for `by` of it, which is None where it is as if it were not given.
+    """
 
     of: str
     note: str = ""
+    by: Callable[[Any], Any] = same
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,11 @@ def derived(
     return Key(kind, default, Used(to, note, refused or {}, by=None))
 
 
-def alias(kind: Kind, default: Any, of: str, note: str = "") -> Key:
+def alias(
+    kind: Kind, default: Any, of: str, note: str = "", *, by: Callable[[Any], Any] = same
+) -> Key:
     """Make the row of a key that is another name of the key `of`."""
-    return Key(kind, default, Alias(of, note))
+    return Key(kind, default, Alias(of, note, by))
 
 
 def needless(kind: Kind, default: Any, why: str, *, told: bool = False) -> Key:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from jaxneox.config.check import refuse_unknown
+from jaxneox.config.check import refuse_unknown, stands_for
 from jaxneox.config.keys import ALIASES, BLOCKS
 from jaxneox.config.merge import parse_value, spelled
 from jaxneox.errors import UserError
@@ -34,6 +34,8 @@ def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, 
         name, value = spelled(name), parse_value(text)
         refuse_unknown(_nested(name, value))
         setting = ALIASES.get(name, name)
+        if setting != name and value is not None:
+            value = stands_for(name, value)
         for alias in (alias for alias, of in ALIASES.items() if of == setting):
             _drop(result, alias.split("."))
         _put(result, setting.split("."), value, assignment)

@@ -80,9 +80,9 @@ def remat_config(settings: CheckedKeys) -> RematConfig:
 
 
 def generation_config(settings: CheckedKeys) -> GenerationConfig:
-    """Without `sample_output_file` texts are printed; its default is the file that NeoX writes."""
+    """Without an output file texts are printed; the key's default is the file that NeoX writes."""
     given = settings.given("sample_output_file")
-    output_file = settings["sample_output_file"] if given else None
+    output_file = settings["sample_output_file"] if given else settings["genfile"]
     return settings.fill(GenerationConfig, "generation", output_file=output_file)
 
 

@@ -129,7 +129,8 @@ def other_value(key: Key) -> Any:
     kind = key.kind.of if isinstance(key.kind, Number) else key.kind
     if isinstance(kind, tuple):
         return kind[-1]
-    others = {bool: not key.default, int: 7, str: "other", list: [["x"]], dict: {"a": 1}}
+    others = {bool: not key.default, int: 7, float: 0.5, str: "other"}
+    others |= {list: [["x"]], dict: {"a": 1}}
     return others[kind] if isinstance(kind, type) else None
 
 

@@ -211,7 +211,8 @@ def test_the_scale_moves_as_megatrons_does(power, window, hysteresis, left, calm
     keys, notes = loss_scale_keys(args, start)
     more = GPT2 | keys | {"precision": "fp16"}
     config = resolve(more, dp=1, vocab_size=None)
-    found = loss_scale_of(start, config)
+    assert config.precision.loss_scale is not None
+    found = loss_scale_of(start, config.precision.loss_scale)
     assert found and not notes
     factor, since, patience = found
     ours = Scale(jnp.float32(factor), jnp.int32(since), jnp.int32(patience))

@@ -5,7 +5,7 @@ name is a key inside a block.
 """
 
 from jaxneox.config.fates import Alias, Key, Section
-from jaxneox.config.keys import deepspeed, further, model, running, training
+from jaxneox.config.keys import deepspeed, further, model, past, running, training
 
 SECTIONS: dict[str, Section] = {
     "NeoXArgsModel": model.MODEL,
@@ -22,7 +22,8 @@ SECTIONS: dict[str, Section] = {
     "NeoXArgsDeepspeedRunner": running.RUNNER,
     "Blocks of DeepSpeed": deepspeed.BLOCKS,
     "Newer than NeoX's documentation": further.NEWER,
-    "From forks and older versions": further.OLDER,
+    "From forks": further.FORKS,
+    "From NeoX's past": past.PAST,
     "jaxneox's own": further.OURS,
 }
 

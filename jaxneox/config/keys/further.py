@@ -1,4 +1,4 @@
-"""Keys that NeoX's documentation does not list: of its HEAD, of its forks and past, and our own."""
+"""Keys that NeoX's documentation does not list: those of its HEAD, of its forks, and our own."""
 
 from jaxneox.config.fates import (
     AMOUNT,
@@ -44,7 +44,7 @@ NEWER: Section = {
     "reinforce_leave_one_out": needless(bool, False, ONLY_ONLINE),
 }
 
-OLDER: Section = {
+FORKS: Section = {
     "gas": alias(COUNT, None, "gradient_accumulation_steps"),
     "attention_type": refused(str, None, KV, "groupedquery", "multihead"),
     "decay_lr_to": derived(SHARE, None, "schedule.min_lr", "Llemma's: min_lr as a share of lr"),

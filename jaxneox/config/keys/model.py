@@ -110,7 +110,7 @@ MODEL: Section = {
     "gpt_j_tied": derived(bool, False, "model.shared_norm", "only with gpt_j_residual"),
     "use_bias_in_norms": derived(bool, True, "model.norm.bias", "ignored by NeoX HEAD"),
     "use_bias_in_attn_linear": used(bool, True, "model.attention.bias"),
-    "use_bias_in_mlp": used(bool, True, "model.mlp.bias"),
+    "use_bias_in_mlp": derived(bool, True, "model.mlp.bias"),
     "soft_prompt_tuning": refused(dict, None, PROMPT),
     "mamba_selective_scan_fusion": needless(bool, False, MAMBA),
     "mamba_causal_conv_fusion": needless(bool, False, MAMBA),

@@ -21,12 +21,12 @@ SAID = {
 """What the mp_rank files' own `args` repeat of the architecture."""
 
 
-def check_agreement(source: NeoxCheckpoint) -> None:
+def check_consistency(source: NeoxCheckpoint) -> None:
     """Raises UserError with all that the files and the configuration say differently."""
     model, folder = source.model, source.files.folder
     problems = [*_arguments(source, model)]
-    if not problems and source.shards.keys() < neox.modules(model).keys():
-        require_modules(source, neox.modules(model))
+    if not problems and source.shards.keys() < neox.modules(model, source.llama_mlp).keys():
+        require_modules(source, neox.modules(model, source.llama_mlp))
     if source.layers != model.num_layers:
         problems.append(f"num_layers is {model.num_layers}, the files have {source.layers} blocks")
     _raise(folder, problems)
@@ -59,7 +59,7 @@ def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
-    expected = neox.modules(model)
+    expected = neox.modules(model, source.llama_mlp)
     sizes = sizes_of(model, source.mp)
     dtype = source.dtype
     for index in sorted(expected.keys() | source.shards.keys()):
@@ -143,7 +143,8 @@ def _slopes(model: ModelConfig) -> np.ndarray:
 
 def _file(source: NeoxCheckpoint, index: int, rank: int) -> str:
     if source.engine == "sequential":
-        return f"{source.files.ranks[rank].name}, module {index}"
+        files = source.files.ranks or source.files.merged
+        return f"{files[rank].name}, module {index}"
     return f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
 
 

@@ -1,21 +1,24 @@
 """A run of ours on its way back to NeoX: the optimizer's state, and the keys that go with it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convert.readers.jaxneox import JaxneoxCheckpoint, JaxneoxMoments
+from convert.checkpoint import Checkpoint, Source, Training
+from convert.neox.grid import NeoxGrid
+from convert.neox.split import Split
+from convert.parts import parts_of
 from convert.rules import neox
 from convert.rules.rule import Role, Rule
-from convert.split import Layout, Split
 from convert.writers.neox_adam import AdamState, Counters, stage_modules
 from convert.writers.neox_zero import ZeroState
 from jaxneox.config import data_run_of
 from jaxneox.config.check import Settings
 from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
-from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
+from jaxneox.config.schema import ModelConfig, OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
 
@@ -31,7 +34,7 @@ class MomentSplit(Split):
 
 
 @dataclass
-class NeoxTraining:
+class NeoxState:
     """See `writers.neox.Training`."""
 
     adam: AdamState
@@ -51,9 +54,9 @@ class NeoxTraining:
         return self.adam.files(number, rank, self.stages[stage])
 
 
-def open_training(
-    source: JaxneoxCheckpoint, layout: Layout, folder: Path, dp: int
-) -> tuple[NeoxTraining, dict[str, Any], list[str]]:
+def neox_state(
+    source: Source, state: Training, grid: NeoxGrid, folder: Path, dp: int
+) -> tuple[NeoxState, dict[str, Any], list[str]]:
     """The state, the keys by which NeoX goes on as this run would, and what a user should know.
 
     NeoX's pipeline engine sums the gradients of the micro-batches of a step; how many those are
@@ -66,19 +69,18 @@ def open_training(
     half = precision_config(settings).compute
     _refuse(source, half, optimizer.kind)
     batch = data_run_of(keys, dp=dp, vocab_size=None).batch
-    summed = batch.accumulation if layout.pp else 1
+    summed = batch.accumulation if grid.pp else 1
     clip = optimizer.grad_clip * summed
-    first = JaxneoxMoments(source.place, "mu")
-    counters = _counters(first, optimizer, schedule_config(settings, optimizer.lr), summed)
+    counters = _counters(state, optimizer, schedule_config(settings, optimizer.lr), summed)
     adam = AdamState(folder, counters)
     if half == "bfloat16":
-        tied = source.model.tied_embedding and layout.pp > 0
+        tied = source.checkpoint.model.tied_embedding and grid.pp > 0
         adam = ZeroState(
-            folder, counters, parts=dp, tied=tied, sequential=not layout.pp, clipping=clip
+            folder, counters, parts=dp, tied=tied, sequential=not grid.pp, clipping=clip
         )
-    _collect(adam, source, first, layout, summed)
-    training = NeoxTraining(
-        adam, _stages(source, layout), first.position, source.place.step, batch.global_size
+    _collect(adam, source, state, grid, summed)
+    training = NeoxState(
+        adam, _stages(source, grid), state.position, source.step, batch.global_size
     )
     block = dict(keys.get("optimizer") or {})
     block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
@@ -91,16 +93,16 @@ def open_training(
         "gradient_accumulation_steps": batch.accumulation,
         "no_load_rng": True,  # ours has no such state: a key and the step decide
     }
-    return training, further, _notes(source, settings, layout, summed)
+    return training, further, _notes(source, settings, grid, summed)
 
 
 def _counters(
-    first: JaxneoxMoments, optimizer: OptimizerConfig, schedule: ScheduleConfig, summed: int
+    state: Training, optimizer: OptimizerConfig, schedule: ScheduleConfig, summed: int
 ) -> Counters:
     return Counters(
-        first.updates,
-        first.position,
-        float(build_schedule(schedule)(np.int32(first.position))),
+        state.updates,
+        state.position,
+        float(build_schedule(schedule)(np.int32(state.position))),
         optimizer.betas,
         optimizer.eps * summed,
         optimizer.weight_decay,
@@ -114,57 +116,64 @@ def _counters(
     )
 
 
-def _collect(
-    adam: AdamState,
-    source: JaxneoxCheckpoint,
-    first: JaxneoxMoments,
-    layout: Layout,
-    summed: int,
-) -> None:
+def _collect(adam: AdamState, source: Source, state: Training, grid: NeoxGrid, summed: int) -> None:
     """All tensors of all ranks; master weights where they are kept apart."""
-    splits: list[Split] = [
-        MomentSplit(first, layout),
-        MomentSplit(JaxneoxMoments(source.place, "nu"), layout),
-    ]
-    masters = isinstance(adam, ZeroState)
-    if masters:
-        splits.append(Split(source, layout))
-    for modules in zip(*(split.modules() for split in splits), strict=True):
-        index = modules[0][0]
-        for rank in range(layout.mp):
-            mean, square, *weights = (ranks[rank] for _, ranks, _ in modules)
-            for name in mean.keys() - set(neox.BUFFERS):
-                unused = source.model.shared_norm and name.startswith("post_attention_layernorm")
-                if unused and not masters:
-                    adam.leave_out(index, name)
-                    continue
-                times = 0.0 if unused else float(summed)
-                values = {"exp_avg": mean[name] * times, "exp_avg_sq": square[name] * times**2}
-                if masters:
-                    values["master"] = weights[0][name]
-                adam.add(rank, index, name, **values)
+    cuts: dict[str, tuple[Split, Checkpoint]] = {
+        "exp_avg": (MomentSplit(state.moments["mu"], grid), state.moments["mu"]),
+        "exp_avg_sq": (MomentSplit(state.moments["nu"], grid), state.moments["nu"]),
+    }
+    if isinstance(adam, ZeroState):
+        cuts["master"] = Split(source.checkpoint, grid), source.checkpoint
+    for part in parts_of(source.checkpoint.model):
+        modules = [split.cut(part, values.leaves(part)) for split, values in cuts.values()]
+        for one_module in zip(*modules, strict=True):
+            index = one_module[0][0]
+            for rank in range(grid.mp):
+                tensors = [ranks[rank] for _, ranks, _ in one_module]
+                by_kind = dict(zip(cuts, tensors, strict=True))
+                _add(adam, source.checkpoint.model, (rank, index), by_kind, float(summed))
 
 
-def _refuse(source: JaxneoxCheckpoint, precision: str, kind: str) -> None:
+def _add(
+    adam: AdamState,
+    model: ModelConfig,
+    where: tuple[int, int],
+    tensors: Mapping[str, Mapping[str, np.ndarray]],
+    summed: float,
+) -> None:
+    """One rank's tensors of one module, by kind; NeoX's moments are of summed gradients."""
+    rank, index = where
+    for name in tensors["exp_avg"].keys() - set(neox.BUFFERS):
+        unused = model.shared_norm and name.startswith("post_attention_layernorm")
+        if unused and "master" not in tensors:
+            adam.leave_out(index, name)
+            continue
+        factor = 0.0 if unused else summed
+        values = {kind: of_kind[name] for kind, of_kind in tensors.items()}
+        values["exp_avg"] = values["exp_avg"] * factor
+        values["exp_avg_sq"] = values["exp_avg_sq"] * factor**2
+        adam.add(rank, index, name, **values)
+
+
+def _refuse(source: Source, precision: str, kind: str) -> None:
     reasons = {
         f"its optimizer is {kind}, expected Adam": kind not in ("adam", "adamw"),
         "it computes in float16, whose optimizer NeoX keeps in files of another form; float32 and "
         "bfloat16 are written": precision == "float16",
-        "it has a bias on its logits, which NeoX has not": source.model.logit_bias,
+        "it has a bias on its logits, which NeoX has not": source.checkpoint.model.logit_bias,
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
         raise UserError(
-            f"{source.place.folder}: {'; '.join(found)}. The weights alone convert without "
-            "--optimizer"
+            f"{source.path}: {'; '.join(found)}. The weights alone convert without --optimizer"
         )
 
 
-def _stages(source: JaxneoxCheckpoint, layout: Layout) -> list[list[int]]:
+def _stages(source: Source, grid: NeoxGrid) -> list[list[int]]:
     """The modules with parameters of each stage; a tied embedding comes first in the last too."""
-    model = source.model
+    model = source.checkpoint.model
     method = str(source.keys.get("pipe_partition_method", "type:transformer|mlp")).lower()
-    count = max(1, layout.pp)
+    count = max(1, grid.pp)
     bounds = (
         stage_modules(model.num_layers, count, method)
         if count > 1
@@ -177,7 +186,7 @@ def _stages(source: JaxneoxCheckpoint, layout: Layout) -> list[list[int]]:
     return stages
 
 
-def _notes(source: JaxneoxCheckpoint, settings: Settings, layout: Layout, summed: int) -> list[str]:
+def _notes(source: Source, settings: Settings, grid: NeoxGrid, summed: int) -> list[str]:
     notes = []
     if summed > 1:
         notes.append(
@@ -187,18 +196,22 @@ def _notes(source: JaxneoxCheckpoint, settings: Settings, layout: Layout, summed
         )
     biases = [
         rule.parts[0].leaf
-        for rule in neox.modules(source.model)[neox.FIRST_BLOCK]
+        for rule in neox.modules(source.checkpoint.model)[neox.FIRST_BLOCK]
         if rule.role is Role.BIAS
     ]
     factors = settings["lr_factors"] or {}
-    if source.model.parallel_residual:
-        other = [name for name in biases if factors.get(name, 1.0) != layout.mp]
+    if source.checkpoint.model.parallel_residual:
+        other = [name for name in biases if factors.get(name, 1.0) != grid.mp]
         if other:
             notes.append(
-                f"{', '.join(other)}: NeoX moves {layout.mp} copies of them, an Adam step each; "
+                f"{', '.join(other)}: NeoX moves {grid.mp} copies of them, an Adam step each; "
                 f"here they moved {factors.get(other[0], 1.0):g} steps at a time (lr_factors)"
             )
-    lost = [name for name in factors if name not in biases or not source.model.parallel_residual]
+    lost = [
+        name
+        for name in factors
+        if name not in biases or not source.checkpoint.model.parallel_residual
+    ]
     if lost:
         notes.append(
             f"{', '.join(lost)}: NeoX has no lr_factors, and moves them one step at a time"

@@ -1,24 +1,23 @@
 """A run's training state besides its weights: Adam's moments and the counters, as ours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from convert.apply import layer_of, merge_module
-from convert.merge import make_plan
-from convert.plan import Choices, Plan
+from convert.checkpoint import Moment, Training
+from convert.neox.checkpoint import Merged
+from convert.neox.merge import make_plan
+from convert.neox.plan import MergeChoices, MergePlan
+from convert.neox.training_keys import batch_notes, summed_of
+from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
 from convert.readers.torch_file import TorchFile
-from convert.rules import neox
-from convert.training_keys import batch_notes, summed_of
-from convert.writers.jaxneox import JaxneoxWriter
-from convert.writers.training import Moment, TrainingWriter
 from jaxneox.config.check import Settings
 from jaxneox.config.optimization import precision_config
-from jaxneox.config.schema import Config
+from jaxneox.config.schema import LossScaleConfig
 from jaxneox.errors import UserError
 
 MOMENTS: tuple[tuple[Moment, Quantity, int], ...] = (("mu", "exp_avg", 1), ("nu", "exp_avg_sq", 2))
@@ -43,9 +42,16 @@ class Counterpart(NeoxCheckpoint):
         return self._optimizer.ranks(self._quantity, shards, index, self.mp)
 
 
+def masters(source: NeoxCheckpoint, training: "NeoxTraining") -> NeoxCheckpoint:
+    """The weights, in float32: half-precision ones are taken from their master weights."""
+    if source.dtype.itemsize >= 4:
+        return source
+    return Counterpart(source, training.optimizer, "master")
+
+
 @dataclass(frozen=True)
-class Training:
-    """What is carried over.
+class NeoxTraining:
+    """What is carried over of a run of NeoX.
 
     Attributes:
         files: what it is read from, besides the weights'.
@@ -58,7 +64,7 @@ class Training:
     summed: int
 
 
-def open_training(source: NeoxCheckpoint) -> Training:
+def open_training(source: NeoxCheckpoint) -> NeoxTraining:
     """Raises UserError for files that are missing, or are not those of the weights."""
     optimizer = open_optimizer(source)
     if optimizer.has_master():
@@ -70,7 +76,7 @@ def open_training(source: NeoxCheckpoint) -> Training:
         )
     states = source.opened[len(source.opened) - len(source.files.ranks) :]
     others = [file for file in states if file not in source.weight_files]
-    return Training(optimizer, [*others, *optimizer.files], summed_of(source))
+    return NeoxTraining(optimizer, [*others, *optimizer.files], summed_of(source))
 
 
 def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
@@ -87,7 +93,7 @@ def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
                     )
 
 
-def training_notes(source: NeoxCheckpoint, training: Training, plan: Plan) -> list[str]:
+def training_notes(source: NeoxCheckpoint, training: NeoxTraining, plan: MergePlan) -> list[str]:
     """What a user should know of the run that goes on."""
     notes = [*training.optimizer.warnings, *batch_notes(source)]
     loss = precision_config(Settings(plan.keys)).loss_scale
@@ -113,7 +119,7 @@ def training_notes(source: NeoxCheckpoint, training: Training, plan: Plan) -> li
     return notes
 
 
-def training_facts(training: Training) -> dict[str, Any]:
+def training_facts(training: NeoxTraining) -> dict[str, Any]:
     """For the certificate."""
     optimizer, n = training.optimizer, training.summed
     said = "averages gradients over micro-batches, as we do"
@@ -133,31 +139,42 @@ def training_facts(training: Training) -> dict[str, Any]:
     }
 
 
-def write_training(
-    source: NeoxCheckpoint,
-    training: Training,
-    config: Config,
-    writer: JaxneoxWriter,
-    advance: Callable[[int], None],
-) -> None:
-    """Copies of norms and biases have the same gradients, so the same moments; else their mean."""
-    optimizer = training.optimizer
-    out = TrainingWriter(writer, config)
-    out.counters(
-        step=source.step,
-        updates=optimizer.count,
-        position=optimizer.position,
-        skipped=_skipped(source),
-        scale=_scale(optimizer, config),
-    )
-    for ours, quantity, times in MOMENTS:
+class Moments(Merged):
+    """A moment of Adam, of gradients that are averaged over the micro-batches of a step.
+
+    Copies of norms and biases have the same gradients, so the same moments; else their mean counts.
+    """
+
+    def __init__(
+        self, source: NeoxCheckpoint, optimizer: NeoxOptimizer, quantity: Quantity, divisor: int
+    ) -> None:
         moments = Counterpart(source, optimizer, quantity)
-        plan = make_plan(moments, Choices("mean", "once", "float32"))
-        for index in neox.modules(plan.model):
-            leaves, _ = merge_module(moments, plan, index)
-            scaled = {n: value / np.float32(training.summed**times) for n, value in leaves.items()}
-            out.moments(ours, layer_of(index, plan.model), scaled)
-            advance(sum(value.nbytes for value in leaves.values()))
+        super().__init__(moments, make_plan(moments, MergeChoices("mean", "once", "float32")))
+        self._divisor = np.float32(divisor)
+
+    def leaves(self, part: Part) -> Leaves:
+        return {name: value / self._divisor for name, value in super().leaves(part).items()}
+
+
+def as_ours(source: NeoxCheckpoint, training: NeoxTraining) -> Training:
+    """The state as any target takes it."""
+    optimizer = training.optimizer
+
+    def scale(loss: LossScaleConfig) -> tuple[float, int, int] | None:
+        return _scale(optimizer, loss)
+
+    moments: dict[Moment, Moments] = {
+        ours: Moments(source, optimizer, quantity, training.summed**times)
+        for ours, quantity, times in MOMENTS
+    }
+    return Training(
+        optimizer.count,
+        optimizer.position,
+        moments,
+        _skipped(source),
+        scale,
+        training_facts(training),
+    )
 
 
 def _skipped(source: NeoxCheckpoint) -> int:
@@ -165,10 +182,10 @@ def _skipped(source: NeoxCheckpoint) -> int:
     return said if isinstance(said, int) else 0
 
 
-def _scale(optimizer: NeoxOptimizer, config: Config) -> tuple[float, int, int] | None:
+def _scale(optimizer: NeoxOptimizer, loss: LossScaleConfig) -> tuple[float, int, int] | None:
     """DeepSpeed's dynamic loss scaler as ours; its steps of calm count from the last overflow."""
-    loss, state = config.precision.loss_scale, optimizer.scale
-    if loss is None or state is None:
+    state = optimizer.scale
+    if state is None:
         return None
     since = int(state.get("cur_iter", 0)) - 1 - int(state.get("last_overflow_iter", -1))
     patience = int(state.get("cur_hysteresis", loss.hysteresis))

@@ -26,13 +26,16 @@ import numpy as np
 
 from convert.casting import chosen
 from convert.fate import drift_of
-from convert.plan import Choices, Decision, Dtype, Fold, Loss, Plan
+from convert.neox.plan import Decision, Dtype, Fold, Loss, MergeChoices, MergePlan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
 from convert.rules.rule import Role, Rule
 from jaxneox.config import parallel_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
+
+Copies = dict[Rule, np.ndarray]
+"""One norm's tensors, or one bias: float64 [R, …], every rank's copy."""
 
 FLOAT32 = np.dtype(np.float32)
 SAME = "one copy: all ranks have the same"
@@ -47,12 +50,15 @@ NORMS = {
 }
 
 
-def make_plan(source: NeoxCheckpoint, choices: Choices) -> Plan:
+@np.errstate(invalid="ignore")  # numbers that are not finite are named when they are moved
+def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
     """Looks at every copy. Raises UserError where no merge of any kind has the ranks' function."""
     sliced = parallel_of(source.given).sequence_parallel
-    plan = Plan(source.model, dict(source.keys), chosen(choices.dtype, FLOAT32), sliced)
+    plan = MergePlan(
+        source.model, dict(source.keys), chosen(choices.dtype, FLOAT32), sliced, source.llama_mlp
+    )
     _refuse_unmergeable(source)
-    for index, rules in neox.modules(source.model).items():
+    for index, rules in plan.rules.items():
         for group in _groups(rules):
             role = group[0].role
             copies = {rule: _copies(source, index, rule) for rule in group}
@@ -68,7 +74,7 @@ def make_plan(source: NeoxCheckpoint, choices: Choices) -> Plan:
     return plan
 
 
-def _merge_norm(plan: Plan, index: int, copies: dict[Rule, np.ndarray], choices: Choices) -> None:
+def _merge_norm(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
     name = next(iter(copies)).parts[0].leaf.rpartition(".")[0]
     drifted = any((c != c[0]).any() for c in copies.values())
     fold = choices.norms == "fold" and not plan.sequence_parallel
@@ -93,14 +99,18 @@ def _merge_norm(plan: Plan, index: int, copies: dict[Rule, np.ndarray], choices:
 
 
 def _decide(
-    plan: Plan, index: int, rule: Rule, why: str, copies_RD: np.ndarray, loss: Loss = "none"
+    plan: MergePlan, index: int, rule: Rule, why: str, copies_RD: np.ndarray, loss: Loss = "none"
 ) -> None:
     why = why if len(copies_RD) > 1 else "taken as it is: there is one rank"
     plan.decisions.append(Decision(index, rule.theirs, why, drift_of(copies_RD), loss))
 
 
 def _fold(
-    plan: Plan, index: int, copies: dict[Rule, np.ndarray], scale: Rule | None, bias: Rule | None
+    plan: MergePlan,
+    index: int,
+    copies: Copies,
+    scale: Rule | None,
+    bias: Rule | None,
 ) -> Fold:
     """The reference is rounded first as it will be stored, so that the fold makes up for that."""
     assert scale is not None
@@ -116,7 +126,7 @@ def _fold(
     return Fold(ratio_RD, copies[bias] - b_D * ratio_RD)
 
 
-def _round(plan: Plan, leaf: str, index: int) -> np.ndarray:
+def _round(plan: MergePlan, leaf: str, index: int) -> np.ndarray:
     rounded = plan.values[leaf, index].astype(plan.reference).astype(np.float64)
     plan.values[leaf, index] = rounded
     return rounded
@@ -129,7 +139,7 @@ def _reference(copies_RD: np.ndarray) -> np.ndarray:
     return np.where(abs(mean_D) < 0.5 * abs(largest_D), largest_D, mean_D)
 
 
-def _merge_bias(plan: Plan, index: int, copies: dict[Rule, np.ndarray], choices: Choices) -> None:
+def _merge_bias(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
     """The sum where NeoX adds before the all-reduce, one copy where it adds after it."""
     parallel = plan.model.parallel_residual
     total = parallel if choices.biases == "auto" else choices.biases == "sum"
@@ -150,7 +160,7 @@ def _merge_bias(plan: Plan, index: int, copies: dict[Rule, np.ndarray], choices:
         _decide(plan, index, rule, why, copies_RD, loss)
 
 
-def _take_mean(plan: Plan, index: int, copies: dict[Rule, np.ndarray]) -> None:
+def _take_mean(plan: MergePlan, index: int, copies: Copies) -> None:
     for rule, copies_RD in copies.items():
         same = bool((copies_RD == copies_RD[0]).all())
         plan.values[rule.parts[0].leaf, index] = copies_RD[0] if same else copies_RD.mean(axis=0)
@@ -158,7 +168,7 @@ def _take_mean(plan: Plan, index: int, copies: dict[Rule, np.ndarray]) -> None:
         _decide(plan, index, rule, SAME if same else OF_STREAMS, copies_RD, loss)
 
 
-def _grow(plan: Plan) -> None:
+def _grow(plan: MergePlan) -> None:
     """Biases and an unembedding that the folds need and the source's architecture has not."""
     for (name, _), fold in plan.folds.items():
         if name == "final_norm":
@@ -175,7 +185,7 @@ def _grow(plan: Plan) -> None:
                 _set(plan, "use_bias_in_mlp", True, mlp=replace(model.mlp, bias=True))
 
 
-def _set(plan: Plan, key: str, value: Any, **fields: Any) -> None:
+def _set(plan: MergePlan, key: str, value: Any, **fields: Any) -> None:
     changed = replace(plan.model, **fields)
     if changed == plan.model:
         return
@@ -192,7 +202,7 @@ def _set(plan: Plan, key: str, value: Any, **fields: Any) -> None:
     plan.keys[key] = value
 
 
-def _name_quirks(plan: Plan, source: NeoxCheckpoint) -> None:
+def _name_quirks(plan: MergePlan, source: NeoxCheckpoint) -> None:
     if source.half_angles:
         plan.warnings.append(
             f"NeoX of 2023 computed the angles of rotary in {source.dtype.name}, in which late "
@@ -238,7 +248,7 @@ def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
                 )
 
 
-def _choose_dtypes(plan: Plan, source: NeoxCheckpoint, asked: Dtype) -> None:
+def _choose_dtypes(plan: MergePlan, source: NeoxCheckpoint, asked: Dtype) -> None:
     """`keep` is the source's, and float32 for leaves whose merged values that could not hold."""
     theirs = source.dtype
     leaves = {leaf for rules in source_rules(plan.model) for rule in rules for leaf in rule.leaves}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.apply import layer_of
+from convert.neox.join import layer_of
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_optimizer import NeoxOptimizer
 from convert.rules import neox
@@ -149,7 +149,7 @@ def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
     """One bias of ours stands for the sum of mp copies, each of which makes NeoX's whole step."""
     if source.mp == 1 or not source.model.parallel_residual:
         return {}
-    rules = neox.modules(source.model)[neox.FIRST_BLOCK]
+    rules = neox.modules(source.model, source.llama_mlp)[neox.FIRST_BLOCK]
     return {r.parts[0].leaf: float(source.mp) for r in rules if r.role is Role.BIAS}
 
 
@@ -161,7 +161,7 @@ def clip_leaves_out(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[st
     found: dict[str, int] = {}
     for stage in optimizer.stages[1:]:
         for index in stage:
-            for rule in neox.modules(model).get(index, ()):
+            for rule in neox.modules(model, source.llama_mlp).get(index, ()):
                 if rule.role is not Role.SPLIT:
                     found.setdefault(rule.parts[0].leaf, layer_of(index, model) or 0)
     return found

@@ -1,19 +1,20 @@
-"""From the ranks' shards to our leaves, one module at a time, with an account of every element."""
+"""From the ranks' shards to our leaves, one part at a time, with an account of every element."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from convert.casting import cast
-from convert.fate import Fate, bit_sum
-from convert.plan import Fold, Plan
+from convert.fate import Fate, bit_sum, not_finite
+from convert.neox.plan import Fold, MergePlan
+from convert.parts import STACKED, Leaves, Part
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
 from convert.rules.rule import Role, Rule, Sizes, sizes_of
 from jaxneox.config.schema import ModelConfig
 
-STACKED = "layers."
-Leaves = dict[str, np.ndarray]
+Modules = list[tuple[int, tuple[Rule, ...]]]
+"""Indices in NeoX's Sequential, each with the rules of its tensors that are wanted."""
 
 
 def layer_of(index: int, model: ModelConfig) -> int | None:
@@ -22,24 +23,27 @@ def layer_of(index: int, model: ModelConfig) -> int | None:
     return layer if 0 <= layer < model.num_layers else None
 
 
-def module_rules(model: ModelConfig, index: int) -> tuple[Rule, ...]:
-    """A Sequential module's; the first block stands for what all blocks share."""
-    shared = neox.shared(model) if index == neox.FIRST_BLOCK else ()
-    return neox.modules(model)[index] + shared
+def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modules:
+    """The modules that a part's parameters lie in; the first block stands for what all share."""
+    rules, L = neox.modules(model, llama_mlp), model.num_layers
+    if part == "embedding":
+        shared = neox.shared(model)
+        return [(neox.EMBEDDING, rules[neox.EMBEDDING])] + [(neox.FIRST_BLOCK, shared)] * bool(
+            shared
+        )
+    if part == "head":
+        after = (neox.final_norm_index(L), neox.unembedding_index(L))
+        return [(index, rules[index]) for index in after if index in rules]
+    return [(neox.FIRST_BLOCK + part, rules[neox.FIRST_BLOCK + part])]
 
 
-def module_leaves(model: ModelConfig, index: int) -> set[str]:
-    return {leaf for rule in module_rules(model, index) for leaf in rule.leaves}
-
-
-def leaf_shapes(plan: Plan) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def leaf_shapes(plan: MergePlan) -> dict[str, tuple[int, ...]]:
     """Of all leaves, whole: those of blocks with the axis of layers first."""
     L, found = plan.model.num_layers, {}
-    for index in plan.rules:
-        rules = module_rules(plan.model, index)
-        for name, shape in module_shapes(rules, plan.sizes).items():
-            stacked = (L, *shape) if name.startswith(STACKED) else shape
-            found[name] = (stacked, plan.dtypes[name])
+    for part in ("embedding", 0, "head"):
+        for _, rules in modules_of(part, plan.model, plan.llama_mlp):
+            for name, shape in module_shapes(rules, plan.sizes).items():
+                found[name] = (L, *shape) if name.startswith(STACKED) else shape
     return found
 
 
@@ -52,9 +56,22 @@ def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int,
     return found
 
 
-def merge_module(source: NeoxCheckpoint, plan: Plan, index: int) -> tuple[Leaves, list[Fate]]:
-    """A module's leaves, without the axis of layers, and the account of its tensors."""
-    rules = module_rules(plan.model, index)
+@np.errstate(invalid="ignore")  # numbers that are not finite are named in the account
+def merge_part(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> tuple[Leaves, list[Fate]]:
+    """A part's leaves and the account of the tensors that they were made of."""
+    leaves, fates = Leaves(), []
+    for index, rules in modules_of(part, plan.model, plan.llama_mlp):
+        made, account = merge_module(source, plan, index, rules)
+        leaves |= made
+        fates += account
+        source.forget(index)
+    return leaves, fates
+
+
+def merge_module(
+    source: NeoxCheckpoint, plan: MergePlan, index: int, rules: tuple[Rule, ...]
+) -> tuple[Leaves, list[Fate]]:
+    """The leaves of some of a module's tensors, without the axis of layers."""
     leaves = {
         name: np.empty(shape, plan.dtypes[name])
         for name, shape in module_shapes(rules, plan.sizes).items()
@@ -72,7 +89,7 @@ def merge_module(source: NeoxCheckpoint, plan: Plan, index: int) -> tuple[Leaves
     return leaves, fates
 
 
-def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: Plan, ranks: int) -> None:
+def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: MergePlan, ranks: int) -> None:
     """Raises RuntimeError, an error of this program, unless each element of ours was put once."""
     sizes = sizes_of(plan.model, ranks)
     put = dict.fromkeys(leaves, 0)
@@ -85,7 +102,7 @@ def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: Plan, ranks: int
         raise RuntimeError(f"not every element was put once, in {', '.join(wrong)}")
 
 
-def shards(source: NeoxCheckpoint, plan: Plan, index: int) -> list[Mapping[str, np.ndarray]]:
+def shards(source: NeoxCheckpoint, plan: MergePlan, index: int) -> list[Mapping[str, np.ndarray]]:
     """Of every rank; an untied unembedding that the source has not starts as its embedding."""
     untied = index == neox.unembedding_index(plan.model.num_layers)
     if untied and index not in source.shards:
@@ -100,7 +117,7 @@ def fill_split(
     rule: Rule,
     ranks: list[Mapping[str, np.ndarray]],
     leaves: Leaves,
-    plan: Plan,
+    plan: MergePlan,
     fold: Fold | None,
 ) -> None:
     sizes = sizes_of(plan.model, len(ranks))
@@ -125,7 +142,7 @@ def folded(
     return weight @ shift_D + (0.0 if bias is None else bias.astype(np.float64))
 
 
-def fill_copy(rule: Rule, leaves: Leaves, plan: Plan, index: int) -> None:
+def fill_copy(rule: Rule, leaves: Leaves, plan: MergePlan, index: int) -> None:
     """A merged copy; a bias that only folding asked for is zero."""
     leaf = rule.parts[0].leaf
     value = plan.values.get((leaf, index), np.zeros(()))
@@ -136,7 +153,7 @@ def account(
     rule: Rule,
     ranks: list[Mapping[str, np.ndarray]],
     leaves: Leaves,
-    plan: Plan,
+    plan: MergePlan,
     index: int,
 ) -> Fate:
     """Where the numbers of one tensor went, counted after they were put there."""
@@ -164,6 +181,7 @@ def account(
         changed=0 if copied else changed(rule, tensors, leaves, sizes),
         same_bits=sum(map(bit_sum, tensors)) == sum(map(bit_sum, regions)) if copied else None,
         drift=decision.drift if decision else None,
+        not_finite=sum(map(not_finite, tensors)),
     )
 
 

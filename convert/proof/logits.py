@@ -17,7 +17,7 @@ class Comparison:
     perplexity: float
 
 
-class Ends:
+class Totals:
     """`add` batches; then `comparison` of each function with the first.
 
     The first is the source, the second the target, the last the target with rounded streams.

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convert.agreement import unused
-from convert.apply import layer_of
 from convert.fate import Fate
-from convert.plan import Plan
+from convert.neox.consistency import unused
+from convert.neox.join import layer_of
+from convert.neox.plan import MergePlan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
 
 
-def source_facts(source: NeoxCheckpoint, plan: Plan) -> dict[str, Any]:
+def source_facts(source: NeoxCheckpoint, plan: MergePlan) -> dict[str, Any]:
     return {
         "kind": "GPT-NeoX",
         "folder": source.files.folder.name,

@@ -19,7 +19,7 @@ Loss = Literal["none", "asked", "unavoidable"]
 
 
 @dataclass(frozen=True)
-class Choices:
+class MergeChoices:
     """`mean` with `once`, and `first` with `once`, are the merges that NeoX has had."""
 
     norms: Norms = "fold"
@@ -54,11 +54,12 @@ class Decision:
 
 
 @dataclass
-class Plan:
+class MergePlan:
     """The merged model and how each of its leaves comes about.
 
     Attributes:
         keys: the YAML's, as the merged model has them.
+        llama_mlp: whether the MLP is that of NeoX's `mlp_type: llama`.
         sequence_parallel: whether the ranks applied their norms to slices of the length.
         values: the merged copies in float64, by (leaf, module index).
         dtypes: what each leaf is stored in.
@@ -71,6 +72,7 @@ class Plan:
     keys: dict[str, Any]
     reference: np.dtype
     sequence_parallel: bool
+    llama_mlp: bool = False
     values: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     folds: dict[tuple[str, int], Fold] = field(default_factory=dict)
     dtypes: dict[str, np.dtype] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Plan:
     @property
     def rules(self) -> Mapping[int, tuple[Rule, ...]]:
         """Of the merged model, which may have biases and an unembedding that the source has not."""
-        return neox.modules(self.model)
+        return neox.modules(self.model, self.llama_mlp)
 
     @property
     def sizes(self) -> Sizes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.unsaid import RATE, is_unsaid
+from convert.ours.unsaid import RATE, is_unsaid
 from jaxneox.config import load_yaml
 from jaxneox.console.hints import command
 from jaxneox.data.text import is_text
