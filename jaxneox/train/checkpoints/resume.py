@@ -63,8 +63,8 @@ def agreed_resume_point(c: CheckpointConfig) -> ResumePoint | None:
         if time.monotonic() > end:
             raise UserError(
                 f"{start.location.folder}: process 0 starts from this checkpoint, and here it is "
-                "not visible or another one; the run's folder must be on a file system that all hosts "
-                "share, under the same path"
+                "not visible or another one; the run's folder must be on a file system that all "
+                "hosts share, under the same path"
             )
         time.sleep(1)
     return start
@@ -182,7 +182,8 @@ def note_optimizer(start: ResumePoint, cfg: Config) -> None:
         if keys[name] and here is None:
             print(
                 f"note: {start.location.folder}: {name} is {_short(keys[name])} there and not "
-                f"given here: the run goes on otherwise; keep the keys of {start.location.run}/config.yml"
+                "given here: the run goes on otherwise; keep the keys of "
+                f"{start.location.run}/config.yml"
             )
 
 
@@ -216,8 +217,8 @@ def check_data(location: Location, loader: Loader, first: int, allowed: bool) ->
     if {name for name, _, _ in changes} <= OF_THE_LENGTH:
         raise UserError(
             f"{location.folder}: a run of this length passes over the data another number of "
-            "times, and so has it in another order than the checkpoint's run. Keep train-iters, or accept "
-            "the other order with --allow-data-change"
+            "times, and so has it in another order than the checkpoint's run. Keep train-iters, or "
+            "accept the other order with --allow-data-change"
         )
     changed = [f"{name} was {there} and is {here}" for name, there, here in changes]
     if len(changed) > MAX_CHANGES:
