@@ -12,6 +12,7 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 # What each part may import of the project, besides itself, errors and console.
 BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
+BELOW["data"] = {"config", "lfs"}
 BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["lfs"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
 BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
