@@ -14,7 +14,8 @@ BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set()
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["data"] = {"config", "lfs"}
 BELOW["preprocess"] = {"config", "data"}
-BELOW["checksums"] = BELOW["lfs"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
+BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["lfs"] = set()
+BELOW["foreign"] = {"lfs"}
 BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
