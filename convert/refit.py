@@ -12,7 +12,7 @@ import numpy as np
 from convert.checkpoint import Checkpoint, Fidelity
 from convert.oracle import Forward
 from convert.parts import STACKED
-from jaxneox.config.schema import ModelConfig
+from jaxneox.config.schema import AttentionConfig, ModelConfig
 from jaxneox.data import Tokenizer
 
 VOCABULARY_AXIS = {"embed.tokens": 0, "unembed.weight": 1, "unembed.bias": 0}
@@ -23,10 +23,17 @@ def refitted(model: ModelConfig, other: ModelConfig) -> ModelConfig:
     return replace(
         model,
         vocab_size=other.vocab_size,
-        attention=replace(model.attention, bias=model.attention.bias or other.attention.bias),
+        attention=with_biases_of(model.attention, other.attention),
         mlp=replace(model.mlp, bias=model.mlp.bias or other.mlp.bias),
         norm=replace(model.norm, bias=model.norm.bias or other.norm.bias),
     )
+
+
+def with_biases_of(attention: AttentionConfig, other: AttentionConfig) -> AttentionConfig:
+    if not other.bias:
+        return attention
+    output = attention.biased_output or other.biased_output
+    return replace(attention, bias=True, output_bias=output)
 
 
 def fit_rows(name: str, leaf: np.ndarray, rows: int) -> np.ndarray:

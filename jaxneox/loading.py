@@ -258,16 +258,16 @@ def load_model(
     path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype
 ) -> LoadedModel:
     """Load a checkpoint; see `jaxneox.load`."""
-    place = checkpoint.find(path, step)
+    location = checkpoint.find(path, step)
     asked = whole(parse_mesh(mesh or "dp=1"))
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
     sizes = final_sizes(asked, jax.device_count())
-    config = Settings(checkpoint.read_meta(place)["keys"]).resolve(dp=1, vocab_size=None)
+    config = Settings(checkpoint.read_meta(location)["keys"]).resolve(dp=1, vocab_size=None)
     devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
-    params = checkpoint.restore_params(place, abstract_params(model, rules, devices))
-    folder = place.run / "tokenizer"
+    params = checkpoint.restore_params(location, abstract_params(model, rules, devices))
+    folder = location.run / "tokenizer"
     tokenizer = load_tokenizer(folder, config.tokenizer.eod_token) if folder.is_dir() else None
     return LoadedModel(config, params, tokenizer, devices, rules, compute)
 

@@ -14,11 +14,12 @@ BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set()
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
-BELOW["places"], BELOW["frozen"] = {"foreign"}, set()
+BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
+BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
-BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo"}
+BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo", "saver"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
 for part in ("generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
@@ -30,7 +31,7 @@ OPENS_CONVERT = {"jaxneox.cli"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}
-CONVERT_MAY |= {"literal", "places"}
+CONVERT_MAY |= {"literal", "run_folder", "saver"}
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
     "convert.ours.program": {""},  # runs the program that a user will run

@@ -34,7 +34,11 @@ class Split:
         self.grid = grid
         self.warnings: list[str] = []
         self.dtype = np.result_type(*(source.dtype(name) for name in source.shapes))
-        self.model = replace(self._padded(source.model), logit_bias=False)
+        attention = replace(
+            source.model.attention, output_bias=True
+        )  # of zeros, where there is none
+        model = replace(source.model, attention=attention, logit_bias=False)
+        self.model = self._padded(model)
         self._every_block: Leaves = {}  # what is saved with each block of them
         self._own_biases: list[np.ndarray] = []
         if source.model.logit_bias:

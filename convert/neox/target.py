@@ -35,7 +35,13 @@ class NeoxTarget(Target):
         self._source, self._grid, self._dst, self._dp = source, grid, dst, dp
         self._split = Split(source.checkpoint, grid)
         self._tokenizer, notes = self._its_tokenizer(source)
-        self.notes = [*self._split.warnings, *notes]
+        self.notes: list[str] = [*self._split.warnings, *notes]
+        before = source.checkpoint.model.attention
+        if before.bias and not before.biased_output:
+            self.notes.append(
+                "NeoX has a bias on the attention's output where queries, keys and values have "
+                "one: it is written as zeros, and NeoX would train it"
+            )
         self.title = f"GPT-NeoX, {grid}"
         self.facts = {"written for": str(grid), "dtype": self._split.dtype.name}
         self.nbytes = self._split.nbytes * (3 if source.training else 1)

@@ -17,7 +17,7 @@ class JaxneoxSource(Source):
     def __init__(self, path: Path, step: int | None, *, optimizer: bool = False) -> None:
         self.path = path
         self.checkpoint = open_jaxneox(path, step)
-        self.step = self.checkpoint.place.step
+        self.step = self.checkpoint.location.step
         self.title = f"jaxneox step {self.step}"
         self.keys: dict[str, Any] = self.checkpoint.keys
         self.dtypes = {name: self.checkpoint.dtype(name) for name in self.checkpoint.shapes}
@@ -32,5 +32,5 @@ class JaxneoxSource(Source):
 
 def open_training(checkpoint: JaxneoxCheckpoint) -> Training:
     """Raises UserError where the checkpoint holds weights alone, or another optimizer's state."""
-    mu, nu = (JaxneoxMoments(checkpoint.place, moment) for moment in ("mu", "nu"))
+    mu, nu = (JaxneoxMoments(checkpoint.location, moment) for moment in ("mu", "nu"))
     return Training(mu.updates, mu.position, {"mu": mu, "nu": nu})

@@ -64,10 +64,7 @@ class Adapter(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that begins a text, if the tokenizer puts it before each.
-
-        Else the one that ends it.
-        """
+        """The token before every text if the tokenizer has one, else the one that ends a text."""
         return self.eot_token_id if self.own.begin is None else self.own.begin
 
     @property
@@ -194,11 +191,7 @@ class Known(Collection[str]):
 
 
 def check(words: str) -> dict[str, Path | None]:
-    """Parse the tasks and files that `--tasks` names.
-
-    Raises:
-        UserError: names a task or file that does not exist.
-    """
+    """Parse the tasks and files of `--tasks`; raise UserError for one that does not exist."""
     return local.parse(words, Known())
 
 

@@ -27,8 +27,10 @@ def periods(width: int, base: float) -> np.ndarray:
 
 
 def scaled(width: int, base: float, cfg: RopeScaling) -> np.ndarray:
-    """The frequencies by which positions are multiplied, float32 [P]; `dynamic`'s are those of
-    texts no longer than the original length."""
+    """Return the frequencies by which positions are multiplied, float32 [P].
+
+    Those of `dynamic` are for texts no longer than the original length.
+    """
     periods_P = periods(width, base)
     match cfg.type:
         case "linear":
@@ -41,12 +43,14 @@ def scaled(width: int, base: float, cfg: RopeScaling) -> np.ndarray:
 
 
 def _yarn(periods_P: np.ndarray, base: float, cfg: RopeScaling) -> np.ndarray:
-    """Pairs that turn often in the original length keep their frequency, those that turn seldom
-    have it divided by the factor, and between the two edges there is a ramp."""
+    """Divide the frequency of pairs that turn seldom in the original length by the factor.
+
+    Those that turn often keep theirs, and between the two edges there is a ramp.
+    """
     pairs = len(periods_P)
 
     def edge(turns: float) -> float:
-        """The pair that turns so often, counted from 0."""
+        """Return the pair that turns so often, counted from 0."""
         original = cfg.original_max_position_embeddings
         return pairs * math.log(original / (turns * 2 * math.pi)) / math.log(base)
 
@@ -61,7 +65,7 @@ def _yarn(periods_P: np.ndarray, base: float, cfg: RopeScaling) -> np.ndarray:
 
 
 def _llama3(frequencies_P: np.ndarray, cfg: RopeScaling) -> np.ndarray:
-    """The same by wavelengths: those that are short beside the original length are kept."""
+    """Do the same by wavelengths: those that are short beside the original length are kept."""
     original, factor = cfg.original_max_position_embeddings, F32(cfg.factor)
     low, high = cfg.low_freq_factor, cfg.high_freq_factor
     lengths_P = F32(1) / frequencies_P * F32(2 * math.pi)
@@ -72,7 +76,10 @@ def _llama3(frequencies_P: np.ndarray, cfg: RopeScaling) -> np.ndarray:
 
 
 def stretched_base(base: float, width: int, length: int, cfg: RopeScaling) -> float:
-    """dynamic's base for a text of `length` positions: it grows beyond the original length."""
+    """Return dynamic's base for a text of `length` positions.
+
+    It grows beyond the original length.
+    """
     original = cfg.original_max_position_embeddings
     if length <= original:
         return base
@@ -81,7 +88,7 @@ def stretched_base(base: float, width: int, length: int, cfg: RopeScaling) -> fl
 
 
 def stretched(frequencies_P: np.ndarray, lengths_B: jax.Array, cfg: RopeScaling) -> jax.Array:
-    """dynamic's frequencies for rows that grow: [B, P], those of `stretched_base` for each length.
+    """Return dynamic's frequencies for rows that grow: [B, P], as `stretched_base` for each length.
 
     With the base multiplied by s, pair i of P turns `s ** (-i / P)` times as fast.
     """

@@ -3,17 +3,12 @@
 import math
 
 from jaxneox.config import Settings
+from jaxneox.data.elsewhere import ANY_TOKEN, ASSUMED_VOCABULARY, ASSUMPTION
 from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
 from jaxneox.plan.topology import Topology
 from jaxneox.train.plan import TrainPlan, build_plan
-
-ANY_TOKEN = 0
-"""Stands for the token that ends a document: a program is as large with any."""
-
-ASSUMED_VOCABULARY = 50277
-"""The size of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
 
 
 def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
@@ -55,7 +50,4 @@ def vocabulary_of(settings: Settings) -> tuple[int, list[str]]:
     try:
         return build_tokenizer(settings.tokenizer).vocab_size, []
     except UserError:
-        return ASSUMED_VOCABULARY, [
-            f"the tokenizer's file is not here: {ASSUMED_VOCABULARY:,} tokens, those of "
-            "GPT-NeoX-20B's, are assumed; --set padded-vocab-size=N says another"
-        ]
+        return ASSUMED_VOCABULARY, [f"the tokenizer's file is not here: {ASSUMPTION}"]

@@ -14,7 +14,7 @@ from jaxneox.console.parser import Parser, whole_number
 from jaxneox.errors import UserError
 from jaxneox.hosts import supervisor
 from jaxneox.hosts.group import Group, group_of
-from jaxneox.places import is_address
+from jaxneox.run_folder import is_address
 
 DEFAULT = "stdlib"
 """The shipped configuration that is trained if none is named."""
@@ -168,14 +168,14 @@ def run_keys(folder: str, finetune: bool) -> Keys:
     """Read the configuration of a run or of one of its checkpoints, set to go on from there."""
     from jaxneox import checkpoint
 
-    place = checkpoint.find(folder)
-    newest = checkpoint.steps(place.run)[-1]
-    keys = checkpoint.read_keys(place) | {"load": folder}
+    location = checkpoint.find(folder)
+    newest = checkpoint.steps(location.run)[-1]
+    keys = checkpoint.read_keys(location) | {"load": folder}
     for name in ("save", "iteration"):
         keys.pop(name, None)
-    if finetune or place.step != newest:
+    if finetune or location.step != newest:
         return keys  # branches off: the user says where to
-    return keys | {"save": folder if Path(folder).resolve() == place.run else str(place.run)}
+    return keys | {"save": folder if Path(folder).resolve() == location.run else str(location.run)}
 
 
 def needs_place_to_save(folder: str) -> UserError:

@@ -18,6 +18,7 @@ from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.parallel.mesh import make_mesh
+from jaxneox.saver import save_config
 from jaxneox.train.checkpoints.restore import initial_state
 from jaxneox.train.checkpoints.resume import (
     ResumePoint,
@@ -106,7 +107,7 @@ class Run:
         if self.folder is None or not messages.is_first():
             return
         text = yaml.safe_dump(saved_keys(self.cfg), sort_keys=False)
-        checkpoint.save_config(self.folder, text)
+        save_config(self.folder, text)
         if self.tokenizer is not None:
             self.tokenizer.save(self.folder / "tokenizer")
 
@@ -155,7 +156,7 @@ def start(
     run = Run(plan, mesh, state, loader, tokenizer, first, folder)
     if resume is not None and not resume.weights_only:
         with suppress(UserError):  # keys that say nothing of a training
-            run.schedule_before = schedule_of(checkpoint.read_meta(resume.place)["keys"])
+            run.schedule_before = schedule_of(checkpoint.read_meta(resume.location)["keys"])
     return run
 
 
@@ -165,8 +166,8 @@ def first_step(
     """Return the run's step at which the loader's first batch is due."""
     if resume is None or resume.weights_only:
         return 0
-    next_step = resume.place.step if tokens is not None else 0
-    return check_data(resume.place, loader, next_step, allowed)
+    next_step = resume.location.step if tokens is not None else 0
+    return check_data(resume.location, loader, next_step, allowed)
 
 
 def train_loader(cfg: Config, tokenizer: Tokenizer | None, tokens: str | None) -> Loader:

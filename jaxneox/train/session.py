@@ -1,11 +1,20 @@
 """The training command from keys to the last line that it prints."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from jaxneox import checkpoint
 from jaxneox.config import Settings
+from jaxneox.config.schema import CheckpointConfig
 from jaxneox.data import Tokenizer, open_tokenizer
+from jaxneox.data.elsewhere import (
+    ANY_TOKEN,
+    ASSUMED_VOCABULARY,
+    ASSUMPTION,
+    absent_data,
+    names_absent_file,
+)
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
@@ -15,7 +24,7 @@ from jaxneox.train.checkpoints.lock import locked
 from jaxneox.train.dry_run.program import dry_run
 from jaxneox.train.loop.loop import train
 from jaxneox.train.loop.replicas import Replicas
-from jaxneox.train.plan import build_plan
+from jaxneox.train.plan import TrainPlan, build_plan
 from jaxneox.train.reporting import learning_rate, summary
 from jaxneox.train.reporting.plot import plot_loss
 from jaxneox.train.reporting.sample import sample
@@ -34,15 +43,13 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
     if args.tokens:
         settings = fit_to_tokens(settings, args.tokens)
     use_compilation_cache()
+    if args.dry_run:
+        dry_run(plan_without_files(settings, sizes))
+        return 0
     tokenizer = tokenizer_for(settings)
     cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
-    for folder in (cfg.checkpoint.save, cfg.checkpoint.load):
-        if folder:
-            checkpoint.on_disk(folder)
+    check_folders(cfg.checkpoint)
     plan = build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
-    if args.dry_run:
-        dry_run(plan)
-        return 0
     summary.greet(plan, tokenizer.notes if tokenizer else ())
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None):
@@ -111,3 +118,30 @@ def tokenizer_for(settings: Settings) -> Tokenizer | None:
         if cfg.padded_size is None or cfg.eod_token is not None:
             raise
         return None
+
+
+def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
+    """The plan for a dry run, with a note on a tokenizer and on data that are not here."""
+    notes: list[str] = []
+    tokenizer, vocab_size = None, None
+    try:
+        tokenizer = tokenizer_for(settings)
+        vocab_size = tokenizer.vocab_size if tokenizer else None
+    except UserError as error:
+        if not names_absent_file(settings.tokenizer):
+            raise
+        known = settings.tokenizer.padded_size is not None
+        vocab_size = None if known else ASSUMED_VOCABULARY
+        notes.append(f"without the tokenizer ({error})" + ("" if known else f": {ASSUMPTION}"))
+    cfg = settings.resolve(sizes["dp"], vocab_size)
+    check_folders(cfg.checkpoint)
+    for note in [*notes, *absent_data(cfg.data)]:
+        print(f"note: {note}", file=sys.stderr)
+    return build_plan(cfg, sizes, tokenizer.eod if tokenizer else ANY_TOKEN)
+
+
+def check_folders(cfg: CheckpointConfig) -> None:
+    """Raises UserError where a run would be read or written in what is no folder of this host."""
+    for folder in (cfg.save, cfg.load):
+        if folder:
+            checkpoint.on_disk(folder)

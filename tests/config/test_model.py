@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jaxneox.config import Settings
 from jaxneox.config.architecture import padded_vocab
 from jaxneox.config.schema import TokenizerConfig
+from jaxneox.config.swapped import exchanged
 from tests.config.cases import SMALLEST, error, run
 
 
@@ -182,3 +183,13 @@ def test_a_model_needs_no_training_keys_and_names_what_it_needs() -> None:
     for name in (*needed, "max_position_embeddings", "train_iters"):
         without: dict[str, Any] = {name: None}
         assert error(**without).startswith(f"{name} is missing")
+
+
+def test_layers_and_heads_are_exchanged_only_where_that_explains_the_tensors() -> None:
+    swapped = {"num_layers": 40, "num_attention_heads": 36, "hidden_size": 5120, "seed": 1}
+    assert exchanged(swapped, 36) == swapped | {"num_layers": 36, "num_attention_heads": 40}
+    assert exchanged(swapped, 40) is None, "the YAML's layers are there"
+    assert exchanged(swapped, 12) is None, "neither number is the tensors'"
+    assert exchanged(swapped | {"hidden_size": 720}, 36) is None, "36 heads are possible"
+    assert exchanged(swapped | {"hidden_size": 5119}, 36) is None, "40 heads are not"
+    assert exchanged({"num_layers": 40}, 36) is None

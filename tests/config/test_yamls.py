@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from jaxneox.config import apply_set, describe, load_yaml, resolve
+from jaxneox.config.swapped import exchanged
 from jaxneox.errors import UserError
 
 HERE = pathlib.Path(__file__).parent
@@ -50,7 +51,9 @@ def test_pythias_yamls(shared: pathlib.Path, size: str) -> None:
         if str(path).endswith(SWAPPED):
             with pytest.raises(UserError, match="are they swapped"):
                 shape(keys)
-            keys = apply_set(keys, ["num_layers=36", "num_attention_heads=40"])
+            fitting = exchanged(keys, 36)
+            assert fitting == apply_set(keys, ["num_layers=36", "num_attention_heads=40"])
+            keys = fitting
         assert shape(keys) == PYTHIA[size], path
         model = resolve(keys, dp=1, vocab_size=VOCAB_20B).model
         assert model.mlp.activation == "gelu_tanh" and model.parallel_residual

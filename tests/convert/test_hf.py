@@ -86,7 +86,7 @@ def test_there_and_back_bit_by_bit(tmp_path: Path, family: str, dtype: str) -> N
     convert(from_hf.main, tmp_path / "hf", tmp_path / "back")
     back = open_jaxneox(tmp_path / "back")
     assert back.model == replace(model, seq_length=24)
-    assert (back.place.step, back.keys["precision"]) == (0, PRECISION[dtype])
+    assert (back.location.step, back.keys["precision"]) == (0, PRECISION[dtype])
     assert back.shapes.keys() == params.keys()
     for name, expected in params.items():
         found = back.leaf(name)

@@ -30,10 +30,10 @@ def initial_state(plan: TrainPlan, mesh: Mesh, start: ResumePoint | None) -> Tra
         return jax.jit(new, out_shardings=shardings)()
     params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     if start.weights_only:
-        checkpoint.check_sums(start.place, params=params)
+        checkpoint.check_sums(start.location, params=params)
         fresh = jax.jit(partial(with_params, cfg, plan.optimizer), out_shardings=shardings)
         return fresh(params)
-    checkpoint.check_sums(start.place, params=params, training=training)
+    checkpoint.check_sums(start.location, params=params, training=training)
     return TrainState(params, **training)
 
 
@@ -52,10 +52,10 @@ def restore(
 ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
     """Read this process's parts of the arrays: parameters, and the rest of the state by name."""
     shapes: Any = abstract.params
-    params = checkpoint.restore_params(start.place, shapes)
+    params = checkpoint.restore_params(start.location, shapes)
     if start.weights_only:
         return params, {}
-    return params, checkpoint.restore_training(start.place, training_part(abstract))
+    return params, checkpoint.restore_training(start.location, training_part(abstract))
 
 
 def training_part(state: TrainState) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxneox import checkpoint
-from jaxneox.checkpoint import Damaged, Place
+from jaxneox.checkpoint import Damaged, Location
 from jaxneox.config import Config, model_of
 from jaxneox.config.check import Settings
 from jaxneox.config.schema import CheckpointConfig, ModelConfig
@@ -32,7 +32,7 @@ MAY_CHANGE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "atte
 class ResumePoint(NamedTuple):
     """The checkpoint that a run starts from, and whether only its weights are taken."""
 
-    place: Place
+    location: Location
     weights_only: bool
 
 
@@ -47,19 +47,24 @@ def agreed_resume_point(c: CheckpointConfig) -> ResumePoint | None:
 
     def look() -> Any:
         start = resume_point(c)
-        return start and (str(start.place.run), start.place.step, start.weights_only, _mark(start))
+        return start and (
+            str(start.location.run),
+            start.location.step,
+            start.weights_only,
+            _mark(start),
+        )
 
     agreed = messages.broadcast(look)
     if agreed is None:
         return None
-    start = ResumePoint(Place(Path(agreed[0]), agreed[1]), agreed[2])
+    start = ResumePoint(Location(Path(agreed[0]), agreed[1]), agreed[2])
     end = time.monotonic() + VISIBLE_WITHIN
     while _mark(start) != agreed[3]:
         if time.monotonic() > end:
             raise UserError(
-                f"{start.place.folder}: process 0 starts from this checkpoint, and here it is not "
-                "visible or another one; the run's folder must be on a file system that all hosts "
-                "share, under the same path"
+                f"{start.location.folder}: process 0 starts from this checkpoint, and here it is "
+                "not visible or another one; the run's folder must be on a file system that all "
+                "hosts share, under the same path"
             )
         time.sleep(1)
     return start
@@ -68,7 +73,7 @@ def agreed_resume_point(c: CheckpointConfig) -> ResumePoint | None:
 def _mark(start: ResumePoint) -> str | None:
     """Return a value that tells one checkpoint from another; None if there is none."""
     try:
-        content = (start.place.folder / "meta" / "metadata").read_bytes()
+        content = (start.location.folder / "meta" / "metadata").read_bytes()
     except OSError:
         return None
     return hashlib.sha256(content).hexdigest()
@@ -85,18 +90,18 @@ def earlier(start: ResumePoint, damage: Damaged, c: CheckpointConfig) -> ResumeP
     named = c.iteration is not None or bool(
         c.load and checkpoint.run_of(c.load) != resolved(c.load)
     )
-    before = [step for step in checkpoint.steps(start.place.run) if step < start.place.step]
-    if home != start.place.run or named or not before:
+    before = [step for step in checkpoint.steps(start.location.run) if step < start.location.step]
+    if home != start.location.run or named or not before:
         raise damage
     # the error's own advice is what is done here
     reason = str(damage).rpartition("; ")[0]
-    aside = messages.broadcast(lambda: str(checkpoint.put_aside(start.place)))
+    aside = messages.broadcast(lambda: str(checkpoint.put_aside(start.location)))
     if messages.is_first():
         print(
             f"warning: {reason}; it is now {aside}, and the run goes on from step {before[-1]}",
             file=sys.stderr,
         )
-    return ResumePoint(Place(start.place.run, before[-1]), start.weights_only)
+    return ResumePoint(Location(start.location.run, before[-1]), start.weights_only)
 
 
 def resolved(path: str) -> Path:
@@ -129,16 +134,16 @@ def resume_point(c: CheckpointConfig) -> ResumePoint | None:
     return None
 
 
-def _newest(c: CheckpointConfig, known: list[int]) -> Place:
+def _newest(c: CheckpointConfig, known: list[int]) -> Location:
     if c.finetune:
         raise UserError(f"finetune: {c.save} already holds a run; give another one with --save")
-    place = checkpoint.find(c.load or str(c.save), c.iteration)
-    if place.step != known[-1]:
+    location = checkpoint.find(c.load or str(c.save), c.iteration)
+    if location.step != known[-1]:
         raise UserError(
-            f"{c.save}: holds step {known[-1]}, which going on from step {place.step} would "
+            f"{c.save}: holds step {known[-1]}, which going on from step {location.step} would "
             "overwrite; give another folder with --save"
         )
-    return place
+    return location
 
 
 def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
@@ -150,7 +155,7 @@ def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
     Raises:
         UserError: with every setting that differs.
     """
-    saved = model_of(checkpoint.read_meta(start.place)["keys"], vocab_size=None)
+    saved = model_of(checkpoint.read_meta(start.location)["keys"], vocab_size=None)
     differences = [
         f"{name} is {there} there and {here} here"
         for name, there, here in _changes(dataclasses.asdict(saved), dataclasses.asdict(cfg))
@@ -158,10 +163,10 @@ def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
     ]
     if differences and not start.weights_only:
         raise UserError(
-            f"{start.place.folder} is a checkpoint of another model: {'; '.join(differences)}"
+            f"{start.location.folder} is a checkpoint of another model: {'; '.join(differences)}"
         )
     for difference in differences:
-        print(f"note: {start.place.folder}: {difference}")
+        print(f"note: {start.location.folder}: {difference}")
 
 
 def note_optimizer(start: ResumePoint, cfg: Config) -> None:
@@ -171,13 +176,14 @@ def note_optimizer(start: ResumePoint, cfg: Config) -> None:
     """
     if start.weights_only:
         return
-    keys = Settings(checkpoint.read_meta(start.place)["keys"])
+    keys = Settings(checkpoint.read_meta(start.location)["keys"])
     for name in ("lr_factors", "clip_leaves_out", "old_lr_schedule", "neox_compat"):
         here = cfg.keys.get(name)
         if keys[name] and here is None:
             print(
-                f"note: {start.place.folder}: {name} is {_short(keys[name])} there and not given "
-                f"here: the run goes on otherwise; keep the keys of {start.place.run}/config.yml"
+                f"note: {start.location.folder}: {name} is {_short(keys[name])} there and not "
+                "given here: the run goes on otherwise; keep the keys of "
+                f"{start.location.run}/config.yml"
             )
 
 
@@ -185,11 +191,11 @@ OF_THE_LENGTH = {"samples.epochs", "wraps_at"}
 """Entries of a fingerprint that alone differ if a run of the same data is longer or shorter."""
 
 
-def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
-    """Hold the data against the checkpoint's, and place the loader where its run had stopped.
+def check_data(location: Location, loader: Loader, first: int, allowed: bool) -> int:
+    """Hold the data against the checkpoint's, and location the loader where its run had stopped.
 
     If a change is allowed, the samples still go on where they had stopped: with batches of another
-    size none is left out and none comes again. (A file of tokens has no such place.)
+    size none is left out and none comes again. (A file of tokens has no such location.)
 
     Returns:
         The run's step at which the loader's first batch was due.
@@ -197,29 +203,29 @@ def check_data(place: Place, loader: Loader, first: int, allowed: bool) -> int:
     Raises:
         UserError: the data is not the same, and a change is not allowed.
     """
-    saved = checkpoint.read_meta(place).get("data")
+    saved = checkpoint.read_meta(location).get("data")
     if saved is None:
         return first
     now = loader.fingerprint()
     same = saved["fingerprint"] == now
     if same or (allowed and not {saved["fingerprint"].get("order"), now.get("order")} & {TOKENS}):
-        loader.sizes.follow(saved["stages"], place.step - saved["first"], changed=not same)
+        loader.sizes.follow(saved["stages"], location.step - saved["first"], changed=not same)
         return saved["first"]
     if allowed:
         return first
     changes = list(_changes(saved["fingerprint"], now))
     if {name for name, _, _ in changes} <= OF_THE_LENGTH:
         raise UserError(
-            f"{place.folder}: a run of this length passes over the data another number of times, "
-            "and so has it in another order than the checkpoint's run. Keep train-iters, or accept "
-            "the other order with --allow-data-change"
+            f"{location.folder}: a run of this length passes over the data another number of "
+            "times, and so has it in another order than the checkpoint's run. Keep train-iters, or "
+            "accept the other order with --allow-data-change"
         )
     changed = [f"{name} was {there} and is {here}" for name, there, here in changes]
     if len(changed) > MAX_CHANGES:
         changed[MAX_CHANGES:] = [f"and {len(changed) - MAX_CHANGES} more changes"]
     raise UserError(
-        f"{place.folder} was trained on other data: {'; '.join(changed)}. Restore the data and its "
-        "settings, or accept the change with --allow-data-change"
+        f"{location.folder} was trained on other data: {'; '.join(changed)}. Restore the data and "
+        "its settings, or accept the change with --allow-data-change"
     )
 
 

@@ -1,8 +1,8 @@
 """Decides which of a run's steps become checkpoints, and saves them."""
 
 from jaxneox import checkpoint
-from jaxneox.checkpoint import Saver
 from jaxneox.hosts.watch import mark
+from jaxneox.saver import Saver
 from jaxneox.train.checkpoints.restore import training_part
 from jaxneox.train.loop.intervals import saves_at
 from jaxneox.train.reporting.reporter import Reporter

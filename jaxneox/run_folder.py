@@ -12,7 +12,7 @@ CORRUPT = "corrupt"
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path makes one slash of two
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where one checkpoint is: the folder of its run, and its step."""
 
     run: Path
@@ -65,7 +65,7 @@ def run_of(path: str | Path) -> Path:
     return folder if _step_of(folder) is None else folder.parent
 
 
-def find(path: str | Path, step: int | None = None) -> Place:
+def find(path: str | Path, step: int | None = None) -> Location:
     """Find the checkpoint at `path`: a run (its newest, or the given step) or one step's folder.
 
     Raises:
@@ -74,22 +74,22 @@ def find(path: str | Path, step: int | None = None) -> Place:
     folder = on_disk(path)
     number = _step_of(folder)
     if number is not None and step in (None, number) and (folder / "meta").is_dir():
-        return Place(folder.parent, number)
+        return Location(folder.parent, number)
     known = steps(folder)
     if not known:
         raise _nothing_at(path, folder, step)
     if step is not None and step not in known:
         raise UserError(f"{path}: no checkpoint of step {step}; there are {known}")
-    return Place(folder, known[-1] if step is None else step)
+    return Location(folder, known[-1] if step is None else step)
 
 
-def put_aside(place: Place) -> Path:
+def put_aside(location: Location) -> Path:
     """Rename a damaged checkpoint to `corrupt_step_N`, so that nothing takes it for whole."""
-    name, number = f"{CORRUPT}_{place.folder.name}", 1
-    while (target := place.run / name).exists():
+    name, number = f"{CORRUPT}_{location.folder.name}", 1
+    while (target := location.run / name).exists():
         number += 1
-        name = f"{CORRUPT}_{place.folder.name}-{number}"
-    place.folder.rename(target)
+        name = f"{CORRUPT}_{location.folder.name}-{number}"
+    location.folder.rename(target)
     return target
 
 

@@ -13,7 +13,7 @@ import jaxneox
 from jaxneox import checkpoint, damage
 from jaxneox.errors import UserError
 from jaxneox.foreign import foreign, refuse_foreign
-from jaxneox.places import find, on_disk
+from jaxneox.run_folder import find, on_disk
 from tests.train.runs import assert_same_run, command, error, params, succeeds, write_yaml
 
 ONE = ("--mesh", "dp=1")

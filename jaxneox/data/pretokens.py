@@ -41,8 +41,8 @@ MOST = 1 << 18  # pieces remembered; some 60 MB
 MOST_ADDED = 32  # each is looked for in every text
 
 
-class Pieces(dict[str, bytes]):
-    """The ids of pieces, as the bytes of an int32 array, encoded when first asked for."""
+class PretokenCache(dict[str, bytes]):
+    """The ids of pretokens, as the bytes of an int32 array, encoded when first asked for."""
 
     def __init__(self, backend: tokenizers.Tokenizer, added: list[str], ascii_only: bool) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class Pieces(dict[str, bytes]):
         return any(token in text for token in self._added)
 
 
-def pieces_of(backend: tokenizers.Tokenizer) -> Pieces | None:
-    """A way to encode piece by piece; None for a tokenizer that is not known to allow it."""
+def pretoken_cache(backend: tokenizers.Tokenizer) -> PretokenCache | None:
+    """Return a way to encode pretoken by pretoken; None for a tokenizer that may not allow it."""
     added = backend.get_added_tokens_decoder().values()
     split, normalizer = _settings(backend.pre_tokenizer), _settings(backend.normalizer)
     allowed = (
@@ -100,9 +100,9 @@ def pieces_of(backend: tokenizers.Tokenizer) -> Pieces | None:
         return None
     # Such a token is looked for in the normalized text, which is the text itself where it is ASCII.
     hidden = bool(normalizer) and any(token.normalized for token in written)
-    return Pieces(backend, [token.content for token in written], hidden)
+    return PretokenCache(backend, [token.content for token in written], hidden)
 
 
 def _settings(part: Any) -> dict[str, Any]:
-    """Of a part of a tokenizer, as in tokenizer.json; empty for none."""
+    """Read a part of a tokenizer, as in tokenizer.json; empty for none."""
     return {} if part is None else dict(json.loads(part.__getstate__()))

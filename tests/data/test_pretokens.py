@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
-from jaxneox.data import documents, pieces
-from jaxneox.data.pieces import PIECE, Pieces, pieces_of
+from jaxneox.data import documents, pretokens
+from jaxneox.data.pretokens import PIECE, PretokenCache, pretoken_cache
 
 MERGES = [
     "t h", "th e", "Ġ the", "Ġ t", "a t", "Ġ Ġ", "' s", "1 2", ', "', "Ċ Ċ", "Â ł", "Âł Ċ", "Ã ©",
@@ -38,8 +38,8 @@ def byte_level(normalizer: bool = True) -> tokenizers.Tokenizer:
     return backend
 
 
-def fast(backend: tokenizers.Tokenizer) -> Pieces:
-    found = pieces_of(backend)
+def fast(backend: tokenizers.Tokenizer) -> PretokenCache:
+    found = pretoken_cache(backend)
     assert found is not None
     return found
 
@@ -91,7 +91,7 @@ def test_the_20b_tokenizer_on_the_corpora(shared: pathlib.Path) -> None:
     encode = fast(backend).encode
     corpora = (shared / "golden" / "data" / "corpora").glob("*.jsonl")
     texts = [documents.text_of(r) for c in documents.chunks(corpora) for r in c.records()]
-    code = "".join(p.read_text() for p in pathlib.Path(pieces.__file__).parent.glob("*.py"))
+    code = "".join(p.read_text() for p in pathlib.Path(pretokens.__file__).parent.glob("*.py"))
     for text in [*texts, code, " " * 100 + "\n" * 30]:
         assert encode(text).tolist() == backend.encode(text).ids
 
@@ -130,14 +130,14 @@ def other(change: str) -> tokenizers.Tokenizer:
     ],
 )  # fmt: skip
 def test_what_is_not_known_to_allow_it(backend: tokenizers.Tokenizer) -> None:
-    assert pieces_of(backend) is None
+    assert pretoken_cache(backend) is None
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "MOST", 10)
+    monkeypatch.setattr(pretokens, "MOST", 10)
     backend = TOKENIZERS["nfc"]
     found = fast(backend)
     text = " ".join(f"word{n} {'x' * 100}" for n in range(50))
     for _ in range(2):
         assert found.encode(text).tolist() == backend.encode(text).ids
-        assert 0 < len(found) <= 10 and max(map(len, found)) <= pieces.LONGEST
+        assert 0 < len(found) <= 10 and max(map(len, found)) <= pretokens.LONGEST

@@ -1,15 +1,17 @@
-"""What is asked of the data, in any order."""
+"""What a run asks of the data, in any order."""
 
 from typing import Literal, NamedTuple
 
 Split = Literal["train", "valid", "test"]
 
 
-class Wanted(NamedTuple):
+class SampleRequest(NamedTuple):
     """All that an order depends on besides the files and their weights.
 
     Attributes:
+        split: train, valid or test.
         num_samples: of `samples_needed`; decides the number of epochs, and so the order.
+        seq_length: S; a sample has one token more.
         seed: of all shuffles.
     """
 
@@ -22,9 +24,9 @@ class Wanted(NamedTuple):
 def samples_needed(
     split: Split, *, train_iters: int, eval_interval: int, eval_iters: int, global_batch: int
 ) -> int:
-    """The samples that NeoX and Megatron build a split for.
+    """Count the samples that NeoX and Megatron build a split for.
 
-    (gpt-neox `data_utils.py`, `build_train_valid_test_data_loaders`.)
+    Source: gpt-neox `data_utils.py`, `build_train_valid_test_data_loaders`.
     """
     steps = {
         "train": train_iters,
