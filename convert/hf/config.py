@@ -50,7 +50,8 @@ def keys_of(config: Config) -> dict[str, Any]:
             raise UserError(f"num_hidden_layers: found {layers!r}, expected a number of layers")
         keys["sliding_window_width"] = family.windows.read(config, layers)
     rope = rope_keys(family, config, keys["max_position_embeddings"])
-    return keys | _mlp(family, config) | rope
+    keys |= _mlp(family, config) | rope
+    return {name: value for name, value in keys.items() if value is not None}
 
 
 def _check_heads(family: Family, config: Config, keys: Mapping[str, Any]) -> None:

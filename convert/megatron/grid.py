@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from convert.megatron.consistency import share
+from convert.newer_features import newer_features
 from convert.rules.megatron import rules
 from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig
@@ -77,6 +78,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
         f"{a.kv_heads} key-value heads do not divide over {tp} ranks, nor the ranks over them": (
             a.kv_heads % tp and tp % a.kv_heads
         ),
+        **newer_features(model),
     }
     written = to_write(model, tp)
     reasons |= {

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from convert.newer_features import newer_features
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
@@ -55,6 +56,7 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         f"{a.kv_heads} key-value heads do not divide over {mp} ranks": a.kv_heads % mp != 0,
         f"the MLP's width {model.mlp.size} does not divide over {mp} ranks": model.mlp.size % mp,
         f"{model.num_layers} layers are fewer than {grid.pp} stages": (model.num_layers < grid.pp),
+        **newer_features(model),
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
