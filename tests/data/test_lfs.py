@@ -1,4 +1,4 @@
-"""A clone without git-lfs has pointers in place of data and tokenizers: they are refused by name."""
+"""Git LFS pointers in place of data and tokenizers, as clones without git-lfs have: refused."""
 
 from pathlib import Path
 
