@@ -18,6 +18,7 @@ class Drift:
     of: float  # the rms of the mean itself
 
 
+@np.errstate(invalid="ignore")  # of copies that are not finite it is NaN, which is true
 def drift_of(copies_RD: np.ndarray) -> Drift:
     away = copies_RD - copies_RD.mean(axis=0)
     if not (copies_RD != copies_RD[0]).any():
@@ -44,6 +45,12 @@ class Fate:
     changed: int = 0  # elements that are other numbers there
     same_bits: bool | None = None  # sums of bit patterns; None where numbers changed
     drift: Drift | None = None
+    not_finite: int = 0  # elements that are NaN or infinite before anything was done with them
+
+    @property
+    def where(self) -> str:
+        """The tensor's name, with the layer where the name alone does not tell."""
+        return self.name if self.layer is None else f"layer {self.layer}, {self.name}"
 
     @property
     def whole(self) -> bool:
@@ -61,7 +68,12 @@ def laid_out(
     changed = 0 if same_type else int((source.astype(target.dtype) != source).sum())
     sizes = source.size, target.size
     return Fate(name, None, layer, 1, source.shape, source.dtype.name, leaf, fate, *sizes,
-                changed, same_bits)  # fmt: skip
+                changed, same_bits, not_finite=not_finite(source))  # fmt: skip
+
+
+def not_finite(array: np.ndarray) -> int:
+    """Count the elements that are NaN or infinite."""
+    return int(array.size - np.isfinite(array).sum())
 
 
 def check_whole(fates: Iterable[Fate]) -> None:

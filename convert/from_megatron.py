@@ -2,36 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from convert import next_command
-from convert.casting import CHOICES, cast, chosen
-from convert.fate import Fate, check_whole
-from convert.hf.tokenizer import tokenizer_at
-from convert.megatron.account import account, facts, left_out
-from convert.megatron.config import Choices
-from convert.megatron.training import training_facts, training_keys, write_training
-from convert.proof.case import case_of
-from convert.proof.certificate import certificate
-from convert.proof.conclude import conclude
-from convert.readers.digest import Digests
-from convert.readers.jaxneox import open_jaxneox
-from convert.readers.megatron import MegatronCheckpoint, open_megatron
-from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer
-from convert.rules.megatron import rules
-from convert.tokenizers import check_rows, notes_of
-from convert.unsaid import OPTIMIZER_SAYS
-from convert.writers.jaxneox import STACKED, JaxneoxWriter, nbytes, written
-from convert.writers.staging import Staging, refuse_existing
-from jaxneox.config import load_yaml, resolve, saved_keys
+from convert.casting import CHOICES
+from convert.conversion import convert
+from convert.megatron.config import ReadingChoices
+from convert.megatron.source import MegatronSource, Options
+from convert.ours.target import JaxneoxTarget
+from jaxneox.config import load_yaml
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
-from jaxneox.console.progress import Advance, progress, warn
-from jaxneox.data import Tokenizer
-
-Leaves = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 def parser() -> Parser:
@@ -68,104 +47,19 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    refuse_existing(args.dst)
-    source = open_megatron(args.src, step=args.step, choices=choices_of(args))
-    optimizer: MegatronOptimizer | None = None
-    further: dict[str, Any] = {}
-    notes: list[str] = []
-    if args.optimizer:
-        optimizer = open_optimizer(source)
-        shards, precision = source.shards, source.keys["precision"]
-        further, notes = training_keys(shards.args, optimizer, shards.step, precision)
-        source = optimizer.kinds["param"]  # the master weights
-    leaves = {
-        name: (shape, chosen(args.dtype, source.dtype(name)))
-        for name, shape in source.shapes.items()
-    }
-    tokenizer, missing = find_tokenizer(source, args.tokenizer)
-    said = [*source.notes, *missing, *notes]
-    warn(said)
-    lines = convert(source, leaves, tokenizer, said, args, optimizer, further)
-    print("\n".join(lines))
-    print(f"{args.dst}   the checkpoint: jaxneox.load({str(args.dst)!r})")
-    print(f"{args.dst}/certificate.md   what was done and how it was proved")
-    print(next_command.after(args.dst, optimizer=optimizer is not None))
-    return 0
+    return convert(
+        args.dst,
+        lambda: MegatronSource(args.src, options_of(args)),
+        JaxneoxTarget,
+        verify=not args.no_verify,
+    )
 
 
-def choices_of(args: argparse.Namespace) -> Choices:
+def options_of(args: argparse.Namespace) -> Options:
     centred = {"yes": True, "no": False}.get(args.zero_centered_gamma)
-    return Choices(args.gelu, centred, load_yaml(args.config) if args.config else None)
-
-
-def find_tokenizer(
-    source: MegatronCheckpoint, given: Path | None
-) -> tuple[Tokenizer | None, list[str]]:
-    """The given one, and what there is to say where there is none."""
-    if given is None:
-        return None, ["the checkpoint gets no tokenizer; give one with --tokenizer FILE"]
-    tokenizer = tokenizer_at(given)
-    check_rows(tokenizer, source.model.vocab_size, given)
-    return tokenizer, notes_of(tokenizer)
-
-
-def convert(
-    source: MegatronCheckpoint,
-    leaves: Leaves,
-    tokenizer: Tokenizer | None,
-    said: list[str],
-    args: argparse.Namespace,
-    optimizer: MegatronOptimizer | None,
-    further: dict[str, Any],
-) -> list[str]:
-    """Writes DST. Returns what the proof found, for the terminal."""
-    named = {} if tokenizer is None else {"tokenizer_type": tokenizer.name}
-    keys = {n: v for n, v in source.keys.items() if not (further and n in OPTIMIZER_SAYS)}
-    config = resolve(keys | named | further, dp=1, vocab_size=None)
-    opened = source.shards.opened
-    with Staging(args.dst, nbytes(leaves)) as folder, Digests(opened) as digests:
-        writer = JaxneoxWriter(folder, source.shards.step, leaves)
-        with progress("converting", nbytes(leaves)) as bar:
-            fates = stream(source, writer, leaves, bar)
-        if optimizer is not None:
-            with progress("carrying over the optimizer", 2 * nbytes(leaves)) as bar:
-                write_training(source, optimizer, config, writer, bar)
-        if tokenizer is not None:
-            tokenizer.save(folder / "tokenizer")
-        writer.finish(saved_keys(config), {"conversion": source.choices.said()})
-        record = certificate(
-            f"Megatron-LM step {source.shards.step} to jaxneox",
-            (args.src, args.dst),
-            facts(source) | (training_facts(source, optimizer) if optimizer else {}),
-            [*fates, *left_out(source)],
-            said,
-            digests.results(),
-        )
-        case = None if args.no_verify else case_of(source, open_jaxneox(folder))
-        return conclude(record, case, folder, args.dst)
-
-
-def stream(
-    source: MegatronCheckpoint, writer: JaxneoxWriter, leaves: Leaves, advance: Advance
-) -> list[Fate]:
-    """Every leaf, in the memory of a layer. Returns the account of every tensor."""
-    fates = []
-    for layer in (None, *range(source.model.num_layers)):
-        values = {}
-        for rule in rules(source.model, inside=layer is not None):
-            for name, leaf in source.leaves(rule, layer).items():
-                values[name] = cast(name, leaf, leaves[name][1])
-            if source.has(rule, layer):
-                fates.append(account(source, rule, layer, values))
-        futures = [
-            writer.write(name, layer if name.startswith(STACKED) else None, value)
-            for name, value in values.items()
-        ]
-        written(futures, writer.folder)
-        source.forget()
-        advance(sum(value.nbytes for value in values.values()))
-    check_whole(fates)
-    return fates
+    keys = load_yaml(args.config) if args.config else None
+    reading = ReadingChoices(args.gelu, centred, keys)
+    return Options(args.step, reading, args.tokenizer, args.optimizer, args.dtype)
 
 
 main = entry_point(parser, run, foreign=True)

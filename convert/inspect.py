@@ -17,7 +17,7 @@ def parser() -> Parser:
         "inspect",
         "Say what a checkpoint of GPT-NeoX, Hugging Face, Megatron-LM or jaxneox is, and what can "
         "be done with it. Exits 0, and 2 where something is missing, damaged or cannot be read "
-        "here. Weights are not read, but for the ranks' copies of what is not split.",
+        "here. Weights of up to a gigabyte are read to look for NaN; larger ones are not.",
         [
             ("path/to/anything", "its facts on one screen, and the commands that take it"),
             ("neox_run --step 143000 --json", "of one step, for a program"),
@@ -33,6 +33,8 @@ def parser() -> Parser:
         help="of a NeoX checkpoint without one")  # fmt: skip
     what.add_argument("--drift", action="store_true",
         help="read the ranks' copies however large they are")  # fmt: skip
+    what.add_argument("--numbers", action="store_true",
+        help="read all weights, however large, to name those with NaN or infinity")  # fmt: skip
     p.add_argument_group("how to show it").add_argument("--json", action="store_true",
         help="the same facts for a program")  # fmt: skip
     return p
@@ -50,22 +52,22 @@ def run(args: argparse.Namespace) -> int:
 
 def inspect(args: argparse.Namespace, kind: Kind) -> Facts:
     """Each kind's own imports: ours takes jax, which the others do not need."""
-    path, step = args.path, args.step
+    path, step, numbers = args.path, args.step, args.numbers
     if kind == "neox":
         from convert.inspection.neox import inspect_neox
 
-        return inspect_neox(path, step=step, config=args.config, drift=args.drift)
+        return inspect_neox(path, step=step, config=args.config, drift=args.drift, numbers=numbers)
     if kind == "jaxneox":
         from convert.inspection.jaxneox import inspect_jaxneox
 
-        return inspect_jaxneox(path, step=step)
+        return inspect_jaxneox(path, step=step, numbers=numbers)
     if kind == "megatron":
         from convert.inspection.megatron import inspect_megatron
 
-        return inspect_megatron(path, step=step)
+        return inspect_megatron(path, step=step, numbers=numbers)
     from convert.inspection.hf import inspect_hf
 
-    return inspect_hf(path)
+    return inspect_hf(path, numbers=numbers)
 
 
 main = entry_point(parser, run, foreign=True)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 import jaxneox
 from convert import from_neox
-from convert.merge import make_plan
+from convert.neox.checkpoint import HISTORIC, NeoxModel
+from convert.neox.merge import make_plan
+from convert.neox.plan import MergeChoices
 from convert.oracle import Forward
 from convert.oracle import run as logits_of
-from convert.plan import Choices
-from convert.proof.ends import log_softmax
-from convert.proof.sides import HISTORIC, RanksSide
+from convert.proof.logits import log_softmax
 from convert.readers.neox_open import open_neox
 from jaxneox.console.execute import entry_point
 from jaxneox.console.files import check_output
@@ -29,7 +29,7 @@ from jaxneox.evaluate.perplexity import Measured, measured
 from jaxneox.evaluate.report import Report, show, write
 from jaxneox.infer.scoring import Request, Scored
 
-OURS = {"ours": Choices("fold", "auto", "keep")}
+OURS = {"ours": MergeChoices("fold", "auto", "keep")}
 
 
 def parser() -> Parser:
@@ -81,7 +81,7 @@ def compared(src: str, args: argparse.Namespace) -> Iterator[Report]:
     yield from ours
 
 
-def score(src: str, dst: Path, choices: Choices, args: argparse.Namespace) -> Measured:
+def score(src: str, dst: Path, choices: MergeChoices, args: argparse.Namespace) -> Measured:
     """Of a conversion, by the JAX model in float32."""
     words = [src, str(dst), "--no-verify", "--norms", choices.norms, "--biases", choices.biases]
     words += ["--tokenizer", str(args.tokenizer)] if args.tokenizer else []
@@ -96,7 +96,7 @@ def score(src: str, dst: Path, choices: Choices, args: argparse.Namespace) -> Me
 def reference(src: str, corpus: Corpus) -> Sequence[Scored]:
     """By the ranks' own tensors, side by side, in float64."""
     source = open_neox(Path(src), step=None, config=None)
-    forward = RanksSide("NeoX", source, make_plan(source, OURS["ours"])).forward
+    forward = NeoxModel(source, make_plan(source, OURS["ours"])).forward
     with progress("NeoX's ranks in float64", len(corpus.requests), "windows") as advance:
         return [told(scored(forward, request), advance) for request in corpus.requests]
 

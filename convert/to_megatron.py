@@ -4,20 +4,13 @@ import argparse
 from pathlib import Path
 
 from convert.casting import CHOICES
-from convert.fate import Fate, check_whole
-from convert.megatron.arguments import arguments, command_line
-from convert.megatron.export import Export, Layout
-from convert.proof.case import case_of
-from convert.proof.certificate import certificate
-from convert.proof.conclude import conclude
-from convert.readers.jaxneox import open_jaxneox
-from convert.readers.megatron import open_megatron
-from convert.writers.megatron import LegacyWriter, TorchDistWriter
-from convert.writers.staging import Staging, refuse_existing
+from convert.conversion import convert
+from convert.megatron.grid import MegatronGrid
+from convert.megatron.target import IMPLEMENTATIONS, MegatronTarget
+from convert.ours.source import JaxneoxSource
 from jaxneox.console.execute import entry_point
 from jaxneox.console.extras import require
 from jaxneox.console.parser import Parser
-from jaxneox.console.progress import progress, warn
 
 
 def parser() -> Parser:
@@ -43,7 +36,7 @@ def parser() -> Parser:
     how.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
     how.add_argument("--format", choices=("torch", "torch_dist"), default="torch_dist",
         help="torch_dist is read with any other sizes as well")  # fmt: skip
-    how.add_argument("--transformer-impl", choices=("local", "transformer_engine"), default="local",
+    how.add_argument("--transformer-impl", choices=IMPLEMENTATIONS, default="local",
         help="whose names the torch format has; torch_dist has the same for both")  # fmt: skip
     how.add_argument("--dtype", choices=CHOICES, default="keep", help="type of the stored weights")
     how.add_argument("--no-verify", action="store_true", help="do not prove the result")
@@ -51,55 +44,14 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    refuse_existing(args.dst)
     require("torch", "writing Megatron-LM's files")
-    source = open_jaxneox(args.src, args.step)
-    layout = Layout(args.tp, args.pp, args.virtual, args.format)
-    export = Export(source, layout, args.dtype)
-    warn(export.notes)
-    with Staging(args.dst, export.nbytes) as folder:
-        fates = write(export, folder, te_names=args.transformer_impl == "transformer_engine")
-        facts = {"kind": "jaxneox", "step": source.place.step, "written for": str(layout)}
-        record = certificate(
-            f"jaxneox step {source.place.step} to Megatron-LM",
-            (args.src, args.dst),
-            facts | {"dtype": export.dtype.name},
-            fates,
-            export.notes,
-            files=[],
-        )
-        case = None if args.no_verify else case_of(source, open_megatron(folder))
-        said = conclude(record, case, folder, args.dst)
-    print("\n".join(said))
-    print(f"{args.dst}   Megatron-LM's checkpoint for {layout}")
-    print(f"{args.dst}/certificate.md   what was done")
-    flags = command_line(export, args.transformer_impl)
-    print(f"Next: pretrain_gpt.py --load {args.dst} {flags} …")
-    return 0
-
-
-def write(export: Export, folder: Path, *, te_names: bool) -> list[Fate]:
-    """Everything but the certificate. Returns the account of every tensor."""
-    source, layout, L = export.source, export.layout, export.model.num_layers
-    step, fates = source.place.step, []
-    dist = TorchDistWriter(folder, step, L, layout) if layout.format == "torch_dist" else None
-    legacy = None if dist else LegacyWriter(folder, step, L, layout, te_names=te_names)
-    with progress("converting", export.nbytes // 2) as bar:
-        for layer, tensors, account in export.layers():
-            fates += account
-            if dist:
-                dist.write(layer, tensors)
-            if legacy:
-                for rank, own in enumerate(export.ranks(layer, tensors)):
-                    legacy.write(layer, rank, own)
-            bar(sum(tensor.nbytes for tensor in tensors.values()))
-    for writer in (dist, legacy):
-        if writer:
-            writer.finish(arguments(export))
-    if source.tokenizer is not None:
-        source.tokenizer.save(folder / "tokenizer")
-    check_whole(fates)
-    return fates
+    grid = MegatronGrid(args.tp, args.pp, args.virtual, args.format)
+    return convert(
+        args.dst,
+        lambda: JaxneoxSource(args.src, args.step),
+        lambda source: MegatronTarget(source, grid, args.transformer_impl, args.dtype),
+        verify=not args.no_verify,
+    )
 
 
 main = entry_point(parser, run, foreign=True)

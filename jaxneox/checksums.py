@@ -18,7 +18,7 @@ Sums = dict[str, str]  # "float32:0badf00d"
 
 
 def checksums(tree: Any) -> Sums:
-    """By dotted names. On a mesh of several processes all must call this."""
+    """Sum each array, by dotted names. On a mesh of several processes all must call this."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     dotted = partial(jax.tree_util.keystr, simple=True, separator=".")
     sums = _sums([leaf for _, leaf in leaves])
@@ -29,8 +29,7 @@ def checksums(tree: Any) -> Sums:
 
 
 def differing(found: Sums, expected: Sums) -> list[str]:
-    """The arrays whose numbers are not those that were saved; one that was restored in another
-    precision cannot be judged."""
+    """List the arrays whose sums differ; one that was restored in another precision is left out."""
     return [
         name
         for name in sorted(found.keys() & expected.keys())
@@ -62,7 +61,7 @@ def _bits(leaf: jax.Array) -> jax.Array:
 
 
 def _hash(x: jax.Array) -> jax.Array:
-    """An odd number from a position: the finalizer of MurmurHash3."""
+    """Make an odd number from a position, by the finalizer of MurmurHash3."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = (x ^ (x >> shift)) * jnp.uint32(factor)
     return (x ^ (x >> 16)) | jnp.uint32(1)

@@ -1,4 +1,4 @@
-"""Whether a stored item of a checkpoint is damaged, or merely cannot be read here and now.
+"""Tells whether a stored item of a checkpoint is damaged, or merely cannot be read here and now.
 
 Only what is proven damaged may be put aside. The proof asks neither Orbax nor a device: an item is
 damaged if all its files can be read as bytes, and yet the format's own sums, lengths or syntax do
@@ -47,9 +47,13 @@ def unmerged(item: Path) -> bool:
 
 
 def merge(item: Path) -> None:
-    """Make one of the parts of an unmerged item, as Orbax would have, and say so.
+    """Merge the parts of an unmerged item, as Orbax would have, and say so.
 
-    Only an index is written. Raises OSError or ValueError where that cannot be done.
+    Only an index is written.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: the parts do not fit together.
     """
     parts = sorted(manifest.parent for manifest in item.glob(f"{PER_PROCESS}*/{MANIFEST}"))
     context = ts.Context()  # one for all, without which nothing is copied
@@ -92,12 +96,16 @@ def cause(error: BaseException) -> str:
 
 
 def _database(folder: Path) -> dict[str, Any]:
-    """As JSON, since a URL gives some characters of a path another meaning."""
+    """Address a database by JSON, since a URL gives some characters of a path another meaning."""
     return {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
 
 
 def _files_damaged(item: Path) -> bool:
-    """Read all files once; raises OSError where one cannot be."""
+    """Read all files once, and tell whether one that must be there is missing.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     for path in sorted(path for path in item.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             while file.read(CHUNK):
@@ -110,7 +118,7 @@ def _files_damaged(item: Path) -> bool:
 
 
 def _arrays_damaged(item: Path) -> bool:
-    """Read all arrays, one after another, as they are stored."""
+    """Read all arrays, one after another, as they are stored; tell whether one is damaged."""
     in_database = (item / MANIFEST).exists()
     try:
         for name in _names(item):
@@ -126,7 +134,7 @@ def _arrays_damaged(item: Path) -> bool:
 
 
 def _names(item: Path) -> list[str]:
-    """The dotted names of the arrays that an item has."""
+    """List the dotted names of the arrays that an item has."""
     tree = json.loads((item / METADATA).read_text())["tree_metadata"]
     return [
         ".".join(str(part["key"]) for part in leaf["key_metadata"])

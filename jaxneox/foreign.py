@@ -28,7 +28,8 @@ KINDS = (
         "GPT-NeoX",
         "from-neox",
         re.compile(
-            r"global_step\d+|layer_\d+-model_\d+-model_states\.pt|mp_rank_\d+_model_states\.pt"
+            r"global_step\d+(_universal)?|layer_\d+-model_\d+-model_states\.pt"
+            r"|(zero_pp_rank_\d+_)?mp_rank_\d+_model_states\.pt"
         ),
         " (with --optimizer to go on with its training)",
     ),
@@ -64,7 +65,11 @@ def _describes_a_model(path: Path) -> bool:
 
 
 def refuse_foreign(path: str | Path) -> None:
-    """Raise UserError with the command that converts it where a path holds such a checkpoint."""
+    """Refuse a path that holds another program's checkpoint.
+
+    Raises:
+        UserError: with the command that converts it.
+    """
     kind = foreign(Path(path))
     if kind is not None:
         convert = command("convert", kind.converter, path, "DST")

@@ -4,7 +4,6 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,13 +30,11 @@ from jaxneox.parallel.rules import Rules, rules_for
 
 
 class LoadedModel:
-    """`model(tokens)`: int [B, T] -> float32 [B, T, V].
+    """A model that computes logits: `model(tokens)`, int [B, T] -> float32 [B, T, V].
 
     Attributes:
         config: the whole configuration of the run.
-        params: the flat dictionary of float32 weights, by dotted names; read-only, see
-            `with_params`.
-        tokenizer: the run's, or None where it has none.
+        tokenizer: the run's, or None if it has none.
     """
 
     def __init__(
@@ -48,12 +45,16 @@ class LoadedModel:
         mesh: Mesh,
         rules: Rules,
         compute: Dtype,
+        functions: "_Functions | None" = None,
     ):
         self.config, self._params, self.tokenizer = config, params, tokenizer
         self._mesh, self._rules, self._compute = mesh, rules, compute
+        self._functions = functions or _Functions(config, mesh, rules, compute)
+        self._pools: Pools | None = None
 
     @property
     def params(self) -> FrozenParams:
+        """The flat dictionary of float32 weights, by dotted names; read-only, see `with_params`."""
         return FrozenParams(self._params)
 
     @params.setter
@@ -70,31 +71,37 @@ class LoadedModel:
         Raises:
             UserError: a name is missing or unknown, or an array has another shape or dtype.
         """
-        wanted = abstract_params(self._model, self._rules, self._mesh)
-        wrong = [f"{name} is missing" for name in sorted(wanted.keys() - params.keys())]
-        wrong += [f"{name} is not in this model" for name in sorted(params.keys() - wanted.keys())]
+        expected = abstract_params(self._functions.model, self._rules, self._mesh)
+        wrong = [f"{name} is missing" for name in sorted(expected.keys() - params.keys())]
+        wrong += [
+            f"{name} is not in this model" for name in sorted(params.keys() - expected.keys())
+        ]
         wrong += [
             f"{name} is {_form(params[name])}, expected {_form(leaf)}"
-            for name, leaf in wanted.items()
+            for name, leaf in expected.items()
             if name in params and _form(params[name]) != _form(leaf)
         ]
         if wrong:
             raise UserError(f"these are no parameters of this model: {'; '.join(wrong)}")
-        laid = {name: jax.device_put(params[name], wanted[name].sharding) for name in wanted}
-        other = LoadedModel(
-            self.config, laid, self.tokenizer, self._mesh, self._rules, self._compute
+        laid = {name: jax.device_put(params[name], expected[name].sharding) for name in expected}
+        return LoadedModel(
+            self.config,
+            laid,
+            self.tokenizer,
+            self._mesh,
+            self._rules,
+            self._compute,
+            self._functions,
         )
-        compiled = ("_model", "_logits", "scorer")  # which take the weights as an argument
-        other.__dict__ |= {name: getattr(self, name) for name in compiled}
-        return other
 
     def __call__(self, tokens: ArrayLike) -> jax.Array:
+        """Compute the logits of tokens, int [B, T] -> float32 [B, T, V]."""
         tokens_BT = jnp.asarray(tokens)
         self._check(tokens_BT)
         spec = self._rules.activation("batch", None)
         with jax.set_mesh(self._mesh):
             laid = jax.device_put(tokens_BT.astype(jnp.int32), NamedSharding(self._mesh, spec))
-            logits = self._logits(self._params, laid)
+            logits = self._functions.logits(self._params, laid)
         if self._mesh.size == 1:  # an array like any other, free of the mesh
             return jax.device_put(logits, self._mesh.devices.item())
         return logits
@@ -114,17 +121,26 @@ class LoadedModel:
         on_text: Callable[[int, str], None] | None = None,
         on_answer: Callable[[int, Answer], None] | None = None,
     ) -> list[Answer]:
-        """What follows each prompt, text or tokens; greedy unless a sampling key is set.
+        """Generate what follows each prompt, text or tokens; greedy unless a sampling key is set.
 
         Args:
+            prompts: one text, or several texts or lists of tokens.
             max_tokens: of each answer; None for all that the context has room for.
             stop: strings before which an answer ends.
-            temperature, top_p, top_k: as NeoX's keys, see `Sampling`.
+            temperature: as NeoX's key, see `Sampling`.
+            top_p: as NeoX's key.
+            top_k: as NeoX's key.
             seed: of the first prompt; each next one has the next number.
-            rows: how many answers are made at once.
-            recompute: without a cache, slowly.
-            on_text: told (number of the prompt, new text) while it is generated.
-            on_answer: told (number of the prompt, answer) when it is finished.
+            rows: how many answers are generated at once.
+            recompute: generate without a cache, slowly.
+            on_text: called with (number of the prompt, new text) while it is generated.
+            on_answer: called with (number of the prompt, answer) when it is finished.
+
+        Returns:
+            An answer for each prompt.
+
+        Raises:
+            UserError: a prompt or a setting cannot be used, or the model gives no numbers.
         """
         given = [prompts] if isinstance(prompts, str) else prompts
         tokens = [self.encode(prompt) for prompt in given]
@@ -144,8 +160,14 @@ class LoadedModel:
         )
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For each (context, continuation): the log-probability of the continuation, and whether
-        greedy generation would give it. Split into tokens as lm-eval does, see `pair`."""
+        """Score continuations: for each (context, continuation) its log-probability.
+
+        Beside it stands whether greedy generation would give the continuation. Texts are split into
+        tokens as by lm-eval, see `pair`.
+
+        Raises:
+            UserError: the checkpoint has no tokenizer.
+        """
         if self.tokenizer is None:
             raise UserError("the checkpoint has no tokenizer, which loglikelihood needs")
         room = self.config.model.seq_length
@@ -153,19 +175,13 @@ class LoadedModel:
         scored = self.scorer(self._params, requests)
         return [(one.total, bool(one.likeliest.all())) for one in scored]
 
-    @cached_property
+    @property
     def scorer(self) -> Scorer:
-        return Scorer(self._model, self._mesh)
-
-    @cached_property
-    def _model(self) -> Model:
-        """With any kernel: training's was for its own devices, and for rows of one length."""
-        cfg = self.config.model
-        cfg = replace(cfg, attention=replace(cfg.attention, kernel="auto"))
-        return Model(cfg, self._rules, self._compute)
+        """Computes how likely tokens are; it takes the weights as an argument."""
+        return self._functions.scorer
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """Tokens of a prompt; of an empty one the end of a document, as NeoX has it."""
+        """Encode a prompt; an empty one becomes the end of a document, as in NeoX."""
         if not isinstance(prompt, str):
             return [int(token) for token in prompt]
         if self.tokenizer is None:
@@ -177,30 +193,28 @@ class LoadedModel:
         return [self.tokenizer.eod]
 
     def release(self) -> "LoadedModel":
-        """Keeps the weights for generation alone: one copy of them instead of two."""
-        self.__dict__["pools"] = self._pools(release=True)
+        """Give the weights to generation alone: one copy of them instead of two."""
+        self._pools = self._make_pools(release=True)
         return self
 
-    @cached_property
+    @property
     def pools(self) -> Pools:
-        return self._pools(release=False)
+        """The engines that generate, with a copy of the weights that is made at the first use."""
+        if self._pools is None:
+            self._pools = self._make_pools(release=False)
+        return self._pools
 
-    def _pools(self, release: bool) -> Pools:
-        cfg = self._model.cfg
+    def _make_pools(self, release: bool) -> Pools:
+        cfg = self._functions.model.cfg
         return Pools(cfg, self._params, self._mesh, self._compute, release=release)
 
     def _recompute(self, rows: int, length: int, known: int | None) -> Recompute:
-        return Recompute(
-            self._model, self._params, self._mesh, rows=rows, length=length, known=known
-        )
+        model = self._functions.model
+        return Recompute(model, self._params, self._mesh, rows=rows, length=length, known=known)
 
     def __repr__(self) -> str:
         size = sum(w.size for w in self._params.values())
         return f"LoadedModel({size:,} parameters, {self.config.model})"
-
-    @cached_property
-    def _logits(self):
-        return jax.jit(self._model.logits)
 
     def _check(self, tokens_BT: jax.Array) -> None:
         if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
@@ -221,8 +235,20 @@ class LoadedModel:
                 raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")
 
 
+class _Functions:
+    """What is compiled of a model: it takes the weights as an argument, so that others can too."""
+
+    def __init__(self, config: Config, mesh: Mesh, rules: Rules, compute: Dtype):
+        # with any kernel: training's was for its own devices, and for rows of one length
+        cfg = config.model
+        cfg = replace(cfg, attention=replace(cfg.attention, kernel="auto"))
+        self.model = Model(cfg, rules, compute)
+        self.logits = jax.jit(self.model.logits)
+        self.scorer = Scorer(self.model, mesh)
+
+
 def _form(array: Any) -> str:
-    """Dtype and shape, as in float32[2, 3]."""
+    """Write dtype and shape, as in float32[2, 3]."""
     if not hasattr(array, "shape"):
         return type(array).__name__
     return f"{array.dtype}{list(array.shape)}"
@@ -231,22 +257,23 @@ def _form(array: Any) -> str:
 def load_model(
     path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype
 ) -> LoadedModel:
-    place = checkpoint.find(path, step)
+    """Load a checkpoint; see `jaxneox.load`."""
+    location = checkpoint.find(path, step)
     asked = whole(parse_mesh(mesh or "dp=1"))
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
     sizes = final_sizes(asked, jax.device_count())
-    config = Settings(checkpoint.read_meta(place)["keys"]).resolve(dp=1, vocab_size=None)
-    on, rules = make_mesh(sizes), rules_for(sizes, 0, False)
+    config = Settings(checkpoint.read_meta(location)["keys"]).resolve(dp=1, vocab_size=None)
+    devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
-    params = checkpoint.restore_params(place, abstract_params(model, rules, on))
-    kept = place.run / "tokenizer"
-    tokenizer = load_tokenizer(kept, config.tokenizer.eod_token) if kept.is_dir() else None
-    return LoadedModel(config, params, tokenizer, on, rules, compute)
+    params = checkpoint.restore_params(location, abstract_params(model, rules, devices))
+    folder = location.run / "tokenizer"
+    tokenizer = load_tokenizer(folder, config.tokenizer.eod_token) if folder.is_dir() else None
+    return LoadedModel(config, params, tokenizer, devices, rules, compute)
 
 
 def abstract_params(model: Model, rules: Rules, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The parameters' shapes as they lie at rest, float32."""
+    """Describe the parameters at rest, float32, as shapes with shardings."""
     return {
         name: jax.ShapeDtypeStruct(
             shape,

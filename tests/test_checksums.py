@@ -10,8 +10,8 @@ import tensorstore
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxneox import checkpoint
 from jaxneox.checksums import checksums, differing
+from jaxneox.saver import Saver
 
 RANDOM = np.random.default_rng(0)
 
@@ -52,7 +52,7 @@ def test_the_same_on_every_mesh() -> None:
 def test_layers_are_stored_one_by_one(tmp_path: Path) -> None:
     """Who needs one layer of a stack, as another mesh of stages does, reads no other."""
     stack = jnp.asarray(RANDOM.normal(size=(4, 64, 32)).astype(np.float32))
-    saver = checkpoint.Saver(tmp_path)
+    saver = Saver(tmp_path)
     saver.save(1, {"layers.mlp.up": stack, "embed.tokens": stack[0]}, None, {})
     saver.close()
     chunks = {name: chunk_of(tmp_path / "step_1/params", name) for name in

@@ -12,13 +12,16 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 # What each part may import of the project, besides itself, errors and console.
 BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
+BELOW["data"] = {"config", "lfs"}
 BELOW["preprocess"] = {"config", "data"}
-BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
-BELOW["places"], BELOW["frozen"] = {"foreign"}, set()
+BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["lfs"] = set()
+BELOW["foreign"] = {"lfs"}
+BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
+BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
-BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo"}
+BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo", "saver"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
 for part in ("generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
@@ -30,15 +33,15 @@ OPENS_CONVERT = {"jaxneox.cli"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}
-CONVERT_MAY |= {"literal", "places"}
+CONVERT_MAY |= {"lfs", "literal", "run_folder", "saver"}
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
-    "convert.proof.program": {""},  # runs the program that a user will run
+    "convert.ours.program": {""},  # runs the program that a user will run
     "convert.writers.training": {"train"},  # writes a run's state, and asks for its layout
 }
 TORCH = (
     *("convert.writers.neox", "convert.writers.torch_dist", "convert.writers.torch_save"),
-    "convert.proof.program",
+    "convert.hf.program",
 )
 """Of convert: what writes torch's files, or runs torch."""
 
@@ -119,6 +122,21 @@ def test_only_what_writes_or_runs_torch_imports_it() -> None:
             ours = {name for name in names if name.split(".")[0] in ("jaxneox", "convert", "jax")}
             alone = ("convert.oracle", "jaxneox.config", "jaxneox.errors")
             assert all(name.startswith(alone) for name in ours), path
+
+
+def test_the_ways_of_convert_know_no_family() -> None:
+    """What every conversion and every proof goes through sees a Source, a Target, a Checkpoint."""
+    families = ("convert.neox", "convert.hf", "convert.megatron", "convert.ours")
+    kinds = (*families, "convert.readers", "convert.rules")
+    for path in CONVERT:
+        module, names = name_of(path), imported(path) - {"convert.readers.digest"}
+        if module.startswith("convert.proof"):
+            assert not [n for n in names if n.startswith(kinds)], path
+        if module == "convert.conversion":
+            assert not [name for name in names if name.startswith(kinds)], path
+        if module.startswith("convert.rules"):
+            below = ("convert.rules", "convert.parts")
+            assert all(n.startswith(below) for n in names if n.startswith("convert.")), path
 
 
 def test_modules_and_functions_stay_short() -> None:

@@ -11,9 +11,10 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from convert.hf.config import config_of, keys_of
-from convert.hf.families import FAMILIES, Family
+from convert.hf.families import FAMILIES
+from convert.hf.family import Family
 from jaxneox.config import model_of
-from jaxneox.config.schema import ModelConfig
+from jaxneox.config.schema import ModelConfig, RopeScaling
 from jaxneox.errors import UserError
 
 INDIFFERENT = {
@@ -25,7 +26,8 @@ INDIFFERENT = {
 """Of training, not of the trained function."""
 
 POSITION_FIELDS = {
-    "rotary": {"rotary_fraction", "rotary_base"},
+    "rotary": {"rotary_fraction", "rotary_base"}
+    | {f"scaling.{field.name}" for field in fields(RopeScaling)},
     "learned": {"max_positions", "offset"},
     "rpe": {"rpe_buckets", "rpe_max_distance"},
 }
@@ -46,6 +48,11 @@ REASONS = {
     "attention.qk_norm": "queries and keys are normalised (use_qk_layernorm)",
     "attention.window": "a token sees {ours} before it (sliding_window_width), there all",
     "attention.kv_heads": "it has {ours} key-value heads, there {theirs} (one per head)",
+    "attention.qk_norm_per_head": "its attention has {ours:norms|no norms} of each head's queries "
+    "and keys (qk_norm_per_head)",
+    "attention.output_bias": "its attention's output has {ours:a bias|no bias} beside those of "
+    "queries, keys and values (attention_output_bias)",
+    "attention.head_dim": "its heads are {ours} wide, there {theirs} (hidden_size / heads)",
     "attention.bias": "its attention has {ours:biases|no biases}",
     "mlp.gated": "its MLP is {ours:gated|not gated}",
     "mlp.bias": "its MLP has {ours:biases|no biases}",

@@ -1,33 +1,24 @@
 """Hugging Face's config.json and NeoX's keys, each from the other; nothing in it is passed over."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
-from convert.hf.families import (
-    ACTIVATIONS,
-    FAMILIES,
-    FIXED,
-    GATED,
-    HARMLESS,
-    PLAIN,
-    Family,
-    Fixed,
-)
+from convert.hf.activations import ACTIVATIONS, GATED, PLAIN
+from convert.hf.agreed import agreed
+from convert.hf.common_keys import FIXED, HARMLESS, NO_WINDOW
+from convert.hf.families import FAMILIES
+from convert.hf.family import Family, Fixed
+from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
 Config = Mapping[str, Any]
 
-BASE = 10000.0
-ROPE_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-ROPE_BLOCKS = ("rope_parameters", "rope_scaling")
-"""Of transformers 5, and of 4.x."""
-
 
 def family_of(config: Config) -> Family:
-    """Raises UserError for what is none of the three."""
+    """Raises UserError for what is none of them."""
     said, kind = config.get("architectures") or [], config.get("model_type")
     for family in FAMILIES:
         alike = not said or said == [family.architecture]
@@ -46,15 +37,35 @@ def keys_of(config: Config) -> dict[str, Any]:
     keys = dict(family.constants)
     for field in family.fields:
         names = [name for name in (field.theirs, field.alias) if name]
-        keys |= dict.fromkeys(field.keys, _one(config, names, field.default))
+        said = {name: config[name] for name in names if name in config}
+        keys |= dict.fromkeys(field.keys, agreed(said, field.default))
     tied = config.get("tie_word_embeddings", family.tied)
     if not isinstance(tied, bool):
         raise UserError(f"tie_word_embeddings: found {tied!r}, expected true or false")
     keys["no_weight_tying"] = not tied
-    size, heads, hidden = (config.get("head_dim"), keys["num_attention_heads"], keys["hidden_size"])
-    if size is not None and str(hidden) != str(size * heads):
+    _check_heads(family, config, keys)
+    if family.windows is not None:
+        layers = keys["num_layers"]
+        if not isinstance(layers, int):
+            raise UserError(f"num_hidden_layers: found {layers!r}, expected a number of layers")
+        keys["sliding_window_width"] = family.windows.read(config, layers)
+    rope = rope_keys(family, config, keys["max_position_embeddings"])
+    keys |= _mlp(family, config) | rope
+    return {name: value for name, value in keys.items() if value is not None}
+
+
+def _check_heads(family: Family, config: Config, keys: Mapping[str, Any]) -> None:
+    """Raises UserError for sizes of heads that the family cannot have."""
+    heads, hidden = keys["num_attention_heads"], keys["hidden_size"]
+    size = config.get("head_dim")
+    if "head_dim" not in keys and size is not None and str(hidden) != str(size * heads):
         raise UserError(f"head_dim is {size}, but here {heads} heads share hidden_size {hidden}")
-    return keys | _mlp(family, config) | _rope(family, config)
+    sizes = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
+    if family.whole_heads and sizes and hidden % heads:
+        raise UserError(
+            f"num_attention_heads {heads} does not divide hidden_size {hidden}, which "
+            f"{family.architecture} needs"
+        )
 
 
 def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
@@ -74,16 +85,9 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": model.tied_embedding,
         "use_cache": True,
     }
-    if family.rope:
-        positions = model.positions
-        base: float = positions.rotary_base
-        parameters = {"rope_type": "default", "rope_theta": float(base)}
-        config[family.rope.theta] = int(base) if base == int(base) else base
-        if family.rope.fraction:
-            parameters["partial_rotary_factor"] = positions.rotary_fraction
-            config[family.rope.fraction] = positions.rotary_fraction
-        config["rope_parameters"] = parameters
-    return config
+    if family.windows is not None:
+        config |= family.windows.write(model.attention.window, model.num_layers)
+    return config | (rope_config(family.rope, model) if family.rope else {})
 
 
 def unknown_keys(config: Config) -> list[str]:
@@ -96,7 +100,9 @@ def known_keys(family: Family) -> set[str]:
     named = {name for field in family.fields for name in (field.theirs, field.alias)}
     named |= {family.width[0], family.activation[0], "tie_word_embeddings", "head_dim"}
     if family.rope:
-        named |= {*ROPE_BLOCKS, *_theta_names(family), *_fraction_names(family)}
+        named |= {*BLOCKS, ORIGINAL, *theta_names(family.rope), *fraction_names(family.rope)}
+    if family.windows is not None:
+        named |= set(family.windows.names)
     return named | set(_fixed(family)) | family.harmless | HARMLESS
 
 
@@ -112,21 +118,7 @@ def refuse_unlike(family: Family, config: Config) -> None:
 
 
 def _fixed(family: Family) -> dict[str, Fixed]:
-    return FIXED | dict(family.fixed or {})
-
-
-def _one(config: Config, names: Iterable[str], default: Any) -> Any:
-    """What is said under any of several names. Raises UserError where they disagree."""
-    said = {name: config[name] for name in names if name in config}
-    return _agreed(said, default)
-
-
-def _agreed(said: Mapping[str, Any], default: Any) -> Any:
-    values = list(said.values())
-    if any(value != values[0] for value in values):
-        parts = " but ".join(f"{name} is {value!r}" for name, value in said.items())
-        raise UserError(f"{parts}: they are one setting; correct config.json")
-    return values[0] if values else default
+    return FIXED | ({} if family.windows else NO_WINDOW) | dict(family.fixed)
 
 
 def _mlp(family: Family, config: Config) -> dict[str, Any]:
@@ -154,46 +146,3 @@ def _width(family: Family, config: Config) -> dict[str, Any]:
     if not isinstance(size, int) or size < 1:
         raise UserError(f"{name}: found {size!r}, expected the width of the MLP")
     return {"intermediate_size": size * (3 if family.gated else 1)}
-
-
-def _theta_names(family: Family) -> list[str]:
-    return ["rope_theta", *([family.rope.theta] if family.rope else [])]
-
-
-def _fraction_names(family: Family) -> list[str]:
-    own = family.rope.fraction if family.rope else None
-    return ["partial_rotary_factor", *([own] if own else [])]
-
-
-def _rope(family: Family, config: Config) -> dict[str, Any]:
-    """From `rope_parameters` of transformers 5 and the keys of 4.x, which must agree."""
-    if family.rope is None:
-        return {}
-    thetas = {name: config[name] for name in _theta_names(family) if name in config}
-    fractions = {name: config[name] for name in _fraction_names(family) if name in config}
-    for name in ROPE_BLOCKS:
-        block = config.get(name) or {}
-        _refuse_scaling(name, block)
-        if "rope_theta" in block:
-            thetas[f"{name}.rope_theta"] = block["rope_theta"]
-        if "partial_rotary_factor" in block:
-            fractions[f"{name}.partial_rotary_factor"] = block["partial_rotary_factor"]
-    theta = _agreed(thetas, BASE)
-    fraction = _agreed(fractions, family.rope.default_fraction)
-    if family.rope.fraction is None and fraction != 1.0:
-        raise UserError(f"partial_rotary_factor is {fraction}, but {family.architecture} turns all")
-    if not isinstance(theta, int | float) or theta != int(theta):
-        raise UserError(f"rope_theta: found {theta!r}, expected a whole number, as in NeoX")
-    return {"rotary_emb_base": int(theta), "rotary_pct": fraction}
-
-
-def _refuse_scaling(name: str, block: Any) -> None:
-    if not isinstance(block, Mapping):
-        raise UserError(f"{name}: found {block!r}, expected a block")
-    kind = block.get("rope_type", block.get("type", "default"))
-    other = sorted(set(block) - ROPE_KEYS)
-    if kind != "default" or other:
-        raise UserError(
-            f"{name}: {kind!r}{' with ' + ', '.join(other) if other else ''} is not supported: "
-            "NeoX's rotary embedding is never scaled"
-        )

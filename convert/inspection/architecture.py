@@ -33,12 +33,17 @@ def _residual(model: ModelConfig) -> str:
 def _norm(model: ModelConfig) -> str:
     joint = model.norm.kind == "layernorm" and not model.norm.bias
     name = model.norm.kind + (" without bias" if joint else "")
-    return name + (", of queries and keys too" if model.attention.qk_norm else "")
+    queries = model.attention.qk_norm or model.attention.qk_norm_per_head
+    return name + (", of queries and keys too" if queries else "")
 
 
 def _positions(model: ModelConfig) -> str:
     kind, fraction = model.positions.kind, model.positions.rotary_fraction
-    return f"{kind} {100 * fraction:g}%" if kind == "rotary" else kind
+    scaling = model.positions.scaling
+    found = f"{kind} {100 * fraction:g}%" if kind == "rotary" else kind
+    if scaling.type != "default":
+        found += f" scaled by {scaling.factor:g} ({scaling.type})"
+    return found
 
 
 def lines(found: Architecture) -> list[str]:

@@ -90,6 +90,7 @@ class Facts:
         parallel: ranks by `tp`, `pp`, `dp`, as the files have them, null where nothing tells;
             `vpp` where stages have several parts. Empty for files of no ranks.
         dtypes: how many of the parameters have each.
+        not_finite: tensors that hold NaN or infinity, with how many of their numbers.
         bytes: on disk, by `weights`, `optimizer` and `rest`.
         notes: what a user should know.
         problems: what is missing, damaged or not to be read here; empty where all is well.
@@ -107,6 +108,7 @@ class Facts:
     dtypes: dict[str, int] = field(default_factory=dict)
     optimizer: Optimizer | None = None
     drift: Drift | None = None
+    not_finite: list[str] = field(default_factory=list)
     bytes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

@@ -3,8 +3,9 @@
 from math import prod
 from pathlib import Path
 
+from convert.inspection import finite
 from convert.inspection.architecture import of_model
-from convert.inspection.facts import Facts, Use
+from convert.inspection.facts import Facts
 from convert.inspection.uses import after_conversion, refused, verified
 from convert.readers.hf import HfCheckpoint
 from convert.readers.hf_files import read_json, tensors, weight_files
@@ -14,7 +15,8 @@ from jaxneox.errors import UserError
 WEIGHTS = (".safetensors", ".bin")
 
 
-def inspect_hf(path: Path) -> Facts:
+def inspect_hf(path: Path, *, numbers: bool = False) -> Facts:
+    """`numbers` reads the weights however large they are."""
     facts = Facts(path, "huggingface", "unknown")
     facts.bytes = _sizes(path)
     source = None
@@ -29,8 +31,9 @@ def inspect_hf(path: Path) -> Facts:
         return facts
     facts.architecture = of_model(source.model)
     facts.notes += source.warnings
+    finite.find(facts, finite.of_hf(source), whatever_size=numbers)
     facts.uses = [
-        Use(convert, what),
+        finite.conversion(facts, convert),
         verified(str(path)),
         *after_conversion("from-hf", source.model, tokenizer=_has_tokenizer(source)),
     ]

@@ -6,34 +6,37 @@ from typing import Any
 
 import tensorstore as ts
 
+from convert.inspection import finite
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts, Optimizer, Use
 from convert.inspection.uses import of_run, verified
-from convert.next_command import go_on, train_on
+from convert.ours.next_command import go_on, train_on
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox import checkpoint
-from jaxneox.checkpoint import Place
+from jaxneox.checkpoint import Location
 from jaxneox.errors import UserError
 
 WEIGHTS_ALONE = "it holds weights alone: start from them with --finetune"
 
 
-def inspect_jaxneox(path: Path, *, step: int | None = None) -> Facts:
-    place = checkpoint.find(path, step)
-    facts = Facts(place.folder, "jaxneox", "orbax", step=place.step)
-    facts.steps = checkpoint.steps(place.run)
-    facts.bytes = _sizes(place)
-    named = str(path) if step is None else str(place.folder)
+def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = False) -> Facts:
+    """`numbers` reads the weights however large they are."""
+    location = checkpoint.find(path, step)
+    facts = Facts(location.folder, "jaxneox", "orbax", step=location.step)
+    facts.steps = checkpoint.steps(location.run)
+    facts.bytes = _sizes(location)
+    named = str(path) if step is None else str(location.folder)
     try:
-        source = JaxneoxCheckpoint(place)
+        source = JaxneoxCheckpoint(location)
         _describe(facts, source)
-        facts.optimizer = _optimizer(place, source.keys)
+        facts.optimizer = _optimizer(location, source.keys)
+        finite.find(facts, finite.of_ours(source), whatever_size=numbers)
     except UserError as error:
         facts.problems.append(str(error))
         load = f"jaxneox.load({named!r})"
         facts.uses = [Use(load, "the model, in Python", False, str(error))]
         return facts
-    facts.uses = _uses(facts, place, named, source)
+    facts.uses = _uses(facts, location, named, source)
     return facts
 
 
@@ -43,23 +46,23 @@ def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
         dtype = source.dtype(name).name
         facts.dtypes[dtype] = facts.dtypes.get(dtype, 0) + prod(shape)
     facts.parameters = sum(facts.dtypes.values())
-    versions = checkpoint.read_meta(source.place).get("versions", {})
+    versions = checkpoint.read_meta(source.location).get("versions", {})
     said = [f"{name} {version}" for name, version in versions.items()]
     origin = source.conversion.get("from")
     facts.generation = ", ".join([f"converted from {origin}"] * bool(origin) + said) or None
     if source.said != source.model:
         facts.notes.append(
-            f"{source.place.run / 'config.yml'} describes another model than this step was saved "
-            "with; restore it, or train from this step alone"
+            f"{source.location.run / 'config.yml'} describes another model than this step was "
+            "saved with; restore it, or train from this step alone"
         )
 
 
-def _optimizer(place: Place, keys: dict[str, Any]) -> Optimizer | None:
+def _optimizer(location: Location, keys: dict[str, Any]) -> Optimizer | None:
     """None where the weights alone were saved."""
-    folder = place.folder / "training"
+    folder = location.folder / "training"
     if not folder.is_dir():
         return None
-    names = checkpoint.read_shapes(place, "training")
+    names = checkpoint.read_shapes(location, "training")
     block = keys.get("optimizer")
     kind = block.get("type") if isinstance(block, dict) else None
     moments = (name.partition(".mu.")[0] for name in names if ".mu." in name)
@@ -84,9 +87,9 @@ def _scalar(folder: Path, name: str) -> float:
         raise UserError(f"{folder}: {name} cannot be read ({first})") from error
 
 
-def _uses(facts: Facts, place: Place, named: str, source: JaxneoxCheckpoint) -> list[Use]:
+def _uses(facts: Facts, location: Location, named: str, source: JaxneoxCheckpoint) -> list[Use]:
     goes_on = facts.optimizer is not None
-    newest = place.step == facts.steps[-1]
+    newest = location.step == facts.steps[-1]
     tokenizer = source.tokenizer is not None
     train = go_on(named, source.keys, tokenizer=tokenizer) + ("" if newest else " --save DIR")
     finetune = train_on(named, source.keys, tokenizer=tokenizer)
@@ -94,15 +97,15 @@ def _uses(facts: Facts, place: Place, named: str, source: JaxneoxCheckpoint) -> 
         Use(train, "goes on with training", goes_on, None if goes_on else WEIGHTS_ALONE),
         Use(finetune, "trains on, from the weights"),
         *of_run(named, source.model),
-        verified(str(place.folder)),
+        verified(str(location.folder)),
     ]
 
 
-def _sizes(place: Place) -> dict[str, int]:
+def _sizes(location: Location) -> dict[str, int]:
     found = {"weights": 0, "optimizer": 0, "rest": 0}
     parts = {"params": "weights", "training": "optimizer"}
-    for path in place.folder.rglob("*"):
+    for path in location.folder.rglob("*"):
         if path.is_file():
-            part = path.relative_to(place.folder).parts[0]
+            part = path.relative_to(location.folder).parts[0]
             found[parts.get(part, "rest")] += path.stat().st_size
     return found

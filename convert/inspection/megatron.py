@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from convert.inspection import megatron_model
+from convert.inspection import finite, megatron_model
 from convert.inspection.facts import Facts, Optimizer, Use
 from convert.inspection.megatron_files import (
     ITERATION,
@@ -25,7 +25,7 @@ from convert.inspection.megatron_files import (
 )
 from convert.inspection.megatron_model import Ranks
 from convert.inspection.uses import after_conversion, refused
-from convert.next_command import go_on
+from convert.ours.next_command import go_on
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.neox_files import MOST_RANKS
 from convert.rules.megatron import WORDS
@@ -35,7 +35,8 @@ from jaxneox.errors import UserError
 OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
 
 
-def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
+def inspect_megatron(path: Path, *, step: int | None = None, numbers: bool = False) -> Facts:
+    """`numbers` reads the weights however large they are."""
     folder, steps = step_folder(path, step)
     distributed = (folder / ".metadata").exists() or any(map(_is_part, folder.iterdir()))
     facts = Facts(folder, "megatron", "torch_dist" if distributed else "torch", steps=steps)
@@ -52,11 +53,12 @@ def inspect_megatron(path: Path, *, step: int | None = None) -> Facts:
         facts.problems.append(str(error))
     _measure(facts)
     convert = command("convert", "from-megatron", path if step is None else folder, "DST")
-    what = "the weights, certified"
     if facts.problems:
-        facts.uses = [refused(convert, what, facts.problems[0])]
+        facts.uses = [refused(convert, "the weights, certified", facts.problems[0])]
     else:
-        facts.uses = [Use(convert, what), *_going_on(facts, convert)]
+        if source is not None:
+            finite.find(facts, finite.of_megatron(source), whatever_size=numbers)
+        facts.uses = [finite.conversion(facts, convert), *_going_on(facts, convert)]
         facts.uses += after_conversion("from-megatron", source.model if source else None)
     return facts
 

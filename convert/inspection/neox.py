@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
-from convert.agreement import check_agreement
-from convert.inspection import neox_drift, neox_optimizer
+from convert.inspection import finite, neox_drift, neox_optimizer
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Architecture, Facts
 from convert.inspection.neox_uses import uses
+from convert.neox.consistency import check_consistency
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import LAYER, RANK, STEP, find_files, step_folder
 from convert.readers.neox_open import open_neox
@@ -25,9 +25,14 @@ GENERATIONS = {
 
 
 def inspect_neox(
-    path: Path, *, step: int | None = None, config: list[Path] | None = None, drift: bool = False
+    path: Path,
+    *,
+    step: int | None = None,
+    config: list[Path] | None = None,
+    drift: bool = False,
+    numbers: bool = False,
 ) -> Facts:
-    """`drift` looks at the ranks' copies however large they are."""
+    """`drift` looks at the ranks' copies, `numbers` at all weights, however large they are."""
     folder = step_folder(path, step)
     facts = _from_names(folder)
     source = _opened(facts, config)
@@ -37,6 +42,8 @@ def inspect_neox(
         facts.optimizer, why = neox_optimizer.find(source, facts)
         facts.drift = neox_drift.find(source, facts, whatever_size=drift)
     _measure(facts, source)
+    if source is not None:
+        finite.find(facts, finite.of_neox(source), whatever_size=numbers)
     facts.uses = uses(facts, source, why, _as_typed(path, folder, step, config))
     return facts
 
@@ -66,7 +73,7 @@ def _opened(facts: Facts, config: list[Path] | None) -> NeoxCheckpoint | None:
             return _without_yaml(NeoxCheckpoint(files, [], {}))
         if not facts.problems:
             found = open_neox(facts.path, config=config)
-            check_agreement(found)
+            check_consistency(found)
             return found
     except UserError as error:
         facts.problems.append(str(error))

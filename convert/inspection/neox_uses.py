@@ -1,10 +1,11 @@
 """What can be done with a GPT-NeoX checkpoint; the dry part of from_neox says what cannot."""
 
+from convert.inspection import finite
 from convert.inspection.facts import Facts, Use
 from convert.inspection.uses import after_conversion, refused, verified
-from convert.merge import make_plan
-from convert.next_command import go_on
-from convert.plan import Choices, Plan
+from convert.neox.merge import make_plan
+from convert.neox.plan import MergeChoices, MergePlan
+from convert.ours.next_command import go_on
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError
@@ -25,7 +26,7 @@ def uses(
         return [refused(convert, weights, why), refused(f"{convert} --optimizer", training, why)]
     facts.notes += plan.warnings
     return [
-        Use(convert, weights),
+        finite.conversion(facts, convert),
         Use(f"{convert} --optimizer", training, why_not is None, why_not),
         verified(str(facts.path), options),
         Use(go_on("DST", plan.keys), "goes on with training", why_not is None, why_not,
@@ -34,13 +35,13 @@ def uses(
     ]  # fmt: skip
 
 
-def _planned(facts: Facts, source: NeoxCheckpoint | None) -> tuple[Plan | None, str]:
+def _planned(facts: Facts, source: NeoxCheckpoint | None) -> tuple[MergePlan | None, str]:
     """The merge of the ranks, without making it; or why there is none."""
     if source is None:
         return None, facts.problems[0]
     if not source.yamls:
         return None, NO_YAML
     try:
-        return make_plan(source, Choices()), ""
+        return make_plan(source, MergeChoices()), ""
     except UserError as error:
         return None, str(error)

@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 from convert.inspection.facts import TITLES, Kind
-from convert.readers.neox_files import LAYER, RANK
+from convert.readers.neox_files import LAYER, RANK, UNIVERSAL, ZERO_3, merged_files
 from jaxneox.errors import UserError
 
 SIGNS: dict[Kind, re.Pattern[str]] = {
-    "neox": re.compile(rf"global_step\d+|{LAYER.pattern}|{RANK.pattern}"),
+    "neox": re.compile(
+        rf"global_step\d+({UNIVERSAL})?|{LAYER.pattern}|{RANK.pattern}|{ZERO_3.pattern}"
+    ),
     "jaxneox": re.compile(r"step_\d+|meta"),
     "megatron": re.compile(
         r"latest_checkpointed_iteration\.txt|iter_\d{7}|mp_rank_\d+(_\d+)*|model\w*rng\.pt"
@@ -54,6 +56,10 @@ def signs(path: Path) -> dict[Kind, str]:
         name = next((name for name in names if pattern.fullmatch(name)), None)
         if name is not None:
             found[kind] = name
+    if path.resolve().name.endswith(UNIVERSAL):
+        found["neox"] = path.name
+    if "huggingface" in found and merged_files(path):
+        found["neox"] = found.pop("huggingface")
     return found or {kind: name for kind, name in WEAK.items() if name in names}
 
 

@@ -94,9 +94,11 @@ def _drift(drift: Drift) -> str:
     if not drift.differing:
         return f"none: the ranks' copies of {drift.copied} tensors are the same"
     where = drift.tensor if drift.layer is None else f"{drift.tensor} of layer {drift.layer}"
+    every = drift.differing == drift.copied
+    some = f"all {drift.copied}" if every else f"{drift.differing} of {drift.copied}"
     return (
-        f"{drift.differing} of {drift.copied} tensors that each rank has a copy of differ, most "
-        f"{where}: by {drift.largest:.1e}, where a number is {drift.typical:.1e}"
+        f"{some} replicated tensors differ between the ranks; the largest difference is "
+        f"{drift.largest:.1e}, in {where} (typical value {drift.typical:.2g})"
     )
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from convert.hf.choice import choose
 from convert.inspection.facts import Use
-from convert.megatron.export import Layout as MegatronLayout
-from convert.megatron.export import refuse_layout as refuse_megatron_layout
-from convert.next_command import train_on
-from convert.split import Layout, refuse_layout
-from convert.unsaid import TRAINING
+from convert.megatron import grid as megatron_grid
+from convert.megatron.grid import MegatronGrid
+from convert.neox import grid as neox_grid
+from convert.neox.grid import NeoxGrid
+from convert.ours.next_command import train_on
+from convert.ours.unsaid import TRAINING
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError
@@ -53,11 +54,11 @@ def refused(command: str, what: str, reason: str) -> Use:
 
 
 def refuse_megatron(model: ModelConfig) -> None:
-    refuse_megatron_layout(model, MegatronLayout(1, 1, 1, "torch"))
+    megatron_grid.refuse_grid(model, MegatronGrid(1, 1, 1, "torch"))
 
 
 def refuse_neox(model: ModelConfig) -> None:
-    refuse_layout(model, Layout(1, 1, False))
+    neox_grid.refuse_grid(model, NeoxGrid(1, 1, False))
 
 
 def _exported(

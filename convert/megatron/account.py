@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.fate import Fate, bit_sum
+from convert.fate import Fate, bit_sum, not_finite
 from convert.readers.megatron import MegatronCheckpoint
 from convert.rules.megatron import HEAD, QKV
 from convert.rules.rule import Role, Rule
@@ -36,6 +36,7 @@ def account(
         if moved
         else None,
         drift=drift,
+        not_finite=sum(map(not_finite, shards)),
     )
 
 

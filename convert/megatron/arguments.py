@@ -16,7 +16,7 @@ TOKENIZERS = {"HFTokenizer": "HuggingFaceTokenizer", "GPT2BPETokenizer": "GPT2BP
 
 def arguments(export: Export) -> dict[str, Any]:
     """Of an argparse.Namespace: plain values alone, so that nothing of Megatron is needed."""
-    model, layout, tokenizer = export.model, export.layout, export.source.tokenizer
+    model, grid, tokenizer = export.model, export.grid, export.source.tokenizer
     a, p, grouped = model.attention, model.positions, model.attention.group > 1
     return {
         "num_layers": model.num_layers,
@@ -49,15 +49,15 @@ def arguments(export: Export) -> dict[str, Any]:
         "apply_query_key_layer_scaling": False,
         "attention_dropout": a.dropout,
         "hidden_dropout": model.hidden_dropout,
-        "make_vocab_size_divisible_by": model.vocab_size // layout.tp,
+        "make_vocab_size_divisible_by": model.vocab_size // grid.tp,
         "padded_vocab_size": model.vocab_size,
         "vocab_size": export.source.model.vocab_size if tokenizer is None else tokenizer.vocab_size,
         "tokenizer_type": TOKENIZERS.get(tokenizer.name if tokenizer else "", "NullTokenizer"),
-        "tensor_model_parallel_size": layout.tp,
-        "pipeline_model_parallel_size": layout.pp,
-        "virtual_pipeline_model_parallel_size": layout.chunks if layout.chunks > 1 else None,
+        "tensor_model_parallel_size": grid.tp,
+        "pipeline_model_parallel_size": grid.pp,
+        "virtual_pipeline_model_parallel_size": grid.chunks if grid.chunks > 1 else None,
         "num_layers_per_virtual_pipeline_stage": (
-            model.num_layers // (layout.pp * layout.chunks) if layout.chunks > 1 else None
+            model.num_layers // (grid.pp * grid.chunks) if grid.chunks > 1 else None
         ),
         "data_parallel_random_init": False,
         "consumed_train_samples": 0,
@@ -67,7 +67,7 @@ def arguments(export: Export) -> dict[str, Any]:
 
 def command_line(export: Export, implementation: str) -> str:
     """The flags with which pretrain_gpt.py builds this model and loads weights alone."""
-    said, layout, model = arguments(export), export.layout, export.model
+    said, grid, model = arguments(export), export.grid, export.model
     names = ["num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "seq_length",
              "max_position_embeddings", "position_embedding_type", "normalization", "norm_epsilon",
              "make_vocab_size_divisible_by", "tensor_model_parallel_size",
@@ -76,7 +76,7 @@ def command_line(export: Export, implementation: str) -> str:
         names.append("num_query_groups")
     if model.positions.kind == "rotary":
         names += ["rotary_base", "rotary_percent"]
-    if layout.chunks > 1:
+    if grid.chunks > 1:
         names.append("num_layers_per_virtual_pipeline_stage")
     switches = {
         "group-query-attention": said["group_query_attention"],
@@ -87,6 +87,6 @@ def command_line(export: Export, implementation: str) -> str:
     }
     flags = [f"--{name.replace('_', '-')} {said[name]}" for name in names]
     flags += [f"--{name}" for name, holds in switches.items() if holds]
-    if layout.format == "torch":  # whose names are those of one of the two
+    if grid.format == "torch":  # whose names are those of one of the two
         flags.append(f"--transformer-impl {implementation}")
-    return " ".join([*flags, f"--ckpt-format {layout.format}", "--no-load-optim --no-load-rng"])
+    return " ".join([*flags, f"--ckpt-format {grid.format}", "--no-load-optim --no-load-rng"])

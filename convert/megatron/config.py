@@ -21,7 +21,7 @@ ORIGIN = "Megatron-LM"
 
 
 @dataclass(frozen=True)
-class Choices:
+class ReadingChoices:
     """What a person says that neither tensors nor arguments do; None is what the arguments say.
 
     Attributes:
@@ -40,11 +40,11 @@ class Choices:
         return {"from": ORIGIN} | {k: v for k, v in found.items() if v is not None}
 
     @staticmethod
-    def of(conversion: Mapping[str, Any]) -> "Choices":
+    def of(conversion: Mapping[str, Any]) -> "ReadingChoices":
         """As they were made for a checkpoint of ours; none for one that came from elsewhere."""
         if conversion.get("from") != ORIGIN:
-            return Choices()
-        return Choices(**{k: v for k, v in conversion.items() if k != "from"})
+            return ReadingChoices()
+        return ReadingChoices(**{k: v for k, v in conversion.items() if k != "from"})
 
 
 class Reading(NamedTuple):
@@ -104,7 +104,7 @@ GELU_BY_VERSION = ("onnx_safe", "use_te_activation_func")
 """Switches with which gelu's form also hangs on Megatron's version."""
 
 
-def reading_of(args: Args, sizes: Sizes, choices: Choices) -> Reading:
+def reading_of(args: Args, sizes: Sizes, choices: ReadingChoices) -> Reading:
     """Raises UserError, with all reasons, for a function that NeoX's keys cannot say."""
     _refuse_unlike(args, sizes)
     notes: list[str] = []
@@ -226,7 +226,7 @@ def _positions(args: Args, sizes: Sizes, given: Args, notes: list[str]) -> Keys:
     return found | {"rotary_pct": fraction, "rotary_emb_base": int(base)}
 
 
-def _mlp(args: Args, sizes: Sizes, choices: Choices, notes: list[str]) -> Keys:
+def _mlp(args: Args, sizes: Sizes, choices: ReadingChoices, notes: list[str]) -> Keys:
     given = choices.keys or {}
     if sizes.gated:
         if not args.get("swiglu") and "activation" not in given:

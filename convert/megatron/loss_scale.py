@@ -11,7 +11,7 @@ from typing import Any
 
 from convert.megatron.schedule import number
 from convert.readers.megatron_states import Scaler
-from jaxneox.config.schema import Config
+from jaxneox.config.schema import LossScaleConfig
 
 
 def loss_scale_keys(
@@ -42,9 +42,8 @@ def loss_scale_keys(
     return {"fp16": block}, notes
 
 
-def loss_scale_of(scaler: Scaler | None, config: Config) -> tuple[float, int, int] | None:
+def loss_scale_of(scaler: Scaler | None, loss: LossScaleConfig) -> tuple[float, int, int] | None:
     """Factor, steps of calm, overflows still forgiven; None for those with which a run begins."""
-    loss = config.precision.loss_scale
-    if scaler is None or loss is None or loss.static is not None:
+    if scaler is None or loss.static is not None:
         return None
     return scaler.scale, scaler.growth % loss.window, max(1, scaler.hysteresis)

@@ -1,18 +1,16 @@
 """A training that Megatron-LM began, as one of ours: Adam's moments, counters and keys."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from convert.checkpoint import Checkpoint, Moment, Training
 from convert.megatron.loss_scale import loss_scale_keys, loss_scale_of
 from convert.megatron.schedule import schedule_of
 from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.megatron_optimizer import MegatronOptimizer
-from convert.rules.megatron import rules
-from convert.writers.jaxneox import JaxneoxWriter
-from convert.writers.training import Moment, TrainingWriter
-from jaxneox.config.schema import Config
+from jaxneox.config.schema import LossScaleConfig
 
 MOMENTS: tuple[tuple[Moment, str], ...] = (("mu", "exp_avg"), ("nu", "exp_avg_sq"))
 
@@ -85,33 +83,31 @@ def _notes(args: Mapping[str, Any], step: int, groups: Sequence[Mapping[str, Any
     return notes
 
 
-def write_training(
-    source: MegatronCheckpoint,
-    optimizer: MegatronOptimizer,
-    config: Config,
-    writer: JaxneoxWriter,
-    advance: Callable[[int], None],
-) -> None:
-    step = source.shards.step
-    schedule = schedule_of(source.shards.args, optimizer, step)
-    out = TrainingWriter(writer, config)
-    out.counters(
-        step=step,
-        updates=optimizer.step,
-        position=schedule.position,
-        skipped=schedule.skipped,
-        scale=loss_scale_of(optimizer.scaler, config),
-    )
-    for ours, theirs in MOMENTS:
-        moments = optimizer.kinds[theirs]
-        for layer in (None, *range(source.model.num_layers)):
-            values = {
-                name: np.asarray(leaf, np.float32)
-                for rule in rules(source.model, inside=layer is not None)
-                for name, leaf in moments.leaves(rule, layer).items()
-            }
-            out.moments(ours, layer, values)
-            advance(sum(value.nbytes for value in values.values()))
+def as_ours(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> Training:
+    """The state as any target takes it."""
+    schedule = schedule_of(source.shards.args, optimizer, source.shards.step)
+
+    def scale(loss: LossScaleConfig) -> tuple[float, int, int] | None:
+        return loss_scale_of(optimizer.scaler, loss)
+
+    moments: dict[Moment, Moments] = {
+        ours: Moments(optimizer.kinds[theirs]) for ours, theirs in MOMENTS
+    }
+    facts = training_facts(source, optimizer)
+    return Training(optimizer.step, schedule.position, moments, schedule.skipped, scale, facts)
+
+
+class Moments(Checkpoint):
+    """A moment of Adam in float32."""
+
+    def __init__(self, moments: MegatronCheckpoint) -> None:
+        self._moments, self.model, self.shapes = moments, moments.model, moments.shapes
+
+    def dtype(self, name: str) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        return np.asarray(self._moments.leaf(name, layer), np.float32)
 
 
 def training_facts(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> dict[str, Any]:

@@ -95,12 +95,20 @@ class JaxneoxForward:
         bias = np.ravel(self._bias("layers.attention.qkv_bias", layer, cfg.bias))
         qkv = linear(x_BTD, weight, bias).reshape(B, T, cfg.kv_heads, cfg.group + 2, cfg.head_dim)
         q_BTNH = qkv[..., :-2, :].reshape(B, T, cfg.num_heads, cfg.head_dim)
-        heads = Heads(q_BTNH, k_BTKH=qkv[..., -2, :], v_BTKH=qkv[..., -1, :])
+        q_BTNH = self._each_head("q_norm", layer, q_BTNH)
+        k_BTKH = self._each_head("k_norm", layer, qkv[..., -2, :])
+        heads = Heads(q_BTNH, k_BTKH, v_BTKH=qkv[..., -1, :])
         bias_NT, qk_norm = self._score_bias(T), self._qk_norm(layer)
         mixed_BTNH = attend(heads, self.model, qk_norm, bias_NT, self.angle_dtype)
         out = self.leaf("layers.attention.out", layer).reshape(-1, D).T
-        out_bias = self._bias("layers.attention.out_bias", layer, cfg.bias)
+        out_bias = self._bias("layers.attention.out_bias", layer, cfg.bias and cfg.output_bias)
         return linear(mixed_BTNH.reshape(B, T, -1), out, out_bias)
+
+    def _each_head(self, name: str, layer: int, x_BTNH: Array) -> Array:
+        """Queries or keys, each head normalised alone, with the scale that all heads share."""
+        if not self.model.attention.qk_norm_per_head:
+            return x_BTNH
+        return self._normalized(f"layers.attention.{name}", layer, x_BTNH)
 
     def _qk_norm(self, layer: int) -> Affine:
         """[K, G, H] -> [N, H]; a scalenorm's one number stays as it is."""

@@ -99,11 +99,48 @@ def angles(T: int, width: int, base: float, dtype: DTypeLike) -> Array:
     return f64(np.arange(T).astype(dtype)[:, None] * frequencies[None, :])
 
 
+def slowdown(P: int, T: int, cfg: PositionConfig) -> Array:
+    """[P]: by how much rope scaling slows each pair down, from 1 to its factor.
+
+    A pair that makes many turns in the original length is left alone, one that makes few is slowed
+    down fully. How much of a pair's speed is kept between the two: in llama3 it grows evenly with
+    the turns, in yarn with the number of the pair, which is their logarithm. dynamic slows pair i
+    of a text of T down by s ** (i / (P - 1)), as a base does that is s ** (P / (P - 1)) times as
+    great. Sources: Peng et al. 2023 (yarn), Llama 3.1; transformers, modeling_rope_utils.py.
+    """
+    scaling, pairs_P = cfg.scaling, np.arange(P)
+    if scaling.type in ("default", "linear"):
+        return np.full(P, scaling.factor)
+    original = scaling.original_max_position_embeddings
+    if scaling.type == "dynamic":
+        excess = max(0, T - original) / original
+        return (1 + scaling.factor * excess) ** (pairs_P / (P - 1))
+    turns_P = original / (2 * math.pi * cfg.rotary_base ** (pairs_P / P))
+    if scaling.type == "llama3":
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        kept_P: np.ndarray = (turns_P - low) / (high - low)
+    else:
+        fast, slow = (
+            P * math.log(turns_P[0] / edge) / math.log(cfg.rotary_base)
+            for edge in (scaling.beta_fast, scaling.beta_slow)
+        )
+        if scaling.truncate:
+            fast, slow = math.floor(fast), math.ceil(slow)
+        fast, slow = max(fast, 0), min(slow, 2 * P - 1)
+        kept_P = 1 - (pairs_P - fast) / (slow - fast if slow != fast else 1e-3)
+    share_P = f64(np.clip(kept_P, 0, 1))
+    return 1 / (share_P + (1 - share_P) / scaling.factor)
+
+
 def rotate(x_BTNH: Array, cfg: PositionConfig, dtype: DTypeLike) -> Array:
-    """Turns the first `int(H * fraction)` dimensions, pairing i with i + P."""
-    P = int(x_BTNH.shape[-1] * cfg.rotary_fraction) // 2
-    angles_TP = angles(x_BTNH.shape[1], 2 * P, cfg.rotary_base, dtype)
-    cos, sin = np.cos(angles_TP)[:, None, :], np.sin(angles_TP)[:, None, :]
+    """Turns the first `int(H * fraction)` dimensions, pairing i with i + P; yarn stretches them."""
+    T, P = x_BTNH.shape[1], int(x_BTNH.shape[-1] * cfg.rotary_fraction) // 2
+    angles_TP = angles(T, 2 * P, cfg.rotary_base, dtype)
+    if cfg.scaling.type != "default":
+        angles_TP = angles_TP / slowdown(P, T, cfg)
+    cos, sin = (
+        cfg.scaling.attention_factor * x[:, None, :] for x in (np.cos(angles_TP), np.sin(angles_TP))
+    )
     a, b, rest = np.split(x_BTNH, [P, 2 * P], axis=-1)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 

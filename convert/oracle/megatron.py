@@ -35,7 +35,7 @@ Ranks = Callable[[int | None], list[Tensors]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Conventions:
     """How a checkpoint is to be read where its tensors do not show it.
 
     Attributes:
@@ -50,8 +50,8 @@ class Layout:
 
 
 class MegatronForward:
-    def __init__(self, model: ModelConfig, ranks: Ranks, layout: Layout) -> None:
-        self.model, self.ranks, self.layout = model, ranks, layout
+    def __init__(self, model: ModelConfig, ranks: Ranks, conventions: Conventions) -> None:
+        self.model, self.ranks, self.conventions = model, ranks, conventions
         self.layers = model.num_layers
         self.hidden = model.hidden_size
         self.vocab = model.vocab_size
@@ -87,7 +87,7 @@ class MegatronForward:
         return np.concatenate(parts_BTE, axis=-1)
 
     def _normalized(self, name: str, shards: list[Tensors], x_RBTD: Array) -> Array:
-        centre = 1.0 if self.layout.zero_centered else 0.0
+        centre = 1.0 if self.conventions.zero_centered else 0.0
         affines = [
             Affine(f64(s[f"{name}.weight"]) + centre, f64(s.get(f"{name}.bias", 0.0)))
             for s in shards
@@ -114,10 +114,10 @@ class MegatronForward:
     def _in_order(self, qkv_BTX: Array) -> Array:
         """One rank's `[q | k | v]` for each head, of the orders before version 2."""
         (B, T, X), H = qkv_BTX.shape, self.model.attention.head_dim
-        if self.layout.version == 0:
+        if self.conventions.version == 0:
             parts = np.split(qkv_BTX, 3, axis=-1)
             return np.stack([p.reshape(B, T, -1, H) for p in parts], axis=3).reshape(B, T, X)
-        if self.layout.version == 1:
+        if self.conventions.version == 1:
             per_head = qkv_BTX.reshape(B, T, -1, H, 3)
             return np.moveaxis(per_head, -1, -2).reshape(B, T, X)
         return qkv_BTX
@@ -141,7 +141,7 @@ class MegatronForward:
         cos, sin = np.cos(turn_TP)[:, None, :], np.sin(turn_TP)[:, None, :]
         turned = x_BTNH.copy()
         one, two = (slice(0, P), slice(P, 2 * P))
-        if self.layout.interleaved:
+        if self.conventions.interleaved:
             one, two = (slice(0, 2 * P, 2), slice(1, 2 * P, 2))
         a, b = x_BTNH[..., one], x_BTNH[..., two]
         turned[..., one], turned[..., two] = a * cos - b * sin, b * cos + a * sin

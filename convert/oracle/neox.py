@@ -199,6 +199,9 @@ class Shard:
         """
         cfg = self.model.mlp
         activation = ACTIVATIONS[cfg.activation]
+        if "mlp.w1.weight" in self.tensors:  # LLaMAParallelMLP, of mlp_type llama
+            gate_BTF = activation(linear(x_BTD, self["mlp.w1.weight"]))
+            return linear(gate_BTF * linear(x_BTD, self["mlp.w3.weight"]), self["mlp.w2.weight"])
         inner = linear(x_BTD, self["mlp.linear1.weight"], self.bias("mlp.linear1.bias", cfg.bias))
         if cfg.gated:
             up_BTF, gate_BTF = np.split(inner, 2, axis=-1)

@@ -7,12 +7,13 @@ whether to trust the model.
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from convert.checkpoint import Source, Target
 from convert.fate import Fate
 from convert.proof.case import Case
 from convert.proof.compare import Proof
@@ -27,33 +28,31 @@ PACKAGES = ("jaxneox", "jax", "numpy", "orbax-checkpoint", "tensorstore", "safet
 
 
 def certificate(
-    title: str,
-    paths: tuple[Path | str, Path],
-    source: Mapping[str, Any],
+    source: Source,
+    target: Target,
+    dst: Path,
     tensors: Sequence[Fate],
     warnings: Sequence[str],
     files: Sequence[Digest],
-    unread: Sequence[Path] = (),
 ) -> Record:
     """All but the proof.
 
     Args:
-        title: the conversion in a few words.
-        paths: SRC and DST, as they were given.
-        source: what the source is: kind, layout, step.
-        tensors: every tensor of it, with its fate.
-        unread: files that lie there and hold nothing that was converted.
+        dst: where the target will be.
+        tensors: every tensor of the source, or of the target, with its fate.
+        warnings: what a person should know, one line each.
+        files: what was read.
     """
     return {
         "certificate": 1,
-        "title": title,
+        "title": f"{source.title} to {target.title}",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": typed_command(),
-        "source_path": str(paths[0]),
-        "destination_path": str(paths[1]),
-        "source": dict(source),
+        "source_path": str(source.path),
+        "destination_path": str(dst),
+        "source": {**source.facts, **target.facts},
         "files": [{"name": d.path.name, "size": d.size, "sha256": d.sha256} for d in files],
-        "files_not_read": [{"name": p.name, "size": p.stat().st_size} for p in unread],
+        "files_not_read": [{"name": p.name, "size": p.stat().st_size} for p in source.unread],
         "warnings": list(warnings),
         "tensors": [asdict(fate) for fate in tensors],
         "versions": versions(),
@@ -71,7 +70,7 @@ def with_proof(record: Record, case: Case, proof: Proof) -> Record:
         "elements_compared": proof.elements,
         "tolerance": proof.tolerance,
         "perplexity_of_source": proof.perplexity,
-        "ends": [asdict(end) for end in proof.ends],
+        "ends": [asdict(one) for one in proof.logits],
         "layers": [asdict(layer) for layer in proof.layers],
         "program": proof.program,
     }

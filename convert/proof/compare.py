@@ -8,19 +8,17 @@ a hundred stands out in a model of any size.
 # R ranks, B batch, T length, D hidden, V padded vocabulary
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from convert.proof.ends import Comparison, Ends
+from convert.checkpoint import Checkpoint, Logits
+from convert.oracle import Forward
+from convert.proof.logits import Comparison, Totals
 from convert.proof.numbers import differing
-from convert.proof.program import Logits, limit
-from convert.proof.sides import Side, leaves_of
+from convert.proof.program import limit
+from convert.proof.settings import settings_that_differ
 from jaxneox.config.schema import ModelConfig
-
-FREE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
-"""Settings that the function of a sequence does not depend on."""
 
 EXACT = 1e-11
 """Relative: float64 rounds at 1e-16, and sums of some 1e4 terms in another order are near it."""
@@ -61,7 +59,7 @@ class Proof:
     elements: int = 0
     different: list[str] = field(default_factory=list)
     layers: list[LayerError] = field(default_factory=list)
-    ends: list[Comparison] = field(default_factory=list)
+    logits: list[Comparison] = field(default_factory=list)
     program: float | str = "not run"  # the running program's logits: relative L2 distance
     failures: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
@@ -72,38 +70,37 @@ class Proof:
 
 
 def prove(
-    source: Side,
-    target: Side,
-    others: list[Side],
+    source: Checkpoint,
+    target: Checkpoint,
     tokens_BT: np.ndarray,
     tolerance: float = EXACT,
+    *,
     program: Logits | str = "not run",
     step: Callable[[], None] = lambda: None,
     folded: bool = False,
 ) -> Proof:
-    """`target` and the `others` against `source`; only `target` has to be equal to it.
+    """Hold `target`, and what else the source names, against `source`; only the first has to be
+    equal to it.
 
     Args:
         tokens_BT: int [B, T], the text; its logits are compared from end to end.
         tolerance: for the relative error of a layer.
         program: what a user runs, held against the source as well; or why it is not.
-        step: called after each module.
+        step: called after each part.
         folded: whether norms were folded, so that other numbers may have the same function.
     """
     proof = Proof(tolerance)
     settings = settings_that_differ(source.model, target.model)
-    if leaves_of(source.model) != leaves_of(target.model):
+    if dict(source.shapes) != dict(target.shapes):
         proof.failures = settings or ["the two have different parameters"]
         proof.unexplained = list(proof.failures)
         return proof
-    at = -1
-    for index, count, difference in differing(source, target, folded):
-        proof.elements += count
-        proof.different += [difference] if difference else []
-        if index != at:
-            at = index
-            step()
-    logits, shaken = follow(proof, [source, target, *others], tokens_BT, step)
+    for compared in differing(source, target, folded):
+        proof.elements += compared.elements
+        proof.different += compared.differences
+        step()
+    functions = {"the source": source.forward, "the converted model": target.forward}
+    logits, shaken = follow(proof, functions | dict(source.others), target.model, tokens_BT, step)
     allowed = max(limit(target.model), ROOM * shaken)
     run_program(proof, allowed, program, logits, tokens_BT[: len(logits)])
     proof.unexplained = settings + proof.different + proof.failures
@@ -130,88 +127,68 @@ def run_program(
         )
 
 
-def settings_that_differ(a: ModelConfig, b: ModelConfig) -> list[str]:
-    return [
-        f"{name} is {left} there and {right} here"
-        for (name, left), (_, right) in zip(_settings(a), _settings(b), strict=True)
-        if left != right and name not in FREE and name.partition(".")[0] not in FREE
-    ]
-
-
-def _settings(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for entry in fields(cfg):
-        value = getattr(cfg, entry.name)
-        if is_dataclass(value):
-            yield from _settings(value, f"{prefix}{entry.name}.")
-        else:
-            yield f"{prefix}{entry.name}", value
-
-
 def follow(
-    proof: Proof, sides: list[Side], tokens_BT: np.ndarray, step: Callable[[], None]
+    proof: Proof,
+    functions: dict[str, Forward],
+    model: ModelConfig,
+    tokens_BT: np.ndarray,
+    step: Callable[[], None],
 ) -> tuple[np.ndarray, float]:
-    """Every side through its layers in step with the others, one layer's weights at a time.
+    """Every function through its layers in step with the others, one layer's weights at a time.
 
-    Returns the target's logits of the first sequences, and how far they move when its stream is
-    rounded to float32 after every layer: what float32 costs a model of this conditioning.
+    Args:
+        functions: by title: the source, the target, and any others.
+
+    Returns:
+        The target's logits of the first sequences, and how far they move when its stream is rounded
+        to float32 after every layer: what float32 costs a model of this conditioning.
     """
-    sides = [*sides, sides[1]]
-    T, D = tokens_BT.shape[1], sides[0].model.hidden_size
+    titles, forwards = [*functions, "the target, rounded"], [*functions.values()]
+    both, forwards = forwards[:2], [*forwards, forwards[1]]
+    T, D = tokens_BT.shape[1], model.hidden_size
     probe_BTD = np.random.default_rng(0).standard_normal((1, min(T, PROBE), D))
-    rows = list(embedded_rows(sides[:2]))
-    streams = [side.forward.embed(tokens_BT) for side in sides]
+    rows = list(embedded_rows(both, model))
+    streams = [forward.embed(tokens_BT) for forward in forwards]
+    probes = [np.broadcast_to(probe_BTD, (len(s), *probe_BTD.shape)) for s in streams[:2]]
     proof.layers.append(LayerError("the embedding", float(np.max(rows)), distance(*streams[:2])))
-    for layer in range(sides[0].model.num_layers):
-        added = [one_layer(side, layer, probe_BTD) - probe_BTD for side in sides[:2]]
-        streams = [s.forward.layer(layer, x) for s, x in zip(sides, streams, strict=True)]
+    for layer in range(model.num_layers):
+        added = [f.layer(layer, p) - probe_BTD for f, p in zip(both, probes, strict=True)]
+        streams = [f.layer(layer, x) for f, x in zip(forwards, streams, strict=True)]
         streams[-1] = streams[-1].astype(np.float32).astype(np.float64)
         error = LayerError(f"layer {layer}", distance(*added), distance(*streams[:2]))
         proof.layers.append(error)
         step()
-    heads = [side.forward.logits(stack(side, probe_BTD)) for side in sides[:2]]
-    ends, first = compare_ends(sides, streams, tokens_BT)
-    error = LayerError("the unembedding", worst_column(*heads), ends.relative(1))
+    heads = [forward.logits(probe) for forward, probe in zip(both, probes, strict=True)]
+    totals, first = compare_logits(titles, forwards, streams, tokens_BT)
+    error = LayerError("the unembedding", worst_column(*heads), totals.relative(1))
     proof.layers.append(error)
-    proof.perplexity, proof.tokens = ends.perplexity(), tokens_BT.size
-    proof.ends = [ends.comparison(side) for side in range(1, len(sides) - 1)]
-    return first, ends.shaken()
+    proof.perplexity, proof.tokens = totals.perplexity(), tokens_BT.size
+    proof.logits = [totals.comparison(number) for number in range(1, len(functions))]
+    return first, totals.shaken()
 
 
-def compare_ends(
-    sides: list[Side], streams: list[np.ndarray], tokens_BT: np.ndarray
-) -> tuple[Ends, np.ndarray]:
+def compare_logits(
+    titles: list[str], forwards: list[Forward], streams: list[np.ndarray], tokens_BT: np.ndarray
+) -> tuple[Totals, np.ndarray]:
     """And the target's logits of the first sequences, as many as fit at once."""
-    some = max(1, AT_ONCE // (tokens_BT.shape[1] * sides[0].model.vocab_size))
-    ends, first = Ends([side.title for side in sides]), np.zeros(0)
+    some = max(1, AT_ONCE // (tokens_BT.shape[1] * forwards[0].vocab))
+    totals, first = Totals(titles), np.zeros(0)
     for start in range(0, len(tokens_BT), some):
         part = slice(start, start + some)
-        logits = [
-            side.forward.logits(stream[:, part])
-            for side, stream in zip(sides, streams, strict=True)
-        ]
-        ends.add(logits, tokens_BT[part])
+        logits = [f.logits(stream[:, part]) for f, stream in zip(forwards, streams, strict=True)]
+        totals.add(logits, tokens_BT[part])
         first = logits[1] if start == 0 else first
-    return ends, first
+    return totals, first
 
 
-def one_layer(side: Side, layer: int, x_BTD: np.ndarray) -> np.ndarray:
-    """[R, B, T, D]: what each rank has after it; all ranks alike for a target."""
-    return side.forward.layer(layer, stack(side, x_BTD))
-
-
-def stack(side: Side, x_BTD: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(x_BTD, (side.ranks, *x_BTD.shape))
-
-
-def embedded_rows(sides: list[Side]) -> Iterator[float]:
+def embedded_rows(both: list[Forward], model: ModelConfig) -> Iterator[float]:
     """The error of every row of the vocabulary and of every position, some thousand at a time."""
-    model = sides[0].model
     T = model.positions.max_positions - model.positions.offset
     T = T if model.positions.kind == "learned" else min(64, model.vocab_size)
     rows = -(-model.vocab_size // T)
     tokens_BT = np.minimum(np.arange(rows * T), model.vocab_size - 1).reshape(rows, T)
     for start in range(0, rows, some := max(1, 4096 // T)):
-        a, b = (side.forward.embed(tokens_BT[start : start + some]) for side in sides)
+        a, b = (forward.embed(tokens_BT[start : start + some]) for forward in both)
         yield distance(a, b)
 
 

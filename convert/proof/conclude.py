@@ -26,15 +26,15 @@ def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path)
     if unexpected:
         raise Unproven(
             f"{dst}: was not written, for it does not compute what the source does: "
-            f"{'; '.join(unexpected[:4])}. What there is lies in {dst}.unproven"
+            f"{'; '.join(unexpected[:4])}. The unproven result was kept as {dst}.unproven"
         )
     return report(case, proof)
 
 
 def prove_with_bar(case: Case) -> Proof:
     """One bar, whose first half are the numbers and whose second the functions."""
-    modules = case.target.model.num_layers + 3
-    with progress("proving: numbers, then functions", 2 * modules, unit="modules") as bar:
+    layers = case.target.model.num_layers
+    with progress("proving: numbers, then functions", 2 * layers + 2, unit="parts") as bar:
         return case.prove(lambda: bar(1))
 
 
@@ -43,8 +43,8 @@ def report(case: Case, proof: Proof) -> list[str]:
     lines = [f"differs: {failure}" for failure in proof.failures[:20]]
     if len(proof.failures) > 20:
         lines.append(f"… and {len(proof.failures) - 20} more")
-    if proof.ends:
-        end, worst = proof.ends[0], max(layer.random for layer in proof.layers)
+    if proof.logits:
+        end, worst = proof.logits[0], max(layer.random for layer in proof.layers)
         lines += [
             f"{proof.elements:,} numbers compared; the worst layer is off by {worst:.1e} of what "
             f"it adds (limit {proof.tolerance:.0e})",

@@ -6,51 +6,58 @@ no difference: with a norm (w, b) and a matrix and bias (W, c) behind it, `W dia
 """
 # D hidden, X the other axes of what a norm feeds
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
 
-from convert.apply import layer_of, module_rules
-from convert.proof.sides import Side
-from convert.rules import neox
-from convert.rules.rule import Role
+from convert.checkpoint import Checkpoint
+from convert.parts import Leaves, parts_of
 from jaxneox.config.schema import ModelConfig
-
-Leaves = Mapping[str, np.ndarray]
 
 ROUNDINGS = 4
 """In a product of two numbers, each of which is itself a rounded quotient or product."""
 
 
-def differing(source: Side, target: Side, folded: bool) -> Iterator[tuple[int, int, str]]:
-    """(module, numbers compared, what differs or an empty string) for every parameter."""
-    indices = list(neox.modules(target.model))
-    norms: tuple[Leaves, Leaves] = ({}, {})  # the final norm lies one module before what it feeds
-    for index in indices:
-        leaves = source.leaves(index), target.leaves(index)
-        where = layer_of(index, target.model)
-        place = "" if where is None else f"layer {where}: "
-        loose = fed(target.model, index) if folded else {}
-        for name, found in leaves[1].items():
-            if name in loose:
-                continue
-            yield index, found.size, _exactly(f"{place}{name}", leaves[0][name], found)
-        known = {**norms[0], **leaves[0]}, {**norms[1], **leaves[1]}
-        for name, norm in loose.items():
-            if norm and name in known[1]:
-                yield index, known[1][name].size, _product(f"{place}{name}", name, norm, known)
-        norms = leaves
+@dataclass
+class Compared:
+    """One part: how many numbers were compared, and a line for each parameter that differs."""
+
+    elements: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def add(self, elements: int, difference: str) -> None:
+        self.elements += elements
+        self.differences += [difference] if difference else []
 
 
-def fed(model: ModelConfig, index: int) -> dict[str, str]:
-    """Leaves of a module that a norm feeds, with the norm's name; and norms, with none."""
-    found = {}
-    for rule in module_rules(model, index):
-        for leaf in rule.leaves:
-            if rule.norm or rule.role is Role.NORM:
-                found[leaf] = rule.norm
-    return found
+def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[Compared]:
+    """Compare every parameter, part by part."""
+    reads = reads_norm(target.model) if folded else {}
+    norms = tuple(f"{norm}." for norm in {*reads.values()})
+    for part in parts_of(target.model):
+        place = f"layer {part}: " if isinstance(part, int) else ""
+        both = source.leaves(part), target.leaves(part)
+        compared = Compared()
+        for name, leaf in both[1].items():
+            if name in reads:
+                compared.add(leaf.size, _product(f"{place}{name}", name, reads[name], both))
+            elif not norms or not name.startswith(norms):
+                compared.add(leaf.size, _exactly(f"{place}{name}", both[0][name], leaf))
+        yield compared
+
+
+def reads_norm(model: ModelConfig) -> dict[str, str]:
+    """Name the norm whose output each matrix multiplies, or each bias is added behind."""
+    second = "layers.norm1" if model.shared_norm else "layers.norm2"
+    readers = {
+        "layers.norm1": ("layers.attention.qkv", "layers.attention.qkv_bias"),
+        "final_norm": ("unembed.weight", "unembed.bias"),
+    }
+    found = {name: norm for norm, names in readers.items() for name in names}
+    mlp = ("up", "up_bias", "gate", "gate_bias")
+    return found | {f"layers.mlp.{name}": second for name in mlp}
 
 
 def _exactly(where: str, expected: np.ndarray, found: np.ndarray) -> str:
@@ -63,10 +70,10 @@ def _exactly(where: str, expected: np.ndarray, found: np.ndarray) -> str:
     return f"{where}: {int(differs.sum())} of {found.size} elements differ, the first at {first}"
 
 
-def _product(where: str, name: str, norm: str, known: tuple[Leaves, Leaves]) -> str:
-    expected, size = _effective(name, norm, known[0])
-    found, _ = _effective(name, norm, known[1])
-    eps = float(ml_dtypes.finfo(known[1][name].dtype).eps)
+def _product(where: str, name: str, norm: str, both: tuple[Leaves, Leaves]) -> str:
+    expected, size = _effective(name, norm, both[0])
+    found, _ = _effective(name, norm, both[1])
+    eps = float(ml_dtypes.finfo(both[1][name].dtype).eps)
     wrong = ~(abs(found - expected) <= ROUNDINGS * eps * size)
     if not wrong.any():
         return ""

@@ -1,55 +1,26 @@
 """The program that a user will run, from end to end: the last word on what was written."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from convert.readers.hf import HfCheckpoint
-from convert.readers.jaxneox import JaxneoxCheckpoint
+from convert.checkpoint import Checkpoint, Logits
 from jaxneox.config.schema import ModelConfig
-
-Logits = Callable[[np.ndarray], np.ndarray]
-"""int [B, T] -> float32 [B, T, V]"""
 
 SHARE = 0.5
 """Of the free memory that the whole model may take, in float32."""
 
 
-def program_of(target: Any) -> Logits | str:
-    """jaxneox, or transformers, in float32; or why it is not run here."""
-    if not isinstance(target, JaxneoxCheckpoint | HfCheckpoint):
-        return "not run: GPT-NeoX itself is not here"
+def program_of(target: Checkpoint) -> Logits | str:
+    """What a user runs on the target, in float32; or why it is not run here."""
+    program = target.program()
+    if isinstance(program, str):
+        return program
     nbytes = 4 * sum(int(np.prod(shape)) for shape in target.shapes.values())
     if nbytes > SHARE * free_memory():
         return f"not run: {nbytes / 1e9:.1f} GB of weights in float32 are too many here"
-    if isinstance(target, JaxneoxCheckpoint):
-        return lambda tokens_BT: jaxneox_logits(target.place.folder, tokens_BT)
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError:
-        return "not run: transformers and torch are not installed"
-    return lambda tokens_BT: transformers_logits(target.folder, tokens_BT)
-
-
-def jaxneox_logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
-    import jaxneox
-
-    return np.asarray(jaxneox.load(str(folder))(tokens_BT))
-
-
-def transformers_logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        return model(torch.from_numpy(tokens_BT)).logits.numpy()
+    return program
 
 
 def free_memory() -> int:

@@ -1,4 +1,4 @@
-"""A folder of Hugging Face's GPTNeoX, Llama or GPT-2, read as our parameters, layer by layer."""
+"""A folder of one of Hugging Face's families, read as our parameters, layer by layer."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -7,16 +7,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from convert.agreement import as_computed
+from convert.checkpoint import Checkpoint, Logits
+from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
-from convert.hf.families import Family
+from convert.hf.family import Family
 from convert.hf.tokenizer import beside
+from convert.neox.consistency import as_computed
+from convert.ours.unsaid import TRAINING
+from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
+from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
-from convert.unsaid import TRAINING
-from convert.writers.jaxneox import STACKED
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
+from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
@@ -27,14 +31,15 @@ FREQUENCIES = "rotary_emb.inv_freq"
 T = TypeVar("T")
 
 
-class HfCheckpoint:
-    """`leaf(name, layer)` makes one of our parameters, or one layer of it, like JaxneoxCheckpoint.
+class HfCheckpoint(Checkpoint):
+    """Its tensors, laid out as our parameters when they are asked for.
 
     Raises UserError for a configuration that we do not have, and, all at once, for every tensor
     that is missing, unknown or of another shape than the configuration says.
 
     Attributes:
         keys: NeoX's, the least that `resolve` takes.
+        tensors: by their names on disk, none of which is read yet.
         files: all that is read but the tokenizer.
         warnings: what a person should look at, one line each.
     """
@@ -44,6 +49,11 @@ class HfCheckpoint:
             raise UserError(f"{folder}: no such folder; expected one with a config.json")
         self.folder = folder
         said = folder / "config.json"
+        if merged_files(folder):
+            raise UserError(
+                f"{folder}: holds GPT-NeoX's weights as zero_to_fp32.py writes them: "
+                f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
+            )
         self.config: dict[str, Any] = read_json(said)
         self.family: Family = _of(said, lambda: family_of(self.config))
         keys = _of(said, lambda: keys_of(self.config))
@@ -52,7 +62,8 @@ class HfCheckpoint:
         self.weight_files = weight_files(folder)
         self.files = [said, *self.weight_files]
         self._rules = self.family.rules(self.model)
-        self._tensors = self._with_prefix(tensors(self.weight_files))
+        self.shapes = self._shapes()
+        self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
         self.keys: dict[str, Any] = keys | {"precision": precision} | TRAINING
@@ -65,9 +76,7 @@ class HfCheckpoint:
             for name in unknown_keys(self.config)
         ]
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all leaves, whole: those of blocks with the axis of layers first."""
+    def _shapes(self) -> Shapes:
         L, found = self.model.num_layers, {}
         for rule in self._rules:
             for part in rule.parts:
@@ -81,7 +90,7 @@ class HfCheckpoint:
 
     def dtype(self, name: str) -> np.dtype:
         """The tensors' own; float32 where they differ."""
-        return _common(self._tensors[n].dtype for r in self._of(name) for n in self._names(r))
+        return _common(self.tensors[n].dtype for r in self._of(name) for n in self._names(r))
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         stacked = name.startswith(STACKED)
@@ -89,9 +98,14 @@ class HfCheckpoint:
             return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
         leaves = {name: np.empty(self.shapes[name][stacked:], self.dtype(name))}
         for rule in self._of(name):
-            tensor = self._tensors[rule.theirs.format(layer)]
+            tensor = self.tensors[rule.theirs.format(layer)]
             rule.put(tensor.numpy(), leaves, self.sizes, rank=0)
         return leaves[name]
+
+    def program(self) -> Logits | str:
+        if not program.available():
+            return "not run: transformers and torch are not installed"
+        return lambda tokens_BT: program.logits(self.folder, tokens_BT)
 
     def origin(self, name: str) -> str:
         """The names on disk that a leaf comes from, `*` for the layer."""
@@ -105,9 +119,25 @@ class HfCheckpoint:
         layers = range(self.model.num_layers if "{}" in rule.theirs else 1)
         return [rule.theirs.format(layer) for layer in layers]
 
+    def _on_disk(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By the names on disk: a `state_dict()` that was saved as it is may have others.
+
+        Raises UserError where a tensor is there under both names, with other numbers.
+        """
+        for other, name in self.family.other_names.items():
+            if other not in found:
+                continue
+            tensor = found.pop(other)
+            if not np.array_equal(found.setdefault(name, tensor).numpy(), tensor.numpy()):
+                raise UserError(
+                    f"{self.folder}: {name} and {other} are two names of one tensor, and their "
+                    "numbers differ: keep the one that the model was saved with"
+                )
+        return found
+
     def _with_prefix(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Some files name the model without its head: GPT-2's own do."""
-        prefix, head = self.family.prefix, self.family.head
+        prefix, head = self.family.table.PREFIX, self.family.table.HEAD
         if any(name.startswith(prefix) for name in found):
             return found
         return {name if name == head else prefix + name: t for name, t in found.items()}
@@ -123,9 +153,9 @@ class HfCheckpoint:
     def _contradictions(self) -> Iterator[str]:
         shapes = {name: r.shape(self.sizes) for r in self._rules for name in self._names(r)}
         for name, shape in shapes.items():
-            if name not in self._tensors:
+            if name not in self.tensors:
                 yield f"{name} {list(shape)} is missing"
-        for name, tensor in self._tensors.items():
+        for name, tensor in self.tensors.items():
             if name not in shapes:
                 yield from self._beyond(name, tensor)
             elif tensor.shape != shapes[name]:
@@ -137,22 +167,27 @@ class HfCheckpoint:
         """Of a tensor that no leaf is made of; the masks that some versions save are no matter."""
         blocks = next(r.theirs for r in self._rules if "{}" in r.theirs).partition("{}")[0]
         layer, _, rest = name.removeprefix(blocks).partition(".")
-        if name == self.family.head:
+        if name == self.family.table.HEAD:
             if not np.array_equal(tensor.numpy(), self.leaf("embed.tokens")):
                 yield f"{name} is not the embedding, but tie_word_embeddings is true"
-        elif not (layer.isdecimal() and rest in self.family.buffers):
+        elif not (layer.isdecimal() and rest in self.family.table.BUFFERS):
             yield f"{name} {list(tensor.shape)} is unknown"
         elif rest.endswith(FREQUENCIES) and not self._has_frequencies(tensor.numpy()):
             yield f"{name} holds other frequencies than config.json gives"
 
     def _has_frequencies(self, found: np.ndarray) -> bool:
-        """To the last bits of their type: libraries take powers differently."""
+        """To the last bits of their type: libraries take powers differently.
+
+        Versions that saved them did not scale them, but the positions.
+        """
         from jaxneox.model.positions import frequencies
+        from jaxneox.model.rope_scaling import scaled
 
         positions = self.model.positions
         width = int(self.model.attention.head_dim * positions.rotary_fraction)
-        expected = frequencies(width, positions.rotary_base)
-        return as_computed(found, expected)
+        as_they_are = frequencies(width, positions.rotary_base)
+        expected = scaled(width, positions.rotary_base, positions.scaling)
+        return any(as_computed(found, each) for each in (expected, as_they_are))
 
 
 def _common(dtypes: Iterable[np.dtype | None]) -> np.dtype:

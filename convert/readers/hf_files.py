@@ -11,6 +11,7 @@ import numpy as np
 
 from convert.readers.torch_file import TorchFile
 from jaxneox.errors import UserError
+from jaxneox.lfs import refuse_pointer
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
@@ -48,6 +49,7 @@ class SafeTensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    refuse_pointer(path)
     try:
         content = json.loads(path.read_text())
     except OSError as error:
@@ -110,6 +112,7 @@ def _opened(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _safe(path: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping

@@ -17,6 +17,11 @@ def is_hub_name(src: str) -> bool:
     )
 
 
+def local(src: str, allow_patterns: Iterable[str]) -> Path:
+    """The folder that is named, after `hf://owner/name` was downloaded."""
+    return download(src, allow_patterns) if src.startswith(SCHEME) else Path(src)
+
+
 def download(src: str, allow_patterns: Iterable[str]) -> Path:
     """The files of `hf://owner/name[@revision]` that match, in the hub's own cache.
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import tensorstore as ts
 
+from convert.checkpoint import Checkpoint, Logits
 from jaxneox import checkpoint
-from jaxneox.checkpoint import Place
+from jaxneox.checkpoint import Location
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer, load_tokenizer
@@ -17,35 +18,34 @@ from jaxneox.errors import UserError
 CACHE = 1 << 29  # bytes of decoded chunks: training saves all layers of a leaf as one chunk
 
 
-class JaxneoxCheckpoint:
-    """`leaf(name, layer)` reads one parameter, or one layer of it, as it is stored."""
+class JaxneoxCheckpoint(Checkpoint):
+    """A step of a run; its parameters are read as they are stored."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        meta = checkpoint.read_meta(place)
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        meta = checkpoint.read_meta(location)
         self.keys: dict[str, Any] = meta["keys"]
         self.conversion: dict[str, Any] = meta.get("conversion", {})
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
         self._arrays: dict[tuple[str, str], ts.TensorStore] = {}
+        self.model: ModelConfig = model_of(self.keys, vocab_size=None)
+        self.shapes = checkpoint.read_shapes(location)
         self.check()
-
-    @cached_property
-    def model(self) -> ModelConfig:
-        return model_of(self.keys, vocab_size=None)
 
     @cached_property
     def said(self) -> ModelConfig:
         """By the run's config.yml, from which training goes on; the step has a copy of its own."""
-        return model_of(checkpoint.read_keys(self.place), vocab_size=None)
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return checkpoint.read_shapes(self.place)
+        return model_of(checkpoint.read_keys(self.location), vocab_size=None)
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        kept = self.place.run / "tokenizer"
+        kept = self.location.run / "tokenizer"
         return load_tokenizer(kept, self.keys.get("eod_token")) if kept.is_dir() else None
+
+    def program(self) -> Logits | str:
+        from convert.ours.program import logits
+
+        return lambda tokens_BT: logits(self.location.folder, tokens_BT)
 
     def check(self) -> None:
         """Raises UserError where the parameters are not those of the saved configuration."""
@@ -53,7 +53,7 @@ class JaxneoxCheckpoint:
         from jaxneox.parallel.rules import rules_for
 
         model = Model(self.model, rules_for({"dp": 1, "tp": 1}, 0, False))
-        checkpoint.check_same_model(self.place, model.shapes)
+        checkpoint.check_same_model(self.location, model.shapes)
 
     def dtype(self, name: str) -> np.dtype:
         return self._array(name).dtype.numpy_dtype
@@ -64,7 +64,7 @@ class JaxneoxCheckpoint:
             return (array if layer is None else array[layer]).read().result()
         except Exception as error:  # TensorStore raises ValueError for every damage
             raise UserError(
-                f"{self.place.folder}: {name} cannot be read ({str(error).splitlines()[0]})"
+                f"{self.location.folder}: {name} cannot be read ({str(error).splitlines()[0]})"
             ) from error
 
     def _array(self, name: str) -> ts.TensorStore:
@@ -77,7 +77,7 @@ class JaxneoxCheckpoint:
         return self._arrays[item, name]
 
     def _open(self, item: str, name: str) -> ts.TensorStore:
-        folder = (self.place.folder / item).resolve()
+        folder = (self.location.folder / item).resolve()
         store: dict[str, Any] = {"driver": "file", "path": f"{folder}/{name}/"}
         if (folder / "manifest.ocdbt").is_file():
             # not as a URL, in which some characters of a path would mean something else
@@ -98,17 +98,18 @@ class JaxneoxMoments(JaxneoxCheckpoint):
     Raises UserError where the checkpoint holds weights alone, or another optimizer's state.
     """
 
-    def __init__(self, place: Place, ours: Literal["mu", "nu"]) -> None:
-        super().__init__(place)
-        if not (place.folder / "training").is_dir():
+    def __init__(self, location: Location, ours: Literal["mu", "nu"]) -> None:
+        super().__init__(location)
+        if not (location.folder / "training").is_dir():
             raise UserError(
-                f"{place.folder}: holds weights alone (no-save-optim), and no optimizer to convert"
+                f"{location.folder}: holds weights alone (no-save-optim), and no optimizer to "
+                "convert"
             )
-        names = checkpoint.read_shapes(place, "training")
+        names = checkpoint.read_shapes(location, "training")
         self._names = sorted(names)
         inside = [name for name in names if f".{ours}.embed.tokens" in name]
         if len(inside) != 1:
-            raise UserError(f"{place.folder}: its optimizer is not Adam, expected its moments")
+            raise UserError(f"{location.folder}: its optimizer is not Adam, expected its moments")
         self._prefix = inside[0].removesuffix("embed.tokens")
 
     def _array(self, name: str) -> ts.TensorStore:

@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from convert.checkpoint import Checkpoint, Fidelity, Logits
 from convert.fate import Drift, drift_of
-from convert.megatron.agreement import check_tensors
-from convert.megatron.config import Choices, reading_of
+from convert.megatron.config import ReadingChoices, reading_of
+from convert.megatron.consistency import check_tensors
 from convert.megatron.sizes import sizes_of_tensors
+from convert.oracle import Forward, MegatronForward
+from convert.oracle.megatron import Conventions
+from convert.ours.unsaid import TRAINING
+from convert.parts import STACKED, Shapes
 from convert.readers.megatron_files import find_files
 from convert.readers.megatron_shards import Shards, open_shards
 from convert.readers.torch_file import TorchFile
 from convert.rules.megatron import HEAD, QKV, WORDS, joined, rules
 from convert.rules.rule import Role, Rule, sizes_of
-from convert.unsaid import TRAINING
-from convert.writers.jaxneox import STACKED
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
@@ -26,8 +29,8 @@ from jaxneox.errors import UserError
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 
 
-class MegatronCheckpoint:
-    """`leaf(name, layer)` makes one of our parameters, or one layer of it, like JaxneoxCheckpoint.
+class MegatronCheckpoint(Checkpoint):
+    """Its tensors, joined and laid out as our parameters when they are asked for.
 
     Raises UserError for a function that we do not have, and, all at once, for every tensor that is
     missing, unknown or of another shape than the others say.
@@ -38,9 +41,7 @@ class MegatronCheckpoint:
         notes: what a person should look at, one line each.
     """
 
-    tokenizer = None  # Megatron saves none
-
-    def __init__(self, shards: Shards, choices: Choices) -> None:
+    def __init__(self, shards: Shards, choices: ReadingChoices) -> None:
         self.shards, self.choices = shards, choices
         self.folder = shards.files.folder
         try:
@@ -54,6 +55,7 @@ class MegatronCheckpoint:
                 raise
             raise UserError(f"{self.folder}: {error}") from error
         self.sizes = sizes_of(self.model)
+        self.shapes = self._shapes()
         check_tensors(shards, self.model)
         self.notes = [*self.reading.notes, *self._untied(), *self._drifted()]
 
@@ -77,9 +79,7 @@ class MegatronCheckpoint:
             for rank in self.shards.layers[None]
         )
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of all leaves, whole: those of blocks with the axis of layers first."""
+    def _shapes(self) -> Shapes:
         L, found = self.model.num_layers, {}
         for inside in (False, True):
             for part in (p for r in rules(self.model, inside=inside) for p in r.parts):
@@ -100,9 +100,9 @@ class MegatronCheckpoint:
         if name.startswith(STACKED) and layer is None:
             return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
         rule = next(r for r in self.rules_of(name) if name in r.leaves)
-        return self.leaves(rule, layer)[name]
+        return self.parameters(rule, layer)[name]
 
-    def leaves(self, rule: Rule, layer: int | None) -> dict[str, np.ndarray]:
+    def parameters(self, rule: Rule, layer: int | None) -> dict[str, np.ndarray]:
         """What one tensor of theirs becomes."""
         found = {
             part.leaf: np.empty(part.whole(self.sizes), self.dtype(part.leaf))
@@ -137,6 +137,22 @@ class MegatronCheckpoint:
     def ranks(self, layer: int | None) -> list[Mapping[str, np.ndarray]]:
         """All tensors of a layer, or of none, as views of the files: what the oracle reads."""
         return [{n: t.numpy() for n, t in rank.items()} for rank in self.shards.layers[layer]]
+
+    @property
+    def forward(self) -> Forward:
+        """That of its own ranks, side by side."""
+        interleaved = self.reading.interleaved
+        conventions = Conventions(self.shards.version, self.zero_centered, interleaved)
+        return MegatronForward(self.model, self.ranks, conventions)
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """1 + weight is rounded, there as here."""
+        rounding = frozenset({np.dtype(np.float32)}) if self.zero_centered else frozenset()
+        return Fidelity(rounding, exact=not self.drifted, mergeable=not self.drifted)
+
+    def program(self) -> Logits | str:
+        return "not run: Megatron-LM itself is not here"
 
     def drift(self, rule: Rule, layer: int | None) -> Drift | None:
         """Of the copies of what is not split; None of what is."""
@@ -224,6 +240,6 @@ class MegatronCheckpoint:
 
 
 def open_megatron(
-    src: Path, *, step: int | None = None, choices: Choices | None = None
+    src: Path, *, step: int | None = None, choices: ReadingChoices | None = None
 ) -> MegatronCheckpoint:
-    return MegatronCheckpoint(open_shards(find_files(src, step)), choices or Choices())
+    return MegatronCheckpoint(open_shards(find_files(src, step)), choices or ReadingChoices())

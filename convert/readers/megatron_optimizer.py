@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.megatron.agreement import check_tensors
+from convert.megatron.consistency import check_tensors
 from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.megatron_states import Scaler, States, dist_states, legacy_states
 from convert.rules.megatron import rules

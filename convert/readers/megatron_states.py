@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from convert.megatron.agreement import share
+from convert.megatron.consistency import share
 from convert.readers.megatron_flat import FlatPart, places
 from convert.readers.megatron_names import named
 from convert.readers.megatron_shards import Order, Ranks, Shards, common_state

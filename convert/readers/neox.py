@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.readers.neox_files import Files
 from convert.readers.torch_file import LazyTensor, TorchFile
-from convert.rules.neox import EMBEDDING, FIRST_BLOCK, OLD_NAMES
+from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
@@ -46,6 +46,7 @@ class NeoxCheckpoint:
     Attributes:
         yamls: where the configuration was read.
         given: its keys.
+        notes: what a user should know of the YAML, one line each.
         mp: model-parallel ranks, as the files have them.
         engine: which of NeoX's two layouts the files have.
     """
@@ -54,6 +55,7 @@ class NeoxCheckpoint:
     yamls: list[Path]
     given: dict[str, Any]
     renamed: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def engine(self) -> Literal["pipeline", "sequential"]:
@@ -62,7 +64,7 @@ class NeoxCheckpoint:
     @property
     def mp(self) -> int:
         layers = self.files.layers
-        return len(next(iter(layers.values()))) if layers else len(self.files.ranks)
+        return len(next(iter(layers.values()))) if layers else len(self.files.ranks) or 1
 
     @property
     def pp(self) -> int:
@@ -96,7 +98,13 @@ class NeoxCheckpoint:
     def generation(self) -> str:
         if any(name.endswith("inv_freq") for shards in self.shards.values() for name in shards[0]):
             return "2023"
-        return "before 2024-09" if self.renamed else "head"
+        return "before 2024-09" if self.renamed or self.llama_mlp else "head"
+
+    @property
+    def llama_mlp(self) -> bool:
+        """Whether the MLP is that of `mlp_type: llama`, by its tensors."""
+        names = {name for shards in self.shards.values() for name in shards[0]}
+        return f"{next(iter(LLAMA_MLP))}.weight" in names
 
     @property
     def step(self) -> int:
@@ -139,19 +147,21 @@ class NeoxCheckpoint:
     def opened(self) -> list[TorchFile]:
         """Every file that the weights are read from, or that says something about them."""
         layers = [path for shards in self.files.layers.values() for path in shards]
-        return [TorchFile(path) for path in layers + self.files.ranks]
+        return [TorchFile(path) for path in layers + self.files.ranks + self.files.merged]
 
     @cached_property
     def states(self) -> list[dict[str, Any]]:
         """What the mp_rank files say beside weights, in order."""
-        opened = self.opened[len(self.opened) - len(self.files.ranks) :]
-        return [_mapping(file) for file in opened]
+        first = sum(map(len, self.files.layers.values()))
+        return [_mapping(file) for file in self.opened[first : first + len(self.files.ranks)]]
 
     @cached_property
     def shards(self) -> dict[int, Shards]:
         """By Sequential index."""
         if self.engine == "sequential":
-            ranks = [self._split_module(file) for file in self.opened]
+            ranks = [self._by_index(file, self._module(file)) for file in self.opened]
+            if self.files.merged:
+                ranks = [self._one_rank(ranks)]
             found = {i: [rank.get(i, {}) for rank in ranks] for i in sorted(set().union(*ranks))}
         else:
             files = iter(self.opened)
@@ -188,20 +198,37 @@ class NeoxCheckpoint:
         after = ("norm.", "final_linear.")
         return sum(any(n.startswith(after) for n in s[0]) for s in self.shards.values())
 
-    def _split_module(self, file: TorchFile) -> dict[int, dict[str, LazyTensor]]:
-        module = _mapping(file).get("module")
+    def _module(self, file: TorchFile) -> Mapping[Any, Any]:
+        """A rank's state of the Sequential."""
+        module = _mapping(file) if self.files.merged else _mapping(file).get("module")
         if not isinstance(module, Mapping):
             raise UserError(
                 f"{file.path.parent}: {file.path.name} holds no weights and there are no "
                 "layer_LL-model_MM-model_states.pt files; copy the whole checkpoint"
             )
+        return module
+
+    def _by_index(
+        self, file: TorchFile, module: Mapping[Any, Any]
+    ) -> dict[int, dict[str, LazyTensor]]:
         parts: dict[int, dict[str, Any]] = {}
         for name, tensor in module.items():
             index, _, rest = str(name).removeprefix(PREFIX).partition(".")
-            if not str(name).startswith(PREFIX) or not index.isdecimal() or len(index) > 6:
+            known = str(name).startswith(PREFIX) or self.files.merged
+            if not known or not index.isdecimal() or len(index) > 6:
                 raise unknown_tensors([f"{file.path}: {name}"])
             parts.setdefault(int(index), {})[rest] = tensor
         return {i: self._named(part, where=i) for i, part in parts.items()}
+
+    def _one_rank(
+        self, parts: list[dict[int, dict[str, LazyTensor]]]
+    ) -> dict[int, dict[str, LazyTensor]]:
+        """Of the files that one rank's modules were spread over."""
+        found: dict[int, dict[str, LazyTensor]] = {}
+        for part in parts:
+            for index, tensors in part.items():
+                found.setdefault(index, {}).update(tensors)
+        return found
 
     def _named(self, tensors: Mapping[Any, Any], where: int) -> dict[str, LazyTensor]:
         """By HEAD's names; every value has to be a tensor."""

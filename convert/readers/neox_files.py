@@ -6,10 +6,11 @@ puts all of a rank's weights into the latter. The files tell which, whatever the
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from convert.readers.torch_file import TorchFile
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError
 
@@ -21,6 +22,16 @@ MOST_RANKS = 4096
 
 MEGATRON = f"a Megatron-LM checkpoint: {command('convert', 'from-megatron', 'SRC', 'DST')}"
 HUGGING_FACE = f"a Hugging Face model: {command('convert', 'from-hf', 'SRC', 'DST')}"
+ZERO_3 = re.compile(r"zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt")
+UNIVERSAL = "_universal"
+"""How DeepSpeed ends the name of a universal checkpoint's folder, which has a folder `zero`."""
+
+WHOLE = "pytorch_model.bin"
+"""What DeepSpeed's zero_to_fp32.py writes, or an index of its parts."""
+
+NAMED = re.compile(r"(sequential\.)?\d+\.[a-z]\w*\..+")
+"""A tensor of NeoX's Sequential, outside of NeoX's own files."""
+
 OTHER_KINDS = {
     "latest_checkpointed_iteration.txt": MEGATRON,
     "model_optim_rng.pt": MEGATRON,
@@ -33,13 +44,15 @@ OTHER_KINDS = {
 @dataclass(frozen=True)
 class Files:
     """One step of a run. `layers` is by Sequential index, each a list by rank; empty for the
-    Sequential engine. `ranks` are the mp_rank files in order; empty where none were kept."""
+    Sequential engine. `ranks` are the mp_rank files in order; empty where none were kept.
+    `merged` are the parts of what zero_to_fp32.py made of them, in their place."""
 
     folder: Path
     step: int | None
     layers: dict[int, list[Path]]
     ranks: list[Path]
     yamls: list[Path]
+    merged: list[Path] = field(default_factory=list)
 
 
 def find_files(src: Path, step: int | None = None) -> Files:
@@ -49,6 +62,8 @@ def find_files(src: Path, step: int | None = None) -> Files:
     grid = {(int(m[1]), int(m[2])): folder / m[0] for name in names if (m := LAYER.fullmatch(name))}
     ranks = {int(m[1]): folder / m[0] for name in names if (m := RANK.fullmatch(name))}
     if not grid and not ranks:
+        if merged := merged_files(folder):
+            return Files(folder, None, {}, [], _yamls(folder), merged)
         raise nothing_here(src, folder, names)
     largest = max([rank for _, rank in grid] + [*ranks])
     if largest >= MOST_RANKS:
@@ -121,6 +136,20 @@ def _yamls(folder: Path) -> list[Path]:
     return []
 
 
+def merged_files(folder: Path) -> list[Path]:
+    """The files that zero_to_fp32.py wrote of a run of NeoX; none where there is another model's,
+    or a config.json, by which transformers reads them."""
+    index, whole = folder / f"{WHOLE}.index.json", folder / WHOLE
+    if (folder / "config.json").exists() or not (index.is_file() or whole.is_file()):
+        return []
+    stem, _, suffix = WHOLE.partition(".")
+    parts = [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))
+    tensors = TorchFile(parts[0]).content if parts else None
+    if not isinstance(tensors, Mapping) or not tensors:
+        return []
+    return parts if all(NAMED.fullmatch(str(name)) for name in tensors) else []
+
+
 def missing_files(folder: Path, names: Iterable[str]) -> UserError:
     names = list(names)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -131,6 +160,17 @@ def nothing_here(src: Path, folder: Path, names: list[str]) -> UserError:
     for name, kind in OTHER_KINDS.items():
         if name in names:
             return UserError(f"{src}: is {kind}")
+    if any(ZERO_3.fullmatch(name) for name in names):
+        return UserError(
+            f"{src}: is a checkpoint of ZeRO stage 3, whose weights are in parts that are not read "
+            f"here: run DeepSpeed's `python zero_to_fp32.py {folder.parent} OUT --tag "
+            f"{folder.name}`, put the run's YAML into OUT and convert that"
+        )
+    if folder.name.endswith(UNIVERSAL) or any(name.endswith(UNIVERSAL) for name in names):
+        return UserError(
+            f"{src}: is a universal checkpoint of DeepSpeed, which is not read here: convert the "
+            "global_stepN folder that it was made of"
+        )
     if (folder / "config.yml").is_file() or any(name.startswith("step_") for name in names):
         return UserError(f"{src}: is a jaxneox checkpoint already")
     return UserError(

@@ -6,8 +6,10 @@ from typing import Any
 
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import MOST_RANKS, find_files, missing_files
+from convert.readers.neox_mlp_type import without_mlp_type
 from convert.rules.neox import EMBEDDING
 from jaxneox.config import load_yaml, parallel_of
+from jaxneox.config.swapped import exchanged
 from jaxneox.errors import UserError
 
 
@@ -24,6 +26,9 @@ def open_neox(
         )
     found = NeoxCheckpoint(files, yamls, load_yaml(yamls))
     _check_embedding(found)
+    if found.llama_mlp:
+        found.given = without_mlp_type(found.given)
+    _undo_exchange(found)
     _check_ranks(found)
     return found
 
@@ -33,6 +38,17 @@ def require_modules(found: NeoxCheckpoint, modules: Iterable[int]) -> None:
     absent = sorted(set(modules) - found.shards.keys())
     if absent and found.engine == "pipeline":
         raise missing_files(found.files.folder, _files_of(found, absent, range(found.mp)))
+
+
+def _undo_exchange(found: NeoxCheckpoint) -> None:
+    """Layers and heads that the YAML has exchanged, as that of pythia-12b-deduped has."""
+    keys = exchanged(found.given, found.layers)
+    if keys is not None:
+        found.given = keys
+        found.notes.append(
+            f"{found.yamls[0]}: num-layers and num-attention-heads are exchanged: the files have "
+            f"{found.layers} layers, so that {keys['num_attention_heads']} are the heads"
+        )
 
 
 def _check_embedding(found: NeoxCheckpoint) -> None:
@@ -61,6 +77,11 @@ def _check_ranks(found: NeoxCheckpoint) -> None:
         said = ", ".join(f"{name} of step {step}" for name, step in steps.items())
         raise UserError(f"{files.folder}: its files are of different steps: {said}")
     wanted = max([parallel_of(found.given).tp, *_said(found, "model_parallel_size")])
+    if wanted > 1 and files.merged:
+        raise UserError(
+            f"{files.folder}: holds what zero_to_fp32.py wrote of a run with model-parallel-size "
+            f"{wanted}, of whose ranks it does not make one model: convert the global_stepN folder"
+        )
     wanted = min(wanted, MOST_RANKS)
     if wanted > mp:
         names = _files_of(found, found.files.layers, range(mp, wanted))

@@ -15,6 +15,11 @@ __all__ = ["NeoxOptimizer", "Quantity", "open_optimizer"]
 def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
     """The state of all ranks and stages."""
     folder = source.files.folder
+    if source.files.merged:
+        raise UserError(
+            f"{folder}: holds what zero_to_fp32.py wrote: weights alone, and no optimizer; convert "
+            "the global_stepN folder, or leave --optimizer out"
+        )
     if not source.files.ranks:
         raise missing_files(folder, ["mp_rank_00_model_states.pt"])
     there = partitions(folder)

@@ -22,6 +22,7 @@ import numpy as np
 
 from convert.readers.pickles import Unpickler
 from jaxneox.errors import UserError
+from jaxneox.lfs import refuse_pointer
 
 LOCAL_HEADER = 30  # bytes before the name in a zip's local header
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch before 1.6 began its files
@@ -108,6 +109,7 @@ class TorchFile:
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
         self.path = path
+        refuse_pointer(path)
         try:
             self.size = path.stat().st_size - start if length is None else length
             with Window(path, start, self.size) as file:

@@ -1,7 +1,8 @@
-"""Hugging Face's LlamaForCausalLM by the names on disk, `{}` the layer.
+"""Hugging Face's LlamaForCausalLM by the names on disk, `{}` the layer; Mistral, Qwen2 and Qwen3
+call their tensors the same.
 
-Source: transformers 5.23, models/llama/modeling_llama.py. Query head n reads key-value head
-n // group, as ours; `gate_proj` is what the activation is applied to.
+Source: transformers 5.23, models/{llama,mistral,qwen2,qwen3}/modeling_*.py. Query head n reads
+key-value head n // group, as ours; `gate_proj` is what the activation is applied to.
 """
 
 from convert.rules.hf_neox import split
@@ -40,8 +41,12 @@ def attention(model: ModelConfig) -> list[Rule]:
         if model.attention.bias:
             found.append(split(f"{name}.bias", f"{qkv}_bias", f"{heads} -> {axes}", slot))
     found.append(split(LAYER + "self_attn.o_proj.weight", out, "D (K G H) -> K G H D"))
-    if model.attention.bias:
+    if model.attention.biased_output:
         found.append(split(LAYER + "self_attn.o_proj.bias", f"{out}_bias", "D -> D"))
+    if model.attention.qk_norm_per_head:
+        for norm in ("q_norm", "k_norm"):
+            ours = f"layers.attention.{norm}.scale"
+            found.append(split(f"{LAYER}self_attn.{norm}.weight", ours, "H -> H"))
     return found
 
 

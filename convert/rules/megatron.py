@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from convert.parts import Part, names_in
 from convert.rules.rule import SPLIT, Role, Rule, rule
 from jaxneox.config.schema import ModelConfig
 
@@ -25,6 +26,12 @@ FINAL, HEAD = "decoder.final_layernorm", "output_layer.weight"
 def rules(model: ModelConfig, *, inside: bool) -> tuple[Rule, ...]:
     """Of each layer, or of all that is outside of them."""
     return _block(model) if inside else _outside(model)
+
+
+def rules_in(part: Part, model: ModelConfig) -> list[Rule]:
+    """Of the parameters of one part."""
+    found = rules(model, inside=isinstance(part, int))
+    return [rule for rule in found if names_in(part, rule.leaves)]
 
 
 def _outside(model: ModelConfig) -> tuple[Rule, ...]:

@@ -16,6 +16,9 @@ EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no 
 OLD_NAMES = {"mlp.dense_h_to_4h": "mlp.linear1", "mlp.dense_4h_to_h": "mlp.linear2"}
 """Before 2024-09."""
 
+LLAMA_MLP = {"mlp.w3": "up", "mlp.w1": "gate", "mlp.w2": "down"}
+"""The matrices of `mlp_type: llama`, of NeoX from 2023-05 to 2024-09: w2(act(w1 x) * w3 x)."""
+
 BUFFERS = ("attention.rotary_emb.inv_freq", "attention.alibi_embed.slopes")
 """Saved by some versions: computed from the configuration, and checked against it."""
 
@@ -29,10 +32,14 @@ def unembedding_index(layers: int) -> int:
 
 
 @cache
-def modules(model: ModelConfig) -> Mapping[int, tuple[Rule, ...]]:
-    """The rules of every module, by its index in the Sequential."""
+def modules(model: ModelConfig, llama_mlp: bool = False) -> Mapping[int, tuple[Rule, ...]]:
+    """The rules of every module, by its index in the Sequential.
+
+    Args:
+        llama_mlp: whether the MLP is that of NeoX's `mlp_type: llama`.
+    """
     L = model.num_layers
-    blocks = block(model)
+    blocks = block(model, llama_mlp)
     found = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
     found[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
     found[unembedding_index(L)] = unembedding(model)
@@ -59,12 +66,12 @@ def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def block(model: ModelConfig) -> tuple[Rule, ...]:
+def block(model: ModelConfig, llama_mlp: bool = False) -> tuple[Rule, ...]:
     rules = [
         *norm("input_layernorm", "layers.norm1", model),
         *attention(model),
         *norm("post_attention_layernorm", "layers.norm2", model),
-        *mlp(model),
+        *(separate_mlp(model) if llama_mlp else mlp(model)),
     ]
     if model.shared_norm:
         rules = [r for r in rules if not r.theirs.startswith("post_attention_layernorm")]
@@ -103,8 +110,10 @@ def attention(model: ModelConfig) -> list[Rule]:
     if model.attention.bias:
         rules += [
             rule(f"{qkv}.bias", Role.SPLIT, *biases, norm="layers.norm1"),
-            rule(f"{out}.bias", Role.BIAS, ("layers.attention.out_bias", "D -> D")),
         ]
+    if model.attention.biased_output:
+        own = ("layers.attention.out_bias", "D -> D")
+        rules.append(rule(f"{out}.bias", Role.BIAS, own))
     return rules + _qk_norm(model)
 
 
@@ -130,7 +139,7 @@ def shared(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def mlp(model: ModelConfig) -> list[Rule]:
-    feeds = "layers.norm1" if model.shared_norm else "layers.norm2"
+    feeds = norm_of_mlp(model)
     branches = ["up", "gate"] if model.mlp.gated else ["up"]
     weights = [(f"layers.mlp.{branch}", "F D -> D F") for branch in branches]
     biases = [(f"layers.mlp.{branch}_bias", "F -> F") for branch in branches]
@@ -144,3 +153,20 @@ def mlp(model: ModelConfig) -> list[Rule]:
             rule("mlp.linear2.bias", Role.BIAS, ("layers.mlp.down_bias", "D -> D")),
         ]
     return rules
+
+
+def separate_mlp(model: ModelConfig) -> list[Rule]:
+    """Three matrices of their own. NeoX's have no biases; folded norms may need some."""
+    rules = []
+    for theirs, ours in LLAMA_MLP.items():
+        inner, leaf = ours != "down", f"layers.mlp.{ours}"
+        pattern, norm = ("F D -> D F", norm_of_mlp(model)) if inner else ("D F -> F D", "")
+        rules.append(rule(f"{theirs}.weight", Role.SPLIT, (leaf, pattern), norm=norm))
+        if model.mlp.bias:
+            role, pattern = (Role.SPLIT, "F -> F") if inner else (Role.BIAS, "D -> D")
+            rules.append(rule(f"{theirs}.bias", role, (f"{leaf}_bias", pattern), norm=norm))
+    return rules
+
+
+def norm_of_mlp(model: ModelConfig) -> str:
+    return "layers.norm1" if model.shared_norm else "layers.norm2"

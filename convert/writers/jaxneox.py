@@ -14,9 +14,10 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 import yaml
 
-from jaxneox.checkpoint import PREFIX, save_config
 from jaxneox.errors import UserError
 from jaxneox.literal import literal
+from jaxneox.run_folder import PREFIX
+from jaxneox.saver import save_config
 
 STACKED = "layers."
 CONTEXT = ts.Context({"file_io_sync": False})

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from convert.megatron.export import Layout
+from convert.megatron.grid import MegatronGrid
+from convert.parts import Part
 from convert.readers.megatron_files import COMMON, STATE, TRACKER, rank_folder
-from convert.rules.megatron import FC1, FC2, HEAD, POSITIONS, PROJ, QKV, WORDS
+from convert.rules.megatron import FC1, FC2, HEAD, PROJ, QKV, WORDS
 from convert.writers.torch_dist import DistWriter
 from convert.writers.torch_save import Waiting, save
+from jaxneox.config.schema import ModelConfig
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -48,53 +50,55 @@ class LegacyWriter:
     A rank's weights wait on the disk until its file is written, so that they need no memory.
     """
 
-    def __init__(self, run: Path, step: int, layers: int, layout: Layout, *, te_names: bool):
+    def __init__(
+        self, run: Path, step: int, model: ModelConfig, grid: MegatronGrid, *, te_names: bool
+    ) -> None:
         self.run, self.folder, self._step = run, run / folder_name(step), step
-        self._layout, self._te = layout, te_names
-        self._each = layers // (layout.pp * layout.chunks)
+        self._grid, self._te, self._tied = grid, te_names, model.tied_embedding
+        self._each = model.num_layers // (grid.pp * grid.chunks)
         self.folder.mkdir(parents=True)
         self._models = {
             (p, t, v): Waiting(self.folder / f"waiting.{p}.{t}.{v}")
-            for p in range(layout.pp)
-            for t in range(layout.tp)
-            for v in range(layout.chunks)
+            for p in range(grid.pp)
+            for t in range(grid.tp)
+            for v in range(grid.chunks)
         }
 
-    def write(self, layer: int | None, rank: int, tensors: Tensors) -> None:
-        """One rank's tensors of a layer, or of what is outside of them."""
-        if layer is None:
-            self._write_outside(rank, tensors)
+    def write(self, part: Part, rank: int, tensors: Tensors) -> None:
+        """One rank's tensors of a part."""
+        if not isinstance(part, int):
+            self._write_outside(part, rank, tensors)
             return
-        chunk, local = divmod(layer, self._each)
-        v, p = divmod(chunk, self._layout.pp)
+        chunk, local = divmod(part, self._each)
+        v, p = divmod(chunk, self._grid.pp)
         for name, tensor in tensors.items():
             name = fused(name) if self._te else name
             self._keep((p, rank, v), f"decoder.layers.{local}.{name}", tensor)
 
     def finish(self, args: Mapping[str, Any]) -> None:
-        layout = self._layout
-        for p in range(layout.pp):
-            for t in range(layout.tp):
-                path = self.folder / rank_folder(t, p, layout.pp > 1) / STATE
+        grid = self._grid
+        for p in range(grid.pp):
+            for t in range(grid.tp):
+                path = self.folder / rank_folder(t, p, grid.pp > 1) / STATE
                 path.parent.mkdir()
                 save(self._state(p, t, args), path)
-                for v in range(layout.chunks):
+                for v in range(grid.chunks):
                     self._models[p, t, v].remove()
         (self.run / TRACKER).write_text(self.folder.name.removeprefix("iter_").lstrip("0"))
 
-    def _write_outside(self, rank: int, tensors: Tensors) -> None:
-        """The embedding in the first stage, the rest in the last; a tied embedding in both."""
-        last = (self._layout.pp - 1, rank, self._layout.chunks - 1)
+    def _write_outside(self, part: Part, rank: int, tensors: Tensors) -> None:
+        """The embedding in the first stage, the head in the last; a tied embedding in both."""
+        last = (self._grid.pp - 1, rank, self._grid.chunks - 1)
         for name, tensor in tensors.items():
-            self._keep((0, rank, 0) if name in (WORDS, POSITIONS) else last, name, tensor)
-        if HEAD not in tensors and self._layout.pp > 1:
+            self._keep((0, rank, 0) if part == "embedding" else last, name, tensor)
+        if part == "embedding" and self._tied and self._grid.pp > 1:
             self._keep(last, HEAD, tensors[WORDS])
 
     def _keep(self, where: tuple[int, int, int], name: str, tensor: np.ndarray) -> None:
         self._models[where].add(name, tensor)
 
     def _state(self, p: int, t: int, args: Mapping[str, Any]) -> dict[str, Any]:
-        chunks = self._layout.chunks
+        chunks = self._grid.chunks
         models = {f"model{v}" if chunks > 1 else "model": self._models[p, t, v].arrays()
                   for v in range(chunks)}  # fmt: skip
         return common_state(self._step, args) | models
@@ -106,28 +110,28 @@ class TorchDistWriter:
     The files are one for each stage, a layer a piece; any tensor-parallel size reads them.
     """
 
-    def __init__(self, run: Path, step: int, layers: int, layout: Layout) -> None:
+    def __init__(self, run: Path, step: int, model: ModelConfig, grid: MegatronGrid) -> None:
         self.run, self.folder, self._step = run, run / folder_name(step), step
         self.folder.mkdir(parents=True)
-        self._layers, self._each = layers, layers // layout.pp
+        self._layers, self._each = model.num_layers, model.num_layers // grid.pp
         self._writer = DistWriter(self.folder)
-        self._last = f"__{layout.pp - 1}_0.distcp"
+        self._last = f"__{grid.pp - 1}_0.distcp"
 
-    def write(self, layer: int | None, tensors: Tensors) -> None:
-        """Whole tensors."""
-        if layer is None:
+    def write(self, part: Part, tensors: Tensors) -> None:
+        """Whole tensors of a part."""
+        if not isinstance(part, int):
+            file = "__0_0.distcp" if part == "embedding" else self._last
             for name, tensor in tensors.items():
-                file = "__0_0.distcp" if name in (WORDS, POSITIONS) else self._last
                 at = [0] * tensor.ndim
                 self._writer.write(file, name, tensor.shape, at, tensor)
             return
-        L, file = self._layers, f"__{layer // self._each}_0.distcp"
+        L, file = self._layers, f"__{part // self._each}_0.distcp"
         for name, tensor in tensors.items():
-            at = [layer, *[0] * tensor.ndim]
+            at = [part, *[0] * tensor.ndim]
             name = f"decoder.layers.{fused(name)}"
             self._writer.write(file, name, (L, *tensor.shape), at, tensor[None])
         for name in (QKV, PROJ, FC1, FC2):
-            key = f"decoder.layers.{name}._extra_state/shard_{layer}_{L}"
+            key = f"decoder.layers.{name}._extra_state/shard_{part}_{L}"
             self._writer.write_object(file, key, [None])
 
     def finish(self, args: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import IO
 
 from jaxneox.errors import UserError
-from jaxneox.places import on_disk
+from jaxneox.run_folder import on_disk
 
 MARK = ".converting"
 

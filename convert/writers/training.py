@@ -13,7 +13,7 @@ from jaxneox.errors import UserError
 from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.rules import rules_for
-from jaxneox.train.state import new_state
+from jaxneox.train.step.state import new_state
 
 Moment = Literal["mu", "nu"]  # Adam's first and second
 ONE_DEVICE = {"pp": 1, "dp": 1, "cp": 1, "tp": 1}

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.keys.model import GATED
+from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
     Activation,
     AttentionConfig,
@@ -142,7 +143,8 @@ def _expanded(attention_config: list[Any] | None, num_layers: int) -> list[str]:
 
 def _attention(settings: CheckedKeys) -> AttentionConfig:
     hidden, heads = settings.needed("hidden_size"), settings.needed("num_attention_heads")
-    if hidden % heads:
+    head_dim, biased = settings["head_dim"], settings["use_bias_in_attn_linear"]
+    if head_dim is None and hidden % heads:
         layers = settings["num_layers"]
         swapped = f" (num_layers {layers} does: are they swapped?)" if hidden % layers == 0 else ""
         raise UserError(
@@ -154,7 +156,8 @@ def _attention(settings: CheckedKeys) -> AttentionConfig:
         AttentionConfig,
         "model.attention",
         kv_heads=settings["num_kv_heads"] or heads,
-        head_dim=hidden // heads,
+        head_dim=head_dim or hidden // heads,
+        output_bias=settings["attention_output_bias"] or not biased,
         # NeoX's scaling by layer cancels and only forces the softmax to float32
         softmax_fp32=settings["attention_softmax_in_fp32"]
         or settings["apply_query_key_layer_scaling"],
@@ -249,4 +252,5 @@ def _positions(settings: CheckedKeys, head_dim: int) -> PositionConfig:
             f"rpe_num_buckets {buckets} and rpe_max_distance {distance}: expected 2 buckets or "
             "more, and a distance above half of them"
         )
-    return settings.fill(PositionConfig, "model.positions")
+    scaling = rope_scaling(settings, rotary_width)
+    return settings.fill(PositionConfig, "model.positions", scaling=scaling)

@@ -18,6 +18,7 @@ from jaxneox.errors import UserError
 
 NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
 PositionKind = Literal["rotary", "learned", "sinusoidal", "rpe", "alibi", "none"]
+RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
 InitMethod = Literal[
     "normal",
@@ -41,12 +42,37 @@ class NormConfig:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary's frequencies change for texts longer than those of pretraining.
+
+    The names are those of Hugging Face's config.json. A field that `type` does not read has its
+    default, so that equal functions are equal values.
+    """
+
+    type: RopeType = "default"
+    factor: float = 1.0
+    original_max_position_embeddings: int = 0  # of pretraining; linear does not read it
+    attention_factor: float = 1.0  # yarn multiplies queries and keys by it
+    beta_fast: float = 32.0  # yarn's: turns in the original length above which nothing changes
+    beta_slow: float = 1.0  # yarn's: turns below which a frequency is divided by the factor
+    truncate: bool = True  # yarn's: the edges of the ramp between the two are whole numbers
+    low_freq_factor: float = 1.0  # the same two edges in llama3
+    high_freq_factor: float = 4.0
+
+    @property
+    def grows(self) -> bool:
+        """Whether the angles of all positions depend on how long their text is."""
+        return self.type == "dynamic"
+
+
+@dataclass(frozen=True)
 class PositionConfig:
     kind: PositionKind = "learned"
     max_positions: int = 2048  # rows of a learned table
     offset: int = 0  # OPT adds 2 to every learned position
     rotary_fraction: float = 1.0
     rotary_base: float = 10000.0
+    scaling: RopeScaling = RopeScaling()
     rpe_buckets: int = 32
     rpe_max_distance: int = 128
 
@@ -62,7 +88,9 @@ class AttentionConfig:
     kv_heads: int
     head_dim: int
     bias: bool = True
-    qk_norm: bool = False
+    output_bias: bool = True  # where there is a bias: of the output as well
+    qk_norm: bool = False  # NeoX's: every query head has a key and scales of its own
+    qk_norm_per_head: bool = False  # over a head's dimensions, one scale for all heads
     window: int | None = None  # a query sees itself and `window` positions before it
     dropout: float = 0.0
     softmax_fp32: bool = False
@@ -73,10 +101,19 @@ class AttentionConfig:
             raise UserError(
                 f"num-kv-heads {self.kv_heads} does not divide num-attention-heads {self.num_heads}"
             )
+        if self.qk_norm and self.qk_norm_per_head:
+            raise UserError(
+                "use_qk_layernorm and qk_norm_per_head are two norms of the same queries and keys: "
+                "keep one of the two"
+            )
 
     @property
     def group(self) -> int:
         return self.num_heads // self.kv_heads
+
+    @property
+    def biased_output(self) -> bool:
+        return self.bias and self.output_bias
 
 
 @dataclass(frozen=True)
@@ -115,6 +152,11 @@ class ModelConfig:
     hidden_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.attention.qk_norm_per_head and self.norm.kind != "rmsnorm":
+            raise UserError(
+                f"qk_norm_per_head needs norm: rmsnorm, found {self.norm.kind}: use rmsnorm, or "
+                "use_qk_layernorm, which is NeoX's norm of queries and keys"
+            )
         if self.attention_dropped and not self.parallel_residual:
             raise UserError(
                 "attention_dropped needs gpt_j_residual: NeoX drops the attention of layers with a "

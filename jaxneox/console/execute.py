@@ -1,4 +1,4 @@
-"""A command from its words to an exit status; whatever stops it becomes one line.
+"""Runs a command from its words to an exit status; whatever stops it becomes one line.
 
 A command is a module with
 
@@ -25,7 +25,7 @@ from jaxneox.console.text import tolerate_any_text, visible
 from jaxneox.errors import UserError
 
 TRACE = "JAXNEOX_TRACE"
-"""An environment variable: unexpected errors are shown with where they came from."""
+"""An environment variable that shows where unexpected errors come from."""
 
 LEFT_BEHIND = re.compile(r"Event loop is closed$|Encountered error while reading array index")
 """The errors of Orbax's coroutines that were left behind when another one failed."""
@@ -34,6 +34,8 @@ Run = Callable[[argparse.Namespace], int | None]
 
 
 class Main(Protocol):
+    """A command's `main`."""
+
     def __call__(self, argv: Sequence[str] | None = None) -> NoReturn: ...
 
 
@@ -108,11 +110,11 @@ def ending(work: Callable[[], int | None], interrupted: str, foreign: bool = Fal
                          "shows where")  # fmt: skip
 
 
-def end(how: Ending) -> NoReturn:
+def end(ending: Ending) -> NoReturn:
     """Print the last line, if there is one, and exit."""
-    if how.line is not None:
-        print(visible(how.line.replace("\n", " ")), file=sys.stderr)
-    sys.exit(how.status)
+    if ending.line is not None:
+        print(visible(ending.line.replace("\n", " ")), file=sys.stderr)
+    sys.exit(ending.status)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Packages that only some commands need: which extra of ours brings them."""
+"""Packages that only some commands need, and the extra of ours that brings each."""
 
 import importlib.util
 

@@ -50,6 +50,6 @@ def program() -> str:
 
 
 def _short(path: Path) -> str:
-    """The path from the working folder where it lies below it, else the whole path."""
+    """Return the path from the working folder if it is below it, else the whole path."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -68,14 +68,14 @@ class Formatter(argparse.HelpFormatter):
 
 
 def whole_number(text: str) -> int:
-    """A number from 0 on, for `type=`."""
+    """Parse a number from 0 on, for `type=`."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
 
 
 def count(text: str) -> int:
-    """A number from 1 on, for `type=`."""
+    """Parse a number from 1 on, for `type=`."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)

@@ -1,4 +1,4 @@
-"""A bar on the terminal for work that takes long; nothing where nobody is there to see it."""
+"""A bar on the terminal for long work; nothing if nobody is there to see it."""
 
 import contextlib
 import sys

@@ -6,7 +6,7 @@ import sys
 
 
 def visible(text: str) -> str:
-    """Write out what would steer a terminal, as `\\x1b`; line ends and tabs stay."""
+    r"""Write out what would steer a terminal, as `\x1b`; line ends and tabs stay."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxneox.data.batches import BatchSizes
     from jaxneox.data.build import build_loader, open_loader
     from jaxneox.data.loader import Loader
+    from jaxneox.data.sample_request import SampleRequest, Split, samples_needed
     from jaxneox.data.tokenizer import (
         Tokenizer,
         build_tokenizer,
@@ -20,15 +21,14 @@ if TYPE_CHECKING:
         open_tokenizer,
     )
     from jaxneox.data.tokens_file import TokensFile
-    from jaxneox.data.wanted import Split, Wanted, samples_needed
 
 __all__ = [
     "BatchSizes",
     "Loader",
+    "SampleRequest",
     "Split",
     "Tokenizer",
     "TokensFile",
-    "Wanted",
     "build_loader",
     "build_tokenizer",
     "load_tokenizer",
@@ -37,7 +37,7 @@ __all__ = [
     "prefetch",
     "samples_needed",
 ]
-PARTS = ("batches", "wanted", "tokenizer", "loader", "tokens_file", "build")
+PARTS = ("batches", "sample_request", "tokenizer", "loader", "tokens_file", "build")
 
 
 def __getattr__(name: str) -> Any:

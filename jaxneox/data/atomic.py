@@ -10,7 +10,10 @@ from typing import IO
 
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """Writes beside `path`, under a hidden name, and renames at the end; nothing if it fails."""
+    """Write beside `path`, under a hidden name, and rename at the end.
+
+    Leave nothing if it fails.
+    """
     # not by the process's number, which threads share and other hosts have as well
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:

@@ -44,7 +44,7 @@ class BatchSizes:
         self.stages = before.stages
 
     def identity(self) -> dict[str, Any]:
-        """What the configuration says of the sizes, as JSON."""
+        """Return what the configuration says of the sizes, as JSON."""
         ramp = {} if self.ramp is None else {"ramp": list(self.ramp)}
         return {"global_batch": self.largest, **ramp}
 
@@ -62,13 +62,13 @@ class BatchSizes:
 
 
 def _stages(size: int, ramp: tuple[int, int, int] | None, step: int, taken: int) -> list[Stage]:
-    """The sizes from `step` on, before which `taken` samples were."""
+    """List the sizes from `step` on, before which `taken` samples were."""
     start, increment, samples = ramp or (size, 1, 1)
     increments = (size - start) // increment
     share = samples / increments if increments else 0.0
 
     def number(taken: int) -> int:
-        """How often the size has grown, as Megatron rounds it."""
+        """Count how often the size has grown, as Megatron rounds it."""
         return increments if taken > samples or not share else min(increments, int(taken / share))
 
     stages = []

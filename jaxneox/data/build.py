@@ -1,4 +1,4 @@
-"""The loader of a run's split, from its configuration."""
+"""Builds the loader of a run's split from its configuration."""
 
 from jaxneox.config.data_schema import DataConfig, DataRun
 from jaxneox.data.batches import BatchSizes
@@ -6,15 +6,15 @@ from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.megatron import NO_PAD, megatron_samples
 from jaxneox.data.neox import neox_samples
+from jaxneox.data.sample_request import SampleRequest, Split, samples_needed
 from jaxneox.data.samples import Samples
 from jaxneox.data.text import cached_dataset, is_text
 from jaxneox.data.tokenizer import Tokenizer
-from jaxneox.data.wanted import Split, Wanted, samples_needed
 from jaxneox.errors import UserError
 
 
 def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Loader | None:
-    """The loader that training with this configuration has; None where the split is empty."""
+    """Open the loader that training with this configuration has; None if the split is empty."""
     train, batch = cfg.train, cfg.batch
     needed = samples_needed(
         split,
@@ -28,7 +28,7 @@ def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Load
     return build_loader(
         cfg.data,
         tokenizer,
-        Wanted(split, needed, cfg.seq_length, train.seed),
+        SampleRequest(split, needed, cfg.seq_length, train.seed),
         sizes,
         vocab_size=cfg.vocab_size,
         drop_last=batch.drop_last,
@@ -38,23 +38,26 @@ def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Load
 def build_loader(
     data: DataConfig,
     tokenizer: Tokenizer | None,
-    wanted: Wanted,
+    request: SampleRequest,
     sizes: BatchSizes,
     *,
     vocab_size: int | None = None,
     drop_last: int | None = None,
 ) -> Loader | None:
-    """The loader of a split; None where the split has no documents or no samples are wanted.
+    """Build the loader of a split; None if it has no documents or no samples are asked for.
 
     Args:
-        data: where the tokens are, and in which order they are wanted.
+        data: where the tokens are, and in which order they are read.
         tokenizer: for text, for `eod-mask-loss` and padding; a .bin/.idx dataset needs none.
+        request: which split, and how many samples of which length.
+        sizes: the samples of each step.
         vocab_size: tokens must be below it: the padded size; the tokenizer's by default.
         drop_last: see SampleLoader.
 
-    Raises UserError for data that is missing, corrupt or empty, naming the file or the key.
+    Raises:
+        UserError: data is missing, corrupt or empty; names the file or the key.
     """
-    if wanted.num_samples < 1:
+    if request.num_samples < 1:
         return None
     if data.path is None and not data.train_paths:
         raise UserError(
@@ -73,15 +76,15 @@ def build_loader(
 
     samples: Samples | None
     if pad is not None:
-        samples = megatron_samples(data, wanted, open_, pad)
+        samples = megatron_samples(data, request, open_, pad)
     else:
-        samples = neox_samples(data, wanted, open_)
+        samples = neox_samples(data, request, open_)
     if samples is None:
         return None
     return SampleLoader(
         samples,
         sizes=sizes,
-        seq_length=wanted.seq_length,
+        seq_length=request.seq_length,
         vocab_size=vocab_size or (tokenizer.rows if tokenizer else None),
         masked_token=tokenizer.eod if tokenizer and data.eod_mask_loss else None,
         pad=pad,
@@ -90,7 +93,7 @@ def build_loader(
 
 
 def open_dataset(path: str, tokenizer: Tokenizer | None) -> IndexedDataset:
-    """A .bin/.idx pair, or the one that text was made into; never empty, and of tokens."""
+    """Open a .bin/.idx pair, or the one that text was made into; never empty, and of tokens."""
     if not is_text(path):
         dataset = IndexedDataset(path)
     elif tokenizer is None:
@@ -105,7 +108,7 @@ def open_dataset(path: str, tokenizer: Tokenizer | None) -> IndexedDataset:
 
 
 def _pad(tokenizer: Tokenizer | None) -> int:
-    """Megatron takes a padding token that is also another special one for none."""
+    """Return the padding token; Megatron ignores one that is also another special token."""
     if tokenizer is None or tokenizer.pad is None or tokenizer.pad == tokenizer.eod:
         return NO_PAD
     return tokenizer.pad

@@ -24,13 +24,14 @@ def cache_root() -> pathlib.Path:
 
 @contextlib.contextmanager
 def new_entry(entry: pathlib.Path, whole: Callable[[], bool]) -> Iterator[pathlib.Path]:
-    """A folder to fill, which becomes `entry` at the end; a whole one that is there by then stays.
+    """Yield a folder to fill, which becomes `entry` at the end, unless that has appeared meanwhile.
 
     Args:
         entry: the folder's path in the end.
-        whole: tells whether what lies at that path is complete and undamaged.
+        whole: tells whether what is at that path is complete and undamaged.
 
-    Raises OSError where that cannot be done; nothing is left behind by a failure.
+    Raises:
+        OSError: it cannot be made; nothing is left behind.
     """
     temporary = pathlib.Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
     try:
@@ -49,14 +50,16 @@ def new_entry(entry: pathlib.Path, whole: Callable[[], bool]) -> Iterator[pathli
 
 
 def sums_of(folder: pathlib.Path) -> str:
-    """The SHA-256 of each file of an entry, as text for `sums_hold`."""
+    """Return the SHA-256 of each file of an entry, as text for `sums_hold`."""
     return json.dumps({path.name: file_sha256(path) for path in sorted(folder.iterdir())})
 
 
 def sums_hold(folder: pathlib.Path, text: str) -> bool:
     """Tell whether the files of an entry are what `sums_of` has read.
 
-    Raises OSError for a file that cannot be read, ValueError for a text that is not of that form.
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the text does not have that form.
     """
     sums = json.loads(text)
     if not isinstance(sums, dict):
@@ -70,7 +73,7 @@ def say_damaged(entry: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _alone(entry: pathlib.Path) -> Iterator[None]:
-    """One process at a time judges and replaces what lies in a folder; nobody else waits for it."""
+    """Let one process at a time judge and replace what is in a folder; nobody else waits for it."""
     folder = os.open(entry.parent, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks: the names must do

@@ -1,4 +1,4 @@
-"""PREFIX.sha256: the SHA-256 of both files of a dataset, as `sha256sum -c` reads it."""
+"""The file PREFIX.sha256: the SHA-256 of both files of a dataset, as `sha256sum -c` reads it."""
 
 import hashlib
 import pathlib
@@ -17,7 +17,7 @@ def checksum_path(prefix: pathlib.Path) -> pathlib.Path:
 
 
 def file_sha256(path: pathlib.Path, advance: Callable[[int], object] = bool) -> str:
-    """Hexadecimal; `advance` is told of the bytes that have been read."""
+    """Compute it in hexadecimal; `advance` is called with the bytes that have been read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while data := file.read(CHUNK):
@@ -27,21 +27,21 @@ def file_sha256(path: pathlib.Path, advance: Callable[[int], object] = bool) -> 
 
 
 def write_checksums(prefix: pathlib.Path, digests: dict[str, str]) -> None:
-    """`digests` by the names of the files, which lie beside."""
+    """Write `digests` by the names of the files, which are beside it."""
     lines = [f"{digest}  {name}\n" for name, digest in digests.items()]
     with atomic_file(checksum_path(prefix)) as file:
         file.write("".join(lines).encode())
 
 
 def read_checksums(prefix: pathlib.Path) -> dict[str, str] | None:
-    """Digests by the names of the files, or None where there is no such file."""
+    """Read digests by the names of the files; None if there is no such file."""
     path = checksum_path(prefix)
     if not path.is_file():
         return None
-    found = {}
+    digests = {}
     for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         match = LINE.fullmatch(line)
         if not match:
             raise UserError(f"{path}, line {number}: expected a SHA-256, two spaces and a name")
-        found[match[2]] = match[1].lower()
-    return found
+        digests[match[2]] = match[1].lower()
+    return digests

@@ -19,7 +19,7 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json")
 MORE_TEMPLATES = "additional_chat_templates"
 SAYING = (CONFIG, MAP, ADDED, GENERATION, *TEMPLATES)
 VOCABULARIES = ("tokenizer.model", "vocab.json", "merges.txt")
-"""Kept beside a tokenizer that was made from another file, where any of SAYING is there too."""
+"""Kept beside a tokenizer that was made from another file, if any of SAYING is there too."""
 
 LARGEST = 64 << 20  # bytes of one file; published ones have a few millions at most
 MOST = 1 << 20  # tokens that may be added
@@ -95,12 +95,12 @@ def companions_in(
     Raises:
         UserError: a file is too large, is not valid JSON or has a value of another type.
     """
-    said = [name for name in only if (folder / name).is_file()]
+    names = [name for name in only if (folder / name).is_file()]
     more = sorted((folder / MORE_TEMPLATES).glob("*.jinja")) if TEMPLATES[0] in only else []
-    said += [f"{MORE_TEMPLATES}/{path.name}" for path in more if path.is_file()]
-    if said and only == SAYING:
-        said += [name for name in VOCABULARIES if (folder / name).is_file()]
-    files = {name: read(folder / name) for name in said if name not in without}
+    names += [f"{MORE_TEMPLATES}/{path.name}" for path in more if path.is_file()]
+    if names and only == SAYING:
+        names += [name for name in VOCABULARIES if (folder / name).is_file()]
+    files = {name: read(folder / name) for name in names if name not in without}
     model = folder / MODEL
     config = token_ids(model, parsed(model, read(model))) if model.is_file() else None
     return understood(folder, files, config)
@@ -111,8 +111,8 @@ def understood(
 ) -> Companions:
     """Read what the files say; errors name `folder`, and `config` has the ids of config.json."""
     at = {name: parsed(folder / name, files[name]) for name in SAYING[:4] if name in files}
-    said = at.get(CONFIG, {})
-    tokens = at.get(MAP, {}) | {name: value for name, value in said.items() if value is not None}
+    own = at.get(CONFIG, {})
+    tokens = at.get(MAP, {}) | {name: value for name, value in own.items() if value is not None}
     named = {name: _text(folder / CONFIG, name, tokens.get(name)) for name in NAMES}
     lists = [tokens.get(name) for name in LISTS]
     special = [*named.values(), *(text for one in lists for text in _texts(folder / CONFIG, one))]
@@ -123,32 +123,37 @@ def understood(
         eos=named["eos_token"],
         bos=named["bos_token"],
         special=tuple(dict.fromkeys(text for text in special if text)),
-        added=tuple(_added(folder, said, at.get(ADDED, {}))),
+        added=tuple(_added(folder, own, at.get(ADDED, {}))),
         stop=tuple(sorted({i for ids in stops for i in _listed(ids) if i >= 0})),
         config=config,
-        add_bos=said.get("add_bos_token") is True,
-        legacy=said.get("legacy") is True,
+        add_bos=own.get("add_bos_token") is True,
+        legacy=own.get("legacy") is True,
     )
 
 
 def token_ids(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The ids that a config.json or generation_config.json gives to tokens, as they stand there.
+    """Return the ids that a config.json or generation_config.json gives to tokens, as they are.
 
-    Raises UserError for what is neither an id, a list of ids nor null.
+    Raises:
+        UserError: a value is neither an id, a list of ids nor null.
     """
-    found = {name: config[name] for name in IDS if name in config}
-    for name, value in found.items():
+    named = {name: config[name] for name in IDS if name in config}
+    for name, value in named.items():
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if len(ids) > MOST or not all(type(i) is int for i in ids):
             raise UserError(
                 f"{path}: {name} is {_short(value)}, expected the id of a token or a list of ids; "
                 "correct the file"
             )
-    return found
+    return named
 
 
 def read(path: Path) -> bytes:
-    """Raises UserError for a file that cannot be read, or is too large for what it should be."""
+    """Read a file.
+
+    Raises:
+        UserError: it cannot be read, or is too large for what it should be.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -160,18 +165,22 @@ def read(path: Path) -> bytes:
 
 
 def parsed(path: Path, content: bytes) -> dict[str, Any]:
-    """The block of keys in a JSON file. Raises UserError for anything else."""
+    """Parse the block of keys in a JSON file.
+
+    Raises:
+        UserError: it is anything else.
+    """
     try:
-        found = json.loads(content)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({_line(error)}); copy it again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds {_short(found)}, expected a block of keys")
-    return found
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds {_short(value)}, expected a block of keys")
+    return value
 
 
 def _added(folder: Path, config: dict[str, Any], plain: dict[str, Any]) -> Iterator[Added]:
-    """added_tokens_decoder, or the added_tokens.json of older folders, by ids."""
+    """Read added_tokens_decoder, or the added_tokens.json of older folders, by ids."""
     path, decoder = folder / CONFIG, config.get("added_tokens_decoder")
     if decoder is None:
         for text, number in plain.items():
@@ -200,7 +209,7 @@ def _is_token(flags: dict[str, Any]) -> bool:
 
 
 def _text(path: Path, name: str, value: Any) -> str | None:
-    """A token's text: a string, or a block that says more of it."""
+    """Read a token's text: a string, or a block that says more of it."""
     text = value.get("content") if isinstance(value, dict) else value
     if text is not None and not isinstance(text, str):
         raise _wrong(path, name, value, "the text of a token")
@@ -208,7 +217,7 @@ def _text(path: Path, name: str, value: Any) -> str | None:
 
 
 def _texts(path: Path, value: Any) -> list[str | None]:
-    """Of further special tokens: a list, or a block of names and texts."""
+    """Read further special tokens: a list, or a block of names and texts."""
     values = list(value.values()) if isinstance(value, dict) else value or []
     if not isinstance(values, list) or len(values) > MOST:
         raise _wrong(path, LISTS[0], value, "a list of tokens")
@@ -224,7 +233,7 @@ def _wrong(path: Path, name: str, value: Any, expected: str) -> UserError:
 
 
 def _short(value: Any) -> str:
-    """For a message: of one line, however long the value is."""
+    """Shorten a value to one line for a message."""
     text = repr(value) if not isinstance(value, dict | list) else f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "…"
 

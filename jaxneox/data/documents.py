@@ -1,11 +1,11 @@
-"""Documents out of files: lines of JSON, plain text and tables, compressed or not.
+r"""Documents out of files: lines of JSON, plain text and tables, compressed or not.
 
 A file is read as chunks of about a megabyte, which are small enough to be sent to another process
 and hold all that is needed to name a bad line. What is a document follows NeoX's tool and the
 reader that it uses, lm_dataformat:
 
     .jsonl                      a line is one: an object with a key, "text", or a bare string
-    .txt                        the file is one; any line end becomes "\\n"
+    .txt                        the file is one; any line end becomes "\n"
     .parquet                    a row is one: the column "text"
     each with .gz or .zst       the same, compressed; also .json.gz and .json.zst, of lines
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxneox.errors import UserError
+from jaxneox.lfs import refuse_pointer
 
 KINDS = {
     "lines": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"),
@@ -110,7 +111,18 @@ class RowGroup:
 
 
 def input_files(path: str | pathlib.Path) -> list[pathlib.Path]:
-    """A file, or all files of a folder that can be read, sorted. Raises UserError for none."""
+    """List a file, or all files of a folder that can be read, sorted.
+
+    Raises:
+        UserError: there are none, or one is a Git LFS pointer.
+    """
+    files = _readable_files(path)
+    for file in files:
+        refuse_pointer(file)
+    return files
+
+
+def _readable_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     root = pathlib.Path(path)
     if root.is_dir():
         files = sorted(p for p in root.rglob("*") if kind_of(p) and p.is_file())
@@ -134,7 +146,7 @@ def kind_of(path: pathlib.Path) -> str | None:
 
 
 def chunks(files: Iterable[pathlib.Path]) -> Iterator[Chunk]:
-    """The files in order, cut at the same places each time."""
+    """Yield the files in order, cut at the same places each time."""
     small: list[pathlib.Path] = []
     size = 0
     for path in files:
@@ -153,19 +165,23 @@ def chunks(files: Iterable[pathlib.Path]) -> Iterator[Chunk]:
 
 
 def text_of(record: Record, key: str = "text") -> str:
-    """The text of a record. Raises UserError where it has none."""
+    """Return the text of a record.
+
+    Raises:
+        UserError: it has none.
+    """
     where, value = record
     text = value.get(key) if isinstance(value, dict) else value
     if isinstance(text, list) and all(isinstance(part, str) for part in text):
         text = "\n\n".join(text)
     if not isinstance(text, str):
         if not isinstance(value, dict):
-            found = repr(value)[:40]
+            shown = repr(value)[:40]
         elif key in value:
-            found = f'"{key}" is {repr(text)[:40]}'
+            shown = f'"{key}" is {repr(text)[:40]}'
         else:
-            found = f"the keys {', '.join(value)}"
-        raise UserError(f'{where}: {found}, expected a string or an object with a "{key}"')
+            shown = f"the keys {', '.join(value)}"
+        raise UserError(f'{where}: {shown}, expected a string or an object with a "{key}"')
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -174,7 +190,7 @@ def text_of(record: Record, key: str = "text") -> str:
 
 
 def _decoded(data: bytes, path: pathlib.Path, line: int) -> str:
-    """UTF-8, where `data` begins in this line of the file."""
+    """Decode UTF-8; `data` begins in this line of the file."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -230,7 +246,7 @@ class _DamagedError(Exception):
 
 
 def _blocks(path: pathlib.Path) -> Iterator[tuple[bytes, int]]:
-    """The content of a file, decompressed, and how many of the file's bytes are read so far."""
+    """Yield a file's content, decompressed, and how many of its bytes are read so far."""
     new = {".gz": _gzip, ".zst": _zstandard}.get(path.suffix)
     stream: Any = None
     with path.open("rb") as file:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jaxneox.errors import UserError
+from jaxneox.lfs import refuse_pointer
 
 Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True)
 class Url:
-    """An address such as s3://bucket/folder/name; as of a path one can ask for its name."""
+    """An address such as s3://bucket/folder/name, which can be asked for its name as a path can."""
 
     text: str
 
@@ -27,7 +28,7 @@ class Url:
         return self.text.rpartition("/")[2]
 
     def with_name(self, name: str) -> "Url":
-        """The neighbour of that name."""
+        """Return the neighbour of that name."""
         return Url(self.text.rpartition("/")[0] + "/" + name)
 
 
@@ -39,7 +40,7 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 
 class Files(Protocol):
-    """A `.bin/.idx` pair, wherever it lies.
+    """A `.bin/.idx` pair, wherever it is.
 
     Attributes:
         index: all bytes of the `.idx`.
@@ -50,7 +51,7 @@ class Files(Protocol):
     bin_size: int
 
     def ranges(self, starts: Sequence[int], stops: Sequence[int]) -> Iterator[Buffer]:
-        """The bytes [start, stop) of the `.bin`, all of them within the file, in this order."""
+        """Read the bytes [start, stop) of the `.bin`, in this order; all are within the file."""
         ...
 
 
@@ -73,8 +74,9 @@ class LocalFiles:
 
 
 def mapped(path: pathlib.Path) -> memoryview:
-    """A file's bytes without reading them; an empty file cannot be mapped and needs not be."""
+    """Map a file's bytes without reading them; an empty file cannot be mapped, and need not be."""
     if not path.stat().st_size:
         return memoryview(b"")
+    refuse_pointer(path)
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import Added, Companions
-from jaxneox.data.pieces import pieces_of
+from jaxneox.data.pretokens import pretoken_cache
 from jaxneox.data.tokenizer_base import EOD, PADDING, Tokenizer, existing, vocab_file
 from jaxneox.errors import UserError
 
@@ -46,7 +46,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.files = files
         self.added = tuple(added)
         self._backend = backend
-        self._pieces = pieces_of(backend)
+        self._pieces = pretoken_cache(backend)
 
     @property
     def rows(self) -> int:
@@ -64,19 +64,19 @@ class HuggingFaceTokenizer(Tokenizer):
         return str(self._backend.decode([int(i) for i in ids]))
 
     def id_of(self, token: str) -> int | None:
-        found: int | None = self._backend.token_to_id(token)
-        return found
+        id_: int | None = self._backend.token_to_id(token)
+        return id_
 
     def text_of(self, token: int) -> str:
         return str(self._backend.id_to_token(token))
 
     def whole(self) -> bytes:
-        """A tokenizer.json that encodes as this tokenizer does, whoever opens it."""
+        """Return a tokenizer.json that encodes as this tokenizer does, whoever opens it."""
         return str(self._backend.to_str(pretty=True)).encode()
 
 
 def made_whole(backend: tokenizers.Tokenizer) -> float:
-    """Switch off what was saved of one use of a tokenizer; return the dropout that its merges had.
+    """Switch off what was saved of one use of a tokenizer; return the dropout of its merges.
 
     A tokenizer.json keeps the truncation and padding of the call before it was saved, which
     transformers sets anew for every call, and the dropout of merges with which a model was trained.
@@ -90,7 +90,7 @@ def made_whole(backend: tokenizers.Tokenizer) -> float:
 
 
 def notes_on(dropout: float) -> tuple[str, ...]:
-    """Say that the merges' dropout is off, where they have one."""
+    """Note that the merges' dropout is off, if they have one."""
     if not dropout:
         return ()
     return (
@@ -122,9 +122,9 @@ def register(
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     given = {token.content: token for token in companions.added}
     for text in companions.special:
-        found = backend.token_to_id(text)
-        if text not in given and found is not None:
-            given[text] = Added(text, found, special=True)
+        id_ = backend.token_to_id(text)
+        if text not in given and id_ is not None:
+            given[text] = Added(text, id_, special=True)
     added, notes = [], []
     following = _next_id(backend)
     for text, token in given.items():
@@ -149,7 +149,7 @@ def register(
 
 
 def _next_id(backend: tokenizers.Tokenizer) -> int:
-    """What the library gives to a token that it does not know: its own ids may have gaps."""
+    """Return the id that the library gives to an unknown token: its own ids may have gaps."""
     size = backend.get_vocab_size(with_added_tokens=False)
     return max(size, 1 + max(backend.get_added_tokens_decoder(), default=-1))
 
@@ -175,7 +175,7 @@ def gpt2_bpe(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
 
 
 def hf_gpt2(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
-    """Like GPT2BPETokenizer with one more token, `<|padding|>`; `vocab-file` may be a folder."""
+    """Open a GPT2BPETokenizer with one more token, `<|padding|>`; `vocab-file` may be a folder."""
     given = cfg.vocab_file
     if given is not None and Path(given).is_dir():
         given = str(Path(given) / "vocab.json")
@@ -192,7 +192,7 @@ def hf_gpt2(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
 def _gpt2(
     name: str, vocab: Path, merges: Path, companions: Companions, *more: str
 ) -> HuggingFaceTokenizer:
-    """GPT-2's tokenizer: bytes as printable characters, merged by rank, no leading space added."""
+    """Make GPT-2's tokenizer: bytes as printable characters, merged by rank, no leading space."""
     try:
         ids, ranks = models.BPE.read_file(str(vocab), str(merges))
         _check_places(vocab, ids, companions.added)
@@ -218,7 +218,11 @@ def _gpt2(
 
 
 def _check_places(vocab: Path, ids: Mapping[str, int], added: Sequence[Added]) -> None:
-    """Raises UserError for an added token whose id is another's, or that has another."""
+    """Check that no added token has an id that is another's, and that none has another id.
+
+    Raises:
+        UserError: names the token.
+    """
     owners = {i: text for text, i in ids.items()}
     for token in added:
         there, owner = ids.get(token.content, token.id), owners.get(token.id, token.content)

@@ -1,4 +1,4 @@
-"""What a `.idx` says, checked once: the dtype, and where every sequence and document lies.
+r"""What a `.idx` says, checked once: the dtype, and where every sequence and document is.
 
 GPT-NeoX's and Megatron's datasets are pairs of files. `.bin` holds nothing but the tokens, in
 order. `.idx` says what they are, little endian and without any alignment (gpt-neox
@@ -6,7 +6,7 @@ order. `.idx` says what they are, little endian and without any alignment (gpt-n
 `megatron/core/datasets/indexed_dataset.py`):
 
     offset        bytes  field
-    0             9      magic "MMIDIDX\\0\\0"
+    0             9      magic "MMIDIDX\0\0"
     9             8      uint64 version, 1
     17            1      uint8 dtype code
     18            8      uint64 N, the number of sequences
@@ -41,17 +41,20 @@ CHUNK = 1 << 16  # numbers of an index that are checked at once, few enough for 
 class Index:
     """The fields of a `.idx`, which agree with each other and with the size of the `.bin`.
 
-    No number of it leads out of the `.bin`. They stay in the (mapped) file and take no memory of
-    their own. Raises UserError with the file, the byte offset, what is there and what was expected.
+    No number in it points outside the `.bin`. They stay in the (mapped) file and take no memory of
+    their own.
 
     Attributes:
         dtype: of the tokens as stored.
         sizes: int32 [N], tokens of each sequence.
         pointers: int64 [N], where each sequence begins, a byte of the `.bin`.
         doc_idx: int64 [documents + 1], the first sequence of each document.
-        documents_known: False where the file has no document bounds but the first: then each
+        documents_known: False if the file has no document bounds but the first: then each
             sequence is a document.
         total: the tokens of all sequences.
+
+    Raises:
+        UserError: with the file, the byte offset, what is there and what was expected.
     """
 
     def __init__(self, path: Prefix, bin_path: Prefix, files: Files) -> None:
@@ -78,11 +81,11 @@ class Index:
         return len(self.sizes)
 
     def header_and_sizes(self) -> memoryview:
-        """The bytes that all but the document bounds follows from."""
+        """Return the bytes from which all but the document bounds follows."""
         return self._data[: HEADER.size + self.sizes.nbytes]
 
     def _read_header(self) -> tuple[int, int, int]:
-        """(dtype code, sequences, document bounds), which the length of the index agrees with."""
+        """Read (dtype code, sequences, document bounds), which agree with the index's length."""
         where, index = self._path, self._data
         if bytes(index[: len(LEGACY_MAGIC)]) == LEGACY_MAGIC:
             raise UserError(f"{where}: the old TNTIDX format; preprocess again with data-impl mmap")
@@ -111,7 +114,7 @@ class Index:
         return code, sequences, entries
 
     def _check_sizes(self) -> int:
-        """The sum of the sizes."""
+        """Check the sizes, and return their sum."""
         total = 0
         for at in range(0, len(self), CHUNK):
             sizes = self.sizes[at : at + CHUNK]
@@ -125,16 +128,16 @@ class Index:
         return total
 
     def _decide_dtype(self, code: int) -> np.dtype[Any]:
-        """NeoX's dtype of a code, unless the size of the `.bin` says that Megatron's is meant."""
+        """Return NeoX's dtype of a code, unless the `.bin`'s size says that Megatron's is meant."""
         swapped = DTYPES[{6: 7, 7: 6}.get(code, code)]
         fits = self.total and self._bin_size == self.total * swapped.itemsize
         return swapped if fits else DTYPES[code]
 
     def _check_pointers(self, offset: int) -> None:
-        """The first is 0, and the others follow from the pointer and the size before them.
+        """Check that each pointer follows from the one before it and its size; the first is 0.
 
-        Differences may wrap around in int64, but only where the sizes speak of more bytes than
-        any `.bin` has.
+        Differences may wrap around in int64, but only if the sizes speak of more bytes than any
+        `.bin` has.
         """
         width = np.int64(self.dtype.itemsize)
         if len(self) and self.pointers[0] != 0:
@@ -157,9 +160,9 @@ class Index:
     def _check_doc_idx(self, offset: int) -> None:
         bounds = self.doc_idx
         if not len(bounds) or bounds[0] != 0 or bounds[-1] != len(self):
-            found = f"{bounds[0]} … {bounds[-1]}" if len(bounds) else "nothing"
+            shown = f"{bounds[0]} … {bounds[-1]}" if len(bounds) else "nothing"
             raise UserError(
-                f"{self._path}: document bounds {found} at offset {offset}, "
+                f"{self._path}: document bounds {shown} at offset {offset}, "
                 f"expected 0 … {len(self)}"
             )
         for at in range(0, len(bounds), CHUNK):
@@ -173,15 +176,15 @@ class Index:
                 )
 
     def _check_bin(self) -> None:
-        found, expected = self._bin_size, self.total * self.dtype.itemsize
-        if found == expected:
+        size, expected = self._bin_size, self.total * self.dtype.itemsize
+        if size == expected:
             return
         what = "too long"
-        if found < expected:
-            whole = max(0, int(np.searchsorted(self.pointers, found, "right")) - 1)
+        if size < expected:
+            whole = max(0, int(np.searchsorted(self.pointers, size, "right")) - 1)
             what = f"truncated, its first {whole} of {len(self)} sequences are whole"
         raise UserError(
-            f"{self._bin_path}: {found} bytes, but {self._path.name} speaks of {self.total} "
+            f"{self._bin_path}: {size} bytes, but {self._path.name} speaks of {self.total} "
             f"tokens of {self.dtype.itemsize} bytes, {expected} bytes: {what}; copy or preprocess "
             "it again"
         )

@@ -32,12 +32,12 @@ BLOCKS, HASHED = 64, 1 << 20  # the .bin is known by this many bytes of each of 
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """The narrowest dtype that NeoX's tools give to tokens of a vocabulary (not padded)."""
+    """Return the narrowest dtype that NeoX's tools give to tokens of a vocabulary (not padded)."""
     return np.dtype(np.uint16 if vocab_size < 65500 else np.int32)
 
 
 def dataset_prefix(path: str | os.PathLike[str]) -> pathlib.Path:
-    """`data/x`, `data/x.bin` and `data/x.idx` are all the local dataset `data/x`."""
+    """Return the local prefix `data/x` of `data/x`, `data/x.bin` and `data/x.idx`."""
     if is_url(path):
         raise UserError(f"{path}: expected a local path, such as that of a copy of it")
     path = pathlib.Path(path)
@@ -45,7 +45,7 @@ def dataset_prefix(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def locate(path: str | os.PathLike[str] | Url) -> Prefix:
-    """`dataset_prefix` of what is only read, and may be behind a URL."""
+    """Return the prefix of a dataset that is only read, and may be behind a URL."""
     if isinstance(path, Url):
         return path
     if is_url(path):
@@ -57,17 +57,20 @@ class IndexedDataset:
     """The sequences of one `.bin/.idx` pair.
 
     The two files are held against each other when they are opened, so that no read can leave the
-    `.bin`. Raises UserError for all that `Index` finds.
+    `.bin`.
 
     Attributes:
-        prefix, bin_path, idx_path: a path or a `Url`, without and with `.bin` and `.idx`.
+        prefix: a path or a `Url`, without `.bin` and `.idx`; `bin_path` and `idx_path` have them.
         dtype: of the tokens as stored.
         sizes: int32 [N], tokens of each sequence.
         doc_idx: int64 [documents + 1], the first sequence of each document; a document is one
             sequence, but of several, or of none, in some of Megatron's datasets.
-        documents_known: False where the `.idx` has lost the documents; each sequence is one then.
+        documents_known: False if the `.idx` has lost the documents; each sequence is one then.
         total: the tokens of all sequences.
-        bin_size, idx_size: bytes of the files.
+        bin_size: bytes of the `.bin`; `idx_size` are those of the `.idx`.
+
+    Raises:
+        UserError: as `Index`.
     """
 
     def __init__(self, prefix: str | os.PathLike[str] | Url) -> None:
@@ -88,14 +91,16 @@ class IndexedDataset:
         return len(self.sizes)
 
     def begins(self, sequences: NDArray[np.integer[Any]] | slice) -> NDArray[np.int64]:
-        """int64, where in all tokens of the `.bin` each of these sequences begins."""
+        """Find where in all tokens of the `.bin` each of these sequences begins, int64."""
         return self._index.pointers[sequences] // self.dtype.itemsize
 
-    def pieces(self, begins: ArrayLike, lengths: ArrayLike) -> Iterator[NDArray[Any]]:
-        """Runs of tokens in the stored dtype: `lengths` of them from `begins` on, of all tokens.
+    def runs(self, begins: ArrayLike, lengths: ArrayLike) -> Iterator[NDArray[Any]]:
+        """Read runs of tokens in the stored dtype: `lengths` from `begins` on, of all tokens.
 
-        Views where the dataset is local; one request, of many ranges at once, where it is not.
-        IndexError for a run that leaves the dataset.
+        They are views if the dataset is local; if it is not, one request is made for many ranges.
+
+        Raises:
+            IndexError: a run leaves the dataset.
         """
         first, count = np.asarray(begins, np.int64), np.asarray(lengths, np.int64)
         outside = (first < 0) | (count < 0) | (count > self.total - first)
@@ -109,34 +114,34 @@ class IndexedDataset:
         return (np.frombuffer(data, self.dtype) for data in self._files.ranges(starts, stops))
 
     def get(self, i: int, offset: int = 0, length: int | None = None) -> NDArray[Any]:
-        """Tokens `offset` to `offset + length` of sequence i, in the stored dtype."""
+        """Read tokens `offset` to `offset + length` of sequence i, in the stored dtype."""
         if not 0 <= i < len(self):
             raise IndexError(f"sequence {i} of {len(self)} in {self.prefix}")
         size = int(self.sizes[i])
         length = size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > size:
             raise IndexError(f"{length} tokens from {offset} on of {size} in sequence {i}")
-        (piece,) = self.pieces(self.begins(slice(i, i + 1)) + offset, [length])
-        return piece
+        (run,) = self.runs(self.begins(slice(i, i + 1)) + offset, [length])
+        return run
 
     @cached_property
     def content(self) -> dict[str, Any]:
         """What tells this data from other data, cheap at any size.
 
-        The number of tokens; SHA-256 of the header and the sizes; and for each of at most 64 equal
-        blocks of the `.bin` 16 digits of the SHA-256 of its first MiB, which is all of a file of
-        up to 64 MiB. Where two of these differ, their keys name the bytes.
+        It has the number of tokens; SHA-256 of the header and the sizes; and for each of at most 64
+        equal blocks of the `.bin` 16 digits of the SHA-256 of its first MiB, which is all of a file
+        of up to 64 MiB. If two of these differ, their keys name the bytes.
         """
         sizes = hashlib.sha256(self._index.header_and_sizes()).hexdigest()
-        found: dict[str, Any] = {"tokens": self.total, "sizes": sizes}
+        content: dict[str, Any] = {"tokens": self.total, "sizes": sizes}
         size = self.bin_size
         block = max(HASHED, -(-size // BLOCKS))
         starts = range(0, size, block)
         heads = self._files.ranges(starts, [min(start + HASHED, size) for start in starts])
         for start, head in zip(starts, heads, strict=True):
             digest = hashlib.sha256(head).hexdigest()[:16]
-            found[f"bytes {start} to {min(start + block, size)}"] = digest
-        return found
+            content[f"bytes {start} to {min(start + block, size)}"] = digest
+        return content
 
 
 def _open(bin_path: Prefix, idx_path: Prefix) -> Files:

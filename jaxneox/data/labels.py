@@ -11,7 +11,11 @@ DOCUMENTS = 4096  # at a time
 
 
 def check_in_step(dataset: IndexedDataset, labels: IndexedDataset) -> None:
-    """Raises UserError where the two are not sequences of the same sizes."""
+    """Check that text and labels are sequences of the same sizes.
+
+    Raises:
+        UserError: they are not.
+    """
     if len(dataset) != len(labels):
         raise UserError(
             f"{labels.idx_path}: {len(labels)} sequences, but {dataset.idx_path} has "
@@ -27,14 +31,14 @@ def check_in_step(dataset: IndexedDataset, labels: IndexedDataset) -> None:
 
 
 def with_loss(labels: IndexedDataset, prefix: int) -> NDArray[np.bool_]:
-    """Which documents have a label that is not -100 among their first `prefix`."""
+    """Mark the documents that have a label other than -100 among their first `prefix`."""
     found = np.zeros(len(labels), bool)
     for first in range(0, len(labels), DOCUMENTS):
         part = slice(first, first + DOCUMENTS)
         lengths = labels.sizes[part].astype(np.int64)
         begins = labels.begins(part)
         total = np.array([lengths.sum()])
-        values = np.concatenate(list(labels.pieces(begins[:1], total)))
+        values = np.concatenate(list(labels.runs(begins[:1], total)))
         counted = np.concatenate([[0], np.cumsum(values != MASKED)])
         at = begins - begins[0]
         found[part] = counted[at + np.minimum(lengths, prefix)] > counted[at]

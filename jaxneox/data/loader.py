@@ -20,10 +20,14 @@ RowNumbers = slice | Sequence[int]
 ALL = slice(None)
 
 
-class Batch(NamedTuple):
-    """Tokens int32 [R, S + 1], and weights float32 [R, S] of the labels; None where all are 1.
+class HostBatch(NamedTuple):
+    """A batch in the host's memory.
 
     Inputs are tokens[:, :-1], labels tokens[:, 1:].
+
+    Attributes:
+        tokens: int32 [R, S + 1].
+        weights: float32 [R, S] of the labels; None if all are 1.
     """
 
     tokens: NDArray[np.int32]
@@ -42,34 +46,29 @@ class Loader(ABC):
     seq_length: int
 
     def batch(self, step: int) -> NDArray[np.int32]:
-        """Tokens int32 [G, S + 1] of a step, counted from 0."""
+        """Read the tokens of a step, counted from 0: int32 [G, S + 1]."""
         return self.read(step).tokens
 
     @abstractmethod
-    def read(self, step: int, rows: RowNumbers = ALL) -> Batch:
-        """Only these rows of a step: what one host needs."""
+    def read(self, step: int, rows: RowNumbers = ALL) -> HostBatch:
+        """Read only these rows of a step: what one host needs."""
 
     def sample_numbers(self, step: int) -> tuple[int, int]:
-        """The first and the last sample of a step, as numbers in the order of the data."""
+        """Return the first and the last sample of a step, as numbers in the order of the data."""
         first = self.sizes.first(step)
         return first, first + self.sizes.size(step) - 1
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides the batches, as JSON: equal fingerprints, equal batches."""
+        """Return all that decides the batches, as JSON: equal fingerprints, equal batches."""
 
 
 class SampleLoader(Loader):
-    """Consecutive samples, from step to step.
+    """Takes consecutive samples, from step to step.
 
-    Past the end it starts again at sample 0, like a NeoX run that has not been interrupted.
-    NeoX drops the samples that do not fill a micro-batch of all replicas; so does `drop_last`,
-    their number, which is the largest global batch unless given.
-
-    Args:
-        vocab_size: tokens must be below it.
-        masked_token: no loss where it is the input, `eod-mask-loss`.
-        pad: no loss where it is the label; becomes token 0. None is none.
+    Past the end it starts again at sample 0, like a NeoX run that has not been interrupted. NeoX
+    drops the samples that do not fill a micro-batch of all replicas; so does `drop_last`, their
+    number, which is the largest global batch unless given.
     """
 
     def __init__(
@@ -93,8 +92,12 @@ class SampleLoader(Loader):
         # Data that fills not even one such batch repeats within it.
         self._usable = len(samples) // unit * unit or max(1, len(samples))
 
-    def read(self, step: int, rows: RowNumbers = ALL) -> Batch:
-        """See Loader. Raises UserError for a token outside of the vocabulary, saying where."""
+    def read(self, step: int, rows: RowNumbers = ALL) -> HostBatch:
+        """Read rows of a step, see `Loader`.
+
+        Raises:
+            UserError: a token is outside of the vocabulary; says where.
+        """
         numbers = self.numbers(step, rows)
         tokens, counted = self.samples.read(numbers)
         weights = self._weights(tokens, counted)
@@ -108,16 +111,16 @@ class SampleLoader(Loader):
                 f"outside the vocabulary of {self._vocab_size}; the dataset was made with another "
                 "tokenizer"
             )
-        return Batch(tokens.astype(np.int32, copy=False), weights)
+        return HostBatch(tokens.astype(np.int32, copy=False), weights)
 
     def numbers(self, step: int, rows: RowNumbers = ALL) -> NDArray[np.int64]:
-        """The samples [R] of these rows, as `self.samples` numbers them."""
+        """Return the samples [R] of these rows, as `self.samples` numbers them."""
         chosen = row_numbers(rows, self.sizes.size(step))
         first = self.sizes.first(step) % self._usable  # any step: Python's integers have no end
         return (first + np.asarray(chosen, np.int64)) % self._usable
 
     def sample_numbers(self, step: int) -> tuple[int, int]:
-        """As they are found in `self.samples`: past the end they start again at 0."""
+        """Return them as found in `self.samples`: past the end they start again at 0."""
         first, last = super().sample_numbers(step)
         return first % self._usable, last % self._usable
 
@@ -136,22 +139,22 @@ class SampleLoader(Loader):
     ) -> NDArray[np.float32] | None:
         if counted is None and self._masked_token is None and self._pad is None:
             return None
-        wanted = np.ones(tokens[:, 1:].shape, bool) if counted is None else counted[:, 1:]
+        counts = np.ones(tokens[:, 1:].shape, bool) if counted is None else counted[:, 1:]
         if self._masked_token is not None:
-            wanted = wanted & (tokens[:, :-1] != self._masked_token)
+            counts = counts & (tokens[:, :-1] != self._masked_token)
         if self._pad is not None:
-            wanted = wanted & (tokens[:, 1:] != self._pad)
-        return wanted.astype(np.float32)
+            counts = counts & (tokens[:, 1:] != self._pad)
+        return counts.astype(np.float32)
 
 
 def row_numbers(rows: RowNumbers, global_batch: int) -> Sequence[int]:
-    """The rows as numbers; IndexError for one that the batch does not have."""
+    """Return the rows as numbers; raise IndexError for one that the batch does not have."""
     every = range(global_batch)
     return every[rows] if isinstance(rows, slice) else [every[row] for row in rows]
 
 
 def first_outside(tokens: NDArray[Any], vocab_size: int | None) -> tuple[int, ...] | None:
-    """Where the first token stands that is negative or not below `vocab_size`; None if none."""
+    """Find the first token that is negative or not below `vocab_size`; None if there is none."""
     limit = np.inf if vocab_size is None else vocab_size
     if not tokens.size or (tokens.min() >= 0 and tokens.max() < limit):
         return None

@@ -15,10 +15,10 @@ from jaxneox.config.schema import DataConfig
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.order.blend import blend_indices
 from jaxneox.data.order.cache import kept
-from jaxneox.data.order.packed import Index, epochs_needed, megatron_packed
+from jaxneox.data.order.packed import SampleIndex, epochs_needed, megatron_packed
 from jaxneox.data.order.split import split_sequences
+from jaxneox.data.sample_request import SampleRequest
 from jaxneox.data.samples import Blend, IndexedSamples, Samples
-from jaxneox.data.wanted import Wanted
 from jaxneox.errors import UserError
 
 Open = Callable[[str], IndexedDataset]
@@ -29,23 +29,22 @@ NO_PAD = -1
 
 
 def megatron_samples(
-    data: DataConfig, wanted: Wanted, open_: Open, pad: int = NO_PAD
+    data: DataConfig, request: SampleRequest, open_: Open, pad: int = NO_PAD
 ) -> Samples | None:
-    """The samples of a split; None where it has no sequences.
+    """Build the samples of a split; None if it has no sequences.
 
     `data-path` is one prefix, several, or several with their weights, "0.7 a 0.3 b", all of them
-    split by `split`; or each split has its own paths and weights. Short rows are filled with
-    `pad`.
+    split by `split`; or each split has its own paths and weights. Short rows are filled with `pad`.
     """
     if data.path is None:
-        source = data.source(wanted.split)
-        return _blended(source.paths, source.weights or None, data, wanted, open_, pad, False)
+        source = data.source(request.split)
+        return _blended(source.paths, source.weights or None, data, request, open_, pad, False)
     paths, weights = blend_of(data.path)
-    return _blended(paths, weights, data, wanted, open_, pad, True)
+    return _blended(paths, weights, data, request, open_, pad, True)
 
 
 def blend_of(path: str) -> tuple[Sequence[str], Sequence[float] | None]:
-    """Megatron's `--data-path` as prefixes and their weights (`get_blend_from_list`)."""
+    """Parse Megatron's `--data-path` to prefixes and their weights (`get_blend_from_list`)."""
     words = shlex.split(path)
     if len(words) % 2:
         numbers = [word for word in words[::2] if _is_number(word)]
@@ -73,7 +72,7 @@ def _blended(
     paths: Sequence[str],
     weights: Sequence[float] | None,
     data: DataConfig,
-    wanted: Wanted,
+    request: SampleRequest,
     open_: Open,
     pad: int,
     divided: bool,
@@ -88,31 +87,31 @@ def _blended(
         raise UserError(f"{len(paths)} datasets in a blend, expected {MAX_DATASETS} or less")
     datasets = [open_(path) for path in paths]
     parts = [
-        split_sequences(data.split, len(dataset))[("train", "valid", "test").index(wanted.split)]
+        split_sequences(data.split, len(dataset))[("train", "valid", "test").index(request.split)]
         if divided
         else range(len(dataset))
         for dataset in datasets
     ]
     if not all(parts):
-        if wanted.split == "train":
+        if request.split == "train":
             raise UserError(f"split: {data.split!r} leaves a dataset without sequences to train")
         return None
     # One prefix is no blend, but with a weight of its own and `split` it is one of one.
     if len(paths) == 1 and not (divided and weights):
-        return sequence_samples(datasets[0], parts[0], wanted.num_samples, data, wanted, pad)
+        return sequence_samples(datasets[0], parts[0], request.num_samples, data, request, pad)
     shares = None if weights is None else _normalised(weights)
     counts: list[int | None] = [None] * len(paths)  # one epoch
     if shares is not None:
-        targets = [math.ceil(wanted.num_samples * share) for share in shares]
+        targets = [math.ceil(request.num_samples * share) for share in shares]
         counts = [math.ceil(target * (1 + SURPLUS)) for target in targets]
     children = [
-        sequence_samples(dataset, part, count, data, wanted, pad)
+        sequence_samples(dataset, part, count, data, request, pad)
         for dataset, part, count in zip(datasets, parts, counts, strict=True)
     ]
     if shares is not None:
         return blend(children, shares, sum(targets), datasets[0])
     lengths = [len(child) for child in children]
-    return blend(children, lengths, min(wanted.num_samples, sum(lengths)), datasets[0])
+    return blend(children, lengths, min(request.num_samples, sum(lengths)), datasets[0])
 
 
 def blend(
@@ -121,9 +120,10 @@ def blend(
     size: int | None,
     first: IndexedDataset,
 ) -> Blend:
-    """BlendedDataset: `size` samples, or all of each child, which then gives its weight of them.
+    """Build a BlendedDataset: `size` samples, or all of each child, which then gives its weight.
 
-    Raises UserError where a child has fewer samples than that takes of it.
+    Raises:
+        UserError: a child has fewer samples than that takes of it.
     """
     empty = [str(child.dataset.prefix) for child in children if not len(child)]
     if empty:
@@ -156,10 +156,10 @@ def sequence_samples(
     sequences: range,
     num_samples: int | None,
     data: DataConfig,
-    wanted: Wanted,
+    request: SampleRequest,
     pad: int,
 ) -> IndexedSamples:
-    """GPTDataset: samples of a part of one corpus; one epoch where no number is given."""
+    """Build a GPTDataset: samples of a part of one corpus; one epoch if no number is given."""
     tokens = int(np.sum(dataset.sizes[sequences.start : sequences.stop], dtype=np.int64))
     extra = int(data.extra_token)
     if tokens <= extra:
@@ -171,29 +171,29 @@ def sequence_samples(
         "order": "megatron",
         "sequences": [sequences.start, sequences.stop],
         "num_samples": num_samples,
-        "seq_length": wanted.seq_length,
-        "seed": wanted.seed,
+        "seq_length": request.seq_length,
+        "seed": request.seed,
         "extra_token": data.extra_token,
-        "keep_partial": data.keep_partial_validation and wanted.split == "valid",
+        "keep_partial": data.keep_partial_validation and request.split == "valid",
     }
-    epochs = epochs_needed(num_samples, tokens, wanted.seq_length, extra) if num_samples else 1
+    epochs = epochs_needed(num_samples, tokens, request.seq_length, extra) if num_samples else 1
     index = kept(
         dataset.prefix,
         {**identity, "sizes": dataset.content["sizes"]},
-        epochs * len(sequences) + 3 * (epochs * tokens // wanted.seq_length),
+        epochs * len(sequences) + 3 * (epochs * tokens // request.seq_length),
         lambda: megatron_packed(
             dataset.sizes,
             sequences,
             num_samples=num_samples,
-            seq_length=wanted.seq_length,
-            seed=wanted.seed,
+            seq_length=request.seq_length,
+            seed=request.seed,
             extra=extra,
             keep_partial=bool(identity["keep_partial"]),
         ),
     )
     return IndexedSamples(
-        dataset, None, Index(*index),
-        seq_length=wanted.seq_length, length=len(index[2]), extra=extra, fill=pad,
+        dataset, None, SampleIndex(*index),
+        seq_length=request.seq_length, length=len(index[2]), extra=extra, fill=pad,
         identity={**identity, "pad": pad},
     )  # fmt: skip
 

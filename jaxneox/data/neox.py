@@ -1,6 +1,6 @@
 """GPT-NeoX's datasets: a part of one corpus, or a blend of several, in any of its packings.
 
-(gpt-neox `megatron/data/data_utils.py` and `gpt2_dataset.py`.)
+Sources: gpt-neox `megatron/data/data_utils.py` and `gpt2_dataset.py`.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from jaxneox.data.order.blend import (
 )
 from jaxneox.data.order.cache import kept
 from jaxneox.data.order.overflow import pack_until_overflow, unpacked
-from jaxneox.data.order.packed import Index, epochs_needed, neox_packed
+from jaxneox.data.order.packed import SampleIndex, epochs_needed, neox_packed
 from jaxneox.data.order.split import split_documents
+from jaxneox.data.sample_request import SampleRequest
 from jaxneox.data.samples import Blend, IndexedSamples, Samples
-from jaxneox.data.wanted import Wanted
 from jaxneox.errors import UserError
 
 Open = Callable[[str], IndexedDataset]
@@ -34,60 +34,60 @@ MAX_DATASETS = 254  # dataset_index is a uint8, and NeoX keeps one value free
 FILL = 0  # of rows that are too short; without labels it has a loss, as in NeoX
 
 
-def neox_samples(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
-    """The samples of a split; None where it has no documents."""
+def neox_samples(data: DataConfig, request: SampleRequest, open_: Open) -> Samples | None:
+    """Build the samples of a split; None if it has no documents."""
     if data.path is not None:
-        return _part(data, wanted, open_)
-    return _blend(data, wanted, open_)
+        return _part(data, request, open_)
+    return _blend(data, request, open_)
 
 
-def _part(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
-    """One part of the documents of `data-path`."""
+def _part(data: DataConfig, request: SampleRequest, open_: Open) -> Samples | None:
+    """Take one part of the documents of `data-path`."""
     assert data.path is not None
     dataset = open_(data.path)
     parts = split_documents(data.split, len(dataset))
-    documents = dict(zip(("train", "valid", "test"), parts, strict=True))[wanted.split]
+    documents = dict(zip(("train", "valid", "test"), parts, strict=True))[request.split]
     if documents:
-        if data.pack != "packed" and wanted.split != "train":
+        if data.pack != "packed" and request.split != "train":
             print(
-                f"note: pack-impl: {data.pack} takes the documents of {wanted.split} from the "
+                f"note: pack-impl: {data.pack} takes the documents of {request.split} from the "
                 "begin of the file, as NeoX does, so from the training documents too",
                 file=sys.stderr,
             )
-        return packing(data, wanted, dataset, None, documents)
-    if wanted.split == "train":
+        return packing(data, request, dataset, None, documents)
+    if request.split == "train":
         raise UserError(
             f"{data.path}: split {data.split!r} leaves no document of {len(dataset)} to train"
         )
     return None
 
 
-def _blend(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
-    """All documents of the paths of a split, in the proportion of their weights.
+def _blend(data: DataConfig, request: SampleRequest, open_: Open) -> Samples | None:
+    """Blend all documents of the paths of a split, in the proportion of their weights.
 
-    Its length is the sum of the datasets' own lengths, whatever the weights: a dataset may be
-    asked for more than it has and then begins again.
+    Its length is the sum of the datasets' own lengths, whatever the weights: a dataset may be asked
+    for more than it has and then begins again.
     """
-    source = data.source(wanted.split)
+    source = data.source(request.split)
     if not source.paths:
         return None
     if len(source.paths) > MAX_DATASETS:
         raise UserError(
-            f"{wanted.split}-data-paths: {len(source.paths)} datasets, expected {MAX_DATASETS} "
+            f"{request.split}-data-paths: {len(source.paths)} datasets, expected {MAX_DATASETS} "
             "or less"
         )
     datasets = [open_(path) for path in source.paths]
     labels: list[IndexedDataset | None] = [open_(path) for path in source.labels]
     labels = labels or [None] * len(datasets)
-    key = f"{wanted.split}-data-weights"
+    key = f"{request.split}-data-weights"
     shares = normalised(source.weights or (1.0,) * len(datasets), key)
     if data.weight_by_num_documents:
         counts = [len(dataset) for dataset in datasets]
         shares = normalised(weights_by_documents(counts, data.weighted_sampler_alpha), key)
     children = [
-        packing(data, wanted._replace(num_samples=count), dataset, label)
+        packing(data, request._replace(num_samples=count), dataset, label)
         for dataset, label, count in zip(
-            datasets, labels, samples_of_each(shares, wanted.num_samples), strict=True
+            datasets, labels, samples_of_each(shares, request.num_samples), strict=True
         )
     ]
     # NeoX divides by the sum once more, this time numpy's, which may round differently.
@@ -96,8 +96,8 @@ def _blend(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
     size = sum(map(len, children))
     if not size:
         raise UserError(
-            f"{wanted.split}-data-paths: none of {len(children)} datasets has two samples of "
-            f"seq-length {wanted.seq_length} + 1 tokens, and NeoX leaves one out; give more data"
+            f"{request.split}-data-paths: none of {len(children)} datasets has two samples of "
+            f"seq-length {request.seq_length} + 1 tokens, and NeoX leaves one out; give more data"
         )
     indices = kept(
         datasets[0].prefix, {**identity, "size": size}, size, lambda: blend_indices(weights, size)
@@ -107,30 +107,30 @@ def _blend(data: DataConfig, wanted: Wanted, open_: Open) -> Samples | None:
 
 def packing(
     data: DataConfig,
-    wanted: Wanted,
+    request: SampleRequest,
     dataset: IndexedDataset,
     labels: IndexedDataset | None,
     documents: range | None = None,
 ) -> IndexedSamples:
-    """The samples of one dataset by `pack-impl`, of all documents unless given."""
+    """Build the samples of one dataset by `pack-impl`, of all documents unless given."""
     documents = range(len(dataset)) if documents is None else documents
     if labels is not None:
         check_in_step(dataset, labels)
     if data.pack == "packed":
-        return packed_samples(dataset, labels, documents, wanted)
+        return packed_samples(dataset, labels, documents, request)
     identity: dict[str, Any] = {
         "order": f"neox {data.pack}",
         "allow_chopped": data.allow_chopped,
         "documents": len(documents),
-        "num_samples": wanted.num_samples,
-        "seq_length": wanted.seq_length,
-        "seed": wanted.seed,
+        "num_samples": request.num_samples,
+        "seq_length": request.seq_length,
+        "seed": request.seed,
     }
     # NeoX forgets which documents it was given and takes as many from the begin of the file.
-    useful = _useful(data, wanted, dataset, labels, len(documents))
-    size, seq_length, seed = max(1, wanted.num_samples), wanted.seq_length, wanted.seed
+    useful = _useful(data, request, dataset, labels, len(documents))
+    size, seq_length, seed = max(1, request.num_samples), request.seq_length, request.seed
 
-    def build() -> Index:
+    def build() -> SampleIndex:
         if data.pack == "unpacked":
             return unpacked(useful, num_samples=size, seed=seed)
         return pack_until_overflow(
@@ -143,7 +143,7 @@ def packing(
 
     sizes = dataset.content["sizes"]
     key = {**identity, "sizes": sizes, "useful": _hash(useful)}
-    index = Index(*kept(dataset.prefix, key, 3 * size + len(dataset), build))
+    index = SampleIndex(*kept(dataset.prefix, key, 3 * size + len(dataset), build))
     return IndexedSamples(
         dataset, labels, index,
         seq_length=seq_length, length=size - 1, extra=1, fill=FILL, identity=identity,
@@ -154,10 +154,10 @@ def packed_samples(
     dataset: IndexedDataset,
     labels: IndexedDataset | None,
     documents: range,
-    wanted: Wanted,
+    request: SampleRequest,
     epochs: int | None = None,
 ) -> IndexedSamples:
-    """`packed`: at least `num_samples` samples, from as many epochs as that needs unless given.
+    """Build at least `num_samples` samples by `packed`, from as many epochs as that needs.
 
     The order depends on the number of epochs, not on the number of samples asked for.
     """
@@ -166,39 +166,43 @@ def packed_samples(
         raise UserError(
             f"{dataset.bin_path}: documents {documents.start} to {documents.stop} have no tokens"
         )
-    epochs = epochs or epochs_needed(wanted.num_samples, tokens, wanted.seq_length)
+    epochs = epochs or epochs_needed(request.num_samples, tokens, request.seq_length)
     identity = {
         "order": "neox packed",
         "documents": [documents.start, documents.stop],
         "epochs": epochs,
-        "seq_length": wanted.seq_length,
-        "seed": wanted.seed,
+        "seq_length": request.seq_length,
+        "seed": request.seed,
     }
     index = kept(
         dataset.prefix,
         {**identity, "sizes": dataset.content["sizes"]},
-        epochs * len(documents) + 3 * (epochs * tokens // wanted.seq_length),
+        epochs * len(documents) + 3 * (epochs * tokens // request.seq_length),
         lambda: neox_packed(
-            dataset.sizes, documents, epochs=epochs, seq_length=wanted.seq_length, seed=wanted.seed
+            dataset.sizes,
+            documents,
+            epochs=epochs,
+            seq_length=request.seq_length,
+            seed=request.seed,
         ),
     )
     # N - 1: NeoX's sampler never reaches the last of its N samples.
     length = max(0, len(index[2]) - 1)
     return IndexedSamples(
-        dataset, labels, Index(*index),
-        seq_length=wanted.seq_length, length=length, extra=1, fill=FILL, identity=identity,
+        dataset, labels, SampleIndex(*index),
+        seq_length=request.seq_length, length=length, extra=1, fill=FILL, identity=identity,
     )  # fmt: skip
 
 
 def _useful(
     data: DataConfig,
-    wanted: Wanted,
+    request: SampleRequest,
     dataset: IndexedDataset,
     labels: IndexedDataset | None,
     documents: int,
 ) -> NDArray[np.bool_]:
-    """Which of the first documents may be in a sample: short enough, with a label to learn from."""
-    width = wanted.seq_length + 1
+    """Mark the first documents that may be in a sample: short enough, with a label to learn."""
+    width = request.seq_length + 1
     useful = np.ones(len(dataset), bool)
     if not data.allow_chopped:
         useful &= dataset.sizes <= width
@@ -215,7 +219,7 @@ def _useful(
     if not useful.any():
         raise UserError(
             f"{dataset.bin_path}: none of {documents} documents can be used with pack-impl: "
-            f"{data.pack}; each is longer than seq-length + 1 = {wanted.seq_length + 1} tokens "
+            f"{data.pack}; each is longer than seq-length + 1 = {request.seq_length + 1} tokens "
             "with allow-chopped: false, or all its labels are -100"
         )
     return useful

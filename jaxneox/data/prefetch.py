@@ -1,4 +1,4 @@
-"""Compute the next batches while the device works on this one."""
+"""Computes the next batches while the device works on this one."""
 
 import itertools
 import queue

@@ -28,7 +28,11 @@ PAUSES = (0, 1, 2)  # seconds before each try of a read: object stores are busy 
 
 
 class RemoteFiles:
-    """A `.bin/.idx` pair behind two URLs; see `Files`. Raises UserError for all that fails."""
+    """A `.bin/.idx` pair behind two URLs; see `Files`.
+
+    Raises:
+        UserError: for all that fails.
+    """
 
     def __init__(self, bin_url: str, idx_url: str) -> None:
         self.index = mapped(_fetched(_Remote(idx_url)))
@@ -36,19 +40,19 @@ class RemoteFiles:
         self.bin_size = self._bin.size
 
     def ranges(self, starts: Sequence[int], stops: Sequence[int]) -> Iterator[bytes]:
-        """One call for all of them, which the driver answers side by side where it can."""
+        """Make one call for all ranges, which the driver answers side by side if it can."""
         answers: list[Any] = [b""] * len(starts)
-        lacking = [k for k in range(len(starts)) if starts[k] < stops[k]]
+        missing = [k for k in range(len(starts)) if starts[k] < stops[k]]
         for pause in PAUSES:
-            if not lacking:
+            if not missing:
                 break
             time.sleep(pause)
-            asked = self._bin.read([starts[k] for k in lacking], [stops[k] for k in lacking])
-            for k, answer in zip(lacking, asked, strict=True):
+            new = self._bin.read([starts[k] for k in missing], [stops[k] for k in missing])
+            for k, answer in zip(missing, new, strict=True):
                 answers[k] = answer
-            lacking = [k for k in lacking if not _whole(answers[k], stops[k] - starts[k])]
-        if lacking:
-            k = lacking[0]
+            missing = [k for k in missing if not _whole(answers[k], stops[k] - starts[k])]
+        if missing:
+            k = missing[0]
             raise self._bin.unread(starts[k], stops[k], answers[k])
         return iter(answers)
 
@@ -75,7 +79,7 @@ class _Remote:
             return [error] * len(starts)
 
     def unread(self, start: int, stop: int, answer: Any) -> UserError:
-        """What there is to say where a read has failed, or is not as long as it should be."""
+        """Explain a read that has failed, or is not as long as it should be."""
         now = _Remote(self.url).size  # says itself what is wrong if the file has gone
         if now != self.size:
             what = f"the file had {self.size} bytes and has {now} now: start again"
@@ -87,15 +91,18 @@ class _Remote:
 
 
 def exists(url: str) -> bool:
-    """Whether there is such a file; UserError where that cannot be found out."""
+    """Tell whether there is such a file; raise UserError if that cannot be found out."""
     with _one_line(url):
         fs, path = fsspec.core.url_to_fs(url)
         return bool(fs.exists(path))
 
 
 def _fetched(remote: _Remote) -> pathlib.Path:
-    """A copy in the cache. Of several processes each writes its own, and the last one stays. A copy
-    that is not what was fetched any more is fetched again."""
+    """Return a copy in the cache.
+
+    Of several processes each writes its own, and the last one stays. A copy that has changed since
+    is fetched again.
+    """
     key = hashlib.sha256("\n".join([remote.url, str(remote.size), *remote.version]).encode())
     name = remote.url.rpartition("/")[2]
     path = cache_root() / "remote" / f"{key.hexdigest()[:16]}-{name}"
@@ -113,9 +120,9 @@ def _fetched(remote: _Remote) -> pathlib.Path:
             remote.fs.get_file(remote.path, temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-            found = file.seek(0, os.SEEK_END)
-        if found != remote.size:
-            raise UserError(f"{remote.url}: {found} bytes came, expected {remote.size}; try again")
+            size = file.seek(0, os.SEEK_END)
+        if size != remote.size:
+            raise UserError(f"{remote.url}: {size} bytes came, expected {remote.size}; try again")
         noted.parent.mkdir(exist_ok=True)
         with atomic_file(noted) as sums:
             sums.write(file_sha256(pathlib.Path(temporary)).encode())
@@ -132,7 +139,7 @@ def _fetched(remote: _Remote) -> pathlib.Path:
 
 
 def _holds(path: pathlib.Path, noted: pathlib.Path) -> bool:
-    """Whether a copy is still what was fetched; earlier versions noted nothing."""
+    """Tell whether a copy is still what was fetched; earlier versions noted nothing."""
     return not noted.is_file() or noted.read_text() == file_sha256(path)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.data.indexed import IndexedDataset
-from jaxneox.data.order.packed import Index
+from jaxneox.data.order.packed import SampleIndex
 from jaxneox.errors import UserError
 
 MASKED = -100  # in a label dataset: no loss here
 
 
 class Rows(NamedTuple):
-    """Tokens [R, S + 1], and which of them count as labels [R, S + 1] where some may not."""
+    """The tokens of rows, [R, S + 1], and which of them count as labels if some may not."""
 
     tokens: NDArray[Any]
     counted: NDArray[np.bool_] | None
@@ -39,15 +39,15 @@ class Samples(Protocol):
         ...
 
     def read(self, numbers: NDArray[np.int64]) -> Rows:
-        """The rows of these samples."""
+        """Read the rows of these samples."""
         ...
 
     def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
-        """Where the tokens of one sample lie, from left to right."""
+        """Say where the tokens of one sample are, from left to right."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that decides what `read` returns, as JSON."""
+        """Return all that decides what `read` returns, as JSON."""
         ...
 
 
@@ -69,7 +69,7 @@ class IndexedSamples:
         self,
         dataset: IndexedDataset,
         labels: IndexedDataset | None,
-        index: Index,
+        index: SampleIndex,
         *,
         seq_length: int,
         length: int,
@@ -85,7 +85,11 @@ class IndexedSamples:
         return self._length
 
     def read(self, numbers: NDArray[np.int64]) -> Rows:
-        """See Samples. Raises UserError for a label that is neither -100 nor the token itself."""
+        """Read samples, see `Samples`.
+
+        Raises:
+            UserError: a label is neither -100 nor the token itself.
+        """
         at = self._spans(np.asarray(numbers, np.int64))
         tokens = self._gather(self.dataset, at, len(numbers), self._fill)
         if self.labels is None:
@@ -116,13 +120,13 @@ class IndexedSamples:
         row, column, document, offset, length = at
         wide = np.result_type(dataset.dtype, np.int32)
         out = np.full(rows * self._width, fill, wide)
-        pieces = dataset.pieces(dataset.begins(document) + offset, length)
+        pieces = dataset.runs(dataset.begins(document) + offset, length)
         for piece, begin in zip(pieces, (row * self._width + column).tolist(), strict=True):
             out[begin : begin + len(piece)] = piece
         return out.reshape(rows, self._width)
 
     def _spans(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """The columns of `Span`, from row to row."""
+        """Compute the columns of `Span`, from row to row."""
         samples = self._chosen(numbers)
         index = self.index
         first, first_offset = index.sample_idx[samples].astype(np.int64).T
@@ -146,7 +150,7 @@ class IndexedSamples:
         return tuple(part[kept] for part in (row, column, document, offset, length))
 
     def _chosen(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The samples of the unshuffled order, by NeoX's rules for those that there are not.
+        """Find the samples of the unshuffled order, by NeoX's rules for those that do not exist.
 
         A blend asks for more than one pass: then the number counts modulo the pass, though the
         sample after the last of a pass is one. A sample whose end needs a document that does not
@@ -205,7 +209,7 @@ class Blend:
 
 
 def locate(samples: Samples, number: int, column: int) -> str:
-    """In words, where token `column` of a sample lies: file, document, offset."""
+    """Say where token `column` of a sample is: file, document, offset."""
     for dataset, span in samples.spans(number):
         if span.column <= column < span.column + span.length:
             return _place(dataset, span._replace(offset=span.offset + column - span.column))
@@ -213,7 +217,7 @@ def locate(samples: Samples, number: int, column: int) -> str:
 
 
 def _covering(at: Sequence[NDArray[np.int64]], row: int, column: int) -> Span:
-    """Where token `column` of a row lies; its offset is that of the token."""
+    """Find the span with token `column` of a row; its offset is that of the token."""
     spans = np.stack(at, axis=1)
     begins = np.flatnonzero((spans[:, 0] == row) & (spans[:, 1] <= column))[-1]
     span = Span(*map(int, spans[begins]))

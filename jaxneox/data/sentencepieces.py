@@ -9,7 +9,7 @@ from jaxneox.data.tokenizer_base import Tokenizer
 from jaxneox.errors import UserError
 
 APART = "\ue000"
-"""A character of nobody's vocabulary: what follows it is encoded as if a text went on there."""
+"""A character of no vocabulary: what follows it is encoded as if a text went on there."""
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -55,17 +55,17 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def natural_eod(self) -> int | None:
-        """As in NeoX; where the model has no such piece, its own end."""
-        found, own = super().natural_eod, self._backend.eos_id()
-        return own if found is None and own >= 0 else found
+        """The end of a document as in NeoX; if the model has no such piece, its own end."""
+        eod, own = super().natural_eod, self._backend.eos_id()
+        return own if eod is None and own >= 0 else eod
 
     def id_of(self, token: str) -> int | None:
         if token in self._named:
             return self._named[token]
         # For a piece that is missing sentencepiece answers <unk>: no end of anything.
-        found: int = self._backend.piece_to_id(token)
-        missing = found == self._backend.unk_id() and self._backend.id_to_piece(found) != token
-        return None if missing else found
+        id_: int = self._backend.piece_to_id(token)
+        missing = id_ == self._backend.unk_id() and self._backend.id_to_piece(id_) != token
+        return None if missing else id_
 
     def text_of(self, token: int) -> str:
         return self._by_id.get(token) or str(self._backend.id_to_piece(token))
@@ -83,11 +83,11 @@ class SentencePieceTokenizer(Tokenizer):
     def _parts(self, text: str) -> Iterator[list[int]]:
         assert self._cuts is not None
         at = 0
-        for found in self._cuts.finditer(text):
-            yield self._between(text[at : found.start()], first=at == 0)
-            assert found.lastindex is not None
-            yield [self._longest_first[found.lastindex - 1].id]
-            at = found.end()
+        for cut in self._cuts.finditer(text):
+            yield self._between(text[at : cut.start()], first=at == 0)
+            assert cut.lastindex is not None
+            yield [self._longest_first[cut.lastindex - 1].id]
+            at = cut.end()
         yield self._between(text[at:], first=at == 0)
 
     def _between(self, text: str, *, first: bool) -> list[int]:
@@ -123,15 +123,15 @@ class SentencePieceTokenizer(Tokenizer):
         return marked.partition(APART)[2]
 
     def _added(self, companions: Companions) -> Iterator[Added]:
-        """Those with an id of their own, and the model's own pieces that are named as special."""
+        """Yield the tokens with an id of their own, and the model's own special pieces."""
         seen: set[str] = set()
         for token in companions.added:
             seen.add(token.content)
             yield token
         for text in companions.special:
-            found = self.id_of(text)
-            if found is not None and text not in seen:
-                yield Added(text, found, special=True)
+            id_ = self.id_of(text)
+            if id_ is not None and text not in seen:
+                yield Added(text, id_, special=True)
 
 
 def _alternative(token: Added) -> str:

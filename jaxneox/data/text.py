@@ -32,14 +32,14 @@ FORMAT = b"2"  # part of every cache key: raise it when the same text would give
 
 
 def is_text(path: str) -> bool:
-    """Whether `path` is text to be tokenized, rather than the prefix of a `.bin/.idx` pair."""
+    """Tell whether `path` is text to be tokenized, rather than the prefix of a `.bin/.idx` pair."""
     if path.startswith("builtin:") or path.endswith(documents.SUFFIXES):
         return True
     return pathlib.Path(path).is_dir() and not pathlib.Path(f"{path}.idx").is_file()
 
 
 def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
-    """The prefix of the `.bin/.idx` of a text, made now if the cache does not have it.
+    """Return the prefix of a text's `.bin/.idx`, made now if the cache does not have it.
 
     The cache is `$JAXNEOX_CACHE` or `~/.cache/jaxneox`, keyed by the content of the files and of
     the tokenizer. Several processes may ask at once: each writes a folder of its own, and the
@@ -72,7 +72,11 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
 
 
 def text_files(path: str) -> list[pathlib.Path]:
-    """The files behind a path, sorted. Raises UserError where there are none."""
+    """List the files behind a path, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
     if path.startswith("builtin:"):
         if path != STDLIB:
             raise UserError(f"{path}: unknown, the one built-in corpus is {STDLIB}")
@@ -97,13 +101,13 @@ def _content_key(files: list[pathlib.Path], tokenizer: Tokenizer) -> str:
 
 @functools.cache
 def _file_digest(path: pathlib.Path, size: int, modified: int) -> bytes:
-    """Train, valid and test of one run ask for the same files: read each once."""
+    """Read each file once: train, valid and test of one run ask for the same ones."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def _whole(prefix: pathlib.Path) -> bool:
-    """Whether a cached dataset can be opened, and has the content that was written."""
+    """Tell whether a cached dataset can be opened, and has the content that was written."""
     try:
         recorded = prefix.with_name(CONTENT)
         # earlier versions recorded nothing; looked at first, as it may be taken away meanwhile
@@ -129,7 +133,7 @@ def _build(
 
 
 def _batches(path: str, files: list[pathlib.Path]) -> Iterator[list[str]]:
-    """Documents in lists of about a million characters, with a bar where there is much text."""
+    """Yield documents in lists of about a million characters, with a bar if there is much text."""
     total = sum(file.stat().st_size for file in files)
     with progress(f"tokenizing {path}", total, at_least=LARGE) as advance:
         for chunk in documents.chunks(files):

@@ -1,4 +1,4 @@
-"""OpenAI's tiktoken."""
+"""Tokenizers of OpenAI's tiktoken."""
 
 import base64
 import json
@@ -50,5 +50,5 @@ class TiktokenTokenizer(Tokenizer):
         return self._backend.decode([int(i) for i in ids])
 
     def id_of(self, token: str) -> int | None:
-        found: int | None = self._backend._special_tokens.get(token)
-        return found
+        id_: int | None = self._backend._special_tokens.get(token)
+        return id_

@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 STANDARD = ("tokenizer.json", "vocab.json", "tokenizer.model")
-"""What Hugging Face calls a tokenizer's file: what lies beside one belongs to it."""
+"""The names that Hugging Face gives to a tokenizer's file: what is beside one belongs to it."""
 
 
 def build_tokenizer(cfg: TokenizerConfig, companions: Companions | None = None) -> Tokenizer:
@@ -86,15 +86,15 @@ def load_tokenizer(folder: Path, eod_token: str | None = None) -> Tokenizer:
     Raises:
         UserError: the folder has none, or it cannot be read.
     """
-    said = _described(folder)
-    files = [str(folder / name) for name in said["files"]]
+    description = _described(folder)
+    files = [str(folder / name) for name in description["files"]]
     vocab, merges = [*files, None, None][:2]
-    cfg = TokenizerConfig(said["tokenizer_type"], vocab, merges, eod_token=eod_token)
-    return _made(cfg, *_kept(folder, said))
+    cfg = TokenizerConfig(description["tokenizer_type"], vocab, merges, eod_token=eod_token)
+    return _made(cfg, *_kept(folder, description))
 
 
 def _made(cfg: TokenizerConfig, companions: Companions, saved: int | None) -> Tokenizer:
-    """`saved`: the end of document that a run has settled on."""
+    """Make a tokenizer; `saved` is the end of document that a run has settled on."""
     builders = {kind.lower(): builder for kind, builder in BUILDERS.items()}
     if cfg.kind.lower() not in builders:
         near = difflib.get_close_matches(cfg.kind, BUILDERS, n=1, cutoff=0)[0]
@@ -108,7 +108,7 @@ def _made(cfg: TokenizerConfig, companions: Companions, saved: int | None) -> To
 
 
 def open_tokenizer(cfg: TokenizerConfig, kept: Iterable[Path]) -> Tokenizer:
-    """The tokenizer that the keys name, else the first that one of these runs has saved.
+    """Open the tokenizer that the keys name, else the first that one of these runs has saved.
 
     A run that was saved before documents could end with anything but <|endoftext|> keeps the end
     that it was trained with.
@@ -135,20 +135,20 @@ def open_tokenizer(cfg: TokenizerConfig, kept: Iterable[Path]) -> Tokenizer:
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """jaxneox_tokenizer.json; its names are those of files in the folder, and no others."""
+    """Read jaxneox_tokenizer.json; its names are those of files in the folder, and no others."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the tokenizer that a run saves")
-    said = parsed(path, read(path))
-    kind, files, others = (said.get(n) for n in ("tokenizer_type", "files", "companions"))
-    eod = said.get("eod")
+    description = parsed(path, read(path))
+    kind, files, others = (description.get(n) for n in ("tokenizer_type", "files", "companions"))
+    eod = description.get("eod")
     if (
         isinstance(kind, str)
         and _are_names(files, Path.is_file, folder)
         and (others is None or _are_names(others, lambda p: _is_companion(p, folder), folder))
         and (eod is None or type(eod) is int)
     ):
-        return said
+        return description
     raise UserError(f"{path}: does not describe a tokenizer in its folder; copy the folder again")
 
 
@@ -164,18 +164,18 @@ def _is_companion(path: Path, folder: Path) -> bool:
     return known and path.is_relative_to(folder) and path.is_file()
 
 
-def _kept(folder: Path, said: dict[str, Any]) -> tuple[Companions, int | None]:
-    """What a run saved with its tokenizer, and the end of document that it settled on."""
-    files = {name: read(folder / name) for name in said.get("companions", ())}
-    config = said.get("config")
+def _kept(folder: Path, description: dict[str, Any]) -> tuple[Companions, int | None]:
+    """Read what a run saved with its tokenizer, and the end of document that it settled on."""
+    files = {name: read(folder / name) for name in description.get("companions", ())}
+    config = description.get("config")
     if config is not None:
         config = token_ids(folder / DESCRIPTION, config if isinstance(config, dict) else {})
     kept = understood(folder, files, config)
-    return replace(kept, add_bos=said.get("add_bos") is True), said.get("eod")
+    return replace(kept, add_bos=description.get("add_bos") is True), description.get("eod")
 
 
 def companions_of(cfg: TokenizerConfig) -> Companions:
-    """What lies beside the file that the keys name, if it has Hugging Face's name for it."""
+    """Read what is beside the file that the keys name, if it has Hugging Face's name for it."""
     folder, name = _file_of(cfg)
     if name not in STANDARD or not (folder / name).is_file():
         return NONE
@@ -184,16 +184,16 @@ def companions_of(cfg: TokenizerConfig) -> Companions:
 
 
 def _saved_beside(cfg: TokenizerConfig) -> tuple[Companions, int | None] | None:
-    """What a run saved with the file that the keys name; None where it is no run's."""
+    """Read what a run saved with the file that the keys name; None if it is no run's."""
     folder, name = _file_of(cfg)
     if not name or not (folder / DESCRIPTION).is_file():
         return None
-    said = _described(folder)
-    return _kept(folder, said) if name in said["files"] else None
+    description = _described(folder)
+    return _kept(folder, description) if name in description["files"] else None
 
 
 def _file_of(cfg: TokenizerConfig) -> tuple[Path, str]:
-    """The folder and the name of `vocab-file`, which may be the folder itself."""
+    """Return the folder and the name of `vocab-file`, which may be the folder itself."""
     if cfg.vocab_file is None:
         return Path(), ""
     path = Path(cfg.vocab_file)

@@ -1,7 +1,7 @@
 """What all kinds of tokenizers have in common, and the kind that needs no file.
 
 Vocabulary sizes and end-of-document tokens are NeoX's (gpt-neox `megatron/tokenizer/tokenizer.py`),
-where nothing beside the tokenizer's own files says otherwise.
+unless something beside the tokenizer's own files says otherwise.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import NONE, Added, Companions
 from jaxneox.errors import UserError
+from jaxneox.lfs import refuse_pointer
 
 EOD = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -24,14 +25,14 @@ DESCRIPTION = "jaxneox_tokenizer.json"
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back.
+    """Turns text into token ids and back.
 
     Attributes:
         name: NeoX's `tokenizer-type`.
         vocab_size: as NeoX counts it, before padding.
-        eod: the token after each document; None where nothing names one.
-        bos: the token that begins a text, where that is known.
-        pad: the token that fills short rows; None where the vocabulary has none.
+        eod: the token after each document; None if nothing names one.
+        bos: the token that begins a text, if that is known.
+        pad: the token that fills short rows; None if the vocabulary has none.
         files: content by file name, first of `vocab-file`, then of `merge-file`.
         companions: what goes with it besides.
         added: the tokens that are looked for first and that its own files do not list as such.
@@ -55,15 +56,15 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str: ...
 
     def text_of(self, token: int) -> str:
-        """The text by which `id_of` finds a token."""
+        """Return the text by which `id_of` finds a token."""
         return self.decode([token])
 
     @abstractmethod
     def id_of(self, token: str) -> int | None:
-        """The id of the one token that has this text; None where there is none."""
+        """Return the id of the one token that has this text; None if there is none."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """`encode` of each text, the fastest way there is."""
+        """Encode each text, the fastest way there is."""
         return [np.asarray(self.encode(text), np.int32) for text in texts]
 
     @property
@@ -84,7 +85,7 @@ class Tokenizer(ABC):
 
     @property
     def natural_eod(self) -> int | None:
-        """The end of a document where nothing names another, as in NeoX."""
+        """The end of a document if nothing names another, as in NeoX."""
         return self.id_of(EOD)
 
     def settle(self, companions: Companions, chosen: str | None, saved: int | None) -> None:
@@ -118,19 +119,21 @@ class Tokenizer(ABC):
 
     @property
     def named_eod(self) -> int | None:
-        """The end of document where `eod-token` does not name another: by tokenizer_config.json,
-        else by NeoX's rule, else by config.json."""
+        """The end of a document if `eod-token` names none.
+
+        It is tokenizer_config.json's, else that of NeoX's rule, else config.json's.
+        """
         named = self.companions.eos
-        found = None if named is None else self.id_of(named)
-        if found is None:
-            found = self.natural_eod
-        if found is None:
+        eod = None if named is None else self.id_of(named)
+        if eod is None:
+            eod = self.natural_eod
+        if eod is None:
             ids = (self.companions.config or {}).get("eos_token_id")
-            found = ids if isinstance(ids, int) else next(iter(ids or ()), None)
-        return found if found is None or 0 <= found < self.rows else None
+            eod = ids if isinstance(ids, int) else next(iter(ids or ()), None)
+        return eod if eod is None or 0 <= eod < self.rows else None
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides a document's tokens, whatever the files are called."""
+        """The SHA-256 of all that decides a document's tokens, whatever the files are called."""
         digest = hashlib.sha256(self.name.encode())
         for content in self.files.values():
             digest.update(hashlib.sha256(content).digest())
@@ -140,7 +143,7 @@ class Tokenizer(ABC):
         return digest.hexdigest()
 
     def _own(self) -> list[object]:
-        """What makes other tokens than the files alone would by NeoX's rules."""
+        """Return what makes other tokens than the files alone would by NeoX's rules."""
         end = [] if self.eod == self.natural_eod else ["eod", self.eod]
         return end + [[token.content, token.id] for token in self.added]
 
@@ -191,19 +194,28 @@ class CharLevelTokenizer(Tokenizer):
 
 
 def given(cfg: TokenizerConfig) -> str:
-    """`vocab-file`. Raises UserError where it is missing."""
+    """Return `vocab-file`.
+
+    Raises:
+        UserError: it is missing.
+    """
     if cfg.vocab_file is None:
         raise UserError(f"vocab-file: missing, {cfg.kind} needs it")
     return cfg.vocab_file
 
 
 def vocab_file(cfg: TokenizerConfig) -> Path:
-    """`vocab-file`, which is there."""
+    """Return the path of `vocab-file`, which exists."""
     return existing(given(cfg), "vocab-file")
 
 
 def existing(path: str, key: str) -> Path:
-    """The path of a file; `key` is what names it. Raises UserError where there is none."""
+    """Return the path of a file that `key` names.
+
+    Raises:
+        UserError: it does not exist, or is a Git LFS pointer.
+    """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; {key} must be the path of a file here")
+    refuse_pointer(Path(path))
     return Path(path)

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.data.batches import BatchSizes
-from jaxneox.data.loader import ALL, Batch, Loader, RowNumbers, first_outside, row_numbers
+from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
 from jaxneox.errors import UserError
 
 UNREADABLE = (ValueError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile)
-"""What reading a damaged .npz raises."""
+"""The exceptions that reading a damaged .npz raises."""
 
 
 class TokensFile(Loader):
-    """Batches replayed from a `.npz`: `tokens` [steps, global_batch, S + 1], maybe `loss_mask`.
+    """Replays batches from a `.npz`: `tokens` [steps, global_batch, S + 1], maybe `loss_mask`.
 
     `loss_mask` [steps, global_batch, S] weighs the labels. It does not wrap: a step beyond the
     end is a UserError.
@@ -56,11 +56,11 @@ class TokensFile(Loader):
         """The number of steps."""
         return len(self._tokens)
 
-    def read(self, step: int, rows: RowNumbers = ALL) -> Batch:
+    def read(self, step: int, rows: RowNumbers = ALL) -> HostBatch:
         tokens = self._at(self._tokens, step, rows).astype(np.int32)
         if self._mask is None:
-            return Batch(tokens, None)
-        return Batch(tokens, self._at(self._mask, step, rows).astype(np.float32))
+            return HostBatch(tokens, None)
+        return HostBatch(tokens, self._at(self._mask, step, rows).astype(np.float32))
 
     def fingerprint(self) -> dict[str, Any]:
         digest = hashlib.sha256(self._tokens.astype("<i8").tobytes())
@@ -78,7 +78,7 @@ class TokensFile(Loader):
             )
 
     def _check_weights(self, mask: NDArray[Any]) -> None:
-        """Weights of a mean: of what is no number, or below 0, no loss could be made."""
+        """Check that weights are finite and not below 0, so that they have a mean."""
         with np.errstate(over="ignore"):
             weights = mask.astype(np.float32)
         wrong = ~(np.isfinite(weights) & (weights >= 0))
@@ -98,7 +98,7 @@ class TokensFile(Loader):
 
 
 def read_tokens_shape(path: str) -> tuple[int, int, int]:
-    """(steps, global batch, sequence + 1) of a file of tokens."""
+    """Read (steps, global batch, sequence + 1) of a file of tokens."""
     shape = _read_npz(path)["tokens"].shape
     if len(shape) != 3:
         raise UserError(f"{path}: tokens is {list(shape)}, expected [steps, batch, sequence + 1]")
@@ -108,12 +108,12 @@ def read_tokens_shape(path: str) -> tuple[int, int, int]:
 def _read_npz(path: str) -> dict[str, NDArray[Any]]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = arrays.files
-            content = {name: arrays[name] for name in ("tokens", "loss_mask") if name in found}
+            names = arrays.files
+            content = {name: arrays[name] for name in ("tokens", "loss_mask") if name in names}
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (OSError, *UNREADABLE) as error:
         raise UserError(f"{path}: not a .npz of numbers ({error})") from error
     if "tokens" not in content:
-        raise UserError(f"{path}: arrays {', '.join(found) or 'none'}, expected 'tokens'")
+        raise UserError(f"{path}: arrays {', '.join(names) or 'none'}, expected 'tokens'")
     return content

@@ -31,7 +31,11 @@ class IndexedWriter:
         return len(self._sizes)
 
     def add(self, tokens: ArrayLike) -> None:
-        """Append one document. Raises UserError for a token that the dtype cannot hold."""
+        """Append one document.
+
+        Raises:
+            UserError: the dtype cannot hold a token.
+        """
         values = np.asarray(tokens)
         stored = values.astype(self.dtype)
         if not np.array_equal(stored, values):
@@ -72,7 +76,7 @@ class IndexedWriter:
 def write_index(
     file: IO[bytes], dtype: np.dtype[Any], sizes: NDArray[Any], doc_idx: NDArray[Any]
 ) -> None:
-    """The whole `.idx` of sequences of these sizes [N] and document bounds doc_idx [M]."""
+    """Write the whole `.idx` of sequences of these sizes [N] and document bounds doc_idx [M]."""
     stored = np.asarray(sizes, "<i4")
     starts = (np.cumsum(stored, dtype="<i8") - stored) * dtype.itemsize
     file.write(HEADER.pack(MAGIC, VERSION, dtype_code(dtype), len(stored), len(doc_idx)))
@@ -81,7 +85,7 @@ def write_index(
 
 
 def dtype_code(dtype: np.dtype[Any]) -> int:
-    """NeoX's code of a dtype."""
+    """Return NeoX's code of a dtype."""
     little = dtype.newbyteorder("<")
     return next(code for code, known in DTYPES.items() if known == little)
 

@@ -1,1 +1,1 @@
-"""How good a checkpoint is: `jaxneox evaluate`."""
+"""Measures how good a checkpoint is: `jaxneox evaluate`."""

@@ -1,4 +1,4 @@
-"""What the command is asked."""
+"""The options of the command."""
 
 from jaxneox.console.parser import Parser
 from jaxneox.infer.scoring import BUDGET

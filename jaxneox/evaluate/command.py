@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """What can be known before a checkpoint is loaded."""
+    """Check what can be known before a checkpoint is loaded."""
     if not args.tasks and not args.perplexity:
         raise UserError("nothing to evaluate; expected --tasks or --perplexity")
     check_output(args.output)
@@ -76,17 +76,17 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
     )
     tasks = harness.load(harness.check(args.tasks))
     cache = cache_of(name, model.tokenizer, args)
-    found = harness.evaluate(
+    scores = harness.evaluate(
         adapter, tasks, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
     )
     if adapter.cut:
         room = f"{adapter.max_length:,} tokens, the model's context"
         print(f"{adapter.cut} requests are longer than {room}: cut at the front", file=sys.stderr)
-    return found
+    return scores
 
 
 def cache_of(name: str, tokenizer: Tokenizer, args: argparse.Namespace) -> str | None:
-    """Answers belong to the weights, to the tokenizer and to how they are computed with."""
+    """Name the cache of answers, which depend on weights, tokenizer and how they are computed."""
     if args.cache is None:
         return None
     folder = checkpoint.find(name, args.step).folder

@@ -1,4 +1,4 @@
-"""Files to what is scored: texts cut into windows, or windows of tokens as they are."""
+"""Reads files into requests: texts cut into windows, or windows of tokens as they are."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from jaxneox.infer.scoring import Request
 
 @dataclass(frozen=True)
 class Corpus:
-    """One file. Bytes and words are those of its text; None where there is only tokens."""
+    """One file. Bytes and words are those of its text; None if there are only tokens."""
 
     name: str
     requests: list[Request]
@@ -32,8 +32,16 @@ class Corpus:
 def read(
     name: str, cfg: ModelConfig, tokenizer: Tokenizer | None, stride: int | None, limit: int | None
 ) -> Corpus:
-    """`stride`: tokens that each window but the first scores; the rest of it is context. All that
-    the model has room for unless given. `limit`: documents, or rows of tokens, from the first."""
+    """Read a file.
+
+    Args:
+        name: a text, a JSONL or an .npz file.
+        cfg: the model, which limits windows and tokens.
+        tokenizer: cuts texts into tokens; None if only an .npz file can be read.
+        stride: how many tokens each window but the first scores, with the rest of it as context;
+            all that the model has room for unless given.
+        limit: how many documents, or rows of tokens, from the first.
+    """
     if stride is not None and not 1 <= stride <= cfg.seq_length:
         raise UserError(f"--stride {stride}: expected 1 to {cfg.seq_length}, the model's context")
     if name.endswith(".npz"):
@@ -58,7 +66,7 @@ def read(
 
 
 def texts_of(name: str) -> Iterator[str]:
-    """Of a JSONL file the `text` of each line, else the file as one text."""
+    """Read the `text` of each line of a JSONL file, or any other file as one text."""
     try:
         whole = Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -71,8 +79,10 @@ def texts_of(name: str) -> Iterator[str]:
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, without empty ones. JSON may hold other line ends than \\n as they
-    are, at which `splitlines` would cut it."""
+    """Number the lines, without empty ones.
+
+    JSON may hold other line ends than a newline as they are, at which `splitlines` would cut it.
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line
@@ -86,7 +96,10 @@ def text_of(line: str, where: str) -> str:
 
 
 def object_of(line: str, where: str) -> dict[str, Any]:
-    """The JSON object in a line. Half of a surrogate pair, which JSON can name, is no text."""
+    """Parse the JSON object in a line.
+
+    Half of a surrogate pair, which JSON can name, is no text.
+    """
     try:
         document = json.loads(line)
         json.dumps(document, ensure_ascii=False).encode()
@@ -101,7 +114,7 @@ def object_of(line: str, where: str) -> dict[str, Any]:
 
 
 def windows(ids: Sequence[int], eod: int | None, room: int, stride: int | None) -> list[Request]:
-    """Each token of a document once, after as many before it as there is room for.
+    """Score each token of a document once, after as many before it as there is room for.
 
     With a stride of `room` these are lm-eval's rolling windows: the first begins with the end of a
     document, each next one with the last token of the one before. Without such a token in the
@@ -109,27 +122,30 @@ def windows(ids: Sequence[int], eod: int | None, room: int, stride: int | None) 
     """
     whole = ([] if eod is None else [eod]) + list(ids)
     end = min(room, len(whole) - 1)
-    found = [Request(whole[: end + 1], 1)] if end > 0 else []
+    requests = [Request(whole[: end + 1], 1)] if end > 0 else []
     while end < len(whole) - 1:
         first, end = end + 1, min(end + (stride or room), len(whole) - 1)
         start = end - room
-        found.append(Request(whole[start : end + 1], first - start))
-    return found
+        requests.append(Request(whole[start : end + 1], first - start))
+    return requests
 
 
 def rows_of(name: str, cfg: ModelConfig) -> list[Request]:
-    """An .npz file's two-dimensional array of whole numbers: each row by itself, its first token
-    as context. Where there are several, the one called windows or tokens."""
+    """Read an .npz file's two-dimensional array of whole numbers.
+
+    Each row stands by itself, its first token as context. If there are several arrays, it is the
+    one called windows or tokens.
+    """
     try:
-        with np.load(name, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in arrays.files}
+        with np.load(name, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
     except UNREADABLE as error:
         raise UserError(f"{name}: no .npz file of plain arrays ({error})") from error
-    found = {key: array for key, array in found.items() if isinstance(array, np.ndarray)}
-    fitting = {k: a for k, a in found.items() if a.ndim == 2 and a.dtype.kind in "iu"}
+    arrays = {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
+    fitting = {k: a for k, a in arrays.items() if a.ndim == 2 and a.dtype.kind in "iu"}
     named = [key for key in ("windows", "tokens") if key in fitting] or list(fitting)
     if not named or (len(named) > 1 and len(fitting) > 1 and named == list(fitting)):
-        shapes = ", ".join(f"{k} {a.dtype}{list(a.shape)}" for k, a in found.items())
+        shapes = ", ".join(f"{k} {a.dtype}{list(a.shape)}" for k, a in arrays.items())
         raise UserError(
             f"{name}: has {shapes or 'nothing'}; expected one array of whole numbers [windows, "
             "tokens], or one of that name"

@@ -49,7 +49,7 @@ Generate = Callable[..., list[Answer]]
 
 
 class Adapter(TemplateLM):
-    """A model for lm-eval, from functions: how likely tokens are, and what follows texts."""
+    """A model for lm-eval, made of functions: how likely tokens are, and what follows texts."""
 
     def __init__(self, tokenizer: Tokenizer, room: int, score: Score, generate: Generate | None):
         super().__init__()
@@ -64,28 +64,28 @@ class Adapter(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What begins a text, where the tokenizer puts it before each; else the end of one."""
+        """The token before every text if the tokenizer has one, else the one that ends a text."""
         return self.eot_token_id if self.own.begin is None else self.own.begin
 
     @property
     def tokenizer_name(self) -> str:
         return self.own.fingerprint()
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any):
+    def tok_encode(self, string: str, add_special_tokens: Any = None, **_: Any) -> list[int]:
         return self.own.encode(string)
 
-    def loglikelihood(self, requests, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
-    def _loglikelihood_tokens(self, requests, **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         cut = [self._request(context, continuation) for _, context, continuation in requests]
         with progress("loglikelihood", len(cut), "requests") as advance:
             scored = self._score(cut, advance)
-        found = [(one.total, bool(one.likeliest.all())) for one in scored]
-        for (texts, _, _), result in zip(requests, found, strict=True):
+        results = [(one.total, bool(one.likeliest.all())) for one in scored]
+        for (texts, _, _), result in zip(requests, results, strict=True):
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, result)
-        return found
+        return results
 
     def _request(self, context: list[int], continuation: list[int]) -> Request:
         whole = [*context, *continuation]
@@ -93,7 +93,7 @@ class Adapter(TemplateLM):
         self.cut += len(kept) < len(whole)
         return Request(kept, max(1, len(kept) - len(continuation)))
 
-    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         windows, owners = [], []
         for number, request in enumerate(requests):
             (text,) = request.args
@@ -114,7 +114,7 @@ class Adapter(TemplateLM):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
 
-    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         if self._generate is None:
             raise UserError("this task generates text, which is not done while training")
         alike: dict[str, list[int]] = {}
@@ -130,8 +130,8 @@ class Adapter(TemplateLM):
                     self.cache_hook.add_partial("generate_until", request.args, texts[number])
         return [texts[number] for number in range(len(requests))]
 
-    def _answers(self, requests, on_answer: Callable[..., object]) -> list[Answer]:
-        """Of requests with the same settings."""
+    def _answers(self, requests: list[Any], on_answer: Callable[..., object]) -> list[Answer]:
+        """Answer requests with the same settings."""
         assert self._generate is not None
         settings = dict(requests[0].args[1])
         until = settings.get("until") or []
@@ -154,7 +154,7 @@ class Adapter(TemplateLM):
 
 @functools.cache
 def manager(*folders: Path) -> TaskManager:
-    """Of all of lm-eval's tasks, which it takes seconds to list, or of those in these folders."""
+    """Index all of lm-eval's tasks, which takes seconds, or those in these folders."""
     return (
         TaskManager(include_path=list(folders), include_defaults=False)
         if folders
@@ -169,7 +169,7 @@ def manager_of(names: Iterable[str]) -> TaskManager:
 
 @functools.cache
 def folder_of(name: str) -> Path | None:
-    """Where NAME.yaml defines the task of that name, as it does for most."""
+    """Find the folder where NAME.yaml defines the task of that name, as it does for most."""
     if re.fullmatch(r"[\w-]+", name):
         for path in Path(lm_eval.tasks.__file__).parent.rglob(f"{name}.yaml"):
             if re.search(rf"^task: *{name} *$", path.read_text(encoding="utf-8"), re.MULTILINE):
@@ -178,7 +178,7 @@ def folder_of(name: str) -> Path | None:
 
 
 class Known(Collection[str]):
-    """The names of lm-eval's tasks, listed only where that is needed."""
+    """The names of lm-eval's tasks, listed only if that is needed."""
 
     def __contains__(self, name: object) -> bool:
         return folder_of(str(name)) is not None or name in manager().all_tasks
@@ -191,19 +191,19 @@ class Known(Collection[str]):
 
 
 def check(words: str) -> dict[str, Path | None]:
-    """The tasks and files that `--tasks` names. Raises UserError for what there is not."""
+    """Parse the tasks and files of `--tasks`; raise UserError for one that does not exist."""
     return local.parse(words, Known())
 
 
 def load(tasks: dict[str, Path | None]) -> list[Any]:
-    """lm-eval's own tasks, with the documents of our files where there are any."""
+    """Load lm-eval's own tasks, with the documents of our files if there are any."""
     specs: list[dict[str, Any]] = []
     for name, path in tasks.items():
         own: dict[str, Any] = {"task": name}
         if path is not None:
-            found = local.documents(name, path)
-            own["custom_dataset"] = lambda found=found, **_: {
-                "test": datasets.Dataset.from_list(found)
+            rows = local.documents(name, path)
+            own["custom_dataset"] = lambda rows=rows, **_: {
+                "test": datasets.Dataset.from_list(rows)
             }
             own |= {"test_split": "test", "training_split": None, "validation_split": None}
             own |= {"fewshot_split": None}
@@ -227,7 +227,7 @@ def load(tasks: dict[str, Path | None]) -> list[Any]:
 
 
 def check_documents(task: Any, path: Path) -> None:
-    """Whether the task's templates, which may fail in any way, can read the file's documents."""
+    """Check that the task's templates, which may fail in any way, can read the file's documents."""
     number = 0
     try:
         with quiet():
@@ -255,7 +255,7 @@ def evaluate(
     cache: str | None = None,
 ) -> Scores:
     with quiet():
-        found = lm_eval.simple_evaluate(
+        output = lm_eval.simple_evaluate(
             model=adapter,
             tasks=tasks,
             limit=limit,
@@ -265,14 +265,14 @@ def evaluate(
             bootstrap_iters=BOOTSTRAPS,
             log_samples=True,
         )
-    samples = found.pop("samples")
+    samples = output.pop("samples")
     each = {
         (task, metric): [_figure(one[metric]) for one in some]
         for task, some in samples.items()
         for metric in some[0].get("metrics", [])
     }
     kept = ("results", "groups", "versions", "n-samples", "n-shot", "higher_is_better")
-    results = {key: found[key] for key in kept if key in found}
+    results = {key: output[key] for key in kept if key in output}
     results["requests"] = {
         task: [{"doc_id": one["doc_id"], "answers": one["resps"]} for one in some]
         for task, some in samples.items()
@@ -281,13 +281,13 @@ def evaluate(
 
 
 def _figure(value: Any) -> float:
-    """A document's figure; of (log-probability, units) the mean of a unit."""
+    """Return a document's figure; of (log-probability, units) the mean of a unit."""
     return float(value[0] / value[1]) if isinstance(value, list | tuple) else float(value)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what lm-eval prints, its bars, and what the libraries below it warn of."""
+    """Silence what lm-eval prints, its bars, and what the libraries below it warn of."""
     nowhere = io.StringIO()
     with (
         contextlib.redirect_stdout(nowhere),

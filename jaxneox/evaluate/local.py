@@ -15,7 +15,7 @@ TITLE = re.compile(r"^ = [^=].* = $")
 
 
 def lambada(path: Path) -> Documents:
-    """[{"text": …}]: each line of a JSONL file, its last word the one to be guessed."""
+    """Read [{"text": …}]: each line of a JSONL file, its last word the one to be guessed."""
     documents = []
     for number, line in lines_of(path.read_text(encoding="utf-8-sig")):
         text = text_of(line, f"{path}, line {number}")
@@ -26,7 +26,7 @@ def lambada(path: Path) -> Documents:
 
 
 def wikitext(path: Path) -> Documents:
-    """[{"page": …}]: a text of WikiText cut where a line is a title, ` = Title = `."""
+    """Read [{"page": …}]: a text of WikiText cut where a line is a title, ` = Title = `."""
     pages: list[list[str]] = []
     for line in path.read_text(encoding="utf-8-sig").splitlines(keepends=True):
         if TITLE.match(line.rstrip("\n")):
@@ -42,7 +42,7 @@ def wikitext(path: Path) -> Documents:
 
 
 def json_lines(path: Path) -> Documents:
-    """Documents as a task's own dataset has them, one object a line."""
+    """Read documents as a task's own dataset has them, one object a line."""
     lines = lines_of(path.read_text(encoding="utf-8-sig"))
     return [object_of(line, f"{path}, line {number}") for number, line in lines]
 
@@ -56,8 +56,8 @@ KINDS = {".jsonl": "lambada_openai", ".txt": "wikitext"}
 
 
 def parse(words: str, known: Collection[str]) -> dict[str, Path | None]:
-    """`lambada_openai,wikitext=FILE,FILE.jsonl` -> the file of each task, None for its own data."""
-    found: dict[str, Path | None] = {}
+    """Parse `lambada_openai,wikitext=FILE,FILE.jsonl`: each task's file, None for its own data."""
+    files: dict[str, Path | None] = {}
     for word in filter(None, (word.strip() for word in words.split(","))):
         name, equals, file = word.partition("=")
         if not equals and Path(word).suffix in KINDS:
@@ -66,21 +66,21 @@ def parse(words: str, known: Collection[str]) -> dict[str, Path | None]:
             near = difflib.get_close_matches(name, known, 3)
             hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them"
             raise UserError(f"--tasks: lm-eval has no task {name!r}; {hint}")
-        if name in found:
+        if name in files:
             raise UserError(f"--tasks: {name} is given twice; once is enough")
         if file and not Path(file).is_file():
             raise UserError(f"--tasks {word}: {file} is no file")
-        found[name] = Path(file) if file else None
-    if not found:
+        files[name] = Path(file) if file else None
+    if not files:
         raise UserError("--tasks: no task in it; expected names, as lambada_openai,wikitext")
-    return found
+    return files
 
 
 def documents(name: str, path: Path) -> Documents:
     try:
-        found = READERS.get(name, json_lines)(path)
+        rows = READERS.get(name, json_lines)(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is no UTF-8; expected text") from error
-    if not found:
+    if not rows:
         raise UserError(f"{path}: no document in it for the task {name}")
-    return found
+    return rows

@@ -1,4 +1,4 @@
-"""The mesh where none is asked for: one device, but of a CPU as many as it has cores."""
+"""The mesh if none is asked for: one device, but of a CPU as many as it has cores."""
 
 import contextlib
 import os
@@ -10,13 +10,15 @@ from jaxneox import checkpoint
 from jaxneox.parallel.mesh import prepare_devices, whole
 
 MOST = 8
-"""Virtual devices of a CPU: each has weights of its own."""
+"""Virtual devices of a CPU, at most: each has a copy of the weights."""
 
 
 def usual_mesh(name: str | Path, step: int | None) -> str:
-    """`dp=1`, or on a CPU a virtual device for each core, as long as their copies of the weights
-    take a quarter of the memory at most: rows of a batch then need not wait for each other
-    (measured 1.2 to 1.3 times as fast on two cores)."""
+    """Return `dp=1`, or on a CPU a virtual device for each core.
+
+    Their copies of the weights may take a quarter of the memory at most. Rows of a batch then need
+    not wait for each other (measured 1.2 to 1.3 times as fast on two cores).
+    """
     folder = checkpoint.find(name, step).folder / "params"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -24,7 +24,7 @@ class Measured:
 
     @property
     def loss(self) -> float:
-        """Of a token, the mean."""
+        """The mean loss of a token."""
         return float(self.losses.sum() / self.counts.sum())
 
     @property
@@ -38,16 +38,16 @@ class Measured:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % sure, of the perplexity."""
+        """The 95 % confidence interval of the perplexity."""
         low, high = (exp(self.loss + sign * SURE * self.error) for sign in (-1, 1))
         return low, high
 
     def per(self, units: int | None) -> float | None:
-        """The perplexity of a byte or a word, of which there are so many."""
+        """Return the perplexity of a byte or a word, of which there are so many."""
         return exp(self.losses.sum() / units) if units else None
 
     def figures(self) -> dict[str, object]:
-        """For the JSON file."""
+        """Collect the figures for the JSON file."""
         return {
             "file": self.corpus.name,
             "tokens": int(self.counts.sum()),
@@ -75,7 +75,7 @@ def measured(corpus: Corpus, scored: Sequence[Scored]) -> Measured:
 
 
 def ratio_error(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    """The standard error of sum / count over independent windows (linearised ratio estimator)."""
+    """Return the standard error of sum / count over independent windows (linearised ratio)."""
     if len(sums) < 2:
         return math.nan
     rest = sums - counts * (sums.sum() / counts.sum())
@@ -83,8 +83,10 @@ def ratio_error(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
 
 
 def difference(one: Measured, other: Measured) -> tuple[float, float]:
-    """How much greater the loss of a token is than the other's, and the standard error of that,
-    the windows being the same ones."""
+    """Return how much greater a token's loss is than the other's, and the standard error of that.
+
+    The windows are the same ones.
+    """
     if not np.array_equal(one.counts, other.counts):
         raise UserError(
             f"{one.corpus.name}: the checkpoints cut it into other tokens; --compare needs the "
@@ -95,5 +97,5 @@ def difference(one: Measured, other: Measured) -> tuple[float, float]:
 
 
 def exp(x: float) -> float:
-    """Infinite where it is too large, as the perplexity of a word is in a text without spaces."""
+    """Return e to the x, or infinity if that is too large, as a word's perplexity can be."""
     return math.exp(x) if x < 709 else math.inf

@@ -18,7 +18,7 @@ from jaxneox.evaluate.perplexity import Measured, difference
 
 @dataclass(frozen=True)
 class Scores:
-    """What lm-eval found.
+    """The scores that lm-eval computed.
 
     Attributes:
         results: its own dictionary, as it would be written.
@@ -39,12 +39,12 @@ class Report:
     base: bool = False  # the reports after it are held against it, not against the first
 
     def figures(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"checkpoint": self.checkpoint}
+        record: dict[str, Any] = {"checkpoint": self.checkpoint}
         if self.files:
-            found["perplexity"] = [file.figures() for file in self.files]
+            record["perplexity"] = [file.figures() for file in self.files]
         if self.tasks:
-            found |= self.tasks.results
-        return found
+            record |= self.tasks.results
+        return record
 
 
 def show(reports: Sequence[Report]) -> None:
@@ -86,7 +86,10 @@ def plain(title: str) -> Table:
 
 
 def _scores(reports: Sequence[Report]) -> Table:
-    """One row a metric; each other checkpoint has its figure and its difference to the first."""
+    """Make one row a metric.
+
+    Each other checkpoint has its figure and its difference to the first.
+    """
     table = plain("tasks")
     for head in ("task", "metric"):
         table.add_column(head)
@@ -117,10 +120,13 @@ def _figure(report: Report, task: str, metric: str) -> list[str]:
 
 
 def _apart(first: Report, other: Report, task: str, metric: str) -> list[str]:
-    """The difference of the figures, and the standard error of the difference of the documents'
-    mean figures (log-probabilities for perplexities)."""
+    """Compare two checkpoints' figures.
+
+    The standard error is that of the difference of the documents' mean figures (log-probabilities
+    for perplexities).
+    """
     assert first.tasks is not None and other.tasks is not None
-    values = [found.results["results"][task][metric] for found in (other.tasks, first.tasks)]
+    values = [scores.results["results"][task][metric] for scores in (other.tasks, first.tasks)]
     key = task, metric.partition(",")[0]
     one, two = other.tasks.each.get(key, []), first.tasks.each.get(key, [])
     change = f"{values[0] - values[1]:+.4g}"
@@ -141,8 +147,8 @@ def _number(value: float | None) -> str:
 
 
 def write(name: str, reports: Sequence[Report]) -> None:
-    """The figures of the one checkpoint, or of all under `compared`."""
+    """Write the figures of the one checkpoint, or of all under `compared`."""
     figures = [report.figures() for report in reports]
-    found = figures[0] | ({"compared": figures[1:]} if len(figures) > 1 else {})
+    record = figures[0] | ({"compared": figures[1:]} if len(figures) > 1 else {})
     with atomic_file(Path(name)) as file:
-        file.write(json.dumps(found, indent=1, default=str).encode() + b"\n")
+        file.write(json.dumps(record, indent=1, default=str).encode() + b"\n")

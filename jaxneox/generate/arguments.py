@@ -1,4 +1,4 @@
-"""What the command is asked: its options over a YAML over what the checkpoint's run had."""
+"""The options of the command, over a YAML, over what the checkpoint's run had."""
 
 import argparse
 from collections.abc import Mapping

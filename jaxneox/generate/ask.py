@@ -12,24 +12,24 @@ from jaxneox.loading import LoadedModel
 PROMPT = "Context prompt >>> "
 
 
-def ask(model: LoadedModel, how: GenerationConfig, args: argparse.Namespace) -> None:
-    """Ctrl-C ends an answer, Ctrl-D all."""
+def ask(model: LoadedModel, settings: GenerationConfig, args: argparse.Namespace) -> None:
+    """Converse until Ctrl-D; Ctrl-C ends an answer."""
     for number in itertools.count():
         try:
-            prompt = read(how.prompt_end)
+            prompt = read(settings.prompt_end)
         except EOFError:
             put("\n")
             return
         try:
             model.generate(
                 prompt,
-                max_tokens=how.max_tokens,
+                max_tokens=settings.max_tokens,
                 stop=args.stop,
-                temperature=how.temperature,
-                top_p=how.top_p,
-                top_k=how.top_k,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
                 seed=(args.seed + number) % 2**32,
-                recompute=how.recompute,
+                recompute=settings.recompute,
                 on_text=lambda _, new: put(new),
             )
         except KeyboardInterrupt:
@@ -40,7 +40,7 @@ def ask(model: LoadedModel, how: GenerationConfig, args: argparse.Namespace) -> 
 
 
 def read(end: str) -> str:
-    """Lines up to the one that has `end` in it; where that is the end of a line, one line."""
+    """Read lines up to the one that has `end` in it; a single line if that is a newline."""
     if end == "\n":
         return input(PROMPT)
     text = input(PROMPT)

@@ -1,4 +1,4 @@
-"""`jaxneox generate CKPT`: prompts from the line, a file or the keyboard, to text."""
+"""The command `jaxneox generate CKPT`: prompts from the line, a file or the keyboard, to text."""
 
 import argparse
 import sys
@@ -28,28 +28,29 @@ def run(args: argparse.Namespace) -> None:
             f"{args.checkpoint}: the checkpoint has no tokenizer; train or convert it with one, "
             "or give tokens to `jaxneox.load(…).generate` in Python"
         )
-    how = settings_of(args, model.config.keys)
-    Sampling(how.temperature, how.top_p, how.top_k, args.seed)  # wrong ones before any work
-    check_output(args.output or how.output_file)
+    settings = settings_of(args, model.config.keys)
+    # refuse wrong values before any work
+    Sampling(settings.temperature, settings.top_p, settings.top_k, args.seed)
+    check_output(args.output or settings.output_file)
     if given is None and not args.interactive:
-        given = prompts_by_keys(how)
-    if not how.recompute:
+        given = prompts_by_keys(settings)
+    if not settings.recompute:
         model.release()
     if given is None:
-        ask(model, how, args)
+        ask(model, settings, args)
     else:
-        answer(model, how, args, given)
+        answer(model, settings, args, given)
 
 
 def check(args: argparse.Namespace) -> None:
-    """What can be known before a checkpoint is loaded."""
+    """Check what can be known before a checkpoint is loaded."""
     check_output(args.output)
     if args.rows < 1:
         raise UserError(f"--rows {args.rows}: expected 1 or more")
 
 
 def prompts_of(args: argparse.Namespace) -> list[str] | None:
-    """Those of the options, each as often as wanted; None where there is no such option."""
+    """Return the options' prompts, each as often as asked for; None if no option gives any."""
     if args.input is not None:
         prompts = from_file(args.input, args.prompt_end or "\n")
     else:
@@ -57,39 +58,40 @@ def prompts_of(args: argparse.Namespace) -> list[str] | None:
     return prompts and [prompt for prompt in prompts for _ in range(args.num_samples or 1)]
 
 
-def prompts_by_keys(how: GenerationConfig) -> list[str] | None:
-    """Those that the YAML's text_gen_type means; None for the keyboard."""
-    if how.kind not in (*KINDS, None):
-        raise UserError(f"text_gen_type: found {how.kind!r}, expected one of {', '.join(KINDS)}")
-    if how.kind == "precompute":
+def prompts_by_keys(settings: GenerationConfig) -> list[str] | None:
+    """Return the prompts that the YAML's text_gen_type means; None for the keyboard."""
+    if settings.kind not in (*KINDS, None):
+        kinds = ", ".join(KINDS)
+        raise UserError(f"text_gen_type: found {settings.kind!r}, expected one of {kinds}")
+    if settings.kind == "precompute":
         raise UserError(
             "text_gen_type: precompute generates nothing; "
             "`jaxneox evaluate CKPT --perplexity FILE` has log-probabilities"
         )
-    if how.kind == "input-file":
-        return from_file(how.input_file, how.prompt_end)
-    if how.kind == "unconditional":
-        return [""] * how.samples
-    if how.kind == "interactive" or sys.stdin.isatty():
+    if settings.kind == "input-file":
+        return from_file(settings.input_file, settings.prompt_end)
+    if settings.kind == "unconditional":
+        return [""] * settings.samples
+    if settings.kind == "interactive" or sys.stdin.isatty():
         return None
-    return from_stream(sys.stdin, how.prompt_end)
+    return from_stream(sys.stdin, settings.prompt_end)
 
 
 def answer(
-    model: LoadedModel, how: GenerationConfig, args: argparse.Namespace, prompts: list[str]
+    model: LoadedModel, settings: GenerationConfig, args: argparse.Namespace, prompts: list[str]
 ) -> None:
-    output = args.output or how.output_file
+    output = args.output or settings.output_file
     with Screen(prompts, output) as screen:
         answers = model.generate(
             prompts,
-            max_tokens=how.max_tokens,
+            max_tokens=settings.max_tokens,
             stop=args.stop,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            top_k=how.top_k,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
             seed=args.seed,
             rows=args.rows,
-            recompute=how.recompute,
+            recompute=settings.recompute,
             on_text=screen.text,
             on_answer=screen.answer,
         )

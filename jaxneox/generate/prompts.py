@@ -1,4 +1,4 @@
-"""Prompts out of files: split where one ends, without the white space around, none empty."""
+"""Reads prompts from files: split at their ends, without white space around, none empty."""
 
 from pathlib import Path
 from typing import TextIO

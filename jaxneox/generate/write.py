@@ -15,13 +15,15 @@ from jaxneox.console.text import visible
 from jaxneox.data.atomic import atomic_file
 from jaxneox.infer.generate import Answer
 
-UNSTARTED = "WARNING: text generation did not start; try different batching or adjust parameters"
+NO_TOKENS = "WARNING: text generation did not start; try different batching or adjust parameters"
 """NeoX's own words for an answer of no tokens."""
 
 
 class Screen:
-    """One answer is shown as it grows; several, each when it is whole and its turn has come. Of
-    those that go to a file only their number is shown."""
+    """Shows answers: a single one while it grows, several when each is finished, in their order.
+
+    Of those that go to a file only their number is shown.
+    """
 
     def __init__(self, prompts: Sequence[str], output: str | None):
         self._prompts, self._output = prompts, output
@@ -82,8 +84,10 @@ def put(text: str) -> None:
 
 
 def write_lines(name: str, prompts: Sequence[str], answers: Sequence[Answer]) -> None:
-    """JSON lines with the fields of NeoX's `generate_samples_from_prompt`
-    (megatron/text_generation_utils.py)."""
+    """Write JSON lines with the fields of NeoX's `generate_samples_from_prompt`.
+
+    Source: megatron/text_generation_utils.py.
+    """
     with atomic_file(Path(name)) as file:
         for prompt, answer in zip(prompts, answers, strict=True):
             line = {
@@ -91,7 +95,7 @@ def write_lines(name: str, prompts: Sequence[str], answers: Sequence[Answer]) ->
                 "text": answer.text if answer.tokens else None,
                 "length": len(answer.tokens),
                 "finished": answer.finished != "length",
-                "message": None if answer.tokens else UNSTARTED,
+                "message": None if answer.tokens else NO_TOKENS,
                 "duration_seconds": answer.seconds,
             }
             file.write(json.dumps(line).encode() + b"\n")

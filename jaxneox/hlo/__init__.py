@@ -1,1 +1,1 @@
-"""What a compiled program's text says: what it sends, computes and moves."""
+"""Reads a compiled program's text: what it sends, computes and moves."""

@@ -52,13 +52,13 @@ class Collective:
 
 
 def collectives(text: str) -> list[Collective]:
-    """All collectives of a program's text; those in a loop counted as often as it goes round."""
+    """List all collectives of a program's text; those in a loop count as often as it goes round."""
     program = parse(text)
     return list(_of(program, program.entry, {}))
 
 
 def _of(program: Program, name: str, known: dict[str, list[Collective]]) -> list[Collective]:
-    """What a computation does, with all that it calls."""
+    """List what a computation does, with all that it calls."""
     if name not in known:
         body = program.computations.get(name, ())
         known[name] = [one for this in body for one in of_instruction(program, this, known)]
@@ -68,7 +68,7 @@ def _of(program: Program, name: str, known: dict[str, list[Collective]]) -> list
 def of_instruction(
     program: Program, this: Instruction, known: dict[str, list[Collective]]
 ) -> Iterator[Collective]:
-    """`known` keeps what computations do."""
+    """Yield what one instruction does. `known` keeps what computations do."""
     kind = this.opcode.removesuffix("-start")
     if kind in KINDS:
         groups = parse_groups(this.rest)
@@ -88,9 +88,11 @@ def of_instruction(
 
 
 def _goes_on(program: Program, this: Instruction) -> bool:
-    """Whether a fusion is a further part of a collective that another has begun: a TPU's program
-    sends while it computes, fusion after fusion, also into a loop and out of it, and each of them
-    names the whole collective."""
+    """Tell whether a fusion continues a collective that another has begun.
+
+    A TPU's program sends while it computes, fusion after fusion, also into a loop and out of it,
+    and each of them names the whole collective.
+    """
     if this.opcode != "fusion":
         return False
     parts = [one.rest for name in called(this, "calls") for one in program.computations[name]]
@@ -100,8 +102,11 @@ def _goes_on(program: Program, this: Instruction) -> bool:
 
 
 def _scattered(one: Collective) -> Collective:
-    """A TPU's program has a reduce-scatter as a fusion of that name, of an all-reduce and a slice
-    of its result that the hardware never makes whole."""
+    """Call an all-reduce in a fusion of that name a reduce-scatter.
+
+    A TPU's program has a reduce-scatter so: as an all-reduce and a slice of its result, which the
+    hardware never makes whole.
+    """
     return replace(one, kind="reduce-scatter") if one.kind == "all-reduce" else one
 
 
@@ -111,8 +116,11 @@ def _repeated(one: Collective, times: int, length: str) -> Collective:
 
 
 def _payload(this: Instruction, kind: str, groups: Groups | str) -> int:
-    """See Collective.bytes. A -start's type holds operands and result: (operands, result, …);
-    only all-reduce-start has its result's type alone."""
+    """Count the payload's bytes, see `Collective`.
+
+    A -start's type holds operands and result, (operands, result, …); only all-reduce-start has its
+    result's type alone.
+    """
     shape = this.shape
     pair = shape.startswith("((" if kind == "all-reduce" else "(")
     if this.opcode.endswith("-start") and pair:

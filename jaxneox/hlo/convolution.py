@@ -1,5 +1,8 @@
-"""FLOPs of a convolution. A TPU's program has every matrix product as one, its batch axes as
-spatial ones, dilated so that each output meets one input."""
+"""FLOPs of a convolution.
+
+A TPU's program has every matrix product as one, its batch axes as spatial ones, dilated so that
+each output meets one input.
+"""
 
 import math
 import re
@@ -10,7 +13,7 @@ from jaxneox.hlo.text import Instruction, arrays
 
 @dataclass(frozen=True)
 class Window:
-    """Along one spatial axis."""
+    """The window along one spatial axis."""
 
     size: int
     stride: int = 1
@@ -20,18 +23,18 @@ class Window:
     rhs_dilate: int = 1
 
     def pairs(self, length: int, outputs: int) -> int:
-        """How many (output, place in the window) meet a number of the input, not padding."""
+        """Count the pairs (output, tap of the window) that meet a number, not padding."""
         count = 0
         last = (length - 1) * self.lhs_dilate
-        for place in range(self.size):
-            start = place * self.rhs_dilate - self.low
+        for tap in range(self.size):
+            start = tap * self.rhs_dilate - self.low
             hits = (start + output * self.stride for output in range(outputs))
             count += sum(0 <= at <= last and at % self.lhs_dilate == 0 for at in hits)
         return count
 
 
 def convolution_flops(this: Instruction, shapes: dict[str, str]) -> int:
-    """2 x output batch x output features x input features of the kernel x the spatial pairs."""
+    """Multiply 2, output batch, output features, the kernel's input features and spatial pairs."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", this.rest)
     assert labels is not None
     names = this.operands
@@ -46,9 +49,9 @@ def convolution_flops(this: Instruction, shapes: dict[str, str]) -> int:
 
 
 def windows(attributes: str) -> list[Window]:
-    """Of `window={size=1x16 stride=1x15 pad=0_0x15_15 lhs_dilate=1x16}`, by spatial axis."""
-    found = re.search(r"window=\{([^}]*)\}", attributes)
-    fields = dict(part.split("=") for part in found[1].split()) if found else {}
+    """Parse `window={size=1x16 stride=1x15 pad=0_0x15_15 lhs_dilate=1x16}`, by spatial axis."""
+    match = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(part.split("=") for part in match[1].split()) if match else {}
     count = len(fields["size"].split("x")) if "size" in fields else 0
 
     def field(name: str, default: str) -> list[str]:

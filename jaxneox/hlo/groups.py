@@ -1,4 +1,4 @@
-"""Who takes part in a collective together: the groups of its attributes, in all their forms."""
+"""Which devices take part in a collective together: the groups of its attributes, in all forms."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ Groups = tuple[tuple[int, ...], ...]
 
 
 def parse_groups(attributes: str) -> Groups | str:
-    """The groups, or the pairs, of a collective's attributes; () for all devices.
+    """Parse the groups, or the pairs, of a collective's attributes; () for all devices.
 
     Forms: {{0,1},{2,3}}; [4,2]<=[2,4]T(1,0), which numbers an array of the sizes on the right,
     transposes it and cuts it into rows; mesh['a'=2,'b'=4] {'a'}, groups along axes of a mesh of
@@ -42,7 +42,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def _numbered(text: str, shape: list[int]) -> np.ndarray:
-    """`<=[2,4]T(1,0)`, or the same without its arrow: the numbers from 0 on, laid out."""
+    """Parse `<=[2,4]T(1,0)`, or the same without its arrow: the numbers from 0 on, laid out."""
     form = re.match(r"(?:<=)?\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     assert form is not None
     sizes = _sizes(form[1])
@@ -55,7 +55,7 @@ def _rows(numbers: np.ndarray) -> Groups:
 
 
 def _along(axes: str, device_ids: str | None, chosen: str) -> Groups:
-    """The groups along the chosen axes of a mesh, or along parts of them."""
+    """List the groups along the chosen axes of a mesh, or along parts of them."""
     names, sizes = zip(*(axis.rsplit("=", 1) for axis in axes.split(",")), strict=True)
     shape = list(map(int, sizes))
     if device_ids is None:
@@ -69,16 +69,16 @@ def _along(axes: str, device_ids: str | None, chosen: str) -> Groups:
     parts = [re.fullmatch(r"(.*?)(?::\((\d+)\)(\d+))?", part) for part in chosen.split(",") if part]
     for name, size in zip(names, shape, strict=True):
         cuts = {1, size}
-        wanted = []
+        chosen_parts = []
         for part in parts:
             assert part is not None
             if part[1] == name:
                 before, own = int(part[2] or 1), int(part[3] or size)
-                wanted.append((before, before * own))
-                cuts |= set(wanted[-1])
+                chosen_parts.append((before, before * own))
+                cuts |= set(chosen_parts[-1])
         edges = sorted(cuts)
         for low, high in itertools.pairwise(edges):
-            if any(a <= low and high <= b for a, b in wanted):
+            if any(a <= low and high <= b for a, b in chosen_parts):
                 group.append(len(split))
             split.append(high // low)
     others = [i for i in range(len(split)) if i not in group]

@@ -45,22 +45,25 @@ class Row:
 
 
 def rows(text: str, sizes: Mapping[str, int], layers: int | None = None) -> list[Row]:
-    """Of the text of a program for a mesh of `sizes`, the most bytes first.
-
-    `layers` is how often the loops over layers go round, by which they are known.
+    """Tabulate what a program sends, the most bytes first.
 
     Collectives of a device with itself are left out: nothing is sent.
+
+    Args:
+        text: the program's.
+        sizes: of its mesh.
+        layers: how often the loops over layers go round, by which they are known.
     """
-    found: dict[tuple[str, str], list[Collective]] = {}
+    by_kind: dict[tuple[str, str], list[Collective]] = {}
     for one in collectives(text):
         axes = axes_of(one.groups, tuple(sizes.items()), one.kind == "collective-permute")
         if axes:
-            found.setdefault((one.kind, axes), []).append(one)
-    inside = [one.loops for ones in found.values() for one in ones if one.loops[-1:] == (layers,)]
+            by_kind.setdefault((one.kind, axes), []).append(one)
+    inside = [one.loops for ones in by_kind.values() for one in ones if one.loops[-1:] == (layers,)]
     deepest = max(map(len, inside), default=0)  # a loop around these may be as long
     in_layer = {
         key: [one for one in ones if one.loops[-1:] == (layers,) and len(one.loops) == deepest]
-        for key, ones in found.items()
+        for key, ones in by_kind.items()
     }
     together = [
         Row(
@@ -72,19 +75,19 @@ def rows(text: str, sizes: Mapping[str, int], layers: int | None = None) -> list
             len(in_layer[kind, axes]),
             sum(one.bytes for one in in_layer[kind, axes]),
         )
-        for (kind, axes), ones in found.items()
+        for (kind, axes), ones in by_kind.items()
     ]
     return sorted(together, key=lambda row: (-row.bytes, row.kind, row.axes))
 
 
 def row_of(one: Collective, axes: str) -> Row:
-    """Of a single collective, once."""
+    """Make the row of a single collective, done once."""
     return Row(one.kind, axes, 1, one.bytes, one.length)
 
 
 @cache
 def axes_of(groups: Groups | str, sizes: tuple[tuple[str, int], ...], pairs: bool = False) -> str:
-    """The mesh axes along which the groups lie; "" where each device is alone in its group.
+    """Find the mesh axes along which the groups lie; "" if each device is alone in its group.
 
     Args:
         groups: device numbers as positions in the mesh's own order (`mesh.devices.flat`), which
@@ -112,7 +115,7 @@ def axes_of(groups: Groups | str, sizes: tuple[tuple[str, int], ...], pairs: boo
 
 
 def _along(axes: Iterable[str], sizes: tuple[tuple[str, int], ...]) -> set[frozenset[int]]:
-    """The groups of devices that differ along these axes alone."""
+    """List the groups of devices that differ along these axes alone."""
     shape = [size for _, size in sizes]
     inner = [i for i, (axis, _) in enumerate(sizes) if axis in axes]
     outer = [i for i in range(len(shape)) if i not in inner]
@@ -124,29 +127,30 @@ def _along(axes: Iterable[str], sizes: tuple[tuple[str, int], ...]) -> set[froze
 
 def _differing(pairs: Groups, sizes: tuple[tuple[str, int], ...]) -> set[str]:
     shape = [size for _, size in sizes]
-    places = [np.unravel_index(np.array(ends, int), shape) for ends in zip(*pairs, strict=True)]
-    if not places:
+    ends = zip(*pairs, strict=True)
+    coordinates = [np.unravel_index(np.array(devices, int), shape) for devices in ends]
+    if not coordinates:
         return set()
     return {
         axis
-        for (axis, _), source, target in zip(sizes, *places, strict=True)
+        for (axis, _), source, target in zip(sizes, *coordinates, strict=True)
         if (source != target).any()
     }
 
 
-def table(found: list[Row]) -> str:
-    """The rows as lines, with a word on those whose count is not sure."""
-    if not found:
+def table(listed: list[Row]) -> str:
+    """Format the rows, with a note on those whose count is not sure."""
+    if not listed:
         return "  none: no device sends anything to another"
     head = ("kind", "axes", "times a step", "MiB per device")
     cells = [
         (row.kind, row.axes, f"{SIGNS[row.length]}{row.count:,}", f"{row.bytes / 2**20:,.3f}")
-        for row in found
+        for row in listed
     ]
     widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
     lines = [
         f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}"
         for a, b, c, d in [head, *cells]
     ]
-    lengths = {row.length for row in found}
+    lengths = {row.length for row in listed}
     return "\n".join([*lines, *(f"  {NOTES[name]}" for name in NOTES if name in lengths)])

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 BRANCHES = "branch_computations|true_computation|false_computation"
-"""The attributes of a conditional: of its computations, or of two by their own names."""
+"""The attributes of a conditional that name its computations, or its two by their own names."""
 
 
 class Instruction(NamedTuple):
+    """One line of a computation."""
+
     name: str
     shape: str  # its type
     opcode: str
@@ -23,20 +25,24 @@ class Instruction(NamedTuple):
 
     @property
     def operands(self) -> list[str]:
-        """The names of the instructions that it takes."""
+        """The names of the instructions whose results it takes."""
         return re.findall(r"%([\w.\-]+)", self.rest[: _closing("(" + self.rest) - 1])
 
 
 @dataclass
 class Program:
-    """Instructions by computation, and the one where it starts."""
+    """Instructions by computation, and the computation where the program starts."""
 
     computations: dict[str, list[Instruction]]
     entry: str
 
 
 def parse(text: str) -> Program:
-    """Raises ValueError for a text without an ENTRY computation."""
+    """Parse a program's text.
+
+    Raises:
+        ValueError: the text has no ENTRY computation.
+    """
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -64,7 +70,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that opens `text` has been closed."""
+    """Find where the parenthesis that opens `text` is closed."""
     depth = 0
     for i, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -74,12 +80,12 @@ def _closing(text: str) -> int:
 
 
 def called(this: Instruction, attributes: str) -> list[str]:
-    found = re.findall(rf"\b(?:{attributes})=(\{{[^}}]*\}}|[^\s,]+)", this.rest)
-    return [name.strip(" %") for names in found for name in names.strip("{}").split(",") if name]
+    values = re.findall(rf"\b(?:{attributes})=(\{{[^}}]*\}}|[^\s,]+)", this.rest)
+    return [name.strip(" %") for names in values for name in names.strip("{}").split(",") if name]
 
 
 def trips(program: Program, loop: Instruction) -> tuple[int, str]:
-    """How often a loop goes round, and how that is known."""
+    """Return how often a loop goes round, and how that is known."""
     stated = re.search(r"known_trip_count\W+n\W+(\d+)", loop.rest)
     if stated:
         return int(stated[1]), "known"
@@ -97,7 +103,7 @@ def trips(program: Program, loop: Instruction) -> tuple[int, str]:
 
 
 def elements(shape: str) -> list[str]:
-    """The outermost elements of a tuple's type."""
+    """List the outermost elements of a tuple's type."""
     parts, depth = [""], 0
     for character in shape[1:-1]:
         depth += (character in "([{") - (character in ")]}")
@@ -109,22 +115,24 @@ def elements(shape: str) -> list[str]:
 
 
 def type_bytes(shape: str) -> int:
-    """Bytes of `f32[2,3]{1,0}`, or of all arrays of a tuple; bits are rounded up per array."""
+    """Count the bytes of `f32[2,3]{1,0}`, or of a tuple's arrays; bits are rounded up per array."""
     return sum(-(-bits * math.prod(sizes) // 8) for bits, sizes, _ in arrays(shape))
 
 
 def main_memory_bytes(shape: str) -> int:
-    """The same, of those arrays that lie in a device's main memory. A TPU's program says of others
-    where they are, as S(1) in their layout: its own fast memory."""
+    """Count the bytes of those arrays that are in a device's main memory.
+
+    A TPU's program says where the others are, as S(1) in their layout: its own fast memory.
+    """
     return sum(-(-bits * math.prod(sizes) // 8) for bits, sizes, own in arrays(shape) if not own)
 
 
 def arrays(shape: str) -> list[tuple[int, list[int], bool]]:
-    """Bits of an element, sizes, and whether it lies outside main memory, of each array."""
-    found = []
+    """List each array's bits of an element, sizes, and whether it is outside main memory."""
+    result = []
     for kind, sizes, layout in re.findall(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?", shape):
         width = re.search(r"\d+", kind)
         bits = int(width[0]) if width else 8 * (kind == "pred")
         lengths = [int(size.strip("<=")) for size in sizes.split(",") if size]
-        found.append((bits, lengths, bool(re.search(r"S\([1-9]", layout))))
-    return found
+        result.append((bits, lengths, bool(re.search(r"S\([1-9]", layout))))
+    return result

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jaxneox.hlo.convolution import convolution_flops
@@ -26,14 +26,14 @@ COLLECTIVES = ("all-", "reduce-scatter", "collective-")
 
 
 class Work(NamedTuple):
-    """Of one run, on one device.
+    """The work of one run, on one device.
 
     Attributes:
-        flops: 2 for each multiplication and addition of matrix products and convolutions; of
-            elementwise work nothing.
+        flops: 2 for each multiplication and addition of matrix products and convolutions; nothing
+            for elementwise work.
         bytes: read from and written to main memory, if each instruction (a fusion is one) reads
             what it takes once and writes what it makes once. Of a slice, and of an update in
-            place, only the part.
+            place, only the part counts.
     """
 
     flops: int
@@ -49,7 +49,7 @@ def work(text: str) -> Work:
 
 
 def _of(program: Program, name: str, known: dict[str, Work]) -> Work:
-    """Of a computation whose instructions run one after the other."""
+    """Add up a computation whose instructions run one after the other."""
     if name not in known:
         body = program.computations.get(name, [])
         shapes = {one.name: one.shape for one in body}
@@ -60,7 +60,7 @@ def _of(program: Program, name: str, known: dict[str, Work]) -> Work:
 def of_instruction(
     program: Program, this: Instruction, shapes: Shapes, known: dict[str, Work]
 ) -> Work:
-    """`known` keeps what computations do."""
+    """Count the work of one instruction. `known` keeps that of computations."""
 
     def inner(attributes: str) -> list[Work]:
         return [_of(program, name, known) for name in called(this, attributes)]
@@ -77,7 +77,7 @@ def of_instruction(
     return Work(_flops(this, shapes), _bytes(this, shapes))
 
 
-def _sum(parts) -> Work:
+def _sum(parts: Iterable[Work]) -> Work:
     flops, moved = 0, 0
     for part in parts:
         flops, moved = flops + part.flops, moved + part.bytes
@@ -93,14 +93,14 @@ def _fused_flops(program: Program, name: str) -> int:
 
 
 def _flops(this: Instruction, shapes: Shapes) -> int:
-    """A product has two FLOPs for each number of its result and of what is summed over."""
+    """Count a product: two FLOPs for each number of its result and of what is summed over."""
     if this.opcode == "convolution":
         return convolution_flops(this, shapes)
     if this.opcode != "dot":
         return 0
     ((_, left, _),) = arrays(shapes[this.operands[0]])
-    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", this.rest)
-    summed = [int(i) for i in found[1].split(",") if i] if found else []
+    match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", this.rest)
+    summed = [int(i) for i in match[1].split(",") if i] if match else []
     ((_, result, _),) = arrays(this.shape)
     return 2 * math.prod(result) * math.prod(left[i] for i in summed)
 
@@ -119,7 +119,7 @@ def _bytes(this: Instruction, shapes: Shapes) -> int:
 
 
 def _fusion_bytes(program: Program, this: Instruction, shapes: Shapes) -> int:
-    """Of a fusion's parameters what its computation takes of them; of its result what it writes.
+    """Count what a fusion's computation takes of its parameters, and what it writes of its result.
 
     What a collective fills beside the fusion's own work is left to the links.
     """
@@ -143,7 +143,7 @@ def _fusion_bytes(program: Program, this: Instruction, shapes: Shapes) -> int:
 
 
 def _inside(program: Program, name: str) -> Iterator[Instruction]:
-    """What a fusion's computation does, with that of the fusions in it."""
+    """Count what a fusion's computation does, with that of the fusions in it."""
     for one in program.computations.get(name, []):
         yield one
         if one.opcode == "fusion":
@@ -153,13 +153,15 @@ def _inside(program: Program, name: str) -> Iterator[Instruction]:
 
 def _parameters(program: Program, name: str) -> list[Instruction]:
     body = program.computations.get(name, [])
-    found = (one for one in body if one.opcode == "parameter")
-    return sorted(found, key=lambda one: int(one.rest.split(")")[0]))
+    parameters = (one for one in body if one.opcode == "parameter")
+    return sorted(parameters, key=lambda one: int(one.rest.split(")")[0]))
 
 
 def _taken(program: Program, name: str, value: Instruction, whole: int) -> int:
-    """Bytes that a fusion's computation reads of a value in it: of slices the parts, of what is
-    updated in place nothing, of all else the `whole`."""
+    """Count the bytes that a fusion's computation reads of a value in it.
+
+    It reads the parts of slices, nothing of what is updated in place, the `whole` of all else.
+    """
     total = 0
     for use in program.computations[name]:
         if value.name not in use.operands:
@@ -179,7 +181,7 @@ def _taken(program: Program, name: str, value: Instruction, whole: int) -> int:
 
 
 def _type(shape: str) -> str:
-    """Without its layout."""
+    """Return a type without its layout."""
     return shape.split("{")[0]
 
 

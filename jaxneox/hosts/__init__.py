@@ -1,4 +1,4 @@
 """Several processes as one run: who they are, what they agree on, and what happens when one ends.
 
-`jax.distributed` is what joins them; here is only what it is asked for and what is done with it.
+`jax.distributed` joins them; this package decides what to ask of it, and handles the consequences.
 """

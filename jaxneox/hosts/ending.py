@@ -1,4 +1,4 @@
-"""How a process of several ends before the others: it says why, they are told, none waits."""
+"""How one process of several ends before the others: it says why, they are told, none waits."""
 
 import os
 import sys
@@ -7,12 +7,12 @@ from typing import NoReturn
 
 import jax
 
-from jaxneox.hosts import talk
+from jaxneox.hosts import messages
 from jaxneox.hosts.watch import flush, running, say_and_exit
 
 
 def end_all(line: str, status: int, prefix: str | None = None) -> NoReturn:
-    """This process ends with a line of its own, the others with one that quotes it."""
+    """End this process with a line of its own, and the others with one that quotes it."""
     watch = running()
     if watch is not None:
         watch.close()
@@ -21,9 +21,9 @@ def end_all(line: str, status: int, prefix: str | None = None) -> NoReturn:
 
 
 def crash() -> NoReturn:
-    """After an exception that nobody expected: its traceback, unless it is another's doing.
+    """End after an unexpected exception: print its traceback, unless another process is the cause.
 
-    A collective breaks off in one process because another is gone. The watch knows which.
+    A collective breaks off in one process because another is gone. The watchdog knows which.
     """
     kind, error, trace = sys.exc_info()
     watch = running()
@@ -34,7 +34,7 @@ def crash() -> NoReturn:
         watch.trouble()  # as a rule it does not return
     for stream in (sys.stdout, sys.stderr):
         flush(stream)
-    prefix = talk.prefix()
+    prefix = messages.prefix()
     text = "".join(traceback.format_exception(kind, error, trace))
     os.write(2, "".join(f"{prefix}{line}\n" for line in text.splitlines()).encode())
     end_all(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", 1)

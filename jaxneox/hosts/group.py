@@ -1,4 +1,4 @@
-"""Which processes make one run, by the flags or by the environment; jax is not needed to say it."""
+"""Which processes make one run, by the flags or by the environment; it does not import jax."""
 
 import os
 import re
@@ -20,17 +20,19 @@ WITHOUT_ADDRESS = (
 )
 TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # torchrun's own store listens at MASTER_PORT; so many ports further there is nobody, as a rule.
-AWAY = 10007
+PORT_OFFSET = 10007
 BY_FLAGS = "give --coordinator HOST:PORT of process 0, --num-processes N and --process-id I"
 
 
 @dataclass(frozen=True)
 class Group:
-    """One process of several. What is None is left to `jax.distributed.initialize` to find out.
+    """One process of several. `jax.distributed.initialize` finds out what is None.
 
     Attributes:
         coordinator: the HOST:PORT at which process 0 listens.
-        local: the number of this process among its host's, where each takes one device.
+        count: how many processes there are.
+        index: the number of this process.
+        local: the number of this process among its host's, if each takes one device.
     """
 
     coordinator: str | None
@@ -40,7 +42,7 @@ class Group:
 
     @property
     def prefix(self) -> str:
-        """What a line on stderr begins with: nothing for process 0, who speaks for the run."""
+        """The beginning of a line on stderr: nothing for process 0, which speaks for the run."""
         return f"process {self.index}: " if self.index else ""
 
 
@@ -50,59 +52,61 @@ def group_of(
     index: int | None,
     env: Mapping[str, str] = os.environ,
 ) -> Group | None:
-    """None for a process of its own.
+    """Find out which group this process belongs to; None if it is a run of its own.
 
-    Flags go before the environment and may leave out what it says. Raises UserError for half a
-    description.
+    Flags go before the environment and may leave out what it says.
+
+    Raises:
+        UserError: the description is incomplete or contradicts itself.
     """
     if coordinator == AUTO:
         if count is not None or index is not None:
             raise UserError("--coordinator auto finds out --num-processes and --process-id itself")
         try:
-            there = _from_environment(env)
+            detected = _from_environment(env)
         except UserError:  # half of a description, which jax need not ask
-            there = ALONE
-        return Group(None, there.count, there.index)
+            detected = ALONE
+        return Group(None, detected.count, detected.index)
     if count == 1 and not index:
         return None
     complete = None not in (coordinator, count, index)
-    there = ALONE if complete else _from_environment(env)
+    detected = ALONE if complete else _from_environment(env)
     if coordinator is None and count is None and index is None:
-        if there.count is not None and there.lacking:
-            raise UserError(there.lacking)
-        group = Group(there.coordinator, there.count, there.index, there.local)
-        return group if there.count else None
+        if detected.count is not None and detected.no_address:
+            raise UserError(detected.no_address)
+        group = Group(detected.coordinator, detected.count, detected.index, detected.local)
+        return group if detected.count else None
     group = Group(
-        coordinator or there.coordinator,
-        there.count if count is None else count,
-        there.index if index is None else index,
-        there.local,
+        coordinator or detected.coordinator,
+        detected.count if count is None else count,
+        detected.index if index is None else index,
+        detected.local,
     )
     _check(group)
     return group if group.count != 1 else None
 
 
 @dataclass(frozen=True)
-class Described:
-    """What the environment says; `lacking` is the error where it leaves out the address."""
+class Detected:
+    """What the environment says; `no_address` is the error to raise if it gives no address."""
 
     coordinator: str | None = None
     count: int | None = None
     index: int | None = None
     local: int | None = None
-    lacking: str | None = None
+    no_address: str | None = None
 
 
-ALONE = Described()
+ALONE = Detected()
 
 
-def _from_environment(env: Mapping[str, str]) -> Described:
-    """The processes that Open MPI, Slurm, torchrun, DeepSpeed, GKE's TPU pods or others started.
+def _from_environment(env: Mapping[str, str]) -> Detected:
+    """Detect processes of Open MPI, Slurm, torchrun, DeepSpeed, GKE's TPU pods or other launchers.
 
-    Nothing where there is one process: also in a Slurm batch script itself, which is no step. The
-    first to say that there are several is believed, and the innermost asked first: mpirun and
-    torchrun are started within Slurm's steps, and never start any. The address is left to jax's own
-    detection for Open MPI, Slurm and TPUs.
+    Detect nothing if there is one process: also in a Slurm batch script itself, which is no step.
+    The first launcher to say that there are several is believed, and the innermost is asked first:
+    mpirun and torchrun are started within Slurm's steps, and never start any. The address is left
+    to jax's own detection for Open MPI, Slurm and TPUs.
     """
     if "OMPI_COMM_WORLD_SIZE" in env or "OMPI_COMM_WORLD_RANK" in env:
         return _of(env, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
@@ -111,34 +115,34 @@ def _from_environment(env: Mapping[str, str]) -> Described:
     slurm = "SLURM_STEP_NODELIST" in env and "SLURM_PROCID" in env
     if slurm:
         size = "SLURM_STEP_NUM_TASKS" if env.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
-        found = _of(env, "SLURM_PROCID", size) if size in env else ALONE
-        if found.count is not None:
-            return found
+        detected = _of(env, "SLURM_PROCID", size) if size in env else ALONE
+        if detected.count is not None:
+            return detected
     if "TPU_WORKER_ID" in env:
         return _tpu(env)
     for rank, of in WITHOUT_ADDRESS:
         # a step of one task may have a rank without a size, as of PMIx
         if (rank in env and (of or not slurm)) or (of and of in env):
-            found = _of(env, rank, of)
-            if found.count is not None:
-                return replace(found, lacking=_no_address(rank, found))
+            detected = _of(env, rank, of)
+            if detected.count is not None:
+                return replace(detected, no_address=_no_address(rank, detected))
     return _torch(env)
 
 
-def _of(env: Mapping[str, str], rank: str, size: str) -> Described:
-    """The two numbers; ALONE for one process, UserError for half a description."""
+def _of(env: Mapping[str, str], rank: str, size: str) -> Detected:
+    """Read the two numbers; ALONE for one process, UserError for half a description."""
     if size and env.get(size) == "1":
         return ALONE
     if not size or size not in env or rank not in env:
-        there, other = (rank, size) if rank in env else (size, rank)
+        given, other = (rank, size) if rank in env else (size, rank)
         what = f"{other} is not set" if other else "nothing says of how many"
         raise UserError(
-            f"{there} is {env[there]} and {what}: {BY_FLAGS}, or unset it for a run of one process"
+            f"{given} is {env[given]} and {what}: {BY_FLAGS}, or unset it for a run of one process"
         )
     count, index = (_number(env, name) for name in (size, rank))
     if index >= count:
         raise UserError(f"{rank} is {index} and {size} {count}: expected 0 to {count - 1}")
-    return Described(count=count, index=index)
+    return Detected(count=count, index=index)
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
@@ -147,38 +151,38 @@ def _number(env: Mapping[str, str], name: str) -> int:
     return int(env[name])
 
 
-def _no_address(rank: str, found: Described) -> str:
+def _no_address(rank: str, detected: Detected) -> str:
     return (
-        f"{rank} says that this is process {found.index} of {found.count}, and nothing says where "
-        "process 0 listens: add --coordinator HOST:PORT, the same for all; or --num-processes 1 "
-        "for a run of its own"
+        f"{rank} says that this is process {detected.index} of {detected.count}, and nothing "
+        "says where process 0 listens: add --coordinator HOST:PORT, the same for all; or "
+        "--num-processes 1 for a run of its own"
     )
 
 
-def _torch(env: Mapping[str, str]) -> Described:
-    """As torchrun and DeepSpeed's launcher set it, and torch's `env://` reads it."""
+def _torch(env: Mapping[str, str]) -> Detected:
+    """Read the variables that torchrun and DeepSpeed's launcher set, and torch's `env://` reads."""
     if not {"RANK", "WORLD_SIZE"} & env.keys():
         return ALONE
-    found = _of(env, "RANK", "WORLD_SIZE")
-    if found.count is None:
+    detected = _of(env, "RANK", "WORLD_SIZE")
+    if detected.count is None:
         return ALONE
     missing = [name for name in TORCH if not env.get(name)]
     if missing:
-        return replace(found, lacking=_no_address("RANK", found))
+        return replace(detected, no_address=_no_address("RANK", detected))
     host, port = env["MASTER_ADDR"], _number(env, "MASTER_PORT")
     host = f"[{host}]" if ":" in host else host
-    port = port - AWAY if port > 2 * AWAY else port + AWAY
+    port = port - PORT_OFFSET if port > 2 * PORT_OFFSET else port + PORT_OFFSET
     beside = env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or "1"
     local = _number(env, "LOCAL_RANK") if "LOCAL_RANK" in env and beside != "1" else None
-    return replace(found, coordinator=f"{host}:{port}", local=local)
+    return replace(detected, coordinator=f"{host}:{port}", local=local)
 
 
-def _tpu(env: Mapping[str, str]) -> Described:
+def _tpu(env: Mapping[str, str]) -> Detected:
     workers = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES") or ""
     inside = len(workers.split(","))
     count = inside * int(env.get("MEGASCALE_NUM_SLICES") or 1)
     index = int(env["TPU_WORKER_ID"]) + inside * int(env.get("MEGASCALE_SLICE_ID") or 0)
-    return Described(count=count, index=index) if count > 1 else ALONE
+    return Detected(count=count, index=index) if count > 1 else ALONE
 
 
 def _check(group: Group) -> None:

@@ -1,4 +1,4 @@
-"""Entering and leaving `jax.distributed`. Must be called before anything asks jax for a device."""
+"""Joins and leaves `jax.distributed`, before anything asks jax for a device."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import sys
 import jax
 
 from jaxneox.errors import UserError
-from jaxneox.hosts import talk, watch
+from jaxneox.hosts import messages, watch
 from jaxneox.hosts.group import Group
 
 # Hosts of a job may come up minutes apart (an image to pull, a node to boot).
@@ -21,7 +21,7 @@ OPEN_MPI, ITS_ADDRESS = "OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri"
 
 
 def join(group: Group) -> None:
-    """Blocks until all processes are there. Only process 0 has a stdout from then on."""
+    """Wait until all processes are there. Only process 0 has a stdout from then on."""
     if group.coordinator is None and OPEN_MPI in os.environ and ITS_ADDRESS not in os.environ:
         raise UserError(  # jax would not take it for Open MPI, but for the Slurm around it
             f"Open MPI says that this is process {group.index} of {group.count}, and not where "
@@ -47,13 +47,13 @@ def join(group: Group) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         raise _failed(group, error) from error
     _check_same(group)
-    if not talk.is_first():
+    if not messages.is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
 
 
 def leave() -> None:
-    """All together, so that none takes another's end for a fault."""
-    client = talk.client()
+    """Leave all together, so that none takes another's end for a fault."""
+    client = messages.client()
     if client is not None:
         watch.mark("leaving", patient=True)
         client.wait_at_barrier("jaxneox/leave", DEPARTURE * 1000)
@@ -62,8 +62,10 @@ def leave() -> None:
 
 
 def _quiet_stdout() -> None:
-    """gloo greets on the C side's stdout, where nothing else is said: it goes nowhere. Python's
-    keeps the terminal."""
+    """Send the C side's stdout, on which gloo prints a greeting, nowhere.
+
+    Python's keeps the terminal.
+    """
     sys.stdout.flush()
     try:
         ours = os.dup(1)
@@ -74,14 +76,14 @@ def _quiet_stdout() -> None:
 
 
 def _check_same(group: Group) -> None:
-    """jax asks the environment by itself for what is not given; it must have found the same."""
+    """Check that jax, which asks the environment for what is not given, found the same."""
     from jax._src.distributed import global_state
 
-    found = (global_state.num_processes, global_state.process_id)
-    if group.count is not None and found != (group.count, group.index):
+    by_jax = (global_state.num_processes, global_state.process_id)
+    if group.count is not None and by_jax != (group.count, group.index):
         raise UserError(
             f"this is process {group.index} of {group.count} by its environment, and jax takes it "
-            f"for process {found[1]} of {found[0]}: give --coordinator HOST:PORT"
+            f"for process {by_jax[1]} of {by_jax[0]}: give --coordinator HOST:PORT"
         )
 
 

@@ -1,6 +1,6 @@
 """Ends a process soon after another has ended or hangs, with one line: who, and since when.
 
-Each process writes a sign of life once a second into the key-value store of jax's coordination
+Each process writes a heartbeat once a second into the key-value store of jax's coordination
 service. Process 0 judges them and publishes a verdict, which the others look for as often; they
 watch their link to process 0 by themselves. A thread does it: the main one may be inside a step
 that will never end, which is why the way out is `os._exit`.
@@ -14,29 +14,29 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from jaxneox.hosts import talk
-from jaxneox.hosts.judge import SILENCE, WHAT_TO_DO, Beat, Judge, clock
+from jaxneox.hosts import messages
+from jaxneox.hosts.liveness import SILENCE, WHAT_TO_DO, Heartbeat, Liveness, clock
 
 FAULT = 75  # EX_TEMPFAIL of sysexits.h: another process ended; a new start continues
 PERIOD = 1.0
-LINGER = 3 * PERIOD  # process 0 stays so long after a verdict for the others to read it
-NO_ANSWER = 5.0  # seconds for which process 0 refuses connections before it counts as gone
+READING_TIME = 3 * PERIOD  # process 0 stays so long after a verdict for the others to read it
+MAX_REFUSAL = 5.0  # seconds for which process 0 refuses connections before it counts as gone
 ROOT = "jaxneox/watch"
 
 
-class Watch:
-    """Started when all have joined; `mark` tells it what the main thread does."""
+class Watchdog:
+    """Watches the other processes from when all have joined; `mark` is told what this one does."""
 
     def __init__(self) -> None:
-        self.client, self.index, self.count = talk.client(), talk.index(), talk.count()
-        self.beat = Beat(0, 0, "starting", True, 0.0)
+        self.client, self.index, self.count = messages.client(), messages.index(), messages.count()
+        self.beat = Heartbeat(0, 0, "starting", True, 0.0)
         self.stepped: float | None = None
         self.answered = time.monotonic()
         self.failing: float | None = None
         self.closed = threading.Event()
         self.lock = threading.Lock()
-        self.judge = Judge(self.count, self.answered)
-        for work in (self._talk, self._guard):
+        self.liveness = Liveness(self.count, self.answered)
+        for work in (self._exchange, self._guard):
             threading.Thread(target=work, name="watch", daemon=True).start()
 
     def mark(self, doing: str, patient: bool) -> None:
@@ -46,18 +46,18 @@ class Watch:
             if not (patient or self.beat.patient) and self.stepped is not None:
                 longest = max(longest, now - self.stepped)
             self.stepped = now
-            self.beat = Beat(self.beat.turn, self.beat.progress + 1, doing, patient, longest)
+            self.beat = Heartbeat(self.beat.turn, self.beat.progress + 1, doing, patient, longest)
 
     def close(self) -> None:
         self.closed.set()
 
     def stop_all(self, reason: str, status: int) -> None:
-        """Tells the others why this process ends. Process 0 waits until they have read it."""
+        """Tell the others why this process ends. Process 0 waits until they have read it."""
         line = f"process {self.index} stopped: {reason}"
         try:
             if self.index == 0:
                 self._publish(line, status)
-                time.sleep(LINGER)  # its own threads are closed by now, which is no hurry
+                time.sleep(READING_TIME)  # its own threads are closed by now, which is no hurry
             else:
                 self.client.key_value_set(
                     f"{ROOT}/stopped/{self.index}", json.dumps([line, status])
@@ -66,12 +66,12 @@ class Watch:
             return
 
     def trouble(self) -> None:
-        """The main thread has lost a connection: waits for the verdict on whose fault that is."""
+        """Report a connection that the main thread lost, and wait for the verdict on the fault."""
         with contextlib.suppress(Exception):
             self.client.key_value_set(f"{ROOT}/trouble/{self.index}", "1", allow_overwrite=True)
-        time.sleep(SILENCE + 2 * LINGER)
+        time.sleep(SILENCE + 2 * READING_TIME)
 
-    def _talk(self) -> None:
+    def _exchange(self) -> None:
         while not self.closed.wait(PERIOD):
             try:
                 self._once()
@@ -92,33 +92,33 @@ class Watch:
         if stopped:
             line, status = json.loads(stopped[0][1])
             self._conclude(line, status)
-        beats = {i: Beat(*json.loads(text)) for i, text in self._all("beat")}
-        line = self.judge(time.monotonic(), beats, bool(self._all("trouble")))
+        beats = {i: Heartbeat(*json.loads(text)) for i, text in self._all("beat")}
+        line = self.liveness(time.monotonic(), beats, bool(self._all("trouble")))
         if line:
             self._conclude(line, FAULT)
 
     def _all(self, folder: str) -> list[tuple[int, str]]:
-        found = self.client.key_value_dir_get(f"{ROOT}/{folder}/")
-        return [(int(key.rpartition("/")[2]), text) for key, text in found]
+        entries = self.client.key_value_dir_get(f"{ROOT}/{folder}/")
+        return [(int(key.rpartition("/")[2]), text) for key, text in entries]
 
     def _conclude(self, line: str, status: int) -> None:
         if not self.closed.is_set():
             self._publish(line, status)
-            time.sleep(LINGER)
+            time.sleep(READING_TIME)
             self._end(line, status)
 
     def _publish(self, line: str, status: int) -> None:
         self.client.key_value_set(f"{ROOT}/verdict/0", json.dumps([line, status]))
 
     def _guard(self) -> None:
-        """Process 0 may hang so that even a question to it does: only a clock tells."""
+        """Watch process 0, which may hang so that a question to it does too: only a clock tells."""
         before = time.monotonic()
         while not self.closed.wait(PERIOD):
             now = time.monotonic()
             if now - before > 5 * PERIOD:  # this process itself was stopped for a while
                 self.answered = now
             before = now
-            refused = self.failing is not None and now - self.failing > NO_ANSWER
+            refused = self.failing is not None and now - self.failing > MAX_REFUSAL
             if self.index and (refused or now - self.answered > SILENCE):
                 since = clock(now, self.answered)
                 self._end(
@@ -132,12 +132,12 @@ class Watch:
             say_and_exit(line, status)
 
 
-_watch: Watch | None = None
+_watch: Watchdog | None = None
 
 
 def start() -> None:
     global _watch
-    _watch = Watch()
+    _watch = Watchdog()
 
 
 def stop() -> None:
@@ -146,19 +146,21 @@ def stop() -> None:
 
 
 def mark(doing: str, patient: bool = False) -> None:
-    """What the main thread begins now, in words that follow "stuck". All processes mark the same
-    in the same order. Says nothing when alone."""
+    """Note what the main thread begins now, in words that follow "stuck"; nothing if it is alone.
+
+    All processes mark the same work in the same order.
+    """
     if _watch is not None:
         _watch.mark(doing, patient)
 
 
-def running() -> Watch | None:
+def running() -> Watchdog | None:
     return _watch
 
 
 def say_and_exit(line: str, status: int, prefix: str | None = None) -> NoReturn:
-    """Without Python's and C++'s farewells, which would wait for the others."""
-    prefix = talk.prefix() if prefix is None else prefix
+    """Exit without the farewells of Python and C++, which would wait for the others."""
+    prefix = messages.prefix() if prefix is None else prefix
     for stream in (sys.stdout, sys.stderr):
         flush(stream)
     os.write(2, f"{prefix}{line}\n".encode())

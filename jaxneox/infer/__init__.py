@@ -1,1 +1,1 @@
-"""What a checkpoint is asked: text that goes on, and how likely text is."""
+"""Inference from a checkpoint: text that goes on, and how likely text is."""

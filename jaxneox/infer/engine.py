@@ -1,9 +1,9 @@
-"""A pool of rows that generate together; each can be given a new prompt while the others go on."""
+"""A pool of rows that generate together; each may get a new prompt while the others go on."""
 # B rows of the pool, n new prompts, T their padded length, S positions in the cache, V vocabulary
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,14 @@ from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
 from jaxneox.model.layout import Axes, on_devices
 
 SHORTEST = 32
-"""The least padded length of a prompt, and a quarter of the least part of the cache that is read:
-lengths between two powers of two share one compilation."""
+"""The least padded length of a prompt, and a quarter of the least part of the cache that is read.
+
+Lengths between two powers of two share one compilation.
+"""
 
 
 class Rows(NamedTuple):
-    """What is known of each row; its token is chosen but not yet in the cache."""
+    """The state of each row, whose token is chosen but not yet in the cache."""
 
     token_B: jax.Array
     position_B: jax.Array  # of that token
@@ -30,10 +32,12 @@ class Rows(NamedTuple):
 
 
 class Engine:
-    """Calls return before the device is done, so that the next can be prepared meanwhile.
+    """Generates one token at a time for all of its rows.
+
+    Calls return before the device is done, so that the next can be prepared meanwhile.
 
     Attributes:
-        rows: how many generate at once.
+        rows: how many answers generate at once.
         length: positions of a row; the last token of an answer needs none.
     """
 
@@ -48,8 +52,18 @@ class Engine:
         known: int | None = None,
         tops: int = 0,
     ):
-        """`known`: tokens of the vocabulary that the tokenizer has, all unless given; no other is
-        ever chosen. `tops`: N of `Chosen`."""
+        """Make an engine with an empty cache.
+
+        Args:
+            decoder: the model's functions.
+            weights: its parameters.
+            mesh: the devices.
+            rows: how many answers generate at once, at least.
+            length: positions of a row.
+            known: how many tokens of the vocabulary the tokenizer has, all unless given; no other
+                is ever chosen.
+            tops: how many of the most likely tokens are returned at each position.
+        """
         parts = decoder.model.layout.parts("batch")
         self.rows, self.length = -(-rows // parts) * parts, length
         self._parts, self._mesh, self._decoder, self._weights = parts, mesh, decoder, weights
@@ -60,7 +74,7 @@ class Engine:
         self._positions = np.zeros(self.rows, np.int64)  # the same, where Python can look
 
     def _idle(self) -> Rows:
-        """Each array apart: they are donated."""
+        """Make the state of idle rows. Each array is one of its own, because they are donated."""
         settings = settings_of([Sampling()] * self.rows)
         token_B, position_B, number_B = (jnp.zeros(self.rows, jnp.int32) for _ in range(3))
         return Rows(token_B, position_B, number_B, settings)
@@ -68,12 +82,15 @@ class Engine:
     def admit(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]
     ) -> Chosen:
-        """New prompts for some rows -> the first token of each, [n or more]."""
+        """Start new prompts in some rows, and return the first token of each, [n or more]."""
         return self._fill(slots, prompts, sampling, scored=False)[0]
 
     def score(self, slot: int, prompt: Sequence[int], sampling: Sampling) -> tuple[Chosen, Scored]:
-        """`admit` of one prompt, with how likely its own tokens are, [1 or more, their number or
-        more]. The slot `rows` is nowhere: no row is taken."""
+        """Start one prompt, and return how likely its own tokens are as well.
+
+        The arrays are [1 or more, the prompt's length or more]. With the slot `rows`, which is no
+        row, the prompt is scored and takes none.
+        """
         chosen, scored = self._fill([slot], [prompt], [sampling], scored=True)
         assert scored is not None
         return chosen, scored
@@ -96,14 +113,14 @@ class Engine:
         settings = settings_of([*sampling, *[Sampling()] * (count - len(prompts))])
         with jax.set_mesh(self._mesh):
             new = self._laid((tokens, last, settings))
-            self._cache, self._state, *said = self._admit(
+            self._cache, self._state, *results = self._admit(
                 self._weights, self._cache, self._state, where, *new, scored
             )
-        chosen, scores = said
+        chosen, scores = results
         return chosen, scores
 
     def step(self, active: Sequence[int]) -> Chosen:
-        """One more token of every row; rows that are not active stay where they are."""
+        """Generate one more token of every row; rows that are not active stay where they are."""
         moving = np.zeros(self.rows, bool)
         moving[list(active)] = True
         span = min(power(int(self._positions[moving].max()) + 1, 4 * SHORTEST), self.length)
@@ -115,13 +132,13 @@ class Engine:
         return chosen
 
     def clear(self, slot: int) -> None:
-        """What a row holds is no number, and nothing times it would be none either: zeros."""
+        """Set a row that holds NaNs to zeros, because NaN times nothing is NaN again."""
         with jax.set_mesh(self._mesh):
             marked_B = self._laid(np.arange(self.rows) == slot)
             self._cache = self._zero(self._cache, marked_B)
 
     def warm(self) -> Iterator[str]:
-        """Compiles all that may be asked; yields what comes next, before it is done."""
+        """Compile all programs that may be asked for; yield what comes next, before it is done."""
         for length in doubled(SHORTEST, self.length):
             yield f"prompts of {length:,} tokens"
             self.admit([self.rows], [[0] * length], [Sampling()])
@@ -134,11 +151,18 @@ class Engine:
         self._positions[0] = 0
 
     @functools.cached_property
-    def _admit(self):
+    def _admit(self) -> Callable[..., Any]:
         def admit(
-            weights, cache: Cache, state: Rows, slots, tokens_nT, last_n, settings, scored: bool
-        ):
-            x_nTD, fresh = self._decoder.prompts(weights, tokens_nT)
+            weights: Weights,
+            cache: Cache,
+            state: Rows,
+            slots: jax.Array,
+            tokens_nT: jax.Array,
+            last_n: jax.Array,
+            settings: Settings,
+            scored: bool,
+        ) -> tuple[Cache, Rows, Chosen, Scored | None]:
+            x_nTD, fresh = self._decoder.prompts(weights, tokens_nT, last_n + 1)
             logits_nV = self._decoder.logits_at(weights, x_nTD, last_n)
             zero_n = jnp.zeros_like(last_n)
             chosen = self._pick(logits_nV, settings, zero_n)
@@ -154,8 +178,10 @@ class Engine:
         return score(layout, self.known, self.tops, logits, x_nTD, tokens_nT)
 
     @functools.cached_property
-    def _step(self):
-        def step(weights, cache: Cache, state: Rows, moving_B: jax.Array, span: int):
+    def _step(self) -> Callable[..., Any]:
+        def step(
+            weights: Weights, cache: Cache, state: Rows, moving_B: jax.Array, span: int
+        ) -> tuple[Cache, Rows, Chosen]:
             position_B = jnp.minimum(state.position_B, span - 1)  # of rows that do not matter
             logits_BV, cache = self._decoder.step(weights, cache, state.token_B, position_B, span)
             number_B = state.number_B + 1
@@ -167,7 +193,7 @@ class Engine:
         return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
 
     @functools.cached_property
-    def _zero(self):
+    def _zero(self) -> Callable[[Cache, jax.Array], Cache]:
         def zero(cache: Cache, marked_B: jax.Array) -> Cache:
             def of(held: jax.Array) -> jax.Array:
                 return jnp.where(marked_B.reshape(-1, *(1,) * (held.ndim - 1)), 0, held)
@@ -176,13 +202,14 @@ class Engine:
 
         return jax.jit(zero, donate_argnums=0)
 
-    def _place(self, pool, new, slots_n: jax.Array):
-        """Arrays of B rows with those of n new ones at `slots_n`; slots outside the pool are left
-        out."""
+    def _place(self, pool: Any, new: Any, slots_n: jax.Array) -> Any:
+        """Write n new rows into arrays of B rows at `slots_n`; leave out slots outside the pool."""
         layout = self._decoder.model.layout
         numbers_B = jax.reshard(jnp.arange(self.rows), layout.activation("batch"))
 
-        def local(held: jax.Array, fresh: jax.Array, slots: jax.Array, numbers: jax.Array):
+        def local(
+            held: jax.Array, fresh: jax.Array, slots: jax.Array, numbers: jax.Array
+        ) -> tuple[jax.Array]:
             here = slots - numbers[0]
             here = jnp.where(here < 0, held.shape[0], here)
             if held.ndim < 2:
@@ -199,8 +226,8 @@ class Engine:
 
         return jax.tree.map(place, pool, new)
 
-    def _laid(self, arrays):
-        """[B, …] of the host on the devices, the rows split as the pool's."""
+    def _laid(self, arrays: Any) -> Any:
+        """Put arrays [B, …] of the host on the devices, the rows split as the pool's."""
         layout = self._decoder.model.layout
 
         def lay(x: np.ndarray | jax.Array) -> jax.Array:
@@ -211,14 +238,14 @@ class Engine:
 
 
 def power(number: int, least: int) -> int:
-    """The least power of two times `least` that is not below `number`."""
+    """Return the least `least * 2 ** n` that is not below `number`."""
     while least < number:
         least *= 2
     return least
 
 
 def doubled(least: int, most: int) -> list[int]:
-    """All that `min(power(number, least), most)` can be for numbers up to `most`."""
+    """List all values of `min(power(number, least), most)` for numbers up to `most`."""
     lengths = [min(least, most)]
     while lengths[-1] < most:
         lengths.append(min(2 * lengths[-1], most))

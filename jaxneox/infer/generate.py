@@ -1,4 +1,4 @@
-"""Prompts to answers: any number of them through one pool of rows."""
+"""Answers to any number of prompts, through one pool of rows."""
 # B rows of the pool
 
 import collections
@@ -10,22 +10,22 @@ from jax.sharding import Mesh
 from jaxneox.config.schema import Dtype, ModelConfig
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
-from jaxneox.infer.batch import Answer, Batch, News, Task
 from jaxneox.infer.engine import SHORTEST, Engine, power
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.stream import TextStream, check_stop
+from jaxneox.infer.tasks import ActiveTasks, Answer, Task, TaskUpdate
 from jaxneox.model import Model, Params
 from jaxneox.model.decode import Decoder, Weights
 from jaxneox.parallel.mesh import whole
 from jaxneox.parallel.rules import rules_for
 
 Pool = Callable[[int, int, int | None], Engine | Recompute]
-"""(rows, positions of each, tokens that the tokenizer has) -> rows that generate together"""
+"""(rows, positions of each, tokens that the tokenizer has) -> rows that generate together."""
 
 
 class Pools:
-    """Makes engines, and keeps the last one where it will do, so that nothing is compiled twice.
+    """Makes engines, and keeps the last one to use it again, so that nothing is compiled twice.
 
     Rows are split over all devices but tp's; tp splits heads, widths and the vocabulary.
     """
@@ -33,7 +33,15 @@ class Pools:
     def __init__(
         self, cfg: ModelConfig, params: Params, mesh: Mesh, compute: Dtype, *, release: bool = False
     ):
-        """`release` takes the arrays out of `params`, so that no two copies are held."""
+        """Lay out the weights for decoding.
+
+        Args:
+            cfg: the architecture.
+            params: the parameters by name.
+            mesh: the devices.
+            compute: the dtype of the computation.
+            release: take the arrays out of `params`, so that no two copies are held.
+        """
         self.cfg, self.mesh = cfg, wide(mesh)
         self.decoder = Decoder(Model(cfg, rules_for(dict(self.mesh.shape), 0, False), compute))
         self.weights: Weights = self.decoder.weights(params, self.mesh, release=release)
@@ -72,32 +80,38 @@ def generate(
     on_text: Callable[[int, str], None] | None = None,
     on_answer: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
-    """Answers in the order of the prompts.
+    """Generate an answer to each prompt, in their order.
 
     Args:
+        pool: makes the rows.
+        cfg: the architecture.
         prompts: at least one token each.
+        tokenizer: turns tokens into text; None for answers without text.
         sampling: one for each prompt.
-        max_tokens: of each answer; None, or more than there is room for, up to the context.
+        max_tokens: of each answer; None for as many as the context has room for.
         stop: strings that end an answer; a tokenizer is needed.
-        rows: how many answers are made at once.
-        on_text: told (number of the prompt, new text) as soon as it is certain.
-        on_answer: told (number of the prompt, answer) as soon as it is finished.
+        rows: how many answers are generated at once.
+        on_text: called with (number of the prompt, new text) as soon as it is certain.
+        on_answer: called with (number of the prompt, answer) as soon as it is finished.
+
+    Raises:
+        UserError: a prompt or a setting cannot be used, or the model gives no numbers.
     """
     stop = check_stop(stop)
     if stop and tokenizer is None:
         raise UserError("stop strings need a tokenizer, and the checkpoint has none")
     tasks = []
-    for number, (prompt, how) in enumerate(zip(prompts, sampling, strict=True), 1):
+    for number, (prompt, its_sampling) in enumerate(zip(prompts, sampling, strict=True), 1):
         name = f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
         room = room_for(prompt, cfg, max_tokens, name)
         stream = TextStream(tokenizer.decode, stop) if tokenizer else None
-        tasks.append(Task(Answer(list(prompt)), how, room, stream))
+        tasks.append(Task(Answer(list(prompt)), its_sampling, room, stream))
     if not tasks:
         return []
     longest = max(len(task.answer.prompt) + task.room for task in tasks)
     engine = pool(min(rows, len(tasks)), longest, tokenizer.rows if tokenizer else None)
     numbers = {task: number for number, task in enumerate(tasks)}
-    for task, new in _run(Batch(engine, tokenizer.stops if tokenizer else ()), tasks):
+    for task, new in _run(ActiveTasks(engine, tokenizer.stops if tokenizer else ()), tasks):
         if task.fault:
             raise UserError(task.fault)
         if new and on_text:
@@ -107,22 +121,22 @@ def generate(
     return [task.answer for task in tasks]
 
 
-def _run(batch: Batch, tasks: Sequence[Task]) -> Iterator[News]:
+def _run(active: ActiveTasks, tasks: Sequence[Task]) -> Iterator[TaskUpdate]:
     waiting = collections.deque(tasks)
-    while waiting or batch:
-        yield from batch.admit([waiting.popleft() for _ in range(min(batch.free, len(waiting)))])
-        yield from batch.step()
+    while waiting or active:
+        yield from active.admit([waiting.popleft() for _ in range(min(active.free, len(waiting)))])
+        yield from active.step()
 
 
 def context(cfg: ModelConfig) -> int:
-    """How many tokens the model takes, a prompt with its answer."""
+    """Return how many tokens the model takes, a prompt with its answer."""
     if cfg.positions.kind != "learned":
         return cfg.seq_length
     return min(cfg.seq_length, cfg.positions.max_positions - cfg.positions.offset)
 
 
 def room_for(prompt: Sequence[int], cfg: ModelConfig, max_tokens: int | None, name: str) -> int:
-    """How many tokens may follow a prompt; `name` is what errors call it."""
+    """Return how many tokens may follow a prompt, which errors call `name`."""
     limit = context(cfg)
     if not prompt:
         raise UserError(f"{name} has no tokens; expected at least one")
@@ -140,7 +154,10 @@ def room_for(prompt: Sequence[int], cfg: ModelConfig, max_tokens: int | None, na
 
 
 def wide(mesh: Mesh) -> Mesh:
-    """The same devices with all axes but tp as dp: there are no stages, and no length is split."""
+    """Make a mesh of the same devices with all axes but tp as dp.
+
+    There are then no stages, and no length is split.
+    """
     tp = mesh.shape["tp"]
     sizes = whole({"dp": mesh.size // tp, "tp": tp})
     return jax.sharding.Mesh(

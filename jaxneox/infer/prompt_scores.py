@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jaxneox.model.layout import Axes, Layout, on_devices
 
 BLOCK = 32
-"""Positions whose logits are in memory at a time; it divides every padded length that is longer."""
+"""Positions whose logits are in memory at one time; it divides every padded length above it."""
 
 
 class Scored(NamedTuple):
-    """Of the token after each position; what is said after the last token of a prompt is void.
+    """The scores of the token after each position; those after a prompt's last token mean nothing.
 
     Log-probabilities are those of the whole padded vocabulary, as the model was trained; the most
     likely tokens are among those that the tokenizer has.
@@ -33,13 +33,22 @@ def score(
     x_BTD: jax.Array,
     tokens_BT: jax.Array,
 ) -> Scored:
-    """`logits` makes float32 [B, t, V] of final hidden states [B, t, D]."""
+    """Score the tokens of prompts.
+
+    Args:
+        layout: how arrays lie on the devices.
+        known: how many tokens the tokenizer has, all unless given.
+        tops: how many of the most likely tokens to return at each position.
+        logits: makes float32 [B, t, V] of final hidden states [B, t, D].
+        x_BTD: the final hidden states.
+        tokens_BT: the prompts.
+    """
     next_BT = jnp.roll(tokens_BT, -1, axis=1)
     block = min(BLOCK, x_BTD.shape[1])
     short = -x_BTD.shape[1] % block
 
     def cut(x: jax.Array) -> jax.Array:
-        """[B, T, …] -> [blocks, B, t, …]"""
+        """Cut [B, T, …] into [blocks, B, t, …]."""
         x = jnp.pad(x, [(0, 0), (0, short), *[(0, 0)] * (x.ndim - 2)])
         return jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0)
 
@@ -56,7 +65,7 @@ def score(
         weigh = on_devices(local, (wide, row), (row, wide, wide), layout)
         return Scored(*weigh(logits_BtV, next_Bt))
 
-    def local(logits_BtV: jax.Array, next_Bt: jax.Array):
+    def local(logits_BtV: jax.Array, next_Bt: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         total_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
         logit_Bt = jnp.take_along_axis(logits_BtV, next_Bt[..., None], axis=-1)[..., 0]
         top_BtN, ids_BtN = jax.lax.top_k(logits_BtV[..., :known], tops)

@@ -1,10 +1,11 @@
-"""How the next token is chosen: greedy, or drawn from the distribution that NeoX's keys leave.
+"""The choice of the next token: greedy, or drawn from the distribution that NeoX's keys leave.
 
 What is drawn depends on the request's seed and on the number of the token in its answer alone, on
 no other row, so that an answer is the same alone and in company.
 """
 # B rows, V padded vocabulary
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,10 +19,13 @@ from jaxneox.model.layout import Axes, Layout, on_devices
 
 @dataclass(frozen=True)
 class Sampling:
-    """NeoX's keys. Greedy where temperature, top_k and top_p are all 0; a temperature of 0 with
-    one of the others draws at temperature 1, as there.
+    """NeoX's keys of sampling.
+
+    The choice is greedy if temperature, top_k and top_p are all 0; a temperature of 0 with one of
+    the others draws at temperature 1, as there.
 
     Attributes:
+        temperature: divides the logits; 0 as above.
         top_k: tokens less likely than the k-th are not drawn; 0 for no such limit.
         top_p: tokens are drawn from the most likely ones, up to the one with which their
             probabilities exceed this sum; 0 for no such limit.
@@ -45,7 +49,7 @@ class Sampling:
 
 
 class Settings(NamedTuple):
-    """The same of every row, as arrays."""
+    """The sampling settings of every row, as arrays."""
 
     temperature_B: jax.Array
     top_p_B: jax.Array
@@ -55,7 +59,7 @@ class Settings(NamedTuple):
 
 def settings_of(rows: list[Sampling]) -> Settings:
     def kept(number: float) -> float:
-        """What float32 would take for 0, and 0 means another thing."""
+        """Keep a small number from becoming 0 in float32, where 0 means something else."""
         return max(number, 1e-30) if number else 0.0
 
     return Settings(
@@ -83,10 +87,21 @@ def pick(
     settings: Settings,
     number_B: jax.Array,
 ) -> Chosen:
-    """Of the first `known` tokens of the vocabulary, all unless given; `tops` is N."""
+    """Choose the next token of each row, and score it and the most likely ones.
+
+    Args:
+        layout: how arrays lie on the devices.
+        known: how many tokens of the vocabulary may be chosen, all unless given.
+        tops: N, how many of the most likely tokens are returned.
+        logits_BV: float32.
+        settings: of each row.
+        number_B: the number of the token in its answer.
+    """
     logits_BV = jax.reshard(logits_BV, layout.activation("batch", None))[:, :known]
 
-    def local(logits_BV: jax.Array, number_B: jax.Array, *settings: jax.Array):
+    def local(
+        logits_BV: jax.Array, number_B: jax.Array, *settings: jax.Array
+    ) -> tuple[jax.Array, ...]:
         token_B = choose(logits_BV, Settings(*settings), number_B)
         total_B = jax.nn.logsumexp(logits_BV, axis=-1)
         logprob_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0] - total_B
@@ -100,7 +115,7 @@ def pick(
 
 
 def choose(logits_BV: jax.Array, settings: Settings, number_B: jax.Array) -> jax.Array:
-    """float32 [B, V] -> int32 [B]; `number_B` counts the tokens of each answer."""
+    """Choose one token of each row, int32 [B]; `number_B` counts the tokens of each answer."""
     most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
     best_B = first(logits_BV == most_B1)
     limited_B = (settings.top_k_B > 0) | (settings.top_p_B > 0)
@@ -117,16 +132,18 @@ def choose(logits_BV: jax.Array, settings: Settings, number_B: jax.Array) -> jax
     return jax.lax.cond(jnp.all(greedy_B), lambda: best_B, drawn_B)
 
 
-def first(found_BV: jax.Array) -> jax.Array:
-    """The first place where it is true, V where there is none; faster than argmax on CPUs."""
-    vocab = found_BV.shape[-1]
-    places_BV = jax.lax.broadcasted_iota(jnp.int32, found_BV.shape, 1)
-    return jnp.min(jnp.where(found_BV, places_BV, vocab), axis=-1)
+def first(true_BV: jax.Array) -> jax.Array:
+    """Find the first index that is true, V if there is none; faster than argmax on CPUs."""
+    vocab = true_BV.shape[-1]
+    tokens_BV = jax.lax.broadcasted_iota(jnp.int32, true_BV.shape, 1)
+    return jnp.min(jnp.where(true_BV, tokens_BV, vocab), axis=-1)
 
 
 def draw(logits_BV: jax.Array, seed_B: jax.Array, number_B: jax.Array) -> jax.Array:
-    """The token at which the sum of probabilities passes a uniform number: one for each row, where
-    Gumbel noise would take V."""
+    """Draw the token at which the sum of probabilities passes a uniform number.
+
+    It takes one random number for each row, where Gumbel noise would take V.
+    """
 
     def uniform(seed: jax.Array, number: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), number))
@@ -139,9 +156,9 @@ def draw(logits_BV: jax.Array, seed_B: jax.Array, number_B: jax.Array) -> jax.Ar
 
 
 def limit(logits_BV: jax.Array, settings: Settings) -> jax.Array:
-    """NeoX's `filter_logits`: first top_k, then top_p of what that left; the rest is -inf.
+    """Apply NeoX's `filter_logits`: first top_k, then top_p of what that left; the rest is -inf.
 
-    Without sorting: a token stays while fewer than top_k tokens are more likely, and while those
+    Nothing is sorted: a token stays while fewer than top_k tokens are more likely, and while those
     that are have at most top_p together. Tokens as likely as the last that stays, stay.
     """
     order_BV = _order(logits_BV)
@@ -161,16 +178,16 @@ def limit(logits_BV: jax.Array, settings: Settings) -> jax.Array:
 
 
 def _order(x: jax.Array) -> jax.Array:
-    """uint32 that compare as the float32 do."""
+    """Map float32 to uint32 that compare in the same order."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
-def _least(holds, order_BV: jax.Array) -> jax.Array:
-    """The least uint32 [B] for which `holds` is true, as it is for all greater ones."""
+def _least(holds: Callable[[jax.Array], jax.Array], order_BV: jax.Array) -> jax.Array:
+    """Find the least uint32 [B] for which `holds` is true, as it is for all greater ones."""
     zero_B = jnp.zeros_like(order_BV[:, 0])
 
-    def halve(_, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low_B, high_B = bounds
         middle_B = low_B + (high_B - low_B) // 2
         true_B = holds(middle_B)

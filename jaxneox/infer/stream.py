@@ -1,4 +1,4 @@
-"""Text while it is being generated: what is certain of it, and where it ends."""
+"""Text while it is being generated: how much of it is certain, and where it ends."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,13 +10,13 @@ UNFINISHED = "�"  # what a tokenizer shows for the bytes of a character that i
 class TextStream:
     """The text of an answer, token by token.
 
-    A token's text depends on its neighbours (a character of several bytes, a space that a
-    tokenizer leaves out at the start), so that new tokens are decoded after a few old ones. Text
-    that may still become a stop string is held back.
+    A token's text depends on its neighbours (a character of several bytes, a space that a tokenizer
+    leaves out at the start), so that new tokens are decoded after a few old ones. Text that may
+    still become a stop string is held back.
 
     Attributes:
         text: all that is certain so far, without the stop string.
-        ended: a stop string was met.
+        ended: whether a stop string was met.
     """
 
     OVERLAP = 8
@@ -30,22 +30,22 @@ class TextStream:
         self.text, self.ended = "", False
 
     def add(self, token: int) -> str:
-        """-> the text that is certain now and was not before."""
+        """Add a token, and return the text that has become certain with it."""
         self._ids.append(token)
-        new = self._news()
+        new = self._new_text()
         if new.endswith(UNFINISHED):
             return ""
         self._certain = len(self._ids)
         return self._grow(new, held=True)
 
     def finish(self) -> str:
-        """The answer is over: what was held back."""
-        new = self._news()
+        """End the answer, and return the text that was held back."""
+        new = self._new_text()
         self._certain = len(self._ids)
         return self._grow(new, held=False)
 
-    def _news(self) -> str:
-        """The text of the tokens since the last certain one."""
+    def _new_text(self) -> str:
+        """Decode the tokens since the last certain one."""
         start = max(0, self._certain - self.OVERLAP)
         before = self._decode(self._ids[start : self._certain])
         return self._decode(self._ids[start:])[len(before) :]
@@ -54,15 +54,15 @@ class TextStream:
         if self.ended:
             return ""
         self._seen += new
-        found = [place for s in self._stop if (place := self._seen.find(s, len(self.text))) >= 0]
-        self.ended = bool(found)
-        back = self._hopeful() if held else 0
-        end = min(found) if found else len(self._seen) - back
+        starts = [at for s in self._stop if (at := self._seen.find(s, len(self.text))) >= 0]
+        self.ended = bool(starts)
+        back = self._maybe_stop() if held else 0
+        end = min(starts) if starts else len(self._seen) - back
         known, self.text = self.text, self._seen[:end]
         return self.text[len(known) :]
 
-    def _hopeful(self) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
+    def _maybe_stop(self) -> int:
+        """Count the characters at the end that may be the beginning of a stop string."""
         longest = max(map(len, self._stop), default=1) - 1
         tail = self._seen[-longest:] if longest else ""
         starts = (n for n in range(len(tail), 0, -1) if self._starts(tail[-n:]))
@@ -81,8 +81,11 @@ def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_text(text: str, name: str) -> None:
-    """Raises UserError for what is no text: bytes that Python could not read, or half of a
-    surrogate pair."""
+    """Refuse text with bytes that Python could not read, or half of a surrogate pair.
+
+    Raises:
+        UserError: names the character.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -11,8 +11,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import AttentionConfig, ModelConfig
-from jaxneox.model.documents import Where
-from jaxneox.model.dropout import Noise
+from jaxneox.model.context import Context
 from jaxneox.model.kernels import Extra, mix
 from jaxneox.model.layout import Layout
 from jaxneox.model.norms import norm
@@ -23,6 +22,8 @@ from jaxneox.model.ring import ring_attend
 
 
 class Attention(nnx.Module):
+    """Queries, keys and values, how they are mixed, and the output matrix; no residual."""
+
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         a = cfg.attention
         init, init_out = initializer(cfg.init.method, cfg), initializer(cfg.init.output_method, cfg)
@@ -32,43 +33,38 @@ class Attention(nnx.Module):
         self.qkv_bias = param(rngs, axes, zeros, **sizes) if a.bias else None
         sizes["R"] = a.group
         self.out = param(rngs, (*axes, "embed"), init_out, reads=3, **sizes, D=D)
-        self.out_bias = param(rngs, ("embed",), zeros, D=D) if a.bias else None
+        self.out_bias = param(rngs, ("embed",), zeros, D=D) if a.biased_output else None
         self.qk_norm = norm(cfg.norm, axes, rngs, **sizes) if a.qk_norm else None
+        per_head = a.qk_norm_per_head
+        self.q_norm = norm(cfg.norm, ("head",), rngs, H=a.head_dim) if per_head else None
+        self.k_norm = norm(cfg.norm, ("head",), rngs, H=a.head_dim) if per_head else None
         self.cfg = a
         rotary = cfg.positions.kind == "rotary"
         self.rotary = Rotary(cfg.positions, a.head_dim) if rotary else None
         self.alibi = Alibi(a) if cfg.positions.kind == "alibi" else None
         self.rotated = self.rotary.width if self.rotary else 0
 
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        where: Where,
-        score_bias: jax.Array | None,
-        noise: Noise | None,
-        layout: Layout,
-    ) -> jax.Array:
-        """-> [B, T, D] without the output bias, a partial sum over the devices' heads.
-
-        `score_bias` [1, K, G, T, S] is what all layers add to their scores (rpe), if anything.
-        """
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """Compute [B, T, D] without the output bias, a partial sum over the devices' heads."""
+        positions, layout = context.positions, context.layout
         q, k, v = self.project(x_BTD)
         if self.rotary is not None:
-            q, k = self.rotary(q, where.counted), self.rotary(k, where.counted)
+            q, k = self.rotary(q, positions.encoded), self.rotary(k, positions.encoded)
         if layout.rings is not None:
             slopes = None if self.alibi is None else jnp.asarray(self.alibi.slopes_KG)
-            mixed = ring_attend(q, k, v, slopes, where.documents, self.cfg, layout)
+            mixed = ring_attend(q, k, v, slopes, positions.documents, self.cfg, layout)
         else:
             k, v = whole(k, layout), whole(v, layout)
-            extra = self.extra(score_bias, where.documents)
-            mixed = mix(q, k, v, where.order_T, extra, noise, self.cfg, layout)
+            extra = self.extra(context.score_bias, positions.documents)
+            mixed = mix(q, k, v, positions.order_T, extra, context.noise, self.cfg, layout)
         return self.output(mixed, layout)
 
     def extra(self, score_bias: jax.Array | None, documents_BT: jax.Array | None = None) -> Extra:
+        """Collect what changes the scores besides the queries and keys."""
         return Extra(self.alibi, score_bias, documents_BT)
 
     def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
-        """-> [B, T, D] without the bias, a partial sum over the devices' heads."""
+        """Compute [B, T, D] without the bias, a partial sum over the devices' heads."""
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
         w_KGHD = self.out[...]
         mixed_BTX = jnp.reshape(mixed_BTKGH, (*mixed_BTKGH.shape[:2], -1))
@@ -76,7 +72,7 @@ class Attention(nnx.Module):
         return out_of(mixed_BTX, w_XD, partial)
 
     def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """-> queries [B, T, K, G, H], keys [B, T, K, H], values [B, T, K, H].
+        """Compute queries [B, T, K, G, H], keys [B, T, K, H] and values [B, T, K, H].
 
         With qk_norm every query head has a normalised key of its own: keys [B, T, K, G, H].
         """
@@ -87,9 +83,13 @@ class Attention(nnx.Module):
         shape = (*x_BTD.shape[:2], *w_DKRH.shape[1:])
         qkv = jnp.reshape(qkv_BTX, shape, out_sharding=heads)
         if self.qkv_bias is not None:
-            bias = self.qkv_bias[...] * felt(self.cfg, self.rotated).astype(qkv.dtype)[None]
+            bias = (
+                self.qkv_bias[...] * live_bias_mask(self.cfg, self.rotated).astype(qkv.dtype)[None]
+            )
             qkv = qkv + bias[None, None]
         q, k, v = qkv[..., :-2, :], qkv[..., -2, :], qkv[..., -1, :]
+        if self.q_norm is not None and self.k_norm is not None:
+            return self.q_norm(q), self.k_norm(k), v
         if self.qk_norm is None:
             return q, k, v
         k = jnp.broadcast_to(k[:, :, :, None], q.shape)
@@ -97,7 +97,10 @@ class Attention(nnx.Module):
 
 
 def matrix(weight: jax.Array, rows: int) -> jax.Array:
-    """The first `rows` axes as one, and the others as one: of either the first alone is split."""
+    """Join the first `rows` axes of a weight into one, and the others into another.
+
+    Of either only the first may be split over devices.
+    """
     spec = jax.typeof(weight).sharding.spec
     shape = (math.prod(weight.shape[:rows]), -1)
     split = PartitionSpec(spec.partitions[0], spec.partitions[rows], reduced=spec.reduced)
@@ -105,18 +108,19 @@ def matrix(weight: jax.Array, rows: int) -> jax.Array:
 
 
 def whole(x: jax.Array, layout: Layout) -> jax.Array:
-    """Keys or values [B, S, K, (G,) H] of all of a sequence, on every device with some of it."""
+    """Gather all keys or values [B, S, K, (G,) H] of a sequence on every device with some of it."""
     return jax.reshard(x, layout.activation("batch", None, "kv_heads", *(None,) * (x.ndim - 3)))
 
 
-def felt(cfg: AttentionConfig, rotated: int) -> np.ndarray:
-    """1 for the biases that the output depends on, 0 for those it cannot: float32 [R, H].
+def live_bias_mask(cfg: AttentionConfig, rotated: int) -> np.ndarray:
+    """Mark the biases that the output depends on with 1, the others with 0: float32 [R, H].
 
-    What a key's bias adds to a query's scores is the same for all keys, where it is not turned by
-    its position, and the softmax takes it out again. Left in, its gradient would be rounding error
-    alone, which Adam makes as large as any other: a random walk, another one on every mesh.
+    A key's bias adds the same to a query's scores for all keys, unless it is rotated by their
+    positions, and the softmax cancels what all keys share. Left in, its gradient would be rounding
+    error alone, which Adam scales up to the size of any other: a random walk that differs from mesh
+    to mesh.
     """
     mask = np.ones((cfg.group + 2, cfg.head_dim), np.float32)
-    if not cfg.qk_norm:
+    if not (cfg.qk_norm or cfg.qk_norm_per_head):
         mask[-2, rotated:] = 0
     return mask

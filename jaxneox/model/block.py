@@ -1,7 +1,11 @@
-"""One transformer layer. The residual styles differ in where the sums over devices are made."""
+"""One transformer layer, in three styles that differ in what is added to the residual stream.
+
+They also differ in where the sums over devices are made: a branch ends in a partial sum, which one
+reduction completes before a bias may be added.
+"""
 # B batch, T length, D hidden
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from flax import nnx
@@ -9,93 +13,110 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.attention import Attention
-from jaxneox.model.documents import Where
-from jaxneox.model.dropout import Noise, dropout
+from jaxneox.model.context import Context
+from jaxneox.model.dropout import dropout
 from jaxneox.model.layout import Layout
 from jaxneox.model.mlp import Mlp
 from jaxneox.model.norms import norm
 from jaxneox.model.product import PRODUCT
 
 
+class Mixer(Protocol):
+    """A branch of a layer that lets tokens see others: attention, with a cache or without."""
+
+    out_bias: nnx.Param | None
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """Compute [B, T, D] without the output bias, a partial sum over the devices' heads."""
+
+
 class Block(nnx.Module):
+    """The parts that every style has; a subclass combines them."""
+
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
-        self.attention = Attention(cfg, rngs)
+        self.attention: Mixer = Attention(cfg, rngs)
         second = (
             norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size) if not cfg.shared_norm else None
         )
-        self.norm2: Any = second  # none where one norm feeds both branches
+        self.norm2: Any = second  # None where one norm feeds both branches
         self.mlp = Mlp(cfg, rngs)
-        self.rate = cfg.hidden_dropout
-        self.residual = residual(cfg)
+        self.dropout_rate = cfg.hidden_dropout
 
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        where: Where,
-        score_bias: jax.Array | None,
-        noise: Noise | None,
-        layout: Layout,
-    ) -> jax.Array:
-        """[B, T, D] -> [B, T, D], laid out as the residual stream."""
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """Compute [B, T, D] from [B, T, D], both laid out as the residual stream."""
+        raise NotImplementedError
 
-        def attention(x: jax.Array) -> jax.Array:
-            inner = None if noise is None else noise.at(0)
-            return self.attention(x, where, score_bias, inner, layout)
+    def _attention(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        return self.attention(x_BTD, context.at(0))
 
-        return self.residual(self, x_BTD, attention, noise, layout)
+    def _dropout(self, x_BTD: jax.Array, context: Context, place: int) -> jax.Array:
+        return dropout(x_BTD, self.dropout_rate, context.at(place).noise)
 
 
-def residual(cfg: ModelConfig):
-    if cfg.attention_dropped:
-        return without_attention
-    return parallel if cfg.parallel_residual else sequential
+class ParallelBlock(Block):
+    """`x + attention(norm1(x)) + mlp(norm2(x))`.
 
-
-def parallel(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, layout: Layout):
-    """`x + attention(norm1(x)) + mlp(norm2(x))`: both branches share the layer's ONE reduction, and
-    one backwards.
-
-    Dropout masks each branch, a product that a partial sum cannot enter: it takes a reduction for
-    each branch.
+    Both branches share the layer's ONE reduction, and one in the backward pass. Dropout masks each
+    branch, a product that a partial sum cannot enter, so that each takes a reduction of its own.
     """
-    both = ("kv_heads", "mlp")
-    if block.norm2 is None:
-        into_attention = into_mlp = _gather(block.norm1(x_BTD), layout, into=both)
-    else:  # each device computes both norms of all it feeds, so that one gradient is summed
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        layout = context.layout
+        into_attention, into_mlp = self._inputs(x_BTD, layout)
+        attended = self._attention(into_attention, context)
+        fed = self.mlp(into_mlp, layout)
+        if context.noise is None or self.dropout_rate == 0.0:
+            y_BTD = _reduce(attended + fed, layout)
+            return _add(_add(x_BTD + y_BTD, self.attention.out_bias), self.mlp.down_bias)
+        attended = _add(_reduce(attended, layout), self.attention.out_bias)
+        fed = _add(_reduce(fed, layout), self.mlp.down_bias)
+        return x_BTD + self._dropout(attended, context, 1) + self._dropout(fed, context, 2)
+
+    def _inputs(self, x_BTD: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+        """Normalise the input of each branch."""
+        both = ("kv_heads", "mlp")
+        if self.norm2 is None:
+            shared_BTD = _gather(self.norm1(x_BTD), layout, into=both)
+            return shared_BTD, shared_BTD
+        # Each device computes both norms of all that it feeds, so that one gradient is summed.
         shared_BTD = _gather(x_BTD, layout, into=both)
-        into_attention, into_mlp = block.norm1(shared_BTD), block.norm2(shared_BTD)
-    attended, fed = attention(into_attention), block.mlp(into_mlp, layout)
-    if noise is None or block.rate == 0.0:
-        y_BTD = _reduce(attended + fed, layout)
-        return _add(_add(x_BTD + y_BTD, block.attention.out_bias), block.mlp.down_bias)
-    attended = _add(_reduce(attended, layout), block.attention.out_bias)
-    fed = _add(_reduce(fed, layout), block.mlp.down_bias)
-    return (
-        x_BTD + dropout(attended, block.rate, noise.at(1)) + dropout(fed, block.rate, noise.at(2))
-    )
+        return self.norm1(shared_BTD), self.norm2(shared_BTD)
 
 
-def sequential(block: Block, x_BTD: jax.Array, attention, noise: Noise | None, layout: Layout):
-    """`h = x + attention(norm1(x)); h + mlp(norm2(h))`"""
-    attended = attention(_gather(block.norm1(x_BTD), layout, into="kv_heads"))
-    attended = _add(_reduce(attended, layout), block.attention.out_bias)
-    h_BTD = x_BTD + dropout(attended, block.rate, noise and noise.at(1))
-    fed = block.mlp(_gather(block.norm2(h_BTD), layout, into="mlp"), layout)
-    fed = _add(_reduce(fed, layout), block.mlp.down_bias)
-    return h_BTD + dropout(fed, block.rate, noise and noise.at(2))
+class SequentialBlock(Block):
+    """`h = x + attention(norm1(x)); h + mlp(norm2(h))`."""
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        layout = context.layout
+        attended = self._attention(_gather(self.norm1(x_BTD), layout, into="kv_heads"), context)
+        attended = _add(_reduce(attended, layout), self.attention.out_bias)
+        h_BTD = x_BTD + self._dropout(attended, context, 1)
+        fed = self.mlp(_gather(self.norm2(h_BTD), layout, into="mlp"), layout)
+        fed = _add(_reduce(fed, layout), self.mlp.down_bias)
+        return h_BTD + self._dropout(fed, context, 2)
 
 
-def without_attention(block: Block, x_BTD: jax.Array, attention, noise, layout: Layout):
-    """`x + mlp(norm(x))`, the norm that the parallel style gives the MLP, and no dropout.
+class AttentionlessBlock(Block):
+    """`x + mlp(norm(x))`, with the norm that the parallel style gives the MLP, and no dropout.
 
-    What GPT-NeoX computes for a parallel residual where the MLP has no output bias: the call that
-    would add bias and attention, and drop some of it, is left out (megatron/model/transformer.py,
-    ParallelTransformerLayer.forward at ea7aefd8).
+    GPT-NeoX computes this for a parallel residual where the MLP has no output bias: the call that
+    would add the bias and the attention, and drop some of it, is left out
+    (megatron/model/transformer.py, ParallelTransformerLayer.forward at ea7aefd8).
     """
-    norm2 = block.norm1 if block.norm2 is None else block.norm2
-    fed = block.mlp(_gather(norm2(x_BTD), layout, into="mlp"), layout)
-    return _add(x_BTD + _reduce(fed, layout), block.mlp.down_bias)
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        layout = context.layout
+        norm2 = self.norm1 if self.norm2 is None else self.norm2
+        fed = self.mlp(_gather(norm2(x_BTD), layout, into="mlp"), layout)
+        return _add(x_BTD + _reduce(fed, layout), self.mlp.down_bias)
+
+
+def make_block(cfg: ModelConfig, rngs: nnx.Rngs) -> Block:
+    """Make a layer of the style that the configuration has."""
+    if cfg.attention_dropped:
+        return AttentionlessBlock(cfg, rngs)
+    return ParallelBlock(cfg, rngs) if cfg.parallel_residual else SequentialBlock(cfg, rngs)
 
 
 def _gather(x_BTD: jax.Array, layout: Layout, into: str | tuple[str, ...]) -> jax.Array:

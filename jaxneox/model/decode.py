@@ -1,5 +1,8 @@
-"""Generation's two functions: whole prompts at once, then one more token of every row beside the
-keys and values of those before it."""
+"""Decoding: whole prompts at once, then one more token of every row beside what it has seen.
+
+Both run the model's own layers; `CachedAttention` stands in for a layer's attention and keeps its
+keys and values.
+"""
 # B rows, T length of the prompts, S positions that the cache holds, L layers
 # D hidden, V padded vocabulary, K key-value heads, G query heads for each of them, H head
 
@@ -12,20 +15,21 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from jaxneox.model.attention import Attention, whole
+from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.kernels import mix
 from jaxneox.model.kernels.einsum import attend, visible
-from jaxneox.model.layout import Axes, Layout, on_devices
+from jaxneox.model.layout import Axes, on_devices
 from jaxneox.model.loss import Unembedding, project
-from jaxneox.model.neox import Model, Params
+from jaxneox.model.neox import Model
+from jaxneox.model.parameters import LAYERS, Params
 from jaxneox.model.positions import RelativeBias
 
 
 class Cache(NamedTuple):
-    """L keys and L values, [B, K, S, H] each; keys that have a norm [B, K, G, S, H]. None where
-    the layers' attention is dropped.
+    """L keys and L values, [B, K, S, H] each; normalised keys are [B, K, G, S, H].
 
-    A row has seen the positions before its own. What lies there and after is a leftover, written
-    over before anything sees it.
+    There are none if the layers' attention is dropped. A row has seen the positions before its own.
+    What the cache holds from there on is left over, and written over before anything sees it.
     """
 
     keys: tuple[jax.Array, ...]
@@ -33,26 +37,60 @@ class Cache(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A model's parameters, the layers apart: slices of one stacked array would be copied for
-    every token."""
+    """A model's parameters with the layers apart.
+
+    Slices of one stacked array would be copied for every token.
+    """
 
     outer: Params  # float32
     layers: tuple[Params, ...]  # in the compute dtype
     unembedding: Unembedding
 
 
-Read = Callable[[int, Attention, jax.Array], jax.Array]
-"""(layer's number, its attention, x [B, T, D]) -> what its heads read, [B, T, K, G, H]"""
+Mix = Callable[[int, Attention, jax.Array, jax.Array, jax.Array], jax.Array]
+"""(layer number, its attention, queries [B, T, K, G, H], keys [B, T, K, (G,) H], values
+[B, T, K, H]) -> what the heads read, [B, T, K, G, H]."""
+
+
+class CachedAttention:
+    """The attention of one layer, with a way to mix that keeps keys and values.
+
+    Dynamic rope scaling rotates by the length that a text has when a token comes, and a key in the
+    cache stays as it was rotated, as in transformers. Without a cache, where all tokens are rotated
+    anew for each that is added, the function is another one beyond the original length.
+    """
+
+    def __init__(self, number: int, attention: Attention, lengths_B: jax.Array, mix: Mix):
+        self.out_bias = attention.out_bias
+        self._number, self._attention, self._mix = number, attention, mix
+        self._lengths_B = lengths_B
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        attention, layout, positions = self._attention, context.layout, context.positions
+        q, k, v = (whole(x, layout) for x in attention.project(x_BTD))
+        if attention.rotary is not None:
+            q = attention.rotary(q, positions.encoded, self._lengths_B)
+            k = attention.rotary(k, positions.encoded, self._lengths_B)
+        return attention.output(self._mix(self._number, attention, q, k, v), layout)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """The functions of a model whose layout splits rows over dp and heads over tp. No arrays."""
+    """The functions of a model whose layout splits rows over dp and heads over tp.
+
+    It holds no arrays.
+    """
 
     model: Model
 
     def weights(self, params: Params, mesh: Mesh, *, release: bool = False) -> Weights:
-        """`release` takes each array out of `params` as soon as its copy is made."""
+        """Lay out a model's parameters for decoding.
+
+        Args:
+            params: the parameters by name, float32.
+            mesh: the devices.
+            release: take each array out of `params` as soon as its copy is made.
+        """
         model = self.model
 
         def laid(name: str) -> jax.Array:
@@ -65,17 +103,18 @@ class Decoder:
         names = sorted(params)
         with jax.set_mesh(mesh):
             layers: tuple[Params, ...] = tuple({} for _ in range(model.cfg.num_layers))
-            for name in (name for name in names if name.startswith("layers.")):
+            for name in (name for name in names if name.startswith(LAYERS)):
                 stacked = laid(name)
                 for number, layer in enumerate(layers):
                     layer[name] = take(stacked, number)
-            outer = {name: laid(name) for name in names if not name.startswith("layers.")}
+            outer = {name: laid(name) for name in names if not name.startswith(LAYERS)}
             bias, weight_DV = outer.pop("unembed.bias", None), outer.pop("unembed.weight", None)
             if weight_DV is None:
                 weight_DV = jax.jit(jnp.transpose)(outer["embed.tokens"])
             return Weights(outer, layers, Unembedding(unembed(weight_DV), bias))
 
     def empty(self, rows: int, length: int, mesh: Mesh) -> Cache:
+        """Make a cache of zeros for `rows` rows of `length` positions."""
         cfg = self.model.cfg.attention
         value = (rows, cfg.kv_heads, length, cfg.head_dim)
         key = (rows, cfg.kv_heads, cfg.group, length, cfg.head_dim) if cfg.qk_norm else value
@@ -91,10 +130,13 @@ class Decoder:
 
         return Cache(zeros(key), zeros(value))
 
-    def prompts(self, weights: Weights, tokens_BT: jax.Array) -> tuple[jax.Array, Cache]:
-        """Prompts, padded after their ends with anything.
+    def prompts(
+        self, weights: Weights, tokens_BT: jax.Array, lengths_B: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """Run prompts of these lengths, which may be padded with any tokens at the end.
 
-        -> what the last layer leaves, [B, T, D], and a cache whose S is T.
+        Returns:
+            The last layer's output, [B, T, D], and a cache whose S is T.
         """
         keys: list[jax.Array] = []
         values: list[jax.Array] = []
@@ -102,18 +144,20 @@ class Decoder:
         positions_T = jnp.arange(tokens_BT.shape[1])
         shared = self._shared_bias(weights, positions_T, positions_T)
 
-        def read(number: int, attention: Attention, x_BTD: jax.Array) -> jax.Array:
-            q, k, v = _project(attention, x_BTD, positions_T, layout)
+        def keep(
+            number: int, attention: Attention, q: jax.Array, k: jax.Array, v: jax.Array
+        ) -> jax.Array:
             keys.append(jnp.moveaxis(k, 1, -2))
             values.append(jnp.moveaxis(v, 1, -2))
             return mix(q, k, v, positions_T, attention.extra(shared), None, cfg, layout)
 
         with self.model.matmuls():
-            x_BTD = self._layers(weights, self._embed(weights, tokens_BT, positions_T), read)
+            x_BTD = self._embed(weights, tokens_BT, positions_T)
+            x_BTD = self._layers(weights, x_BTD, positions_T, lengths_B, keep)
             return x_BTD, Cache(tuple(keys), tuple(values))
 
     def logits_at(self, weights: Weights, x_BTD: jax.Array, last_B: jax.Array) -> jax.Array:
-        """Of one position of each row: float32 [B, V]"""
+        """Compute the logits after one position of each row: float32 [B, V]."""
         last_BT = jax.nn.one_hot(last_B, x_BTD.shape[1], dtype=x_BTD.dtype)
         with self.model.matmuls():
             x_BTD = jax.reshard(x_BTD, self.model.layout.activation("batch", None, "embed"))
@@ -123,58 +167,75 @@ class Decoder:
     def step(
         self, weights: Weights, cache: Cache, tokens_B: jax.Array, positions_B: jax.Array, span: int
     ) -> tuple[jax.Array, Cache]:
-        """One token of each row, at positions below `span`, which is all of the cache that is read.
+        """Run one more token of each row.
 
-        -> float32 [B, V], the logits after it, and the cache with its key and value.
+        Args:
+            weights: the model's parameters.
+            cache: the keys and values of the tokens before.
+            tokens_B: int [B].
+            positions_B: int [B], the positions of these tokens, all below `span`.
+            span: how many positions of the cache are read.
+
+        Returns:
+            The logits after these tokens, float32 [B, V], and the cache with their keys and values.
         """
         keys, values = list(cache.keys), list(cache.values)
-        cfg, layout = self.model.cfg.attention, self.model.layout
+        cfg = self.model.cfg.attention
         positions_BT, keys_S = positions_B[:, None], jnp.arange(span)
         mask = visible(positions_BT, keys_S, cfg.window)
         shared = self._shared_bias(weights, positions_BT, keys_S)
 
-        def read(number: int, attention: Attention, x_BTD: jax.Array) -> jax.Array:
-            q, k, v = _project(attention, x_BTD, positions_BT, layout)
+        def extend(
+            number: int, attention: Attention, q: jax.Array, k: jax.Array, v: jax.Array
+        ) -> jax.Array:
             keys[number] = self._write(keys[number], k[:, 0], positions_B)
             values[number] = self._write(values[number], v[:, 0], positions_B)
             k, v = (jnp.moveaxis(x[number][..., :span, :], -2, 1) for x in (keys, values))
-            bias = _bias(attention, shared, positions_BT, keys_S)
+            alibi = attention.alibi
+            bias = shared if alibi is None else alibi(positions_BT, keys_S)
             return attend(q, k, v, mask, bias, None, cfg)
 
         with self.model.matmuls():
             x_BTD = self._embed(weights, tokens_B[:, None], positions_BT)
-            x_BTD = self._layers(weights, x_BTD, read)
+            x_BTD = self._layers(weights, x_BTD, positions_BT, positions_B + 1, extend)
             return self.logits(weights, x_BTD)[:, 0], Cache(tuple(keys), tuple(values))
 
-    def _layers(self, weights: Weights, x_BTD: jax.Array, read: Read) -> jax.Array:
-        layout = self.model.layout
+    def _layers(
+        self,
+        weights: Weights,
+        x_BTD: jax.Array,
+        positions: jax.Array,
+        lengths_B: jax.Array,
+        mix: Mix,
+    ) -> jax.Array:
+        """Run x through all layers, each with `mix` inside its attention."""
+        context = Context(TokenPositions(positions), self.model.layout)
         for number, layer in enumerate(weights.layers):
-            block = self.model.part("layers", layer)
-
-            def attention(x: jax.Array, number=number, block=block) -> jax.Array:
-                return block.attention.output(read(number, block.attention, x), layout)
-
-            x_BTD = block.residual(block, x_BTD, attention, None, layout)
+            block = self.model.declaration.part("layers", layer)
+            block.attention = CachedAttention(number, block.attention, lengths_B, mix)
+            x_BTD = block(x_BTD, context)
         return x_BTD
 
     def _embed(self, weights: Weights, tokens_BT: jax.Array, positions: jax.Array) -> jax.Array:
-        """positions [T] or [B, T] -> [B, T, D]"""
+        """Embed tokens at positions [T] or [B, T]: [B, T, D]."""
         layout = self.model.layout
-        embed = self.model.part("embed", weights.outer)
+        embed = self.model.declaration.part("embed", weights.outer)
         x_BTD = embed(tokens_BT, positions, layout.activation("batch", "length", "embed"))
         return jax.reshard(
             x_BTD.astype(self.model.compute), layout.activation("batch", "stream", "embed")
         )
 
     def logits(self, weights: Weights, x_BTD: jax.Array) -> jax.Array:
-        """What the last layer leaves -> float32 [B, T, V]"""
+        """Compute logits from the last layer's output [B, T, D]: float32 [B, T, V]."""
         with self.model.matmuls():
             x_BTD = jax.reshard(x_BTD, self.model.layout.activation("batch", None, "embed"))
-            x_BTD = self.model.part("final_norm", weights.outer)(x_BTD)
+            x_BTD = self.model.declaration.part("final_norm", weights.outer)(x_BTD)
             return project(x_BTD, weights.unembedding, jnp.dtype("float32"))
 
-    def _shared_bias(self, weights: Weights, queries: jax.Array, keys_S: jax.Array):
-        """What every layer adds to its scores (rpe): [Z, K, G, T, S]"""
+    def _shared_bias(
+        self, weights: Weights, queries: jax.Array, keys_S: jax.Array
+    ) -> jax.Array | None:
+        """Compute what every layer adds to its scores (rpe): [Z, K, G, T, S]."""
         table = weights.outer.get("embed.rpe")
         if table is None:
             return None
@@ -182,7 +243,7 @@ class Decoder:
         return RelativeBias(cfg.positions, cfg.attention.head_dim)(table, queries, keys_S)
 
     def _write(self, held: jax.Array, new: jax.Array, positions_B: jax.Array) -> jax.Array:
-        """[B, K, (G,) S, H] with [B, K, (G,) H] at each row's position"""
+        """Write [B, K, (G,) H] into [B, K, (G,) S, H] at each row's position."""
         axes = cache_axes(held.ndim)
 
         def local(held: jax.Array, new: jax.Array, positions_B: jax.Array) -> jax.Array:
@@ -197,17 +258,5 @@ class Decoder:
 
 
 def cache_axes(ndim: int) -> Axes:
-    """Of an array in the cache, keys or values."""
+    """Name the axes of an array in the cache, keys or values."""
     return "batch", "kv_heads", *(None,) * (ndim - 2)
-
-
-def _project(attention: Attention, x_BTD: jax.Array, positions: jax.Array, layout: Layout):
-    """-> queries, keys and values as `Attention.project`, turned by their positions."""
-    q, k, v = (whole(x, layout) for x in attention.project(x_BTD))
-    if attention.rotary is None:
-        return q, k, v
-    return attention.rotary(q, positions), attention.rotary(k, positions), v
-
-
-def _bias(attention: Attention, shared: jax.Array | None, queries: jax.Array, keys_S: jax.Array):
-    return shared if attention.alibi is None else attention.alibi(queries, keys_S)

@@ -7,49 +7,35 @@ after it.
 # B batch, T length; * any axes before the length
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
-class Where(NamedTuple):
-    """Where the tokens of a batch stand, in the layout's order of a sequence.
-
-    `order_T` int32 [T] counts in the row: what is before what, and how far. `positions` int32
-    [*, T] are what embeddings and rotations count by instead, if given. `documents` int32 [*, T]
-    are numbers of documents, of which none sees another, if given.
-    """
-
-    order_T: jax.Array
-    positions: jax.Array | None = None
-    documents: jax.Array | None = None
-
-    @property
-    def counted(self) -> jax.Array:
-        """[T] or [*, T]"""
-        return self.order_T if self.positions is None else self.positions
-
-    @property
-    def of_rows(self) -> tuple[jax.Array | None, jax.Array | None]:
-        """What each row has of its own."""
-        return self.positions, self.documents
-
-
 @dataclass(frozen=True)
 class Documents:
-    """What begins anew after each token `eod`: what a token sees, and the count of positions."""
+    """How the documents that share a row are kept apart; each ends with a token `eod`.
+
+    Attributes:
+        eod: the end-of-document token.
+        attention: no token sees another document.
+        positions: positions are counted anew in each document.
+    """
 
     eod: int
     attention: bool
     positions: bool
 
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
-        """Whole rows [*, T] -> `positions` and `documents` of `Where`, in the rows' order."""
+        """Find the documents in whole rows of tokens [*, T].
+
+        Returns:
+            `reset` and `documents` of `TokenPositions`, int32 [*, T] in the order of the row.
+        """
         place = jax.lax.broadcasted_iota(
             jnp.int32, tokens.shape, tokens.ndim - 1, out_sharding=jax.typeof(tokens).sharding
         )
-        # What wraps around to the first place only makes all numbers of the row one more.
+        # The last token wraps around to the first place: if it is `eod`, all numbers are one more.
         begins = jnp.roll(tokens, 1, axis=-1) == self.eod
         first = jax.lax.cummax(jnp.where(begins, place, 0), axis=tokens.ndim - 1)
         documents = jnp.cumsum(begins, axis=-1, dtype=jnp.int32)

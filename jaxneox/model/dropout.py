@@ -12,10 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 
 class Noise(NamedTuple):
-    """The source of one forward pass's masks.
+    """The source of one forward pass's dropout masks.
 
-    `rows` int32 [M, B] or [B] are numbers in the global batch, `positions` int32 [T] those of the
-    sequence in the order in which it lies; the model knows them.
+    Attributes:
+        key: the random key of the step, or of one place in the model.
+        rows: int32 [M, B] or [B], the rows' numbers in the global batch.
+        positions: int32 [T], the positions of the sequence in the layout's order; the model sets
+            them.
     """
 
     key: jax.Array
@@ -23,11 +26,12 @@ class Noise(NamedTuple):
     positions: jax.Array | None = None
 
     def at(self, place: int | jax.Array) -> "Noise":
+        """Return the source for one place in the model, independent of all others."""
         return self._replace(key=jax.random.fold_in(self.key, place))
 
 
 def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
-    """x [(M,) B, T, D]: each element is zero with probability `rate`; the others make up for it."""
+    """Set elements of x [(M,) B, T, D] to zero with probability `rate`, and scale up the others."""
     if noise is None or rate == 0.0:
         return x
     assert noise.positions is not None
@@ -45,8 +49,10 @@ def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
 
 
 def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
-    """The same for x [B, K, G, T, S], all in the order of positions, with masks drawn head by head
-    where the heads lie."""
+    """Apply dropout to attention weights [B, K, G, T, S], in the order of positions.
+
+    Masks are drawn head by head, on the devices where the heads are.
+    """
     if noise is None or rate == 0.0:
         return x
     spec = P(*jax.typeof(x).sharding.spec[:2])
@@ -62,7 +68,10 @@ def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
 
 
 def _laid(x: jax.Array, shape: tuple[int, ...], spec: P) -> jax.Array:
-    """Broadcast, and laid out so even where the shape was that already; a dimension of one is left
-    whole, since random numbers for it forget the axis of one device that would split it."""
+    """Broadcast x to a shape, laid out as `spec` even if it had the shape already.
+
+    A dimension of one is left whole: if the one device of a mesh axis "splits" it, random numbers
+    for it lose that axis.
+    """
     names = (None if size == 1 else name for size, name in zip(shape, spec, strict=True))
     return jax.reshard(jnp.broadcast_to(x, shape), P(*names))

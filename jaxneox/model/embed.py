@@ -1,4 +1,4 @@
-"""What stands for tokens and their positions before the first layer."""
+"""The embeddings of tokens and of their positions, before the first layer."""
 # * any axes before the length T, V padded vocabulary, D hidden, P rows of positions
 # K key-value heads, G query heads for each of them
 
@@ -13,6 +13,8 @@ from jaxneox.model.positions import sinusoids
 
 
 class Embed(nnx.Module):
+    """The tables of tokens, of learned positions and of relative positions (`rpe`)."""
+
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         init, D = initializer(cfg.init.method, cfg), cfg.hidden_size
         self.tokens = param(rngs, ("vocab", "embed"), init, V=cfg.vocab_size, D=D)
@@ -26,9 +28,9 @@ class Embed(nnx.Module):
         self.offset, self.sinusoidal = cfg.positions.offset, kind == "sinusoidal"
 
     def __call__(self, tokens: jax.Array, positions: jax.Array, spec: PartitionSpec) -> jax.Array:
-        """Tokens [*, T] at positions [T] or [*, T] -> float32 [*, T, D], laid out as `spec`.
+        """Embed tokens [*, T] at positions [T] or [*, T]: float32 [*, T, D], laid out as `spec`.
 
-        In float32: the gradients of a frequent token are many terms of one sum.
+        In float32, because the gradient of a frequent token is one sum of many terms.
         """
         x = self.tokens[...].at[tokens].get(out_sharding=spec)
         if positions.ndim == 1:  # of all rows alike

@@ -8,11 +8,11 @@ from jax.sharding import PartitionSpec
 
 
 def gather(weight: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """`weight` laid out as `spec`.
+    """Lay out `weight` as `spec`, whole over the devices that each store a part.
 
-    On the way an axis that nothing splits is one with the axis before it. The gradient comes back
-    the same way, and XLA sums it so that each device gets only its part (a reduce-scatter) where
-    it is a matrix; of the four axes of attention's weights every device would get all.
+    On the way an axis that nothing splits is joined to the axis before it. The gradient takes the
+    same way back, and for a matrix XLA sums it so that each device gets its part only (a
+    reduce-scatter); for the four axes of attention's weights every device would get all of it.
     """
     stored = jax.typeof(weight).sharding.spec
     if stored.partitions == spec.partitions:

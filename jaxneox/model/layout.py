@@ -1,4 +1,4 @@
-"""Where arrays lie, as the model sees it: by logical axis names, never by mesh axes."""
+"""How arrays lie on devices, as the model sees it: by logical axis names, never by mesh axes."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Pipeline(Protocol):
-    """Layers in stages; `parallel.pipeline` has it."""
+    """Runs layers in stages; implemented by `parallel.pipeline`."""
 
     def __call__(
         self, stage: Callable[..., jax.Array], weights: Any, x_MBTD: jax.Array, rows_MB: Any
@@ -18,7 +18,7 @@ class Pipeline(Protocol):
 
 
 class Ring(Protocol):
-    """Devices in a ring between which a sequence is split; `parallel.ring` has it."""
+    """A ring of devices that each hold a part of the sequence; implemented by `parallel.ring`."""
 
     @property
     def axis(self) -> str: ...
@@ -28,58 +28,61 @@ class Ring(Protocol):
 
 
 class Layout(Protocol):
-    """Translates logical axes into shardings. `parallel.rules` has the one implementation."""
+    """Translates logical axes into shardings; implemented by `parallel.rules`."""
 
     def activation(self, *axes: str | None) -> PartitionSpec:
-        """The sharding of an activation whose dimensions are named so."""
+        """Return the sharding of an activation with these axes."""
 
     def partial(self, *axes: str | None, over: str | tuple[str, ...]) -> PartitionSpec:
-        """The same, of a sum that is still to be added up over the devices that split `over`."""
+        """Return the sharding of a sum that devices which split `over` have yet to add up."""
 
     def feeds(self, *axes: str | None, into: str | tuple[str, ...]) -> PartitionSpec:
-        """The same, of the input to matrices whose output is split along `into`.
+        """Return the sharding of the input to matrices whose output is split along `into`.
 
         Its gradient is a partial sum, so that several matrices share one reduction.
         """
 
     def parts(self, *axes: str | None) -> int:
-        """How many devices split an activation between them."""
+        """Count the devices that split an activation with these axes between them."""
 
     def weight(self, *axes: str) -> PartitionSpec:
-        """The sharding in which a layer computes with a weight."""
+        """Return the sharding in which a layer computes with a weight."""
 
     def spread(self, micro: int) -> str | None:
-        """The axis name of `micro` micro-batches outside the layers, None where all hold all."""
+        """Name the axis of `micro` micro-batches outside the layers.
+
+        It is None if every stage holds all micro-batches.
+        """
 
     def order(self, length: int) -> NDArray[np.int32]:
-        """The positions of a sequence in the order in which the devices hold them."""
+        """List the positions of a sequence in the order in which the devices hold them."""
 
     @property
     def pipeline(self) -> Pipeline | None:
-        """None where all layers are on all devices."""
+        """The pipeline that runs the layers, or None if every device holds all layers."""
 
     @property
     def rings(self) -> Ring | None:
-        """None where attention sees whole sequences of keys and values."""
+        """The ring of attention, or None if attention sees whole sequences of keys and values."""
 
 
 Axes = tuple[str | None, ...]
 
 
 def platform() -> str:
-    """Of the devices of the mesh for which a function is being traced: cpu, gpu or tpu."""
+    """Name the platform that is traced for, the devices of the current mesh: cpu, gpu or tpu."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
 def dual(x: jax.Array) -> PartitionSpec:
-    """How the gradient of x lies: a partial sum over the devices that share x as it is."""
+    """Return the sharding of the gradient of x: a partial sum over the devices that share x."""
     spec = jax.typeof(x).sharding.spec
     return PartitionSpec(*spec.partitions, unreduced=spec.reduced, reduced=spec.unreduced)
 
 
 def once(x: jax.Array) -> jax.Array:
-    """Computed once, where XLA for CPUs would put it into each loop that reads it."""
+    """Compute x once; XLA for CPUs would otherwise recompute it in each loop that reads it."""
     return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
 
 
@@ -89,20 +92,26 @@ def on_devices(
     outputs: tuple[Axes, ...],
     layout: Layout,
 ) -> Callable[..., Any]:
-    """`local` as the program of one device, on its parts of arrays whose dimensions are named.
+    """Make a function of whole arrays from `local`, the program of one device on its parts of them.
 
-    A pipeline runs its stages under a vmap, of which jax's own rule would gather all stages'
+    A pipeline runs its stages under a vmap, for which jax's own rule would gather all stages'
     arrays on every device; here each stage keeps its own.
+
+    Args:
+        local: takes and returns the parts of one device.
+        inputs: the logical axes of each argument.
+        outputs: the logical axes of each result.
+        layout: translates the axes.
     """
     ins = tuple(layout.activation(*axes) for axes in inputs)
     outs = tuple(layout.activation(*axes) for axes in outputs)
 
     @jax.custom_batching.custom_vmap
-    def run(*arrays: jax.Array):
+    def run(*arrays: jax.Array) -> Any:
         return jax.shard_map(local, in_specs=ins, out_specs=outs)(*arrays)
 
     @run.def_vmap
-    def _(size: int, batched: list[bool], *arrays: jax.Array):
+    def _(size: int, batched: list[bool], *arrays: jax.Array) -> tuple[Any, tuple[bool, ...]]:
         first = next(x for x, b in zip(arrays, batched, strict=True) if b)
         stages = jax.typeof(first).sharding.spec[0]
         mapped = tuple(

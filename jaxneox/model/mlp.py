@@ -18,7 +18,7 @@ def gelu_erf(x: jax.Array) -> jax.Array:
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
-    """The tanh form with NeoX's constant for sqrt(2 / pi) (`bias-gelu-fusion`)."""
+    """Compute the tanh form of GELU with NeoX's constant for sqrt(2 / pi) (`bias-gelu-fusion`)."""
     return x * 0.5 * (1.0 + jnp.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
 
 
@@ -53,7 +53,7 @@ class Mlp(nnx.Module):
         self.activation = jax.checkpoint(ACTIVATIONS[m.activation], prevent_cse=False)
 
     def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """-> [B, T, D] without the output bias, a partial sum over the devices' inner widths."""
+        """Compute [B, T, D] without the output bias, a partial sum over the inner width."""
         up_BTF = _affine(x_BTD, self.up, self.up_bias)
         if self.gate is None:
             inner_BTF = self.activation(up_BTF)

@@ -1,7 +1,8 @@
-"""The whole model as one function of a flat dictionary of parameters."""
+"""The whole model as one function of a flat dictionary of parameters: the forward pass."""
 # M micro-batches (all that pass a pipeline together, else 1), B batch, T length, D hidden,
-# V padded vocabulary, k layers
+# V padded vocabulary, C positions that are scored, k layers
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,68 +11,46 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
-from jaxneox.model.block import Block
-from jaxneox.model.documents import Documents, Where
+from jaxneox.model.context import Context, TokenPositions
+from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.embed import Embed
 from jaxneox.model.gather import gather
 from jaxneox.model.layout import Layout
-from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum, project
-from jaxneox.model.norms import norm
-from jaxneox.model.param import initializer, param, zeros
+from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum, project
+from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
 from jaxneox.model.scores import scores
 
-Params = dict[str, jax.Array]
-"""Dotted names to arrays; the parameters of all layers are stacked on a leading axis."""
-
 NO_REMAT = RematConfig("none")
-
 
 POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
-"""What a layer keeps for its backward pass: nothing but its input, or also its products with
-weights."""
+"""What a layer keeps for its backward pass: its input only, or its products with weights too."""
 
-
-class NeoX(nnx.Module):
-    """Declares every parameter; holds no mathematics but that of its parts."""
-
-    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
-        self.embed = Embed(cfg, rngs)
-        self.layers = stack(lambda key: Block(cfg, nnx.Rngs(key)), cfg.num_layers, rngs)
-        self.final_norm = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
-        self.unembed = Unembed(cfg, rngs)
-
-
-class Unembed(nnx.Module):
-    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
-        init, D, V = initializer(cfg.init.method, cfg), cfg.hidden_size, cfg.vocab_size
-        tied = cfg.tied_embedding
-        self.weight = None if tied else param(rngs, ("embed", "vocab"), init, D=D, V=V)
-        self.bias = param(rngs, ("vocab",), zeros, V=V) if cfg.logit_bias else None
-
-
-def stack(make, count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """`count` modules as one whose parameters have a leading axis `layers`."""
-    keys = jax.random.split(rngs.params(), count)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: make(jax.random.key(0))))
-    state = jax.vmap(lambda key: nnx.state(make(key)))(keys)
-    for _, variable in nnx.to_flat_state(state):
-        variable.set_metadata(axes=("layers", *variable.get_metadata("axes")))
-    return nnx.merge(graph, state)
+Layer = Callable[[jax.Array, tuple[jax.Array, Params]], tuple[jax.Array, None]]
+"""(x [B, T, D], (number of the layer, its weights)) -> (x, None), the body of a scan."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """The functions of one configuration, laid out for one mesh. Holds no arrays."""
+    """The functions of one configuration, laid out for one mesh. It holds no arrays.
+
+    Attributes:
+        cfg: the architecture.
+        layout: how arrays lie on the devices.
+        compute: the dtype of activations, and of weights in products.
+        remat: what the backward pass computes again.
+        z_loss: the weight of `log(Z)^2` in the loss.
+        loss_fp32: whether the loss is computed in float32, else in `compute`.
+        documents: how `loss_sum` keeps documents apart; None if a row is one text.
+    """
 
     cfg: ModelConfig
     layout: Layout
@@ -79,45 +58,64 @@ class Model:
     remat: RematConfig = NO_REMAT
     z_loss: float = 0.0
     loss_fp32: bool = True
-    documents: Documents | None = None  # of a row of `loss_sum`; None: it is one text
+    documents: Documents | None = None
 
     @cached_property
-    def _declared(self) -> NeoX:
-        return nnx.eval_shape(lambda: NeoX(self.cfg, nnx.Rngs(0)))
+    def declaration(self) -> Declaration:
+        """The modules and parameters that the configuration declares."""
+        return Declaration(self.cfg)
 
-    @cached_property
+    @property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The logical axes of every parameter by name."""
-        return {name: p.get_metadata("axes") for name, p in _flat(self._declared).items()}
+        return self.declaration.axes
 
-    @cached_property
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: p.shape for name, p in _flat(self._declared).items()}
+        """The shape of every parameter by name."""
+        return self.declaration.shapes
 
     def init(self, key: jax.Array) -> Params:
-        """The same float32 numbers on every mesh."""
-        return {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
+        """Draw the initial parameters, float32: the same numbers on every mesh."""
+        return self.declaration.init(key)
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """int [B, T] -> float32 [B, T, V], without dropout; a row is one text."""
+        """Compute next-token logits without dropout; a row is one text.
+
+        Args:
+            params: parameters by dotted name.
+            tokens_BT: int [B, T]; T is at most the model's context.
+
+        Returns:
+            float32 [B, T, V].
+        """
         with self.matmuls():
-            model = self._module(params)
+            model = self._outer_modules(params)
             x_BTD = self._texts(model, params, tokens_BT)
             return project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
 
     def scores(
-        self, params: Params, tokens_BT: jax.Array, places_BC: jax.Array, labels_BC: jax.Array
+        self, params: Params, tokens_BT: jax.Array, positions_BC: jax.Array, labels_BC: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """How likely each label is after the token at its place, and whether it is the likeliest.
+        """Compute how likely given labels are, each after the token at its position.
 
-        -> log-probabilities over the padded vocabulary, float32 [B, C], and bool [B, C]. Logits are
-        made for the C places only; a row is one text.
+        Logits are made for the C positions only; a row is one text.
+
+        Args:
+            params: parameters by dotted name.
+            tokens_BT: int [B, T].
+            positions_BC: int [B, C], positions in the rows.
+            labels_BC: int [B, C], the token that is scored at each.
+
+        Returns:
+            The log-probabilities over the padded vocabulary, float32 [B, C], and whether each label
+            is the likeliest, bool [B, C].
         """
         with self.matmuls():
-            model = self._module(params)
+            model = self._outer_modules(params)
             x_BTD = self._texts(model, params, tokens_BT)
             unembedding = self._unembedding(model)
-            return scores(x_BTD, unembedding, places_BC, labels_BC, self.layout)
+            return scores(x_BTD, unembedding, positions_BC, labels_BC, self.layout)
 
     def loss_sum(
         self,
@@ -127,24 +125,36 @@ class Model:
         weights_MBT: jax.Array,
         noise: Noise | None = None,
     ) -> jax.Array:
-        """The weighted sum of the tokens' losses, float32 []; the caller divides.
+        """Sum the weighted losses of the tokens; the caller divides by what it counts.
 
-        Without `noise` nothing is dropped. `documents` are told apart here alone.
+        Args:
+            params: parameters by dotted name.
+            tokens_MBT: int [M, B, T].
+            labels_MBT: int [M, B, T], the token that follows each.
+            weights_MBT: float32 [M, B, T].
+            noise: the source of the dropout masks; None drops nothing.
+
+        Returns:
+            float32 [], in nats.
         """
         micro, batch, length = tokens_MBT.shape
         spread, layout = self.layout.spread(micro), self.layout
         logits = micro * batch * self.cfg.vocab_size // layout.parts(spread, "batch", "vocab")
         chunk = chunk_length(length // layout.parts("length"), logits)
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
-        head = Head(layout, self.z_loss, chunk, dtype, spread)
-        model = self._module(params)
-        x_MBTD = self._hidden(model, params, tokens_MBT, self._where(tokens_MBT), noise)
+        settings = LossSettings(layout, self.z_loss, chunk, dtype, spread)
+        model = self._outer_modules(params)
+        positions = self._document_positions(tokens_MBT)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise)
         labels_MBT, weights_MBT = self._laid(labels_MBT), self._laid(weights_MBT)
-        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, head)
+        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
 
     def matmuls(self) -> AbstractContextManager[Any]:
-        """Around whatever is traced: float32 means float32, also where a device would round the
-        factors of its products (TF32, bfloat16 passes)."""
+        """Set the precision of products for whatever is traced inside.
+
+        float32 then means float32, also on devices that would round the factors of its products
+        (TF32, bfloat16 passes).
+        """
         return jax.default_matmul_precision("highest" if self.compute == "float32" else "default")
 
     def _hidden(
@@ -152,54 +162,69 @@ class Model:
         model: NeoX,
         params: Params,
         tokens_MBT: jax.Array,
-        where: Where,
+        positions: TokenPositions,
         noise: Noise | None = None,
     ) -> jax.Array:
-        """-> [M, B, T, D] after the final norm, the positions in the layout's order."""
-        micro = tokens_MBT.shape[0]
-        noise = noise and noise._replace(positions=where.order_T)
-        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), where.counted)
+        """Compute [M, B, T, D] after the final norm, positions in the layout's order."""
+        if noise is not None:
+            noise = noise._replace(positions=positions.order_T)
+        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), positions.encoded)
         x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
-        bias = self._score_bias(model.embed, where.order_T)
-        x_MBTD = self._run_layers(params, x_MBTD, where, bias, noise)
-        spread = self.layout.spread(micro)
+        bias = self._score_bias(model.embed, positions.order_T)
+        x_MBTD = self.run_layers(params, x_MBTD, Context(positions, self.layout, bias, noise))
+        spread = self.layout.spread(tokens_MBT.shape[0])
         whole = self.layout.activation(spread, "batch", "length", "embed")
         return jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
 
-    def _one_text(self, tokens: jax.Array) -> Where:
-        """Of rows [*, T]."""
-        return Where(jnp.asarray(self.layout.order(tokens.shape[-1])))
-
-    def _where(self, tokens_MBT: jax.Array) -> Where:
-        """Counted over whole rows, then laid as their tokens."""
-        where = self._one_text(tokens_MBT)
-        if self.documents is None:
-            return where
-        spread = self.layout.spread(tokens_MBT.shape[0])
-        whole = self.layout.activation(spread, "batch", None)
-        found = self.documents(jax.reshard(tokens_MBT, whole))
-        return Where(where.order_T, *jax.tree.map(self._laid, found))
-
     def _texts(self, model: NeoX, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """-> [B, T, D] after the final norm, of rows that are one text each, the positions in their
-        order on every device that has some of them."""
-        x_MBTD = self._hidden(model, params, tokens_BT[None], self._one_text(tokens_BT))
+        """Compute [B, T, D] after the final norm, of rows that are one text each.
+
+        The positions are in their order, on every device that has some of them.
+        """
+        x_MBTD = self._hidden(model, params, tokens_BT[None], self._text_positions(tokens_BT))
         x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
         if self.layout.rings is None:
             return x_BTD
         return x_BTD[:, np.argsort(self.layout.order(x_BTD.shape[1]))]
 
-    def _laid(self, x_MBT: jax.Array) -> jax.Array:
-        """What belongs to the tokens, in the order and on the devices of their positions."""
-        layout, (micro, _, length) = self.layout, x_MBT.shape
-        spread = layout.spread(micro)
-        x_MBT = jax.reshard(x_MBT, layout.activation(spread, "batch", None))
-        if layout.rings is not None:
-            x_MBT = x_MBT[:, :, layout.order(length)]
-        return jax.reshard(x_MBT, layout.activation(spread, "batch", "length"))
+    def run_layers(self, params: Params, x_MBTD: jax.Array, context: Context) -> jax.Array:
+        """Run the residual stream [M, B, T, D] through all layers.
 
-    def _stream(self, micro: str | None) -> PartitionSpec:
-        return self.layout.activation(micro, "batch", "stream", "embed")
+        They are scanned at once, or by each stage of a pipeline its own. The arrays of `context`
+        that differ from row to row have a leading axis M.
+        """
+        layers, noise = split_layers(params)[1], context.noise
+        of_rows = None if noise is None else noise.rows, context.positions.per_row
+
+        def run(
+            x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows: Any
+        ) -> jax.Array:
+            """Run the k layers of these weights, the first of which has this number."""
+            rows_B, per_row = of_rows
+            numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
+            own = context._replace(
+                positions=TokenPositions(context.positions.order_T, *per_row),
+                noise=None if noise is None else noise._replace(rows=rows_B),
+            )
+            return jax.lax.scan(self._layer(own), x_BTD, (numbers_k, weights))[0]
+
+        if self.layout.pipeline is not None:
+            x_MBTD = jax.reshard(x_MBTD, self._stream(None))
+            return self.layout.pipeline(run, layers, x_MBTD, of_rows)
+        if x_MBTD.shape[0] != 1:
+            raise ValueError(f"{x_MBTD.shape[0]} micro-batches, expected 1 without a pipeline")
+        return run(x_MBTD[0], layers, 0, jax.tree.map(lambda x: x[0], of_rows))[None]
+
+    def _layer(self, context: Context) -> Layer:
+        def layer(x_BTD: jax.Array, numbered: tuple[jax.Array, Params]) -> tuple[jax.Array, None]:
+            number, weights = numbered
+            cast = {name: w.astype(self.compute) for name, w in weights.items()}
+            block = self.declaration.part("layers", self._gathered(cast))
+            return block(x_BTD, context.at(1 + number)), None
+
+        if self.remat.policy == "none":
+            return layer
+        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
 
     def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions: jax.Array) -> jax.Array:
         spread = self.layout.spread(tokens_MBT.shape[0])
@@ -213,59 +238,44 @@ class Model:
         relative = RelativeBias(self.cfg.positions, self.cfg.attention.head_dim)
         return relative(embed.rpe[...], order_T, order_T)
 
-    def _run_layers(self, params: Params, x_MBTD, where: Where, bias, noise: Noise | None):
-        """[M, B, T, D] -> the same: through the stages of a pipeline, or through all at once."""
-        layers = {name: w for name, w in params.items() if name.startswith("layers.")}
-        of_rows = noise and noise.rows, where.of_rows
+    def _text_positions(self, tokens: jax.Array) -> TokenPositions:
+        """Count the positions of rows [*, T] that are one text each."""
+        return TokenPositions(jnp.asarray(self.layout.order(tokens.shape[-1])))
 
-        def run(x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows) -> jax.Array:
-            """The k layers of these weights, of which the first has this number."""
-            rows_B, places = of_rows
-            numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
-            its_noise = noise and noise._replace(rows=rows_B)
-            layer = self._layer(Where(where.order_T, *places), bias, its_noise)
-            return jax.lax.scan(layer, x_BTD, (numbers_k, weights))[0]
+    def _document_positions(self, tokens_MBT: jax.Array) -> TokenPositions:
+        """Count the positions of whole rows, then lay them out as their tokens."""
+        positions = self._text_positions(tokens_MBT)
+        if self.documents is None:
+            return positions
+        spread = self.layout.spread(tokens_MBT.shape[0])
+        whole = self.layout.activation(spread, "batch", None)
+        per_row = self.documents(jax.reshard(tokens_MBT, whole))
+        return TokenPositions(positions.order_T, *jax.tree.map(self._laid, per_row))
 
-        if self.layout.pipeline is not None:
-            x_MBTD = jax.reshard(x_MBTD, self._stream(None))
-            return self.layout.pipeline(run, layers, x_MBTD, of_rows)
-        if x_MBTD.shape[0] != 1:
-            raise ValueError(f"{x_MBTD.shape[0]} micro-batches, expected 1 without a pipeline")
-        return run(x_MBTD[0], layers, 0, jax.tree.map(lambda x: x[0], of_rows))[None]
+    def _laid(self, x_MBT: jax.Array) -> jax.Array:
+        """Lay out an array of the tokens, in the order and on the devices of their positions."""
+        layout, (micro, _, length) = self.layout, x_MBT.shape
+        spread = layout.spread(micro)
+        x_MBT = jax.reshard(x_MBT, layout.activation(spread, "batch", None))
+        if layout.rings is not None:
+            x_MBT = x_MBT[:, :, layout.order(length)]
+        return jax.reshard(x_MBT, layout.activation(spread, "batch", "length"))
 
-    def _layer(self, where: Where, bias: jax.Array | None, noise: Noise | None):
-        """One layer as the body of a scan: (x [B, T, D], (its number, its weights)) -> x."""
+    def _stream(self, micro: str | None) -> PartitionSpec:
+        return self.layout.activation(micro, "batch", "stream", "embed")
 
-        def layer(x_BTD: jax.Array, numbered: tuple[jax.Array, Params]):
-            number, weights = numbered
-            cast = {name: w.astype(self.compute) for name, w in weights.items()}
-            block = self.part("layers", self._gathered(cast))
-            inner = noise and noise.at(1 + number)
-            return block(x_BTD, where, bias, inner, self.layout), None
-
-        if self.remat.policy == "none":
-            return layer
-        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
-
-    def part(self, name: str, weights: Params) -> Any:
-        """The module `embed`, `layers` (one of them) or `final_norm` with its weights in place."""
-        prefix, module = f"{name}.", getattr(self._declared, name)
-        own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
-        return _merge(nnx.graphdef(module), own)
-
-    def _module(self, params: Params) -> NeoX:
-        """The model with its weights outside the layers in place, in float32."""
-        outer = {name: w for name, w in params.items() if not name.startswith("layers.")}
-        return _merge(nnx.graphdef(self._declared), params | self._gathered(outer))
+    def _outer_modules(self, params: Params) -> NeoX:
+        """Build the model with its weights outside the layers whole, in float32."""
+        return self.declaration.model(params | self._gathered(split_layers(params)[0]))
 
     def _unembedding(self, model: NeoX) -> Unembedding:
-        """A tied model's weight is the transpose of its one embedding leaf."""
+        """Return the matrix to logits; a tied model's is its one embedding leaf, transposed."""
         weight, bias = model.unembed.weight, model.unembed.bias
         weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
         return Unembedding(weight_DV.astype(self.compute), None if bias is None else bias[...])
 
     def _gathered(self, weights: Params) -> Params:
-        """Whole over the devices that only store a part."""
+        """Make weights whole over the devices that each store a part."""
 
         def spec(name: str, w: jax.Array) -> PartitionSpec:
             axes = self.axes[name]
@@ -276,12 +286,3 @@ class Model:
 
 def _length(weights: Params) -> int:
     return next(iter(weights.values())).shape[0]
-
-
-def _flat(module: nnx.Module) -> dict[str, nnx.Param]:
-    return {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
-
-
-def _merge(graph: Any, weights: Params) -> Any:
-    flat = [(tuple(name.split(".")), nnx.Param(w)) for name, w in sorted(weights.items())]
-    return nnx.merge(graph, nnx.from_flat_state(flat))

@@ -1,6 +1,6 @@
-"""Normalisation over the hidden axis. Statistics in float32; the result has the input's dtype.
+"""Normalisation over the hidden axis. Statistics are in float32; the result has the input's dtype.
 
-For the backward pass the input alone is kept, and the rest computed again.
+The backward pass keeps the input alone, and computes the rest again.
 """
 
 import math
@@ -30,6 +30,8 @@ class LayerNorm(nnx.Module):
 
 
 class NonParametricLayerNorm(nnx.Module):
+    """A LayerNorm without scale and bias."""
+
     def __init__(self, cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int):
         self.epsilon, self.over = cfg.epsilon, tuple(range(-len(axes), 0))
 
@@ -68,11 +70,18 @@ KINDS: dict[str, Callable[..., nnx.Module]] = {
 
 
 def norm(cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int) -> nnx.Module:
+    """Make the norm that the configuration names, with parameters of these axes and sizes."""
     return KINDS[cfg.kind](cfg, axes, rngs, **sizes)
 
 
 @partial(jax.checkpoint, static_argnums=(3, 4), prevent_cse=False)
-def _layernorm(x: jax.Array, scale, bias, over: tuple[int, ...], epsilon: float) -> jax.Array:
+def _layernorm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    over: tuple[int, ...],
+    epsilon: float,
+) -> jax.Array:
     x32 = x.astype(jnp.float32)
     centred = x32 + -1.0 * _mean(x32, over)
     y = centred * jax.lax.rsqrt(_mean(centred * centred, over) + epsilon)
@@ -94,14 +103,14 @@ def _scalenorm(x: jax.Array, g: jax.Array, epsilon: float) -> jax.Array:
 
 
 def _mean(x: jax.Array, over: tuple[int, ...]) -> jax.Array:
-    """As a product: jax negates and divides no gradients that are partial sums."""
+    """Compute the mean as a product: jax negates and divides no gradients that are partial sums."""
     return jnp.sum(x, axis=over, keepdims=True) * (1 / math.prod(x.shape[axis] for axis in over))
 
 
 def _under(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """`weight` in float32 with leading axes of size one, so that it lies under x's last axes.
+    """Bring `weight` under x's last axes: float32, with leading axes of size one.
 
-    Where x's gradient is a partial sum, so is the weight's.
+    If x's gradient is a partial sum, so is the weight's.
     """
     if parts := jax.typeof(x).sharding.spec.reduced:
         split = jax.typeof(weight).sharding.spec

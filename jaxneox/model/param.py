@@ -16,10 +16,15 @@ Initializer = Callable[[jax.Array, tuple[int, ...], int], jax.Array]
 def param(
     rngs: nnx.Rngs, axes: Sequence[str], init: Initializer, *, reads: int = 1, **sizes: int
 ) -> nnx.Param:
-    """A float32 parameter whose shape is `sizes` in order, one logical axis name for each.
+    """Declare a float32 parameter whose shape is `sizes` in order, one logical axis name for each.
 
-    `reads` is the number of leading axes that the matrix contracts with its input; the others are
-    its output. Only xavier and orthogonal initialisation look at it.
+    Args:
+        rngs: the source of random keys.
+        axes: logical axis names, which `parallel/rules.py` translates to mesh axes.
+        init: draws the initial value.
+        reads: the number of leading axes that the matrix contracts with its input; the others are
+            its output. Only xavier and orthogonal initialisation look at it.
+        sizes: the length of each axis, by the letter that the shape suffixes use.
     """
     if len(axes) != len(sizes):
         raise ValueError(f"{len(axes)} axes {tuple(axes)} for {len(sizes)} sizes {sizes}")
@@ -60,7 +65,7 @@ def orthogonal(gain: float) -> Initializer:
 
 
 def initializer(method: InitMethod, cfg: ModelConfig) -> Initializer:
-    """NeoX's initialisation by name (megatron/model/init_functions.py).
+    """Return NeoX's initialisation of that name (megatron/model/init_functions.py).
 
     The widths in `small_init` and `wang_init` are the hidden size, whatever the matrix.
     """

@@ -1,8 +1,8 @@
 """Products of activations and weights.
 
-`into` has its gradients written out: jax derives that of a weight as a product over the two axes B
-and T in an order for which XLA has no fast program on CPUs; as it is here it takes half the time.
-`PRODUCT` is the name by which rematerialisation knows what they make.
+`into` has its gradients written out: for a weight's, jax derives a product over the two axes B and
+T in an order for which XLA has no fast program on CPUs; this one takes half the time. `PRODUCT` is
+the name by which rematerialisation knows the results.
 """
 # B batch, T length, X what is summed over, Y what comes out
 
@@ -17,13 +17,16 @@ PRODUCT = "product"
 
 
 def into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
-    """-> [B, T, Y], split as the weight's columns are."""
+    """Multiply by a weight whose columns may be split: [B, T, Y], split as they are."""
     return checkpoint_name(_into(x_BTX, w_XY), PRODUCT)
 
 
 def out_of(x_BTX: jax.Array, w_XY: jax.Array, partial: PartitionSpec) -> jax.Array:
-    """-> [B, T, Y], a partial sum over the devices that split the weight's rows. It has its name
-    once it is added up: no loop over layers can keep a partial sum."""
+    """Multiply by a weight whose rows are split: [B, T, Y], a partial sum over the devices.
+
+    It gets its name for rematerialisation once it is added up: no loop over layers can keep a
+    partial sum.
+    """
     return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY, out_sharding=partial)
 
 
@@ -32,11 +35,11 @@ def _into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
     return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY)
 
 
-def _forward(x_BTX: jax.Array, w_XY: jax.Array):
+def _forward(x_BTX: jax.Array, w_XY: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _into(x_BTX, w_XY), (x_BTX, w_XY)
 
 
-def _backward(saved: tuple[jax.Array, jax.Array], d_BTY: jax.Array):
+def _backward(saved: tuple[jax.Array, jax.Array], d_BTY: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_BTX, w_XY = saved
     d_x = jnp.einsum("BTY,XY->BTX", d_BTY, w_XY, out_sharding=dual(x_BTX))
     return d_x, jnp.einsum("BTX,BTY->XY", x_BTX, d_BTY, out_sharding=dual(w_XY))

@@ -1,4 +1,4 @@
-"""Clipping by the norm of the gradient, also by one that leaves something out."""
+"""Clipping by the norm of the gradient, also by a norm that leaves parameters out."""
 
 from collections.abc import Mapping
 
@@ -9,14 +9,18 @@ from jax.sharding import PartitionSpec as P
 
 
 def clip_by_norm(most: float, leaves_out: Mapping[str, int]) -> optax.GradientTransformation:
-    """Scales the gradient down to the norm `most`.
+    """Scale the gradient down to a norm of at most `most`.
 
-    `leaves_out` names parameters of which the norm counts only the layers before the given one; of
-    what is in no layer nothing. DeepSpeed without ZeRO counts what all ranks have copies of in the
-    pipeline's first stage alone (deepspeed `runtime/utils.py`, `clip_grad_norm_`: its rank is one
-    among all stages).
+    The norm of DeepSpeed without ZeRO counts what all ranks have copies of in the pipeline's first
+    stage alone (deepspeed `runtime/utils.py`, `clip_grad_norm_`: its rank is one among all stages).
 
-    One factor for all: a quotient for each number would be a pass of its own over the gradient.
+    The factor is one for all: a quotient for each number would be a pass of its own over the
+    gradient.
+
+    Args:
+        most: the largest norm.
+        leaves_out: parameters of which the norm counts only the layers before the given one; of a
+            parameter that is in no layer it counts nothing.
     """
 
     def clip(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
@@ -29,7 +33,7 @@ def clip_by_norm(most: float, leaves_out: Mapping[str, int]) -> optax.GradientTr
 
 
 def _squares(name: str, u: jax.Array, first: int | None) -> jax.Array:
-    """The sum of squares, of a parameter that is left out before layer `first`."""
+    """Sum the squares of a parameter; with `first`, only those of the layers before it."""
     if first is None:
         return jnp.sum(jnp.square(u))
     if not name.startswith("layers."):

@@ -1,6 +1,7 @@
-"""Optimizers that look at rows and columns see NeoX's matrices, one layer at a time."""
+"""Shows NeoX's matrices, one layer at a time, to optimizers that look at rows and columns."""
 
 import math
+from typing import Any
 
 import jax
 import optax
@@ -10,7 +11,7 @@ Axes = dict[str, tuple[str, ...]]
 
 
 def matrix_split(axes: tuple[str, ...]) -> int | None:
-    """How many leading axes are the matrix's rows; None for a vector or a scalar.
+    """Count the leading axes that are the matrix's rows; None for a vector or a scalar.
 
     Every matrix of the model reads from or writes to the hidden axis `embed`, which comes first or
     last (after `layers`).
@@ -22,7 +23,7 @@ def matrix_split(axes: tuple[str, ...]) -> int | None:
 
 
 def matrix_dimensions(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
-    """The rows and columns of a layer's matrices; None for what is no matrix or in no layer."""
+    """Return the rows and columns of a layer's matrix; None if it is no matrix or in no layer."""
     rows = matrix_split(axes)
     if axes[0] != "layers" or rows is None:
         return None
@@ -30,18 +31,20 @@ def matrix_dimensions(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
 
 
 def by_matrix(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
-    """`inner` applied to 2-D matrices (and flat vectors), the layers' ones under a vmap."""
+    """Apply `inner` to 2-D matrices (and flat vectors), to those of the layers under a vmap."""
 
     def split(tree: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         flat = {name: _flat(value, axes[name]) for name, value in tree.items()}
         layers = {name: value for name, value in flat.items() if axes[name][0] == "layers"}
         return layers, {name: value for name, value in flat.items() if name not in layers}
 
-    def init(params):
+    def init(params: optax.Params) -> optax.OptState:
         layers, rest = split(params)
         return {"layers": jax.vmap(inner.init)(layers), "rest": inner.init(rest)}
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         layers, rest = split(updates)
         layer_params, rest_params = split(params)
         layers, state_layers = jax.vmap(inner.update)(layers, state["layers"], layer_params)

@@ -16,16 +16,27 @@ Chain = list[optax.GradientTransformation]
 
 
 def decays(name: str) -> bool:
-    """NeoX's groups: norms and biases have no weight decay, matrices and embeddings have."""
+    """Tell whether a parameter has weight decay: matrices and embeddings, not norms and biases.
+
+    These are NeoX's groups.
+    """
     return name.rpartition(".")[2] not in ("scale", "g") and not name.endswith("bias")
 
 
 def build_optimizer(
     cfg: OptimizerConfig, schedule: ScheduleConfig, axes: Axes
 ) -> optax.GradientTransformation:
-    """Clips by global norm, then updates; `axes` are the parameters' logical axes by name.
+    """Build the chain that clips by the global norm, then updates.
 
     "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW.
+
+    Args:
+        cfg: the optimizer.
+        schedule: the learning rate.
+        axes: the parameters' logical axes by name.
+
+    Raises:
+        UserError: a key names a parameter that the model does not have.
     """
     _check_names(cfg, axes)
     clip = [clip_by_norm(cfg.grad_clip, cfg.clip_leaves_out)] if cfg.grad_clip else []
@@ -42,7 +53,7 @@ def _check_names(cfg: OptimizerConfig, axes: Axes) -> None:
 
 
 def _factors(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    """A learning rate of their own for some parameters."""
+    """Scale the learning rate of some parameters."""
     if not cfg.lr_factors:
         return []
 
@@ -62,7 +73,7 @@ def _adam(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    """Torch's: the decay enters the momentum."""
+    """Build torch's SGD, whose decay enters the momentum."""
     momentum = [optax.trace(cfg.momentum)] if cfg.momentum else []
     return [*_decay(cfg, axes), *momentum]
 
@@ -77,13 +88,13 @@ def _sm3(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _adafactor(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    """Shazeer and Stern 2018 with a given learning rate, not one relative to the weights."""
+    """Build Shazeer and Stern's (2018) with a given learning rate, not relative to the weights."""
     factored = optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0))
     return [by_matrix(factored, axes), *_decay(cfg, axes)]
 
 
 def _muon(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    """Orthogonalised momentum for the layers' matrices, Adam for everything else."""
+    """Build orthogonalised momentum for the layers' matrices, Adam for everything else."""
     numbers = {name: matrix_dimensions(a) for name, a in axes.items()}
     groups = {name: "adam" if n is None else "muon" for name, n in numbers.items()}
     orthogonal = muon(

@@ -10,7 +10,7 @@ from jaxneox.config.schema import ScheduleConfig
 
 
 def build_schedule(cfg: ScheduleConfig) -> optax.Schedule:
-    """step (0-based count of updates made) -> learning rate, float32.
+    """Build a function from the step (0-based count of updates made) to the learning rate, float32.
 
     NeoX's formulas (megatron/learning_rates.py, AnnealingLR): with n steps after the warm-up and
     m steps of decay in all, linear lr (m - n) / m, cosine min + (lr - min) (1 + cos(pi n / m)) / 2,

@@ -1,4 +1,4 @@
-"""Programs that are compiled once for all processes."""
+"""The cache of compiled programs, which all processes share."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,10 @@ import jax
 
 
 def use_compilation_cache() -> None:
-    """Compiled programs are kept between runs, in $JAXNEOX_CACHE or ~/.cache/jaxneox, unless JAX
-    has been told of another place."""
+    """Keep compiled programs between runs, in $JAXNEOX_CACHE or ~/.cache/jaxneox.
+
+    A folder that JAX has been told of comes first.
+    """
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         root = Path(os.environ.get("JAXNEOX_CACHE") or Path.home() / ".cache" / "jaxneox")
         jax.config.update("jax_compilation_cache_dir", str(root / "xla"))

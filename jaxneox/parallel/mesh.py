@@ -24,7 +24,10 @@ Sizes = dict[str, int]
 
 
 def parse_mesh(text: str) -> Sizes:
-    """`dp=2,tp=4` -> {"dp": 2, "tp": 4}; one size may be -1, all that is left."""
+    """Parse `dp=2,tp=4` to {"dp": 2, "tp": 4}.
+
+    One size may be -1 and takes the remaining devices.
+    """
     sizes: Sizes = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
@@ -42,26 +45,27 @@ def parse_mesh(text: str) -> Sizes:
 
 
 def asked_sizes(mesh: str | None, yaml: ParallelConfig) -> Sizes:
-    """What `--mesh` says, else the YAML's pipeline, context and model parallel sizes with dp for
-    the rest."""
+    """Return the sizes that `--mesh` gives, else those of the YAML with dp for the rest."""
     if mesh:
         return whole(parse_mesh(mesh))
     return whole({"pp": yaml.pp, "dp": -1, "cp": yaml.cp, "tp": yaml.tp})
 
 
 def whole(sizes: Sizes) -> Sizes:
-    """All axes in their order, the ones that are not given with size 1."""
+    """Return all axes in their order, with size 1 for those that are not given."""
     return {axis: sizes.get(axis, 1) for axis in AXES}
 
 
 def show(sizes: Sizes) -> str:
-    """`pp=2, dp=4`: the axes that split something; `dp=1` where none does."""
+    """Write the axes that split something, `pp=2, dp=4`; `dp=1` if none does."""
     return ", ".join(f"{axis}={n}" for axis, n in sizes.items() if n > 1) or "dp=1"
 
 
 def prepare_devices(asked: Sizes, processes: int = 1) -> None:
-    """Before jax starts: as many virtual CPU devices as the mesh needs of this process, should
-    this be a CPU."""
+    """Make as many virtual CPU devices as the mesh needs of this process, before jax starts.
+
+    They are there only if this machine's devices are a CPU's.
+    """
     needed = math.prod(size for size in asked.values() if size > 0)
     if -1 not in asked.values():
         check_divides_over(processes, needed)
@@ -84,7 +88,7 @@ def wait_for_virtual_devices() -> None:
 
 
 def final_sizes(asked: Sizes, devices: int) -> Sizes:
-    """`asked` with its -1 filled in; fewer devices than there are may be used."""
+    """Fill in the -1 of `asked`; fewer devices than there are may be used."""
     fixed = math.prod(size for size in asked.values() if size > 0)
     sizes = {name: max(1, devices // fixed) if s == -1 else s for name, s in asked.items()}
     needed = math.prod(sizes.values())
@@ -97,8 +101,12 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
 
 
 def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring: bool) -> None:
-    """Raises UserError naming all that an axis of the mesh would have to split and does not
-    divide, with the nearest smaller size that does."""
+    """Check that the mesh divides all that it splits.
+
+    Raises:
+        UserError: names all that an axis would have to split and does not divide, with the nearest
+            smaller size that does.
+    """
     heads, tp, cp = cfg.attention, sizes["tp"], sizes["cp"]
     sequence = parallel.sequence_parallel
     _check("cp", cp, {"seq-length": cfg.seq_length})
@@ -149,8 +157,12 @@ def _divisors(number: int) -> str:
 
 
 def make_mesh(sizes: Sizes, devices: Sequence[Any] | None = None) -> Mesh:
-    """On the given devices, or the first `prod(sizes)`, of each process as many. Enter it with
-    `jax.set_mesh`."""
+    """Make a mesh, to be entered with `jax.set_mesh`.
+
+    Args:
+        sizes: devices by axis.
+        devices: the devices; the first `prod(sizes)` unless given, as many of each process.
+    """
     sizes = whole(sizes)
     shape = tuple(sizes.values())
     placed = create_device_mesh(
@@ -173,7 +185,11 @@ def first_devices(count: int) -> list[jax.Device]:
 
 
 def check_divides_over(processes: int, devices: int) -> None:
-    """Raises UserError where a mesh of that many devices is not the same share of each process."""
+    """Check that a mesh of that many devices takes the same share of each process.
+
+    Raises:
+        UserError: it does not.
+    """
     if devices % processes:
         raise UserError(
             f"a mesh of {devices} devices does not divide over {processes} processes; expected a "

@@ -25,17 +25,23 @@ Stage = Callable[[jax.Array, Weights, jax.Array, Any], jax.Array]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`stages` stages along a mesh axis, with `chunks` chunks of layers each."""
+    """A pipeline of `stages` stages along a mesh axis, with `chunks` chunks of layers each."""
 
     axis: str
     stages: int
     chunks: int
 
     def __call__(self, stage: Stage, weights: Weights, x_MBTD: jax.Array, rows_MB: Any):
-        """[M, B, T, D], whole on every stage -> the same, after all layers.
+        """Run the residual stream through all layers.
 
-        `weights` are those of all layers, [L, *] as they lie at rest; `rows_MB` is a tree of
-        arrays [M, B, *] that belong to the micro-batches.
+        Args:
+            stage: computes the layers of one chunk.
+            weights: those of all layers by name, [L, *], sharded as they are at rest.
+            x_MBTD: the stream, whole on every stage.
+            rows_MB: a tree of arrays [M, B, *] that belong to the micro-batches.
+
+        Returns:
+            [M, B, T, D], after all layers.
         """
         schedule = Schedule(self.stages, self.chunks, x_MBTD.shape[0])
         staged = {name: self._split(w) for name, w in weights.items()}
@@ -52,9 +58,12 @@ class Pipeline:
             jax.tree.map(lambda rows: self._per_stage(rows, micro), rows_MB),
         )
 
-        def tick(x_pBTD: jax.Array, now):
-            """A stage without work computes on zeros: what the ring brings could overflow in its
-            layers, and 0 times infinity would be its share of the gradient."""
+        def tick(x_pBTD: jax.Array, now: Any) -> tuple[jax.Array, jax.Array]:
+            """Run every stage once and shift the results.
+
+            A stage without work computes on zeros: what the ring brings could overflow in its
+            layers, and 0 times infinity would be its share of the gradient.
+            """
             arriving, enters, busy, chunk, first, rows = now
             x_pBTD = jnp.where(_stagewise(enters), arriving, x_pBTD)
             x_pBTD = jnp.where(_stagewise(busy), x_pBTD, jnp.zeros((), x_pBTD.dtype))
@@ -66,11 +75,11 @@ class Pipeline:
         return self._leave(_rows(y_tpBTD, schedule.leaves_at))
 
     def _each(self, stage: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
-        """`stage` on every stage's row at once."""
+        """Apply `stage` to every stage's row at once."""
         return jax.vmap(stage, in_axes=in_axes, spmd_axis_name=self.axis)
 
     def _split(self, weight: jax.Array) -> jax.Array:
-        """Layers [L, *] as they lie at rest -> [v, p, k, *], each on its stage.
+        """Divide layers [L, *], sharded as they are at rest, into [v, p, k, *], each on its stage.
 
         Layer l is in chunk l // (p k), on stage l // k % p.
         """
@@ -81,13 +90,13 @@ class Pipeline:
         return jax.reshard(at_rest, P(None, self.axis, None, *map(self._without, rest)))
 
     def _without(self, entry: Any) -> Any:
-        """A dimension's mesh axes but for the stages'."""
+        """Return a dimension's mesh axes without that of the stages."""
         names = (entry,) if isinstance(entry, str) else entry or ()
         kept = tuple(name for name in names if name != self.axis)
         return kept if len(kept) > 1 else kept[0] if kept else None
 
     def _chunk(self, weights_vpk: Weights, chunk_p: jax.Array) -> Weights:
-        """[v, p, k, *] -> [p, k, *]: each stage's chunk of that number."""
+        """Pick each stage's chunk of that number: [v, p, k, *] -> [p, k, *]."""
         if self.chunks == 1:
             return {name: w[0] for name, w in weights_vpk.items()}
 
@@ -97,18 +106,18 @@ class Pipeline:
         return {n: self._each(pick, (1, 0))(w, chunk_p) for n, w in weights_vpk.items()}
 
     def _shift(self, x_p: jax.Array) -> jax.Array:
-        """To each stage what the one before it holds, to the first what the last holds."""
+        """Send to each stage what the one before it holds, and to the first what the last holds."""
         around = [(i, (i + 1) % self.stages) for i in range(self.stages)]
         spec = jax.typeof(x_p).sharding.spec
         send = partial(jax.lax.ppermute, axis_name=self.axis, perm=around)
         return jax.shard_map(send, in_specs=spec, out_specs=spec)(x_p)
 
     def _enter(self, x_t: jax.Array) -> jax.Array:
-        """[t, *] -> [t, p, *]: to the first stage, zeros to the others."""
+        """Put [t, *] on the first stage, and zeros on the others: [t, p, *]."""
         return self._only(0, x_t[:, None], x_t.ndim + 1)
 
     def _leave(self, y_Mp: jax.Array) -> jax.Array:
-        """[M, p, *] -> [M, *]: what the last stage holds, a partial sum over the stages."""
+        """Take what the last stage holds, a partial sum over the stages: [M, p, *] -> [M, *]."""
         spec = jax.typeof(y_Mp).sharding.spec
         last = self._only(self.stages - 1, y_Mp, y_Mp.ndim)
         return jax.lax.reduce_sum(
@@ -116,27 +125,27 @@ class Pipeline:
         )
 
     def _only(self, stage: int, x: jax.Array, ndim: int) -> jax.Array:
-        """x [n, p, *] on one stage, zeros on the others."""
+        """Keep x [n, p, *] on one stage, and put zeros on the others."""
         stages = jnp.arange(self.stages).reshape(1, -1, *(1,) * (ndim - 2))
         here = jax.reshard(stages == stage, P(None, self.axis))
         return jnp.where(here, x, jnp.zeros((), x.dtype))
 
     def _table(self, rows: np.ndarray) -> jax.Array:
-        """[t, p]: to each stage its column of the schedule."""
+        """Give each stage its column of the schedule: [t, p]."""
         return jax.reshard(jnp.asarray(rows), P(None, self.axis))
 
     def _per_stage(self, rows_MB: jax.Array, micro_tp: np.ndarray) -> jax.Array:
-        """[M, B, *] -> [t, p, B, *]: the rows of the micro-batch that each stage works on."""
+        """Give each stage the rows of its micro-batch: [M, B, *] -> [t, p, B, *]."""
         _, *spec = jax.typeof(rows_MB).sharding.spec
         rows_MB = jax.reshard(rows_MB, P(None, *spec))
         return rows_MB.at[micro_tp].get(out_sharding=P(None, self.axis, *spec))
 
 
 def _stagewise(flags_p: jax.Array) -> jax.Array:
-    """[p] -> [p, 1, 1, 1]"""
+    """Add three axes of size one after the stages: [p, 1, 1, 1]."""
     return flags_p[:, None, None, None]
 
 
 def _rows(x: jax.Array, which: np.ndarray) -> jax.Array:
-    """x[which] along the leading axis, which is not split."""
+    """Pick rows along the leading axis, which is not split."""
     return x.at[which].get(out_sharding=P(None, *jax.typeof(x).sharding.spec[1:]))

@@ -41,13 +41,21 @@ ACTIVATIONS: dict[str, MeshAxes] = {
 
 @dataclass(frozen=True)
 class Rules:
-    """The table for one mesh (`sizes`: devices by mesh axis) and what a run asks of it.
+    """The shardings of one run: the table, the sizes of the mesh, and the run's options.
+
+    A model names the axes of an array by what they are, and the table says which mesh axis splits
+    each. Take the MLP's first matrix, declared with the axes ("layers", "embed", "mlp") and the
+    shape [32, 4096, 16384], on a mesh of pp=2, dp=2, tp=4. At rest `parameter` gives P("pp", None,
+    "tp"): a device holds 16 layers of [4096, 4096], and the two devices along dp hold copies. From
+    ZeRO stage 3 on they share it, P("pp", "dp", "tp"). In a layer it has lost its first axis, and
+    `weight` gives P(None, "tp") with the copies restored.
 
     Attributes:
+        sizes: devices by mesh axis.
         zero_stage: from 1 on, what has copies is split between the devices that hold them: moments,
             from 2 on gradients too, from 3 on parameters.
         sequence_parallel: the residual stream is split over tp between the layers.
-        chunks: of layers for each pipeline stage.
+        chunks: chunks of layers for each pipeline stage.
         ring: attention over cp passes keys and values around, instead of gathering them.
     """
 
@@ -67,21 +75,21 @@ class Rules:
         return P(*self.activation(*axes), reduced=self._any(into))
 
     def weight(self, *axes: str) -> P:
-        """In a layer: split over tp only."""
+        """Return a weight's sharding in a layer: split over tp only."""
         return P(*(None if axis == "layers" else WEIGHTS[axis] for axis in axes))
 
     def parameter(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """At rest: from ZeRO stage 3 on nothing has copies."""
+        """Return a parameter's sharding at rest: from ZeRO stage 3 on nothing has copies."""
         self.check(name, axes, shape)
         return self._zero(axes, shape) if self.zero_stage >= 3 else self._at_rest(axes, shape)
 
-    def lent(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """A parameter as the micro-batches of a step compute with it.
+    def in_step(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+        """Return a parameter's sharding while the micro-batches of a step compute with it.
 
         Below stage 2 a matrix, which products and the lookup of tokens alone take, gets its
         gradient as a partial sum over the devices that hold copies: they add it up once a step, and
         not for every micro-batch. What is added to a stream (biases, learned positions) or scales
-        it cannot be lent so, and is little.
+        it cannot have such a gradient, and is little.
         """
         spec = self.parameter(name, axes, shape)
         if self.zero_stage >= 2 or "embed" not in axes or "tp" not in map(WEIGHTS.get, axes):
@@ -89,17 +97,25 @@ class Rules:
         return P(*spec, reduced=self._any(("batch", "length")))
 
     def gradient(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """While it is added up: from stage 2 on without copies."""
+        """Return a gradient's sharding while it is added up: from stage 2 on without copies."""
         if self.zero_stage >= 2:
             return self._zero(axes, shape)
-        lent = self.lent(name, axes, shape)
-        return P(*lent.partitions, unreduced=lent.reduced)
+        in_step = self.in_step(name, axes, shape)
+        return P(*in_step.partitions, unreduced=in_step.reduced)
 
     def optimizer(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """Moments, and the parameters while they are updated: from stage 1 on without copies."""
+        """Return the sharding of moments, and of parameters while they are updated.
+
+        From stage 1 on they have no copies.
+        """
         return self._zero(axes, shape) if self.zero_stage >= 1 else self._at_rest(axes, shape)
 
     def check(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> None:
+        """Check that every axis has a rule, and that the mesh divides it.
+
+        Raises:
+            UserError: names the parameter and the nearest size that divides.
+        """
         for axis, size in zip(axes, shape, strict=True):
             if axis not in WEIGHTS:
                 raise UserError(f"{name}: its axis {axis!r} has no rule in parallel/rules.py")
@@ -113,17 +129,19 @@ class Rules:
                 )
 
     def parts(self, *axes: str | None) -> int:
-        """How many devices split an activation between them."""
+        """Count the devices that split an activation between them."""
         return math.prod(self.size(a) for axis in axes for a in self._split(axis))
 
     def spread(self, micro: int) -> str | None:
-        """The name of the axis of `micro` micro-batches where no stage holds them all: "micro", or
-        None where the stages do not divide their number."""
+        """Name the axis of `micro` micro-batches outside the layers, "micro".
+
+        It is None if every stage holds all micro-batches, since their number cannot be divided.
+        """
         stages = self.size("pp")
         return "micro" if stages > 1 and micro % stages == 0 else None
 
     def order(self, length: int) -> NDArray[np.int32]:
-        """[T]: the positions of a sequence in the order in which the devices hold them."""
+        """List the positions of a sequence in the order in which the devices hold them: [T]."""
         ring = self.rings
         return np.arange(length, dtype=np.int32) if ring is None else ring.order(length)
 
@@ -141,7 +159,7 @@ class Rules:
         return dict(self.sizes).get(mesh_axis, 1) if mesh_axis else 1
 
     def _any(self, names: str | tuple[str, ...]) -> frozenset[str]:
-        """The mesh axes that split one of `names`."""
+        """Return the mesh axes that split one of `names`."""
         each = (names,) if isinstance(names, str) else names
         return frozenset(mesh_axis for name in each for mesh_axis in self._split(name))
 
@@ -152,9 +170,9 @@ class Rules:
         return ACTIVATIONS[axis] + extra
 
     def _at_rest(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """With copies over dp and cp, and over pp of what is in no layer.
+        """Return a sharding with copies over dp and cp, and over pp of what is in no layer.
 
-        Where a stage has several chunks its layers are not neighbours, and pp splits another axis
+        If a stage has several chunks its layers are not neighbours, and pp splits another axis
         until they are needed.
         """
         spec = self.weight(*axes)
@@ -180,8 +198,10 @@ class Rules:
         return spec
 
     def _over(self, extra: MeshAxes, spec: P, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
-        """The spec with `extra` on the longest axis that it divides, one that is free before one
-        that is shared; the layers stay as they are because they are visited one by one."""
+        """Add `extra` to the longest axis that it divides, to a free axis before a shared one.
+
+        The layers stay as they are because they are visited one by one.
+        """
         taken = [_names(entry) for entry in spec]
         for i in sorted(range(len(axes)), key=lambda i: (bool(taken[i]), -shape[i])):
             split = (*taken[i], *extra)

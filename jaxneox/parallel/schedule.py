@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Schedule:
-    """`micro` micro-batches over `stages` stages of `chunks` chunks of layers each."""
+    """The schedule of `micro` micro-batches over `stages` stages of `chunks` chunks each."""
 
     stages: int
     chunks: int
@@ -25,34 +25,36 @@ class Schedule:
 
     @property
     def ticks(self) -> int:
-        """Each one as long as a chunk: m v + p - 1 where p divides m or v is 1."""
+        """The number of ticks, each as long as a chunk: m v + p - 1 if p divides m or v is 1."""
         return self._slots + self.stages - 1
 
     @property
     def bubble(self) -> float:
-        """The share of ticks in which a stage has nothing to do: (p - 1) / (m v + p - 1) where p
-        divides m or v is 1."""
+        """The share of ticks in which a stage has nothing to do.
+
+        It is (p - 1) / (m v + p - 1) if p divides m or v is 1.
+        """
         return 1 - self.chunks * self.micro / self.ticks
 
     @cached_property
     def micro_batch(self) -> NDArray[np.int32]:
-        """[ticks, stages]: which micro-batch, -1 for none."""
+        """The micro-batch of each stage in each tick, -1 for none: [ticks, stages]."""
         return np.where(self._busy, self._table[0], -1).astype(np.int32)
 
     @cached_property
     def chunk(self) -> NDArray[np.int32]:
-        """[ticks, stages]: which of its chunks; 0 for a stage without work."""
+        """The chunk of each stage in each tick, 0 for a stage without work: [ticks, stages]."""
         return np.where(self._busy, self._table[1], 0).astype(np.int32)
 
     @cached_property
     def enters(self) -> NDArray[np.bool_]:
-        """[ticks, stages]: the stage takes a new micro-batch instead of what the ring brings."""
+        """Whether a stage takes a new micro-batch, not what the ring brings: [ticks, stages]."""
         first = np.arange(self.stages) == 0
         return (self.micro_batch >= 0) & (self.chunk == 0) & first
 
     @cached_property
     def leaves_at(self) -> NDArray[np.int32]:
-        """[micro]: the tick at whose end a micro-batch leaves the last stage's last chunk."""
+        """The tick at whose end each micro-batch leaves the last stage's last chunk: [micro]."""
         done = (self.micro_batch[:, -1] >= 0) & (self.chunk[:, -1] == self.chunks - 1)
         ticks = np.flatnonzero(done)
         order = np.argsort(self.micro_batch[ticks, -1])
@@ -67,15 +69,18 @@ class Schedule:
 
     @property
     def _slots(self) -> int:
-        """Of a stage. Micro-batches go round in groups of p, so that one comes back to stage 0
-        just when it is due there; a last group of fewer leaves slots empty."""
+        """The slots of a stage.
+
+        Micro-batches go round in groups of p, so that one comes back to stage 0 just when it is due
+        there; a last group of fewer leaves slots empty.
+        """
         if self.chunks == 1:
             return self.micro
         return -(-self.micro // self.stages) * self.stages * self.chunks
 
     @property
     def _slot(self) -> NDArray[np.int_]:
-        """[ticks, stages]: a stage begins one tick after the one before it."""
+        """The slot of each stage in each tick: one begins a tick after the one before it."""
         return np.arange(self.ticks)[:, None] - np.arange(self.stages)[None]
 
     @cached_property

@@ -1,1 +1,1 @@
-"""What a run needs and how long it takes, on machines that are not there."""
+"""What a run needs and how long it takes, on machines that are not here."""

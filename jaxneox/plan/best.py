@@ -1,4 +1,4 @@
-"""The likely best settings, compiled and told apart."""
+"""Compiles the settings that are likely the best, and ranks them by what the compiler says."""
 
 import sys
 
@@ -11,20 +11,22 @@ from jaxneox.plan.search import Candidate, ranked
 from jaxneox.plan.setup import plan_of
 from jaxneox.plan.times import links_of
 from jaxneox.plan.topology import Topology
-from jaxneox.train.run import Plan
+from jaxneox.train.plan import TrainPlan
 
-TRIES = 3
-"""Programs compiled in vain for each that is asked for, until the search gives up."""
+MAX_TRIES = 3
+"""Programs that are compiled for each that is asked for, until the search gives up."""
 
-ALIKE = 0.01
-"""By which the times of two plans differ that are equally fast: peak rates tell no more."""
+EQUAL_WITHIN = 0.01
+"""The relative difference below which two times count as equal: peak rates tell no more."""
 
 
-def best(settings: Settings, plan: Plan, topology: Topology, count: int) -> Planned:
-    """Compiles the `count` likely fastest that fit, prints them, and returns the fastest, by the
-    mean of a step in which all overlaps and one in which nothing does; of those that are equally
-    fast the smallest."""
-    found: list[tuple[Candidate, Planned]] = []
+def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) -> Planned:
+    """Compile the `count` likely fastest settings that fit, print them, and return the best.
+
+    The best is the fastest by the mean of a step in which everything overlaps and one in which
+    nothing does; of equally fast ones the smallest.
+    """
+    compiled: list[tuple[Candidate, Planned]] = []
     order = ranked(
         plan.cfg,
         plan,
@@ -32,7 +34,7 @@ def best(settings: Settings, plan: Plan, topology: Topology, count: int) -> Plan
         lambda sizes: links_of(make_mesh(sizes, topology.devices), topology),
     )
     print(f"{len(order)} settings should fit; by formulas the best are compiled", file=sys.stderr)
-    for estimate in order[: TRIES * count]:
+    for estimate in order[: MAX_TRIES * count]:
         one = estimate.candidate
         try:
             candidate, _ = plan_of(Settings(one.keys(settings.keys, plan.cfg)), one.mesh)
@@ -43,21 +45,21 @@ def best(settings: Settings, plan: Plan, topology: Topology, count: int) -> Plan
             print(f"  {one}: {error}", file=sys.stderr)
             continue
         print(f"  {one}: compiled in {planned.compiled.seconds:.0f} s", file=sys.stderr)
-        found.append((one, planned))
-        if len(found) == count:
+        compiled.append((one, planned))
+        if len(compiled) == count:
             break
-    if not found:
-        raise TooLarge(f"none of the {TRIES * count} likely best fits on {topology.name}")
-    least = min(middle(planned) for _, planned in found)
+    if not compiled:
+        raise TooLarge(f"none of the {MAX_TRIES * count} likely best fits on {topology.name}")
+    least = min(middle(planned) for _, planned in compiled)
 
     def order_of(pair: tuple[Candidate, Planned]) -> tuple[bool, float]:
         step = middle(pair[1])
-        near = step <= (1 + ALIKE) * least
+        near = step <= (1 + EQUAL_WITHIN) * least
         return not near, pair[1].total if near else step
 
-    found.sort(key=order_of)
-    print(table(found) + "\n")
-    return found[0][1]
+    compiled.sort(key=order_of)
+    print(table(compiled) + "\n")
+    return compiled[0][1]
 
 
 def middle(planned: Planned) -> float:
@@ -66,13 +68,13 @@ def middle(planned: Planned) -> float:
 
 
 def short(x: float, decimals: int = 0) -> str:
-    """With so many decimals; of a number that has one digit then, two that count."""
+    """Format a number with so many decimals; one that would have one digit then, with two."""
     return f"{x:,.{decimals}f}" if x * 10**decimals >= 10 else f"{x:.2g}"
 
 
-def table(found: list[tuple[Candidate, Planned]]) -> str:
+def table(compiled: list[tuple[Candidate, Planned]]) -> str:
     rows = [["settings", "GiB", "arithmetic", "memory", "links", "ms", "MFU", "days"]]
-    for one, planned in found:
+    for one, planned in compiled:
         times, step = planned.times, middle(planned)
         assert times is not None
         rows.append(

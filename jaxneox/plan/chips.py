@@ -1,4 +1,4 @@
-"""What one chip of a kind can do, from its maker's documentation."""
+"""The rates of one chip of each kind, from its maker's documentation."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,15 @@ GIB, GB, TERA = 2**30, 10**9, 10**12
 
 @dataclass(frozen=True)
 class Chip:
-    """Attributes:
-    flops: peak of dense bfloat16 products, FLOP/s.
-    memory: bytes of main memory that a program can use.
-    bandwidth: of main memory, bytes/s.
-    link: of one link to a neighbour, bytes/s in each direction.
-    axes: of the torus in which the chips lie; two links along each.
-    source: where the figures are from.
+    """One kind of chip.
+
+    Attributes:
+        flops: peak of dense bfloat16 products, FLOP/s.
+        memory: bytes of main memory that a program can use.
+        bandwidth: of main memory, bytes/s.
+        link: of one link to a neighbour, bytes/s in each direction.
+        axes: of the torus in which the chips lie; two links along each.
+        source: where the figures are from.
     """
 
     flops: float

@@ -1,4 +1,4 @@
-"""`jaxneox plan CONFIG.yml --topology v5p:4x4x4 --mesh dp=16,tp=4`"""
+"""The command `jaxneox plan CONFIG.yml --topology v5p:4x4x4 --mesh dp=16,tp=4`."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""What lies in a device's memory while a step runs, by what it is."""
+"""What a device's memory holds while a step runs, by kind."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.train.program import abstract_batch
-from jaxneox.train.run import Plan, abstract_state
-from jaxneox.train.state import places
+from jaxneox.train.checkpoints.restore import abstract_state
+from jaxneox.train.dry_run.program import abstract_batch
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.state import param_specs
+from jaxneox.train.step.step import Batch
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,11 @@ class Memory:
     """Bytes of one device, as far as they are known without compiling.
 
     Attributes:
+        parameters: float32.
+        optimizer: its state.
+        batch: tokens and weights of a step.
         gradients: the sums of a step, float32.
-        kept: what the forward pass of one micro-batch leaves for the backward pass.
+        kept: what the forward pass of one micro-batch keeps for the backward pass.
     """
 
     parameters: int
@@ -33,8 +38,8 @@ class Memory:
         return self.parameters + self.optimizer + self.batch + self.gradients + self.kept
 
 
-def memory_of(plan: Plan, mesh: Mesh) -> Memory:
-    at = places(plan.model, plan.rules)
+def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
+    at = param_specs(plan.model, plan.rules)
     state = abstract_state(plan, mesh)
     gradients = {
         name: jax.ShapeDtypeStruct(
@@ -51,16 +56,19 @@ def memory_of(plan: Plan, mesh: Mesh) -> Memory:
     )
 
 
-def kept(plan: Plan, mesh: Mesh) -> int:
-    """Of one micro-batch, or with a pipeline of all, which pass it together."""
+def kept(plan: TrainPlan, mesh: Mesh) -> int:
+    """Count the bytes that the forward pass keeps of one micro-batch.
+
+    With a pipeline it is of all, which pass it together.
+    """
     batch = abstract_batch(plan, mesh)
     together = plan.sizes["pp"] > 1
     cut = slice(None) if together else slice(0, 1)
 
-    def backward(params, batch):
+    def backward(params: dict[str, jax.Array], batch: Batch) -> Any:
         tokens, weights = batch.tokens[cut], batch.weights[cut]
 
-        def loss(params):
+        def loss(params: dict[str, jax.Array]) -> jax.Array:
             return plan.model.loss_sum(params, tokens[..., :-1], tokens[..., 1:], weights)
 
         return jax.vjp(loss, params)[1]
@@ -73,7 +81,7 @@ def kept(plan: Plan, mesh: Mesh) -> int:
 
 
 def on_a_device(tree: Any) -> int:
-    """Bytes of the parts that one device has of arrays that are given by shape and sharding."""
+    """Count the bytes that one device holds of arrays that are given by shape and sharding."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape

@@ -7,8 +7,8 @@ from pathlib import Path
 from jaxneox.data.atomic import atomic_file
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.report import GIB, MEANS, report
-from jaxneox.plan.timeline import Piece, timelines
-from jaxneox.train.state import places
+from jaxneox.plan.timeline import Span, timelines
+from jaxneox.train.step.state import param_specs
 
 WIDTH = 900
 COLOURS = ("#2f6f9f", "#5aa3cf", "#9aa5b1", "#d98a3d", "#7fb069", "#b55d60")  # of memory's parts
@@ -53,7 +53,7 @@ def key(entries: dict[str, str]) -> str:
 
 
 def bars(planned: Planned) -> str:
-    """One bar as long as the chip's memory, filled by what it is."""
+    """Draw one bar as long as the chip's memory, filled by kind."""
     chip, parts = planned.topology.chip, planned.parts
     whole = max(chip.memory if chip else 0, planned.total)
     colours = dict(zip(parts, COLOURS, strict=False))
@@ -75,9 +75,9 @@ def bars(planned: Planned) -> str:
 
 
 def sharding(planned: Planned) -> str:
-    """Each parameter as a row of its axes, coloured by the mesh axes that split them."""
+    """Draw each parameter as a row of its axes, coloured by the mesh axes that split them."""
     plan = planned.plan
-    at = places(plan.model, plan.rules).params
+    at = param_specs(plan.model, plan.rules).params
     used = sorted({label(e) for spec in at.values() for e in spec if e is not None})
     colours = {"whole": "#e8ecf0"} | {name: AXES.get(name, SEVERAL) for name in used}
     rows = []
@@ -91,24 +91,24 @@ def sharding(planned: Planned) -> str:
     return key(colours) + f"<table>{''.join(rows)}</table>"
 
 
-def cell(colours: dict[str, str], entry) -> str:
+def cell(colours: dict[str, str], entry: str | tuple[str, ...] | None) -> str:
     if entry is None:
         return f'<td style="background:{colours["whole"]}">'
     return f'<td style="background:{colours[label(entry)]};color:#fff">'
 
 
-def label(entry) -> str:
+def label(entry: str | tuple[str, ...]) -> str:
     return entry if isinstance(entry, str) else " x ".join(entry)
 
 
 def drawn(planned: Planned) -> Iterator[str]:
-    """The shortest loop over layers first, which is the forward pass."""
-    found = [pieces for pieces in timelines(planned) if sum(p.seconds for p in pieces) > 0]
-    found.sort(key=lambda pieces: sum(p.seconds for p in pieces))
-    names = ("forward", "backward") if len(found) == 2 else ("one pass",) * len(found)
-    for name, pieces in zip(names, found, strict=True):
-        total = sum(piece.seconds for piece in pieces)
-        lanes = list(dict.fromkeys(["arithmetic", "memory", *(p.lane for p in pieces)]))
+    """Draw the loops over layers, the shortest first, which is the forward pass."""
+    passes = [spans for spans in timelines(planned) if sum(p.seconds for p in spans) > 0]
+    passes.sort(key=lambda spans: sum(p.seconds for p in spans))
+    names = ("forward", "backward") if len(passes) == 2 else ("one pass",) * len(passes)
+    for name, spans in zip(names, passes, strict=True):
+        total = sum(span.seconds for span in spans)
+        lanes = list(dict.fromkeys(["arithmetic", "memory", *(p.lane for p in spans)]))
         colours = {lane: (LANES | AXES).get(lane, SEVERAL) for lane in lanes}
         scale, height = WIDTH / total, 26
         shapes = [
@@ -118,16 +118,16 @@ def drawn(planned: Planned) -> Iterator[str]:
                 scale * p.seconds,
                 height - 4,
                 colours[p.lane],
-                said(p),
+                caption(p),
             )
-            for p in pieces
+            for p in spans
         ]
         yield f"<p>{name}: {1e3 * total:,.2f} ms, if nothing overlaps</p>"
         yield svg(8 + height * len(lanes), shapes) + key(colours)
 
 
-def said(piece: Piece) -> str:
-    return f"{piece.name}: {1e6 * piece.seconds:,.1f} µs"
+def caption(span: Span) -> str:
+    return f"{span.name}: {1e6 * span.seconds:,.1f} µs"
 
 
 def rect(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:

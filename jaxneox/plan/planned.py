@@ -12,27 +12,27 @@ from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.memory import Memory, memory_of
 from jaxneox.plan.times import Links, Times, links_of, times
 from jaxneox.plan.topology import Topology
-from jaxneox.train.flops import flops_per_token
-from jaxneox.train.program import Compiled, compile_step
-from jaxneox.train.run import Plan
+from jaxneox.train.dry_run.program import Compiled, compile_step
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.flops import flops_per_token
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Sizes in bytes and work in FLOPs, of one device and one step."""
+    """A compiled step. Sizes are in bytes and work in FLOPs, of one device and one step."""
 
-    plan: Plan
+    plan: TrainPlan
     topology: Topology
     compiled: Compiled
     memory: Memory
 
     @cached_property
     def total(self) -> int:
-        """What the compiler holds against the device's memory: arguments, results that have a
-        place of their own, temporaries.
+        """The bytes that the compiler holds against the device's memory.
 
-        A TPU's compiler counts places that temporaries share with arguments in both, and refuses a
-        program by its peak (seen with `--xla_tpu_max_hbm_size_mib` set below and above it).
+        They are arguments, results that do not overwrite them, and temporaries. A TPU's compiler
+        counts places that temporaries share with arguments in both, and refuses a program by its
+        peak (seen with `--xla_tpu_max_hbm_size_mib` set below and above it).
         """
         stats = self.compiled.program.memory_analysis()
         if stats is None:
@@ -56,8 +56,11 @@ class Planned:
 
     @property
     def parts(self) -> dict[str, int]:
-        """`total` by what it is. What the compiler's temporaries hold besides gradients and what
-        is kept is not told apart further; where it shares their places, they are that much less."""
+        """The `total` by kind.
+
+        What the compiler's temporaries hold besides gradients and what is kept is one part; if it
+        shares memory with these, they are that much less.
+        """
         known = self.memory
         other = self.temporaries - known.gradients - known.kept
         return {
@@ -94,12 +97,12 @@ class Planned:
 
     @property
     def tokens(self) -> int:
-        """Of a step, of all devices."""
+        """The tokens of a step, on all devices together."""
         return self.plan.cfg.batch.global_size * self.plan.cfg.model.seq_length
 
     @property
     def model_flops(self) -> float:
-        """What the model's mathematics needs of one device in a step, nothing twice."""
+        """What the model's mathematics needs of one device in a step, nothing computed twice."""
         each = flops_per_token(self.plan.model.shapes, self.plan.cfg.model)
         return each * self.tokens / self.topology.count
 
@@ -126,8 +129,12 @@ class TooLarge(UserError):
     """The compiler found no way to fit the program into the chip's memory."""
 
 
-def compile_for(plan: Plan, topology: Topology) -> Planned:
-    """Takes a minute or two for a large model; raises TooLarge."""
+def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
+    """Compile a run's step for a topology; a large model takes a minute or two.
+
+    Raises:
+        TooLarge: it does not fit into the chip's memory.
+    """
     mesh = make_mesh(plan.sizes, topology.devices)
     known = memory_of(plan, mesh)
     try:

@@ -1,4 +1,4 @@
-"""A plan in words: what fits, what is computed and sent, how long it takes."""
+"""A plan in words: what fits, what is computed and sent, parts long it takes."""
 
 from collections.abc import Sequence
 
@@ -26,12 +26,12 @@ def report(planned: Planned) -> str:
 
 def head(planned: Planned) -> str:
     plan, cfg = planned.plan, planned.plan.cfg
-    how = [show(plan.sizes), f"ZeRO {cfg.parallel.zero_stage}", f"remat {cfg.remat.policy}"]
-    how += ["sequence parallel"] * cfg.parallel.sequence_parallel
+    parts = [show(plan.sizes), f"ZeRO {cfg.parallel.zero_stage}", f"remat {cfg.remat.policy}"]
+    parts += ["sequence parallel"] * cfg.parallel.sequence_parallel
     batch = cfg.batch
     return (
         f"{plan.parameters:,} parameters on {planned.topology.name} "
-        f"({planned.topology.count} devices): {', '.join(how)}\n"
+        f"({planned.topology.count} devices): {', '.join(parts)}\n"
         f"a step of {batch.global_size} x {cfg.model.seq_length} tokens in {batch.accumulation} "
         f"micro-batch{'es' * (batch.accumulation > 1)} of {batch.micro} a device, computed in "
         f"{cfg.precision.compute}; compiled in {planned.compiled.seconds:.0f} s"
@@ -42,8 +42,8 @@ def memory(planned: Planned) -> str:
     chip = planned.topology.chip
     verdict = f"{planned.total / GIB:,.2f} GiB"
     if chip is not None:
-        there = chip.memory / GIB
-        verdict += f" of {there:,.1f}: " + ("fits" if planned.fits else "DOES NOT FIT")
+        capacity = chip.memory / GIB
+        verdict += f" of {capacity:,.1f}: " + ("fits" if planned.fits else "DOES NOT FIT")
     rows = [
         f"  {name:<13}{size / GIB:>9,.3f} GiB  {MEANS[name]}"
         for name, size in planned.parts.items()
@@ -82,7 +82,7 @@ def sent(planned: Planned) -> str:
 
 
 def columns(table: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Lines with the first `left` columns to the left, the others to the right."""
+    """Format a table with its first `left` columns flush left, the others flush right."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     return [
         "  "
@@ -95,15 +95,15 @@ def columns(table: Sequence[Sequence[str]], left: int) -> list[str]:
 
 
 def duration(planned: Planned) -> str:
-    found, chip = planned.times, planned.topology.chip
-    assert found is not None and chip is not None
+    times, chip = planned.times, planned.topology.chip
+    assert times is not None and chip is not None
     rows = [
-        ("arithmetic", found.flops, f"at {chip.flops / 1e12:,.0f} TFLOP/s"),
-        ("main memory", found.memory, f"at {chip.bandwidth / 1e9:,.0f} GB/s"),
-        ("links", found.links, f"at {chip.link / 1e9:,.0f} GB/s each, in each direction"),
+        ("arithmetic", times.flops, f"at {chip.flops / 1e12:,.0f} TFLOP/s"),
+        ("main memory", times.memory, f"at {chip.bandwidth / 1e9:,.0f} GB/s"),
+        ("links", times.links, f"at {chip.link / 1e9:,.0f} GB/s each, in each direction"),
     ]
     lines = [f"  {name:<12}{1e3 * seconds:>10,.1f} ms  {at}" for name, seconds, at in rows]
-    for words, seconds in (("all at once", found.least), ("links alone", found.most)):
+    for words, seconds in (("all at once", times.least), ("links alone", times.most)):
         lines.append(
             f"  {words:<12}{1e3 * seconds:>10,.1f} ms  MFU {100 * planned.mfu(seconds):.0f} %, "
             f"{planned.tokens / seconds:,.0f} tokens/s, {planned.days(seconds):,.1f} days for "

@@ -14,20 +14,24 @@ from jaxneox.parallel.mesh import Sizes, show
 from jaxneox.parallel.schedule import Schedule
 from jaxneox.plan.times import Links
 from jaxneox.plan.topology import Topology
-from jaxneox.train.flops import flops_per_token
-from jaxneox.train.run import Plan
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.flops import flops_per_token
 
 REMAT = ("none", "dots", "full")
 EFFICIENCY = 0.6
-"""Of the peak, that arithmetic reaches: it weighs arithmetic against what is sent, and is the same
-for all candidates."""
+"""The share of the peak that arithmetic is taken to reach.
+
+It weighs arithmetic against what is sent, and is the same for all candidates.
+"""
 
 ROOM = 0.92
-"""Of a chip's memory, that a program should fill at most."""
+"""The share of a chip's memory that a program should fill at most."""
 
 
 @dataclass(frozen=True)
 class Candidate:
+    """A mesh and settings with which a run could be made."""
+
     sizes: tuple[tuple[str, int], ...]
     zero: int
     remat: str
@@ -35,7 +39,7 @@ class Candidate:
     micro: int
 
     def keys(self, keys: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
-        """The user's keys with this candidate's settings, at the same global batch."""
+        """Return the user's keys with this candidate's settings, at the same global batch."""
         cut = ("gradient_accumulation_steps", "gas", "batch_size", "checkpoint_activations")
         zero = dict(keys.get("zero_optimization") or {}) | {"stage": self.zero}
         kept = {name: value for name, value in keys.items() if name not in cut}
@@ -53,12 +57,14 @@ class Candidate:
         return dict(self.sizes)
 
     def steps(self, cfg: Config) -> int:
-        """Micro-batches of a step."""
+        """Count the micro-batches of a step."""
         return cfg.batch.global_size // self.mesh["dp"] // self.micro
 
     def rounds(self, cfg: Config) -> float:
-        """How often a stage computes all its layers: for each micro-batch, and in a pipeline in
-        ticks without one as well."""
+        """Count how often a stage computes all its layers.
+
+        It does so for each micro-batch, and in a pipeline in ticks without one as well.
+        """
         chunks = cfg.parallel.chunks if self.mesh["pp"] > 1 else 1
         return Schedule(self.mesh["pp"], chunks, self.steps(cfg)).ticks / chunks
 
@@ -70,7 +76,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """By formulas: bytes of a device, seconds of a step."""
+    """A candidate's bytes on a device and seconds of a step, by formulas."""
 
     candidate: Candidate
     memory: float
@@ -78,7 +84,7 @@ class Estimate:
 
 
 def candidates(cfg: Config, count: int) -> Iterator[Candidate]:
-    """All that divide. ZeRO is 1 or 3: 0 and 2 save nothing that these do not."""
+    """List all settings that divide. ZeRO is 1 or 3: 0 and 2 save nothing that these do not."""
     heads, layers = cfg.model.attention.kv_heads, cfg.model.num_layers
     for tp, pp in itertools.product(divisors(count), repeat=2):
         if count % (tp * pp) or heads % tp or cfg.model.vocab_size % tp or cfg.model.mlp.size % tp:
@@ -99,19 +105,22 @@ def divisors(number: int) -> list[int]:
 
 
 def ranked(
-    cfg: Config, plan: Plan, topology: Topology, links: Callable[[Sizes], Links]
+    cfg: Config, plan: TrainPlan, topology: Topology, links: Callable[[Sizes], Links]
 ) -> list[Estimate]:
-    """Those that should fit, the fastest first; `links` places a mesh on the topology. Raises
-    UserError where none does."""
+    """Rank the candidates that should fit, the fastest first; `links` puts a mesh on the topology.
+
+    Raises:
+        UserError: none should fit.
+    """
     assert topology.chip is not None
     on = cache(lambda sizes: links(dict(sizes)))
-    found = [
+    estimates = [
         Estimate(one, memory(one, cfg, plan), seconds(one, cfg, plan, on(one.sizes)))
         for one in candidates(cfg, topology.count)
     ]
-    fitting = [one for one in found if one.memory <= ROOM * topology.chip.memory]
+    fitting = [one for one in estimates if one.memory <= ROOM * topology.chip.memory]
     if not fitting:
-        least = min((one.memory for one in found), default=math.inf)
+        least = min((one.memory for one in estimates), default=math.inf)
         raise UserError(
             f"no mesh of {topology.count} devices should fit: the least needs about "
             f"{least / 2**30:,.1f} GiB of {topology.chip.memory / 2**30:,.1f}; take more or larger "
@@ -120,9 +129,12 @@ def ranked(
     return sorted(fitting, key=lambda one: one.seconds)
 
 
-def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
-    """Float32 parameters, two moments and gradients; what a policy keeps of a layer; a layer's
-    gathered weights with their gradient; scores; a chunk of logits."""
+def memory(one: Candidate, cfg: Config, plan: TrainPlan) -> float:
+    """Estimate the bytes on a device.
+
+    They are float32 parameters, two moments and gradients; what a policy keeps of a layer; a
+    layer's gathered weights with their gradient; scores; a chunk of logits.
+    """
     sizes, total = one.mesh, plan.parameters
     held = total / (sizes["tp"] * sizes["pp"])
     dp = sizes["dp"]
@@ -146,8 +158,11 @@ def memory(one: Candidate, cfg: Config, plan: Plan) -> float:
     return state + deep * flying * layer + scores + 4 * stream + gathered + 2**29
 
 
-def seconds(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
-    """Arithmetic with what is computed again and the pipeline's bubble, then what is sent."""
+def seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
+    """Estimate the seconds of a step.
+
+    They are arithmetic with recomputation and the pipeline's bubble, then what is sent.
+    """
     chip = links.topology.chip
     assert chip is not None
     tokens = cfg.batch.global_size * cfg.model.seq_length
@@ -160,9 +175,12 @@ def seconds(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
 
 
 def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
-    """Of a layer, or of each branch of a sequential one, the stream is gathered and summed, forward
-    and backward. Where what goes into products is not kept it is gathered once more, and where
-    their sums are not either the second branch needs that of the first again."""
+    """Estimate the seconds in which tp gathers and sums the residual stream.
+
+    It does so once for a layer, or for each branch of a sequential one, forward and backward. If
+    the inputs of products are not kept the stream is gathered once more, and if their sums are not
+    either the second branch needs that of the first again.
+    """
     m = cfg.model
     stream = one.micro * m.seq_length * m.hidden_size * _width(cfg)
     branches = 1 if m.parallel_residual else 2
@@ -171,11 +189,14 @@ def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
     return layers * one.rounds(cfg) * times * _gathers(links, "tp", stream)
 
 
-def over_dp(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
-    """With ZeRO 3 the weights forward and backward, and their gradients, in each micro-batch. Else
-    the parameters back to all once a step, in float32, and so the gradients of several
-    micro-batches to where they are updated; of one, and in every tick of a pipeline, they are
-    summed on all."""
+def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
+    """Estimate the seconds in which dp gathers weights and sums gradients.
+
+    With ZeRO 3 these are the weights forward and backward, and their gradients, in each
+    micro-batch. Else the parameters return to all once a step, in float32, and so do the gradients
+    of several micro-batches to where they are updated; those of one, and in every tick of a
+    pipeline, are summed on all.
+    """
     held = plan.parameters / (one.mesh["tp"] * one.mesh["pp"])
     each, whole = (_gathers(links, "dp", held * width) for width in (_width(cfg), 4))
     if one.zero == 3:
@@ -185,10 +206,10 @@ def over_dp(one: Candidate, cfg: Config, plan: Plan, links: Links) -> float:
 
 
 def _gathers(links: Links, axis: str, size: float) -> float:
-    """Seconds in which `size` bytes are gathered or, as many, summed to parts."""
+    """Estimate the seconds in which `size` bytes are gathered or, as many, summed to parts."""
     return links.seconds(Row("all-gather", axis, 1, int(size), "known"))
 
 
 def _width(cfg: Config) -> int:
-    """Bytes of a number that layers compute with."""
+    """Return the bytes of a number that layers compute with."""
     return 4 if cfg.precision.compute == "float32" else 2

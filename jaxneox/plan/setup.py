@@ -1,4 +1,4 @@
-"""From a user's YAMLs to the plan of a run on a mesh."""
+"""Turns a user's YAML files into the plan of a run on a mesh."""
 
 import math
 
@@ -8,11 +8,15 @@ from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
 from jaxneox.plan.topology import Topology
-from jaxneox.train.run import Plan, build_plan
+from jaxneox.train.plan import TrainPlan, build_plan
 
 
 def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
-    """Raises UserError where the mesh has not as many devices as the topology, with what has."""
+    """Return the sizes of a mesh on a topology.
+
+    Raises:
+        UserError: the mesh has not as many devices as the topology; names one that has.
+    """
     asked = asked_sizes(mesh, settings.parallel)
     sizes = final_sizes(asked, topology.count)
     if (used := math.prod(sizes.values())) != topology.count:
@@ -24,20 +28,20 @@ def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
 
 
 def _fitting(sizes: Sizes, count: int) -> str:
-    """The mesh with another dp, or where none fits all devices in dp."""
+    """Return the mesh with another dp, or dp alone if none fits all devices."""
     others = math.prod(sizes.values()) // sizes["dp"]
     if count % others:
         return f"dp={count}"
     return show(sizes | {"dp": count // others}).replace(" ", "")
 
 
-def plan_of(settings: Settings, sizes: Sizes) -> tuple[Plan, list[str]]:
-    """The plan, and what was assumed on the way. No file of data or tokenizer need be there."""
+def plan_of(settings: Settings, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
+    """Plan a run, and list what was assumed. No file of data or tokenizer need be there."""
     notes: list[str] = []
     vocabulary = None
     if settings.tokenizer.padded_size is None:
-        vocabulary, said = vocabulary_of(settings)
-        notes += said
+        vocabulary, assumptions = vocabulary_of(settings)
+        notes += assumptions
     cfg = settings.resolve(sizes["dp"], vocabulary)
     return build_plan(cfg, sizes, ANY_TOKEN), notes
 

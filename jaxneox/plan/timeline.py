@@ -1,4 +1,4 @@
-"""What a device does once round the loops over layers, in the program's order, at peak rates."""
+"""What a device does in one pass of the loops over layers, in order, at peak rates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,8 +10,15 @@ from jaxneox.plan.planned import Planned
 
 
 @dataclass(frozen=True)
-class Piece:
-    """`lane` is arithmetic, memory or the mesh axes of a collective; times in seconds."""
+class Span:
+    """One instruction's time.
+
+    Attributes:
+        name: the instruction's.
+        lane: arithmetic, memory or the mesh axes of a collective.
+        start: seconds since the beginning of the pass.
+        seconds: how long it takes.
+    """
 
     name: str
     lane: str
@@ -19,37 +26,42 @@ class Piece:
     seconds: float
 
 
-def timelines(planned: Planned) -> list[list[Piece]]:
-    """Of each loop over layers (forward, backward), one pass: instructions one after the other,
-    each at the rate that bounds it."""
+def timelines(planned: Planned) -> list[list[Span]]:
+    """Lay out one pass of each loop over layers (forward, backward).
+
+    Instructions come one after the other, each at the rate that bounds it.
+    """
     assert planned.topology.chip is not None
     program = parse(planned.text)
     loops = _over_layers(program, program.entry, planned.depth)
-    return [list(_laid(_pieces(planned, program, loop))) for loop in loops]
+    return [list(_laid(_spans(planned, program, loop))) for loop in loops]
 
 
 def _over_layers(program: Program, name: str, depth: int) -> list[Instruction]:
-    """The loops of a computation, and of those inside them, that go round once a layer: as often,
-    and no loop inside does most of the work, as that over layers in one over micro-batches does."""
-    found = []
+    """Find the loops of a computation, and of those inside them, that go round once a layer.
+
+    They go round as often, and no loop inside does most of the work, as that over layers in one
+    over micro-batches does.
+    """
+    loops = []
     for one in program.computations[name]:
         if one.opcode == "while":
             (body,) = called(one, "body")
             inner = _over_layers(program, body, depth)
             most = max((_flops(program, loop) for loop in inner), default=0)
             layers = trips(program, one)[0] == depth and 2 * depth * most <= _flops(program, one)
-            found += [one] if layers else inner
+            loops += [one] if layers else inner
         elif one.opcode in ("call", "conditional"):
             for inside in called(one, f"to_apply|{BRANCHES}"):
-                found += _over_layers(program, inside, depth)
-    return found
+                loops += _over_layers(program, inside, depth)
+    return loops
 
 
 def _flops(program: Program, loop: Instruction) -> int:
     return work.of_instruction(program, loop, {}, {}).flops
 
 
-def _pieces(planned: Planned, program: Program, loop: Instruction) -> Iterator[Piece]:
+def _spans(planned: Planned, program: Program, loop: Instruction) -> Iterator[Span]:
     chip = planned.topology.chip
     assert chip is not None
     sizes = tuple(planned.plan.sizes.items())
@@ -61,18 +73,18 @@ def _pieces(planned: Planned, program: Program, loop: Instruction) -> Iterator[P
                 axes = axes_of(collective.groups, sizes, collective.kind == "collective-permute")
                 if axes:
                     seconds = planned.links.seconds(row_of(collective, axes))
-                    yield Piece(f"{collective.kind} {axes}", axes, 0.0, seconds)
+                    yield Span(f"{collective.kind} {axes}", axes, 0.0, seconds)
             if one.opcode.startswith(work.COLLECTIVES):
                 continue
             done = work.of_instruction(program, one, shapes, {})
             flops, moved = done.flops / chip.flops, done.bytes / chip.bandwidth
             lane = "arithmetic" if flops >= moved else "memory"
             if max(flops, moved) > 0:
-                yield Piece(one.name, lane, 0.0, max(flops, moved))
+                yield Span(one.name, lane, 0.0, max(flops, moved))
 
 
-def _laid(pieces: Iterator[Piece]) -> Iterator[Piece]:
+def _laid(spans: Iterator[Span]) -> Iterator[Span]:
     start = 0.0
-    for piece in pieces:
-        yield replace(piece, start=start)
-        start += piece.seconds
+    for span in spans:
+        yield replace(span, start=start)
+        start += span.seconds

@@ -11,8 +11,8 @@ from jaxneox.hlo.sent import Row
 from jaxneox.hlo.work import Work
 from jaxneox.plan.topology import Topology
 
-PASSES = {"all-reduce": 2.0, "all-to-all": 0.25, "ragged-all-to-all": 0.25}
-"""How often the payload crosses a ring of many; of other kinds once."""
+CROSSINGS = {"all-reduce": 2.0, "all-to-all": 0.25, "ragged-all-to-all": 0.25}
+"""How often the payload crosses a ring of many devices; other kinds cross it once."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Times:
     """Seconds of a step.
 
     Attributes:
-        least: if arithmetic, memory and links all work at once.
-        most: if each waits for the others.
+        flops: of arithmetic.
+        memory: of main memory.
+        links: of the links.
     """
 
     flops: float
@@ -30,10 +31,12 @@ class Times:
 
     @property
     def least(self) -> float:
+        """The seconds if arithmetic, memory and links all work at once."""
         return max(self.flops, self.memory, self.links)
 
     @property
     def most(self) -> float:
+        """The seconds if the links wait for the others."""
         return max(self.flops, self.memory) + self.links
 
 
@@ -43,16 +46,18 @@ Ways = Mapping[int, int]
 
 @dataclass(frozen=True)
 class Links:
-    """A mesh on a torus of chips: the ways of the devices of one group of each mesh axis."""
+    """A mesh on a torus of chips, with the ways of the devices of one group of each mesh axis."""
 
     topology: Topology
     sizes: Mapping[str, int]
     ways: Mapping[str, Ways]
 
     def seconds(self, row: Row) -> float:
-        """A ring along each axis of the torus that a group has, in both directions where it closes.
-        All-gather and reduce-scatter send (n - 1) / n of the payload, an all-reduce twice that, an
-        all-to-all a quarter; a permute sends all of it over one link.
+        """Estimate the seconds that collectives take.
+
+        There is a ring along each axis of the torus that a group has, in both directions if it
+        closes. All-gather and reduce-scatter send (n - 1) / n of the payload, an all-reduce twice
+        that, an all-to-all a quarter; a permute sends all of it over one link.
 
         Source: Austin et al. 2025, How to scale your model, section 3.
         """
@@ -68,7 +73,7 @@ class Links:
             for axis, directions in self.ways[name].items():
                 torus[axis] = max(directions, torus.get(axis, 0))
         rate = max(1, sum(torus.values())) * chip.link
-        return PASSES.get(row.kind, 1.0) * row.bytes * (n - 1) / n / rate
+        return CROSSINGS.get(row.kind, 1.0) * row.bytes * (n - 1) / n / rate
 
 
 def links_of(mesh: Mesh, topology: Topology) -> Links:

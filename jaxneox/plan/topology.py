@@ -1,4 +1,4 @@
-"""Devices that need not be there: TPU slices by name, or virtual devices of this CPU."""
+"""Devices that need not be here: TPU slices by name, or virtual devices of this CPU."""
 
 import importlib.util
 import math
@@ -16,12 +16,12 @@ KNOWN = (
     "v6e:2x2, v6e:4x4, v6e:8x8, v6e:16x16 and others of these kinds, or cpu:8"
 )
 ACCELERATORS = {"v5e": "v5litepod-{}", "v5p": "v5p-{}", "v6e": "v6e-{}"}
-"""What the machines are called, by their number of chips; else libtpu warns of not knowing."""
+"""What the machines are called, by their number of chips; libtpu warns of other names."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """`kind` v5p and `shape` (4, 4, 4); or cpu and (8,)."""
+    """A slice of chips: `kind` v5p and `shape` (4, 4, 4); or cpu and (8,)."""
 
     kind: str
     shape: tuple[int, ...]
@@ -36,13 +36,15 @@ class Topology:
 
     @property
     def chip(self) -> Chip | None:
-        """None for a CPU, of which nothing is known beforehand."""
+        """The kind of chip; None for a CPU, of which nothing is known beforehand."""
         return CHIPS.get(self.kind)
 
     @property
     def wraps(self) -> bool:
-        """Whether the links of an axis close to a ring: of v5p in whole cubes of 4 x 4 x 4, of the
-        flat kinds along 16 chips, which is a whole pod."""
+        """Whether the links of an axis close to a ring.
+
+        Those of v5p do in whole cubes of 4 x 4 x 4, of the flat kinds along 16 chips, a whole pod.
+        """
         if self.kind == "v5p":
             return all(size % 4 == 0 for size in self.shape)
         return all(size == 16 for size in self.shape)
@@ -57,19 +59,23 @@ class Topology:
         from jax.experimental import topologies
 
         try:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=self.name)
+            description = topologies.get_topology_desc(platform="tpu", topology_name=self.name)
         except Exception as error:  # jaxlib's own type, and others beneath it
             line = str(error).splitlines()[0]
             raise UserError(
                 f"--topology {self.name}: libtpu knows no such slice ({line}); known: {KNOWN}"
             ) from error
-        return list(found.devices)
+        return list(description.devices)
 
 
 def parse_topology(text: str) -> Topology:
-    """`v5p:4x4x4` or `cpu:8`; raises UserError for a kind or shape that is not known."""
-    found = re.fullmatch(r"([a-z]\w*):([1-9]\d{0,3}(?:x[1-9]\d{0,3})*)", text)
-    kind, shape = (found[1], tuple(map(int, found[2].split("x")))) if found else (text, ())
+    """Parse `v5p:4x4x4` or `cpu:8`.
+
+    Raises:
+        UserError: the kind or shape is not known.
+    """
+    match = re.fullmatch(r"([a-z]\w*):([1-9]\d{0,3}(?:x[1-9]\d{0,3})*)", text)
+    kind, shape = (match[1], tuple(map(int, match[2].split("x")))) if match else (text, ())
     if kind in ("gpu", "cuda", "rocm") or kind.startswith(("h100", "h200", "a100", "b200")):
         raise UserError(
             f"--topology {text}: XLA compiles for GPUs only where one is; on such a machine "
@@ -83,7 +89,7 @@ def parse_topology(text: str) -> Topology:
 
 
 def prepare(topology: Topology) -> None:
-    """Before jax starts. libtpu must not look for the machine that it is not on."""
+    """Prepare the environment before jax starts: libtpu must not look for a machine around it."""
     if topology.kind == "cpu":
         flags = os.environ.get("XLA_FLAGS", "")
         kept = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)

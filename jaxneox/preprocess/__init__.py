@@ -1,4 +1,4 @@
-"""`jaxneox preprocess`: text to `.bin/.idx`, byte for byte as NeoX's tools write it.
+"""Turns text into `.bin/.idx`, byte for byte as NeoX's tools write it: `jaxneox preprocess`.
 
 The parent reads the input as `data.documents` chunks, worker processes encode them, and the parent
 appends what comes back, in order, to files in a hidden folder beside the output. What is on disk

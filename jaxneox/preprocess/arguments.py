@@ -68,7 +68,11 @@ def parser() -> Parser:
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """What to make of a document. Raises UserError for flags that do not go together."""
+    """Make the recipe for a document.
+
+    Raises:
+        UserError: the flags do not go together.
+    """
     if args.dataset_impl != "mmap":
         raise UserError(f"--dataset-impl {args.dataset_impl}: only mmap is read and written here")
     if args.for_rm or args.reward_key is not None or args.binary_reward:

@@ -19,7 +19,13 @@ from jaxneox.data.huggingface import made_whole, notes_on, register
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import UNSEEN, Document, Encoded, packed
 from jaxneox.preprocess.templates import Rendered, Span, TemplateFault, renderer
-from jaxneox.preprocess.turns import Talk, are_beginnings, reached, spans_of_growth, spans_of_marks
+from jaxneox.preprocess.turns import (
+    Conversation,
+    are_beginnings,
+    reached,
+    spans_of_growth,
+    spans_of_marks,
+)
 
 Turns = list[dict[str, Any]]
 INT32 = np.dtype(np.int32)
@@ -27,7 +33,10 @@ INT32 = np.dtype(np.int32)
 
 @dataclass(frozen=True)
 class ChatRecipe:
-    """Each key holds a conversation, a list of {"role": …, "content": …}; `role` is learned."""
+    """Settings for keys that each hold a conversation, a list of {"role": …, "content": …}.
+
+    The turns of `role` are learned.
+    """
 
     folder: pathlib.Path  # tokenizer.json, tokenizer_config.json
     template: pathlib.Path | None = None  # in place of the folder's
@@ -41,6 +50,8 @@ class ChatRecipe:
 
 
 class ChatEncoder:
+    """Encodes conversations by a chat template."""
+
     def __init__(self, recipe: ChatRecipe) -> None:
         self.recipe = recipe
         config = _json(recipe.folder / "tokenizer_config.json")
@@ -91,45 +102,51 @@ class ChatEncoder:
         return tuple(np.asarray(column, np.int32) for column in columns)
 
     def _labelled(self, turns: Turns, where: str, key: str) -> tuple[list[int], list[int]]:
-        """Tokens, and labels that are UNSEEN but in the turns that are learned.
+        """Make tokens, and labels that are UNSEEN but in the turns that are learned.
 
         NeoX takes for a turn's tokens those by which the tokens of all turns until it are more than
         those until the one before. That loses words where the former do not begin with the latter:
         there the characters decide.
         """
-        talk = Talk(turns, self.recipe.role, self.recipe.only_last)
-        growing = [self._rendered(turns[:i], talk.prompted(i)) for i in range(1, len(turns) + 1)]
+        conversation = Conversation(turns, self.recipe.role, self.recipe.only_last)
+        counts = range(1, len(turns) + 1)
+        growing = [self._rendered(turns[:i], conversation.prompted(i)) for i in counts]
         tokens = [self._encoded(one.text).ids for one in growing]
         if are_beginnings(tokens):
-            spans = spans_of_growth(tokens, talk.learned)
+            spans = spans_of_growth(tokens, conversation.learned)
             seen = [any(a <= i < b for a, b in spans) for i in range(len(tokens[-1]))]
         else:
-            seen = self._seen(talk, growing, where, key)
+            seen = self._seen(conversation, growing, where, key)
         labels = [token if one else UNSEEN for token, one in zip(tokens[-1], seen, strict=True)]
         if self._eos is None:
             return tokens[-1], labels
         last = self._eos if labels and labels[-1] != UNSEEN else UNSEEN
         return [*tokens[-1], self._eos], [*labels, last]
 
-    def _seen(self, talk: Talk, growing: list[Rendered], where: str, key: str) -> list[bool]:
-        """Which tokens of the whole conversation are learned, by its characters."""
+    def _seen(
+        self, conversation: Conversation, growing: list[Rendered], where: str, key: str
+    ) -> list[bool]:
+        """Mark the tokens of the whole conversation that are learned, by its characters."""
         texts = [one.text for one in growing]
         spans: list[Span] | None = []
-        if any(talk.learned):
+        if any(conversation.learned):
             if are_beginnings(texts):
-                spans = spans_of_growth(texts, talk.learned)
+                spans = spans_of_growth(texts, conversation.learned)
             else:
-                spans = spans_of_marks(growing[-1], talk)
+                spans = spans_of_marks(growing[-1], conversation)
         if spans is None:
-            spans = self._without_prompts(talk, where, key)
+            spans = self._without_prompts(conversation, where, key)
         return reached(self._encoded(texts[-1]), texts[-1], spans)
 
-    def _without_prompts(self, talk: Talk, where: str, key: str) -> list[Span]:
-        """A prompt may be of another role than the turn that follows, or say more than it does."""
-        turns = talk.turns
+    def _without_prompts(self, conversation: Conversation, where: str, key: str) -> list[Span]:
+        """Find the learned turns without their prompts.
+
+        A prompt may be of another role than the turn that follows, or say more than it does.
+        """
+        turns = conversation.turns
         texts = [self._rendered(turns[:i]).text for i in range(1, len(turns) + 1)]
         if are_beginnings(texts):
-            return spans_of_growth(texts, talk.learned)
+            return spans_of_growth(texts, conversation.learned)
         raise UserError(
             f'{where}: the chat template renders the first turns of "{key}" in another way than '
             "all of them, so that the turns cannot be told apart; give a template that marks what "
@@ -145,27 +162,27 @@ class ChatEncoder:
 
 
 def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
-    """The file that was given, the folder's chat_template.jinja, or its configuration's."""
+    """Return the file that was given, the folder's chat_template.jinja, or its configuration's."""
     beside = recipe.folder / "chat_template.jinja"
     if path := recipe.template or (beside if beside.is_file() else None):
         try:
             return path.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: cannot read the chat template ({error})") from error
-    found = config.get("chat_template")
-    if isinstance(found, list):  # several, by names
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
-    if not isinstance(found, str):
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several, by names
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    if not isinstance(template, str):
         raise UserError(
             f"{recipe.folder}: no chat_template.jinja and no chat_template in "
             "tokenizer_config.json; give --chat-template FILE"
         )
-    return found
+    return template
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """bos_token, eos_token, …: a template sees them by these names."""
+    """Return bos_token, eos_token, …: a template sees them by these names."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}
     words = {key: v.get("content") if isinstance(v, dict) else v for key, v in named.items()}
     return {key: word for key, word in words.items() if isinstance(word, str)}

@@ -1,4 +1,4 @@
-"""`jaxneox preprocess`: text to `.bin/.idx`, by several processes."""
+"""The command `jaxneox preprocess`: text to `.bin/.idx`, by several processes."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Chunks of documents to tokens, and to the labels of a masked dataset.
+"""Turns chunks of documents into tokens, and into the labels of a masked dataset.
 
 What a token sequence is follows NeoX's tools/datasets/preprocess_data.py and
 preprocess_data_with_mask.py.
@@ -25,7 +25,7 @@ Document = tuple[NDArray[Any], ...]  # tokens [n], one array for each dataset
 
 @dataclass(frozen=True)
 class Encoded:
-    """A chunk as it goes to disk. `read`: the bytes of input that it came from."""
+    """A chunk as it goes to disk. `read` is the bytes of input that it came from."""
 
     read: int
     documents: int
@@ -33,8 +33,13 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """`dtypes` names the datasets; `identity` is all that the tokens depend on, as JSON; `notes`
-    is what there is to say of the tokenizer, a line each."""
+    """Encodes chunks.
+
+    Attributes:
+        dtypes: of each dataset, by name.
+        identity: all that the tokens depend on, as JSON.
+        notes: what a user should know of the tokenizer, a line each.
+    """
 
     dtypes: dict[str, np.dtype[Any]]
     identity: dict[str, Any]
@@ -51,7 +56,10 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """Each key of a document becomes a dataset; with `mask_before` the one key gets labels."""
+    """Settings for keys of a document that each become a dataset.
+
+    With `mask_before` the one key gets labels.
+    """
 
     tokenizer: TokenizerConfig
     keys: tuple[str, ...] = ("text",)
@@ -64,6 +72,8 @@ class TextRecipe:
 
 
 class TextEncoder:
+    """Encodes the texts of documents."""
+
     def __init__(self, recipe: TextRecipe) -> None:
         self.recipe = recipe
         self._tokenizer = build_tokenizer(recipe.tokenizer)
@@ -91,8 +101,8 @@ class TextEncoder:
         }
 
     def encode(self, chunk: Chunk) -> Encoded:
-        found = (self._texts(record) for record in chunk.records())
-        texts = [row for row in found if all(row)]  # a document without text is none
+        every = (self._texts(record) for record in chunk.records())
+        texts = [row for row in every if all(row)]  # a document without text is none
         columns = [self._tokenizer.encode_batch(column) for column in zip(*texts, strict=True)]
         rows = [ids for ids in zip(*columns, strict=True) if all(map(len, ids))]
         return packed(chunk.read, list(map(self._document, rows)), self.dtypes)
@@ -109,7 +119,7 @@ class TextEncoder:
 
 
 def masked(tokens: NDArray[Any], pattern: Sequence[int]) -> NDArray[Any]:
-    """The labels: UNSEEN up to and with the first `pattern`; all is learned where it is not."""
+    """Make the labels: UNSEEN up to and with the first `pattern`; all is learned without one."""
     if len(tokens) < len(pattern):
         return tokens
     windows = np.lib.stride_tricks.sliding_window_view(tokens, len(pattern))

@@ -1,9 +1,9 @@
 """Datasets that grow in a hidden folder, survive a kill and get their names when they are whole.
 
-.PREFIX.preprocess/           beside the output, locked by the one command that writes
-  state.json                  how much of the files below is safely on disk, of what input
-  NAME.bin, NAME.sizes        tokens and int32 sizes of the documents so far
-  NAME.idx, NAME.sha256       at the end, then all move to PREFIX_NAME_document.*
+.PREFIX.preprocess/         beside the output, locked by the one command that writes
+  state.json                how much of the files below is safely on disk, of what input
+  NAME.bin, NAME.sizes      tokens and int32 sizes of the documents so far
+  NAME.idx, NAME.sha256     at the end, then all move to PREFIX_NAME_document.*
 """
 
 import contextlib
@@ -32,7 +32,7 @@ MOVED = (".bin", ".sha256", ".idx")  # in this order: without an index there is 
 
 @dataclass
 class State:
-    """What is done. `ends`: for each dataset the bytes of its growing files."""
+    """What is done. `ends` has for each dataset the bytes of its growing files."""
 
     identity: dict[str, Any]
     chunks: int = 0
@@ -45,7 +45,8 @@ class State:
 class Output:
     """A context manager: `add` chunk after chunk, from number `state.chunks` on, then `finish`.
 
-    Raises UserError where the datasets exist already or another command is writing them.
+    Raises:
+        UserError: the datasets exist already, or another command is writing them.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Output:
         shutil.rmtree(self.folder)
 
     def _complete(self, name: str, dtype: np.dtype[Any]) -> None:
-        """The index and the checksums of a dataset whose tokens are on disk."""
+        """Write the index and the checksums of a dataset whose tokens are on disk."""
         sizes = np.fromfile(self.folder / f"{name}.sizes", "<i4")
         with (self.folder / f"{name}.idx").open("w+b") as index:
             write_index(index, dtype, sizes, np.arange(len(sizes) + 1))
@@ -150,7 +151,7 @@ class Output:
         _write(self.folder / f"{name}.sha256", "".join(lines).encode())
 
     def _earlier(self) -> State | None:
-        """What a command with the same input and settings left."""
+        """Read what a command with the same input and settings left."""
         try:
             state = State(**json.loads((self.folder / STATE).read_bytes()))
             lost = not state.whole and any(
@@ -172,13 +173,13 @@ class Output:
             ) from error
 
     def _empty(self) -> None:
-        """What another input or other settings left; the state first, which speaks of the rest."""
+        """Remove what other input or settings left; the state first, which speaks of the rest."""
         for path in (self.folder / STATE, *self.folder.iterdir()):
             if path.name != LOCK:
                 path.unlink(missing_ok=True)
 
     def _open(self, stack: contextlib.ExitStack) -> None:
-        """The growing files, without what came after the state was saved."""
+        """Open the growing files, without what came after the state was saved."""
         for name, ends in self.state.ends.items():
             pair = [
                 stack.enter_context((self.folder / f"{name}{suffix}").open("a+b"))

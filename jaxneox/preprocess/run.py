@@ -1,4 +1,4 @@
-"""The command: read, encode, write, and say how far it is."""
+"""The work of the command: read, encode, write, and say how far it is."""
 
 import argparse
 import contextlib
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _progress(console: Console, total: int, out: Output) -> Iterator[Any]:
-    """A bar of the bytes of input, where somebody sees it."""
+    """Show a bar of the bytes of input, if somebody sees it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -85,7 +85,7 @@ def _progress(console: Console, total: int, out: Output) -> Iterator[Any]:
 
 
 def _identity(encoder: Encoder, files: list[pathlib.Path]) -> dict[str, Any]:
-    """All that decides the output: a command that goes on must have the same."""
+    """Return all that decides the output: a command that goes on must have the same."""
     digest = hashlib.sha256()
     for file in files:
         status = file.stat()

@@ -21,11 +21,11 @@ Render = Callable[..., Rendered]
 
 
 class TemplateFault(Exception):
-    """Of a template that cannot render a conversation."""
+    """A template cannot render a conversation."""
 
 
 def renderer(source: str, special: dict[str, str]) -> Render:
-    """A template with what transformers gives to templates."""
+    """Make a function that renders a template with what transformers gives to templates."""
     try:
         from jinja2 import TemplateError, ext, nodes
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -90,7 +90,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own would write < and & as HTML does."""
+    """Write JSON; jinja's own would write < and & as HTML does."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -12,7 +12,7 @@ SPACE = "Ġ"
 """A space in the tokens of a byte-level vocabulary; it is trimmed from their offsets."""
 
 
-class Talk:
+class Conversation:
     """A conversation, and which of its turns are learned: those of a role, or the last of them."""
 
     def __init__(self, turns: list[dict[str, Any]], role: str, only_last: bool) -> None:
@@ -23,42 +23,46 @@ class Talk:
         ]
 
     def prompted(self, count: int) -> bool:
-        """Whether the role speaks after the first `count` turns."""
+        """Tell whether the role speaks after the first `count` turns."""
         return count < len(self.turns) and self.turns[count]["role"] == self.role
 
 
 def are_beginnings(parts: Sequence[Sequence[int] | str]) -> bool:
-    """Whether each of them begins the next."""
+    """Tell whether each of them begins the next."""
     return all(after[: len(before)] == before for before, after in itertools.pairwise(parts))
 
 
 def spans_of_growth(parts: Sequence[Sequence[int] | str], learned: Sequence[bool]) -> list[Span]:
-    """Where the learned turns are in the last part, each of which begins the next."""
+    """Find the learned turns in the last part; each part begins the next."""
     starts = [0, *map(len, parts)]
     bounds = itertools.pairwise(starts)
     return [span for span, wanted in zip(bounds, learned, strict=True) if wanted]
 
 
-def spans_of_marks(rendered: Rendered, talk: Talk) -> list[Span] | None:
-    """Where `{% generation %}` has the learned turns; None where it does not mark each turn."""
-    roles = [turn["role"] for turn in talk.turns]
-    turns = [wanted for name, wanted in zip(roles, talk.learned, strict=True) if name == talk.role]
-    if talk.role != "assistant" or len(turns) != len(rendered.generated):
+def spans_of_marks(rendered: Rendered, conversation: Conversation) -> list[Span] | None:
+    """Find the learned turns by `{% generation %}`; None if it does not mark each turn."""
+    roles = [turn["role"] for turn in conversation.turns]
+    turns = [
+        wanted
+        for name, wanted in zip(roles, conversation.learned, strict=True)
+        if name == conversation.role
+    ]
+    if conversation.role != "assistant" or len(turns) != len(rendered.generated):
         return None
     return [span for span, wanted in zip(rendered.generated, turns, strict=True) if wanted]
 
 
 def reached(encoding: tokenizers.Encoding, text: str, spans: Sequence[Span]) -> list[bool]:
-    """Whether each token reaches into one of the spans, by a character at least."""
-    found = []
+    """Mark the tokens that reach into one of the spans, by a character at least."""
+    result = []
     for start, end in extents(encoding, text):
         here = max(end, start + 1)  # a token without characters is where it stands
-        found.append(any(start < last and here > first for first, last in spans))
-    return found
+        result.append(any(start < last and here > first for first, last in spans))
+    return result
 
 
 def extents(encoding: tokenizers.Encoding, text: str) -> Iterator[Span]:
-    """The characters of each token, with the spaces that byte-level offsets leave out."""
+    """Return the characters of each token, with the spaces that byte-level offsets leave out."""
     for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True):
         before = len(token) - len(token.lstrip(SPACE))
         after = len(token) - len(token.rstrip(SPACE)) if before < len(token) else 0

@@ -1,4 +1,4 @@
-"""Chunks encoded by several processes, in order.
+"""Encodes chunks by several processes, in order.
 
 The processes are spawned, never forked, and need numpy and the tokenizer alone. They do not
 outlive a parent that is killed, and leave Ctrl-C to it.
@@ -24,7 +24,7 @@ _recipe: Recipe  # of a worker process
 
 @contextlib.contextmanager
 def processes(recipe: Recipe, count: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes that are starting; None for a single one, which is this."""
+    """Start processes; None for a single one, which is this."""
     if count == 1:
         yield None
         return
@@ -41,7 +41,7 @@ def processes(recipe: Recipe, count: int) -> Iterator[ProcessPoolExecutor | None
 def encoded(
     encoder: Encoder, chunks: Iterable[Chunk], pool: ProcessPoolExecutor | None, ahead: int
 ) -> Iterator[Encoded]:
-    """What becomes of each chunk, in their order; `ahead` of them wait or are under way."""
+    """Yield what becomes of each chunk, in their order; `ahead` of them wait or are under way."""
     if pool is None:
         yield from map(encoder.encode, chunks)
         return

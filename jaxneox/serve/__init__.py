@@ -1,5 +1,5 @@
 """An OpenAI-compatible endpoint: `jaxneox serve CKPT`.
 
-`server` owns the process, `scheduler` the thread of the engine; between them a request goes
-`app` -> `completions` -> `requests` (what is asked) -> `jobs` -> `replies` (what is said).
+`server` owns the process, `scheduler` the thread of the engine; between them a request goes through
+`app` -> `completions` -> `requests` (what it asks for) -> `jobs` -> `replies` (its answer).
 """

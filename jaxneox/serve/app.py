@@ -77,7 +77,7 @@ async def refused(request: Request, error: Exception) -> Response:
 
 
 async def failed(request: Request, error: Exception) -> Response:
-    """A fault of ours; Starlette raises it again, and the server prints it."""
+    """Answer after a fault of this program; Starlette raises it again, and the server prints it."""
     return refuse(Refused(500, f"the server has a fault: {type(error).__name__}"))
 
 

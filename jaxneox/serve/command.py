@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace, address: str, say: Callable[[str], None]) -> "Served":
-    """The model with all its programs, told on the terminal and to `say`."""
+    """Load the model and compile all its programs, with progress on the terminal and to `say`."""
     say(f"loading {args.checkpoint}")
     from jaxneox.loading import load_model
     from jaxneox.parallel.compilation import use_compilation_cache

@@ -11,20 +11,20 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from jaxneox.serve.errors import Refused
-from jaxneox.serve.jobs import Job, News
+from jaxneox.serve.jobs import Job, JobUpdate
 from jaxneox.serve.replies import Reply
-from jaxneox.serve.requests import Wish, wish_of
+from jaxneox.serve.requests import CompletionRequest, completion_request
 from jaxneox.serve.scheduler import Scheduler
 from jaxneox.serve.served import Served
 
 LEAST_BODY = 1 << 20
 CHARACTERS = 8
 """Bytes of a body for each token of a full queue of full prompts."""
-POLITE = 16
-"""So many times the largest body is still read, so that its sender hears why it is refused."""
+READ_ANYWAY = 16
+"""A body of up to so many times the limit is still read, so that its sender gets the error."""
 
 READERS = 2
-"""Bodies that are understood at the same time: large ones take much memory."""
+"""Bodies that are parsed at the same time: large ones take much memory."""
 
 
 class Completions:
@@ -45,14 +45,14 @@ class Completions:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         most = self._scheduler.queue
-        wish = await to_thread.run_sync(understand, body, served, most, limiter=self._readers)
-        if isinstance(wish, Refused):
-            raise wish
-        exchange = Exchange(self._scheduler, wish, deadline, self._timeout)
-        reply = Reply(served, wish)
+        completion = await to_thread.run_sync(understand, body, served, most, limiter=self._readers)
+        if isinstance(completion, Refused):
+            raise completion
+        exchange = Exchange(self._scheduler, completion, deadline, self._timeout)
+        reply = Reply(served, completion)
         exchange.begin()
-        if wish.stream:
-            return EventStream(events(exchange, reply, wish), exchange.end)
+        if completion.stream:
+            return EventStream(events(exchange, reply, completion), exchange.end)
         try:
             return await whole(request, exchange, reply)
         finally:
@@ -69,7 +69,7 @@ async def read_body(request: Request, most: int) -> bytes:
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > POLITE * most:
+        if size > READ_ANYWAY * most:
             break
         if size <= most:
             parts.append(part)
@@ -78,30 +78,36 @@ async def read_body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def understand(body: bytes, served: Served, most: int) -> Wish | Refused:
-    """A reason that is raised across threads would keep its frames, and the body with them, until
-    a garbage collection."""
+def understand(body: bytes, served: Served, most: int) -> CompletionRequest | Refused:
+    """Parse a body; return an error instead of raising it.
+
+    An exception that is raised across threads would keep its frames, and the body with them, until
+    a garbage collection.
+    """
     try:
-        return wish_of(body, served, most)
+        return completion_request(body, served, most)
     except Refused as refused:
         refused.__cause__ = refused.__context__ = None
         return refused.with_traceback(None)
 
 
 class Exchange:
-    """The jobs of a request, and what is heard of them."""
+    """The jobs of a request, and the updates that come from them."""
 
-    def __init__(self, scheduler: Scheduler, wish: Wish, deadline: float, timeout: float):
+    def __init__(
+        self, scheduler: Scheduler, completion: CompletionRequest, deadline: float, timeout: float
+    ):
         self._scheduler, self._deadline, self._timeout = scheduler, deadline, timeout
-        inbox: asyncio.Queue[News] = asyncio.Queue()
+        inbox: asyncio.Queue[JobUpdate] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def tell(news: News) -> None:
+        def notify(update: JobUpdate) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(inbox.put_nowait, news)
+                loop.call_soon_threadsafe(inbox.put_nowait, update)
 
         self._inbox = inbox
-        self._jobs = [Job(i, task, wish.stream, tell) for i, task in enumerate(wish.choices)]
+        stream = completion.stream
+        self._jobs = [Job(i, task, stream, notify) for i, task in enumerate(completion.choices)]
 
     def begin(self) -> None:
         self._scheduler.submit(self._jobs)
@@ -109,20 +115,20 @@ class Exchange:
     def end(self) -> None:
         self._scheduler.cancel(self._jobs)
 
-    async def next(self) -> News:
+    async def next(self) -> JobUpdate:
         try:
             async with asyncio.timeout_at(self._deadline):
-                news = await self._inbox.get()
+                update = await self._inbox.get()
         except TimeoutError as error:
             message = f"not finished within {self._timeout:g} s"
             raise Refused(504, message, code="timeout") from error
-        if news.error is not None:
-            raise news.error
-        return news
+        if update.error is not None:
+            raise update.error
+        return update
 
 
 async def whole(request: Request, exchange: Exchange, reply: Reply) -> Response:
-    """The answer when all is there; less work where the client has left."""
+    """Answer when all choices are finished; stop the work if the client leaves."""
 
     async def finish() -> Response:
         for _ in reply.choices:  # each is told once, at its end
@@ -143,22 +149,26 @@ async def whole(request: Request, exchange: Exchange, reply: Reply) -> Response:
             way.cancel()
 
 
-async def events(exchange: Exchange, reply: Reply, wish: Wish) -> AsyncIterator[str]:
-    """Server-sent events: a chunk for each new text, at last the usage where wanted."""
-    usage = {"usage": None} if wish.usage else {}
+async def events(
+    exchange: Exchange, reply: Reply, completion: CompletionRequest
+) -> AsyncIterator[str]:
+    """Yield server-sent events: a chunk for each new text, and at last the usage if asked for."""
+    usage = {"usage": None} if completion.usage else {}
     left = len(reply.choices)
     try:
         while left:
-            news = await exchange.next()
-            left -= news.finished
-            if news.text or news.finished or wish.token_ids:
-                task = wish.choices[news.index]
-                said = reply.choices[news.index].part(task, news.text, news.tokens, news.finished)
-                yield event(reply.frame | {"choices": [said]} | usage)
+            update = await exchange.next()
+            left -= update.finished
+            if update.text or update.finished or completion.token_ids:
+                task = completion.choices[update.index]
+                choice = reply.choices[update.index].part(
+                    task, update.text, update.tokens, update.finished
+                )
+                yield event(reply.frame | {"choices": [choice]} | usage)
     except Refused as refused:  # the status has been sent
         yield event(refused.body())
         return
-    if wish.usage:
+    if completion.usage:
         yield event(reply.frame | {"choices": [], "usage": reply.usage()})
     yield "data: [DONE]\n\n"
 
@@ -168,7 +178,7 @@ def event(body: dict[str, object]) -> str:
 
 
 class EventStream(StreamingResponse):
-    """`close` is called however it ends, also before its first event."""
+    """A streamed response that calls `close` however it ends, also before its first event."""
 
     def __init__(self, content: AsyncIterator[str], close: Callable[[], None]):
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

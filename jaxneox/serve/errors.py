@@ -1,4 +1,4 @@
-"""Answers that are no text: OpenAI's body of an error."""
+"""Errors as OpenAI writes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ class Refused(Exception):
 
     Attributes:
         param: the field that is wrong.
-        code: OpenAI's word for the reason, where it has one.
+        code: OpenAI's word for the reason, if it has one.
     """
 
     def __init__(
@@ -31,5 +31,5 @@ class Refused(Exception):
 
 
 def later(message: str) -> Refused:
-    """Not now: the same request may be answered soon."""
+    """Make the error of a request that may be answered soon."""
     return Refused(503, message, code="unavailable", headers={"Retry-After": "1"})

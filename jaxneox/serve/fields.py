@@ -1,4 +1,4 @@
-"""The fields of a JSON object, each read with what it may be; the rest is unknown."""
+"""The fields of a JSON object, each checked when it is taken; the rest is unknown."""
 
 import difflib
 import json
@@ -9,14 +9,14 @@ from jaxneox.serve.errors import Refused
 
 def object_of(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant)
     except RecursionError as error:
         raise Refused(400, "the body is nested too deeply") from error
     except ValueError as error:
-        raise Refused(400, f"the body is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise Refused(400, f"the body is {shown(found)}, expected an object")
-    return found
+        raise Refused(400, f"the body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Refused(400, f"the body is {shown(value)}, expected an object")
+    return value
 
 
 def _no_constant(word: str) -> NoReturn:
@@ -24,7 +24,7 @@ def _no_constant(word: str) -> NoReturn:
 
 
 def shown(value: Any) -> str:
-    """A value as its sender wrote it, short."""
+    """Write a value as its sender wrote it, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -33,16 +33,16 @@ def wrong(name: str, value: Any, expected: str) -> Refused:
     return Refused(400, f"{name}: {shown(value)}, expected {expected}", param=name)
 
 
-def many(name: str, found: int, most: int) -> Refused:
-    return Refused(400, f"{name}: {found} of them, expected {most} at most", param=name)
+def many(name: str, count: int, most: int) -> Refused:
+    return Refused(400, f"{name}: {count} of them, expected {most} at most", param=name)
 
 
 class Fields:
-    """Null is a field that is not there. `what` has them."""
+    """The fields of an object, which errors call `what`; null counts as absent."""
 
-    def __init__(self, found: dict[str, Any], what: str):
+    def __init__(self, fields: dict[str, Any], what: str):
         self._what = what
-        self._left = {name: value for name, value in found.items() if value is not None}
+        self._left = {name: value for name, value in fields.items() if value is not None}
         self._known: list[str] = []
 
     def take(self, name: str) -> Any:
@@ -78,7 +78,7 @@ class Fields:
         return value
 
     def texts(self, name: str, most: int) -> list[str]:
-        """A string or a list of them, none empty."""
+        """Take a string or a list of strings, none of them empty."""
         value = self.take(name)
         listed = [value] if isinstance(value, str) else value if value is not None else []
         if not isinstance(listed, list) or not all(isinstance(x, str) and x for x in listed):
@@ -88,7 +88,7 @@ class Fields:
         return listed
 
     def without_effect(self, name: str, *values: Any) -> None:
-        """A field that this server does not have, unless it asks for nothing."""
+        """Refuse a field that this server does not have, unless its value asks for nothing."""
         value = self.take(name)
         if value is not None and value not in values:
             raise Refused(
@@ -99,6 +99,7 @@ class Fields:
             )
 
     def end(self) -> None:
+        """Refuse the fields that nobody took."""
         for name in self._left:
             near = difflib.get_close_matches(name, self._known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""

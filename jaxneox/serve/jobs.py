@@ -1,20 +1,22 @@
-"""A choice of a request on its way through the scheduler."""
+"""One choice of a request on its way through the scheduler."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxneox.infer.batch import Task
+from jaxneox.infer.tasks import Task
 from jaxneox.serve.errors import Refused
 
 
 @dataclass(frozen=True)
-class News:
+class JobUpdate:
     """One token more, or the end.
 
     Attributes:
-        index: of the choice.
-        text: what is certain now and was not before.
-        tokens: how many its answer has by now.
+        index: the number of the choice.
+        text: the text that has become certain.
+        tokens: how many tokens its answer has by now.
+        finished: whether this is the end.
+        error: why there is no answer.
     """
 
     index: int
@@ -26,12 +28,15 @@ class News:
 
 @dataclass(eq=False)
 class Job:
-    """`tell` is called from the scheduler's thread; without `each` only at the end."""
+    """A task, and whom to notify of it.
+
+    `tell` is called from the scheduler's thread; only at the end, unless `each` is set.
+    """
 
     index: int
     task: Task
     each: bool
-    tell: Callable[[News], None]
+    tell: Callable[[JobUpdate], None]
 
     @property
     def takes_row(self) -> bool:
@@ -40,7 +45,7 @@ class Job:
     def report(self, text: str) -> None:
         finished = not self.task.room
         if self.each or finished:
-            self.tell(News(self.index, text, len(self.task.answer.tokens), finished))
+            self.tell(JobUpdate(self.index, text, len(self.task.answer.tokens), finished))
 
     def fail(self, error: Refused) -> None:
-        self.tell(News(self.index, "", len(self.task.answer.tokens), True, error))
+        self.tell(JobUpdate(self.index, "", len(self.task.answer.tokens), True, error))

@@ -1,22 +1,22 @@
-"""What a completion asks for: OpenAI's fields, checked, in terms of the engine."""
+"""The parsing of a completion request: OpenAI's fields, checked, in terms of the engine."""
 
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from jaxneox.errors import UserError
-from jaxneox.infer.batch import Answer, Task
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.stream import TextStream
+from jaxneox.infer.tasks import Answer, Task
 from jaxneox.serve.errors import Refused
 from jaxneox.serve.fields import Fields, many, object_of, shown, wrong
 from jaxneox.serve.served import TOPS, Served
 
 STOPS = 16
-COLDEST = 1e-5
+MIN_TEMPERATURE = 1e-5
 """Below this temperature an answer is greedy, as in vLLM: the engine computes in float32."""
-LONG = 16
-"""Characters for each token of the context, from which on a prompt is not encoded as a whole."""
+LONG_PROMPT = 16
+"""A prompt with more characters than this for each token of the context is not encoded whole."""
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -28,25 +28,29 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "ignore_eos": (False,),
 }
-"""Fields of OpenAI's and vLLM's that are not here, and the values at which that is all the same."""
+"""Fields of OpenAI's and vLLM's that this server lacks, with the values at which nobody notices."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`text` is None where it was given as tokens."""
+    """A prompt; `text` is None if it was given as tokens."""
 
     text: str | None
     tokens: list[int]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What one request asks for.
+class CompletionRequest:
+    """A checked request for completions.
 
     Attributes:
+        prompts: the prompts.
         choices: one for each prompt and each of its n answers, in the order of their indices.
-        logprobs: how many of the most likely tokens are wanted; None for no log-probabilities.
-        token_ids: the tokens are wanted as numbers, too.
+        logprobs: how many of the most likely tokens to return; None for no log-probabilities.
+        echo: whether each answer begins with its prompt.
+        stream: whether the answer is streamed.
+        usage: whether a stream ends with its usage.
+        token_ids: whether the tokens are returned as numbers, too.
     """
 
     prompts: list[Prompt]
@@ -61,8 +65,17 @@ class Wish:
         return self.prompts[index * len(self.prompts) // len(self.choices)]
 
 
-def wish_of(body: bytes, served: Served, most: int) -> Wish:
-    """`most`: answers that one request may have."""
+def completion_request(body: bytes, served: Served, most: int) -> CompletionRequest:
+    """Parse and check a body.
+
+    Args:
+        body: the bytes of a JSON object.
+        served: the model.
+        most: how many answers one request may have.
+
+    Raises:
+        Refused: with the field that is wrong.
+    """
     fields = Fields(object_of(body), "a completion")
     check_model(fields.text("model"), served)
     prompts = prompts_of(fields.take("prompt"), served, most)
@@ -71,12 +84,12 @@ def wish_of(body: bytes, served: Served, most: int) -> Wish:
     if len(prompts) * n > most:
         raise Refused(400, f"{len(prompts)} prompts x n {n}: expected {most} answers at most")
     echo = fields.flag("echo")
-    wanted = fields.whole("max_tokens", min(16, served.max_tokens), 0, served.max_tokens)
-    if not wanted and not echo:
+    max_tokens = fields.whole("max_tokens", min(16, served.max_tokens), 0, served.max_tokens)
+    if not max_tokens and not echo:
         raise wrong("max_tokens", 0, "1 or more, or echo")
     logprobs = fields.whole("logprobs", -1, 0, TOPS)
-    scored = echo and (logprobs >= 0 or not wanted)
-    rooms = [room_of(prompt, wanted, served) for prompt in prompts]
+    scored = echo and (logprobs >= 0 or not max_tokens)
+    rooms = [room_of(prompt, max_tokens, served) for prompt in prompts]
     stop = stops_of(fields, served)
     choices = []
     for number, sampling in enumerate(samplings(fields, len(prompts) * n)):
@@ -89,8 +102,8 @@ def wish_of(body: bytes, served: Served, most: int) -> Wish:
     for name, values in WITHOUT_EFFECT.items():
         fields.without_effect(name, *values)
     fields.end()
-    asked = None if logprobs < 0 else logprobs
-    return Wish(prompts, choices, asked, echo, stream, usage, token_ids)
+    top_tokens = None if logprobs < 0 else logprobs
+    return CompletionRequest(prompts, choices, top_tokens, echo, stream, usage, token_ids)
 
 
 def check_model(name: str | None, served: Served) -> None:
@@ -104,7 +117,7 @@ def check_model(name: str | None, served: Served) -> None:
 
 
 def prompts_of(given: Any, served: Served, most: int) -> list[Prompt]:
-    """A string, strings, tokens, or lists of tokens."""
+    """Parse `prompt`: a string, strings, tokens, or lists of tokens."""
     expected = "a string, a list of strings, a list of tokens, or a list of lists of tokens"
     if given is None:
         raise Refused(400, f"prompt: missing, expected {expected}", param="prompt")
@@ -143,8 +156,8 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
 
 
 def encoded(text: str, served: Served) -> list[int]:
-    """Of a text that is far too long its beginning is enough to say so."""
-    part = text[: LONG * served.context]
+    """Encode a text; the beginning of one that is far too long is enough to refuse it."""
+    part = text[: LONG_PROMPT * served.context]
     tokens = served.encode(part)
     if len(part) < len(text) and len(tokens) > 2 * served.context:
         raise Refused(
@@ -157,10 +170,10 @@ def encoded(text: str, served: Served) -> list[int]:
     return tokens if len(part) == len(text) else served.encode(text)
 
 
-def room_of(prompt: Prompt, wanted: int, served: Served) -> int:
-    """Tokens that may follow; less than wanted where the context ends before."""
+def room_of(prompt: Prompt, max_tokens: int, served: Served) -> int:
+    """Return how many tokens may follow: fewer than asked for if the context ends before."""
     room = served.context - len(prompt.tokens)
-    if room < bool(wanted):
+    if room < bool(max_tokens):
         raise Refused(
             400,
             f"the model's context is {served.context:,} tokens; the prompt has "
@@ -168,17 +181,20 @@ def room_of(prompt: Prompt, wanted: int, served: Served) -> int:
             param="prompt",
             code="context_length_exceeded",
         )
-    return min(wanted, room)
+    return min(max_tokens, room)
 
 
 def samplings(fields: Fields, count: int) -> list[Sampling]:
-    """OpenAI's defaults. A temperature of 0 is greedy, whatever the limits; so is a top_p of 0."""
+    """Make the sampling of each choice, with OpenAI's defaults.
+
+    A temperature of 0 is greedy, whatever the limits; so is a top_p of 0.
+    """
     temperature = fields.number("temperature", 1.0, 0, 2)
     top_p = fields.number("top_p", 1.0, 0, 1)
     top_k = fields.whole("top_k", 0, -1, 2**31 - 1)
     seed = fields.whole("seed", secrets.randbits(32), -(2**63), 2**63 - 1)
     seeds = [(seed + number) % 2**32 for number in range(count)]
-    if temperature < COLDEST or top_p == 0:
+    if temperature < MIN_TEMPERATURE or top_p == 0:
         return [Sampling(seed=seed) for seed in seeds]
     limit = top_p if top_p < 1 else 0.0
     return [Sampling(temperature, limit, max(top_k, 0), seed) for seed in seeds]
@@ -192,7 +208,7 @@ def stops_of(fields: Fields, served: Served) -> list[str]:
 
 
 def streaming(fields: Fields) -> tuple[bool, bool]:
-    """-> whether the answer is streamed, and whether its usage is wanted at the end"""
+    """Tell whether the answer is streamed, and whether its usage is to come at the end."""
     stream, options = fields.flag("stream"), fields.take("stream_options")
     if options is None:
         return stream, False

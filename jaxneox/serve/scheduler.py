@@ -1,5 +1,8 @@
-"""The one thread that owns the engine: prompts come in between two steps, one at a time, so that
-those that run wait for one prompt at most."""
+"""The one thread that owns the engine.
+
+Prompts come in between two steps, one at a time, so that running answers wait for one prompt at
+most.
+"""
 
 import collections
 import threading
@@ -8,8 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from jaxneox.infer.batch import Batch, Task
-from jaxneox.infer.batch import News as Told
+from jaxneox.infer.tasks import ActiveTasks, Task, TaskUpdate
 from jaxneox.serve.errors import Refused, later
 from jaxneox.serve.jobs import Job
 from jaxneox.serve.served import Served
@@ -17,16 +19,16 @@ from jaxneox.serve.served import Served
 State = Literal["loading", "ready", "stopping", "stopped", "failed"]
 Say = Callable[[str], None]
 Load = Callable[[Say], Served]
-"""Makes what is served; it is given a place to say what it does."""
+"""Makes what is served; it is given a function to call with what it is doing."""
 
 
 class Scheduler:
-    """Jobs go in by `submit`, from any thread; what becomes of them is told to each.
+    """Takes jobs by `submit`, from any thread, and notifies each of its progress.
 
     Attributes:
-        queue: jobs that may wait for a row.
-        served: None while loading.
-        fault: what ended the thread, None while nothing did.
+        queue: how many jobs may wait for a row.
+        served: the model; None while loading.
+        fault: what ended the thread; None if nothing did.
     """
 
     def __init__(self, queue: int):
@@ -43,18 +45,22 @@ class Scheduler:
 
     def health(self) -> dict[str, Any]:
         with self._changed:
-            said: dict[str, Any] = {"status": self._state}
+            report: dict[str, Any] = {"status": self._state}
             if self._state == "loading":
-                said["doing"] = self._doing
+                report["doing"] = self._doing
             if self.fault is not None:
-                said["reason"] = _reason(self.fault)
+                report["reason"] = _reason(self.fault)
             if self.served is not None:
-                said |= {"model": self.served.name, "context": self.served.context}
-                said |= {"slots": self.served.engine.rows}
-            return said | {"running": len(self._running), "waiting": len(self._waiting)}
+                report |= {"model": self.served.name, "context": self.served.context}
+                report |= {"slots": self.served.engine.rows}
+            return report | {"running": len(self._running), "waiting": len(self._waiting)}
 
     def ready(self) -> Served:
-        """Raises `Refused` where nothing can be asked now."""
+        """Return the model, if requests are taken now.
+
+        Raises:
+            Refused: nothing can be asked now.
+        """
         with self._changed:
             if self._state == "failed":
                 raise self._broken()
@@ -66,7 +72,11 @@ class Scheduler:
             return self.served
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """All or none of them. Raises `Refused`."""
+        """Queue all of these jobs, or none.
+
+        Raises:
+            Refused: the queue is full, or requests are not taken now.
+        """
         with self._changed:
             self.ready()
             if len(self._waiting) + len(jobs) > self.queue:
@@ -75,7 +85,7 @@ class Scheduler:
             self._changed.notify()
 
     def cancel(self, jobs: Iterable[Job]) -> None:
-        """Their rows are free before the next step. Nothing for those that are finished."""
+        """Free the rows of these jobs before the next step; nothing happens to finished ones."""
         with self._changed:
             for job in jobs:
                 if job in self._waiting:
@@ -85,24 +95,24 @@ class Scheduler:
             self._changed.notify()
 
     def stop(self, grace: float) -> None:
-        """Takes nothing more, and ends what is not finished after `grace` seconds."""
+        """Take no more jobs, and end what is not finished after `grace` seconds."""
         with self._changed:
             if self._state in ("loading", "ready"):
                 self._state, self._end = "stopping", time.monotonic() + grace
             self._changed.notify()
 
     def run(self, load: Load, ready: Callable[[], object] = lambda: None) -> None:
-        """The thread: until `stop`, or a fault. `ready` is called when requests are taken."""
+        """Run the thread until `stop` or a fault. `ready` is called when requests are taken."""
         try:
             served = load(self._say)
-            batch = Batch(served.engine, served.stops)
+            active = ActiveTasks(served.engine, served.stops)
             with self._changed:
                 self.served = served
                 if self._state == "loading":
                     self._state = "ready"
             ready()
-            while self._wait(batch):
-                self._turn(batch)
+            while self._wait(active):
+                self._turn(active)
             self._finish("stopped", later("the server is shutting down"))
         except Stopped:
             self._finish("stopped", later("the server is shutting down"))
@@ -118,31 +128,31 @@ class Scheduler:
             if self._state != "loading":
                 raise Stopped
 
-    def _wait(self, batch: Batch) -> bool:
-        """Until there is something to do; false when it is time to end."""
+    def _wait(self, active: ActiveTasks) -> bool:
+        """Wait until there is something to do; return False when it is time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: batch or self._waiting or self._end is not None)
+            self._changed.wait_for(lambda: active or self._waiting or self._end is not None)
             if self._end is None:
                 return True
-            return bool(batch or self._waiting) and time.monotonic() < self._end
+            return bool(active or self._waiting) and time.monotonic() < self._end
 
-    def _turn(self, batch: Batch) -> None:
+    def _turn(self, active: ActiveTasks) -> None:
         with self._changed:
             dropped, self._dropped = self._dropped, []
             for job in dropped:
-                batch.drop(job.task)
+                active.drop(job.task)
                 self._running.pop(job.task, None)
-            fresh = [job for job in (*self._waiting,)[:1] if batch.free or not job.takes_row]
+            fresh = [job for job in (*self._waiting,)[:1] if active.free or not job.takes_row]
             for job in fresh:
                 self._waiting.popleft()
                 self._running[job.task] = job
         for job in fresh:
-            alone = batch.admit_scored(job.task) if job.task.scored else batch.admit([job.task])
+            alone = active.admit_scored(job.task) if job.task.scored else active.admit([job.task])
             self._tell(alone)
-        self._tell(batch.step())
+        self._tell(active.step())
 
-    def _tell(self, news: Iterable[Told]) -> None:
-        for task, text in news:
+    def _tell(self, updates: Iterable[TaskUpdate]) -> None:
+        for task, text in updates:
             with self._changed:
                 job = self._running.get(task) if task.room else self._running.pop(task, None)
             if job is not None and task.fault:
@@ -165,7 +175,7 @@ class Scheduler:
 
 
 class Stopped(Exception):
-    """It is to end while it is loading."""
+    """Raised inside `load` to end while the model is loading."""
 
 
 def _reason(error: BaseException) -> str:

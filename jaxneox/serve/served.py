@@ -1,4 +1,4 @@
-"""The model that is served, and what may be asked of it."""
+"""The model that is served, and the limits of what may be asked of it."""
 
 import time
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ class Served:
     """A model with its engine.
 
     Attributes:
-        context: tokens of a prompt and its answer together.
-        max_tokens: of one answer.
+        context: how many tokens a prompt and its answer may have together.
+        max_tokens: how many tokens one answer may have.
     """
 
     def __init__(self, name: str, model: LoadedModel, *, slots: int, max_tokens: int | None):
@@ -37,13 +37,17 @@ class Served:
         return frozenset() if self.tokenizer is None else self.tokenizer.stops
 
     def encode(self, text: str) -> list[int]:
-        """Raises UserError where there is no tokenizer."""
+        """Encode a text.
+
+        Raises:
+            UserError: the checkpoint has no tokenizer.
+        """
         return self.model.encode(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         return "" if self.tokenizer is None else self.tokenizer.decode(tokens)
 
     def _piece(self, token: int) -> str:
-        """A token's own text; of one that has none by itself, its number, as vLLM writes it."""
+        """Decode a token alone; if it has no text by itself, write its number as vLLM does."""
         text = self.decode([token])
         return text if text and UNFINISHED not in text else f"token_id:{token}"

@@ -18,12 +18,14 @@ GRACE = 5.0
 """Seconds that running answers have at the end."""
 
 SWITCH = 5e-4
-"""Seconds after which a thread gives way: the engine's waits for the requests' no longer. Python's
-5e-3 are as long as a small model's step."""
+"""Seconds after which a thread gives way; the engine's thread waits for the requests' no longer.
+
+Python's 5e-3 are as long as a small model's step.
+"""
 
 
 class Server(uvicorn.Server):
-    """Ends by itself when the scheduler does before it is ready; a signal ends it with status 0."""
+    """Ends by itself if the scheduler ends before it is ready; a signal ends it with status 0."""
 
     def __init__(self, scheduler: Scheduler, timeout: float):
         config = uvicorn.Config(
@@ -38,7 +40,10 @@ class Server(uvicorn.Server):
         self._scheduler = scheduler
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Uvicorn's would raise the signal again at the end. A second one does not wait."""
+        """Handle a signal.
+
+        Uvicorn's own would raise it again at the end. A second one does not wait.
+        """
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -48,7 +53,7 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 is any that is free."""
+    """Open a listening socket; port 0 takes any that is free."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as undo:
@@ -76,8 +81,11 @@ def serve(
     load: Load,
     ready: Callable[[], object],
 ) -> None:
-    """Until a signal. `load(say)` makes what is served, in the thread that goes on with it; what it
-    raises is raised here. `ready()` is called there when requests are taken."""
+    """Serve until a signal.
+
+    `load(say)` makes what is served, in the thread that goes on with it; what it raises is raised
+    here. `ready()` is called there when requests are taken.
+    """
     server = Server(scheduler, timeout)
     sys.setswitchinterval(SWITCH)
 

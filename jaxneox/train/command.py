@@ -12,19 +12,19 @@ from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.console.execute import Ending, end, ending, hush
 from jaxneox.console.parser import Parser, whole_number
 from jaxneox.errors import UserError
-from jaxneox.hosts import parent
+from jaxneox.hosts import supervisor
 from jaxneox.hosts.group import Group, group_of
-from jaxneox.places import is_address
+from jaxneox.run_folder import is_address
 
 DEFAULT = "stdlib"
-"""The shipped configuration of a training that is asked for without any."""
+"""The shipped configuration that is trained if none is named."""
 
 INTERRUPTED = "interrupted; what was saved before is whole"
 Keys = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Train, and exit: 2 after a user's mistake, 75 where another process of the run is gone."""
+    """Train, and exit: 2 after a user's mistake, 75 if another process of the run is gone."""
     hush()
     words = list(sys.argv[1:] if argv is None else argv)
     group: Group | None = None
@@ -33,31 +33,31 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         nonlocal group
         args = parser().parse_args(words)
         group = group_of(args.coordinator, args.num_processes, args.process_id)
-        if (group or args.restarts) and not args.dry_run and parent.CHILD not in os.environ:
-            command = parent.this_program(("train", *words))
-            return parent.supervise(command, args.restarts, group.prefix if group else "")
+        if (group or args.restarts) and not args.dry_run and supervisor.CHILD not in os.environ:
+            command = supervisor.this_program(("train", *words))
+            return supervisor.supervise(command, args.restarts, group.prefix if group else "")
         return run(args, group)
 
     try:
-        how = ending(work, INTERRUPTED)
+        outcome = ending(work, INTERRUPTED)
     except Exception:
         if group is None:
             raise
         from jaxneox.hosts.ending import crash
 
         crash()
-    finish(how, group)
+    finish(outcome, group)
 
 
-def finish(how: Ending, group: Group | None) -> NoReturn:
-    """Exit; of several processes, all do."""
-    if how.line is None or group is None:
-        end(how)
+def finish(outcome: Ending, group: Group | None) -> NoReturn:
+    """End this process, and all others of its run."""
+    if outcome.line is None or group is None:
+        end(outcome)
     if "jaxneox.hosts.watch" in sys.modules:
         from jaxneox.hosts.ending import end_all
 
-        end_all(how.line, how.status, group.prefix)
-    end(Ending(how.status, group.prefix + how.line))
+        end_all(outcome.line, outcome.status, group.prefix)
+    end(Ending(outcome.status, group.prefix + outcome.line))
 
 
 def parser() -> Parser:
@@ -129,7 +129,7 @@ def run_together(
     args: argparse.Namespace, settings: Settings, asked: dict[str, int], group: Group
 ) -> int:
     """Train as one of several processes, all of which were given the same command."""
-    from jaxneox.hosts import join, talk, watch
+    from jaxneox.hosts import join, messages, watch
     from jaxneox.parallel.mesh import final_sizes, prepare_devices
 
     prepare_devices(asked, group.count or 1)
@@ -139,14 +139,15 @@ def run_together(
 
     from jaxneox.train import session
 
-    talk.check_same("the configuration", settings.keys, "start all processes with the same command")
+    hint = "start all processes with the same command"
+    messages.check_same("the configuration", settings.keys, hint)
     status = session.run(args, settings, final_sizes(asked, jax.device_count()))
     join.leave()
     return status
 
 
 def gather_keys(args: argparse.Namespace) -> Keys:
-    """The merged keys of the YAMLs, or of a run's folder, then the flags' and `--set`'s."""
+    """Merge the keys of the YAML files, or of a run's folder, with the flags and `--set`."""
     folders = [path for path in args.paths if is_address(path) or Path(path).is_dir()]
     files = [path for path in args.paths if path not in folders]
     if len(folders) > 1:
@@ -164,17 +165,17 @@ def gather_keys(args: argparse.Namespace) -> Keys:
 
 
 def run_keys(folder: str, finetune: bool) -> Keys:
-    """The configuration of a run or of one of its checkpoints, set to go on from there."""
+    """Read the configuration of a run or of one of its checkpoints, set to go on from there."""
     from jaxneox import checkpoint
 
-    place = checkpoint.find(folder)
-    newest = checkpoint.steps(place.run)[-1]
-    keys = checkpoint.read_keys(place) | {"load": folder}
+    location = checkpoint.find(folder)
+    newest = checkpoint.steps(location.run)[-1]
+    keys = checkpoint.read_keys(location) | {"load": folder}
     for name in ("save", "iteration"):
         keys.pop(name, None)
-    if finetune or place.step != newest:
+    if finetune or location.step != newest:
         return keys  # branches off: the user says where to
-    return keys | {"save": folder if Path(folder).resolve() == place.run else str(place.run)}
+    return keys | {"save": folder if Path(folder).resolve() == location.run else str(location.run)}
 
 
 def needs_place_to_save(folder: str) -> UserError:

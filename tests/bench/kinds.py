@@ -11,7 +11,7 @@ OURS = "ours"
 
 def flops(case: Case) -> float:
     """Of a training step: the model's products, three times those of its forward pass."""
-    from jaxneox.train.flops import flops_per_token
+    from jaxneox.train.step.flops import flops_per_token
     from tests.bench.ours.model import plan_of
 
     plan = plan_of(case)

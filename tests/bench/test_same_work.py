@@ -12,7 +12,7 @@ from transformers import GPTNeoXForCausalLM
 
 import jaxneox
 from convert import from_hf
-from jaxneox.train.state import with_params
+from jaxneox.train.step.state import with_params
 from tests.bench import sizes
 from tests.bench.ours import data, decode
 from tests.bench.ours import train as ours_train
@@ -46,7 +46,7 @@ def test_the_same_steps(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     model_of(case).save_pretrained(tmp_path / "hf")
     call(from_hf, tmp_path / "hf", tmp_path / "ours", "--no-verify")
     params = {n: np.asarray(w) for n, w in jaxneox.load(str(tmp_path / "ours")).params.items()}
-    new_state = "jaxneox.train.run.new_state"
+    new_state = "jaxneox.train.checkpoints.restore.new_state"
     monkeypatch.setattr(new_state, lambda cfg, _, optimizer: with_params(cfg, optimizer, params))
     ours, theirs = ours_train.prepare(case), their_train.eager(case)
     losses = [(ours(), theirs()) for _ in range(3)]

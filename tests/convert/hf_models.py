@@ -46,7 +46,14 @@ LLAMA: Keys = COMMON | {
     "use_bias_in_mlp": False,
     "no_weight_tying": True,
 }
+MISTRAL: Keys = LLAMA | {"sliding_window_width": 7, "head_dim": 12}
+QWEN2: Keys = LLAMA | {"use_bias_in_attn_linear": True, "attention_output_bias": False}
+QWEN3: Keys = LLAMA | {"qk_norm_per_head": True, "head_dim": 16}
 GPT2: Keys = COMMON | {"pos_emb": "learned", "bias_gelu_fusion": True, "layernorm_epsilon": 1e-6}
+
+ORIGINAL: Keys = {"factor": 4.0, "original_max_position_embeddings": 6}
+"""Shorter than what is computed, so that the scaling shows."""
+FREQUENCIES: Keys = {"low_freq_factor": 0.2, "high_freq_factor": 0.9}
 
 MODELS: Mapping[str, tuple[str, Keys]] = {
     "neox": ("GPTNeoXForCausalLM", GPT_NEOX),
@@ -72,6 +79,33 @@ MODELS: Mapping[str, tuple[str, Keys]] = {
         "LlamaForCausalLM",
         LLAMA | {"num_kv_heads": 6, "activation": "geglu"},
     ),
+    "llama, heads that together are wider": ("LlamaForCausalLM", LLAMA | {"head_dim": 12}),
+    "llama scaled as llama 3": (
+        "LlamaForCausalLM",
+        LLAMA | {"rope_scaling": {"type": "llama3", **ORIGINAL, **FREQUENCIES}},
+    ),
+    "neox scaled linearly": (
+        "GPTNeoXForCausalLM",
+        GPT_NEOX | {"rotary_pct": 0.5, "rope_scaling": {"type": "linear", "factor": 3.0}},
+    ),
+    "mistral": ("MistralForCausalLM", MISTRAL),
+    "mistral, heads that do not divide the hidden size": (
+        "MistralForCausalLM",
+        LLAMA | {"num_attention_heads": 10, "num_kv_heads": 5, "head_dim": 8},
+    ),
+    "mistral scaled dynamically": (
+        "MistralForCausalLM",
+        MISTRAL | {"rope_scaling": {"type": "dynamic", **ORIGINAL}},
+    ),
+    "qwen2": ("Qwen2ForCausalLM", QWEN2),
+    "qwen2 tied, a window, yarn": (
+        "Qwen2ForCausalLM",
+        QWEN2
+        | {"no_weight_tying": False, "sliding_window_width": 5}
+        | {"rope_scaling": {"type": "yarn", **ORIGINAL, "beta_fast": 2.0, "beta_slow": 0.1}},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", QWEN3),
+    "qwen3 with biases": ("Qwen3ForCausalLM", QWEN3 | {"use_bias_in_attn_linear": True}),
     "gpt2": ("GPT2LMHeadModel", GPT2),
     "gpt2 gelu by erf, untied": (
         "GPT2LMHeadModel",

@@ -10,9 +10,9 @@ import numpy as np
 
 import jaxneox
 from convert import from_neox, to_hf
+from convert.hf.program import logits as transformers_logits
+from convert.neox.checkpoint import historic
 from convert.oracle import run as forward
-from convert.proof.program import transformers_logits
-from convert.proof.sides import historic
 from convert.readers.neox_open import open_neox
 from tests.convert.commands import call, run
 from tests.convert.golden import BFLOAT16, FLOAT32, find_case, perplexity
@@ -57,8 +57,8 @@ def merges(case) -> list[str]:
     if source.mp == 1:
         return ["", "", ""]
     labels, found = case.arrays["labels"], []
-    for side in historic(source):
-        off = perplexity(forward(side.forward, case.tokens), labels) - case.perplexity
+    for merge in historic(source).values():
+        off = perplexity(forward(merge.forward, case.tokens), labels) - case.perplexity
         found.append(f"{off:+.4f}" if abs(off) > 5e-5 or case.folder.name in BFLOAT16 else "0")
     return found
 

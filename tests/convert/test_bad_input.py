@@ -294,7 +294,7 @@ def test_what_nobody_thought_of_is_one_line_as_well(run_folder: Path, monkeypatc
     def fail(source: object) -> None:
         raise RuntimeError("line one\nline two\x1b[2J")
 
-    monkeypatch.setattr(from_neox, "check_agreement", fail)
+    monkeypatch.setattr("convert.neox.source.check_consistency", fail)
     line = refused(run_folder).error
     assert "RuntimeError: line one line two" in line and "\x1b" not in line
     monkeypatch.setenv("JAXNEOX_TRACE", "1")

@@ -9,9 +9,9 @@ torch = pytest.importorskip("torch", reason="the tests of conversion write torch
 
 import jaxneox  # noqa: E402
 from convert import from_megatron, to_megatron, verify  # noqa: E402
-from convert.megatron.config import Choices  # noqa: E402
+from convert.megatron.config import ReadingChoices  # noqa: E402
 from convert.oracle import JaxneoxForward, MegatronForward, run  # noqa: E402
-from convert.oracle.megatron import Layout  # noqa: E402
+from convert.oracle.megatron import Conventions  # noqa: E402
 from convert.readers.jaxneox import open_jaxneox  # noqa: E402
 from convert.readers.megatron import MegatronCheckpoint, open_megatron  # noqa: E402
 from convert.rules.megatron import rules  # noqa: E402
@@ -58,11 +58,12 @@ def imported(tmp_path_factory: pytest.TempPathFactory):
 
 
 def oracle(source: MegatronCheckpoint) -> MegatronForward:
-    layout = Layout(source.shards.version, source.zero_centered, source.reading.interleaved)
-    return MegatronForward(source.model, source.ranks, layout)
+    interleaved = source.reading.interleaved
+    conventions = Conventions(source.shards.version, source.zero_centered, interleaved)
+    return MegatronForward(source.model, source.ranks, conventions)
 
 
-def same_function(source: Path, dst: Path, choices: Choices | None = None) -> float:
+def same_function(source: Path, dst: Path, choices: ReadingChoices | None = None) -> float:
     """How far the logits of two sides in float64 are apart, as the proof follows them."""
     theirs, ours = open_megatron(source, choices=choices), open_jaxneox(dst)
     tokens = np.random.default_rng(0).integers(0, ours.model.vocab_size, (2, 12))
@@ -241,7 +242,7 @@ def test_norms_that_multiply_by_1_more(copied, tmp_path: Path, said: str | None,
         rewrite(source, say(**{said: True}))
     flags = () if said else ("--zero-centered-gamma", "yes")
     call(from_megatron, source, tmp_path / "dst", "--no-verify", *flags)
-    choices = Choices(zero_centered=None if said else True)
+    choices = ReadingChoices(zero_centered=None if said else True)
     assert same_function(source, tmp_path / "dst", choices) <= 1e-6  # 1 + weight is rounded
     scale = leaves(tmp_path / "dst")["final_norm.scale"]
     assert scale.dtype == np.float32

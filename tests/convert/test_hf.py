@@ -25,7 +25,10 @@ from tests.convert.hf_models import (  # noqa: E402
     GPT2,
     GPT_NEOX,
     LLAMA,
+    MISTRAL,
     MODELS,
+    QWEN2,
+    QWEN3,
     change_config,
     write_run,
 )
@@ -34,6 +37,7 @@ from tests.reference import neox_torch  # noqa: E402
 from tests.reference.compare import relative_l2  # noqa: E402
 
 FAMILIES = {"neox": GPT_NEOX, "llama": LLAMA, "gpt2": GPT2}
+FAMILIES |= {"mistral": MISTRAL, "qwen2": QWEN2, "qwen3": QWEN3}
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -82,7 +86,7 @@ def test_there_and_back_bit_by_bit(tmp_path: Path, family: str, dtype: str) -> N
     convert(from_hf.main, tmp_path / "hf", tmp_path / "back")
     back = open_jaxneox(tmp_path / "back")
     assert back.model == replace(model, seq_length=24)
-    assert (back.place.step, back.keys["precision"]) == (0, PRECISION[dtype])
+    assert (back.location.step, back.keys["precision"]) == (0, PRECISION[dtype])
     assert back.shapes.keys() == params.keys()
     for name, expected in params.items():
         found = back.leaf(name)
@@ -120,7 +124,8 @@ def saved_by_transformers(folder: Path, name: str, **options: Any) -> Any:
     return model
 
 
-THEIRS = {
+GROUPED: dict[str, Any] = {"intermediate_size": 36, "num_key_value_heads": 2}
+THEIRS: dict[str, dict[str, Any]] = {
     "GPTNeoX": {"intermediate_size": 36},
     "GPTNeoX sequential, base 500": {
         "intermediate_size": 36,
@@ -130,6 +135,17 @@ THEIRS = {
     },
     "Llama": {"intermediate_size": 36, "num_key_value_heads": 3, "attention_bias": True},
     "Llama tied": {"intermediate_size": 36, "tie_word_embeddings": True, "mlp_bias": True},
+    "Llama, wide heads": {"intermediate_size": 36, "head_dim": 10},
+    "Mistral": GROUPED | {"sliding_window": 5},
+    "Mistral, no window": GROUPED | {"sliding_window": None, "head_dim": 10},
+    "Qwen2": GROUPED,
+    "Qwen2, a window in all layers": GROUPED
+    | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}
+    | {"tie_word_embeddings": True},
+    "Qwen2, a window in no layer": GROUPED
+    | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2, "head_dim": 10},
+    "Qwen3": GROUPED | {"head_dim": 10},
+    "Qwen3, biases": GROUPED | {"attention_bias": True},
     "GPT2": {"n_positions": 20},
     "GPT2 untied, erf": {
         "n_positions": 20,
@@ -142,7 +158,7 @@ THEIRS = {
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_models_of_transformers(tmp_path: Path, name: str) -> None:
-    theirs = saved_by_transformers(tmp_path / "hf", name.split()[0], **THEIRS[name])
+    theirs = saved_by_transformers(tmp_path / "hf", name.split()[0].rstrip(","), **THEIRS[name])
     convert(from_hf.main, tmp_path / "hf", tmp_path / "ours")
     ours = open_jaxneox(tmp_path / "ours")
     tokens = np.random.default_rng(1).integers(0, 40, (2, 16))
@@ -153,7 +169,7 @@ def test_models_of_transformers(tmp_path: Path, name: str) -> None:
     assert relative_l2(neox_torch.logits(params, ours.model, tokens), expected) <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["GPTNeoX", "Llama", "GPT2"])
+@pytest.mark.parametrize("name", ["GPTNeoX", "Llama", "Mistral", "Qwen2", "Qwen3", "GPT2"])
 def test_what_config_json_leaves_out_is_their_default(name: str) -> None:
     defaults = getattr(transformers, f"{name}Config")()
     model, least = (
@@ -179,7 +195,7 @@ def test_a_pickle_and_names_without_the_head(tmp_path: Path) -> None:
 
 def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, params = write_run(tmp_path / "run", LLAMA)
-    monkeypatch.setattr(to_hf, "HfWriter", partial(HfWriter, shard=30_000))
+    monkeypatch.setattr("convert.hf.target.HfWriter", partial(HfWriter, shard=30_000))
     convert(to_hf.main, tmp_path / "run", tmp_path / "hf")
     shards = sorted((tmp_path / "hf").glob("*.safetensors"))
     assert [shard.name for shard in shards[:1]] == [f"model-00001-of-{len(shards):05d}.safetensors"]

@@ -13,6 +13,7 @@ from convert.hf import choice as hf_choice
 from convert.hf.choice import choose, flat, meaning, reasons
 from convert.hf.config import config_of, keys_of, unknown_keys
 from convert.hf.families import GPT_NEOX
+from convert.rules import hf_neox
 from jaxneox.config import model_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
@@ -52,8 +53,17 @@ INEXPRESSIBLE: dict[str, tuple[Keys, tuple[str, ...]]] = {
     ),
     "gated layernorm": (NEOX | {"activation": "swiglu"}, ("GPTNeoX", "MLP is gated")),
     "qk norm": (NEOX | {"use_qk_layernorm": True}, ("normalised",)),
-    "window": (LLAMA | {"sliding_window_width": 7}, ("sees 7 before it",)),
+    "window": (NEOX | {"sliding_window_width": 7}, ("sees 7 before it",)),
     "grouped heads": (NEOX | {"num_kv_heads": 2}, ("2 key-value heads, there 6",)),
+    "wide heads": (NEOX | {"head_dim": 10}, ("heads are 10 wide, there 8",)),
+    "norms of each head of gpt2": (
+        GPT2 | {"norm": "rmsnorm", "qk_norm_per_head": True},
+        ("norms of each head's queries",),
+    ),
+    "no output bias, not gated": (
+        NEOX | {"attention_output_bias": False},
+        ("attention's output has no bias beside",),
+    ),
     "no MLP biases": (NEOX | {"use_bias_in_mlp": False}, ("MLP has no biases",)),
     "softsign": (NEOX | {"activation": "softsign"}, ("is softsign",)),
     "norms without biases": (NEOX | {"use_bias_in_norms": False}, ("have no bias",)),
@@ -106,16 +116,24 @@ FUNCTION = {
     *("num_layers", "hidden_size", "vocab_size", "parallel_residual", "shared_norm"),
     *("tied_embedding", "logit_bias", "attention_dropped"),
     *(f"attention.{x}" for x in ("num_heads", "kv_heads", "head_dim", "bias", "qk_norm", "window")),
+    *("attention.output_bias", "attention.qk_norm_per_head"),
     *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
     *(f"norm.{x}" for x in ("kind", "epsilon", "bias")),
     "positions.kind",
 }
 
 
+SCALING = {
+    *("scaling.type", "scaling.factor", "scaling.original_max_position_embeddings"),
+    *("scaling.attention_factor", "scaling.beta_fast", "scaling.beta_slow", "scaling.truncate"),
+    *("scaling.low_freq_factor", "scaling.high_freq_factor"),
+}
+
+
 @pytest.mark.parametrize(
     ("keys", "positions"),
     [
-        (NEOX, {"rotary_fraction", "rotary_base"}),
+        (NEOX, {"rotary_fraction", "rotary_base"} | SCALING),
         (GPT2, {"max_positions", "offset"}),
         (GPT2 | {"pos_emb": "rpe"}, {"rpe_buckets", "rpe_max_distance"}),
         (GPT2 | {"pos_emb": "alibi"}, set()),
@@ -153,6 +171,8 @@ def their_config(keys: Keys) -> Keys:
 
 
 BY_TYPE = {"gpt_neox": NEOX, "llama": LLAMA, "gpt2": GPT2}
+BY_TYPE |= {"mistral": hf_models.MISTRAL, "qwen2": hf_models.QWEN2}
+TYPES = "there are default, linear, dynamic, yarn, llama3"
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +186,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+FULL = "full_attention"
+WINDOW = {"use_sliding_window": True, "sliding_window": 4}
+
+
+def scaled(kind: str, **fields: Any) -> Keys:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **fields}}
+
+
 UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt_neox", {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "there are GPTN"),
     ("llama", {"model_type": "mistral"}, "'mistral' is not supported"),
@@ -174,15 +202,32 @@ UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt_neox", {"hidden_act": "quick_gelu"}, "hidden_act: 'quick_gelu' is not supported"),
     ("gpt_neox", {"hidden_act": "sigmoid"}, "hidden_act: 'sigmoid'"),
     ("llama", {"hidden_act": "gelu_new"}, "NeoX's gated MLPs have"),
-    ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "'linear' with factor"),
-    ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling: 'dynamic'"),
-    ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "'llama3'"),
+    ("llama", scaled("longrope", factor=2.0), f"'longrope' is not supported: {TYPES}"),
+    ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "they are one setting"),
+    ("llama", scaled("linear", factor=2.0, type="yarn"), "rope_parameters.type is 'yarn'"),
+    ("llama", scaled("default", factor=2.0), "factor: type default has no such field"),
+    ("llama", scaled("llama3", factor=2.0), "type llama3 needs low_freq_factor"),
+    ("llama", scaled("yarn", factor=4.0, finetuned=True), "rope_scaling.finetuned"),
+    ("llama", scaled("linear", factor=0.5), "rope_scaling.factor: found 0.5"),
+    ("llama", scaled("dynamic", factor=2.0, original_max_position_embeddings=6), "embeddings is 6"),
+    ("llama", {"rope_parameters": {"full_attention": {}}}, "full_attention: type default has no"),
     ("llama", {"rope_parameters": "default"}, "expected a block"),
     ("llama", {"rope_theta": 5e5}, "rope_theta is 500000.0 but rope_parameters.rope_theta is"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     ("gpt_neox", {"rotary_pct": 1.0}, "rotary_pct is 1.0 but rope_parameters.partial_rotary"),
     ("gpt_neox", {"rope_theta": 77}, "they are one setting"),
-    ("llama", {"head_dim": 16}, "head_dim is 16, but here 6 heads share hidden_size 48"),
+    ("gpt_neox", {"head_dim": 16}, "head_dim is 16, but here 6 heads share hidden_size 48"),
+    ("llama", {"num_attention_heads": 10}, "10 does not divide hidden_size 48, which Llama"),
+    ("mistral", {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}, "'mixtral'"),
+    ("mistral", {"layer_types": [FULL, "sliding_attention"]}, "layers of several kinds"),
+    ("mistral", {"layer_types": [FULL]}, "expected a kind for each of 2"),
+    ("mistral", {"layer_types": ["linear_attention"] * 2}, "'linear_attention' is not one of"),
+    ("mistral", {"sliding_window": 0}, "sliding_window: found 0"),
+    ("qwen2", {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe"}, "'qwen2_moe'"),
+    ("qwen2", WINDOW | {"max_window_layers": 1, "layer_types": None}, "layers of several kinds"),
+    ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "sliding_window: found None"),
+    ("qwen2", {"max_window_layers": "all"}, "max_window_layers: found 'all'"),
+    ("qwen2", {"use_mrope": True}, "use_mrope is True"),
     ("llama", {"sliding_window": 128}, "sliding_window is 128"),
     ("llama", {"num_key_value_heads": 4}, "num-kv-heads 4 does not divide"),
     ("llama", {"is_causal": False}, "is_causal is False"),
@@ -242,8 +287,8 @@ def test_what_is_absent_is_transformers_default() -> None:
 def test_no_parameter_is_left_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forgetful = replace(GPT_NEOX, rules=lambda model: GPT_NEOX.rules(model)[:-1])
-    monkeypatch.setattr("convert.hf.export.choose", lambda model: forgetful)
+    rules = hf_neox.rules
+    monkeypatch.setattr(hf_neox, "rules", lambda model: rules(model)[:-1])
     write_run(tmp_path / "run", NEOX)
     line = refused(to_hf.main, capsys, tmp_path / "run", tmp_path / "hf")
     assert "has no place for unembed.weight" in line

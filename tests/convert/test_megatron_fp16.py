@@ -26,7 +26,7 @@ from convert.writers.torch_dist import DistWriter  # noqa: E402
 from jaxneox import checkpoint  # noqa: E402
 from jaxneox.config import resolve  # noqa: E402
 from jaxneox.errors import UserError  # noqa: E402
-from jaxneox.train.scaler import Scale, next_scale  # noqa: E402
+from jaxneox.train.step.scaler import Scale, next_scale  # noqa: E402
 from tests.convert.commands import Said, call, run  # noqa: E402
 from tests.convert.continued import finish  # noqa: E402
 from tests.convert.hf_models import GPT2, write_run  # noqa: E402
@@ -211,7 +211,8 @@ def test_the_scale_moves_as_megatrons_does(power, window, hysteresis, left, calm
     keys, notes = loss_scale_keys(args, start)
     more = GPT2 | keys | {"precision": "fp16"}
     config = resolve(more, dp=1, vocab_size=None)
-    found = loss_scale_of(start, config)
+    assert config.precision.loss_scale is not None
+    found = loss_scale_of(start, config.precision.loss_scale)
     assert found and not notes
     factor, since, patience = found
     ours = Scale(jnp.float32(factor), jnp.int32(since), jnp.int32(patience))

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convert import from_neox
-from convert.agreement import check_agreement
-from convert.apply import merge_module
 from convert.fate import Fate, check_whole
-from convert.merge import make_plan
+from convert.neox.checkpoint import Merged, NeoxModel
+from convert.neox.consistency import check_consistency
+from convert.neox.join import merge_part
+from convert.neox.merge import make_plan
+from convert.neox.plan import MergeChoices
 from convert.oracle import run
-from convert.plan import Choices
 from convert.proof.compare import Proof, prove
-from convert.proof.sides import MergedSide, RanksSide
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
 from convert.rules import neox
@@ -36,15 +36,18 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "norm.")
 BIASES = ("attention.dense.bias", "mlp.linear2.bias")
 
 
-def merged(spec: Synthetic, choices: Choices = Choices()) -> tuple[NeoxCheckpoint, Any, Proof]:  # noqa: B008
+EXACTLY = MergeChoices()
+
+
+def merged(spec: Synthetic, choices: MergeChoices = EXACTLY) -> tuple[NeoxCheckpoint, Any, Proof]:
     """The checkpoint, its plan, and its ranks held against the merged model."""
     with tempfile.TemporaryDirectory() as folder:
         source = open_neox(spec.write(Path(folder) / "run"))
-        check_agreement(source)
+        check_consistency(source)
         plan = make_plan(source, choices)
         tokens = np.random.default_rng(1).integers(0, source.vocab_size, (2, 8))
-        ranks, model = RanksSide("ranks", source, plan), MergedSide("merged", source, plan)
-        return source, plan, prove(ranks, model, [], tokens, 1.0, folded=bool(plan.folds))
+        ranks, model = NeoxModel(source, plan), Merged(source, plan)
+        return source, plan, prove(ranks, model, tokens, 1.0, folded=bool(plan.folds))
 
 
 def worst(proof: Proof) -> float:
@@ -102,13 +105,13 @@ def test_drifted_biases_of_a_sequential_residual_have_no_merge_and_a_cost() -> N
     assert not plan.exact
     assert "no exact merge was made of attention.dense.bias" in plan.warnings[-1]
     assert "there is none" in plan.warnings[-1] and not plan.mergeable
-    assert 1e-5 < proof.ends[0].relative < 0.1  # drift of 5 % in small biases, measured
+    assert 1e-5 < proof.logits[0].relative < 0.1  # drift of 5 % in small biases, measured
 
 
 def test_drifted_positions_have_no_merge() -> None:
     spec = Synthetic(keys={"pos-emb": "learned"}, drift=("position_embeddings",))
     _, plan, proof = merged(spec)
-    assert not plan.exact and proof.ends[0].relative > 1e-5
+    assert not plan.exact and proof.logits[0].relative > 1e-5
 
 
 @pytest.mark.parametrize("biased", [True, False])
@@ -131,9 +134,9 @@ def test_a_norm_whose_copies_cancel_or_vanish_is_still_folded(tmp_path: Path) ->
         tensors["input_layernorm.weight"][:3] = torch.tensor([sign, 0.0, 1e-30 * sign])
         torch.save(tensors, path)
     source = open_neox(folder)
-    plan = make_plan(source, Choices())
-    sides = RanksSide("ranks", source, plan), MergedSide("merged", source, plan)
-    assert worst(prove(*sides, [], np.arange(16).reshape(2, 8), 1.0, folded=True)) <= ROUNDED
+    plan = make_plan(source, MergeChoices())
+    sides = NeoxModel(source, plan), Merged(source, plan)
+    assert worst(prove(*sides, np.arange(16).reshape(2, 8), 1.0, folded=True)) <= ROUNDED
 
 
 def test_half_precision_keeps_its_type_but_for_what_it_cannot_hold() -> None:
@@ -178,7 +181,7 @@ def test_slopes_and_angles_that_half_precision_rounded_are_told(tmp_path: Path) 
 
 
 def test_the_average_of_copies_is_the_plain_mean() -> None:
-    source, plan, _ = merged(Synthetic(drift=NORMS), Choices("mean", "once"))
+    source, plan, _ = merged(Synthetic(drift=NORMS), MergeChoices("mean", "once"))
     copies = [rank["input_layernorm.weight"].astype(np.float64) for rank in source.ranks(2)]
     np.testing.assert_array_equal(plan.values["layers.norm1.scale", 2], np.mean(copies, axis=0))
 
@@ -197,9 +200,9 @@ def test_a_layernorm_over_each_ranks_heads_is_refused(tmp_path: Path) -> None:
         tensors |= {f"attention.qk_layernorm.{x}": torch.ones(2, 8) for x in ("weight", "bias")}
         torch.save(tensors, path)
     source = open_neox(folder)
-    check_agreement(source)
+    check_consistency(source)
     with pytest.raises(UserError, match="statistics over the heads of each of 2 ranks"):
-        make_plan(source, Choices())
+        make_plan(source, MergeChoices())
 
 
 def test_relative_positions_of_stages_that_went_apart_are_refused(tmp_path: Path) -> None:
@@ -209,15 +212,15 @@ def test_relative_positions_of_stages_that_went_apart_are_refused(tmp_path: Path
         tensors["attention.rpe.weight"] = 0.1 * torch.ones(32, 2)
         torch.save(tensors, path)
     source = open_neox(folder)
-    check_agreement(source)
-    plan = make_plan(source, Choices())
+    check_consistency(source)
+    plan = make_plan(source, MergeChoices())
     tokens = np.arange(16).reshape(2, 8)
-    logits = [run(side("", source, plan).forward, tokens) for side in (RanksSide, MergedSide)]
+    logits = [run(kind(source, plan).forward, tokens) for kind in (NeoxModel, Merged)]
     np.testing.assert_allclose(*logits, rtol=0, atol=1e-12)
     tensors["attention.rpe.weight"][0, 0] = 1.0
     torch.save(tensors, path)
     with pytest.raises(UserError, match="the pipeline's stages trained tables of their own"):
-        make_plan(open_neox(folder), Choices())
+        make_plan(open_neox(folder), MergeChoices())
 
 
 def test_an_element_that_is_lost_or_used_twice_is_an_error() -> None:
@@ -232,8 +235,9 @@ def test_an_element_that_is_lost_or_used_twice_is_an_error() -> None:
 
 def test_a_rule_that_puts_numbers_twice_does_not_convert(tmp_path: Path, monkeypatch) -> None:
     source = open_neox(Synthetic().write(tmp_path / "run"))
-    plan = make_plan(source, Choices())
+    plan = make_plan(source, MergeChoices())
     plain = neox.block(plan.model)
-    monkeypatch.setattr("convert.apply.module_rules", lambda model, index: plain + plain[-2:-1])
+    twice = [(neox.FIRST_BLOCK, plain + plain[-2:-1])]
+    monkeypatch.setattr("convert.neox.join.modules_of", lambda part, model: twice)
     with pytest.raises(RuntimeError, match="not every element was put once"):
-        merge_module(source, plan, 2)
+        merge_part(source, plan, 0)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert import from_neox, to_neox
+from convert.neox.split import divided
 from convert.oracle import NeoxForward
 from convert.oracle import run as forward
 from convert.readers.jaxneox import open_jaxneox
 from convert.readers.neox_open import open_neox
-from convert.split import divided
 from tests.convert.commands import call, run
 from tests.convert.golden import BFLOAT16, FLOAT32, HERE
 from tests.convert.synthetic import Synthetic

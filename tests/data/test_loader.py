@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from jaxneox.config.schema import DataConfig, TokenizerConfig
-from jaxneox.data import BatchSizes, Wanted, build_loader, build_tokenizer, samples_needed
+from jaxneox.data import BatchSizes, SampleRequest, build_loader, build_tokenizer, samples_needed
 from jaxneox.data.loader import Loader, SampleLoader
-from jaxneox.data.wanted import Split
+from jaxneox.data.sample_request import Split
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 from tests.data import golden
@@ -66,7 +66,7 @@ def neox_loader(
     loader = build_loader(
         replace(data, eod_mask_loss=eod_mask),
         tokenizer,
-        Wanted(split, num_samples, 128, 1234),
+        SampleRequest(split, num_samples, 128, 1234),
         BatchSizes(8 * dp),
         vocab_size=50304,
         drop_last=4 * dp,
@@ -154,7 +154,7 @@ def small(data: DataConfig, **changes: Any) -> Loader | None:
     sizes = BatchSizes(changes.pop("global_batch", 3), changes.pop("ramp", None))
     for name, value in changes.items():
         (settings if name in settings else others)[name] = value
-    return build_loader(data, CHAR, Wanted(**settings), sizes, **others)
+    return build_loader(data, CHAR, SampleRequest(**settings), sizes, **others)
 
 
 def built(data: DataConfig, **changes: Any) -> Loader:
@@ -243,9 +243,8 @@ def test_eod_mask(tmp_path: pathlib.Path) -> None:
 
 def test_eod_mask_needs_the_token(path: str) -> None:
     with pytest.raises(UserError, match="eod-mask-loss: true, but the tokenizer has no"):
-        build_loader(
-            DataConfig(path=path, eod_mask_loss=True), None, Wanted("train", 1, 4, 0), BatchSizes(1)
-        )
+        data, request = DataConfig(path=path, eod_mask_loss=True), SampleRequest("train", 1, 4, 0)
+        build_loader(data, None, request, BatchSizes(1))
 
 
 def test_text_goes_through_the_cache(
@@ -257,7 +256,7 @@ def test_text_goes_through_the_cache(
     for row in built(data, vocab_size=512).batch(0).tolist():
         assert bytes(row) in b"abcdefghi\0" * 2
     with pytest.raises(UserError, match="text needs a tokenizer"):
-        build_loader(data, None, Wanted("train", 1, 4, 0), BatchSizes(1))
+        build_loader(data, None, SampleRequest("train", 1, 4, 0), BatchSizes(1))
 
 
 def test_numbers_of_samples() -> None:

@@ -13,8 +13,8 @@ from jaxneox.data import megatron
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import SampleLoader
+from jaxneox.data.sample_request import SampleRequest
 from jaxneox.data.samples import Blend, IndexedSamples, Samples
-from jaxneox.data.wanted import Wanted
 from jaxneox.errors import UserError
 from tests.data import golden
 
@@ -55,7 +55,7 @@ def test_one_corpus(shared: pathlib.Path, name: str, part: str) -> None:
     expected = golden.arrays(shared, "mcore", name)
     counts, given = ONE[name]
     options = {"split": "900,50,50", "corpus": A, "eod": False, "pad": golden.PAD} | given
-    wanted = Wanted(
+    wanted = SampleRequest(
         part,  # type: ignore[arg-type]
         dict(zip(PARTS, counts, strict=True))[part],  # type: ignore[arg-type]
         options.pop("seq_length", 128),
@@ -87,7 +87,7 @@ def test_blend(shared: pathlib.Path, name: str, part: str) -> None:
     count = dict(zip(PARTS, counts, strict=True))[part]
     samples = megatron.megatron_samples(
         DataConfig(path=" ".join(words), split="900,50,50"),
-        Wanted(part, count, 128, 1234),  # type: ignore[arg-type]
+        SampleRequest(part, count, 128, 1234),  # type: ignore[arg-type]
         IndexedDataset,
         golden.PAD,
     )
@@ -98,7 +98,7 @@ def test_blend(shared: pathlib.Path, name: str, part: str) -> None:
 def test_blend_of_all_there_is(shared: pathlib.Path, part: str) -> None:
     expected = golden.arrays(shared, "mcore", "blend_no_weights_no_size")
     data = DataConfig(split="900,50,50")
-    wanted = Wanted(part, 0, 128, 1234)  # type: ignore[arg-type]
+    wanted = SampleRequest(part, 0, 128, 1234)  # type: ignore[arg-type]
     opened = [golden.open_corpus(shared, corpus) for corpus in (A, B)]
     children = []
     for dataset in opened:
@@ -118,7 +118,7 @@ def test_paths_of_each_split(shared: pathlib.Path, part: str) -> None:
     count = {"train": 600, "valid": 20, "test": 20}[part]
     samples = megatron.megatron_samples(
         data,
-        Wanted(part, count, 128, 1234),
+        SampleRequest(part, count, 128, 1234),
         IndexedDataset,
         golden.PAD,  # type: ignore[arg-type]
     )

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from jaxneox.config.schema import DataConfig
 from jaxneox.data import neox
 from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.sample_request import SampleRequest
 from jaxneox.data.samples import IndexedSamples
-from jaxneox.data.wanted import Wanted
 from tests.data import golden
 
 # Samples of train, valid and test, and what is not the default.
@@ -63,7 +63,7 @@ def test_split(shared: pathlib.Path, name: str, part: str) -> None:
     seed, seq_length = options.pop("seed"), options.pop("seq_length")
     data = DataConfig(path=golden.corpus(shared, "neox_corpus_a_text"), **options)
     count = dict(zip(("train", "valid", "test"), counts, strict=True))[part]
-    samples = neox.neox_samples(data, Wanted(part, count, seq_length, seed), IndexedDataset)  # type: ignore[arg-type]
+    samples = neox.neox_samples(data, SampleRequest(part, count, seq_length, seed), IndexedDataset)  # type: ignore[arg-type]
     if f"{part}_len" not in expected:
         assert samples is None
         return
@@ -94,7 +94,7 @@ def test_where_neox_fails(shared: pathlib.Path, name: str) -> None:
 def whole(shared: pathlib.Path, name: str) -> IndexedSamples:
     letter, count, options = WHOLE[name]
     options = {"seed": 1234, "seq_length": 128, "labels": False} | options
-    wanted = Wanted("train", count, options.pop("seq_length"), options.pop("seed"))
+    wanted = SampleRequest("train", count, options.pop("seq_length"), options.pop("seed"))
     corpus = f"neox_corpus_{letter}"
     labels = (golden.corpus(shared, f"{corpus}_label"),) if options.pop("labels") else ()
     data = DataConfig(

@@ -12,8 +12,8 @@ from jaxneox.config.schema import DataConfig
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.megatron import megatron_samples
 from jaxneox.data.neox import neox_samples, packed_samples, packing
+from jaxneox.data.sample_request import SampleRequest
 from jaxneox.data.samples import Blend, IndexedSamples, locate
-from jaxneox.data.wanted import Wanted
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 
@@ -30,7 +30,7 @@ def test_packed_are_windows_of_the_joined_documents(
 ) -> None:
     dataset = numbered(tmp_path / "x", sizes)
     samples = packed_samples(
-        dataset, None, range(len(sizes)), Wanted("train", count, seq_length, seed)
+        dataset, None, range(len(sizes)), SampleRequest("train", count, seq_length, seed)
     )
     epochs = len(samples.index.doc_idx) // len(sizes)
     # Two shuffles of one generator, documents of all epochs first: written out slowly.
@@ -63,7 +63,7 @@ def test_megatron_windows(
     dataset = numbered(tmp_path / "x", sizes)
     data = DataConfig(path=str(dataset.prefix), split="0,1,0", extra_token=extra,
                       keep_partial_validation=keep)  # fmt: skip
-    samples = megatron_samples(data, Wanted("valid", count, seq_length, 3), IndexedDataset)
+    samples = megatron_samples(data, SampleRequest("valid", count, seq_length, 3), IndexedDataset)
     assert isinstance(samples, IndexedSamples)
     stream = [100 * int(d) + k for d in samples.index.doc_idx for k in range(sizes[d])]
     whole = [
@@ -97,7 +97,7 @@ def test_overflow_walked_slowly(
         for d, size in enumerate(sizes)
     ]
     data = DataConfig(pack="pack_until_overflow", allow_chopped=allow_chopped)
-    wanted = Wanted("train", count, seq_length, seed)
+    wanted = SampleRequest("train", count, seq_length, seed)
     if not any(useful):
         with pytest.raises(UserError, match=r"x\.bin: none of \d+ documents can be used"):
             packing(data, wanted, dataset, labels)
@@ -140,7 +140,7 @@ def test_past_the_end_it_counts_modulo_its_length(tmp_path: pathlib.Path) -> Non
 def test_whole_documents_take_one_token_of_the_next(tmp_path: pathlib.Path) -> None:
     dataset = numbered(tmp_path / "x", [3, 2, 9])
     labels = numbered(tmp_path / "y", [3, 2, 9])
-    samples = packing(DataConfig(pack="unpacked"), Wanted("train", 5, 4, 0), dataset, labels)
+    samples = packing(DataConfig(pack="unpacked"), SampleRequest("train", 5, 4, 0), dataset, labels)
     by_document = {0: [0, 1, 2, 100, 0], 1: [100, 101, 200, 0, 0], 2: [200, 201, 202, 203, 204]}
     rows = samples.read(np.arange(4))
     assert rows.counted is not None
@@ -182,19 +182,18 @@ def test_fingerprint_knows_every_file_and_part(tmp_path: pathlib.Path) -> None:
         tokens[:3] += add
         tokens.tofile(str(text.bin_path))
         samples = packing(
-            DataConfig(), Wanted("train", 1, 3, 0), IndexedDataset(text.prefix), labels
+            DataConfig(), SampleRequest("train", 1, 3, 0), IndexedDataset(text.prefix), labels
         )
         prints.append(samples.fingerprint())
     assert prints[0] != prints[1]
     named = numbered(tmp_path / "seed", sizes)
     one, other = (
-        packed_samples(named, None, range(4), Wanted("train", 1, 3, seed)) for seed in (1, 2)
+        packed_samples(named, None, range(4), SampleRequest("train", 1, 3, seed)) for seed in (1, 2)
     )
     assert one.fingerprint() != other.fingerprint()
     overflow = DataConfig(pack="pack_until_overflow")
-    one, other = (
-        packing(overflow, Wanted("train", 9, 3, 0), named, None, range(end)) for end in (2, 3)
-    )
+    request = SampleRequest("train", 9, 3, 0)
+    one, other = (packing(overflow, request, named, None, range(end)) for end in (2, 3))
     assert one.fingerprint() != other.fingerprint()
 
 
@@ -202,34 +201,34 @@ def test_no_document_of_a_part_is_of_use(tmp_path: pathlib.Path) -> None:
     dataset = numbered(tmp_path / "x", [9, 2, 2, 2])
     data = DataConfig(pack="pack_until_overflow", allow_chopped=False)
     with pytest.raises(UserError, match=r"none of 1 documents can be used"):
-        packing(data, Wanted("valid", 3, 3, 0), dataset, None, range(3, 4))
+        packing(data, SampleRequest("valid", 3, 3, 0), dataset, None, range(3, 4))
 
 
 def test_blends_without_a_sample(tmp_path: pathlib.Path) -> None:
     short, long = (str(numbered(tmp_path / f"{size}", [size]).prefix) for size in (4, 30))
     halves = DataConfig(train_paths=(short, short))  # one sample of each, which NeoX leaves out
     with pytest.raises(UserError, match="none of 2 datasets has two samples of seq-length 3"):
-        neox_samples(halves, Wanted("train", 1, 3, 0), IndexedDataset)
+        neox_samples(halves, SampleRequest("train", 1, 3, 0), IndexedDataset)
     both = DataConfig(train_paths=(short, long), order="megatron")
     with pytest.raises(UserError, match=r"/4: has not one sample in its part"):
-        megatron_samples(both, Wanted("train", 2, 5, 0), IndexedDataset)
+        megatron_samples(both, SampleRequest("train", 2, 5, 0), IndexedDataset)
 
 
 def test_no_tokens(tmp_path: pathlib.Path) -> None:
     dataset = numbered(tmp_path / "x", [0])
     with pytest.raises(UserError, match=r"x\.bin: documents 0 to 1 have no tokens"):
-        packed_samples(dataset, None, range(1), Wanted("train", 1, 2, 0))
+        packed_samples(dataset, None, range(1), SampleRequest("train", 1, 2, 0))
 
 
 def test_labels_of_another_text(tmp_path: pathlib.Path) -> None:
     dataset = numbered(tmp_path / "x", [3, 2])
-    wanted = Wanted("train", 1, 2, 0)
+    wanted = SampleRequest("train", 1, 2, 0)
     with pytest.raises(UserError, match=r"y\.idx: 1 sequences, but .*x\.idx has 2"):
         packing(DataConfig(), wanted, dataset, numbered(tmp_path / "y", [3]))
     with pytest.raises(UserError, match=r"y\.idx: 3 tokens in sequence 1, but .*x\.idx has 2"):
         packing(DataConfig(), wanted, dataset, numbered(tmp_path / "y", [3, 3]))
     other = numbered(tmp_path / "y", [3, 2], add=1)
-    samples = packing(DataConfig(), Wanted("train", 1, 4, 0), dataset, other)
+    samples = packing(DataConfig(), SampleRequest("train", 1, 4, 0), dataset, other)
     with pytest.raises(UserError, match=r"y\.bin: token \d of document \d, byte \d+, is \d+, the"):
         samples.read(np.array([0]))
 
@@ -241,7 +240,7 @@ def test_a_label_below_0_masks_only_as_minus_100(tmp_path: pathlib.Path) -> None
             out.add([0, label, 2])
             out.add([100, 101])
         labels = IndexedDataset(tmp_path / "y")
-        samples = packing(DataConfig(), Wanted("train", 1, 4, 0), dataset, labels)
+        samples = packing(DataConfig(), SampleRequest("train", 1, 4, 0), dataset, labels)
         with pytest.raises(UserError, match=rf"is {label}, the token there is 1; .*, or -100"):
             samples.read(np.array([0]))
 
@@ -249,7 +248,7 @@ def test_a_label_below_0_masks_only_as_minus_100(tmp_path: pathlib.Path) -> None
 def test_unpacked_needs_labels(tmp_path: pathlib.Path) -> None:
     data = DataConfig(path=str(numbered(tmp_path / "x", [3]).prefix), pack="unpacked", split="1")
     with pytest.raises(UserError, match="pack-impl: unpacked needs labels"):
-        neox_samples(data, Wanted("train", 1, 2, 0), IndexedDataset)
+        neox_samples(data, SampleRequest("train", 1, 2, 0), IndexedDataset)
 
 
 def numbered(
@@ -267,5 +266,5 @@ def numbered(
 def small(folder: pathlib.Path, add: int = 0, **changes: Any) -> IndexedSamples:
     """16 tokens in 3 documents, 5 samples of 3 + 1 tokens."""
     dataset = numbered(folder / "x", [5, 1, 10], add=add)
-    wanted = Wanted("train", 1, 3, 1)._replace(**changes)
+    wanted = SampleRequest("train", 1, 3, 1)._replace(**changes)
     return packed_samples(dataset, None, range(3), wanted)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxneox.data.loader import SampleLoader
-from jaxneox.hosts import parent
+from jaxneox.hosts import supervisor
 from jaxneox.train.command import main
 
 
@@ -32,8 +32,8 @@ def alter(index: int) -> None:
 
 if __name__ == "__main__":
     index = next(int(arg.partition("=")[2]) for arg in sys.argv if arg.startswith("--process-id"))
-    if parent.CHILD not in os.environ:
+    if supervisor.CHILD not in os.environ:
         command = [sys.executable, "-m", "tests.hosts.altered", *sys.argv[1:]]
-        sys.exit(parent.supervise(command, 0, f"process {index}: " if index else ""))
+        sys.exit(supervisor.supervise(command, 0, f"process {index}: " if index else ""))
     alter(index)
     main()

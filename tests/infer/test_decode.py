@@ -32,13 +32,18 @@ VARIANTS = [
     "qk_norm six_heads rpe rmsnorm swiglu",
     "qk_norm non_parametric mqa alibi",
     "qk_norm unbiased_norm learned window",
+    "no_output_bias gqa swiglu rmsnorm no_mlp_bias window",
+    "rmsnorm qk_norm_per_head wide_heads gqa linear",
+    "yarn mqa no_output_bias",
+    "rmsnorm qk_norm_per_head llama3 gqa",
 ]
 """Every way to know positions, every residual style, every grouping of heads."""
 
 MESHES = {
     "tp=2": ["", "parallel untied gelu_tanh", "alibi parallel"],
     "dp=2,tp=2": ["rpe relu", "qk_norm gqa parallel untied", "window alibi gqa rmsnorm"],
-    "pp=2,cp=2,tp=2": ["learned_offset relu gqa"],
+    "pp=2,cp=2,tp=2": ["learned_offset relu gqa", "rmsnorm qk_norm_per_head wide_heads gqa yarn"],
+    "dp=2": ["wide_heads dynamic parallel untied"],
 }
 LENGTHS = (7, 1, 4, 12)
 

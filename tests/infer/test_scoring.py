@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jaxneox.data.tokenizer import CharLevelTokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.scoring import Request, Scorer, padded, pair
+from jaxneox.loading import LoadedModel
 from tests.infer.models import speaker
 from tests.infer.test_stream import HURRY
 
@@ -21,9 +22,9 @@ def requests() -> list[Request]:
     return [Request(rng.integers(0, 500, n).tolist(), given) for n, given in LENGTHS]
 
 
-def expected(request: Request) -> tuple[np.ndarray, np.ndarray]:
+def expected(request: Request, model: LoadedModel) -> tuple[np.ndarray, np.ndarray]:
     """From whole logits, in float64."""
-    logits = np.asarray(speaker()(np.array([request.tokens[:-1]])), np.float64)[0]
+    logits = np.asarray(model(np.array([request.tokens[:-1]])), np.float64)[0]
     logits = logits[request.given - 1 :]
     labels = np.asarray(request.tokens[request.given :])
     own = logits[np.arange(len(labels)), labels]
@@ -40,10 +41,24 @@ def test_scores_are_those_of_whole_logits(mesh: str) -> None:
     scored = scorer(params, requests(), told.append)
     assert sum(told) == len(LENGTHS)
     for one, request in zip(scored, requests(), strict=True):
-        logprobs, likeliest = expected(request)
+        logprobs, likeliest = expected(request, speaker())
         # Logits of up to 30 in float32, which rounds them by 2e-6; measured up to 5e-6.
         np.testing.assert_allclose(one.logprobs, logprobs, rtol=0, atol=2e-5)
         assert one.likeliest.tolist() == likeliest.tolist()
+
+
+DYNAMIC = {"type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 12}
+
+
+def test_dynamic_rope_scaling_sees_no_padding() -> None:
+    """Beyond the original length all angles depend on the length of the row."""
+    model = speaker(rope_scaling=DYNAMIC)
+    scorer = Scorer(model.scorer.model, model._mesh, budget=128)
+    for one, request in zip(scorer(model.params, requests()), requests(), strict=True):
+        np.testing.assert_allclose(one.logprobs, expected(request, model)[0], rtol=0, atol=2e-5)
+    split = speaker("cp=2", rope_scaling=DYNAMIC)
+    with pytest.raises(UserError, match=r"19 tokens needs a row of 19.* multiples of 4"):
+        split.scorer(split.params, [Request([1] * 20, 1)])
 
 
 def test_the_likeliest_token_is_known() -> None:

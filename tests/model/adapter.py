@@ -27,8 +27,8 @@ from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import Rules, rules_for
-from jaxneox.train.state import on_mesh, places, state_specs, with_params
-from jaxneox.train.step import Batch, build_step
+from jaxneox.train.step.state import on_mesh, param_specs, state_specs, with_params
+from jaxneox.train.step.step import Batch, build_step
 from tests.parallel.meshes import HASTE
 
 Arrays = Mapping[str, np.ndarray]
@@ -66,7 +66,7 @@ def jax_train_losses(
     with one_device(cfg) as model:
         chain = build_optimizer(config.optimizer, config.schedule, model.axes)
         step = build_step(config, model, chain, ONE_DEVICE)
-        specs = on_mesh(make_mesh(SIZES), state_specs(model, chain, places(model, ONE_DEVICE)))
+        specs = on_mesh(make_mesh(SIZES), state_specs(model, chain, param_specs(model, ONE_DEVICE)))
         state = jax.jit(lambda leaves: with_params(config, chain, leaves), out_shardings=specs)(
             *on_device(params)
         )

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxneox.config.schema import AttentionConfig, MlpConfig, ModelConfig
 from jaxneox.model import Model, Noise
-from jaxneox.model.documents import Where
+from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.dropout import dropout, dropout_heads
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
@@ -104,8 +104,12 @@ def stream(cfg: ModelConfig, dp: int, tp: int, sequence: bool, source: Noise | N
         if source is not None:
             rows = jax.device_put(source.rows[None], NamedSharding(mesh, P(None, "dp")))
             source = Noise(source.key, rows, jnp.asarray(rules.order(LENGTH)))
-        where = Where(jnp.asarray(rules.order(LENGTH)))
-        run = jax.jit(lambda w, x, source: model._run_layers(w, x, where, None, source))
+        positions = TokenPositions(jnp.asarray(rules.order(LENGTH)))
+
+        def layers(weights, x, source):
+            return model.run_layers(weights, x, Context(positions, rules, noise=source))
+
+        run = jax.jit(layers)
         return np.asarray(run(laid, x, source)).sum(axis=0)
 
 

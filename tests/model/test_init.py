@@ -17,7 +17,7 @@ from jaxneox.model.param import initializer
 from jaxneox.optim.optimizer import decays
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
-from jaxneox.train.state import on_mesh, places
+from jaxneox.train.step.state import on_mesh, param_specs
 from tests.model.adapter import HASTE, ONE_DEVICE
 
 MODEL = ModelConfig(
@@ -133,7 +133,7 @@ def test_the_same_numbers_on_every_mesh() -> None:
     def start(dp: int, tp: int, zero: int) -> dict[str, np.ndarray]:
         rules, mesh = rules_for({"dp": dp, "tp": tp}, zero, False), make_mesh({"dp": dp, "tp": tp})
         model = Model(cfg, rules)
-        shardings = on_mesh(mesh, places(model, rules).params)
+        shardings = on_mesh(mesh, param_specs(model, rules).params)
         with jax.set_mesh(mesh):
             init = jax.jit(lambda: model.init(jax.random.key(7)), out_shardings=shardings)
             return jax.device_get(init())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.model.loss import Head, Unembedding, chunk_length, loss_sum
+from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
 from tests.reference.compare import relative_l2, worst_leaf
@@ -103,11 +103,11 @@ def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
     """The loss alone, the loss with its gradients, and these."""
     rules, mesh = rules_for(case.sizes, 0, False), make_mesh(case.sizes)
     micro = rules.spread(case.M)
-    head = Head(rules, case.z_loss, case.C, jnp.dtype(case.logits), micro)
+    settings = LossSettings(rules, case.z_loss, case.C, jnp.dtype(case.logits), micro)
 
     def loss(x, w, b, labels, weights):
         unembedding = Unembedding(w.astype(case.compute), b if case.bias else None)
-        return loss_sum(x.astype(case.compute), unembedding, labels, weights, head)
+        return loss_sum(x.astype(case.compute), unembedding, labels, weights, settings)
 
     with jax.set_mesh(mesh):
         laid = [
@@ -145,11 +145,11 @@ def test_a_tied_embedding_has_the_sum_of_both_gradients() -> None:
     _, w, _, labels, weights = arrays(case)
     tokens = np.roll(labels, 1, axis=-1)
     rules, mesh = rules_for({"dp": 1, "tp": 1}, 0, False), make_mesh({"dp": 1, "tp": 1})
-    head = Head(rules, case.z_loss, case.C, jnp.dtype("float32"))
+    settings = LossSettings(rules, case.z_loss, case.C, jnp.dtype("float32"))
 
     def loss(embedding, unembedding):
         x = embedding.at[tokens].get(out_sharding=P(None, "dp", "cp", None))
-        return loss_sum(x, Unembedding(unembedding, None), labels, weights, head)
+        return loss_sum(x, Unembedding(unembedding, None), labels, weights, settings)
 
     with jax.set_mesh(mesh):
         e = jax.device_put(w.T, NamedSharding(mesh, P("tp", None)))
@@ -160,7 +160,7 @@ def test_a_tied_embedding_has_the_sum_of_both_gradients() -> None:
 
 def test_memory_is_that_of_one_chunk() -> None:
     B, T, D, V, C = 4, 512, 16, 4096, 32
-    head = Head(rules_for({"dp": 1, "tp": 1}, 0, False), 1e-4, C, jnp.dtype("float32"))
+    settings = LossSettings(rules_for({"dp": 1, "tp": 1}, 0, False), 1e-4, C, jnp.dtype("float32"))
     shapes = [((1, B, T, D), "float32"), ((D, V), "float32"), ((V,), "float32")]
     shapes += [((1, B, T), "int32"), ((1, B, T), "float32")]
     mesh = make_mesh({"dp": 1, "tp": 1})
@@ -169,7 +169,9 @@ def test_memory_is_that_of_one_chunk() -> None:
             jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
             for (shape, dtype), spec in zip(shapes, specs(None), strict=True)
         ]
-        gradient = jax.grad(lambda x, w, b, *a: loss_sum(x, Unembedding(w, b), *a, head), (0, 1, 2))
+        gradient = jax.grad(
+            lambda x, w, b, *a: loss_sum(x, Unembedding(w, b), *a, settings), (0, 1, 2)
+        )
         memory = jax.jit(gradient).lower(*abstract).compile().memory_analysis()
     chunk = B * C * V * 4
     # logits, softmax and their gradient for one chunk, and the weights' gradient twice

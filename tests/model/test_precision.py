@@ -131,7 +131,7 @@ def test_the_gradient_of_a_frequent_token_is_summed_in_float32() -> None:
     tokens, positions = jnp.zeros((1, 2000), jnp.int32), jnp.arange(2000, dtype=jnp.int32)
 
     def total(params):
-        embedded = model._embed(model._module(params).embed, tokens, positions)
+        embedded = model._embed(model._outer_modules(params).embed, tokens, positions)
         assert embedded.dtype == jnp.bfloat16
         return jnp.sum(embedded.astype(jnp.float32))
 

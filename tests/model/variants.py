@@ -15,6 +15,8 @@ from jaxneox.config.schema import (
     NormConfig,
     PositionConfig,
     PositionKind,
+    RopeScaling,
+    RopeType,
 )
 
 # Sizes that no two axes share, an epsilon large enough to be missed, fewer tokens than positions.
@@ -32,6 +34,10 @@ BASE = ModelConfig(
 
 def positions(kind: PositionKind, **options: Any) -> dict[str, Any]:
     return {"positions": PositionConfig(kind, max_positions=15, **options)}
+
+
+def scaling(kind: RopeType, **options: Any) -> dict[str, Any]:
+    return positions("rotary", rotary_base=100.0, scaling=RopeScaling(kind, 2.5, **options))
 
 
 def heads(num_heads: int, kv_heads: int, head_dim: int = 8) -> dict[str, Any]:
@@ -56,12 +62,22 @@ WORDS: dict[str, dict[str, Any]] = {
     "epsilon_5": {"norm": {"epsilon": 5.0}},
     "non_parametric": {"norm": {"kind": "non_parametric_layernorm"}},
     "qk_norm": {"attention": {"qk_norm": True}},
+    "qk_norm_per_head": {"attention": {"qk_norm_per_head": True}},
+    "no_output_bias": {"attention": {"output_bias": False}},
+    "wide_heads": {"attention": {"head_dim": 12}},
     "window": {"attention": {"window": 4}},
     "no_attention_bias": {"attention": {"bias": False}},
     "gqa": heads(4, 2),
     "mqa": heads(4, 1),
     "six_heads": heads(6, 3, head_dim=4),
     "full_rotary": positions("rotary", rotary_base=100.0),
+    # The original length of 7 is shorter than the sequence: all of them scale.
+    "linear": scaling("linear"),
+    "dynamic": scaling("dynamic", original_max_position_embeddings=7),
+    "yarn": scaling(
+        "yarn", original_max_position_embeddings=7, attention_factor=1.2, beta_fast=1, beta_slow=0.1
+    ),
+    "llama3": scaling("llama3", original_max_position_embeddings=7, low_freq_factor=0.3),
     "learned": positions("learned"),
     "learned_offset": positions("learned", offset=2),
     "sinusoidal": positions("sinusoidal"),
@@ -111,6 +127,12 @@ VARIANTS = [
     "qk_norm scalenorm gqa parallel shared_norm",
     "qk_norm non_parametric mqa alibi",
     "qk_norm unbiased_norm learned window",
+    "no_output_bias gqa swiglu rmsnorm no_mlp_bias window",
+    "rmsnorm qk_norm_per_head wide_heads gqa linear",
+    "rmsnorm qk_norm_per_head no_positions parallel mqa",
+    "wide_heads dynamic parallel untied",
+    "yarn mqa no_output_bias",
+    "rmsnorm qk_norm_per_head llama3 gqa",
 ]
 
 
@@ -121,5 +143,7 @@ def configure(variant: str) -> ModelConfig:
             if isinstance(change, dict):
                 change = replace(getattr(cfg, field), **change)
             cfg = replace(cfg, **{field: change})
+    if "wide_heads" in variant.split():  # together they are wider than the hidden size
+        return cfg
     width = cfg.attention.num_heads * cfg.attention.head_dim
     return replace(cfg, hidden_size=width)

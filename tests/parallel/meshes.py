@@ -29,9 +29,9 @@ from jaxneox.config.schema import (
 )
 from jaxneox.model import Params
 from jaxneox.parallel.mesh import Sizes, make_mesh
-from jaxneox.train.run import build_plan
-from jaxneox.train.state import TrainState, on_mesh, places, state_specs, with_params
-from jaxneox.train.step import Batch, Metrics, Step, build_schedule
+from jaxneox.train.plan import build_plan
+from jaxneox.train.step.state import TrainState, on_mesh, param_specs, state_specs, with_params
+from jaxneox.train.step.step import Batch, Metrics, Step, build_schedule
 from tests.reference.parameters import random_params
 
 STEPS, BATCH, LENGTH, VOCAB = 5, 16, 16, 64
@@ -138,7 +138,7 @@ def train(
     batches = tokens() if batches is None else batches
     cfg = config(model, mesh, batches.shape[1], **changes)
     plan = build_plan(cfg, mesh.sizes, EOD)
-    devices, at = make_mesh(plan.sizes), places(plan.model, plan.rules)
+    devices, at = make_mesh(plan.sizes), param_specs(plan.model, plan.rules)
     shardings = on_mesh(devices, state_specs(plan.model, plan.optimizer, at))
     rate = build_schedule(cfg.schedule)
     probe = Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate)

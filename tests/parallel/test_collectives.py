@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.config.schema import RematConfig
 from jaxneox.hlo.sent import rows
 from jaxneox.model import Model
-from jaxneox.model.documents import Where
+from jaxneox.model.context import Context, TokenPositions
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
-from jaxneox.train.program import compile_step
-from jaxneox.train.run import build_plan
+from jaxneox.train.dry_run.program import compile_step
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import BATCH, LENGTH, MODEL, Mesh, config
 
 SIZES = {"dp": 1, "tp": 4}
@@ -41,7 +41,8 @@ def compiled(model: Model, backward: bool) -> str:
         x = jax.ShapeDtypeStruct((1, BATCH, LENGTH, 32), jnp.float32, sharding=stream)
 
         def layers(params, x):
-            return model._run_layers(params, x, Where(jnp.arange(LENGTH)), None, None)
+            context = Context(TokenPositions(jnp.arange(LENGTH)), model.layout)
+            return model.run_layers(params, x, context)
 
         def gradient(params, x):
             return jax.vjp(layers, params, x)[1](x)

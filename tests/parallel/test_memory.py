@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from jaxneox.model import Model
-from jaxneox.train.program import compile_step
-from jaxneox.train.run import build_plan
+from jaxneox.train.dry_run.program import compile_step
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import MODEL, Mesh, config
 
 LARGER = dataclasses.replace(MODEL, hidden_size=128, vocab_size=512, num_layers=4)

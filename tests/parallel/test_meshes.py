@@ -12,12 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import DataConfig, LossScaleConfig, PrecisionConfig, RematConfig
+from jaxneox.config.schema import (
+    DataConfig,
+    LossScaleConfig,
+    PrecisionConfig,
+    RematConfig,
+    RopeScaling,
+)
 from jaxneox.loading import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
-from jaxneox.train.step import replicas
+from jaxneox.train.step.step import replicas
 from tests.parallel.cases import (
     BOUNDS,
     GRADIENT,
@@ -79,9 +85,9 @@ def test_a_tied_model_with_a_logit_bias_and_a_dropped_attention_on_a_mesh() -> N
     expected, found = train(Mesh(), model), train(Mesh(2, 2, 3, True, 2), model)
     idle = {n for n in expected.grads if n.startswith(("layers.attention.", "layers.norm1."))}
     assert len(idle) == 6 and not any(found.grads[name].any() for name in idle)
-    felt = {name: gradient for name, gradient in expected.grads.items() if name not in idle}
+    live = {name: gradient for name, gradient in expected.grads.items() if name not in idle}
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
-    assert max(apart(found.grads, felt).values()) <= GRADIENT
+    assert max(apart(found.grads, live).values()) <= GRADIENT
     assert max(apart(found.params, expected.params).values()) <= PARAMETER
 
 
@@ -114,6 +120,23 @@ VARIANTS: dict[str, tuple[Mesh, dict[str, Any]]] = {
         Mesh(dp=2, cp=4),
         {"positions": {"kind": "alibi"}, "attention": {"qk_norm": True}},
     ),
+    "norms of each head, yarn and no output bias around a ring": (
+        Mesh(pp=2, cp=2, tp=2, attention="ring"),
+        {
+            "positions": {"scaling": RopeScaling("yarn", 2.0, LENGTH // 2, 1.1, 1.0, 0.1)},
+            "attention": {"qk_norm_per_head": True, "output_bias": False, "window": 9},
+            "norm": {"kind": "rmsnorm"},
+            "parallel_residual": False,
+        },
+    ),
+    "longer texts, and heads that are wider than the stream, gathered": (
+        Mesh(dp=2, cp=2, tp=2, zero=3, sequence=True),
+        {
+            "positions": {"rotary_fraction": 1.0, "scaling": RopeScaling("dynamic", 2.0, 5)},
+            "attention": {"head_dim": 6, "qk_norm_per_head": True},
+            "norm": {"kind": "rmsnorm"},
+        },
+    ),
 }
 
 
@@ -121,7 +144,7 @@ VARIANTS: dict[str, tuple[Mesh, dict[str, Any]]] = {
 def test_positions_and_masks_are_right_on_every_part_of_a_sequence(name: str) -> None:
     mesh, changes = VARIANTS[name]
     parts = {key: value for key, value in changes.items() if not isinstance(value, dict)}
-    for key in ("positions", "attention"):
+    for key in changes.keys() - parts.keys():
         parts[key] = dataclasses.replace(getattr(MODEL, key), **changes[key])
     model, batches = dataclasses.replace(MODEL, **parts), tokens()[:1]
     expected, found = train(Mesh(), model, batches=batches), train(mesh, model, batches=batches)

@@ -40,12 +40,12 @@ def test_below_stage_2_the_gradients_of_matrices_are_partial_sums() -> None:
     both = {"dp", "cp"}
     for zero in (0, 1):
         rules = rules_for(EIGHT, zero, False)
-        assert rules.lent(*up) == P(None, None, "tp", reduced=both)
+        assert rules.in_step(*up) == P(None, None, "tp", reduced=both)
         assert rules.gradient(*up) == P(None, None, "tp", unreduced=both)
-        assert rules.lent(*bias) == rules.gradient(*bias) == P(None, "tp")
+        assert rules.in_step(*bias) == rules.gradient(*bias) == P(None, "tp")
     for zero in (2, 3):
         rules = rules_for(EIGHT, zero, False)
-        assert rules.lent(*up) == rules.parameter(*up)
+        assert rules.in_step(*up) == rules.parameter(*up)
         assert not rules.gradient(*up).unreduced
 
 

@@ -45,8 +45,9 @@ def main() -> None:
     from jaxneox.parallel.compilation import use_compilation_cache
     from jaxneox.parallel.mesh import make_mesh
     from jaxneox.plan.planned import compile_for
-    from jaxneox.train.run import build_plan, initial_state
-    from jaxneox.train.step import Batch, build_step
+    from jaxneox.train.checkpoints.restore import initial_state
+    from jaxneox.train.plan import build_plan
+    from jaxneox.train.step.step import Batch, build_step
 
     use_compilation_cache()
     keys = apply_set(KEYS, changes)

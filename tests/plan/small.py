@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxneox.plan.planned import Planned, compile_for
 from jaxneox.plan.topology import Topology
-from jaxneox.train.run import build_plan
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import MODEL, Mesh, config
 from tests.train.runs import KEYS as RAW
 

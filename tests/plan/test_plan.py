@@ -31,7 +31,8 @@ from jaxneox.plan.setup import plan_of, sizes_on
 from jaxneox.plan.timeline import timelines
 from jaxneox.plan.times import Links, Ways, links_of
 from jaxneox.plan.topology import parse_topology
-from jaxneox.train.run import build_plan, initial_state
+from jaxneox.train.checkpoints.restore import initial_state
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import Mesh, config
 from tests.plan.small import KEYS, POD, WIDE, compiled
 

@@ -13,7 +13,7 @@ from jaxneox.plan.best import best, short
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.search import Candidate, Estimate, candidates, over_dp, over_tp, ranked
 from jaxneox.plan.times import Links, Times
-from jaxneox.train.run import build_plan
+from jaxneox.train.plan import build_plan
 from tests.parallel.meshes import LENGTH, MODEL, Mesh, config
 from tests.plan.small import KEYS, POD
 

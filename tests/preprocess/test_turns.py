@@ -15,7 +15,7 @@ from jaxneox.errors import UserError
 from jaxneox.preprocess.chat import ChatRecipe
 from jaxneox.preprocess.encode import UNSEEN
 from jaxneox.preprocess.templates import renderer
-from jaxneox.preprocess.turns import Talk, are_beginnings, spans_of_marks
+from jaxneox.preprocess.turns import Conversation, are_beginnings, spans_of_marks
 from tests.preprocess.test_chat import CHATML, call, turns, write
 
 # the prompt ends in a space, which is one token with the answer's first word
@@ -108,10 +108,10 @@ def test_marks_that_are_not_one_for_each_turn() -> None:
     rendered = renderer(MARKED.replace("m.role == 'assistant'", "loop.last"), {})(
         messages=CHAT, add_generation_prompt=False
     )
-    assert spans_of_marks(rendered, Talk(CHAT, "assistant", False)) is None
+    assert spans_of_marks(rendered, Conversation(CHAT, "assistant", False)) is None
     marked = renderer(MARKED, {})(messages=CHAT, add_generation_prompt=False)
-    assert spans_of_marks(marked, Talk(CHAT, "user", False)) is None
-    assert len(spans_of_marks(marked, Talk(CHAT, "assistant", False)) or []) == 2
+    assert spans_of_marks(marked, Conversation(CHAT, "user", False)) is None
+    assert len(spans_of_marks(marked, Conversation(CHAT, "assistant", False)) or []) == 2
 
 
 def test_marks_within_a_variable_are_none() -> None:

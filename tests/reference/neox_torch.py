@@ -26,6 +26,7 @@ from jaxneox.config.schema import (
     NormConfig,
     PositionConfig,
 )
+from tests.reference import rope_scaling
 
 Params = Mapping[str, Tensor]
 
@@ -167,6 +168,9 @@ def attention(weights: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor
         }
         q_BTNH = normalize(q_BTNH, qk_norm, cfg.norm, joint_axes=2)
         k_BSNH = normalize(k_BSNH, qk_norm, cfg.norm, joint_axes=2)
+    if cfg.attention.qk_norm_per_head:
+        q_BTNH = normalize(q_BTNH, within(weights, "q_norm"), cfg.norm)
+        k_BSNH = normalize(k_BSNH, within(weights, "k_norm"), cfg.norm)
     if cfg.positions.kind == "rotary":
         q_BTNH, k_BSNH = rotate(q_BTNH, cfg.positions), rotate(k_BSNH, cfg.positions)
     scores_BNTS = torch.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) / math.sqrt(q_BTNH.shape[-1])
@@ -174,7 +178,7 @@ def attention(weights: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor
     mixed_BTNH = torch.einsum("BNTS,BSNH->BTNH", probs_BNTS, v_BSNH)
     out_NHD = weights["out"].flatten(0, 1)
     y_BTD = torch.einsum("BTNH,NHD->BTD", mixed_BTNH, out_NHD)
-    return y_BTD + weights["out_bias"] if cfg.attention.bias else y_BTD
+    return y_BTD + weights["out_bias"] if cfg.attention.biased_output else y_BTD
 
 
 def queries_keys_values(
@@ -213,8 +217,11 @@ def position_angles(T: int, width: int, base: float, dtype: torch.dtype) -> Tens
 def rotate(x_BTNH: Tensor, cfg: PositionConfig) -> Tensor:
     """Turns the first `int(H * fraction)` dims, dim i of their first half with i of the second."""
     width = int(x_BTNH.shape[-1] * cfg.rotary_fraction)
-    angles_T1R = position_angles(x_BTNH.shape[1], width, cfg.rotary_base, x_BTNH.dtype)[:, None]
-    cos, sin = angles_T1R.cos(), angles_T1R.sin()
+    T, scaling = x_BTNH.shape[1], cfg.scaling
+    base = rope_scaling.base(T, width, cfg)
+    angles_TR = position_angles(T, width, base, x_BTNH.dtype)
+    angles_TR = angles_TR * rope_scaling.slowed(width, cfg, x_BTNH.dtype)
+    cos, sin = (scaling.attention_factor * x[:, None] for x in (angles_TR.cos(), angles_TR.sin()))
     a, b, rest = x_BTNH.split([width // 2, width // 2, x_BTNH.shape[-1] - width], dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 

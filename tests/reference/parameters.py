@@ -53,9 +53,14 @@ def _layer_shapes(cfg: ModelConfig) -> dict[str, Shape]:
     shapes["attention.qkv"] = (D, K, G + 2, H)
     shapes["attention.out"] = (K, G, H, D)
     if att.bias:
-        shapes |= {"attention.qkv_bias": (K, G + 2, H), "attention.out_bias": (D,)}
+        shapes["attention.qkv_bias"] = (K, G + 2, H)
+    if att.biased_output:
+        shapes["attention.out_bias"] = (D,)
     if att.qk_norm:
         shapes |= _norm_shapes("attention.qk_norm", cfg.norm, (K, G, H))
+    if att.qk_norm_per_head:
+        shapes |= _norm_shapes("attention.q_norm", cfg.norm, (H,))
+        shapes |= _norm_shapes("attention.k_norm", cfg.norm, (H,))
     shapes |= {"mlp.up": (D, F), "mlp.down": (F, D)}
     if mlp.gated:
         shapes["mlp.gate"] = (D, F)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from jaxneox.infer.batch import Task
+from jaxneox.infer.tasks import Task
 from tests.serve.place import Place, place
 
 GREEDY = {"temperature": 0, "max_tokens": 9}
@@ -32,12 +32,12 @@ def test_each_form_of_a_prompt(here: Place) -> None:
 
 
 def test_many_at_once_are_not_mixed_up(here: Place) -> None:
-    def wish(number: int) -> dict:
+    def completion(number: int) -> dict:
         warm = {"temperature": 0.9, "top_k": 30, "seed": number} if number % 3 else GREEDY
         return {**warm, "max_tokens": 3 + number % 17}
 
     def ask(number: int) -> list[int]:
-        fields = {"prompt": PROMPTS[number % 4], "return_token_ids": True, **wish(number)}
+        fields = {"prompt": PROMPTS[number % 4], "return_token_ids": True, **completion(number)}
         if number % 2:
             events = list(here.stream(**fields))
             return [t for event in events for t in event["choices"][0]["token_ids"]]
@@ -46,7 +46,7 @@ def test_many_at_once_are_not_mixed_up(here: Place) -> None:
     with ThreadPoolExecutor(12) as clients:
         found = list(clients.map(ask, range(36)))
     for number, tokens in enumerate(found):
-        assert tokens == here.alone(PROMPTS[number % 4], **wish(number)).tokens
+        assert tokens == here.alone(PROMPTS[number % 4], **completion(number)).tokens
 
 
 def test_openais_defaults_draw_sixteen_tokens(here: Place) -> None:

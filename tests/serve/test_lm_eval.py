@@ -24,7 +24,7 @@ def test_loglikelihood_and_generate_until(here: Place, concurrent: int) -> None:
     )
     prompts = ["The old man", "x", "a b c"]
     wishes = [(prompt, {"until": ["\n\n"], "max_gen_toks": 9}) for prompt in prompts]
-    asked = [Instance("generate_until", {}, wish, i) for i, wish in enumerate(wishes)]
+    asked = [Instance("generate_until", {}, completion, i) for i, completion in enumerate(wishes)]
     answers = [here.alone(prompt, max_tokens=9).text for prompt in prompts]
     assert api.generate_until(asked) == answers
 

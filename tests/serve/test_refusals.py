@@ -59,12 +59,12 @@ FIELDS = [
     ({"prompt": "x", "user": 5}, "user: 5"),
 ]
 BODIES = [
-    (b"", "no JSON"),
-    (b'{"prompt": "The', "no JSON"),
-    (b"\xff\xfe", "no JSON"),
+    (b"", "not valid JSON"),
+    (b'{"prompt": "The', "not valid JSON"),
+    (b"\xff\xfe", "not valid JSON"),
     (b'{"prompt": "x", "temperature": NaN}', "no NaN in JSON"),
     (b'{"prompt": "x", "temperature": -Infinity}', "no -Infinity in JSON"),
-    (b"9" * 5000, "no JSON"),
+    (b"9" * 5000, "not valid JSON"),
     (b"[" * 100_000, "nested"),
     (b"[1]", "the body is [1], expected an object"),
     (

@@ -88,7 +88,7 @@ def test_only_the_request_without_numbers_fails() -> None:
         echoed = {"echo": True, "logprobs": 1, "max_tokens": 0}
         for options in ({"temperature": 0, "max_tokens": 20}, {"seed": 3}, echoed):
             wishes = [{"prompt": prompt, **options} for prompt in prompts]
-            answers = list(clients.map(lambda wish: here.complete(**wish), wishes))
+            answers = list(clients.map(lambda completion: here.complete(**completion), wishes))
             for prompt, answer in zip(prompts, answers, strict=True):
                 assert answer.status == (500 if "~" in prompt else 200), prompt
                 assert answer.status == 200 or "log-probability is nan" in answer.reason

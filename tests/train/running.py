@@ -19,9 +19,9 @@ from jaxneox.config.schema import (
     ScheduleConfig,
 )
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.train.run import build_plan
-from jaxneox.train.state import TrainState, on_mesh, places, state_specs, with_params
-from jaxneox.train.step import Batch, build_schedule
+from jaxneox.train.plan import build_plan
+from jaxneox.train.step.state import TrainState, on_mesh, param_specs, state_specs, with_params
+from jaxneox.train.step.step import Batch, build_schedule
 from tests.model.adapter import HASTE
 from tests.parallel import meshes
 from tests.reference.parameters import random_params
@@ -64,7 +64,7 @@ class Runner:
     def __init__(self, cfg: Config, dp: int = 1, tp: int = 1, accumulation: int = 1):
         plan = build_plan(cfg, {"dp": dp, "tp": tp})
         self.mesh, self.accumulation, self.plan = make_mesh(plan.sizes), accumulation, plan
-        at = places(plan.model, plan.rules)
+        at = param_specs(plan.model, plan.rules)
         shardings = on_mesh(self.mesh, state_specs(plan.model, plan.optimizer, at))
         rate = build_schedule(cfg.schedule)
         step = meshes.Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate)

@@ -12,7 +12,7 @@ import pytest
 import jaxneox
 from jaxneox.data import open_loader
 from jaxneox.errors import UserError
-from jaxneox.train.run import build_plan
+from jaxneox.train.plan import build_plan
 from tests.config.cases import run as config
 from tests.train.runs import WORDS, metrics, succeeds, write_yaml
 

@@ -11,7 +11,7 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from jaxneox.config.schema import AttentionConfig, MlpConfig, ModelConfig, PositionConfig
 from jaxneox.model import Model
-from jaxneox.train.flops import flops_per_token, matrix_parameters, peak_flops
+from jaxneox.train.step.flops import flops_per_token, matrix_parameters, peak_flops
 from tests.model.adapter import ONE_DEVICE, one_device
 
 BATCH, LENGTH = 2, 12

@@ -14,8 +14,8 @@ import pytest
 import jaxneox
 from jaxneox import checkpoint
 from jaxneox.errors import UserError
-from jaxneox.train import lock
-from jaxneox.train.lock import locked
+from jaxneox.train.checkpoints import lock
+from jaxneox.train.checkpoints.lock import locked
 from tests.train.runs import error, succeeds, write_yaml
 
 FORK = multiprocessing.get_context("fork")

@@ -13,9 +13,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from jaxneox.config.schema import LogConfig
 from jaxneox.errors import UserError
-from jaxneox.train.metrics import MetricsFile, TensorBoard, open_sinks, read_metrics
-from jaxneox.train.plot import plot_loss
-from jaxneox.train.progress import Bar, Rate
+from jaxneox.train.reporting.metrics import MetricsFile, TensorBoard, open_sinks, read_metrics
+from jaxneox.train.reporting.plot import plot_loss
+from jaxneox.train.reporting.progress import Bar, Rate
 
 FIGURES = {
     "loss": 2.5,
@@ -59,7 +59,7 @@ def test_what_lies_beyond_the_start_is_forgotten(tmp_path: Path) -> None:
 def test_a_foreign_line_is_an_error(line: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(UserError, match="is no step's figures; move the file away"):
+    with pytest.raises(UserError, match="is not the figures of a step; move the file away"):
         MetricsFile(path, 3)
     assert path.read_text() == line + "\n"
 

@@ -10,7 +10,7 @@ import jaxneox
 from jaxneox import checkpoint
 from jaxneox.config.schema import ScheduleConfig
 from jaxneox.errors import UserError
-from jaxneox.train import rates
+from jaxneox.train.reporting import learning_rate as rates
 from tests.train.runs import error, metrics, succeeds, write_yaml
 
 ONE = ("--mesh", "dp=1")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxneox.train import loop
-from jaxneox.train.replicas import Replicas, ReplicasDiffer, hash_bits
+from jaxneox.train.loop import loop
+from jaxneox.train.loop.replicas import Replicas, ReplicasDiffer, hash_bits
 from tests.parallel.meshes import Mesh
 from tests.parallel.meshes import config as mesh_config
 from tests.train.running import MODEL, Runner, config, tokens

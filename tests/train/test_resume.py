@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jaxneox import checkpoint
-from jaxneox.train.progress import Bar
+from jaxneox.train.reporting.progress import Bar
 from tests.train.runs import (
     assert_same_run,
     command,

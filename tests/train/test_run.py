@@ -20,9 +20,11 @@ from jaxneox.config.schema import CheckpointConfig
 from jaxneox.data import build_tokenizer
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
-from jaxneox.train import loop
-from jaxneox.train.run import build_plan, start
-from jaxneox.train.schedule import saves_at
+from jaxneox.saver import Saver
+from jaxneox.train.loop import loop
+from jaxneox.train.loop.intervals import saves_at
+from jaxneox.train.plan import build_plan
+from jaxneox.train.run import start
 from tests.train.runs import command, error, losses, metrics, succeeds, write_yaml
 
 ONE = ("--mesh", "dp=1")
@@ -47,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         profile_step_stop=3,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.Saver, "save", watched(checkpoint.Saver.save, folder / "saves"))
+        patch.setattr(Saver, "save", watched(Saver.save, folder / "saves"))
         out = succeeds(yaml, *ONE, "--save", folder / "run", "--sample", "5")
     (folder / "out.txt").write_text(out)
     return folder
@@ -56,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def watched(save: Callable[..., None], note: Path) -> Callable[..., None]:
     """Notes, as a checkpoint is made, how many steps are in metrics.jsonl."""
 
-    def save_and_note(saver: checkpoint.Saver, step: int, *args: Any) -> None:
+    def save_and_note(saver: Saver, step: int, *args: Any) -> None:
         with note.open("a") as file:
             print(step, len(metrics(saver.run)), file=file)
         save(saver, step, *args)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxneox.config.schema import LossScaleConfig
-from jaxneox.train.scaler import initial_scale, next_scale
+from jaxneox.train.step.scaler import initial_scale, next_scale
 
 LENGTH = 40
 DYNAMIC = [

@@ -11,8 +11,8 @@ import pytest
 
 from jaxneox.data import BatchSizes
 from jaxneox.data.loader import SampleLoader
-from jaxneox.train import loop
-from jaxneox.train.spikes import FEWEST, WINDOW, Spikes
+from jaxneox.train.loop import loop
+from jaxneox.train.reporting.spikes import MIN_LOSSES, WINDOW, Spikes
 from tests.train.runs import succeeds, write_yaml
 
 
@@ -55,8 +55,8 @@ def test_a_new_level_is_none_once_it_fills_half_of_the_window() -> None:
 
 
 def test_nothing_is_said_before_there_is_enough_to_compare_with() -> None:
-    assert set(said([2.0] * (FEWEST - 1) + [9.0])) == set()
-    assert set(said([2.0] * FEWEST + [9.0])) == {FEWEST}
+    assert set(said([2.0] * (MIN_LOSSES - 1) + [9.0])) == set()
+    assert set(said([2.0] * MIN_LOSSES + [9.0])) == {MIN_LOSSES}
 
 
 def test_what_is_not_finite_is_no_spike_and_leaves_no_trace() -> None:

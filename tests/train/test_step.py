@@ -16,9 +16,9 @@ from jaxneox.config.schema import (
     ScheduleConfig,
     TrainConfig,
 )
-from jaxneox.train.run import build_plan
-from jaxneox.train.state import TrainState
-from jaxneox.train.step import Batch, Evaluation
+from jaxneox.train.plan import build_plan
+from jaxneox.train.step.state import TrainState
+from jaxneox.train.step.step import Batch, Evaluation
 from tests.model.adapter import HASTE
 from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params

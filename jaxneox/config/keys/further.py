@@ -5,6 +5,7 @@ from jaxneox.config.fates import (
     COUNT,
     INTS,
     SHARE,
+    Number,
     Section,
     alias,
     derived,
@@ -50,6 +51,42 @@ FORKS: Section = {
     "warmup_iters": derived(AMOUNT, None, "schedule.warmup_iters", "Llemma's: instead of warmup"),
 }
 
+SCALING = "model.positions.scaling"
+ROPE_SCALING: Section = {
+    "rope_scaling": derived(
+        dict, None, SCALING, "rotary for longer texts, as Hugging Face's config.json names it"
+    ),
+    "rope_scaling.type": derived(
+        ("default", "linear", "dynamic", "yarn", "llama3"), "default", f"{SCALING}.type"
+    ),
+    "rope_scaling.rope_type": alias(
+        ("default", "linear", "dynamic", "yarn", "llama3"), None, "rope_scaling.type"
+    ),
+    "rope_scaling.factor": derived(
+        Number(float, 1), None, f"{SCALING}.factor", "how many times longer texts may be"
+    ),
+    "rope_scaling.original_max_position_embeddings": derived(
+        COUNT,
+        None,
+        f"{SCALING}.original_max_position_embeddings",
+        "for dynamic, yarn and llama3; null: max_position_embeddings",
+    ),
+    "rope_scaling.attention_factor": derived(
+        AMOUNT, None, f"{SCALING}.attention_factor", "yarn; null: 0.1 ln(factor) + 1"
+    ),
+    "rope_scaling.mscale": derived(
+        AMOUNT, None, f"{SCALING}.attention_factor", "yarn, with mscale_all_dim: in its place"
+    ),
+    "rope_scaling.mscale_all_dim": derived(
+        AMOUNT, None, f"{SCALING}.attention_factor", "as mscale"
+    ),
+    "rope_scaling.beta_fast": derived(AMOUNT, 32.0, f"{SCALING}.beta_fast", "yarn"),
+    "rope_scaling.beta_slow": derived(AMOUNT, 1.0, f"{SCALING}.beta_slow", "yarn"),
+    "rope_scaling.truncate": derived(bool, True, f"{SCALING}.truncate", "yarn"),
+    "rope_scaling.low_freq_factor": derived(AMOUNT, None, f"{SCALING}.low_freq_factor", "llama3"),
+    "rope_scaling.high_freq_factor": derived(AMOUNT, None, f"{SCALING}.high_freq_factor", "llama3"),
+}
+
 OURS: Section = {
     "eod_token": used(
         str,
@@ -67,6 +104,23 @@ OURS: Section = {
         "model.attention.kernel",
         "auto: the fastest that has all the model needs",
     ),
+    "head_dim": derived(
+        COUNT, None, "model.attention.head_dim", "null: hidden_size / num_attention_heads"
+    ),
+    "attention_output_bias": derived(
+        bool,
+        True,
+        "model.attention.output_bias",
+        "false: use_bias_in_attn_linear is for queries, keys and values alone, as in Qwen2",
+    ),
+    "qk_norm_per_head": used(
+        bool,
+        False,
+        "model.attention.qk_norm_per_head",
+        "norms of queries and of keys over a head's dimensions, each with one scale for all "
+        "heads, as in Qwen3",
+    ),
+    **ROPE_SCALING,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
     ),

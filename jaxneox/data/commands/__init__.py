@@ -1,1 +1,1 @@
-"""`jaxneox data`: what data holds, and what a run sees of it; a module for each command."""
+"""The commands `jaxneox data`: what data holds, and what a run sees of it."""

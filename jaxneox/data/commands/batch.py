@@ -1,4 +1,4 @@
-"""`batch A.yml --steps 0:8 --out FILE.npz`: the global batches of a run as a file."""
+"""The command `batch A.yml --steps 0:8 --out FILE.npz`: a run's global batches as a file."""
 # T steps, G global batch, S tokens of a sample
 
 import argparse
@@ -77,7 +77,7 @@ def read(loader: SampleLoader, steps: range) -> dict[str, Any]:
 
 
 def step_range(given: str) -> range:
-    """`A:B`, or `A` alone."""
+    """Parse `A:B`, or `A` alone."""
     match = re.fullmatch(r"(\d+)(?::(\d+))?", given)
     first, end = (int(match[1]), int(match[2] or int(match[1]) + 1)) if match else (0, 0)
     if first >= end:
@@ -86,7 +86,11 @@ def step_range(given: str) -> range:
 
 
 def check_size(loader: SampleLoader, steps: range) -> None:
-    """Raises UserError where the batch grows in between: one array holds one size."""
+    """Refuse steps in between which the batch grows: one array holds one size.
+
+    Raises:
+        UserError: the sizes differ.
+    """
     sizes = loader.sizes
     grows = [stage.step for stage in sizes.stages if steps.start < stage.step < steps.stop]
     if grows:

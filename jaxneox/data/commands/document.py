@@ -1,4 +1,4 @@
-"""`inspect PREFIX --document N`: the tokens of one document and what they say."""
+"""The command `inspect PREFIX --document N`: one document's tokens and text."""
 
 import argparse
 import json
@@ -21,8 +21,8 @@ def show(dataset: IndexedDataset, tokenizer: Tokenizer | None, args: argparse.Na
     learned = chosen[chosen >= 0]  # of labels: -100 is no token
     text = tokenizer.decode(learned.tolist()) if tokenizer else None
     if args.json:
-        found = {"document": args.document, "tokens": chosen.tolist(), "text": text}
-        print(json.dumps(found))
+        document = {"document": args.document, "tokens": chosen.tolist(), "text": text}
+        print(json.dumps(document))
         return 0
     part = f", of which {args.tokens}" if args.tokens else ""
     print(visible(f"{dataset.prefix.name}, document {args.document}: {len(tokens):,} tokens{part}"))
@@ -33,7 +33,7 @@ def show(dataset: IndexedDataset, tokenizer: Tokenizer | None, args: argparse.Na
 
 
 def document_tokens(dataset: IndexedDataset, document: int) -> NDArray[Any]:
-    """All sequences of a document, one after the other as they lie in the `.bin`."""
+    """Read all sequences of a document, one after the other as they are in the `.bin`."""
     documents = len(dataset.doc_idx) - 1
     if not 0 <= document < documents:
         raise UserError(f"{dataset.prefix}: no document {document}, there are 0 to {documents - 1}")
@@ -42,12 +42,12 @@ def document_tokens(dataset: IndexedDataset, document: int) -> NDArray[Any]:
         return np.empty(0, dataset.dtype)
     sequences = slice(first, last)
     begin = dataset.begins(slice(first, first + 1))
-    (tokens,) = dataset.pieces(begin, [dataset.sizes[sequences].sum(dtype=np.int64)])
+    (tokens,) = dataset.runs(begin, [dataset.sizes[sequences].sum(dtype=np.int64)])
     return tokens
 
 
 def token_range(given: str | None) -> slice:
-    """`A:B`, `A:` and `:B` as Python's slices of them."""
+    """Parse `A:B`, `A:` and `:B` as Python's slices of the tokens."""
     match = re.fullmatch(r"(\d*):(\d*)", given or ":")
     if not match:
         raise UserError(f"--tokens: {given!r}, expected A:B, such as 0:100")

@@ -24,7 +24,7 @@ class Bin(NamedTuple):
 
 
 def histogram(lengths: NDArray[np.integer]) -> list[Bin]:
-    """Bins [2^k, 2^(k+1)) from the first to the last that has documents; none of length 0."""
+    """Count bins [2^k, 2^(k+1)) from the first to the last with documents; none of length 0."""
     counts = np.zeros(65, np.int64)
     for at in range(0, len(lengths), CHUNK):
         _, digits = np.frexp(lengths[at : at + CHUNK])  # length < 2^digits, as binary digits
@@ -36,7 +36,7 @@ def histogram(lengths: NDArray[np.integer]) -> list[Bin]:
 
 
 def draw(bins: Sequence[Bin]) -> list[str]:
-    """A line for each bin, its bar in proportion to the number of documents."""
+    """Draw a line for each bin, its bar in proportion to the number of documents."""
     plain = "█".encode(sys.stdout.encoding or "ascii", errors="ignore") == b""
     most = max((one.documents for one in bins), default=1)
     width = max((len(f"{one.high:,}") for one in bins), default=0)
@@ -51,7 +51,7 @@ def draw(bins: Sequence[Bin]) -> list[str]:
 
 
 def draw_png(bins: Sequence[Bin], title: str, picture: pathlib.Path) -> None:
-    """The same as a PNG, the lengths on a logarithmic axis."""
+    """Draw the same as a PNG, the lengths on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("Agg")

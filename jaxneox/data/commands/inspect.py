@@ -1,5 +1,7 @@
-"""`inspect PREFIX`: what is in a dataset, on one screen; `--document N`: what one document says;
-`inspect RUN --step N`: what a run saw at a step."""
+"""The command `inspect PREFIX`: what is in a dataset, on one screen.
+
+`--document N` shows what one document says, and `inspect RUN --step N` what a run saw at a step.
+"""
 
 import argparse
 import json
@@ -70,19 +72,19 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = vocabulary.tokenizer_from(args)
     if args.document is not None:
         return document.show(dataset, tokenizer, args)
-    found = figures(dataset, tokenizer)
-    bins = [Bin(*one) for one in found["lengths"]["histogram"]]
+    shown = figures(dataset, tokenizer)
+    bins = [Bin(*one) for one in shown["lengths"]["histogram"]]
     if args.png:
         draw_png(bins, dataset.prefix.name, args.png)
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(shown))
     else:
-        print(visible("\n".join([*page(found), "", *draw(bins)])))
+        print(visible("\n".join([*page(shown), "", *draw(bins)])))
     return 0
 
 
 def figures(dataset: IndexedDataset, tokenizer: Tokenizer | None) -> Figures:
-    """All that the page says; lengths are of the documents that are not empty."""
+    """Collect all that the page says; lengths are those of documents that are not empty."""
     begins = document_begins(dataset)
     lengths = np.diff(begins)
     filled = lengths[lengths > 0]
@@ -112,21 +114,21 @@ def figures(dataset: IndexedDataset, tokenizer: Tokenizer | None) -> Figures:
 def _ids(
     dataset: IndexedDataset, begins: NDArray[np.int64], tokenizer: Tokenizer | None
 ) -> Figures | None:
-    """The range of the tokens and what ends a document; None where there are no tokens."""
+    """Find the range of the tokens and what ends a document; None if there are no tokens."""
     if dataset.dtype.kind == "f" or not dataset.total:
         return None
     eod = tokenizer.eod if tokenizer else likely_eod(dataset, begins)
     vocab_size = tokenizer.vocab_size if tokenizer else None
-    found = survey(dataset, begins, eod=eod, vocab_size=vocab_size)
-    ended = int(np.count_nonzero(np.diff(begins))) - found.unended.number
+    tokens = survey(dataset, begins, eod=eod, vocab_size=vocab_size)
+    ended = int(np.count_nonzero(np.diff(begins))) - tokens.unended.number
     return {
-        "least": found.least,
-        "greatest": found.greatest,
+        "least": tokens.least,
+        "greatest": tokens.greatest,
         "vocabulary": vocab_size,
-        "outside": found.outside.number if tokenizer else None,
+        "outside": tokens.outside.number if tokenizer else None,
         "eod": eod,
         "ended_documents": None if eod is None else ended,
-        "eod_inside": None if eod is None else found.eods - ended,
+        "eod_inside": None if eod is None else tokens.eods - ended,
     }
 
 
@@ -138,41 +140,41 @@ def _labels(dataset: IndexedDataset) -> Figures | None:
     return {"bin": str(labels.bin_path), "tokens": labels.total, "masked": masked}
 
 
-def page(found: Figures) -> list[str]:
-    """The lines above the picture."""
-    documents = f"{found['documents']:,}, {found['empty_documents']:,} of them empty"
-    if not found["documents_known"]:
+def page(shown: Figures) -> list[str]:
+    """Write the lines above the picture."""
+    documents = f"{shown['documents']:,}, {shown['empty_documents']:,} of them empty"
+    if not shown["documents_known"]:
         documents += "; lost by NeoX's merge_datasets.py: each sequence counts as one"
     shape = "{shortest:,} shortest, {median:,.0f} median, {mean:,.1f} mean, {longest:,} longest"
     rows = [
-        ("tokens in", f"{found['bin']}, {in_bytes(found['bin_bytes'])}"),
-        ("index in", f"{found['idx']}, {in_bytes(found['idx_bytes'])}"),
-        ("stored as", found["dtype"]),
+        ("tokens in", f"{shown['bin']}, {in_bytes(shown['bin_bytes'])}"),
+        ("index in", f"{shown['idx']}, {in_bytes(shown['idx_bytes'])}"),
+        ("stored as", shown["dtype"]),
         ("documents", documents),
-        ("sequences", f"{found['sequences']:,}"),
-        ("tokens", f"{found['tokens']:,}"),
-        ("lengths", shape.format(**found["lengths"])),
-        *_about_ids(found),
+        ("sequences", f"{shown['sequences']:,}"),
+        ("tokens", f"{shown['tokens']:,}"),
+        ("lengths", shape.format(**shown["lengths"])),
+        *_about_ids(shown),
     ]
-    labels = found["labels"]
+    labels = shown["labels"]
     if labels:
         share = labels["masked"] / max(1, labels["tokens"])
         rows.append(("labels", f"{labels['bin']}, {share:.1%} of them masked"))
     return [f"{name:<10} {text}" for name, text in rows]
 
 
-def _about_ids(found: Figures) -> list[tuple[str, str]]:
-    ids = found["ids"]
+def _about_ids(shown: Figures) -> list[tuple[str, str]]:
+    ids = shown["ids"]
     if ids is None:
         return (
-            [("token ids", f"none, these are {found['dtype']} numbers")] if found["tokens"] else []
+            [("token ids", f"none, these are {shown['dtype']} numbers")] if shown["tokens"] else []
         )
     limits = f"{ids['least']:,} to {ids['greatest']:,}"
     if ids["vocabulary"]:
         limits += f", {ids['outside']:,} outside the vocabulary of {ids['vocabulary']:,}"
     if ids["eod"] is None:
         return [("token ids", limits), ("ends", "the documents have no common last token")]
-    filled = found["documents"] - found["empty_documents"]
+    filled = shown["documents"] - shown["empty_documents"]
     ends = f"{ids['ended_documents']:,} of {filled:,} documents end with token {ids['eod']}"
     return [("token ids", limits), ("ends", f"{ends}; {ids['eod_inside']:,} more inside")]
 

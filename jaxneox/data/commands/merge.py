@@ -1,4 +1,4 @@
-"""`merge OUT PREFIX…`: several datasets as one, document after document.
+"""The command `merge OUT PREFIX…`: several datasets as one, document after document.
 
 The `.bin` and the sequences are those of NeoX's tools/datasets/merge_datasets.py, which forgets
 the document bounds; here they are kept, Megatron's empty documents among them.
@@ -59,24 +59,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def expand(prefixes: Sequence[str]) -> list[str]:
-    """Each folder as the datasets in it, by name."""
-    found: list[str] = []
+    """Replace each folder by the datasets in it, by name."""
+    expanded: list[str] = []
     for given in prefixes:
         folder = pathlib.Path(given)
         if is_url(given) or not folder.is_dir():
-            found.append(given)
+            expanded.append(given)
             continue
         inside = sorted(
             {str(dataset_prefix(p)) for s in ("bin", "idx") for p in folder.glob(f"*.{s}")}
         )
         if not inside:
             raise UserError(f"{given}: a folder without .bin/.idx datasets")
-        found += inside
-    return found
+        expanded += inside
+    return expanded
 
 
 def check(out: pathlib.Path, datasets: Sequence[IndexedDataset], overwrite: bool) -> None:
-    """Raises UserError for what cannot be one dataset, and for an OUT that must not be touched."""
+    """Check that the datasets can be one, and that OUT may be written.
+
+    Raises:
+        UserError: they cannot, or it may not.
+    """
     first = datasets[0]
     for dataset in datasets:
         if dataset.dtype != first.dtype:
@@ -98,7 +102,7 @@ def check(out: pathlib.Path, datasets: Sequence[IndexedDataset], overwrite: bool
 
 
 def write(out: pathlib.Path, datasets: Sequence[IndexedDataset]) -> None:
-    """The index gets its name last, so that nobody reads half a dataset."""
+    """Write the dataset. The index gets its name last, so that nobody reads half of one."""
     with contextlib.ExitStack() as files:
         index = files.enter_context(atomic_file(_idx(out)))
         tokens = files.enter_context(atomic_file(_bin(out)))
@@ -112,7 +116,7 @@ def write(out: pathlib.Path, datasets: Sequence[IndexedDataset]) -> None:
 
 
 def copy_tokens(datasets: Sequence[IndexedDataset], file: IO[bytes]) -> str:
-    """Their SHA-256."""
+    """Copy the tokens, and return their SHA-256."""
     digest = hashlib.sha256()
     for dataset in datasets:
         for _, tokens in chunks(dataset, "copying"):
@@ -122,7 +126,7 @@ def copy_tokens(datasets: Sequence[IndexedDataset], file: IO[bytes]) -> str:
 
 
 def joined_documents(datasets: Sequence[IndexedDataset]) -> np.ndarray:
-    """int64 document bounds, those of each dataset moved by the sequences before it."""
+    """Join int64 document bounds, those of each dataset moved by the sequences before it."""
     before = 0
     bounds = [np.zeros(1, np.int64)]
     for dataset in datasets:

@@ -9,14 +9,16 @@ from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.build import open_loader
 from jaxneox.data.loader import Loader, SampleLoader
+from jaxneox.data.sample_request import Split
 from jaxneox.data.tokenizer import Tokenizer, open_tokenizer
-from jaxneox.data.wanted import Split
 from jaxneox.errors import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 class RunData(NamedTuple):
+    """The data of a run, and what was noted while it was opened."""
+
     loader: SampleLoader
     tokenizer: Tokenizer | None
     folder: pathlib.Path | None  # of the run, where that was given
@@ -32,7 +34,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_run(args: argparse.Namespace) -> RunData:
-    """Raises UserError where the configuration or the data is wrong, or the split is empty."""
+    """Open the data of a run.
+
+    Raises:
+        UserError: the configuration or the data is wrong, or the split is empty.
+    """
     folder = _run_folder(args.paths)
     files = [str(folder / "config.yml")] if folder else args.paths
     settings = Settings(apply_set(load_yaml(files), args.set))
@@ -48,7 +54,7 @@ def open_run(args: argparse.Namespace) -> RunData:
 
 
 def _run_folder(paths: list[str]) -> pathlib.Path | None:
-    """The run of which a folder, or the folder of one of its checkpoints, was given."""
+    """Return the run that a folder means: itself, or the one around a checkpoint's."""
     folders = [path for path in map(pathlib.Path, paths) if path.is_dir()]
     if not folders:
         return None
@@ -61,7 +67,7 @@ def _run_folder(paths: list[str]) -> pathlib.Path | None:
 
 
 def _tokenizer(cfg: TokenizerConfig, folder: pathlib.Path | None) -> Tokenizer | None:
-    """None, and a note, where its files are not here: tokens are read without it too."""
+    """Open the tokenizer; None, and a note, if its files are not here: tokens need none."""
     try:
         return open_tokenizer(cfg, [] if folder is None else [folder])
     except UserError as error:

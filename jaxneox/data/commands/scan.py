@@ -20,24 +20,25 @@ DOCUMENT, LABEL = "_document", "_label_document"
 
 @dataclass(frozen=True)
 class Count:
-    """How many there are of something, and where the first one is."""
+    """A number of tokens or documents, and where the first one is."""
 
     number: int = 0
     first: int | None = None
 
-    def plus(self, found: NDArray[np.bool_], at: int) -> "Count":
-        """With those that are True, of which element 0 is number `at`."""
-        number = int(np.count_nonzero(found))
-        first = at + int(np.argmax(found)) if number else None
+    def plus(self, true: NDArray[np.bool_], at: int) -> "Count":
+        """Add those that are True, of which element 0 is number `at`."""
+        number = int(np.count_nonzero(true))
+        first = at + int(np.argmax(true)) if number else None
         return Count(self.number + number, first if self.first is None else self.first)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a dataset's tokens are.
+    """What is known of a dataset's tokens.
 
     Attributes:
-        least, greatest: of all tokens; 0 and -1 where there are none.
+        least: of all tokens; 0 if there are none.
+        greatest: of all tokens; -1 if there are none.
         eods: how many are the end-of-document token.
         unended: the documents with tokens whose last one is another.
         outside: those that are negative or not below the size of the vocabulary.
@@ -51,15 +52,15 @@ class Tokens:
 
 
 def document_begins(dataset: IndexedDataset) -> NDArray[np.int64]:
-    """int64 [documents + 1], where in all tokens each document begins, and the number of them."""
+    """Find where in all tokens each document begins, and their number: int64 [documents + 1]."""
     return np.append(dataset.begins(slice(None)), dataset.total)[dataset.doc_idx]
 
 
 def chunks(dataset: IndexedDataset, label: str) -> Iterator[tuple[int, NDArray[np.number[Any]]]]:
-    """All tokens in order, some millions at a time, and the number of the first of them."""
+    """Yield all tokens in order, some millions at a time, and the number of the first of them."""
     with progress(f"{label} {dataset.prefix.name}", dataset.bin_size, at_least=LARGE) as advance:
         for at in range(0, dataset.total, CHUNK):
-            (tokens,) = dataset.pieces([at], [min(CHUNK, dataset.total - at)])
+            (tokens,) = dataset.runs([at], [min(CHUNK, dataset.total - at)])
             yield at, tokens
             advance(tokens.nbytes)
 
@@ -71,7 +72,7 @@ def survey(
     eod: int | None,
     vocab_size: int | None = None,
 ) -> Tokens:
-    """Sees all tokens once; `begins` of `document_begins`."""
+    """Look at all tokens once; `begins` comes from `document_begins`."""
     limit = np.iinfo(np.int64).max if vocab_size is None else vocab_size
     masked = is_label(dataset)
     documents = np.flatnonzero(begins[1:] > begins[:-1])
@@ -96,8 +97,8 @@ def survey(
 
 
 def likely_eod(dataset: IndexedDataset, begins: NDArray[np.int64]) -> int | None:
-    """The token that most documents end with, by those among the first tokens of the dataset."""
-    (tokens,) = dataset.pieces([0], [min(EARLY, dataset.total)])
+    """Guess the token that most documents end with, by the dataset's first tokens."""
+    (tokens,) = dataset.runs([0], [min(EARLY, dataset.total)])
     lasts = begins[1:][begins[1:] > begins[:-1]] - 1
     values, counts = np.unique(tokens[lasts[lasts < len(tokens)]], return_counts=True)
     if not len(values) or 2 * counts.max() < counts.sum():
@@ -110,7 +111,7 @@ def is_label(dataset: IndexedDataset) -> bool:
 
 
 def label_dataset(dataset: IndexedDataset) -> IndexedDataset | None:
-    """The labels beside a text: X_label_document of X_text_document, or of X_document."""
+    """Find the labels beside a text: X_label_document of X_text_document, or of X_document."""
     name = dataset.prefix.name
     if is_label(dataset) or not name.endswith(DOCUMENT):
         return None

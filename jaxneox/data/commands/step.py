@@ -1,4 +1,4 @@
-"""`inspect RUN --step N`: which documents and tokens a run sees at a step."""
+"""The command `inspect RUN --step N`: which documents and tokens a run sees at a step."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ import numpy as np
 from jaxneox.console.text import visible
 from jaxneox.data.commands.document import token_range
 from jaxneox.data.commands.run_data import RunData, open_run
-from jaxneox.data.loader import Batch
+from jaxneox.data.loader import HostBatch
 from jaxneox.errors import UserError
 
 SHOWN = 16  # rows, unless asked
@@ -23,13 +23,13 @@ def show(args: argparse.Namespace) -> int:
     step = args.step - 1
     size = run.loader.sizes.size(step)
     rows = range(size)[token_range(args.rows or ("0:" if args.json else f"0:{SHOWN}"))]
-    found = look(run, step, rows)
+    shown = look(run, step, rows)
     first, last = run.loader.sample_numbers(step)
     figures = {
         "step": args.step,
         "samples": [first, last],
         "logged": logged(run, args.step),
-        "rows": found,
+        "rows": shown,
     }
     if args.json:
         print(json.dumps(figures))
@@ -39,7 +39,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def look(run: RunData, step: int, rows: range) -> list[dict[str, Any]]:
-    """Each row: its sample, where its tokens lie, and what they say."""
+    """Describe each row: its sample, where its tokens are, and their text."""
     numbers = run.loader.numbers(step, list(rows))
     batch = run.loader.read(step, list(rows))
     return [
@@ -63,7 +63,7 @@ def look(run: RunData, step: int, rows: range) -> list[dict[str, Any]]:
 
 
 def logged(run: RunData, step: int) -> dict[str, Any] | None:
-    """The figures of that step in the run's metrics.jsonl."""
+    """Read the figures of that step from the run's metrics.jsonl."""
     if run.folder is None or not (run.folder / "metrics.jsonl").is_file():
         return None
     with (run.folder / "metrics.jsonl").open() as lines:
@@ -91,14 +91,14 @@ def page(figures: dict[str, Any], run: RunData, full: bool, more: int) -> list[s
             begin, end = span["tokens"]
             name = span["data"].rpartition("/")[2]
             where = f"  {name} document {span['document']}, tokens {begin} to {end}"
-            lines += _said(where, span["ids"], run, full)
+            lines += _described(where, span["ids"], run, full)
     if more:
         lines += ["", f"and {more} more rows: --rows A:B"]
     return lines
 
 
-def _said(where: str, ids: list[int], run: RunData, full: bool) -> list[str]:
-    """Where a span lies, and its text as far as it goes on the line, or all of it."""
+def _described(where: str, ids: list[int], run: RunData, full: bool) -> list[str]:
+    """Write where a span is, and its text as far as it goes on the line, or all of it."""
     if run.tokenizer is None:
         return [f"{where}: {' '.join(map(str, ids if full else ids[:8]))}"]
     if full:
@@ -108,5 +108,5 @@ def _said(where: str, ids: list[int], run: RunData, full: bool) -> list[str]:
     return [f"{where}: {text if len(text) <= room else text[: room - 1] + '…'}"]
 
 
-def _counted(batch: Batch, row: int) -> int | None:
+def _counted(batch: HostBatch, row: int) -> int | None:
     return None if batch.weights is None else int(np.count_nonzero(batch.weights[row]))

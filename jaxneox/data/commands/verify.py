@@ -1,4 +1,4 @@
-"""`verify PREFIX…`: whether datasets are whole and hold what their vocabulary knows."""
+"""The command `verify PREFIX…`: whether datasets are whole and within their vocabulary."""
 
 import argparse
 import pathlib
@@ -28,7 +28,7 @@ from jaxneox.errors import UserError
 
 @dataclass
 class Report:
-    """What was looked at, and what is wrong: a line each."""
+    """The checks that were made, and what is wrong: a line each."""
 
     checked: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known of the tokens; None where it is not."""
+    """What is known of the tokens; None for what is not."""
 
     size: int | None = None
     eod: int | None = None
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verify(prefix: str, known: Vocabulary) -> Report:
-    """All checks of one dataset; after an index that is wrong no other makes sense."""
+    """Make all checks of one dataset; after an index that is wrong no other makes sense."""
     report = Report()
     try:
         dataset = IndexedDataset(prefix)
@@ -116,7 +116,7 @@ def check_checksums(dataset: IndexedDataset, report: Report) -> None:
 
 
 def digests(dataset: IndexedDataset) -> dict[str, str]:
-    """SHA-256 of the files of a local dataset, by their names."""
+    """Compute the SHA-256 of the files of a local dataset, by their names."""
     with progress(
         f"hashing {dataset.prefix.name}", dataset.bin_size + dataset.idx_size, at_least=LARGE
     ) as advance:
@@ -128,31 +128,31 @@ def digests(dataset: IndexedDataset) -> dict[str, str]:
 
 
 def check_tokens(dataset: IndexedDataset, known: Vocabulary, report: Report) -> None:
-    """Tokens of the vocabulary, and an end-of-document token after each document."""
+    """Check that tokens are in the vocabulary, and that a token ends each document."""
     if dataset.dtype.kind == "f":
         report.findings.append(f"{dataset.idx_path}: holds {dataset.dtype} numbers, no tokens")
         return
     begins = document_begins(dataset)
-    found = survey(dataset, begins, eod=known.eod, vocab_size=known.size)
+    tokens = survey(dataset, begins, eod=known.eod, vocab_size=known.size)
     if known.size is not None:
         report.checked.append(f"tokens below {known.size:,}")
-    if found.outside.number:
+    if tokens.outside.number:
         which = "negative" if known.size is None else f"outside the vocabulary of {known.size}"
-        report.findings.append(f"{place(dataset, begins, found.outside)} is {which}")
+        report.findings.append(f"{in_words(dataset, begins, tokens.outside)} is {which}")
     if known.eod is None or is_label(dataset):
         return
     report.checked.append(f"documents that end with token {known.eod}")
-    if found.unended.first is not None:
+    if tokens.unended.first is not None:
         documents = int(np.count_nonzero(np.diff(begins)))
         report.findings.append(
-            f"{dataset.bin_path}: {found.unended.number:,} of {documents:,} documents do not end "
+            f"{dataset.bin_path}: {tokens.unended.number:,} of {documents:,} documents do not end "
             f"with the end-of-document token {known.eod}, the first is document "
-            f"{found.unended.first}"
+            f"{tokens.unended.first}"
         )
 
 
 def check_labels(dataset: IndexedDataset, report: Report) -> None:
-    """Each label is the token of the text in its place, or masked."""
+    """Check that each label is the token of the text in its place, or masked."""
     labels = label_dataset(dataset)
     if labels is None:
         return
@@ -168,17 +168,17 @@ def check_labels(dataset: IndexedDataset, report: Report) -> None:
     for (at, tokens), (_, label) in both:
         wrong = wrong.plus((label != tokens) & (label != IGNORED), at)
     if wrong.number:
-        where = place(labels, document_begins(labels), wrong)
+        where = in_words(labels, document_begins(labels), wrong)
         report.findings.append(f"{where} is neither the text's nor {IGNORED}")
 
 
-def place(dataset: IndexedDataset, begins: NDArray[np.int64], found: Count) -> str:
-    """In words, where the first of them is: file, byte, document, token of the document."""
-    assert found.first is not None
-    offset = found.first
+def in_words(dataset: IndexedDataset, begins: NDArray[np.int64], count: Count) -> str:
+    """Say where the first of them is: file, byte, document, token of the document."""
+    assert count.first is not None
+    offset = count.first
     document = int(np.searchsorted(begins, offset, "right")) - 1
-    (tokens,) = dataset.pieces([offset], [1])
-    others = f", the first of {found.number:,}" if found.number > 1 else ""
+    (tokens,) = dataset.runs([offset], [1])
+    others = f", the first of {count.number:,}" if count.number > 1 else ""
     return (
         f"{dataset.bin_path}: token {tokens[0]} at byte {offset * dataset.dtype.itemsize}, number "
         f"{offset - begins[document]} of document {document}{others},"

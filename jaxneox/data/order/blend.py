@@ -24,7 +24,7 @@ Counts = NDArray[np.float64]  # [K, L], the samples that each dataset has given;
 
 
 def normalised(weights: Sequence[float], key: str) -> list[float]:
-    """Weights that sum to one, or a UserError that names the YAML key."""
+    """Return weights that sum to one, or raise a UserError that names the YAML key."""
     total = plain_sum(weights)
     if not 0 < total < math.inf or min(weights) < 0:
         raise UserError(
@@ -34,7 +34,7 @@ def normalised(weights: Sequence[float], key: str) -> list[float]:
 
 
 def weights_by_documents(documents: Sequence[int], alpha: float) -> list[float]:
-    """`weight-by-num-documents`: p(1 - n) normalised, with n a share and p its power alpha.
+    """Apply `weight-by-num-documents`: p(1 - n) normalised, with n a share and p its power alpha.
 
     The second factor gives small corpora more (gpt-neox `data_utils.py`, `weights_by_num_docs`).
     """
@@ -48,7 +48,7 @@ def weights_by_documents(documents: Sequence[int], alpha: float) -> list[float]:
 
 
 def samples_of_each(weights: Sequence[float], num_samples: int) -> list[int]:
-    """How many samples NeoX builds each dataset for: its share and half a percent to spare."""
+    """Count the samples NeoX builds each dataset for: its share and half a percent to spare."""
     return [math.ceil(num_samples * weight * 1.005) for weight in weights]
 
 
@@ -95,7 +95,7 @@ class Lanes:
         self.numbers = np.empty((self.count, self.part), np.int64)
 
     def nearly(self) -> Counts:
-        """Counts at the begin of each lane: guessed further back and run from there."""
+        """Guess the counts at the begin of each lane, further back, and run from there."""
         steps = int(min(self.part, 4 * len(self.shares) / self.shares[self.shares > 0].min()))
         early = np.maximum(self.begins - steps, 0)
         used = np.floor(self.shares[:, None] * early)
@@ -108,7 +108,7 @@ class Lanes:
         return used
 
     def run(self, lanes: NDArray[np.int64], start: Counts) -> Counts:
-        """Make the choices of these lanes from counts before them; the counts after them."""
+        """Make the choices of these lanes from counts before them; return the counts after them."""
         used = start.copy()
         recorded = np.empty((STEPS, 2, len(lanes)), np.int64)
         for step, choice in enumerate(self._choices(self.begins[lanes], used, self.part)):
@@ -123,7 +123,7 @@ class Lanes:
     def _choices(
         self, begins: NDArray[np.int64], used: Counts, steps: int
     ) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
-        """Yields (dataset [L], its count before [L]) step by step, and counts it in `used`."""
+        """Yield (dataset [L], its count before [L]) step by step, and count it in `used`."""
         across = np.arange(len(begins))
         narrow = len(self.shares) < 255
         number = np.arange(len(self.shares), dtype=np.uint8 if narrow else np.uint16)[:, None]

@@ -1,4 +1,4 @@
-"""Large indices are built once and kept on disk beside the data, found again by their content."""
+"""Large indices are built once and kept on disk beside the data, recognised by their content."""
 
 import hashlib
 import json
@@ -25,17 +25,18 @@ SMALL = 1 << 20  # elements; fewer are built as fast as they are read
 def kept(
     beside: Prefix, key: dict[str, Any], elements: int, build: Callable[[], T]
 ) -> Sequence[NDArray[Any]]:
-    """What `build` returns, memory-mapped from the cache where it is large.
+    """Return what `build` makes, memory-mapped from the cache if it is large.
 
-    The arrays lie in `NAME.index-KEY/` beside the data, or under `$JAXNEOX_CACHE` or
-    `~/.cache/jaxneox` where that cannot be written or is not local. Several processes may ask at
-    once: each writes a folder of its own, and the first to finish gives it the name. Damaged ones
-    are built again.
+    The arrays are in `NAME.index-KEY/` beside the data, or under `$JAXNEOX_CACHE` or
+    `~/.cache/jaxneox` if that cannot be written or is not local. Several processes may ask at once:
+    each writes a folder of its own, and the first to finish gives it the name. Damaged ones are
+    built again.
 
     Args:
         beside: the prefix of the data.
         key: all that decides the arrays, as JSON.
         elements: about how many they have.
+        build: makes the arrays.
     """
     if elements < SMALL:
         return build()
@@ -44,22 +45,22 @@ def kept(
     local = [beside.parent] if isinstance(beside, pathlib.Path) else []
     homes = [*local, cache_root()]
     for home in homes:
-        if (found := _load(home / name)) is not None:
-            return found
+        if (arrays_on_disk := _load(home / name)) is not None:
+            return arrays_on_disk
         if (home / name).is_dir():
             say_damaged(home / name)
     begun = time.monotonic()
     arrays = build()
     taken = time.monotonic() - begun
     for home in homes:
-        if (found := _save(home / name, arrays)) is not None:
+        if (arrays_on_disk := _save(home / name, arrays)) is not None:
             print(f"built the index of {beside} in {taken:.1f} s: {home / name}", file=sys.stderr)
-            return found
+            return arrays_on_disk
     return arrays
 
 
 def _load(folder: pathlib.Path) -> list[NDArray[Any]] | None:
-    """The arrays of a folder; None where they are not all there, or not what was written."""
+    """Load the arrays of a folder; None if they are not all there, or not what was written."""
     try:
         count, *sums = (folder / COUNT).read_text().split("\n", 1)
         if sums and not sums_hold(folder, sums[0]):  # earlier versions noted none
@@ -70,7 +71,7 @@ def _load(folder: pathlib.Path) -> list[NDArray[Any]] | None:
 
 
 def _save(folder: pathlib.Path, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
-    """Written and read again; None where there is no room or no permission."""
+    """Write the arrays and read them again; None if there is no room or no permission."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with new_entry(folder, lambda: _load(folder) is not None) as made:

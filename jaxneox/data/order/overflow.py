@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxneox.data.order.packed import Index
+from jaxneox.data.order.packed import SampleIndex
 
 
 def pack_until_overflow(
@@ -20,7 +20,7 @@ def pack_until_overflow(
     num_samples: int,
     seq_length: int,
     seed: int,
-) -> Index:
+) -> SampleIndex:
     """Shuffled documents fill a sample until the next one does not fit into S + 1 tokens.
 
     Each pass over the documents shuffles the order of the one before. Documents that are not
@@ -46,20 +46,20 @@ def pack_until_overflow(
         rng.shuffle(order)
     starts = np.concatenate([*begins, [finished]])[:num_samples]
     doc_idx = np.concatenate([*documents, unfinished])[: starts[-1] + 1]
-    return Index(doc_idx, _at_begins(np.append(starts, len(doc_idx))), shuffle_idx)
+    return SampleIndex(doc_idx, _at_begins(np.append(starts, len(doc_idx))), shuffle_idx)
 
 
-def unpacked(useful: NDArray[np.bool_], *, num_samples: int, seed: int) -> Index:
+def unpacked(useful: NDArray[np.bool_], *, num_samples: int, seed: int) -> SampleIndex:
     """One document a sample, the `useful` ones in the order of the file, again and again."""
     rng = np.random.RandomState(seed)
     shuffle_idx = np.arange(num_samples)
     rng.shuffle(shuffle_idx)
     doc_idx = np.resize(np.flatnonzero(useful), num_samples + 1)
-    return Index(doc_idx, _at_begins(np.arange(num_samples + 1)), shuffle_idx)
+    return SampleIndex(doc_idx, _at_begins(np.arange(num_samples + 1)), shuffle_idx)
 
 
 def _firsts(lengths: NDArray[np.int32], width: int) -> NDArray[np.int64]:
-    """Which documents begin a sample when each takes as many as fit into `width` tokens.
+    """Mark the documents that begin a sample when each takes as many as fit into `width` tokens.
 
     A sample of no tokens yet is begun anew by the next document.
     """
@@ -76,5 +76,5 @@ def _firsts(lengths: NDArray[np.int32], width: int) -> NDArray[np.int64]:
 
 
 def _at_begins(starts: NDArray[Any]) -> NDArray[np.int64]:
-    """sample_idx of samples that begin where their first document begins."""
+    """Make the sample_idx of samples that begin where their first document begins."""
     return np.stack([starts, np.zeros_like(starts)], axis=1).astype(np.int64)

@@ -19,8 +19,8 @@ CHUNK = 1 << 16  # documents at a time: little memory beside the index
 LAST_EPOCH_APART = 0.80  # of an epoch's samples, Megatron's threshold
 
 
-class Index(NamedTuple):
-    """The three arrays; see above and `overflow`."""
+class SampleIndex(NamedTuple):
+    """The three arrays of an order; see above and `overflow`."""
 
     doc_idx: NDArray[Any]
     sample_idx: NDArray[Any]
@@ -28,16 +28,16 @@ class Index(NamedTuple):
 
 
 def epochs_needed(num_samples: int, tokens: int, seq_length: int, extra: int = 1) -> int:
-    """The fewest epochs of `tokens` that hold `num_samples`."""
+    """Return the fewest epochs of `tokens` that hold `num_samples`."""
     return max(1, -(-(num_samples * seq_length + extra) // tokens))
 
 
 def neox_packed(
     sizes: NDArray[np.int32], documents: range, *, epochs: int, seq_length: int, seed: int
-) -> Index:
-    """All epochs shuffled together; there is no separate last one.
+) -> SampleIndex:
+    """Shuffle all epochs together; there is no separate last one.
 
-    (gpt-neox `megatron/data/gpt2_dataset.py`, `_build_index_mappings`.)
+    Source: gpt-neox `megatron/data/gpt2_dataset.py`, `_build_index_mappings`.
     """
     rng = np.random.RandomState(seed)
     doc_idx = _shuffled_documents(documents, epochs, rng)
@@ -45,7 +45,7 @@ def neox_packed(
     size = (stream - 1) // seq_length
     narrow = 2 * ((stream - 1) / seq_length + 1) < np.iinfo(np.int32).max
     sample_idx = _cut(sizes, doc_idx, size, seq_length, 1, np.int32 if narrow else np.int64)
-    return Index(doc_idx, sample_idx, _shuffled(0, size, size, rng))
+    return SampleIndex(doc_idx, sample_idx, _shuffled(0, size, size, rng))
 
 
 def megatron_packed(
@@ -57,15 +57,19 @@ def megatron_packed(
     seed: int,
     extra: int = 1,
     keep_partial: bool = False,
-) -> Index:
-    """Where few samples of the last epoch are needed, it is shuffled apart from the others.
+) -> SampleIndex:
+    """Shuffle the last epoch apart from the others if few samples of it are needed.
+
+    Source: Megatron-LM `gpt_dataset.py`, `_build_document_sample_shuffle_indices`.
 
     Args:
-        num_samples: None is one epoch.
+        sizes: tokens of each sequence.
+        documents: the sequences that are used.
+        num_samples: how many; None is one epoch.
+        seq_length: S.
+        seed: of the shuffles.
         extra: 1, or 0 for `add_extra_token_to_sequence` off: no token is shared.
-        keep_partial: a last sample that is shorter than the others counts.
-
-    (Megatron-LM `gpt_dataset.py`, `_build_document_sample_shuffle_indices`.)
+        keep_partial: whether a last sample that is shorter than the others counts.
     """
     rng = np.random.RandomState(seed)
     epoch = _count(sizes, documents)
@@ -85,7 +89,7 @@ def megatron_packed(
     size = partial if keep_partial else whole // seq_length
     narrow = max(len(doc_idx), int(sizes.max(initial=0))) <= np.iinfo(np.int32).max
     sample_idx = _cut(sizes, doc_idx, size, seq_length, extra, np.int32 if narrow else np.int64)
-    return Index(doc_idx, sample_idx, _shuffled(0, before_last if apart else size, size, rng))
+    return SampleIndex(doc_idx, sample_idx, _shuffled(0, before_last if apart else size, size, rng))
 
 
 def _count(sizes: NDArray[np.int32], documents: range) -> int:
@@ -103,7 +107,7 @@ def _shuffled_documents(
 
 
 def _shuffled(start: int, middle: int, end: int, rng: np.random.RandomState) -> NDArray[Any]:
-    """start … end - 1, those before and from `middle` on shuffled apart."""
+    """Shuffle start … end - 1, those before `middle` apart from those from it on."""
     wide = end >= np.iinfo(np.uint32).max - 1
     numbers = np.arange(start, end, dtype=np.int64 if wide else np.uint32)
     rng.shuffle(numbers[:middle])
@@ -120,7 +124,7 @@ def _cut(
     extra: int,
     dtype: type[np.signedinteger[Any]],
 ) -> NDArray[Any]:
-    """Where each sample begins: sample_idx of `size` samples.
+    """Find where each of `size` samples begins: sample_idx.
 
     The begin of sample j is in the first document that reaches token j * S + extra of the stream:
     with an extra token a begin that falls on a document's end belongs to the next one that has

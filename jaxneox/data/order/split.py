@@ -11,7 +11,7 @@ from jaxneox.errors import UserError
 
 
 def plain_sum(values: Iterable[float]) -> float:
-    """From left to right, rounding each time, as `sum` did before Python 3.12 made it exact.
+    """Add from left to right, rounding each time, as `sum` did before Python 3.12 made it exact.
 
     NeoX's bounds follow from it: 0.7 + 0.2 + 0.1 is just below 1, and 5 documents split 3, 1, 1.
     """
@@ -19,7 +19,7 @@ def plain_sum(values: Iterable[float]) -> float:
 
 
 def split_documents(split: str, size: int) -> tuple[range, range, range]:
-    """The documents of train, valid and test, by NeoX's rounding of `split: "969, 30, 1"`.
+    """Split documents for train, valid and test by NeoX's rounding of `split: "969, 30, 1"`.
 
     Each share is rounded alone; the excess of the sum is then taken from every bound but the
     first (gpt-neox `data_utils.py`, `get_train_valid_test_split_`).
@@ -36,10 +36,10 @@ def split_documents(split: str, size: int) -> tuple[range, range, range]:
 
 
 def split_sequences(split: str, size: int) -> tuple[range, range, range]:
-    """The same by Megatron-core's rounding, of each bound alone; it splits sequences.
+    """Split sequences by Megatron-core's rounding, of each bound alone.
 
-    (Megatron-LM `blended_megatron_dataset_config.py`, `parse_and_normalize_split` and
-    `convert_split_vector_to_split_matrix`, and the builder's `_build_megatron_dataset_splits`.)
+    Sources: Megatron-LM `blended_megatron_dataset_config.py`, `parse_and_normalize_split` and
+    `convert_split_vector_to_split_matrix`, and the builder's `_build_megatron_dataset_splits`.
     """
     shares = np.array(_checked(split, [float(share) for share in re.findall(r"[.0-9]+", split)]))
     bounds = [0.0]

@@ -1,9 +1,9 @@
-"""Attention's kernels: one function in several forms, and which of them is taken.
+"""Attention's kernels: one function in several forms, and the choice between them.
 
 - `einsum`: the formula; dropout and learned biases (rpe) are here alone.
 - `blocked`: scores block by block in plain XLA; on CPUs and TPUs, and on GPUs what cudnn lacks.
 - `cudnn`: NVIDIA's fused kernel, for half precision.
-- `splash`: the TPU's Pallas kernel, where the YAML asks for it.
+- `splash`: the TPU's Pallas kernel, if the YAML asks for it.
 
 `opaque` has what the last two share.
 """
@@ -27,8 +27,13 @@ from jaxneox.model.positions import Alibi
 
 @dataclass(frozen=True)
 class Extra:
-    """What is added to the scores, alibi or a learned bias [1, K, G, T, S]; and the numbers of the
-    documents [B, T] in a row, of which none sees another."""
+    """What changes the scores besides queries and keys.
+
+    Attributes:
+        alibi: adds its slopes times the distance.
+        bias: added to the scores, [1, K, G, T, S], learned (rpe).
+        documents_BT: the documents' numbers; no token sees another document.
+    """
 
     alibi: Alibi | None = None
     bias: jax.Array | None = None
@@ -39,7 +44,7 @@ class Extra:
         return None if self.alibi is None else self.alibi.slopes_KG
 
     def whole(self, positions_T: jax.Array) -> jax.Array | None:
-        """float32 [1, K, G, T, S]"""
+        """Compute all that is added to the scores: float32 [1, K, G, T, S], or None."""
         return self.bias if self.alibi is None else self.alibi(positions_T, positions_T)
 
 
@@ -53,8 +58,21 @@ def mix(
     cfg: AttentionConfig,
     layout: Layout,
 ) -> jax.Array:
-    """What each head reads: queries [B, T, K, G, H] of keys [B, T, K, (G,) H] and values
-    [B, T, K, H] -> [B, T, K, G, H]."""
+    """Let each head read: softmax(q k) v, by the kernel that fits.
+
+    Args:
+        q: queries [B, T, K, G, H].
+        k: keys [B, T, K, (G,) H].
+        v: values [B, T, K, H].
+        positions_T: positions in the row, in the layout's order.
+        extra: what changes the scores.
+        noise: the source of dropout masks, or None.
+        cfg: the attention's sizes, window, dropout and kernel.
+        layout: how arrays lie on the devices.
+
+    Returns:
+        [B, T, K, G, H].
+    """
     kernel = choose(cfg, q.shape[1], q.dtype, extra, noise, layout)
     if kernel == "einsum":
         mask = visible(positions_T, positions_T, cfg.window)
@@ -76,29 +94,32 @@ def choose(
     noise: Noise | None,
     layout: Layout,
 ) -> Kernel:
-    """The kernel for the devices that are traced for, and rows of this length. Raises UserError
-    where the one that the YAML asks for has not what the model needs."""
+    """Choose the kernel for rows of this length, on the platform that is traced for.
+
+    Raises:
+        UserError: the kernel that the YAML asks for cannot compute what the model needs.
+    """
     on = platform()
     drops = noise is not None and cfg.dropout > 0
-    lacks: dict[Kernel, str | None] = {
+    unsupported: dict[Kernel, str | None] = {
         "einsum": None,
         "blocked": "dropout" if drops else "learned biases" if extra.bias is not None else None,
     }
-    plain = lacks["blocked"] or ("alibi" if extra.alibi is not None else None)
-    plain = plain or opaque.lacks(cfg, layout)
+    plain = unsupported["blocked"] or ("alibi" if extra.alibi is not None else None)
+    plain = plain or opaque.unsupported(cfg, layout)
     nvidia = None if on == "gpu" else f"program for a {on}"
     full = "float32" if dtype == jnp.float32 else None
     packed = None if extra.documents_BT is None else "packed documents"
-    lacks["cudnn"] = nvidia or plain or packed or cudnn.lacks(cfg) or full
+    unsupported["cudnn"] = nvidia or plain or packed or cudnn.unsupported(cfg) or full
     google = "program for a gpu" if on == "gpu" else None  # a CPU interprets it
-    lacks["splash"] = google or plain or splash.lacks(cfg, length)
+    unsupported["splash"] = google or plain or splash.unsupported(cfg, length)
     if cfg.kernel != "auto":
-        if lack := lacks[cfg.kernel]:
-            able = ", ".join(name for name, missing in lacks.items() if missing is None)
+        if missing := unsupported[cfg.kernel]:
+            able = ", ".join(name for name, reason in unsupported.items() if reason is None)
             raise UserError(
-                f"attention_kernel: {cfg.kernel} has no {lack}, which this run needs; expected "
+                f"attention_kernel: {cfg.kernel} has no {missing}, which this run needs; expected "
                 f"auto, or one of {able}"
             )
         return cfg.kernel
     order: tuple[Kernel, ...] = ("cudnn", "blocked") if on == "gpu" else ("blocked",)
-    return next((name for name in order if lacks[name] is None), "einsum")
+    return next((name for name in order if unsupported[name] is None), "einsum")

@@ -1,10 +1,9 @@
-"""Causal attention whose scores are made block by block, and again for the backward pass: what XLA
-does best without a kernel of its own.
+"""Causal attention whose scores are made block by block, and again for the backward pass.
 
-One row of the batch after the other, and of that a block of queries with the keys that any of them
-sees: keys after the block, and before the window, cost nothing, and the scores of one block are all
-that is ever held. The backward pass makes them again from the log of the softmax's sum (Dao et al.
-2022).
+It is the fastest form in plain XLA, without a kernel of its own. It takes one row of the batch
+after the other, and of that a block of queries with the keys that any of them sees: keys after the
+block, and before the window, cost nothing, and only one block's scores are ever held. The backward
+pass makes them again from the log of the softmax's sum (Dao et al. 2022).
 """
 # B batch, T query length, S key length, K key-value heads, G query heads for each of them, H head
 # inside a row: t queries of a block, s the keys that they see
@@ -12,7 +11,7 @@ that is ever held. The backward pass makes them again from the log of the softma
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +20,26 @@ import numpy as np
 from jaxneox.config.schema import AttentionConfig
 from jaxneox.model.layout import Axes, Layout, on_devices, once
 
-BLOCKS = 8
-"""At most so many in a row: of all scores seven sixteenths are never made."""
+MAX_BLOCKS = 8
+"""Blocks of a row, at most: seven sixteenths of all scores are then never made."""
 
-LEAST = 128
-"""Queries of a block, unless there are fewer."""
+MIN_QUERIES = 128
+"""Queries of a block, at least, unless a row has fewer."""
 
 QUERIES: Axes = ("batch", "length", "kv_heads", None, None)
 ROWS: Axes = ("batch", "kv_heads", None, "length")
 
 
-class Places(NamedTuple):
-    """Positions of queries [T] and keys [S], alibi's slopes [K, G] (zeros where there are none),
-    and where a row holds several documents those of its queries [B, T] and keys [B, S], in one row
-    [T] and [S]."""
+class MaskInputs(NamedTuple):
+    """What decides, beside queries and keys, which scores count and what is added to them.
+
+    Attributes:
+        queries: positions of the queries [T].
+        keys: positions of the keys [S].
+        slopes: alibi's slopes [K, G], zeros without alibi.
+        documents: the documents' numbers of the queries [B, T] and keys [B, S] (in one row [T] and
+            [S]), or nothing if a row is one text.
+    """
 
     queries: jax.Array
     keys: jax.Array
@@ -42,7 +47,9 @@ class Places(NamedTuple):
     documents: tuple[jax.Array, ...] = ()
 
     @classmethod
-    def of(cls, queries, keys, slopes, *documents: jax.Array) -> "Places":
+    def of(
+        cls, queries: jax.Array, keys: jax.Array, slopes: jax.Array, *documents: jax.Array
+    ) -> "MaskInputs":
         return cls(queries, keys, slopes, documents)
 
     @property
@@ -57,8 +64,8 @@ class Places(NamedTuple):
 DOCUMENTS: tuple[Axes, ...] = (("batch", "length"), ("batch", None))
 
 
-class How(NamedTuple):
-    """What is static. `alibi` is False where all slopes are 0."""
+class BlockedSettings(NamedTuple):
+    """What is static while the computation is traced. `alibi` is False if all slopes are 0."""
 
     cfg: AttentionConfig
     layout: Layout
@@ -66,47 +73,64 @@ class How(NamedTuple):
 
 
 def blocked(
-    q,
-    k,
-    v,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
     positions_T: jax.Array,
     slopes_KG: np.ndarray | None,
     documents_BT: jax.Array | None,
     cfg: AttentionConfig,
     layout: Layout,
 ) -> jax.Array:
-    """What `einsum.attend` computes without dropout: queries [B, T, K, G, H], keys [B, S, K, (G,)
-    H], values [B, S, K, H] -> [B, T, K, G, H]. Positions [T] are those of the whole sequence, in
-    its order; S is T.
+    """Compute what `einsum.attend` does without dropout.
+
+    Args:
+        q: queries [B, T, K, G, H].
+        k: keys [B, S, K, (G,) H]; S is T.
+        v: values [B, S, K, H].
+        positions_T: positions of the whole sequence, in its order.
+        slopes_KG: alibi's slopes, or None.
+        documents_BT: the documents' numbers, or None.
+        cfg: the attention's sizes, window and softmax dtype.
+        layout: how arrays lie on the devices.
+
+    Returns:
+        [B, T, K, G, H].
     """
     slopes = jnp.zeros(q.shape[2:4], jnp.float32) if slopes_KG is None else slopes_KG
     documents = () if documents_BT is None else (documents_BT, documents_BT)
-    places = Places(positions_T, positions_T, jnp.asarray(slopes), documents)
-    arrays, axes = (q, k, v, *places.arrays), (QUERIES, _keys(k), _keys(v), *places.axes)
+    mask = MaskInputs(positions_T, positions_T, jnp.asarray(slopes), documents)
+    arrays, axes = (q, k, v, *mask.arrays), (QUERIES, _keys(k), _keys(v), *mask.axes)
     q, k, v, *laid = (
         jax.reshard(x, layout.activation(*names)) for x, names in zip(arrays, axes, strict=True)
     )
-    return _blocked(q, k, v, Places.of(*laid), How(cfg, layout, slopes_KG is not None))
+    return _blocked(
+        q, k, v, MaskInputs.of(*laid), BlockedSettings(cfg, layout, slopes_KG is not None)
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocked(q, k, v, places: Places, how: How):
-    return _forward(q, k, v, places, how)[0]
+def _blocked(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskInputs, settings: BlockedSettings
+) -> jax.Array:
+    return _forward(q, k, v, mask, settings)[0]
 
 
-def _forward(q, k, v, places: Places, how: How):
-    axes = (QUERIES, _keys(k), _keys(v), *places.axes)
-    run = on_devices(partial(_forward_rows, how), axes, (QUERIES, ROWS), how.layout)
-    out, log_total = run(q, k, v, *places.arrays)
-    return out, (q, k, v, places, log_total)
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskInputs, settings: BlockedSettings
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    axes = (QUERIES, _keys(k), _keys(v), *mask.axes)
+    run = on_devices(partial(_forward_rows, settings), axes, (QUERIES, ROWS), settings.layout)
+    out, log_total = run(q, k, v, *mask.arrays)
+    return out, (q, k, v, mask, log_total)
 
 
-def _backward(how: How, saved, d_out):
-    q, k, v, places, log_total = saved
-    axes = (QUERIES, _keys(k), _keys(v), ROWS, QUERIES, *places.axes)
+def _backward(settings: BlockedSettings, saved: Any, d_out: jax.Array) -> tuple[Any, ...]:
+    q, k, v, mask, log_total = saved
+    axes = (QUERIES, _keys(k), _keys(v), ROWS, QUERIES, *mask.axes)
     outputs = (QUERIES, _keys(k), _keys(v))
-    run = on_devices(partial(_backward_rows, how), axes, outputs, how.layout)
-    return *run(q, k, v, log_total, d_out, *places.arrays), None
+    run = on_devices(partial(_backward_rows, settings), axes, outputs, settings.layout)
+    return *run(q, k, v, log_total, d_out, *mask.arrays), None
 
 
 _blocked.defvjp(_forward, _backward)
@@ -116,32 +140,42 @@ def _keys(x: jax.Array) -> Axes:
     return ("batch", None, "kv_heads", *(None,) * (x.ndim - 3))
 
 
-def _forward_rows(how: How, q, k, v, *places: jax.Array):
-    """One device's part -> the output [B, T, K, G, H], the log of the softmax's sum [B, K, G, T]"""
-    whole = Places.of(*places)
+def _forward_rows(
+    settings: BlockedSettings, q: jax.Array, k: jax.Array, v: jax.Array, *mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Compute one device's output [B, T, K, G, H] and the log of the softmax's sum [B, K, G, T]."""
+    whole = MaskInputs.of(*mask)
 
-    def row(arrays):
-        part = _Part(how, whole._replace(documents=arrays[-1]))
+    def row(arrays: Any) -> tuple[jax.Array, ...]:
+        its_row = _Row(settings, whole._replace(documents=arrays[-1]))
         q, k, v = map(_by_head, arrays[:-1])
-        found = [part.forward(q, k, v, block) for block in part.blocks(q.shape[2])]
-        out, log_total = (jnp.concatenate(x, axis=2) for x in zip(*found, strict=True))
+        sums = [its_row.forward(q, k, v, block) for block in its_row.blocks(q.shape[2])]
+        out, log_total = (jnp.concatenate(x, axis=2) for x in zip(*sums, strict=True))
         return jnp.moveaxis(out, 2, 0).astype(v.dtype), log_total
 
     return jax.lax.map(row, (q, k, v, whole.documents))
 
 
-def _backward_rows(how: How, q, k, v, log_total, d_out, *places: jax.Array):
-    """-> the gradients of queries, keys and values, in their dtypes."""
-    whole = Places.of(*places)
+def _backward_rows(
+    settings: BlockedSettings,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_total: jax.Array,
+    d_out: jax.Array,
+    *mask: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """Compute one device's gradients of queries, keys and values, in their dtypes."""
+    whole = MaskInputs.of(*mask)
 
-    def row(arrays):
-        part = _Part(how, whole._replace(documents=arrays[-1]))
+    def row(arrays: Any) -> tuple[jax.Array, ...]:
+        its_row = _Row(settings, whole._replace(documents=arrays[-1]))
         q, k, v, d_out = map(_by_head, arrays[:4])
         sums = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
         d_q = []
-        for block in part.blocks(q.shape[2]):
+        for block in its_row.blocks(q.shape[2]):
             query, grad, total = (block.of(x, 2) for x in (q, d_out, arrays[4]))
-            d, *added = part.backward(block, query, grad, total, block.seen(k), block.seen(v))
+            d, *added = its_row.backward(block, query, grad, total, block.seen(k), block.seen(v))
             d_q.append(d)
             sums = tuple(
                 total.at[..., block.start : block.end, :].add(x)
@@ -153,12 +187,12 @@ def _backward_rows(how: How, q, k, v, log_total, d_out, *places: jax.Array):
         )
 
     d_q, *d_kv = jax.lax.map(row, (q, k, v, d_out, log_total, whole.documents))
-    (others,) = how.layout.activation("length")  # who has the same keys for other queries
+    (others,) = settings.layout.activation("length")  # who has the same keys for other queries
     return d_q, *(jax.lax.psum(d, others) for d in d_kv)
 
 
 class _Block(NamedTuple):
-    """Queries `first` to `last`, of which some see the keys `start` to `end`."""
+    """Queries `first` to `last`, and the keys `start` to `end` that some of them see."""
 
     first: int
     last: int
@@ -169,50 +203,55 @@ class _Block(NamedTuple):
         return jax.lax.slice_in_dim(x, self.first, self.last, axis=axis)
 
     def seen(self, x: jax.Array) -> jax.Array:
-        """[K, (G,) S, H] -> [K, (G,) s, H]"""
+        """Slice the keys [K, (G,) S, H] that the block sees: [K, (G,) s, H]."""
         return x[..., self.start : self.end, :]
 
 
-class _Part(NamedTuple):
-    """What a device computes for one row, [K, G, T, H] with [K, (G,) S, H] and [K, S, H]."""
+class _Row(NamedTuple):
+    """What a device computes for one row: q [K, G, T, H], k [K, (G,) S, H] and v [K, S, H]."""
 
-    how: How
-    places: Places
+    settings: BlockedSettings
+    mask: MaskInputs
 
     def blocks(self, length: int) -> Iterator[_Block]:
-        keys = self.places.keys.shape[0]
-        if keys != length:  # a part of the queries: which keys they see is another on each device
+        keys = self.mask.keys.shape[0]
+        if keys != length:  # a part of the queries: each device sees other keys
             yield _Block(0, length, 0, keys)
             return
-        size = max(-(-length // BLOCKS), min(LEAST, length))
+        size = max(-(-length // MAX_BLOCKS), min(MIN_QUERIES, length))
         for first in range(0, length, size):
             last = min(first + size, length)
-            window = self.how.cfg.window
+            window = self.settings.cfg.window
             yield _Block(first, last, 0 if window is None else max(0, first - window), last)
 
     def scores(self, q: jax.Array, k: jax.Array, block: _Block) -> jax.Array:
-        """float32 [K, G, t, s], the smallest number where a query does not see a key"""
-        cfg = self.how.cfg
+        """Compute scores, float32 [K, G, t, s].
+
+        They are the least number where a query does not see a key.
+        """
+        cfg = self.settings.cfg
         scores = jnp.einsum(f"KGTH,{_named(k)}->KGTS", q, k, preferred_element_type=jnp.float32) * (
             1 / math.sqrt(cfg.head_dim)
         )
         if not cfg.softmax_fp32:
             scores = scores.astype(q.dtype).astype(jnp.float32)
-        queries = block.of(self.places.queries, 0)
-        distance = queries[:, None] - self.places.keys[None, block.start : block.end]
-        if self.how.alibi:
-            slopes = self.places.slopes[:, :, None, None]
+        queries = block.of(self.mask.queries, 0)
+        distance = queries[:, None] - self.mask.keys[None, block.start : block.end]
+        if self.settings.alibi:
+            slopes = self.mask.slopes[:, :, None, None]
             scores = scores - slopes * distance[None, None].astype(jnp.float32)
         seen = distance >= 0
         if cfg.window is not None:
             seen &= distance <= cfg.window
-        if self.places.documents:
-            queries, keys = self.places.documents
+        if self.mask.documents:
+            queries, keys = self.mask.documents
             seen &= block.of(queries, 0)[:, None] == keys[None, block.start : block.end]
         return jnp.where(seen[None, None], scores, jnp.finfo(jnp.float32).min)
 
-    def forward(self, q, k, v, block: _Block) -> tuple[jax.Array, jax.Array]:
-        """-> float32 [K, G, t, H] and [K, G, t]"""
+    def forward(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, block: _Block
+    ) -> tuple[jax.Array, jax.Array]:
+        """Compute a block's output [K, G, t, H] and log of the softmax's sum [K, G, t]; float32."""
         k, v = block.seen(k), block.seen(v)
         scores = self.scores(block.of(q, 2), k, block)
         most = jnp.max(scores, axis=-1)
@@ -222,8 +261,16 @@ class _Part(NamedTuple):
         out = jnp.einsum("KGTS,KSH->KGTH", weights, v, preferred_element_type=jnp.float32)
         return out / total[..., None], most + jnp.log(total)
 
-    def backward(self, block: _Block, q, d_out, log_total, k, v):
-        """-> the gradients of q [K, G, t, H], and this block's share of those of k and v; float32.
+    def backward(
+        self,
+        block: _Block,
+        q: jax.Array,
+        d_out: jax.Array,
+        log_total: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Compute a block's gradient of q [K, G, t, H] and its share of those of k and v; float32.
 
         A block has all keys that its queries see, so that the sum over them, which the gradient of
         a softmax takes, is exact here: from a rounded output it would lose digits where attention
@@ -233,7 +280,7 @@ class _Part(NamedTuple):
         weights = jnp.exp(self.scores(q, k, block) - log_total[..., None])
         d_weights = dot("KGTH,KSH->KGTS", d_out, v)
         product = jnp.sum(once(weights * d_weights), axis=-1, keepdims=True)
-        d_scores = weights * (d_weights - product) * (1 / math.sqrt(self.how.cfg.head_dim))
+        d_scores = weights * (d_weights - product) * (1 / math.sqrt(self.settings.cfg.head_dim))
         weights, d_scores = once(weights.astype(v.dtype)), once(d_scores.astype(q.dtype))
         d_q = dot(f"KGTS,{_named(k)}->KGTH", d_scores, k)
         d_k = dot(f"KGTS,KGTH->{_named(k)}", d_scores, q)
@@ -245,5 +292,5 @@ def _named(k: jax.Array) -> str:
 
 
 def _by_head(x: jax.Array) -> jax.Array:
-    """[T, K, …, H] -> [K, …, T, H], the numbers of a head side by side in memory"""
+    """Move the heads first, [K, …, T, H], so that one head's numbers are neighbours in memory."""
     return once(jnp.moveaxis(x, 0, -2))

@@ -1,5 +1,8 @@
-"""Attention as its formula: all scores at once. What the other kernels are held against, and the
-one that has everything: dropout, learned biases, rows with positions of their own."""
+"""Attention as its formula: all scores at once.
+
+The other kernels are held against it, and it alone has everything: dropout, learned biases, rows
+with positions of their own.
+"""
 # B batch, T query length, S key length, K key-value heads, G query heads for each of them, H head
 # Z rows of positions: 1 where all rows of a batch have the same, else B
 
@@ -15,15 +18,17 @@ from jaxneox.model.positions import distances
 
 
 def visible(queries: jax.Array, keys_S: jax.Array, window: int | None) -> jax.Array:
-    """bool [Z, T, S]: a query, at [T] or [B, T], sees itself and what is before it, at most
-    `window` positions back."""
+    """Mark which keys each query sees, bool [Z, T, S]: itself and those before it.
+
+    A window limits how many positions back. Queries are at [T] or [B, T].
+    """
     distance = distances(queries, keys_S)
     seen = distance >= 0
     return seen if window is None else seen & (distance <= window)
 
 
 def same(documents_BT: jax.Array, layout: Layout) -> jax.Array:
-    """bool [B, T, S]: a query and a key are of one document."""
+    """Mark the queries and keys of one document, bool [B, T, S]."""
     keys_BS = jax.reshard(documents_BT, layout.activation("batch", None))
     return documents_BT[:, :, None] == keys_BS[:, None, :]
 
@@ -37,7 +42,7 @@ def attend(
     noise: Noise | None,
     cfg: AttentionConfig,
 ) -> jax.Array:
-    """softmax(q k / sqrt(H) + bias [Z, K, G, T, S]) v -> [B, T, K, G, H].
+    """Compute softmax(q k / sqrt(H) + bias [Z, K, G, T, S]) v, [B, T, K, G, H].
 
     The softmax itself is in float32 (of float64 in float64); the scores are rounded to the compute
     dtype before it, as in NeoX, unless `softmax_fp32` is set.

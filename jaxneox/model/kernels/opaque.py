@@ -1,4 +1,4 @@
-"""Kernels into which jax does not see: each device runs one on whole rows of its own heads."""
+"""What kernels share that jax cannot look into: each device runs one on whole rows of its heads."""
 # B batch, T length, K key-value heads, G query heads for each of them, H head
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ KEYS: Axes = ("batch", None, "kv_heads", None)
 ROWS: Axes = ("batch", None)
 
 
-def lacks(cfg: AttentionConfig, layout: Layout) -> str | None:
-    """What all of them have not."""
+def unsupported(cfg: AttentionConfig, layout: Layout) -> str | None:
+    """Name the first requested feature that none of these kernels can compute, or return None."""
     if layout.pipeline is not None:  # jax cannot differentiate them under its vmap over stages
         return "pipeline"
     if layout.parts("length") > 1:  # each device would do the work of all
@@ -32,8 +32,19 @@ def on_whole_rows(
     documents_BT: jax.Array | None,
     layout: Layout,
 ) -> jax.Array:
-    """`local` of queries [B, T, K, G, H], keys [B, T, K, (1,) H], values [B, T, K, H] and perhaps
-    numbers of documents [B, T] -> as the queries."""
+    """Run `local` on each device's whole rows.
+
+    Args:
+        local: takes queries, keys, values and perhaps the documents' numbers of one device.
+        q: queries [B, T, K, G, H].
+        k: keys [B, T, K, (1,) H].
+        v: values [B, T, K, H].
+        documents_BT: the documents' numbers, or None.
+        layout: how arrays lie on the devices.
+
+    Returns:
+        As the queries.
+    """
     k = k if k.ndim == 4 else k[:, :, :, 0]
     documents = () if documents_BT is None else (documents_BT,)
     axes = (QUERIES, KEYS, KEYS, *(ROWS for _ in documents))

@@ -2,11 +2,11 @@
 
 from jaxneox.config import resolve
 from jaxneox.parallel.mesh import whole
-from jaxneox.train.run import Plan, build_plan
+from jaxneox.train.plan import TrainPlan, build_plan
 from tests.bench.sizes import Case
 
 ONE = whole({"dp": 1})
 
 
-def plan_of(case: Case) -> Plan:
+def plan_of(case: Case) -> TrainPlan:
     return build_plan(resolve(case.keys, dp=1, vocab_size=None), ONE)

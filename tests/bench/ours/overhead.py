@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxneox.config import resolve
 from jaxneox.data.writer import IndexedWriter
-from jaxneox.train.loop import train
-from jaxneox.train.metrics import read_metrics
-from jaxneox.train.run import build_plan, start
+from jaxneox.train.loop.loop import train
+from jaxneox.train.plan import build_plan
+from jaxneox.train.reporting.metrics import read_metrics
+from jaxneox.train.run import start
 from tests.bench.clock import Seconds
 from tests.bench.ours.model import ONE
 from tests.bench.sizes import Case

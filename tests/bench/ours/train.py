@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.train.run import initial_state
-from jaxneox.train.step import Batch, build_step
+from jaxneox.train.checkpoints.restore import initial_state
+from jaxneox.train.step.step import Batch, build_step
 from tests.bench.ours.model import ONE, plan_of
 from tests.bench.sizes import Case
 

@@ -1,0 +1,111 @@
+"""The one way of every conversion: refuse, stage, move, account, certify, prove, conclude.
+
+What differs between the programs is in the `Source` and the `Target`; see `convert.checkpoint`.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from convert.checkpoint import Source, Target
+from convert.fate import Fate, check_whole
+from convert.parts import nbytes, parts_of
+from convert.proof.case import Case
+from convert.proof.certificate import certificate
+from convert.proof.conclude import conclude
+from convert.readers.digest import Digest, Digests
+from convert.writers.staging import Staging, refuse_existing
+from jaxneox.console.progress import progress, warn
+from jaxneox.errors import UserError
+
+
+def convert(
+    dst: Path,
+    read: Callable[[], Source],
+    write: Callable[[Source], Target],
+    *,
+    verify: bool,
+) -> int:
+    """Convert a checkpoint, and print what was done.
+
+    Args:
+        dst: a path where nothing is yet.
+        read: opens the source.
+        write: prepares the target of that source.
+        verify: whether to prove that both compute the same.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: the source cannot be read or the target not be written, or the target does not
+            compute the same; then it is kept under another name.
+    """
+    refuse_existing(dst)
+    source = read()
+    target = write(source)
+    with Staging(dst, target.nbytes) as folder:
+        target.start(folder)
+        notes = [*source.notes, *target.notes]
+        warn(notes)
+        fates, digests = move(source, target)
+        late = [*not_finite(source, fates, refuse=verify), *target.finish()]
+        warn(late)
+        record = certificate(source, target, dst, fates, [*notes, *late], digests)
+        case = Case.of(source.checkpoint, target.reopen()) if verify else None
+        verdict = conclude(record, case, folder, dst)
+    here, next_step = target.result(dst)
+    proved = " and how it was proved" if verify else ""
+    print(*verdict, here, f"{dst}/certificate.md   what was done{proved}", next_step, sep="\n")
+    return 0
+
+
+def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
+    """Every part from the source to the target. Returns what became of each tensor, and what was
+    read.
+
+    The checksums of the source's files are verified meanwhile: a damaged file raises UserError
+    before anything is finished.
+    """
+    model = source.checkpoint.model
+    total = nbytes(source.checkpoint.shapes, source.dtypes)
+    pool = ThreadPoolExecutor(target.at_once, "convert")
+    with Digests(source.files) as digests:
+        try:
+            with progress("converting", total) as advance:
+
+                def one(part) -> list[Fate]:
+                    digests.check()
+                    leaves, fates = source.layer(part)
+                    fates += target.write(part, leaves)
+                    advance(sum(leaf.nbytes for leaf in leaves.values()))
+                    return fates
+
+                jobs = [pool.submit(one, part) for part in parts_of(model)]
+                fates = [fate for job in jobs for fate in job.result()]
+            check_whole(fates)
+            if source.training is not None:
+                with progress("carrying over the optimizer", 2 * total) as advance:
+                    target.write_training(source.training, advance)
+            return [*fates, *source.left_out], digests.results()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def not_finite(source: Source, fates: Sequence[Fate], *, refuse: bool) -> list[str]:
+    """Name the source's tensors that hold NaN or infinity, in one line, if there are any."""
+    bad = [fate for fate in fates if fate.not_finite]
+    if not bad:
+        return []
+    named = "; ".join(f"{fate.where}: {fate.not_finite} of {fate.elements}" for fate in bad[:8])
+    more = f"; and {len(bad) - 8} tensors more" if len(bad) > 8 else ""
+    line = (
+        f"{source.path}: the source itself holds numbers that are NaN or infinite, in {len(bad)} "
+        f"tensors: {named}{more}"
+    )
+    if refuse:
+        raise UserError(
+            f"{line}. Its function cannot be compared: convert an earlier step, or copy the "
+            "numbers as they are with --no-verify"
+        )
+    return [line]

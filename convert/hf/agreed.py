@@ -1,0 +1,15 @@
+"""Settings that config.json has under several names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxneox.errors import UserError
+
+
+def agreed(said: Mapping[str, Any], default: Any) -> Any:
+    """What is said under any of several names, or the default. Raises UserError if they differ."""
+    values = list(said.values())
+    if any(value != values[0] for value in values):
+        parts = " but ".join(f"{name} is {value!r}" for name, value in said.items())
+        raise UserError(f"{parts}: they are one setting; correct config.json")
+    return values[0] if values else default

@@ -1,0 +1,27 @@
+"""transformers itself, as a user runs it."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def available() -> bool:
+    """Tell whether torch and transformers are installed."""
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
+    """int [B, T] -> float32 [B, T, V]"""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(torch.from_numpy(tokens_BT)).logits.numpy()

@@ -1,0 +1,76 @@
+"""A model of transformers as the source of a conversion."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from convert.casting import cast, chosen
+from convert.checkpoint import Source
+from convert.fate import Fate, laid_out
+from convert.hf.tokenizer import tokenizer_at, with_generation_of
+from convert.parts import Leaves, Part, layer_of
+from convert.readers.hf import PRECISION, HfCheckpoint
+from convert.tokenizers import check_rows, notes_of, tokenizer_keys
+from jaxneox.data import Tokenizer
+from jaxneox.data.companions import token_ids
+from jaxneox.errors import UserError
+
+
+class HfSource(Source):
+    """
+    Args:
+        folder: with a config.json.
+        dtype: the type in which parameters are returned, or `keep`.
+        tokenizer: a file instead of what lies beside the model.
+    """
+
+    checkpoint: HfCheckpoint
+
+    def __init__(self, folder: Path, *, dtype: str = "keep", tokenizer: Path | None = None) -> None:
+        self.checkpoint = HfCheckpoint(folder)
+        self.path = folder
+        self.title = self.checkpoint.family.architecture
+        shapes = self.checkpoint.shapes
+        self.dtypes = {name: chosen(dtype, self.checkpoint.dtype(name)) for name in shapes}
+        self.tokenizer, notes = choose_tokenizer(self.checkpoint, tokenizer)
+        keys = self.checkpoint.keys | {"precision": precision(self.dtypes)}
+        self.keys = keys | tokenizer_keys(self.tokenizer)
+        self.notes = [*self.checkpoint.warnings, *notes]
+        self.facts = {"kind": "Hugging Face", "folder": folder.name}
+        self.files = self.checkpoint.files
+        self.conversion = {"from": self.title}
+
+    def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
+        layer, leaves, fates = layer_of(part), Leaves(), []
+        for name, leaf in self.checkpoint.leaves(part).items():
+            leaves[name] = cast(name, leaf, self.dtypes[name])
+            origin = self.checkpoint.origin(name)
+            fates.append(laid_out(origin, layer, name, leaf, leaves[name]))
+        return leaves, fates
+
+
+def choose_tokenizer(model: HfCheckpoint, given: Path | None) -> tuple[Tokenizer | None, list[str]]:
+    """The given one or the one beside the model, and what there is to say where there is none."""
+    ids = token_ids(model.folder / "config.json", model.config)
+    if given is not None:
+        tokenizer = with_generation_of(tokenizer_at(given), model.folder)
+        check_rows(tokenizer, model.model.vocab_size, given)
+        return tokenizer, notes_of(tokenizer)
+    none = "the checkpoint gets no tokenizer; give one with --tokenizer FILE"
+    if ids.get("eos_token_id") is not None:
+        none += f". Generation stops at config.json's eos_token_id {ids['eos_token_id']} only then"
+    try:
+        beside = model.tokenizer
+        if beside is None:
+            return None, [f"{model.folder}: has no tokenizer that we know: {none}"]
+        check_rows(beside, model.model.vocab_size, model.folder)
+    except UserError as error:
+        return None, [f"{error}: {none}"]
+    return beside, notes_of(beside)
+
+
+def precision(dtypes: Mapping[str, np.dtype]) -> str:
+    """NeoX's name of the one type that all have, or of float32."""
+    names = {dtype.name for dtype in dtypes.values()}
+    return PRECISION[names.pop() if len(names) == 1 else "float32"]

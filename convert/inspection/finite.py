@@ -1,0 +1,81 @@
+"""Weights that hold NaN or infinity: a run that diverged, or a file that is damaged."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from convert.fate import not_finite
+from convert.inspection.facts import Facts, Use
+from convert.readers.hf import HfCheckpoint
+from convert.readers.jaxneox import JaxneoxCheckpoint
+from convert.readers.megatron import MegatronCheckpoint
+from convert.readers.neox import NeoxCheckpoint
+from convert.rules.neox import FIRST_BLOCK
+
+MOST = 1 << 30
+"""Bytes of weights that are read without being asked to."""
+
+
+class Weight(NamedTuple):
+    where: str
+    read: Callable[[], np.ndarray]
+
+
+def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> None:
+    """Name every weight that holds a number which is not finite, or say that none was read."""
+    nbytes = facts.bytes.get("weights", 0)
+    if nbytes > MOST and not whatever_size:
+        facts.notes.append(
+            f"not looked for NaN: {nbytes / 1e9:.1f} GB of weights to read; --numbers reads them"
+        )
+        return
+    for weight in weights:
+        values = weight.read()
+        if bad := not_finite(values):
+            facts.not_finite.append(f"{weight.where}: {bad} of {values.size}")
+    if facts.not_finite:
+        named, more = "; ".join(facts.not_finite[:8]), len(facts.not_finite) - 8
+        facts.problems.append(
+            f"{facts.path}: holds numbers that are NaN or infinite, in {len(facts.not_finite)} "
+            f"tensors: {named}" + (f"; and {more} tensors more" if more > 0 else "")
+        )
+
+
+def conversion(facts: Facts, command: str) -> Use:
+    """The command that converts the weights. What is not finite cannot be compared."""
+    if not facts.not_finite:
+        return Use(command, "the weights, certified")
+    return Use(f"{command} --no-verify", "the weights as they are, NaN included, unproved")
+
+
+def of_neox(source: NeoxCheckpoint) -> Iterable[Weight]:
+    for index, ranks in source.shards.items():
+        block = FIRST_BLOCK <= index < FIRST_BLOCK + source.layers
+        place = f"layer {index - FIRST_BLOCK}, " if block else ""
+        for rank, tensors in enumerate(ranks):
+            of_rank = f", rank {rank}" if len(ranks) > 1 else ""
+            for name, tensor in tensors.items():
+                yield Weight(f"{place}{name}{of_rank}", tensor.numpy)
+        source.forget(index)
+
+
+def of_hf(source: HfCheckpoint) -> Iterable[Weight]:
+    for name, tensor in source.tensors.items():
+        yield Weight(name, tensor.numpy)
+
+
+def of_megatron(source: MegatronCheckpoint) -> Iterable[Weight]:
+    for layer, ranks in source.shards.layers.items():
+        place = "" if layer is None else f"layer {layer}, "
+        for rank, tensors in enumerate(ranks):
+            of_rank = f", rank {rank}" if len(ranks) > 1 else ""
+            for name, tensor in tensors.items():
+                yield Weight(f"{place}{name}{of_rank}", tensor.numpy)
+        source.forget()
+
+
+def of_ours(source: JaxneoxCheckpoint) -> Iterable[Weight]:
+    for name in source.shapes:
+        yield Weight(name, partial(source.leaf, name))

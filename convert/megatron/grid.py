@@ -1,0 +1,88 @@
+"""The ranks and stages of Megatron-LM that a model is written for, and what they cannot compute."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from convert.megatron.consistency import share
+from convert.newer_features import newer_features
+from convert.rules.megatron import rules
+from convert.rules.rule import sizes_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+
+ACTIVATIONS = (("gelu", False), ("gelu_tanh", False), ("silu", True))
+"""And whether gated: what Megatron-LM's command line can ask for."""
+
+
+class MegatronGrid(NamedTuple):
+    tp: int
+    pp: int
+    chunks: int  # virtual stages of each stage
+    format: str  # torch, torch_dist
+
+    def __str__(self) -> str:
+        virtual = f", {self.chunks} virtual stages each" if self.chunks > 1 else ""
+        return (
+            f"tensor-model-parallel-size {self.tp}, pipeline-model-parallel-size {self.pp}"
+            f"{virtual}, ckpt-format {self.format}"
+        )
+
+
+def to_write(model: ModelConfig, tp: int) -> ModelConfig:
+    """Megatron has all biases or none, layer norms always have one, and gelu's tanh form is fused
+    with a bias."""
+    bias = model.attention.bias or model.mlp.bias or model.mlp.activation == "gelu_tanh"
+    return replace(
+        model,
+        vocab_size=-(-model.vocab_size // tp) * tp,
+        attention=replace(model.attention, bias=bias, output_bias=True),
+        mlp=replace(model.mlp, bias=bias),
+        norm=replace(model.norm, bias=model.norm.kind == "layernorm"),
+    )
+
+
+def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
+    """Raises UserError, with every reason, where Megatron-LM cannot have the model's function."""
+    tp, pp, chunks, _ = grid
+    if min(tp, pp, chunks) < 1:
+        raise UserError(f"--tp {tp} --pp {pp} --virtual {chunks}: expected numbers from 1")
+    if model.parallel_residual:
+        raise UserError(
+            "Megatron-LM has no parallel residual (gpt-j-residual), which this model has: "
+            "jaxneox convert to-hf and to-neox write it as it is"
+        )
+    a, m, p = model.attention, model.mlp, model.positions
+    reasons: dict[str, Any] = {
+        "its logits have a bias": model.logit_bias,
+        f"its norms are {model.norm.kind}": model.norm.kind not in ("layernorm", "rmsnorm"),
+        f"its positions are {p.kind}": p.kind not in ("rotary", "learned", "none"),
+        f"its learned positions begin at row {p.offset} (opt_pos_emb_offset)": (
+            p.kind == "learned" and p.offset
+        ),
+        "queries and keys are normalised (use_qk_layernorm), for all heads apart": a.qk_norm,
+        f"a token sees {a.window} before it (sliding_window_width), there all": (
+            a.window is not None
+        ),
+        f"its MLP is {'gated' if m.gated else 'not gated'} with {m.activation}; Megatron-LM has "
+        "swiglu, and gelu that is not gated": (m.activation, m.gated) not in ACTIVATIONS,
+        f"{model.num_layers} layers do not divide over {pp * chunks} stages": (
+            model.num_layers % (pp * chunks)
+        ),
+        "virtual stages need more than one stage": chunks > 1 and pp == 1,
+        f"{a.num_heads} heads do not divide over {tp} ranks": a.num_heads % tp,
+        f"{a.kv_heads} key-value heads do not divide over {tp} ranks, nor the ranks over them": (
+            a.kv_heads % tp and tp % a.kv_heads
+        ),
+        **newer_features(model),
+    }
+    written = to_write(model, tp)
+    reasons |= {
+        f"{rule.theirs} does not divide over {tp} ranks": (
+            share(rule, rule.shape(sizes_of(written)), tp) is None
+        )
+        for rule in rules(written, inside=True)
+        if rule.theirs.endswith(".weight")
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise UserError(f"Megatron-LM cannot have this model's function: {'; '.join(found)}")

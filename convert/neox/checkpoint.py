@@ -1,0 +1,116 @@
+"""A NeoX checkpoint as one model: the parameters of a merge, the function of its ranks."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from convert.checkpoint import Checkpoint, Fidelity, Logits
+from convert.neox.join import leaf_shapes, merge_part
+from convert.neox.merge import make_plan
+from convert.neox.plan import MergeChoices, MergePlan
+from convert.oracle import Forward, NeoxForward
+from convert.parts import STACKED, Leaves, Part, names_in
+from convert.readers.neox import NeoxCheckpoint
+from jaxneox.model.positions import alibi_slopes
+
+HISTORIC = {
+    "zeroth partition": MergeChoices("first", "once"),
+    "averaged": MergeChoices("mean", "once"),
+    "NeoX's converter": MergeChoices("mean", "sum"),
+}
+"""Merges that NeoX has had: one of them made LAMBADA perplexity 5.40 of 4.84."""
+
+
+class Merged(Checkpoint):
+    """What a merge makes of NeoX's ranks, computed when it is asked for and written nowhere.
+
+    Its function is that of the merged parameters.
+    """
+
+    def __init__(self, source: NeoxCheckpoint, plan: MergePlan) -> None:
+        self.source, self.plan, self.model = source, plan, plan.model
+        self.shapes = leaf_shapes(plan)
+        self._part: tuple[Part | None, Leaves] = (None, {})
+
+    def dtype(self, name: str) -> np.dtype:
+        return self.plan.dtypes[name]
+
+    def leaves(self, part: Part) -> Leaves:
+        """One part is kept, for it is often asked for again."""
+        if self._part[0] != part:
+            self._part = (part, merge_part(self.source, self.plan, part)[0])
+        return self._part[1]
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        if name.startswith(STACKED) and layer is None:
+            return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
+        outside: list[Part] = ["embedding", "head"]
+        parts = outside if layer is None else [layer]
+        return next(self.leaves(part)[name] for part in parts if names_in(part, [name]))
+
+
+class NeoxModel(Merged):
+    """The same parameters, but the function of the checkpoint's own ranks, side by side."""
+
+    @property
+    def forward(self) -> Forward:
+        return self._ranks_forward()
+
+    @property
+    def fidelity(self) -> Fidelity:
+        plan = self.plan
+        return Fidelity(frozenset(plan.rounding), plan.exact, plan.mergeable, bool(plan.folds))
+
+    @cached_property
+    def others(self) -> Mapping[str, Forward]:
+        """The merges that NeoX has had, and what its half precision made of positions."""
+        source, found = self.source, dict[str, Forward]()
+        if source.mp > 1:
+            found |= {title: merge.forward for title, merge in historic(source).items()}
+        if source.half_angles:
+            title = f"the source, its angles in {source.dtype.name} as in 2023"
+            found[title] = self._ranks_forward(source.dtype)
+        if source.half_slopes:
+            title = f"the source, its alibi slopes in {source.dtype.name}"
+            found[title] = self._ranks_forward(rounded_slopes=True)
+        return found
+
+    def program(self) -> Logits | str:
+        return "not run: GPT-NeoX itself is not here"
+
+    def _ranks_forward(
+        self, angle_dtype: DTypeLike = np.float32, *, rounded_slopes: bool = False
+    ) -> Forward:
+        source = self.source
+        exact = source.half_slopes and not rounded_slopes
+        ranks = with_exact_slopes(source) if exact else source.ranks
+        return NeoxForward(source.model, ranks, angle_dtype)
+
+
+def historic(source: NeoxCheckpoint) -> dict[str, Merged]:
+    return {
+        title: Merged(source, make_plan(source, choices)) for title, choices in HISTORIC.items()
+    }
+
+
+def with_exact_slopes(source: NeoxCheckpoint) -> Callable[[int], list[Mapping[str, np.ndarray]]]:
+    """Its ranks' tensors, but alibi's slopes as they were before they were rounded."""
+    slopes = np.asarray(alibi_slopes(source.model.attention.num_heads), np.float32)
+    name = "attention.alibi_embed.slopes"
+
+    def ranks(index: int) -> list[Mapping[str, np.ndarray]]:
+        found = source.ranks(index)
+        return [
+            {**rank, name: own} if name in rank else rank
+            for rank, own in zip(found, np.split(slopes, source.mp), strict=True)
+        ]
+
+    return ranks
+
+
+def choices_by(conversion: Mapping[str, object]) -> MergeChoices:
+    """The merge by which a converted checkpoint says that it was made; the exact one by default."""
+    named = {k: v for k, v in conversion.items() if k in ("norms", "biases", "dtype")}
+    return MergeChoices(**named)  # type: ignore[arg-type]

@@ -1,0 +1,156 @@
+"""A checkpoint's tensors held against its configuration: every contradiction, all at once."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_open import require_modules
+from convert.rules import neox
+from convert.rules.rule import sizes_of
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+
+SAID = {
+    "num_layers": lambda m: m.num_layers,
+    "hidden_size": lambda m: m.hidden_size,
+    "num_attention_heads": lambda m: m.attention.num_heads,
+    "max_position_embeddings": lambda m: m.positions.max_positions,
+}
+"""What the mp_rank files' own `args` repeat of the architecture."""
+
+
+def check_consistency(source: NeoxCheckpoint) -> None:
+    """Raises UserError with all that the files and the configuration say differently."""
+    model, folder = source.model, source.files.folder
+    problems = [*_arguments(source, model)]
+    if not problems and source.shards.keys() < neox.modules(model, source.llama_mlp).keys():
+        require_modules(source, neox.modules(model, source.llama_mlp))
+    if source.layers != model.num_layers:
+        problems.append(f"num_layers is {model.num_layers}, the files have {source.layers} blocks")
+    _raise(folder, problems)
+    _raise(folder, [*_divisions(source, model)])
+    _raise(folder, [*_tensors(source, model)])
+    _raise(folder, [*_buffers(source, model)])
+    _refuse_quirks(source, model)
+
+
+def unused(model: ModelConfig) -> tuple[str, ...]:
+    """Tensors of a block that are saved and have no effect."""
+    if not model.shared_norm:
+        return ()
+    return tuple(r.theirs for r in neox.norm("post_attention_layernorm", "", model))
+
+
+def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
+    for path, state in zip(source.files.ranks, source.states, strict=True):
+        args = state.get("args")
+        for name, of in SAID.items() if isinstance(args, Mapping) else ():
+            said = args.get(name) if args else None
+            if isinstance(said, int) and said != of(model):
+                yield f"{name} is {of(model)}, {path.name} says {said}"
+
+
+def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
+    for name, size in (("num_kv_heads", model.attention.kv_heads), ("mlp width", model.mlp.size)):
+        if size % source.mp:
+            yield f"{name} {size} does not divide over the {source.mp} ranks of the files"
+
+
+def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
+    expected = neox.modules(model, source.llama_mlp)
+    sizes = sizes_of(model, source.mp)
+    dtype = source.dtype
+    for index in sorted(expected.keys() | source.shards.keys()):
+        inner = neox.FIRST_BLOCK <= index < neox.FIRST_BLOCK + model.num_layers
+        rules = expected.get(index, ()) + (neox.shared(model) if inner else ())
+        shapes = {rule.theirs: rule.shape(sizes) for rule in rules}
+        ignored = neox.BUFFERS + (unused(model) if inner else ())
+        ranks = source.shards.get(index, [{}])
+        for rank, tensors in enumerate(ranks):
+            where = f"{_file(source, index, rank)}: "
+            for name in sorted(shapes.keys() - tensors.keys()):
+                yield f"{where}{name} {list(shapes[name])} is missing"
+            for name in sorted(tensors.keys() - shapes.keys()):
+                if name not in ignored:
+                    yield f"{where}{name} {list(tensors[name].shape)} is not in this architecture"
+            for name in sorted(tensors.keys() & shapes.keys()):
+                found = tensors[name]
+                if found.shape != shapes[name]:
+                    expect = list(shapes[name])
+                    yield f"{where}{name} is {list(found.shape)}, the configuration gives {expect}"
+                elif found.dtype != dtype:
+                    yield f"{where}{name} is {found.dtype}, the embedding {dtype}"
+
+
+def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
+    """Frequencies and slopes that were saved must be those that are computed here."""
+    wanted = {
+        "attention.rotary_emb.inv_freq": lambda: _frequencies(model),
+        "attention.alibi_embed.slopes": lambda: _slopes(model),
+    }
+    for index, ranks in source.shards.items():
+        for rank, tensors in enumerate(ranks):
+            for name, computed in wanted.items():
+                if name not in tensors:
+                    continue
+                found, expected = tensors[name].numpy(), computed()
+                if name.endswith("slopes"):
+                    expected = np.split(expected, source.mp)[rank]
+                if not as_computed(found, expected):
+                    yield (
+                        f"{_file(source, index, rank)}: {name} is not what the configuration gives "
+                        f"({found.ravel()[:3]}…, expected {expected.ravel()[:3]}…)"
+                    )
+
+
+def as_computed(found: np.ndarray, expected: np.ndarray) -> bool:
+    """To the last bits of their type: libraries take powers differently."""
+    bits = {2: 7, 4: 20, 8: 20}.get(found.itemsize)
+    return found.shape == expected.shape and np.allclose(
+        found.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
+    )
+
+
+def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:
+    """Settings by which NeoX computes what no setting of ours does."""
+    given, kind = source.given, model.positions.kind
+    if given.get("apply_query_key_layer_scaling") and kind in ("alibi", "rpe"):
+        raise UserError(
+            f"{source.files.folder}: apply_query_key_layer_scaling with {kind}: NeoX multiplies "
+            "the positions' bias by the number of the layer, which no model here does"
+        )
+    if kind == "learned" and given.get("mup_rp_embedding_mult") not in (None, 1, 1.0):
+        raise UserError(
+            f"{source.files.folder}: mup_rp_embedding_mult {given['mup_rp_embedding_mult']}: NeoX "
+            "multiplies learned positions by it, which no model here does"
+        )
+
+
+def _frequencies(model: ModelConfig) -> np.ndarray:
+    from jaxneox.model.positions import frequencies
+
+    width = int(model.attention.head_dim * model.positions.rotary_fraction)
+    return frequencies(width, model.positions.rotary_base)
+
+
+def _slopes(model: ModelConfig) -> np.ndarray:
+    from jaxneox.model.positions import alibi_slopes
+
+    return np.asarray(alibi_slopes(model.attention.num_heads), np.float32)
+
+
+def _file(source: NeoxCheckpoint, index: int, rank: int) -> str:
+    if source.engine == "sequential":
+        files = source.files.ranks or source.files.merged
+        return f"{files[rank].name}, module {index}"
+    return f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+
+
+def _raise(folder: Any, problems: list[str]) -> None:
+    if problems:
+        raise UserError(
+            f"{folder}: its tensors contradict the configuration in {len(problems)} places: "
+            + "; ".join(problems)
+        )

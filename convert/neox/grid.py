@@ -1,0 +1,53 @@
+"""The ranks and stages of NeoX that a model is cut for, and what they cannot compute."""
+
+from typing import NamedTuple
+
+from convert.newer_features import newer_features
+from jaxneox.config.schema import ModelConfig
+from jaxneox.errors import UserError
+
+
+class NeoxGrid(NamedTuple):
+    """
+    Attributes:
+        mp: model-parallel ranks.
+        pp: pipeline stages; 0 for the Sequential engine.
+        old_names: whether tensors are named as in 2023.
+    """
+
+    mp: int
+    pp: int
+    old_names: bool
+
+    def __str__(self) -> str:
+        return f"model-parallel-size {self.mp}, pipe-parallel-size {self.pp}"
+
+
+JOINT = ("layernorm", "non_parametric_layernorm")
+"""Norms that take their statistics over all heads of a rank."""
+
+
+def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
+    mp, a = grid.mp, model.attention
+    if mp < 1 or grid.pp < 0:
+        raise UserError(f"--mp {mp} --pp {grid.pp}: expected --mp from 1 and --pp from 0")
+    drops = model.parallel_residual and model.mlp.gated and not model.mlp.bias
+    reasons = {
+        "it has a bias on its logits, which NeoX has only from copies of a layernorm's bias": (
+            model.logit_bias and (model.tied_embedding or not model.norm.bias)
+        ),
+        "NeoX drops the attention of a parallel residual with a gated MLP without biases, and "
+        "this model has it": drops and not model.attention_dropped,
+        "its attention is dropped, which NeoX does only with a gated MLP without biases": (
+            model.attention_dropped and not drops
+        ),
+        f"use_qk_layernorm with {model.norm.kind} would take its statistics over each rank's own "
+        "heads: use --mp 1": a.qk_norm and mp > 1 and model.norm.kind in JOINT,
+        f"{a.kv_heads} key-value heads do not divide over {mp} ranks": a.kv_heads % mp != 0,
+        f"the MLP's width {model.mlp.size} does not divide over {mp} ranks": model.mlp.size % mp,
+        f"{model.num_layers} layers are fewer than {grid.pp} stages": (model.num_layers < grid.pp),
+        **newer_features(model),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise UserError(f"NeoX cannot have this model's function: {'; '.join(found)}")

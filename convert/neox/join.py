@@ -1,0 +1,199 @@
+"""From the ranks' shards to our leaves, one part at a time, with an account of every element."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from convert.casting import cast
+from convert.fate import Fate, bit_sum, not_finite
+from convert.neox.plan import Fold, MergePlan
+from convert.parts import STACKED, Leaves, Part
+from convert.readers.neox import NeoxCheckpoint
+from convert.rules import neox
+from convert.rules.rule import Role, Rule, Sizes, sizes_of
+from jaxneox.config.schema import ModelConfig
+
+Modules = list[tuple[int, tuple[Rule, ...]]]
+"""Indices in NeoX's Sequential, each with the rules of its tensors that are wanted."""
+
+
+def layer_of(index: int, model: ModelConfig) -> int | None:
+    """The layer of a Sequential module; None outside the blocks."""
+    layer = index - neox.FIRST_BLOCK
+    return layer if 0 <= layer < model.num_layers else None
+
+
+def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modules:
+    """The modules that a part's parameters lie in; the first block stands for what all share."""
+    rules, L = neox.modules(model, llama_mlp), model.num_layers
+    if part == "embedding":
+        shared = neox.shared(model)
+        return [(neox.EMBEDDING, rules[neox.EMBEDDING])] + [(neox.FIRST_BLOCK, shared)] * bool(
+            shared
+        )
+    if part == "head":
+        after = (neox.final_norm_index(L), neox.unembedding_index(L))
+        return [(index, rules[index]) for index in after if index in rules]
+    return [(neox.FIRST_BLOCK + part, rules[neox.FIRST_BLOCK + part])]
+
+
+def leaf_shapes(plan: MergePlan) -> dict[str, tuple[int, ...]]:
+    """Of all leaves, whole: those of blocks with the axis of layers first."""
+    L, found = plan.model.num_layers, {}
+    for part in ("embedding", 0, "head"):
+        for _, rules in modules_of(part, plan.model, plan.llama_mlp):
+            for name, shape in module_shapes(rules, plan.sizes).items():
+                found[name] = (L, *shape) if name.startswith(STACKED) else shape
+    return found
+
+
+def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Of one module's leaves, without the axis of layers."""
+    found = {}
+    for rule in rules:
+        for part in rule.parts:
+            found[part.leaf] = part.whole(sizes)
+    return found
+
+
+@np.errstate(invalid="ignore")  # numbers that are not finite are named in the account
+def merge_part(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> tuple[Leaves, list[Fate]]:
+    """A part's leaves and the account of the tensors that they were made of."""
+    leaves, fates = Leaves(), []
+    for index, rules in modules_of(part, plan.model, plan.llama_mlp):
+        made, account = merge_module(source, plan, index, rules)
+        leaves |= made
+        fates += account
+        source.forget(index)
+    return leaves, fates
+
+
+def merge_module(
+    source: NeoxCheckpoint, plan: MergePlan, index: int, rules: tuple[Rule, ...]
+) -> tuple[Leaves, list[Fate]]:
+    """The leaves of some of a module's tensors, without the axis of layers."""
+    leaves = {
+        name: np.empty(shape, plan.dtypes[name])
+        for name, shape in module_shapes(rules, plan.sizes).items()
+    }
+    ranks = shards(source, plan, index)
+    fates = []
+    for rule in rules:
+        if rule.role is Role.SPLIT:
+            fill_split(rule, ranks, leaves, plan, plan.fold(rule, index))
+        else:
+            fill_copy(rule, leaves, plan, index)
+        if rule.theirs in ranks[0]:
+            fates.append(account(rule, ranks, leaves, plan, index))
+    check_filled(leaves, rules, plan, len(ranks))
+    return leaves, fates
+
+
+def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: MergePlan, ranks: int) -> None:
+    """Raises RuntimeError, an error of this program, unless each element of ours was put once."""
+    sizes = sizes_of(plan.model, ranks)
+    put = dict.fromkeys(leaves, 0)
+    for rule in rules:
+        for rank in range(ranks) if rule.role is Role.SPLIT else [0]:
+            for part in rule.parts:
+                put[part.leaf] += leaves[part.leaf][part.region(sizes, rank)].size
+    wrong = [name for name, leaf in leaves.items() if put[name] != leaf.size]
+    if wrong:
+        raise RuntimeError(f"not every element was put once, in {', '.join(wrong)}")
+
+
+def shards(source: NeoxCheckpoint, plan: MergePlan, index: int) -> list[Mapping[str, np.ndarray]]:
+    """Of every rank; an untied unembedding that the source has not starts as its embedding."""
+    untied = index == neox.unembedding_index(plan.model.num_layers)
+    if untied and index not in source.shards:
+        return [
+            {"final_linear.weight": rank["word_embeddings.weight"]}
+            for rank in source.ranks(neox.EMBEDDING)
+        ]
+    return source.ranks(index)
+
+
+def fill_split(
+    rule: Rule,
+    ranks: list[Mapping[str, np.ndarray]],
+    leaves: Leaves,
+    plan: MergePlan,
+    fold: Fold | None,
+) -> None:
+    sizes = sizes_of(plan.model, len(ranks))
+    for rank, tensors in enumerate(ranks):
+        shard = tensors.get(rule.theirs)
+        if fold is not None:
+            shard = folded(rule, tensors, fold.ratio_RD[rank], fold.shift_RD[rank])
+        assert shard is not None
+        dtype = plan.dtypes[rule.parts[0].leaf]
+        rule.put(cast(rule.theirs, shard, dtype), leaves, sizes, rank)
+
+
+def folded(
+    rule: Rule, tensors: Mapping[str, np.ndarray], ratio_D: np.ndarray, shift_D: np.ndarray
+) -> np.ndarray:
+    """float64: W diag(ratio), or for its bias c + W shift, where c is none it is 0."""
+    name, _, kind = rule.theirs.rpartition(".")
+    weight = tensors[f"{name}.weight"].astype(np.float64)
+    if kind == "weight":
+        return weight * ratio_D
+    bias = tensors.get(rule.theirs)
+    return weight @ shift_D + (0.0 if bias is None else bias.astype(np.float64))
+
+
+def fill_copy(rule: Rule, leaves: Leaves, plan: MergePlan, index: int) -> None:
+    """A merged copy; a bias that only folding asked for is zero."""
+    leaf = rule.parts[0].leaf
+    value = plan.values.get((leaf, index), np.zeros(()))
+    leaves[leaf][...] = cast(rule.theirs, value, plan.dtypes[leaf])
+
+
+def account(
+    rule: Rule,
+    ranks: list[Mapping[str, np.ndarray]],
+    leaves: Leaves,
+    plan: MergePlan,
+    index: int,
+) -> Fate:
+    """Where the numbers of one tensor went, counted after they were put there."""
+    tensors = [rank[rule.theirs] for rank in ranks]
+    split = rule.role is Role.SPLIT
+    sizes = sizes_of(plan.model, len(ranks))
+    used_by = range(len(ranks)) if split else [0]
+    regions = [
+        leaves[part.leaf][part.region(sizes, rank)] for part in rule.parts for rank in used_by
+    ]
+    decision = plan.decision(index, rule.theirs)
+    moved = split and plan.fold(rule, index) is None
+    copied = moved and regions[0].dtype == tensors[0].dtype
+    return Fate(
+        rule.theirs,
+        index,
+        layer_of(index, plan.model),
+        len(ranks),
+        tensors[0].shape,
+        tensors[0].dtype.name,
+        " + ".join(part.leaf for part in rule.parts),
+        decision.why if decision else put_together(rule, len(ranks), folded=not moved),
+        elements=sum(tensor.size for tensor in tensors),
+        used=sum(region.size for region in regions) * (1 if split else len(ranks)),
+        changed=0 if copied else changed(rule, tensors, leaves, sizes),
+        same_bits=sum(map(bit_sum, tensors)) == sum(map(bit_sum, regions)) if copied else None,
+        drift=decision.drift if decision else None,
+        not_finite=sum(map(not_finite, tensors)),
+    )
+
+
+def put_together(rule: Rule, ranks: int, folded: bool) -> str:
+    said = "put together: each rank has a share" if ranks > 1 else "taken as it is"
+    return f"{said}, with what the rank's copy of {rule.norm} differs by" if folded else said
+
+
+def changed(rule: Rule, tensors: list[np.ndarray], leaves: Leaves, sizes: Mapping[str, int]) -> int:
+    """Elements of ours that are not the number that each rank has there."""
+    total = 0
+    for rank, tensor in enumerate(tensors):
+        ours = rule.get(leaves, sizes, rank if rule.role is Role.SPLIT else 0)
+        total += int((ours.astype(np.float64) != tensor.astype(np.float64)).sum())
+    return total

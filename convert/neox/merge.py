@@ -1,0 +1,264 @@
+"""How k ranks become one function: what is decided about every tensor that each rank has a copy of.
+
+A split tensor is put together again; there is nothing to decide. A copy is another matter, for
+copies drift apart, and what a rank does with its own is part of the function (FORMATS.md):
+
+- The biases of the two row-parallel matrices. In a parallel residual every rank adds its own
+  before the one sum over ranks: the function has their SUM. In a sequential one the bias comes
+  after the sum, and every rank has its own residual stream.
+- The norms. Each rank's own feeds that rank's shards alone, so that it can be folded into them
+  exactly: with a reference (w, b) for all ranks, rank r's matrix and bias become
+
+      W' = W diag(w_r / w)        c' = c + W (b_r - b w_r / w)
+
+- Learned positions are added to each rank's own residual stream.
+
+Ranks whose residual streams differ compute no function that one model has: the mean is taken, and
+the certificate measures what that costs.
+"""
+# D hidden, R ranks
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from convert.casting import chosen
+from convert.fate import drift_of
+from convert.neox.dtypes import FLOAT32, choose_dtypes
+from convert.neox.plan import Decision, Fold, Loss, MergeChoices, MergePlan
+from convert.readers.neox import NeoxCheckpoint
+from convert.rules import neox
+from convert.rules.rule import Role, Rule
+from jaxneox.config import parallel_of
+from jaxneox.errors import UserError
+
+Copies = dict[Rule, np.ndarray]
+"""One norm's tensors, or one bias: float64 [R, …], every rank's copy."""
+
+SAME = "one copy: all ranks have the same"
+SUM = "the sum: every rank adds its own before the sum over ranks"
+ONCE = "once: it is added after the sum over ranks"
+OF_STREAMS = "the mean: each rank's residual stream had its own"
+OF_POSITIONS = "the mean: with sequence_parallel each rank's copy had its own positions"
+NORMS = {
+    "fold": "folded into the ranks' shards: each rank's own copy is kept exactly",
+    "mean": "the ranks' mean (--norms mean), as in NeoX's own converter",
+    "first": "rank 0's (--norms first), as in NeoX's zeroth partition",
+}
+
+
+@np.errstate(invalid="ignore")  # numbers that are not finite are named when they are moved
+def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
+    """Looks at every copy. Raises UserError where no merge of any kind has the ranks' function."""
+    sliced = parallel_of(source.given).sequence_parallel
+    plan = MergePlan(
+        source.model, dict(source.keys), chosen(choices.dtype, FLOAT32), sliced, source.llama_mlp
+    )
+    _refuse_unmergeable(source)
+    for index, rules in plan.rules.items():
+        for group in _groups(rules):
+            role = group[0].role
+            copies = {rule: _copies(source, index, rule) for rule in group}
+            if role is Role.NORM:
+                _merge_norm(plan, index, copies, choices)
+            elif role is Role.BIAS:
+                _merge_bias(plan, index, copies, choices)
+            elif role is Role.COPY:
+                _take_mean(plan, index, copies)
+    _grow(plan)
+    _name_quirks(plan, source)
+    choose_dtypes(plan, source, choices.dtype)
+    return plan
+
+
+def _merge_norm(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
+    name = next(iter(copies)).parts[0].leaf.rpartition(".")[0]
+    drifted = any((c != c[0]).any() for c in copies.values())
+    fold = choices.norms == "fold" and not plan.sequence_parallel
+    why = NORMS[choices.norms]
+    loss: Loss = "none" if fold else "asked"
+    if plan.sequence_parallel and choices.norms == "fold":
+        why, loss = OF_POSITIONS, "unavoidable"
+    if not drifted:
+        why, loss = SAME, "none"
+    for rule, copies_RD in copies.items():
+        value = copies_RD[0]
+        if drifted and choices.norms != "first":
+            value = _reference(copies_RD) if fold else copies_RD.mean(axis=0)
+        plan.values[rule.parts[0].leaf, index] = value
+        _decide(plan, index, rule, why, copies_RD, loss)
+    if drifted and fold:
+        scale, bias = (
+            next((r for r in copies if r.theirs.endswith(end)), None)
+            for end in ((".weight", ".scale", ".g"), ".bias")
+        )
+        plan.folds[name, index] = _fold(plan, index, copies, scale, bias)
+
+
+def _decide(
+    plan: MergePlan, index: int, rule: Rule, why: str, copies_RD: np.ndarray, loss: Loss = "none"
+) -> None:
+    why = why if len(copies_RD) > 1 else "taken as it is: there is one rank"
+    plan.decisions.append(Decision(index, rule.theirs, why, drift_of(copies_RD), loss))
+
+
+def _fold(
+    plan: MergePlan,
+    index: int,
+    copies: Copies,
+    scale: Rule | None,
+    bias: Rule | None,
+) -> Fold:
+    """The reference is rounded first as it will be stored, so that the fold makes up for that."""
+    assert scale is not None
+    leaf = scale.parts[0].leaf
+    w_RD = copies[scale]
+    w_D = _round(plan, leaf, index)
+    ratio_RD = np.divide(w_RD, w_D, out=np.ones_like(w_RD), where=w_D != 0)
+    ratio_RD = np.broadcast_to(ratio_RD, (len(w_RD), plan.model.hidden_size))
+    if bias is None:
+        return Fold(ratio_RD, np.zeros_like(ratio_RD))
+    leaf = bias.parts[0].leaf
+    b_D = _round(plan, leaf, index)
+    return Fold(ratio_RD, copies[bias] - b_D * ratio_RD)
+
+
+def _round(plan: MergePlan, leaf: str, index: int) -> np.ndarray:
+    rounded = plan.values[leaf, index].astype(plan.reference).astype(np.float64)
+    plan.values[leaf, index] = rounded
+    return rounded
+
+
+def _reference(copies_RD: np.ndarray) -> np.ndarray:
+    """The mean, but where the copies nearly cancel: there the largest, which all can be told by."""
+    mean_D = copies_RD.mean(axis=0)
+    largest_D = np.take_along_axis(copies_RD, abs(copies_RD).argmax(axis=0)[None], axis=0)[0]
+    return np.where(abs(mean_D) < 0.5 * abs(largest_D), largest_D, mean_D)
+
+
+def _merge_bias(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
+    """The sum where NeoX adds before the all-reduce, one copy where it adds after it."""
+    parallel = plan.model.parallel_residual
+    total = parallel if choices.biases == "auto" else choices.biases == "sum"
+    for rule, copies_RD in copies.items():
+        drifted = bool((copies_RD != copies_RD[0]).any())
+        loss: Loss = "none" if total == parallel or len(copies_RD) == 1 else "asked"
+        if total:
+            value, why = copies_RD.sum(axis=0), SUM
+        elif choices.norms == "first" or not drifted:
+            value, why = copies_RD[0], ONCE
+        else:
+            value, why = copies_RD.mean(axis=0), OF_STREAMS
+        if drifted and not total and not parallel:
+            loss = "unavoidable"
+        if choices.biases != "auto":
+            why = f"{why} (as asked by --biases {choices.biases})"
+        plan.values[rule.parts[0].leaf, index] = value
+        _decide(plan, index, rule, why, copies_RD, loss)
+
+
+def _take_mean(plan: MergePlan, index: int, copies: Copies) -> None:
+    for rule, copies_RD in copies.items():
+        same = bool((copies_RD == copies_RD[0]).all())
+        plan.values[rule.parts[0].leaf, index] = copies_RD[0] if same else copies_RD.mean(axis=0)
+        loss: Loss = "none" if same else "unavoidable"
+        _decide(plan, index, rule, SAME if same else OF_STREAMS, copies_RD, loss)
+
+
+def _grow(plan: MergePlan) -> None:
+    """Biases and an unembedding that the folds need and the source's architecture has not."""
+    for (name, _), fold in plan.folds.items():
+        if name == "final_norm":
+            _set(plan, "no_weight_tying", True, tied_embedding=False)
+            if fold.shifts:
+                _set(plan, "logit_bias", True, logit_bias=True)
+        elif fold.shifts:
+            model = plan.model
+            if name == "layers.norm1" and not model.attention.bias:
+                attention = replace(model.attention, bias=True)
+                _set(plan, "use_bias_in_attn_linear", True, attention=attention)
+            feeds_mlp = name == "layers.norm2" or model.shared_norm
+            if feeds_mlp and not model.mlp.bias:
+                _set(plan, "use_bias_in_mlp", True, mlp=replace(model.mlp, bias=True))
+
+
+def _set(plan: MergePlan, key: str, value: Any, **fields: Any) -> None:
+    changed = replace(plan.model, **fields)
+    if changed == plan.model:
+        return
+    why = {
+        "no_weight_tying": "the embedding is no longer tied: the final norm's copies drifted, and "
+        "folding makes the matrix that reads it another one (--norms mean keeps the tie, at the "
+        "cost that the certificate states)",
+        "logit_bias": "the model has a bias on its logits, which NeoX and Hugging Face have not: "
+        "the copies of the final norm's bias drifted (--norms mean does without, at the cost that "
+        "the certificate states)",
+    }.get(key, f"{key} is true now: the copies of a norm's bias drifted, and folding needs a bias")
+    plan.warnings.append(why)
+    plan.model = changed
+    plan.keys[key] = value
+
+
+def _name_quirks(plan: MergePlan, source: NeoxCheckpoint) -> None:
+    plan.warnings += source.notes
+    if source.half_angles:
+        plan.warnings.append(
+            f"NeoX of 2023 computed the angles of rotary in {source.dtype.name}, in which late "
+            "positions are off; here they are right. The certificate measures the difference"
+        )
+    if source.half_slopes:
+        plan.warnings.append(
+            f"NeoX rounded alibi's slopes to {source.dtype.name} with the weights; here they are "
+            "right. The certificate measures the difference"
+        )
+    if plan.model.attention_dropped:
+        plan.warnings.append(
+            "NeoX drops the attention's output where gpt_j_residual meets a gated MLP without "
+            "biases: its weights change nothing. Imported as computed, under the key "
+            "attention_dropped"
+        )
+    if not plan.exact:
+        names = ", ".join(sorted({d.theirs for d in plan.decisions if d.loss != "none"}))
+        plan.warnings.append(
+            f"no exact merge was made of {names}: "
+            + ("another was asked for" if plan.mergeable else "there is none")
+            + "; the certificate measures the cost"
+        )
+
+
+def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
+    model, folder = source.model, source.files.folder
+    joint = model.norm.kind in ("layernorm", "non_parametric_layernorm")
+    if model.attention.qk_norm and source.mp > 1 and joint:
+        raise UserError(
+            f"{folder}: use_qk_layernorm with {model.norm.kind} takes its statistics over the "
+            f"heads of each of {source.mp} ranks; no model that is not split has that function"
+        )
+    for rule in neox.shared(model):  # saved with every block; each pipeline stage trains its own
+        first = [rank[rule.theirs] for rank in source.ranks(neox.FIRST_BLOCK)]
+        for index in range(neox.FIRST_BLOCK, neox.FIRST_BLOCK + model.num_layers):
+            found = [rank[rule.theirs] for rank in source.ranks(index)]
+            if any((a != b).any() for a, b in zip(first, found, strict=True)):
+                raise UserError(
+                    f"{folder}: {rule.theirs} of module {index} is another one than the first "
+                    "block's: the pipeline's stages trained tables of their own, and here all "
+                    "layers share one"
+                )
+
+
+def _groups(rules: tuple[Rule, ...]) -> Iterator[list[Rule]]:
+    """Copies one by one, but the tensors of one norm together."""
+    norms: dict[str, list[Rule]] = {}
+    for rule in rules:
+        if rule.role is Role.NORM:
+            norms.setdefault(rule.theirs.rpartition(".")[0], []).append(rule)
+        elif rule.role is not Role.SPLIT:
+            yield [rule]
+    yield from norms.values()
+
+
+def _copies(source: NeoxCheckpoint, index: int, rule: Rule) -> np.ndarray:
+    """float64 [R, ...]"""
+    return np.stack([rank[rule.theirs].astype(np.float64) for rank in source.ranks(index)])

@@ -1,0 +1,167 @@
+"""The keys by which a run of ours goes on as NeoX's would."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from convert.neox.join import layer_of
+from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_optimizer import NeoxOptimizer
+from convert.rules import neox
+from convert.rules.rule import Role
+from jaxneox.config.batch import ACCUMULATION, GLOBAL, MICRO, batch_config
+from jaxneox.config.check import Settings
+from jaxneox.config.optimization import optimizer_config, schedule_config
+from jaxneox.config.schema import BatchConfig
+from jaxneox.console.hints import command
+from jaxneox.optim.schedule import build_schedule
+
+Version = dict[str, bool]
+
+SCHEDULES: dict[str, Version] = {
+    "HEAD's": {"neox_compat": True, "old_lr_schedule": False},
+    "that of 2023-08 to 2026": {"neox_compat": False, "old_lr_schedule": False},
+    "that before 2023-08": {"neox_compat": False, "old_lr_schedule": True},
+}
+"""Of NeoX, by the versions that have them."""
+
+
+def training_keys(
+    source: NeoxCheckpoint, optimizer: NeoxOptimizer, summed: int, *, clean: bool
+) -> dict[str, Any]:
+    """Of the optimizer and the schedule.
+
+    With the mean of n micro-batches' gradients in place of their sum, Adam's eps and the threshold
+    of clipping are n times smaller for the same update. What DeepSpeed was told of clipping
+    decides, and Adam's own constants in the files, which NeoX loads with its moments, not the YAML.
+    """
+    block = dict(source.keys.get("optimizer") or {})
+    params = dict(block.get("params") or {}) | _constants(source, optimizer)
+    decay = params.pop("weight_decay")
+    params["eps"] /= summed
+    clipping = optimizer.clipping / summed
+    factors = {} if clean else lr_factors(source)
+    keys = {
+        "optimizer": block | {"params": params},
+        "weight_decay": decay,
+        "gradient_clipping": clipping,
+        **({"lr_factors": factors} if factors else {}),
+    }
+    if clipping and (left_out := clip_leaves_out(source, optimizer)):
+        keys["clip_leaves_out"] = left_out
+    return keys | _schedule_keys(source, optimizer, source.keys | keys)
+
+
+def _constants(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, Any]:
+    """Adam's, as the files have them; where they differ from the YAML's it is said."""
+    said = optimizer_config(Settings(source.keys))
+    named = {"betas": list(said.betas), "eps": said.eps, "weight_decay": said.weight_decay}
+    found = {name: optimizer.constants.get(name, value) for name, value in named.items()}
+    for name, value in named.items():
+        if found[name] != value:
+            optimizer.warnings.append(
+                f"Adam's {name} is {found[name]} in the optimizer's files and {value} in the YAML: "
+                "NeoX goes on with the files', and so does the run"
+            )
+    return found
+
+
+def summed_of(source: NeoxCheckpoint) -> int:
+    """The micro-batches of a step, whose gradients the pipeline engine sums."""
+    if source.engine != "pipeline":
+        return 1
+    steps = _told(source).get(ACCUMULATION)
+    return steps if isinstance(steps, int) and steps > 0 else _batch(source).accumulation
+
+
+def batch_notes(source: NeoxCheckpoint) -> Iterator[str]:
+    """Where the order of the data may go on elsewhere: sequences are counted in global batches."""
+    told, size = _told(source).get(GLOBAL), _batch(source).global_size
+    if isinstance(told, int) and told != size:
+        yield (
+            f"DeepSpeed was told of {told} sequences a step, and by the YAML they are {size}: the "
+            f"data go on as if all steps had had {size} (--config FILE.yml with another batch)"
+        )
+    known = any(isinstance(state.get("dp_world_size"), int) for state in source.states)
+    if not known and told is None and source.keys.get(GLOBAL) is None:
+        yield (
+            "neither the files nor the YAML say how many data-parallel ranks there were: taken is "
+            f"1, a global batch of {size}; give train-batch-size with --config FILE.yml"
+        )
+
+
+def _told(source: NeoxCheckpoint) -> Mapping[str, Any]:
+    """DeepSpeed's configuration, of which NeoX leaves out what is its default."""
+    told = next((state.get("ds_config") for state in source.states), None)
+    return told if isinstance(told, Mapping) else {}
+
+
+def _batch(source: NeoxCheckpoint) -> BatchConfig:
+    settings = Settings(source.keys)
+    if not (settings.given(GLOBAL) or settings.given(MICRO)):
+        settings = Settings(source.keys | {MICRO: 1})
+    return batch_config(settings, source.dp)
+
+
+def _schedule_keys(
+    source: NeoxCheckpoint, optimizer: NeoxOptimizer, keys: Mapping[str, Any]
+) -> Version:
+    """The version of NeoX whose schedule has the learning rate that the files say comes next."""
+    names = list(SCHEDULES)
+    if source.generation == "2023":
+        names.reverse()
+    if keys["gradient_clipping"] == 1.0:  # which neox_compat takes for none
+        names.remove("HEAD's")
+    end = max(optimizer.position, int(keys.get("train_iters") or 0))
+    steps = np.unique(np.linspace(optimizer.position, end, 256).astype(np.int32))
+    rates = {name: _rates(dict(keys) | SCHEDULES[name], steps) for name in names}
+    lr = optimizer.lr
+    fitting = [n for n in names if lr is None or abs(rates[n][0] - lr) <= 1e-6 * lr]
+    if not fitting:
+        optimizer.warnings.append(
+            f"the files say that the learning rate is {lr:.6e} next, and none of NeoX's "
+            "schedules has it there by these keys: the run may go on at another rate"
+        )
+        return SCHEDULES[names[0]]
+    taken, *others = fitting
+    for other in others:
+        if source.generation == "head" and SCHEDULES[other]["old_lr_schedule"]:
+            continue  # these names of tensors are younger than that schedule
+        apart = ~np.isclose(rates[taken], rates[other], rtol=1e-5, atol=0)
+        if apart.any():
+            asked = " ".join(f"{n}={str(v).lower()}" for n, v in SCHEDULES[other].items())
+            optimizer.warnings.append(
+                f"the learning rate in the files fits two of NeoX's schedules, which part by step "
+                f"{steps[apart][0]}: {taken} is taken; for {other}: "
+                f"{command('train', 'DST', '--set')} {asked.replace('_', '-')}"
+            )
+    return SCHEDULES[taken]
+
+
+def _rates(keys: Mapping[str, Any], steps: np.ndarray) -> np.ndarray:
+    settings = Settings(keys)
+    schedule = build_schedule(schedule_config(settings, settings["optimizer.params.lr"]))
+    return np.asarray(schedule(steps))
+
+
+def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
+    """One bias of ours stands for the sum of mp copies, each of which makes NeoX's whole step."""
+    if source.mp == 1 or not source.model.parallel_residual:
+        return {}
+    rules = neox.modules(source.model, source.llama_mlp)[neox.FIRST_BLOCK]
+    return {r.parts[0].leaf: float(source.mp) for r in rules if r.role is Role.BIAS}
+
+
+def clip_leaves_out(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, int]:
+    """What DeepSpeed's norm without ZeRO does not count: copies, in stages after the first."""
+    if len(optimizer.stages) < 2:
+        return {}
+    model = source.model
+    found: dict[str, int] = {}
+    for stage in optimizer.stages[1:]:
+        for index in stage:
+            for rule in neox.modules(model, source.llama_mlp).get(index, ()):
+                if rule.role is not Role.SPLIT:
+                    found.setdefault(rule.parts[0].leaf, layer_of(index, model) or 0)
+    return found

@@ -1,0 +1,18 @@
+"""What models of Hugging Face's newer families compute, and GPT-NeoX's and Megatron-LM's files of
+the kinds that are written here do not say."""
+
+from jaxneox.config.schema import ModelConfig
+
+
+def newer_features(model: ModelConfig) -> dict[str, bool]:
+    """Reasons against such files, each with whether the model has the feature."""
+    a, scaling = model.attention, model.positions.scaling
+    return {
+        f"{a.num_heads} heads of {a.head_dim} are not as wide as the hidden size "
+        f"{model.hidden_size} (head_dim)": a.num_heads * a.head_dim != model.hidden_size,
+        "each head's queries and keys are normalised, with one scale for all heads "
+        "(qk_norm_per_head)": a.qk_norm_per_head,
+        f"its rotary embedding is scaled (rope_scaling of type {scaling.type})": (
+            scaling.type != "default"
+        ),
+    }

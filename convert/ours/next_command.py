@@ -1,0 +1,60 @@
+"""Trainings from a converted checkpoint, as commands that run as they are printed.
+
+What is the user's own stands in capitals: DIR for the new run's folder, FILE for the data.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from convert.ours.unsaid import RATE, is_unsaid
+from jaxneox.config import load_yaml
+from jaxneox.console.hints import command
+from jaxneox.data.text import is_text
+
+Keys = Mapping[str, Any]
+
+STEPS = 1000
+BATCH = 8
+"""The steps, and the sequences a step, of a training of which the checkpoint says nothing."""
+
+
+def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
+    """Write the command that trains on from the weights alone.
+
+    Args:
+        run: the checkpoint's folder.
+        keys: of its configuration.
+        tokenizer: whether it has one, so that the data may be text.
+    """
+    settings = [f"train-iters={STEPS}"]
+    if is_unsaid(keys):
+        settings += [f"train-batch-size={BATCH}", f"lr={RATE:g}"]
+    if keys.get("lr_decay_iters") is not None:  # of a run that was longer or shorter
+        settings.append("lr-decay-iters=null")
+    return command("train", run, "--finetune", "--save", "DIR", *_data(tokenizer, settings))
+
+
+def go_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
+    """Write the command that continues the training whose optimizer came along."""
+    return command("train", run, *([] if _data_is_here(keys) else _data(tokenizer, [])))
+
+
+def after(dst: Path, *, optimizer: bool = False) -> str:
+    """Write the line that ends a conversion."""
+    write = go_on if optimizer else train_on
+    tokenizer = (dst / "tokenizer").is_dir()
+    return f"Next: {write(str(dst), load_yaml([dst / 'config.yml']), tokenizer=tokenizer)}"
+
+
+def _data(tokenizer: bool, settings: list[str]) -> list[str]:
+    if tokenizer:
+        return ["--set", "data-path=FILE", *settings]
+    return ["--tokens", "FILE.npz", *(["--set", *settings] if settings else [])]
+
+
+def _data_is_here(keys: Keys) -> bool:
+    paths = [keys["data_path"]] if keys.get("data_path") else keys.get("train_data_paths") or []
+    return bool(paths) and all(
+        is_text(path) or Path(f"{path}.idx").is_file() for path in map(str, paths)
+    )

@@ -1,0 +1,70 @@
+"""The logits of several functions on one text, a few sequences at a time."""
+# B batch, T length, V padded vocabulary
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two functions' logits on the same tokens; perplexities over the padded vocabulary."""
+
+    title: str
+    max_abs: float
+    relative: float
+    kl: float  # mean over positions, nats
+    perplexity: float
+
+
+class Totals:
+    """`add` batches; then `comparison` of each function with the first.
+
+    The first is the source, the second the target, the last the target with rounded streams.
+    """
+
+    def __init__(self, titles: list[str]) -> None:
+        self.titles = titles
+        self._max, self._off, self._kl, self._loss = np.zeros((4, len(titles)))
+        self._size, self._apart, self._positions, self._labels = 0.0, 0.0, 0, 0
+
+    def add(self, logits: list[np.ndarray], tokens_BT: np.ndarray) -> None:
+        """[B, T, V] of every function."""
+        source, first = log_softmax(logits[0]), logits[0]
+        self._size += float((first * first).sum())
+        self._positions += tokens_BT.size
+        self._labels += tokens_BT[:, 1:].size
+        self._apart += float(((logits[-1] - logits[1]) ** 2).sum())
+        for side, logits_BTV in enumerate(logits):
+            off, other = logits_BTV - first, log_softmax(logits_BTV)
+            self._max[side] = max(self._max[side], float(abs(off).max()))
+            self._off[side] += float((off * off).sum())
+            self._kl[side] += float((np.exp(source) * (source - other)).sum())
+            picked = np.take_along_axis(other[:, :-1], tokens_BT[:, 1:, None], axis=-1)
+            self._loss[side] -= float(picked.sum())
+
+    def perplexity(self, side: int = 0) -> float:
+        """Of each token given those before it."""
+        return float(np.exp(self._loss[side] / self._labels))
+
+    def comparison(self, side: int) -> Comparison:
+        return Comparison(
+            self.titles[side],
+            float(self._max[side]),
+            self.relative(side),
+            float(self._kl[side] / self._positions),
+            self.perplexity(side),
+        )
+
+    def shaken(self) -> float:
+        """The relative L2 distance of the last from the second."""
+        return float(np.sqrt(self._apart / (self._size or 1.0)))
+
+    def relative(self, side: int) -> float:
+        """L2 distance."""
+        return float(np.sqrt(self._off[side] / (self._size or 1.0)))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,160 @@
+"""A checkpoint as another program has to have it, with the same function.
+
+The vocabulary's rows may be fewer, or more, of zeros; and the biases that the other has and the
+checkpoint has not are zeros.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from convert.checkpoint import Checkpoint, Fidelity
+from convert.oracle import Forward
+from convert.parts import STACKED
+from jaxneox.config.schema import AttentionConfig, ModelConfig
+from jaxneox.data import Tokenizer
+
+VOCABULARY_AXIS = {"embed.tokens": 0, "unembed.weight": 1, "unembed.bias": 0}
+
+
+def refitted(model: ModelConfig, other: ModelConfig) -> ModelConfig:
+    """Return `model` with the vocabulary's rows of `other` and with all biases that it has."""
+    return replace(
+        model,
+        vocab_size=other.vocab_size,
+        attention=with_biases_of(model.attention, other.attention),
+        mlp=replace(model.mlp, bias=model.mlp.bias or other.mlp.bias),
+        norm=replace(model.norm, bias=model.norm.bias or other.norm.bias),
+    )
+
+
+def with_biases_of(attention: AttentionConfig, other: AttentionConfig) -> AttentionConfig:
+    if not other.bias:
+        return attention
+    output = attention.biased_output or other.biased_output
+    return replace(attention, bias=True, output_bias=output)
+
+
+def fit_rows(name: str, leaf: np.ndarray, rows: int) -> np.ndarray:
+    """Cut a parameter to so many rows of the vocabulary, or pad it with zeros."""
+    if name not in VOCABULARY_AXIS or leaf.shape[VOCABULARY_AXIS[name]] == rows:
+        return leaf
+    axis = VOCABULARY_AXIS[name]
+    kept = leaf[(slice(None),) * axis + (slice(rows),)]
+    more = [(0, 0)] * leaf.ndim
+    more[axis] = (0, rows - kept.shape[axis])
+    return np.pad(kept, more)
+
+
+def rows_shape(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
+    axis = VOCABULARY_AXIS.get(name)
+    return shape if axis is None else (*shape[:axis], rows, *shape[axis + 1 :])
+
+
+class Refitted(Checkpoint):
+    """`source` with the rows and the biases of `other`; its function is its own program's still."""
+
+    def __init__(self, source: Checkpoint, other: Checkpoint) -> None:
+        self._source = source
+        self.model = refitted(source.model, other.model)
+        rows = self.model.vocab_size
+        same = {name: rows_shape(name, shape, rows) for name, shape in source.shapes.items()}
+        zeros = {n: s for n, s in other.shapes.items() if n.endswith("bias") and n not in same}
+        self.shapes = same | zeros
+        self.conversion = source.conversion
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._source.dtype(name if name in self._source.shapes else "embed.tokens")
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        if name not in self._source.shapes:
+            stacked = name.startswith(STACKED) and layer is not None
+            return np.zeros(self.shapes[name][stacked:], self.dtype(name))
+        return fit_rows(name, self._source.leaf(name, layer), self.model.vocab_size)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self._source.tokenizer
+
+    @property
+    def forward(self) -> Forward:
+        return WithRows(self._source.forward, self.model.vocab_size)
+
+    @property
+    def fidelity(self) -> Fidelity:
+        return self._source.fidelity
+
+    @property
+    def others(self) -> Mapping[str, Forward]:
+        rows = self.model.vocab_size
+        return {title: WithRows(forward, rows) for title, forward in self._source.others.items()}
+
+
+class WithRows:
+    """A function whose logits are cut to so many, or padded with zeros."""
+
+    def __init__(self, forward: Forward, rows: int) -> None:
+        self._forward, self.vocab = forward, rows
+        self.layers, self.hidden = forward.layers, forward.hidden
+
+    def embed(self, tokens_BT: np.ndarray) -> np.ndarray:
+        return self._forward.embed(tokens_BT)
+
+    def layer(self, index: int, streams_RBTD: np.ndarray) -> np.ndarray:
+        return self._forward.layer(index, streams_RBTD)
+
+    def logits(self, streams_RBTD: np.ndarray) -> np.ndarray:
+        logits_BTV = self._forward.logits(streams_RBTD)[..., : self.vocab]
+        more = self.vocab - logits_BTV.shape[-1]
+        return np.pad(logits_BTV, [(0, 0), (0, 0), (0, more)]) if more else logits_BTV
+
+
+class Unshared(Checkpoint):
+    """`source`, whose one norm for both branches (gpt_j_tied) is counted twice."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        self._source = source
+        self.model = replace(source.model, shared_norm=False)
+        twice = {second(name): shape for name, shape in source.shapes.items()}
+        self.shapes = {**source.shapes, **twice}
+        self.conversion = source.conversion
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._source.dtype(first(name))
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        return self._source.leaf(first(name), layer)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self._source.tokenizer
+
+    @property
+    def forward(self) -> Forward:
+        return self._source.forward
+
+    @property
+    def fidelity(self) -> Fidelity:
+        return self._source.fidelity
+
+    @property
+    def others(self) -> Mapping[str, Forward]:
+        return self._source.others
+
+
+def first(name: str) -> str:
+    return name.replace(".norm2.", ".norm1.")
+
+
+def second(name: str) -> str:
+    return name.replace(".norm1.", ".norm2.")
+
+
+def as_other(source: Checkpoint, other: Checkpoint) -> Checkpoint:
+    """The source with the parameters that the other has to have for the same function."""
+    if refitted(source.model, other.model) != source.model:
+        source = Refitted(source, other)
+    if source.model.shared_norm and not other.model.shared_norm:
+        source = Unshared(source)
+    return source

@@ -1,0 +1,110 @@
+"""The modules of a configuration, and their parameters as one flat dictionary."""
+# D hidden, V padded vocabulary
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxneox.config.schema import ModelConfig
+from jaxneox.model.block import make_block
+from jaxneox.model.embed import Embed
+from jaxneox.model.norms import norm
+from jaxneox.model.param import initializer, param, zeros
+
+Params = dict[str, jax.Array]
+"""Arrays by dotted name; the parameters of all layers are stacked on a leading axis."""
+
+LAYERS = "layers."
+"""The prefix of the names of the layers' parameters."""
+
+
+class NeoX(nnx.Module):
+    """Declares every parameter; all mathematics is in its parts."""
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        self.embed = Embed(cfg, rngs)
+        self.layers = stack(lambda key: make_block(cfg, nnx.Rngs(key)), cfg.num_layers, rngs)
+        self.final_norm = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        self.unembed = Unembed(cfg, rngs)
+
+
+class Unembed(nnx.Module):
+    """The matrix from the last hidden state to logits, unless it is the embedding's, and a bias."""
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        init, D, V = initializer(cfg.init.method, cfg), cfg.hidden_size, cfg.vocab_size
+        tied = cfg.tied_embedding
+        self.weight = None if tied else param(rngs, ("embed", "vocab"), init, D=D, V=V)
+        self.bias = param(rngs, ("vocab",), zeros, V=V) if cfg.logit_bias else None
+
+
+def stack(make: Callable[[jax.Array], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Make `count` modules as one, whose parameters have a leading axis `layers`."""
+    keys = jax.random.split(rngs.params(), count)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(jax.random.key(0))))
+    state = jax.vmap(lambda key: nnx.state(make(key)))(keys)
+    for _, variable in nnx.to_flat_state(state):
+        variable.set_metadata(axes=("layers", *variable.get_metadata("axes")))
+    return nnx.merge(graph, state)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a configuration declares: its parameters by name, and the modules they belong to.
+
+    It translates in both directions between modules and a flat dictionary, and holds no arrays.
+    """
+
+    cfg: ModelConfig
+
+    @cached_property
+    def _modules(self) -> NeoX:
+        return nnx.eval_shape(lambda: NeoX(self.cfg, nnx.Rngs(0)))
+
+    @cached_property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The logical axes of every parameter by name."""
+        return {name: p.get_metadata("axes") for name, p in _flat(self._modules).items()}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter by name."""
+        return {name: p.shape for name, p in _flat(self._modules).items()}
+
+    def init(self, key: jax.Array) -> Params:
+        """Draw the initial parameters, float32: the same numbers on every mesh."""
+        return {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
+
+    def model(self, params: Params) -> NeoX:
+        """Build all modules with these parameters in place."""
+        return _merge(nnx.graphdef(self._modules), params)
+
+    def part(self, name: str, weights: Params) -> Any:
+        """Build one module, with those of `weights` that begin with its name.
+
+        Args:
+            name: `embed`, `layers` (then one layer, whose weights are not stacked) or `final_norm`.
+            weights: arrays by their names in the model; those of other modules are left out.
+        """
+        prefix, module = f"{name}.", getattr(self._modules, name)
+        own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+        return _merge(nnx.graphdef(module), own)
+
+
+def split_layers(params: Params) -> tuple[Params, Params]:
+    """Divide parameters into those outside the layers and those of the layers."""
+    outer = {name: w for name, w in params.items() if not name.startswith(LAYERS)}
+    return outer, {name: w for name, w in params.items() if name.startswith(LAYERS)}
+
+
+def _flat(module: nnx.Module) -> dict[str, nnx.Param]:
+    return {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
+
+
+def _merge(graph: Any, weights: Params) -> Any:
+    flat = [(tuple(name.split(".")), nnx.Param(w)) for name, w in sorted(weights.items())]
+    return nnx.merge(graph, nnx.from_flat_state(flat))

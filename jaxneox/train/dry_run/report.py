@@ -1,0 +1,72 @@
+"""The part of `--dry-run` that needs no compiler: parameters, memory and every sharding."""
+
+import math
+
+import jax
+from jax.sharding import PartitionSpec as P
+
+from jaxneox.config import describe
+from jaxneox.parallel.mesh import show
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.state import param_specs, state_specs, with_params
+
+
+def report(plan: TrainPlan) -> str:
+    matrices = f"{plan.parameters:,} parameters on a mesh of {show(plan.sizes)}"
+    pipeline = [f"pipeline: {plan.schedule}"] if plan.schedule else []
+    return "\n\n".join([describe(plan.cfg), matrices, *pipeline, memory(plan), table(plan)])
+
+
+def memory(plan: TrainPlan) -> str:
+    """Tabulate one device's bytes of what lives from step to step, and of gradients.
+
+    Activations and the compiler's temporaries come on top.
+    """
+    model, at = plan.model, param_specs(plan.model, plan.rules)
+    abstract = {n: jax.ShapeDtypeStruct(s, "float32") for n, s in model.shapes.items()}
+    state = jax.eval_shape(lambda p: with_params(plan.cfg, plan.optimizer, p), abstract)
+    specs = state_specs(model, plan.optimizer, at)
+    rows = {
+        "parameters": sum(_bytes(plan, state.params[n], at.params[n]) for n in abstract),
+        "gradients": sum(_bytes(plan, abstract[n], at.gradients[n]) for n in abstract),
+        "optimizer": sum(
+            _bytes(plan, leaf, spec)
+            for leaf, spec in zip(
+                jax.tree.leaves(state.opt_state),
+                jax.tree.leaves(specs.opt_state, is_leaf=lambda s: isinstance(s, P)),
+                strict=True,
+            )
+        ),
+    }
+    rows["together"] = sum(rows.values())
+    lines = [f"  {name:<12}{size / 2**20:>14,.2f} MiB" for name, size in rows.items()]
+    return "\n".join(["memory per device, without activations", *lines])
+
+
+def table(plan: TrainPlan) -> str:
+    """Tabulate every parameter: name, shape, logical axes, sharding at rest, bytes per device."""
+    at, model = param_specs(plan.model, plan.rules).params, plan.model
+    head = ("name", "shape", "axes", "sharding", "bytes per device")
+    rows = [head]
+    for name, shape in model.shapes.items():
+        size = _bytes(plan, jax.ShapeDtypeStruct(shape, "float32"), at[name])
+        axes = ",".join(model.axes[name])
+        rows.append((name, "x".join(map(str, shape)), axes, _spec(at[name]), f"{size:,}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _bytes(plan: TrainPlan, leaf: jax.ShapeDtypeStruct, spec: P) -> int:
+    parts = 1
+    for entry in spec.partitions:
+        for axis in (entry,) if isinstance(entry, str) else entry or ():
+            parts *= plan.sizes[axis]
+    return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
+
+
+def _spec(spec: P) -> str:
+    names = ["+".join(e) if isinstance(e, tuple) else e or "-" for e in spec]
+    return ",".join(names) if any(n != "-" for n in names) else "whole on every device"

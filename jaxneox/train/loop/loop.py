@@ -1,0 +1,170 @@
+"""The loop around the compiled step: batches in, figures and checkpoints out."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import jax
+
+from jaxneox.config.schema import Config
+from jaxneox.data import Split, prefetch
+from jaxneox.errors import UserError
+from jaxneox.hosts import messages
+from jaxneox.hosts.stopping import SharedStop
+from jaxneox.hosts.watch import mark
+from jaxneox.model import Params
+from jaxneox.train.checkpoints.saving import Saving
+from jaxneox.train.loop.intervals import evaluates_at
+from jaxneox.train.loop.profile import Trace
+from jaxneox.train.loop.tasks import Tasks
+from jaxneox.train.reporting.metrics import Figures, open_sinks
+from jaxneox.train.reporting.progress import Bar, Rate
+from jaxneox.train.reporting.reporter import Reporter
+from jaxneox.train.run import Run
+from jaxneox.train.step.feed import Feed
+from jaxneox.train.step.flops import flops_per_token, peak_flops
+from jaxneox.train.step.state import TrainState
+from jaxneox.train.step.step import Batch, Evaluation, Metrics, build_step
+
+
+class Evaluator:
+    """Computes the mean loss over eval-iters batches of a split, without dropout."""
+
+    def __init__(self, run: Run, split: Split):
+        plan = run.plan
+        self.name, self.count = f"{split}_loss", iterations(run.cfg, split)
+        self.loader = run.loader_of(split) if self.count else None
+        if self.loader is not None:
+            self.feed = Feed(self.loader, run.cfg.batch, run.mesh, plan.rules)
+        self.sums = jax.jit(Evaluation(plan.model))
+
+    def __call__(self, params: Params, first: int) -> Figures:
+        """Evaluate the batches from number `first` on; return no figure if the split is empty."""
+        if self.loader is None:
+            return {}
+        parts = []
+        for i in range(self.count):
+            mark(f"waiting for batch {i} of {self.name}", patient=i == 0)
+            parts.append(self.sums(params, self.feed(first + i)))
+        mark(f"computing {self.name}", patient=True)
+        total, weight = (sum(x.item() for x in column) for column in zip(*parts, strict=True))
+        return {self.name: total / weight if weight else float("nan")}
+
+
+def iterations(cfg: Config, split: Split) -> int:
+    """Count the batches of one evaluation; 0 if the YAML asks for none, and no data is needed."""
+    asked = {"train": False, "valid": cfg.train.do_valid, "test": cfg.train.do_test}[split]
+    return cfg.train.eval_iters * asked
+
+
+def train(run: Run) -> bool:
+    """Runs to the end, or until it is interrupted; saves either way. True if it came to the end."""
+    cfg = run.cfg
+    run.write_config()
+    with ExitStack() as stack:
+        sinks = open_sinks(cfg.log, cfg.keys, run.folder, run.step)
+        for sink in sinks:
+            stack.enter_context(closing(sink))
+        bar = stack.enter_context(closing(Bar(run.step, run.last, cfg.log, rate(run))))
+        reporter = Reporter(run, sinks, bar)
+        interrupted = stack.enter_context(interruptions())
+        saving = stack.enter_context(closing(Saving(run, reporter)))
+        stack.enter_context(jax.set_mesh(run.mesh))
+        steps(run, reporter, saving, interrupted)
+        saving.wait()
+    return run.step >= run.last
+
+
+def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
+    """Run steps until the end or an interruption; save and evaluate when it is due."""
+    cfg, plan = run.cfg, run.plan
+    step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
+    validate, test, tasks = Evaluator(run, "valid"), Evaluator(run, "test"), Tasks(run)
+    feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
+    run_step = CompiledTogether(step) if messages.count() > 1 else step
+    stop = SharedStop(run.mesh, interrupted)
+    begun = done = run.step
+    saving.before_the_first()
+    with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
+        while done < run.last and not stop():
+            early = done <= begun + 1 or run.grows_at(done)  # compiling
+            mark(f"waiting for the batch of step {done + 1}", early)
+            since = time.perf_counter()
+            try:
+                _, batch = next(batches)
+            except UserError:  # of the data; what was learned until here is not lost for it
+                if messages.count() == 1:  # the others are already inside the step
+                    saving.at_the_end(done)
+                raise
+            waited = time.perf_counter() - since
+            mark(f"in step {done + 1}", early)
+            trace.before(done + 1)
+            run.state, figures = run_step(run.state, batch)
+            done += 1
+            trace.after(done, run.state)
+            if evaluates_at(done, cfg.train):
+                with reporter.aside():
+                    first = (done // cfg.train.eval_interval - 1) * cfg.train.eval_iters
+                    figures |= validate(run.state.params, first)
+            if done == run.last and cfg.train.do_test:
+                with reporter.aside():
+                    figures |= test(run.state.params, 0)
+            if tasks.due(done):
+                with reporter.aside():
+                    scores = tasks(run.state.params, done)
+                reporter.bar.say(tasks.line(done, scores))
+                figures |= scores
+            reporter.add(done, figures | {"data_wait": waited})
+            if run.replicas and run.replicas.is_due(done):
+                with reporter.aside():
+                    run.replicas.check(run.state, done)
+            saving.after(done)
+            if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
+                break
+    reporter.flush()
+    reporter.check_that_it_learned()
+    saving.at_the_end(done)
+
+
+class CompiledTogether:
+    """A step that no process of a run begins before all have compiled it.
+
+    gloo gives the last process 30 seconds to come to the first collective.
+    """
+
+    def __init__(self, step: Any):
+        self.step = step
+        self.compiled: dict[tuple[int, ...], Any] = {}  # by the batch's shape
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        shape = batch.tokens.shape
+        if shape not in self.compiled:
+            self.compiled[shape] = self.step.lower(state, batch).compile()
+            messages.gather_all(f"compiled for {shape[0]} micro-batches")
+        return self.compiled[shape](state, batch)
+
+
+def rate(run: Run) -> Rate:
+    given = run.cfg.log.peak_tflops
+    peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
+    return Rate(flops_per_token(run.plan.model.shapes, run.cfg.model), peak)
+
+
+@contextmanager
+def interruptions() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets; a second signal ends the process as usual."""
+    event = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,114 @@
+"""What can be said of a training run without allocating anything."""
+
+import math
+from dataclasses import dataclass
+
+import optax
+
+from jaxneox.config.schema import Config, DataConfig
+from jaxneox.errors import UserError
+from jaxneox.model import Documents, Model
+from jaxneox.optim.optimizer import build_optimizer
+from jaxneox.parallel.mesh import Sizes, check_divides, whole
+from jaxneox.parallel.rules import Rules, rules_for
+from jaxneox.parallel.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A configuration on a mesh: what is known of a training run before anything is allocated.
+
+    Attributes:
+        cfg: the whole configuration.
+        sizes: devices by mesh axis.
+        rules: the shardings that follow from them.
+        model: the model's functions, laid out by the rules.
+        optimizer: the chain of optax transformations.
+    """
+
+    cfg: Config
+    sizes: Sizes
+    rules: Rules
+    model: Model
+    optimizer: optax.GradientTransformation
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(math.prod(shape) for shape in self.model.shapes.values())
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule of the pipeline's stages; None if there is only one."""
+        stages, chunks = self.sizes["pp"], self.cfg.parallel.chunks
+        return Schedule(stages, chunks, self.cfg.batch.accumulation) if stages > 1 else None
+
+
+def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
+    """Plan a training run.
+
+    Args:
+        cfg: the whole configuration.
+        sizes: devices by mesh axis; an axis that is left out has size 1.
+        eod: the tokenizer's token that ends a document, if it has one.
+
+    Raises:
+        UserError: the mesh does not divide what it splits, or a feature needs what is not there.
+    """
+    sizes = whole(sizes)
+    parallel, ring = cfg.parallel, uses_ring(cfg, sizes["cp"])
+    check_divides(sizes, cfg.model, parallel, ring)
+    rules = rules_for(sizes, parallel.zero_stage, parallel.sequence_parallel, parallel.chunks, ring)
+    model = Model(
+        cfg.model,
+        rules,
+        cfg.precision.compute,
+        cfg.remat,
+        cfg.train.z_loss,
+        cfg.precision.loss_fp32,
+        document_settings(cfg.data, eod),
+    )
+    for name, axes in model.axes.items():
+        rules.check(name, axes, model.shapes[name])
+    return TrainPlan(
+        cfg, sizes, rules, model, build_optimizer(cfg.optimizer, cfg.schedule, model.axes)
+    )
+
+
+def document_settings(data: DataConfig, eod: int | None) -> Documents | None:
+    """Say how training separates the documents that share a row; None if it does not."""
+    names = ("reset_attention_mask", "reset_position_ids")
+    asked = [name for name in names if getattr(data, name)]
+    if not asked:
+        return None
+    if eod is None:
+        raise UserError(
+            f"{asked[0]}: true, but there is no tokenizer with an <|endoftext|> token, and nothing "
+            "names another; set eod-token"
+        )
+    return Documents(eod, data.reset_attention_mask, data.reset_position_ids)
+
+
+def uses_ring(cfg: Config, cp: int) -> bool:
+    """Decide whether attention over cp passes keys and values around a ring.
+
+    A ring cannot apply dropout masks or learned biases, which are made for whole sequences.
+
+    Raises:
+        UserError: the YAML asks for a ring, and the model has one of them.
+    """
+    attention, positions = cfg.model.attention, cfg.model.positions
+    named = {
+        "attention-dropout": attention.dropout > 0,
+        "pos-emb rpe": positions.kind == "rpe",
+    }
+    unsupported = [name for name, present in named.items() if present]
+    if cp == 1:
+        return False
+    if cfg.parallel.attention == "ring" and unsupported:
+        raise UserError(
+            "context-parallel-attention: ring cannot do "
+            f"{' and '.join(unsupported)}; expected gather"
+        )
+    possible = cfg.model.seq_length % (2 * cp) == 0 and not unsupported
+    return cfg.parallel.attention == "ring" or (cfg.parallel.attention == "auto" and possible)

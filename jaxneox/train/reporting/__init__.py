@@ -1,0 +1,1 @@
+"""What a run shows: figures, progress, plots, and text."""

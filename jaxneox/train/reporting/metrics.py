@@ -1,0 +1,146 @@
+"""Where a run's figures go: one object a step in `metrics.jsonl`, TensorBoard and W&B."""
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxneox.config.schema import LogConfig
+from jaxneox.errors import UserError
+from jaxneox.hosts import messages
+
+Figures = dict[str, Any]
+
+
+class Sink(Protocol):
+    """Takes the figures of every step."""
+
+    def write(self, step: int, figures: Figures) -> None: ...
+    def close(self) -> None: ...
+
+
+class MetricsFile:
+    """`metrics.jsonl`: every step once, in order, in full precision; null for what is not finite.
+
+    If it is opened at step N it drops what an interrupted run had written beyond N.
+    """
+
+    def __init__(self, path: Path, step: int):
+        kept = [line for line in _lines(path) if _read(path, line)["step"] <= step]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+        self.file = path.open("a")
+
+    def write(self, step: int, figures: Figures) -> None:
+        finite = {k: None if _is_bad(v) else v for k, v in figures.items()}
+        try:
+            self.file.write(json.dumps({"step": step} | finite) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self.file.name}: cannot be written ({error.strerror}); make room, then run the "
+                "same command again: it continues from the last checkpoint"
+            ) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written has been reported
+            self.file.close()
+
+
+class TensorBoard:
+    """Figures for TensorBoard.
+
+    If it is opened at step N it hides what an interrupted run had written beyond N.
+    """
+
+    def __init__(self, folder: str, step: int):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "tensorboard-dir is set and tensorboardX is not installed: pip install tensorboardX"
+            ) from error
+        try:
+            self.writer = SummaryWriter(folder, purge_step=step + 1 if step else None)
+        except OSError as error:
+            raise UserError(
+                f"tensorboard-dir {folder}: cannot be written ({error.strerror})"
+            ) from error
+
+    def write(self, step: int, figures: Figures) -> None:
+        for name, value in figures.items():
+            self.writer.add_scalar(f"train/{name}", value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Wandb:
+    """Figures for Weights & Biases."""
+
+    def __init__(self, options: dict[str, Any], keys: Figures):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "use-wandb is set and wandb is not installed: pip install wandb, "
+                "or --set use-wandb=false"
+            ) from error
+        if options.get("host"):
+            os.environ.setdefault("WANDB_BASE_URL", options["host"])
+        self.run = wandb.init(
+            project=options.get("project"),
+            group=options.get("group"),
+            entity=options.get("team"),
+            name=options.get("name"),
+            config=keys,
+        )
+
+    def write(self, step: int, figures: Figures) -> None:
+        self.run.log(figures, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> list[Sink]:
+    """Open the configured sinks; of several processes only the first has any."""
+    sinks: list[Sink] = []
+    if not messages.is_first():
+        return sinks
+    if run is not None:
+        sinks.append(MetricsFile(run / "metrics.jsonl", step))
+    if log.tensorboard_dir:
+        sinks.append(TensorBoard(log.tensorboard_dir, step))
+    if log.wandb is not None:
+        sinks.append(Wandb(log.wandb, keys))
+    return sinks
+
+
+def read_metrics(path: Path) -> list[Figures]:
+    return [_read(path, line) for line in _lines(path)]
+
+
+def _read(path: Path, line: str) -> Figures:
+    try:
+        figures = json.loads(line)
+        int(figures["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        begin = line.strip()[:40]
+        raise UserError(
+            f"{path}: {begin!r} is not the figures of a step; move the file away"
+        ) from error
+    return figures
+
+
+def _lines(path: Path) -> list[str]:
+    """Read the whole lines: a killed run may have left half of one at the end."""
+    text = path.read_text() if path.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _is_bad(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

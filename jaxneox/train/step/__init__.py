@@ -1,0 +1,1 @@
+"""The compiled step: its state, its batches, and what it costs."""

@@ -1,0 +1,53 @@
+"""Cuts a loader's rows into a batch on the devices."""
+# G global batch, A accumulation steps, B sequences of one of them, T length, R rows read here
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from jaxneox.config.schema import BatchConfig
+from jaxneox.data import Loader
+from jaxneox.parallel.rules import Rules
+from jaxneox.train.step.step import Batch
+
+
+class Feed:
+    """The batch of any step, cut into accumulation steps and split over dp.
+
+    Consecutive rows of the global batch make one accumulation step, and within it one replica's
+    micro-batch, as in NeoX. `first` is the run's step at which the loader's step 0 is due.
+
+    Each process reads only the rows of which its own devices hold a part, each of them once.
+    """
+
+    def __init__(
+        self, loader: Loader, batch: BatchConfig, mesh: Mesh, rules: Rules, first: int = 0
+    ):
+        self.loader, self.first = loader, first
+        self.sequences = batch.global_size // batch.accumulation  # sequences at a time
+        self.sharding = NamedSharding(mesh, rules.activation(None, "batch", None))
+        self.cut = functools.cache(self._cut)
+
+    def _cut(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Number the rows of a global batch, cut, and list those that are read here."""
+        rows_AB = np.arange(size).reshape(-1, self.sequences)
+        held: Any = self.sharding.addressable_devices_indices_map((*rows_AB.shape, 1))
+        return rows_AB, np.unique([row for at in held.values() for row in rows_AB[at[:2]].flat])
+
+    def __call__(self, step: int) -> Batch:
+        rows_AB, rows_R = self.cut(self.loader.sizes.size(step - self.first))
+        tokens_RT, weights_RT = self.loader.read(step - self.first, rows_R.tolist())
+        if weights_RT is None:
+            weights_RT = np.ones((len(tokens_RT), tokens_RT.shape[1] - 1), np.float32)
+
+        def lay(read_RT: np.ndarray) -> jax.Array:
+            def shard(at: Any) -> np.ndarray:
+                return read_RT[np.searchsorted(rows_R, rows_AB[at[:2]])][..., at[2]]
+
+            shape = (*rows_AB.shape, read_RT.shape[-1])
+            return jax.make_array_from_callback(shape, self.sharding, shard)
+
+        return Batch(lay(tokens_RT), lay(weights_RT))

@@ -1,0 +1,72 @@
+"""How many floating-point operations a token costs, and how many a device could do."""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+
+from jaxneox.config.schema import ModelConfig
+
+# Dense bfloat16 peaks of one device in FLOP/s, from the makers' data sheets.
+PEAKS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "TPU v3": 61.5e12,  # one core of a chip
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> int:
+    """Count the parameters that are multiplied with every token.
+
+    These are all but the tables that are looked up and an attention that is dropped. A tied
+    embedding counts, since it is multiplied as the unembedding.
+    """
+    idle = {"embed.positions"} | (set() if cfg.tied_embedding else {"embed.tokens"})
+    if cfg.attention_dropped:
+        idle |= {name for name in shapes if name.startswith("layers.attention.")}
+    return sum(math.prod(shape) for name, shape in shapes.items() if name not in idle)
+
+
+def flops_per_token(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> float:
+    """Count the operations of a token, forward and backward.
+
+    They are 6 for each parameter that is multiplied, and 12 T for each layer's width of heads
+    (Chowdhery et al. 2022, appendix B; the causal half is not taken off).
+    """
+    width = cfg.attention.num_heads * cfg.attention.head_dim
+    attending = 0 if cfg.attention_dropped else cfg.num_layers
+    attention = 12 * attending * width * cfg.seq_length
+    return 6.0 * matrix_parameters(shapes, cfg) + attention
+
+
+def peak_flops(devices: list[jax.Device]) -> float | None:
+    """Return the peak FLOP/s of all devices together; None for a kind that the table lacks.
+
+    A CPU's peak is measured, since virtual devices share it.
+    """
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        return measured_peak()
+    known = [peak for name, peak in PEAKS.items() if kind.startswith(name)]
+    return len(devices) * known[0] if known else None
+
+
+def measured_peak(size: int = 1024) -> float:
+    """Time a few float32 matrix products on one device, a tenth of a second, and take the best."""
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        return time.perf_counter() - start
+
+    return 2 * size**3 / min(seconds() for _ in range(5))

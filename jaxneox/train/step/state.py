@@ -1,0 +1,101 @@
+"""Everything that a run carries from step to step, and how each of its arrays is sharded."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxneox.config.schema import Config
+from jaxneox.model import Model, Params
+from jaxneox.parallel.rules import Rules
+from jaxneox.train.step.scaler import Scale, initial_scale
+
+Specs = dict[str, P]
+
+
+class TrainState(NamedTuple):
+    """The parameters, the optimizer's state and the counts of a run.
+
+    The names of its fields are those in checkpoints. `step` counts batches seen, `skipped` those
+    without an update, `streak` those skipped in a row until now.
+    """
+
+    params: Params
+    opt_state: optax.OptState
+    scale: Scale
+    step: jax.Array  # int32 []
+    skipped: jax.Array  # int32 []
+    streak: jax.Array  # int32 []
+
+
+class ParamSpecs(NamedTuple):
+    """The shardings of parameters, and of arrays that are like them, by parameter name.
+
+    Attributes:
+        params: of parameters at rest.
+        in_step: of parameters in a step of several micro-batches.
+        gradients: of gradients while micro-batches add them up.
+        updates: of moments, and of parameters while they are updated.
+    """
+
+    params: Specs
+    in_step: Specs
+    gradients: Specs
+    updates: Specs
+
+
+def param_specs(model: Model, rules: Rules) -> ParamSpecs:
+    """Apply the rules to every parameter."""
+
+    def specs(rule: Callable[[str, tuple[str, ...], tuple[int, ...]], P]) -> Specs:
+        return {name: rule(name, axes, model.shapes[name]) for name, axes in model.axes.items()}
+
+    kinds = (rules.parameter, rules.in_step, rules.gradient, rules.optimizer)
+    return ParamSpecs(*map(specs, kinds))
+
+
+def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updates: Specs) -> Any:
+    """Make a tree of PartitionSpecs like the optimizer's state.
+
+    What has a parameter's name and shape is sharded as its update is; counts, and the row and
+    column sums of factored optimizers, are whole on every device.
+    """
+    abstract = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in model.shapes.items()}
+
+    def spec(path: Any, leaf: Any) -> P:
+        names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+        name = names[-1] if names else ""
+        return updates[name] if model.shapes.get(name) == leaf.shape else P()
+
+    return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(optimizer.init, abstract))
+
+
+def state_specs(model: Model, optimizer: optax.GradientTransformation, at: ParamSpecs) -> Any:
+    """Make a TrainState of PartitionSpecs."""
+    whole: Any = P()
+    params: Any = at.params
+    opt_state = optimizer_specs(model, optimizer, at.updates)
+    return TrainState(params, opt_state, Scale(whole, whole, whole), whole, whole, whole)
+
+
+def on_mesh(mesh: Mesh, specs: Any) -> Any:
+    """Turn a tree of PartitionSpecs into shardings of one mesh."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda s: isinstance(s, P)
+    )
+
+
+def new_state(cfg: Config, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+    """Make the state of step 0 from the seed alone: the same numbers on every mesh."""
+    params = model.init(jax.random.key(cfg.train.seed))
+    return with_params(cfg, optimizer, params)
+
+
+def with_params(cfg: Config, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    scale = initial_scale(cfg.precision.loss_scale)
+    counts = (jnp.zeros((), jnp.int32) for _ in range(3))  # each an array of its own, to be donated
+    return TrainState(params, optimizer.init(params), scale, *counts)
