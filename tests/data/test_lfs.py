@@ -1,4 +1,4 @@
-"""A clone without git-lfs has pointers in place of data and tokenizers: they are refused by name."""
+"""What Git LFS and git-annex leave in place of a file, instead of data: refused by its name."""
 
 from pathlib import Path
 
