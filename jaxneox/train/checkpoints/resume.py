@@ -23,7 +23,7 @@ VISIBLE_WITHIN = (
 )
 
 TOKENS = "tokens file"  # an order by name
-MAX_CHANGES = 8  # of the data, said one by one
+MAX_CHANGES = 8  # of the data, listed one by one
 
 # What may change between two runs of one model: its function of a sequence is the same.
 MAY_CHANGE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
