@@ -9,6 +9,7 @@ from convert.megatron.grid import MegatronGrid
 from convert.megatron.target import IMPLEMENTATIONS, MegatronTarget
 from convert.ours.source import JaxneoxSource
 from jaxneox.console.execute import entry_point
+from jaxneox.console.extras import require
 from jaxneox.console.parser import Parser
 
 
@@ -43,6 +44,7 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
+    require("torch", "writing Megatron-LM's files")
     grid = MegatronGrid(args.tp, args.pp, args.virtual, args.format)
     return convert(
         args.dst,

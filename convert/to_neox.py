@@ -8,6 +8,7 @@ from convert.neox.grid import NeoxGrid
 from convert.neox.target import NeoxTarget
 from convert.ours.source import JaxneoxSource
 from jaxneox.console.execute import entry_point
+from jaxneox.console.extras import require
 from jaxneox.console.parser import Parser
 from jaxneox.errors import UserError
 
@@ -47,6 +48,7 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
+    require("torch", "writing NeoX's files")
     grid = grid_of(args)
     return convert(
         args.dst,

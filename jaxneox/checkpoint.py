@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import zlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -152,7 +153,7 @@ def _restore_by_name(location: Location, item: str, abstract: Tree) -> Tree:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Silence Orbax's warning that an item has no metadata, which the step's folder has."""
     logger = logging.getLogger("absl")
     before = logger.level
@@ -164,7 +165,7 @@ def _quiet():
 
 
 @contextlib.contextmanager
-def _readable(location: Location, item: str):
+def _readable(location: Location, item: str) -> Iterator[None]:
     """Turn errors of a damaged item into Damaged, and others into UserError.
 
     Nothing is put aside that merely cannot be read here.

@@ -12,8 +12,10 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 # What each part may import of the project, besides itself, errors and console.
 BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
+BELOW["data"] = {"config", "lfs"}
 BELOW["preprocess"] = {"config", "data"}
-BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["foreign"] = set()
+BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["lfs"] = set()
+BELOW["foreign"] = {"lfs"}
 BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
@@ -31,7 +33,7 @@ OPENS_CONVERT = {"jaxneox.cli"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}
-CONVERT_MAY |= {"literal", "run_folder", "saver"}
+CONVERT_MAY |= {"lfs", "literal", "run_folder", "saver"}
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
     "convert.ours.program": {""},  # runs the program that a user will run

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import jaxneox
-from jaxneox import checkpoint, damage
+from jaxneox import checkpoint, damage, saver
 from jaxneox.errors import UserError
 from jaxneox.foreign import foreign, refuse_foreign
 from jaxneox.run_folder import find, on_disk
@@ -88,7 +88,7 @@ def test_parts_that_were_never_made_one_are_made_one(run: Path) -> None:
 def test_a_save_without_its_manifest_is_no_save(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "literal", lambda path: path.resolve())
+    monkeypatch.setattr(saver, "literal", lambda path: path.resolve())
     line = error(write_yaml(folder, train_iters=2), *ONE, "--save", tmp_path / "exp[1]")
     assert "exp[1]/step_2/params: was saved without manifest.ocdbt" in line
 

@@ -10,7 +10,6 @@ from convert.megatron.grid import MegatronGrid
 from convert.parts import Leaves, Part
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.writers.megatron import LegacyWriter, TorchDistWriter
-from jaxneox.console.extras import require
 
 IMPLEMENTATIONS = ("local", "transformer_engine")
 
@@ -26,7 +25,6 @@ class MegatronTarget(Target):
     def __init__(
         self, source: Source, grid: MegatronGrid, implementation: str, dtype: str = "keep"
     ) -> None:
-        require("torch", "writing Megatron-LM's files")
         self._source, self._grid, self._implementation = source, grid, implementation
         self._export = Export(source.checkpoint, grid, dtype)
         self.notes = self._export.notes

@@ -17,7 +17,6 @@ from convert.parts import Leaves, Part
 from convert.readers.neox_open import open_neox
 from convert.writers.neox import NeoxWriter
 from jaxneox.config.keys.further import OURS
-from jaxneox.console.extras import require
 from jaxneox.data import Tokenizer
 
 
@@ -31,7 +30,6 @@ class NeoxTarget(Target):
     """
 
     def __init__(self, source: Source, grid: NeoxGrid, dst: Path, dp: int = 1) -> None:
-        require("torch", "writing NeoX's files")
         self._source, self._grid, self._dst, self._dp = source, grid, dst, dp
         self._split = Split(source.checkpoint, grid)
         self._tokenizer, notes = self._its_tokenizer(source)

@@ -1,4 +1,8 @@
-"""NeoX's YAML keys and what they mean: files -> keys -> `Settings` -> a frozen `Config`."""
+"""NeoX's YAML keys and what they mean.
+
+`load_yaml` reads files into one dictionary of keys, `Settings` checks the keys and is asked for the
+parts of a run, and its `resolve` builds the whole run, a frozen `Config`.
+"""
 
 from jaxneox.config.describe import describe, saved_keys
 from jaxneox.config.merge import load_yaml

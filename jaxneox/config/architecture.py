@@ -1,4 +1,4 @@
-"""The model that the keys describe: NeoX's derived sizes and names.
+"""Build the model that the keys describe, with the sizes and names that NeoX derives.
 
 Sources: megatron/neox_arguments/arguments.py (calculate_derived, validate_values), megatron/
 tokenizer/tokenizer.py (padding), megatron/model/transformer.py (ParallelMLP, rotary width) and
@@ -33,7 +33,15 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 
 def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
-    """Raises UserError for sizes that do not fit together."""
+    """Build the model.
+
+    Args:
+        settings: the checked keys.
+        padded_vocab: rows of the embedding.
+
+    Raises:
+        UserError: a size is missing, or the sizes do not fit together.
+    """
     num_layers = settings.needed("num_layers")
     attention = _attention(settings)
     _check_attention_types(settings, num_layers)
@@ -66,9 +74,18 @@ def _check_dropout(settings: CheckedKeys, name: str) -> None:
 
 
 def padded_vocab(tokenizer: TokenizerConfig, vocab_size: int | None) -> int:
-    """Rows of the embedding: the least multiple of divisible_by * model_parallel that holds all.
+    """Return the rows of the embedding.
 
-    The YAML's model parallel size counts, not the mesh's, so that a model is the same on any mesh.
+    They are the least multiple of `divisible_by` x `model_parallel` that holds all tokens, where
+    `padded_size` does not give them. The YAML's model parallel size counts, not the mesh's, so that
+    a model is the same on any mesh.
+
+    Args:
+        tokenizer: the keys of the tokenizer.
+        vocab_size: the tokens that it has, or None where it is not at hand.
+
+    Raises:
+        UserError: the number is not known, or the tokenizer has more tokens than rows.
     """
     padded = tokenizer.padded_size
     if padded is None:
@@ -97,7 +114,10 @@ def _check_attention_types(settings: CheckedKeys, num_layers: int) -> None:
 
 
 def _expanded(attention_config: list[Any] | None, num_layers: int) -> list[str]:
-    """`[[[a, b], 2], [[c], 1]]` is a b a b c; `all` repeats a pattern over every layer."""
+    """Return the attention type of each layer.
+
+    `[[[a, b], 2], [[c], 1]]` stands for a, b, a, b, c, and `all` repeats a pattern to the end.
+    """
     if attention_config is None:
         return ["global"] * num_layers
     if all(isinstance(entry, str) for entry in attention_config):
@@ -144,9 +164,9 @@ def _attention(settings: CheckedKeys) -> AttentionConfig:
     )
 
 
-def _nearest_divisor(number: int, wanted: int) -> int:
+def _nearest_divisor(number: int, target: int) -> int:
     divisors = (d for d in range(1, number + 1) if number % d == 0)
-    return min(divisors, key=lambda d: abs(d - wanted))
+    return min(divisors, key=lambda d: abs(d - target))
 
 
 def _mlp(settings: CheckedKeys) -> MlpConfig:
@@ -167,7 +187,7 @@ def _mlp(settings: CheckedKeys) -> MlpConfig:
 
 
 def _llama_size(settings: CheckedKeys) -> int:
-    """Width of a branch in NeoX's LLaMAParallelMLP of 2023-05 to 2024-09."""
+    """Return the width of a branch of NeoX's LLaMAParallelMLP of 2023-05 to 2024-09."""
     for name in ("expansion_factor", "mlp_multiple_of"):
         if settings.given(name):
             raise UserError(f"{name}: mlp_type llama has none: set intermediate_size, or swiglu")
@@ -178,10 +198,11 @@ def _llama_size(settings: CheckedKeys) -> int:
 
 
 def _mlp_size(settings: CheckedKeys, gated: bool) -> int:
-    """Width of one branch; a gated MLP has two of a third each, so that its parameters are equal.
+    """Return the width of one branch.
 
-    NeoX rounds the two matrices apart, and fails where the second's width, which is this one, is
-    not half of the first's.
+    A gated MLP has two branches of a third of the width, so that it has as many parameters. NeoX
+    rounds the two matrices apart, and fails where the second's width, which is this one, is not
+    half of the first's.
     """
     hidden = settings["hidden_size"]
     size = settings["intermediate_size"]

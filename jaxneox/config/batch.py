@@ -1,10 +1,9 @@
-"""How many sequences a step takes, and how they are cut: global = micro * accumulation * dp."""
+"""Build the batch: how many sequences a step takes, where global = micro * accumulation * dp."""
 
 import math
-from typing import Any
 
 from jaxneox.config.check import CheckedKeys
-from jaxneox.config.schema import BatchConfig, Config
+from jaxneox.config.schema import BatchConfig
 from jaxneox.errors import UserError
 
 GLOBAL = "train_batch_size"
@@ -16,9 +15,13 @@ DROP_LAST = "drop_last_samples"
 
 
 def batch_config(settings: CheckedKeys, dp: int) -> BatchConfig:
-    """Derives what is not given, as DeepSpeed does; raises UserError where it does not come out.
+    """Build the batch for `dp` data parallel devices, deriving what is not given as DeepSpeed does.
 
-    An accumulation that is not given is derived only where the global size is given, else it is 1.
+    An accumulation that is not given is derived only where the global size is given; otherwise it
+    is 1.
+
+    Raises:
+        UserError: the sizes are missing, do not divide each other or contradict each other.
     """
     total, micro, steps = _cut(settings, dp)
     ramp = _ramp(settings[RAMP], total, micro * dp)
@@ -26,7 +29,7 @@ def batch_config(settings: CheckedKeys, dp: int) -> BatchConfig:
 
 
 def _ramp(given: list[int] | None, total: int, together: int) -> tuple[int, int, int] | None:
-    """`rampup_batch_size`: from a first size by equal steps to the whole batch."""
+    """Return start, increment and samples of a batch that grows by equal steps."""
     if given is None:
         return None
     expected = "[start, increment, samples], such as [32, 32, 100000]"
@@ -46,7 +49,7 @@ def _ramp(given: list[int] | None, total: int, together: int) -> tuple[int, int,
 
 
 def _cut(settings: CheckedKeys, dp: int) -> tuple[int, int, int]:
-    """The global batch, the micro-batch and the accumulation steps."""
+    """Return the global batch, the micro-batch and the accumulation steps."""
     total = settings[GLOBAL]
     micro = settings[MICRO]
     steps = settings[ACCUMULATION] if settings.given(ACCUMULATION) else None
@@ -65,21 +68,6 @@ def _cut(settings: CheckedKeys, dp: int) -> tuple[int, int, int]:
     if total % known or (micro and steps and total != known):
         raise _contradiction(total, micro, steps, dp)
     return total, micro or total // known, steps or total // known
-
-
-def portable_keys(config: Config) -> dict[str, Any]:
-    """The run's keys such that they mean the same global batch and model under any dp.
-
-    How the batch was cut for these devices is left out, but for the size that a device bore.
-    """
-    cut_here = {MICRO, "batch_size", ACCUMULATION, "gas"}
-    keys = {name: value for name, value in config.keys.items() if name not in cut_here}
-    return keys | {
-        GLOBAL: config.batch.global_size,
-        LARGEST_MICRO: config.batch.micro,
-        DROP_LAST: config.batch.drop_last,
-        "padded_vocab_size": config.model.vocab_size,
-    }
 
 
 def _largest_micro(total: int, limit: int, dp: int) -> int:

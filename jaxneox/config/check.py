@@ -1,4 +1,4 @@
-"""Keys held against the table: names, types and refusals; and the values that are then in force."""
+"""Check keys against the table: their names, their types, and what is refused."""
 
 import dataclasses
 import difflib
@@ -127,14 +127,14 @@ Settings = CheckedKeys  # the name by which convert and train.origin import it
 
 
 def stands_for(alias: str, value: Any) -> Any:
-    """Return the value that an alias gives to the key for which it stands; None is none."""
+    """Return the value that an alias gives to the key for which it stands, or None for no value."""
     fate = KEYS[alias].fate
     assert isinstance(fate, Alias)
     return value if fate.by is same else fate.by(typed(alias, value, KEYS[alias].kind))
 
 
 def _words(value: Any) -> Iterator[str]:
-    """The texts in a value, or in its lists at any depth."""
+    """Yield the texts in a value, or in its lists at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -143,7 +143,7 @@ def _words(value: Any) -> Iterator[str]:
 
 
 def refuse_unknown(keys: Mapping[str, Any]) -> None:
-    """Raises UserError with every unknown name, each with the nearest known one."""
+    """Raise UserError with every unknown name, each with the nearest known one."""
     unknown = list(_unknown(keys, ""))
     if unknown:
         names = ", ".join(f"{name}{_nearest(name)}" for name in unknown)
@@ -173,9 +173,12 @@ def _nearest(name: str) -> str:
 
 
 def typed(name: str, value: Any, kind: Kind) -> Any:
-    """`value` as `kind`; YAML 1.1 reads 1e-5 as text, which is a number where one is wanted.
+    """Return a key's value as the type of its row.
 
-    Raises UserError when it is no such thing.
+    YAML 1.1 reads 1e-5 as text, which is taken for a number where the key's type is one.
+
+    Raises:
+        UserError: the value is of another type.
     """
     if isinstance(kind, Number):
         number = _number(name, value, kind.of, kind)
@@ -195,7 +198,7 @@ def typed(name: str, value: Any, kind: Kind) -> Any:
     return value
 
 
-def _number(name: str, value: Any, wanted: type, kind: Kind) -> Any:
+def _number(name: str, value: Any, of: type, kind: Kind) -> Any:
     if isinstance(value, str):
         try:
             value = float(value)
@@ -203,7 +206,7 @@ def _number(name: str, value: Any, wanted: type, kind: Kind) -> Any:
             raise _wrong(name, value, kind) from None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _wrong(name, value, kind)
-    if wanted is float:
+    if of is float:
         return float(value)
     if value != int(value):
         raise _wrong(name, value, kind)

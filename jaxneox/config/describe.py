@@ -1,15 +1,15 @@
-"""A resolved configuration in plain lines, and the keys that are saved with a run."""
+"""Show a resolved configuration in plain lines, and choose the keys that are saved with a run."""
 
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from jaxneox.config.batch import portable_keys
+from jaxneox.config.batch import ACCUMULATION, DROP_LAST, GLOBAL, LARGEST_MICRO, MICRO
 from jaxneox.config.schema import Config
 
 
 def describe(config: Config) -> str:
-    """One line a value, `model.hidden_size  512`, in the order of the schema."""
+    """Return one line for each value, such as `model.hidden_size  512`, in the schema's order."""
     rows = list(_rows(config, ""))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
@@ -26,8 +26,17 @@ def _rows(config: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def saved_keys(config: Config) -> dict[str, Any]:
-    """What is written to RUN/config.yml: the user's keys, with what the devices decided resolved.
+    """Return the keys that are written to RUN/config.yml.
 
-    Loaded again under any dp that divides the global batch, they give the same batch and model.
+    They are the user's, but for how the batch was cut for these devices: of that only the size that
+    a device bore is kept. Loaded again under any data parallel size that divides the global batch,
+    they give the same batch and the same model.
     """
-    return portable_keys(config)
+    cut_here = {MICRO, "batch_size", ACCUMULATION, "gas"}
+    keys = {name: value for name, value in config.keys.items() if name not in cut_here}
+    return keys | {
+        GLOBAL: config.batch.global_size,
+        LARGEST_MICRO: config.batch.micro,
+        DROP_LAST: config.batch.drop_last,
+        "padded_vocab_size": config.model.vocab_size,
+    }

@@ -1,4 +1,4 @@
-"""Prints docs/configuration.md: `python -m jaxneox.config.docs > docs/configuration.md`."""
+"""Make docs/configuration.md: `python -m jaxneox.config.docs > docs/configuration.md`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,18 +16,19 @@ A run is configured by GPT-NeoX's own YAML files. Several merge into one set of 
 `-` or `_`, in YAML or in the JSON-like style with trailing commas, comments and Python's `True`. A
 key that is given twice, in either spelling, in one file or in two, is an error. `--set key=value`
 and `--set block.key=value` override single keys; `null` unsets one. `A` is also found as `A.yml`.
-The comma that is missing at the end of a line before a quoted key (Pythia-12B's YAML has one such
-line) is supplied with a warning.
+Where the comma at the end of a line before a quoted key is missing, as once in Pythia-12B's YAML,
+it is supplied with a warning.
 
 Every key has exactly one fate:
 
-- **used**: it sets the named field of `jaxneox.config.schema.Config`;
+- **used**: it sets the named field of `jaxneox.config.schema.Config`, alone or together with other
+  keys, or it is another name of a key that does;
 - **needless**: any value is accepted and changes nothing, for the reason given;
 - **refused**: any value but a harmless one (the default, `null`, `false`, a block with
   `enabled: false`) is an error, with the reason given.
 
-An unknown key is an error that names the nearest known one. A number that YAML 1.1 reads as text
-(`1e-5`) is a number where one is wanted.
+An unknown key is an error that names the nearest known one. A number that YAML 1.1 reads as text,
+such as `1e-5`, is accepted where a number is expected.
 
 ## Derived values
 
@@ -72,8 +73,8 @@ Not reproduced, with or without it:
 
 - `gpt_j_residual` with `use_bias_in_mlp: false` and a gated activation: NeoX drops the attention's
   output altogether; here it is added, unless `attention_dropped` is true.
-- A row-parallel bias under `gpt_j_residual`: NeoX adds one copy per model parallel rank; here there
-  is one bias, added once.
+- A row-parallel bias under `gpt_j_residual`: NeoX adds one copy for each model parallel rank; here
+  there is one bias, added once.
 - `use_qk_layernorm` under tensor parallelism: NeoX normalises over each rank's own heads; here it
   is over all of them, as in NeoX on one rank.
 - The pipeline engine's gradients, which NeoX sums over the micro-batches of a step, are averaged.
@@ -122,7 +123,7 @@ Given by two names, a setting must have the same value twice.
 
 
 def page() -> str:
-    """The whole page, in Markdown."""
+    """Return the whole page, in Markdown."""
     names = _table(("key", "stands for"), [(_code(a), _code(b)) for a, b in ALIASES.items()])
     sections = [f"## {title}\n\n{_section(section)}" for title, section in SECTIONS.items()]
     return _HEAD + "\n".join([names, *sections])

@@ -1,4 +1,4 @@
-"""The one fate of a YAML key: it sets a field, it is needless here, or it is refused.
+"""The one fate of a YAML key: it is used, as it sets a field, or it is needless, or it is refused.
 
 `jaxneox.config.keys` is a table of these, one row a key. The fields of a configuration, the
 refusals and docs/configuration.md are all made from it.
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Number:
-    """An int or a float within limits."""
+    """The type of a key whose value is an int or a float within limits."""
 
     of: type[int | float]
     least: float
@@ -26,7 +26,7 @@ class Number:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list whose entries all have one type."""
+    """The type of a key whose value is a list with entries of one type."""
 
     of: type[int | float | str]
 
@@ -112,7 +112,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class Needless:
-    """Any value is accepted and changes nothing; when `told`, a value but the default is noted."""
+    """Any value is accepted and changes nothing; with `told`, any but the default is noted."""
 
     why: str
     told: bool = False
@@ -120,7 +120,7 @@ class Needless:
 
 @dataclass(frozen=True)
 class Refused:
-    """Only a harmless value passes: the default, null, false, a block that is off, or `fine`."""
+    """Only harmless values are accepted: the default, null, a block that is off, and `fine`."""
 
     why: str
     fine: tuple[Any, ...] = ()
@@ -166,7 +166,7 @@ def refused(kind: Kind, default: Any, why: str, *fine: Any) -> Key:
 
 
 def is_off(key: Key, value: Any) -> bool:
-    """Whether a refused key's value asks for nothing."""
+    """Tell whether a refused key's value asks for nothing."""
     assert isinstance(key.fate, Refused)
     if isinstance(value, dict) and value.get("enabled") is False:
         return True

@@ -1,4 +1,4 @@
-"""NeoX's YAML files, read strictly and merged into one dict of keys with `_`.
+"""Read NeoX's YAML files strictly, and merge them into one dictionary of keys with `_`.
 
 NeoX reads YAML 1.1, mostly written like JSON with trailing commas, comments and Python's `True`.
 """
@@ -21,12 +21,12 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 def spelled(name: Any) -> str:
-    """The one spelling of a key: `hidden-size` and `hidden_size` are the same key."""
+    """Return the one spelling of a key: `hidden-size` and `hidden_size` are the same key."""
     return str(name).strip().replace("-", "_")
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML whose mappings have one spelling and no duplicates."""
+    """A loader of safe YAML whose mappings have one spelling of each key and no duplicates."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         self._refuse_duplicates(node)
@@ -56,30 +56,36 @@ class _Duplicate(Exception):
 
 
 def load_yaml(paths: Sequence[str | pathlib.Path]) -> dict[str, Any]:
-    """Reads and merges YAML files; keys at every depth are spelled with `_`.
+    """Read and merge YAML files.
 
-    A path without its `.yml` is found too, and a shipped file by its name. Raises UserError, naming
-    the file and the line, for a missing or broken file and for a key given twice, in either
-    spelling, in one file or in two.
+    Args:
+        paths: files, with or without their `.yml`, or names of shipped ones.
+
+    Returns:
+        The keys, spelled with `_` at every depth.
+
+    Raises:
+        UserError: a file is missing or broken, or a key is given twice, in either spelling, in one
+            file or in two. The message names the file and the line.
     """
     merged: dict[str, Any] = {}
-    places: dict[str, str] = {}
+    first_lines: dict[str, str] = {}
     for given in paths:
         path = find_config(given)
         keys, lines = _read(path)
         for name, value in keys.items():
-            place = f"{path}:{lines.get(name, 1)}"
+            line = f"{path}:{lines.get(name, 1)}"
             if name in merged:
                 raise UserError(
-                    f"{place}: {name} was already set at {places[name]}: keep one of the two"
+                    f"{line}: {name} was already set at {first_lines[name]}: keep one of the two"
                 )
             merged[name] = value
-            places[name] = place
+            first_lines[name] = line
     return merged
 
 
 def parse_value(text: str) -> Any:
-    """One YAML value, as on the right of `--set key=value`; raises UserError when it is broken."""
+    """Parse a YAML value, as in `--set key=value`; raise UserError if it is broken."""
     try:
         return _parse(text)[0]
     except yaml.YAMLError as error:
@@ -89,7 +95,7 @@ def parse_value(text: str) -> Any:
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """A file's keys, and the line of each."""
+    """Return a file's keys, and the line of each."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         keys, root = _parse_repaired(text, path)
@@ -114,7 +120,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _parse_repaired(text: str, path: pathlib.Path) -> tuple[Any, Any]:
-    """Supplies the comma that is forgotten at the end of a line (as in Pythia-12B's YAML)."""
+    """Parse YAML, and supply commas that are missing at the ends of lines, as in Pythia-12B's."""
     contents = (line.strip() for line in text.splitlines())
     if next((line for line in contents if line and line[0] != "#"), "").startswith("{"):
         text = text.replace("\t", " ")  # JSON may indent with tabs, YAML may not
@@ -130,7 +136,7 @@ def _parse_repaired(text: str, path: pathlib.Path) -> tuple[Any, Any]:
 
 
 def _comma_forgotten(text: str, mark: yaml.Mark, context: str) -> bool:
-    """Whether a quoted key starts a new line where a comma or the end was expected."""
+    """Tell whether a quoted key starts a new line where a comma or the end was expected."""
     starts_line = not text[: mark.index].rpartition("\n")[2].strip()
     quoted_key = re.match(r'"[\w-]+"\s*:', text[mark.index :])
     return context == "while parsing a flow mapping" and starts_line and quoted_key is not None

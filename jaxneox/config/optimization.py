@@ -1,4 +1,4 @@
-"""Precision, optimizer and schedule from NeoX's keys and DeepSpeed's blocks.
+"""Build precision, optimizer and schedule from NeoX's keys and DeepSpeed's blocks.
 
 Sources: megatron/neox_arguments/arguments.py and megatron/training.py (get_optimizer,
 get_learning_rate_scheduler) of GPT-NeoX ea7aefd8; deepspeed/runtime/fp16/loss_scaler.py.
@@ -36,7 +36,12 @@ _TUNABLE = set.union(*_PARAMS.values())
 
 
 def precision_config(settings: CheckedKeys) -> PrecisionConfig:
-    """Raises UserError when `precision` and the fp16 and bf16 blocks ask for different things."""
+    """Build the precision.
+
+    Raises:
+        UserError: `precision` and the fp16 and bf16 blocks ask for different things, or the loss
+            scale is one that float16 cannot have.
+    """
     asked = {name: dtype for name, dtype in _asked(settings).items() if dtype is not None}
     if len(set(asked.values())) > 1:
         parts = " but ".join(f"{name} asks for {dtype}" for name, dtype in asked.items())
@@ -56,8 +61,8 @@ def precision_config(settings: CheckedKeys) -> PrecisionConfig:
 
 def _asked(settings: CheckedKeys) -> dict[str, str | None]:
     for block, dtype in (("fp16", "fp16"), ("bf16", "bfloat16")):
-        said = settings["precision"] == dtype or settings.given(f"{block}.enabled")
-        if settings[block] and not said:
+        decided = settings["precision"] == dtype or settings.given(f"{block}.enabled")
+        if settings[block] and not decided:
             raise UserError(f"{block}: enabled is missing: write enabled: true or false")
     # in old versions of NeoX, and so in some Pythia YAMLs, this block could mean bfloat16
     block_type = "fp16" if settings["neox_compat"] else settings["fp16.type"]
@@ -93,7 +98,7 @@ def _loss_scale(settings: CheckedKeys) -> LossScaleConfig:
 
 
 def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
-    """Raises UserError for a parameter that the optimizer does not have."""
+    """Build the optimizer; raise UserError for a parameter that it does not have."""
     named = settings["optimizer.type"]
     kind: Any = _KINDS.get(named, named)
     if kind != named:
@@ -162,7 +167,7 @@ def _momentum(settings: CheckedKeys, kind: str) -> float:
 
 
 def _below_1(settings: CheckedKeys, name: str) -> float:
-    """A share of the past that a running mean keeps: of 1 or more nothing would ever fade."""
+    """Return the share of the past that a running mean keeps; with 1 or more nothing would fade."""
     share = float(settings[f"optimizer.params.{name}"])
     if share >= BELOW_1:
         raise UserError(f"optimizer.params.{name}: found {share:g}, expected a number below 1")
@@ -193,7 +198,7 @@ def _grad_clip(settings: CheckedKeys) -> float:
 
 
 def schedule_config(settings: CheckedKeys, lr: float) -> ScheduleConfig:
-    """Raises UserError when min_lr is above lr or the warm-up outlasts the decay."""
+    """Build the schedule; raise UserError if min_lr is above lr or the warm-up is too long."""
     decay_iters = _decay_iters(settings)
     min_lr = settings["min_lr"]
     if settings.given("decay_lr_to"):

@@ -1,4 +1,4 @@
-"""`--set key=value`: single keys over the YAML's, typed as YAML, dotted inside blocks."""
+"""Put the values of `--set key=value` over those of the YAML; keys inside blocks have dots."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,14 @@ DATA_PATHS = (
 
 
 def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """A copy of `keys` with each `key=value` or `block.key=value` put in; null unsets a key.
+    """Return a copy of the keys with each assignment put in.
 
-    A setting with several names has the new value by whichever the YAML calls it. Raises UserError
-    for what is not of that form and for a name that is unknown.
+    Args:
+        keys: the YAML's. A setting with several names gets the new value whichever of them it has.
+        assignments: each `key=value` or `block.key=value`, with a YAML value; null unsets a key.
+
+    Raises:
+        UserError: an assignment has another form, or its key is unknown.
     """
     result = deepcopy(dict(keys))
     for assignment in assignments:
@@ -44,7 +48,7 @@ def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, 
 
 
 def _take_one_kind_of_data(keys: dict[str, Any], given: set[str]) -> None:
-    """Data that is set takes the place of the YAML's, also where that names it otherwise."""
+    """Let data that is set take the place of the YAML's, also where that names it by other keys."""
     for ours, others in ((DATA_PATHS[:1], DATA_PATHS[1:]), (DATA_PATHS[1:], DATA_PATHS[:1])):
         replaced = [name for name in others if keys.get(name) is not None]
         chosen = [name for name in ours if name in given and keys.get(name) is not None]

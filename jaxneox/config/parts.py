@@ -1,9 +1,9 @@
-"""One part of a configuration, for callers that have keys and need nothing else of them."""
+"""Build one part of a configuration, for callers that need nothing else of their keys."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from jaxneox.config.batches import DataRun
+from jaxneox.config.data_schema import DataRun
 from jaxneox.config.schema import (
     Config,
     ModelConfig,
@@ -32,7 +32,7 @@ def model_of(keys: Keys, *, vocab_size: int | None) -> ModelConfig:
 
 
 def parallel_of(keys: Keys) -> ParallelConfig:
-    """Build what the keys say of the mesh."""
+    """Build what the keys ask of the mesh."""
     return Settings(keys).parallel
 
 

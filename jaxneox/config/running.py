@@ -1,4 +1,4 @@
-"""Data, checkpoints, logs and length of a run from NeoX's keys."""
+"""Build the parts of a run that are neither its model nor its optimization."""
 
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.fates import at_least_1
@@ -16,7 +16,7 @@ _SPLITS = ("train", "valid", "test")
 
 
 def data_config(settings: CheckedKeys) -> DataConfig:
-    """Raises UserError when data_path and the three lists are mixed, or lengths differ."""
+    """Build the data; raise UserError if data_path and the lists are mixed, or lengths differ."""
     named = [split for split in _SPLITS if settings[f"{split}_data_paths"]]
     missing = [split for split in _SPLITS if split not in named]
     if named and missing:
@@ -47,6 +47,7 @@ def _check_blend(settings: CheckedKeys, split: str) -> None:
 
 
 def log_config(settings: CheckedKeys) -> LogConfig:
+    """Build the logs; raise UserError if the profile ends before it starts."""
     first, last = settings["profile_step_start"], settings["profile_step_stop"]
     if settings["profile"] and first > last:
         raise UserError(f"profile_step_start {first} is after profile_step_stop {last}")
@@ -69,7 +70,7 @@ def log_config(settings: CheckedKeys) -> LogConfig:
 
 
 def remat_config(settings: CheckedKeys) -> RematConfig:
-    """`remat_policy` where it is given, else full or none as checkpoint_activations says."""
+    """Build the rematerialization: `remat_policy`, or what checkpoint_activations asks for."""
     policy = settings["remat_policy"]
     if policy == "none" and settings["checkpoint_activations"]:
         raise UserError(
@@ -80,14 +81,17 @@ def remat_config(settings: CheckedKeys) -> RematConfig:
 
 
 def generation_config(settings: CheckedKeys) -> GenerationConfig:
-    """Without an output file texts are printed; the key's default is the file that NeoX writes."""
+    """Build the generation of text.
+
+    Texts are printed where no output file is given; the key's default is the file that NeoX writes.
+    """
     given = settings.given("sample_output_file")
     output_file = settings["sample_output_file"] if given else settings["genfile"]
     return settings.fill(GenerationConfig, "generation", output_file=output_file)
 
 
 def parallel_config(settings: CheckedKeys) -> ParallelConfig:
-    """Raises UserError for a ZeRO stage that is missing or that there is not."""
+    """Build what the YAML asks of the mesh; raise UserError for a missing or unknown ZeRO stage."""
     if settings["zero_optimization"] and not settings.given("zero_optimization.stage"):
         raise UserError("zero_optimization: stage is missing: set it to 0, 1, 2 or 3")
     stage = settings["zero_optimization.stage"]
@@ -97,6 +101,9 @@ def parallel_config(settings: CheckedKeys) -> ParallelConfig:
 
 
 def tokenizer_config(settings: CheckedKeys) -> TokenizerConfig:
-    """The model parallel size of the YAML is part of the rule by which the vocabulary is padded."""
+    """Build the tokenizer's part.
+
+    The model parallel size belongs to it as well, since the vocabulary is padded to a multiple.
+    """
     parts = at_least_1(settings["model_parallel_size"])
     return settings.fill(TokenizerConfig, "tokenizer", model_parallel=parts)

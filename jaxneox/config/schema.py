@@ -1,4 +1,4 @@
-"""What a run is, as frozen values. `resolve` makes them from NeoX's keys; nothing else does.
+"""The parts of a run as frozen values, which `Settings` builds from NeoX's keys.
 
 Every part of the program takes the one sub-config that it needs. Derived values are properties;
 what can be checked without a mesh or a tokenizer is checked in `__post_init__`.
@@ -7,7 +7,7 @@ what can be checked without a mesh or a tokenizer is checked in `__post_init__`.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxneox.config.batches import (
+from jaxneox.config.data_schema import (
     BatchConfig,
     DataConfig,
     DataRun,
@@ -82,7 +82,7 @@ Kernel = Literal["auto", "einsum", "blocked", "cudnn", "splash"]
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """N = kv_heads * group query heads; query head n reads key-value head n // group."""
+    """There are kv_heads * group query heads, and query head n reads key-value head n // group."""
 
     num_heads: int
     kv_heads: int
@@ -118,7 +118,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class MlpConfig:
-    """`out = down(activation(gate(x)) * up(x))` when gated, else `down(activation(up(x)))`."""
+    """The MLP is `down(activation(gate(x)) * up(x))` if gated, else `down(activation(up(x)))`."""
 
     size: int
     activation: Activation = "gelu"
@@ -166,7 +166,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossScaleConfig:
-    """DeepSpeed's loss scaler: static, or dynamic when `static` is None."""
+    """The loss scale is `static`, or DeepSpeed's dynamic one where that is None."""
 
     static: float | None = None
     initial: float = 2.0**16
@@ -211,7 +211,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """What the YAML asks of the mesh; `--mesh` may override the sizes."""
+    """What the YAML asks of the mesh; `--mesh` overrides the sizes."""
 
     tp: int = 1
     pp: int = 1
@@ -224,7 +224,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class RematConfig:
-    """Activation checkpointing: which values of a layer the backward pass finds again."""
+    """Activation checkpointing: which values of a layer the backward pass computes again."""
 
     policy: Literal["none", "full", "dots"] = "none"
 
@@ -257,7 +257,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What `jaxneox.generate` does; training makes nothing of it."""
+    """How `jaxneox generate` writes text; training does not use it."""
 
     kind: str | None = None  # text_gen_type
     temperature: float = 0.0

@@ -4,8 +4,8 @@ from functools import cached_property
 
 from jaxneox.config.architecture import model_config, padded_vocab
 from jaxneox.config.batch import batch_config
-from jaxneox.config.batches import DataRun
 from jaxneox.config.check import CheckedKeys
+from jaxneox.config.data_schema import DataRun
 from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
 from jaxneox.config.running import (
     data_config,

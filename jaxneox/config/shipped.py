@@ -1,4 +1,4 @@
-"""The configurations that come with the package, found by name."""
+"""Find the configurations that come with the package by their names."""
 
 import difflib
 from pathlib import Path
@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def folder() -> Path:
-    """Find their folder: inside an installed package, at the top of a clone."""
+    """Find the folder of the configurations: in an installed package, or at the top of a clone."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parent / "configs"
 

@@ -1,6 +1,6 @@
 """Builds the loader of a run's split from its configuration."""
 
-from jaxneox.config.batches import DataConfig, DataRun
+from jaxneox.config.data_schema import DataConfig, DataRun
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import Loader, SampleLoader

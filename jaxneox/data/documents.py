@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxneox.errors import UserError
+from jaxneox.lfs import refuse_pointer
 
 KINDS = {
     "lines": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"),
@@ -113,8 +114,15 @@ def input_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     """List a file, or all files of a folder that can be read, sorted.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or one is a Git LFS pointer.
     """
+    files = _readable_files(path)
+    for file in files:
+        refuse_pointer(file)
+    return files
+
+
+def _readable_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     root = pathlib.Path(path)
     if root.is_dir():
         files = sorted(p for p in root.rglob("*") if kind_of(p) and p.is_file())

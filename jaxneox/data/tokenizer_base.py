@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import NONE, Added, Companions
 from jaxneox.errors import UserError
+from jaxneox.lfs import refuse_pointer
 
 EOD = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -212,8 +213,9 @@ def existing(path: str, key: str) -> Path:
     """Return the path of a file that `key` names.
 
     Raises:
-        UserError: it does not exist.
+        UserError: it does not exist, or is a Git LFS pointer.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; {key} must be the path of a file here")
+    refuse_pointer(Path(path))
     return Path(path)

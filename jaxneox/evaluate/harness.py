@@ -71,13 +71,13 @@ class Adapter(TemplateLM):
     def tokenizer_name(self) -> str:
         return self.own.fingerprint()
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any):
+    def tok_encode(self, string: str, add_special_tokens: Any = None, **_: Any) -> list[int]:
         return self.own.encode(string)
 
-    def loglikelihood(self, requests, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
-    def _loglikelihood_tokens(self, requests, **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         cut = [self._request(context, continuation) for _, context, continuation in requests]
         with progress("loglikelihood", len(cut), "requests") as advance:
             scored = self._score(cut, advance)
@@ -93,7 +93,7 @@ class Adapter(TemplateLM):
         self.cut += len(kept) < len(whole)
         return Request(kept, max(1, len(kept) - len(continuation)))
 
-    def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         windows, owners = [], []
         for number, request in enumerate(requests):
             (text,) = request.args
@@ -114,7 +114,7 @@ class Adapter(TemplateLM):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
 
-    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         if self._generate is None:
             raise UserError("this task generates text, which is not done while training")
         alike: dict[str, list[int]] = {}
@@ -130,7 +130,7 @@ class Adapter(TemplateLM):
                     self.cache_hook.add_partial("generate_until", request.args, texts[number])
         return [texts[number] for number in range(len(requests))]
 
-    def _answers(self, requests, on_answer: Callable[..., object]) -> list[Answer]:
+    def _answers(self, requests: list[Any], on_answer: Callable[..., object]) -> list[Answer]:
         """Answer requests with the same settings."""
         assert self._generate is not None
         settings = dict(requests[0].args[1])

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jaxneox.hlo.convolution import convolution_flops
@@ -77,7 +77,7 @@ def of_instruction(
     return Work(_flops(this, shapes), _bytes(this, shapes))
 
 
-def _sum(parts) -> Work:
+def _sum(parts: Iterable[Work]) -> Work:
     flops, moved = 0, 0
     for part in parts:
         flops, moved = flops + part.flops, moved + part.bytes

@@ -2,8 +2,8 @@
 # B rows of the pool, n new prompts, T their padded length, S positions in the cache, V vocabulary
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,10 +151,17 @@ class Engine:
         self._positions[0] = 0
 
     @functools.cached_property
-    def _admit(self):
+    def _admit(self) -> Callable[..., Any]:
         def admit(
-            weights, cache: Cache, state: Rows, slots, tokens_nT, last_n, settings, scored: bool
-        ):
+            weights: Weights,
+            cache: Cache,
+            state: Rows,
+            slots: jax.Array,
+            tokens_nT: jax.Array,
+            last_n: jax.Array,
+            settings: Settings,
+            scored: bool,
+        ) -> tuple[Cache, Rows, Chosen, Scored | None]:
             x_nTD, fresh = self._decoder.prompts(weights, tokens_nT, last_n + 1)
             logits_nV = self._decoder.logits_at(weights, x_nTD, last_n)
             zero_n = jnp.zeros_like(last_n)
@@ -171,8 +178,10 @@ class Engine:
         return score(layout, self.known, self.tops, logits, x_nTD, tokens_nT)
 
     @functools.cached_property
-    def _step(self):
-        def step(weights, cache: Cache, state: Rows, moving_B: jax.Array, span: int):
+    def _step(self) -> Callable[..., Any]:
+        def step(
+            weights: Weights, cache: Cache, state: Rows, moving_B: jax.Array, span: int
+        ) -> tuple[Cache, Rows, Chosen]:
             position_B = jnp.minimum(state.position_B, span - 1)  # of rows that do not matter
             logits_BV, cache = self._decoder.step(weights, cache, state.token_B, position_B, span)
             number_B = state.number_B + 1
@@ -184,7 +193,7 @@ class Engine:
         return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
 
     @functools.cached_property
-    def _zero(self):
+    def _zero(self) -> Callable[[Cache, jax.Array], Cache]:
         def zero(cache: Cache, marked_B: jax.Array) -> Cache:
             def of(held: jax.Array) -> jax.Array:
                 return jnp.where(marked_B.reshape(-1, *(1,) * (held.ndim - 1)), 0, held)
@@ -193,12 +202,14 @@ class Engine:
 
         return jax.jit(zero, donate_argnums=0)
 
-    def _place(self, pool, new, slots_n: jax.Array):
+    def _place(self, pool: Any, new: Any, slots_n: jax.Array) -> Any:
         """Write n new rows into arrays of B rows at `slots_n`; leave out slots outside the pool."""
         layout = self._decoder.model.layout
         numbers_B = jax.reshard(jnp.arange(self.rows), layout.activation("batch"))
 
-        def local(held: jax.Array, fresh: jax.Array, slots: jax.Array, numbers: jax.Array):
+        def local(
+            held: jax.Array, fresh: jax.Array, slots: jax.Array, numbers: jax.Array
+        ) -> tuple[jax.Array]:
             here = slots - numbers[0]
             here = jnp.where(here < 0, held.shape[0], here)
             if held.ndim < 2:
@@ -215,7 +226,7 @@ class Engine:
 
         return jax.tree.map(place, pool, new)
 
-    def _laid(self, arrays):
+    def _laid(self, arrays: Any) -> Any:
         """Put arrays [B, …] of the host on the devices, the rows split as the pool's."""
         layout = self._decoder.model.layout
 

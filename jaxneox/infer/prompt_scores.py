@@ -65,7 +65,7 @@ def score(
         weigh = on_devices(local, (wide, row), (row, wide, wide), layout)
         return Scored(*weigh(logits_BtV, next_Bt))
 
-    def local(logits_BtV: jax.Array, next_Bt: jax.Array):
+    def local(logits_BtV: jax.Array, next_Bt: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         total_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)
         logit_Bt = jnp.take_along_axis(logits_BtV, next_Bt[..., None], axis=-1)[..., 0]
         top_BtN, ids_BtN = jax.lax.top_k(logits_BtV[..., :known], tops)

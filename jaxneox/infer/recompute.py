@@ -5,14 +5,14 @@ It is slow, and as simple as it can be: the engine's answers are held against it
 # B rows, S positions, V padded vocabulary
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.infer.sampling import Chosen, Sampling, pick, settings_of
+from jaxneox.infer.sampling import Chosen, Sampling, Settings, pick, settings_of
 from jaxneox.infer.scoring import as_long_as_its_text
 from jaxneox.model import Model, Params
 
@@ -76,10 +76,16 @@ class Recompute:
         return jax.tree.map(np.asarray, chosen)
 
     @functools.cached_property
-    def _pick(self):
+    def _pick(self) -> Callable[..., Chosen]:
         layout = self._model.layout
 
-        def next_tokens(params, tokens_BS, settings, last_B, number_B) -> Chosen:
+        def next_tokens(
+            params: Params,
+            tokens_BS: jax.Array,
+            settings: Settings,
+            last_B: jax.Array,
+            number_B: jax.Array,
+        ) -> Chosen:
             logits_BSV = self._model.logits(params, tokens_BS)
             logits_BSV = jax.reshard(logits_BSV, layout.activation("batch", None, "vocab"))
             last_BS = jax.nn.one_hot(last_B, tokens_BS.shape[1], dtype=jnp.bool_)

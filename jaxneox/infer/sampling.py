@@ -5,6 +5,7 @@ no other row, so that an answer is the same alone and in company.
 """
 # B rows, V padded vocabulary
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,7 +99,9 @@ def pick(
     """
     logits_BV = jax.reshard(logits_BV, layout.activation("batch", None))[:, :known]
 
-    def local(logits_BV: jax.Array, number_B: jax.Array, *settings: jax.Array):
+    def local(
+        logits_BV: jax.Array, number_B: jax.Array, *settings: jax.Array
+    ) -> tuple[jax.Array, ...]:
         token_B = choose(logits_BV, Settings(*settings), number_B)
         total_B = jax.nn.logsumexp(logits_BV, axis=-1)
         logprob_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0] - total_B
@@ -180,11 +183,11 @@ def _order(x: jax.Array) -> jax.Array:
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
-def _least(holds, order_BV: jax.Array) -> jax.Array:
+def _least(holds: Callable[[jax.Array], jax.Array], order_BV: jax.Array) -> jax.Array:
     """Find the least uint32 [B] for which `holds` is true, as it is for all greater ones."""
     zero_B = jnp.zeros_like(order_BV[:, 0])
 
-    def halve(_, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low_B, high_B = bounds
         middle_B = low_B + (high_B - low_B) // 2
         true_B = holds(middle_B)

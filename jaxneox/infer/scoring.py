@@ -160,14 +160,21 @@ class Scorer:
             return self._scores(params, *laid)
 
     @cached_property
-    def _scores(self):
+    def _scores(self) -> Callable[..., tuple[jax.Array, jax.Array]]:
         def scores(params: Params, *arrays: jax.Array) -> tuple[jax.Array, ...]:
             everywhere = self.model.layout.activation(None, None)
             return tuple(jax.reshard(x, everywhere) for x in self.model.scores(params, *arrays))
 
         return jax.jit(scores)
 
-    def _take(self, numbers, arrays, requests, done: dict[int, Scored], on_done) -> None:
+    def _take(
+        self,
+        numbers: Sequence[int],
+        arrays: tuple[jax.Array, jax.Array],
+        requests: Sequence[Request],
+        done: dict[int, Scored],
+        on_done: Callable[[int], object] | None,
+    ) -> None:
         """Wait for a batch, and keep its scores."""
         logprobs, likeliest = map(np.asarray, arrays)
         for row, number in enumerate(numbers):

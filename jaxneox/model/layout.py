@@ -107,11 +107,11 @@ def on_devices(
     outs = tuple(layout.activation(*axes) for axes in outputs)
 
     @jax.custom_batching.custom_vmap
-    def run(*arrays: jax.Array):
+    def run(*arrays: jax.Array) -> Any:
         return jax.shard_map(local, in_specs=ins, out_specs=outs)(*arrays)
 
     @run.def_vmap
-    def _(size: int, batched: list[bool], *arrays: jax.Array):
+    def _(size: int, batched: list[bool], *arrays: jax.Array) -> tuple[Any, tuple[bool, ...]]:
         first = next(x for x, b in zip(arrays, batched, strict=True) if b)
         stages = jax.typeof(first).sharding.spec[0]
         mapped = tuple(

@@ -8,7 +8,7 @@ and two backward, as in the naive form, but memory for one chunk.
 # S devices that split the length, n chunks of what each of them holds, C length of a chunk
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +102,17 @@ def loss_sum(
     return jax.lax.scan(add, jnp.float32(0), _chunks(settings, x_MBTD, labels_MBT, weights_MBT))[0]
 
 
-def _forward(x_MBTD, unembedding: Unembedding, labels_MBT, weights_MBT, settings: LossSettings):
+def _forward(
+    x_MBTD: jax.Array,
+    unembedding: Unembedding,
+    labels_MBT: jax.Array,
+    weights_MBT: jax.Array,
+    settings: LossSettings,
+) -> tuple[jax.Array, tuple[jax.Array, Unembedding]]:
     layout, w_DV = settings.layout, unembedding.weight
     partial_dx = layout.partial(*settings.rows, None, "embed", over="vocab")
 
-    def add(carry, chunk):
+    def add(carry: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         total, grads = carry
         x, labels, weights = chunk
         logits = project(x, unembedding, settings.dtype)
@@ -132,7 +138,7 @@ def _forward(x_MBTD, unembedding: Unembedding, labels_MBT, weights_MBT, settings
     return total, (_whole(settings, dx), jax.tree.map(finished, grads, unembedding))
 
 
-def _backward(settings: LossSettings, saved, d):
+def _backward(settings: LossSettings, saved: Any, d: jax.Array) -> tuple[Any, ...]:
     def times(x: jax.Array) -> jax.Array:
         sums = jax.typeof(x).sharding.spec.unreduced
         each = jax.reshard(d, PartitionSpec(reduced=sums)) if sums else d
@@ -152,7 +158,9 @@ def project(x: jax.Array, unembedding: Unembedding, dtype: jnp.dtype) -> jax.Arr
     return logits + jnp.expand_dims(unembedding.bias.astype(dtype), range(x.ndim - 1))
 
 
-def _unembedding_gradient(x, d, unembedding: Unembedding, settings: LossSettings) -> Unembedding:
+def _unembedding_gradient(
+    x: jax.Array, d: jax.Array, unembedding: Unembedding, settings: LossSettings
+) -> Unembedding:
     """Compute it in float32, as partial sums over the devices that split M, B and T."""
     over = partial(settings.layout.partial, over=settings.summed)
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)

@@ -196,7 +196,9 @@ class Model:
         layers, noise = split_layers(params)[1], context.noise
         of_rows = None if noise is None else noise.rows, context.positions.per_row
 
-        def run(x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows) -> jax.Array:
+        def run(
+            x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows: Any
+        ) -> jax.Array:
             """Run the k layers of these weights, the first of which has this number."""
             rows_B, per_row = of_rows
             numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)

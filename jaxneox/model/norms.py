@@ -75,7 +75,13 @@ def norm(cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int) -
 
 
 @partial(jax.checkpoint, static_argnums=(3, 4), prevent_cse=False)
-def _layernorm(x: jax.Array, scale, bias, over: tuple[int, ...], epsilon: float) -> jax.Array:
+def _layernorm(
+    x: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    over: tuple[int, ...],
+    epsilon: float,
+) -> jax.Array:
     x32 = x.astype(jnp.float32)
     centred = x32 + -1.0 * _mean(x32, over)
     y = centred * jax.lax.rsqrt(_mean(centred * centred, over) + epsilon)

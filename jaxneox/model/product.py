@@ -35,11 +35,11 @@ def _into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
     return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY)
 
 
-def _forward(x_BTX: jax.Array, w_XY: jax.Array):
+def _forward(x_BTX: jax.Array, w_XY: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _into(x_BTX, w_XY), (x_BTX, w_XY)
 
 
-def _backward(saved: tuple[jax.Array, jax.Array], d_BTY: jax.Array):
+def _backward(saved: tuple[jax.Array, jax.Array], d_BTY: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_BTX, w_XY = saved
     d_x = jnp.einsum("BTY,XY->BTX", d_BTY, w_XY, out_sharding=dual(x_BTX))
     return d_x, jnp.einsum("BTX,BTY->XY", x_BTX, d_BTY, out_sharding=dual(w_XY))

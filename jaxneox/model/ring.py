@@ -18,17 +18,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxneox.config.schema import AttentionConfig
 from jaxneox.model.layout import Layout, Ring, on_devices
+from jaxneox.model.partial_softmax import PartialSoftmax, combined
 
 QUERIES = ("batch", "length", "kv_heads", None, None)
 ROWS = ("batch", "kv_heads", None, "length")
 SLOPES = ("kv_heads", None)
 IDS = ("batch", "length")
 
-Ids = tuple[jax.Array, ...]
+Ids = tuple[Array, ...]
 """The documents' numbers [B, t], or nothing if a row is one text."""
+
+
+Half = dict[str, Any]
+"""Arrays of a block of queries or of keys by name, with its `positions` and documents' `ids`."""
 
 
 class RingSettings(NamedTuple):
@@ -39,14 +45,14 @@ class RingSettings(NamedTuple):
 
 
 def ring_attend(
-    q,
-    k,
-    v,
-    slopes_KG: jax.Array | None,
-    documents_BT: jax.Array | None,
+    q: Array,
+    k: Array,
+    v: Array,
+    slopes_KG: Array | None,
+    documents_BT: Array | None,
     cfg: AttentionConfig,
     layout: Layout,
-) -> jax.Array:
+) -> Array:
     """Compute what `kernels.einsum.attend` does, for positions in the layout's order.
 
     Args:
@@ -61,26 +67,29 @@ def ring_attend(
     Returns:
         [B, T, K, G, H].
     """
-    if slopes_KG is None:
-        slopes_KG = jnp.zeros(q.shape[2:4], jnp.float32)
+    slopes_KG = jnp.zeros(q.shape[2:4], jnp.float32) if slopes_KG is None else slopes_KG
     slopes_KG = jax.reshard(slopes_KG, layout.activation(*SLOPES))
     documents = () if documents_BT is None else (documents_BT,)
     return _ring(q, k, v, slopes_KG, documents, RingSettings(cfg, layout))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _ring(q, k, v, slopes_KG, documents: Ids, settings: RingSettings):
+def _ring(
+    q: Array, k: Array, v: Array, slopes_KG: Array, documents: Ids, settings: RingSettings
+) -> Array:
     return _forward(q, k, v, slopes_KG, documents, settings)[0]
 
 
-def _forward(q, k, v, slopes_KG, documents: Ids, settings: RingSettings):
+def _forward(
+    q: Array, k: Array, v: Array, slopes_KG: Array, documents: Ids, settings: RingSettings
+) -> tuple[Array, tuple[Any, ...]]:
     axes = (QUERIES, _keys(k), _keys(v), SLOPES, *(IDS for _ in documents))
     run = on_devices(_Device(settings).forward, axes, (QUERIES, ROWS), settings.layout)
     out, log_total = run(q, k, v, slopes_KG, *documents)
     return out.astype(v.dtype), (q, k, v, slopes_KG, out, log_total, documents)
 
 
-def _backward(settings: RingSettings, saved, d_out):
+def _backward(settings: RingSettings, saved: Any, d_out: Array) -> tuple[Any, ...]:
     *saved, documents = saved
     _, k, v, slopes_KG, _, _ = saved
     ids = tuple(IDS for _ in documents)
@@ -93,19 +102,8 @@ def _backward(settings: RingSettings, saved, d_out):
 _ring.defvjp(_forward, _backward)
 
 
-def _keys(x: jax.Array) -> tuple[str | None, ...]:
-    return ("batch", "length", "kv_heads", *(None,) * (x.ndim - 3))
-
-
-class PartialSoftmax(NamedTuple):
-    """The sums of queries [B, K, G, T] over the keys seen so far, float32.
-
-    `out` [..., H] is still to be divided by `total`; both are relative to exp(`peak`).
-    """
-
-    out: jax.Array
-    peak: jax.Array
-    total: jax.Array
+def _keys(x: Array) -> tuple[str | None, ...]:
+    return "batch", "length", "kv_heads", *(None,) * (x.ndim - 3)
 
 
 class _Device(NamedTuple):
@@ -122,7 +120,9 @@ class _Device(NamedTuple):
         assert ring is not None
         return ring
 
-    def forward(self, q, k, v, slopes_KG, *ids: jax.Array):
+    def forward(
+        self, q: Array, k: Array, v: Array, slopes_KG: Array, *ids: Array
+    ) -> tuple[Array, Array]:
         """Compute the output [B, t, K, G, H], and the log of the softmax's sum [B, K, G, t].
 
         Both are float32: where attention is peaked, the gradient of a score is a small difference
@@ -131,22 +131,22 @@ class _Device(NamedTuple):
         here = jax.lax.axis_index(self.ring.axis)
         low, high = self._halves(here, q=q, ids=ids)
 
-        def attend(query, key) -> PartialSoftmax:
+        def attend(query: Half, key: Half) -> PartialSoftmax:
             return self._attend(query, key, slopes_KG)
 
         key_low, key_high = self._halves(here, k=k, v=v, ids=ids)
         low_sums = attend(low, key_low)
-        high_sums = _add(attend(high, key_low), attend(high, key_high))
+        high_sums = combined(attend(high, key_low), attend(high, key_high))
 
-        def visit(carry, distance: jax.Array):
+        def visit(carry: Any, distance: Array) -> tuple[Any, None]:
             k, v, ids, low_sums, high_sums = carry
             k, v, ids = self._pass_on((k, v, ids))
             other = (here - distance) % self.ring.count
             key_low, key_high = self._halves(other, k=k, v=v, ids=ids)
-            high_sums = _add(high_sums, attend(high, key_low))
+            high_sums = combined(high_sums, attend(high, key_low))
             before = other < here
             added = attend(_choose(before, low, high), _choose(before, key_low, key_high))
-            added = _add(_choose(before, low_sums, high_sums), added)
+            added = combined(_choose(before, low_sums, high_sums), added)
             low_sums = _choose(before, added, low_sums)
             high_sums = _choose(before, high_sums, added)
             return (k, v, ids, low_sums, high_sums), None
@@ -157,14 +157,24 @@ class _Device(NamedTuple):
         log_total = [p.peak + jnp.log(p.total) for p in parts]
         return jnp.concatenate(out, axis=1), jnp.concatenate(log_total, axis=-1)
 
-    def backward(self, q, k, v, slopes_KG, out, log_total, d_out, *ids: jax.Array):
+    def backward(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        slopes_KG: Array,
+        out: Array,
+        log_total: Array,
+        d_out: Array,
+        *ids: Array,
+    ) -> tuple[Array, Array, Array]:
         """Compute the gradients of queries, keys and values, in their dtypes."""
         here = jax.lax.axis_index(self.ring.axis)
         product = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1)
         rows = {"log_total": log_total, "product": jnp.moveaxis(product, 1, 3)}
         low, high = self._halves(here, q=q, d_out=d_out, ids=ids, **rows)
 
-        def gradients(query, key):
+        def gradients(query: Half, key: Half) -> tuple[Array, tuple[Array, Array]]:
             return self._gradients(query, key, slopes_KG)
 
         key_low, key_high = self._halves(here, k=k, v=v, ids=ids)
@@ -173,7 +183,7 @@ class _Device(NamedTuple):
         d_more, kv_high = gradients(high, key_high)
         kv = _join(_sum(kv_low, more), kv_high)
 
-        def visit(carry, distance: jax.Array):
+        def visit(carry: Any, distance: Array) -> tuple[Any, None]:
             k, v, ids, kv, d_low, d_high = carry
             k, v, ids, kv = self._pass_on((k, v, ids, kv))
             other = (here - distance) % self.ring.count
@@ -195,7 +205,7 @@ class _Device(NamedTuple):
         d_q = jnp.concatenate([d_low, d_high], axis=1)
         return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
 
-    def _distances(self) -> jax.Array:
+    def _distances(self) -> Array:
         """List how many places back in the ring the device is whose keys and values have arrived.
 
         A device that is earlier in the sequence is seen in its early block alone, by both blocks of
@@ -203,7 +213,7 @@ class _Device(NamedTuple):
         """
         return jnp.arange(1, self.ring.count)
 
-    def _halves(self, device: jax.Array, *, ids: Ids, **arrays: jax.Array) -> tuple[Any, Any]:
+    def _halves(self, device: Array, *, ids: Ids, **arrays: Array) -> tuple[Any, Any]:
         """Split a device's arrays into its early and its late block, with their positions."""
         length = {"log_total": -1, "product": -1}
         split = {n: jnp.split(x, 2, axis=length.get(n, 1)) for n, x in arrays.items()}
@@ -223,7 +233,7 @@ class _Device(NamedTuple):
         around = [(i, (i + 1) % count) for i in range(count)]
         return jax.tree.map(lambda x: jax.lax.ppermute(x, self.ring.axis, around), tree)
 
-    def _scores(self, query, key, slopes_KG: jax.Array) -> jax.Array:
+    def _scores(self, query: Half, key: Half, slopes_KG: Array) -> Array:
         """Compute scores, float32 [B, K, G, T, S].
 
         They are the least number where a query does not see a key.
@@ -245,7 +255,7 @@ class _Device(NamedTuple):
             seen = seen & (queries[:, :, None] == keys[:, None, :])[:, None, None]
         return jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
 
-    def _attend(self, query, key, slopes_KG: jax.Array) -> PartialSoftmax:
+    def _attend(self, query: Half, key: Half, slopes_KG: Array) -> PartialSoftmax:
         """Compute the sums of one block of queries over one block of keys."""
         scores = self._scores(query, key, slopes_KG)
         peak = jnp.max(scores, axis=-1)
@@ -253,7 +263,9 @@ class _Device(NamedTuple):
         out = _product("BKGTS,BSKH->BKGTH", weights.astype(v.dtype), v)
         return PartialSoftmax(out, peak, jnp.sum(weights, axis=-1))
 
-    def _gradients(self, query, key, slopes_KG: jax.Array):
+    def _gradients(
+        self, query: Half, key: Half, slopes_KG: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
         """Compute the same product's share of the gradients of queries, and of keys and values."""
         q, k, v, d_out = query["q"], key["k"], key["v"], query["d_out"]
         weights = jnp.exp(self._scores(query, key, slopes_KG) - query["log_total"][..., None])
@@ -266,33 +278,23 @@ class _Device(NamedTuple):
         return d_q, (d_k, d_v)
 
 
-def _product(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
+def _product(axes: str, a: Array, b: Array) -> Array:
     return jnp.einsum(axes, a, b, preferred_element_type=jnp.float32)
 
 
-def _named(k: jax.Array) -> str:
-    """Name the axes of keys in einsums: with a norm every query head has its own."""
+def _named(k: Array) -> str:
+    """Name the axes of keys: with a norm every query head has its own."""
     return "BSKGH" if k.ndim == 5 else "BSKH"
 
 
-def _add(a: PartialSoftmax, b: PartialSoftmax) -> PartialSoftmax:
-    peak = jnp.maximum(a.peak, b.peak)
-    from_a, from_b = jnp.exp(a.peak - peak), jnp.exp(b.peak - peak)
-    return PartialSoftmax(
-        a.out * from_a[..., None] + b.out * from_b[..., None],
-        peak,
-        a.total * from_a + b.total * from_b,
-    )
-
-
-def _sum(a, b):
+def _sum(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
 
 
-def _join(low, high):
+def _join(low: Any, high: Any) -> Any:
     """Join two blocks of keys' and values' gradients into one."""
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), low, high)
 
 
-def _choose(condition: jax.Array, yes, no):
+def _choose(condition: Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -67,7 +67,7 @@ def scores(
 def _hidden_at(x_BTD: jax.Array, positions_BC: jax.Array, layout: Layout) -> jax.Array:
     """Pick the hidden states at each row's positions: [B, C, D]."""
 
-    def local(x_BTD: jax.Array, positions_BC: jax.Array):
+    def local(x_BTD: jax.Array, positions_BC: jax.Array) -> tuple[jax.Array]:
         return (jnp.take_along_axis(x_BTD, positions_BC[..., None], axis=1),)
 
     states = ("batch", None, "embed")
@@ -79,7 +79,7 @@ def _label_logits(logits_BcV: jax.Array, labels_Bc: jax.Array, layout: Layout) -
     spec = layout.activation("vocab")
     numbers_V = jax.reshard(jnp.arange(logits_BcV.shape[-1], dtype=jnp.int32), spec)
 
-    def local(logits: jax.Array, labels: jax.Array, numbers: jax.Array):
+    def local(logits: jax.Array, labels: jax.Array, numbers: jax.Array) -> tuple[jax.Array]:
         place = (labels - numbers[0])[..., None]
         here = (place >= 0) & (place < numbers.size)
         chosen = jnp.take_along_axis(logits, jnp.where(here, place, 0), axis=-1)

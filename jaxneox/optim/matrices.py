@@ -1,6 +1,7 @@
 """Shows NeoX's matrices, one layer at a time, to optimizers that look at rows and columns."""
 
 import math
+from typing import Any
 
 import jax
 import optax
@@ -37,11 +38,13 @@ def by_matrix(inner: optax.GradientTransformation, axes: Axes) -> optax.Gradient
         layers = {name: value for name, value in flat.items() if axes[name][0] == "layers"}
         return layers, {name: value for name, value in flat.items() if name not in layers}
 
-    def init(params):
+    def init(params: optax.Params) -> optax.OptState:
         layers, rest = split(params)
         return {"layers": jax.vmap(inner.init)(layers), "rest": inner.init(rest)}
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: Any = None
+    ) -> tuple[optax.Updates, optax.OptState]:
         layers, rest = split(updates)
         layer_params, rest_params = split(params)
         layers, state_layers = jax.vmap(inner.update)(layers, state["layers"], layer_params)

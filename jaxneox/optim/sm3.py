@@ -1,5 +1,7 @@
 """SM3 as NeoX has it, on top of optax's."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +16,9 @@ def scale_by_sm3(momentum: float, beta: float, eps: float) -> optax.GradientTran
     """
     inner = optax.scale_by_sm3(b1=momentum, b2=beta or 1.0, eps=eps)
 
-    def update(updates, state, params=None):
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, Any]:
         updates, after = inner.update(updates, state, params)
         return updates, after._replace(mu=jax.tree.map(jnp.maximum, after.mu, state.mu))
 

@@ -58,7 +58,7 @@ class Pipeline:
             jax.tree.map(lambda rows: self._per_stage(rows, micro), rows_MB),
         )
 
-        def tick(x_pBTD: jax.Array, now):
+        def tick(x_pBTD: jax.Array, now: Any) -> tuple[jax.Array, jax.Array]:
             """Run every stage once and shift the results.
 
             A stage without work computes on zeros: what the ring brings could overflow in its

@@ -12,6 +12,7 @@ from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.program import abstract_batch
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import param_specs
+from jaxneox.train.step.step import Batch
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ def kept(plan: TrainPlan, mesh: Mesh) -> int:
     together = plan.sizes["pp"] > 1
     cut = slice(None) if together else slice(0, 1)
 
-    def backward(params, batch):
+    def backward(params: dict[str, jax.Array], batch: Batch) -> Any:
         tokens, weights = batch.tokens[cut], batch.weights[cut]
 
-        def loss(params):
+        def loss(params: dict[str, jax.Array]) -> jax.Array:
             return plan.model.loss_sum(params, tokens[..., :-1], tokens[..., 1:], weights)
 
         return jax.vjp(loss, params)[1]

@@ -91,13 +91,13 @@ def sharding(planned: Planned) -> str:
     return key(colours) + f"<table>{''.join(rows)}</table>"
 
 
-def cell(colours: dict[str, str], entry) -> str:
+def cell(colours: dict[str, str], entry: str | tuple[str, ...] | None) -> str:
     if entry is None:
         return f'<td style="background:{colours["whole"]}">'
     return f'<td style="background:{colours[label(entry)]};color:#fff">'
 
 
-def label(entry) -> str:
+def label(entry: str | tuple[str, ...]) -> str:
     return entry if isinstance(entry, str) else " x ".join(entry)
 
 

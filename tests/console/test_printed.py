@@ -75,7 +75,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
         quick = {"train-iters": 2, "train-batch-size": 8, "eval-iters": 0}
         write_yaml(folder / "configs", **quick).rename(folder / "configs/stdlib.yml")
         patch.setattr(shipped, "folder", lambda: folder / "configs")
-        patch.setattr("convert.next_command.STEPS", 2)
+        patch.setattr("convert.ours.next_command.STEPS", 2)
         patch.setattr("jaxneox.train.session.DEFAULT_SAMPLE", 1)
         yield Terminal(folder)
 

@@ -1,4 +1,4 @@
-"""NeoXArgsDeepspeedConfig, with the keys of DeepSpeed's own blocks (dotted)."""
+"""The rows of NeoXArgsDeepspeedConfig, and of the keys inside DeepSpeed's blocks, with dots."""
 
 from jaxneox.config.fates import (
     AMOUNT,

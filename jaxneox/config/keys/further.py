@@ -1,4 +1,4 @@
-"""Keys that NeoX's documentation does not list: those of its HEAD, of its forks, and our own."""
+"""The rows of keys that NeoX's documentation does not list: of its HEAD, its forks, and our own."""
 
 from jaxneox.config.fates import (
     AMOUNT,

@@ -1,4 +1,4 @@
-"""NeoXArgsModel and NeoXArgsMoE."""
+"""The rows of NeoXArgsModel and NeoXArgsMoE."""
 
 from jaxneox.config.fates import (
     AMOUNT,

@@ -1,4 +1,4 @@
-"""Keys that NeoX renamed or removed, from its first YAML files of 2021 on, with the month of that.
+"""The rows of keys that NeoX renamed or removed since its first YAML files of 2021.
 
 Their meanings are those of NeoX's own history (configs/neox_arguments.md, megatron/neox_arguments
 and, before 2021-04, megatron/arguments.py and megatron/config_monster.py).

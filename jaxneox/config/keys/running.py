@@ -1,4 +1,4 @@
-"""NeoXArgsLogging, -Other, -Parallelism, -Textgen and NeoXArgsDeepspeedRunner."""
+"""The rows of NeoXArgsLogging, Other, Parallelism, Textgen and DeepspeedRunner."""
 
 from jaxneox.config.fates import (
     AMOUNT,

@@ -1,4 +1,4 @@
-"""NeoXArgsTraining, NeoXArgsOptimizer, NeoXArgsLRScheduler and NeoXArgsTokenizer."""
+"""The rows of NeoXArgsTraining, NeoXArgsOptimizer, NeoXArgsLRScheduler and NeoXArgsTokenizer."""
 
 from jaxneox.config.fates import (
     AMOUNT,

@@ -11,7 +11,7 @@ pass makes them again from the log of the softmax's sum (Dao et al. 2022).
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,9 @@ class MaskInputs(NamedTuple):
     documents: tuple[jax.Array, ...] = ()
 
     @classmethod
-    def of(cls, queries, keys, slopes, *documents: jax.Array) -> "MaskInputs":
+    def of(
+        cls, queries: jax.Array, keys: jax.Array, slopes: jax.Array, *documents: jax.Array
+    ) -> "MaskInputs":
         return cls(queries, keys, slopes, documents)
 
     @property
@@ -71,9 +73,9 @@ class BlockedSettings(NamedTuple):
 
 
 def blocked(
-    q,
-    k,
-    v,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
     positions_T: jax.Array,
     slopes_KG: np.ndarray | None,
     documents_BT: jax.Array | None,
@@ -108,18 +110,22 @@ def blocked(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _blocked(q, k, v, mask: MaskInputs, settings: BlockedSettings):
+def _blocked(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskInputs, settings: BlockedSettings
+) -> jax.Array:
     return _forward(q, k, v, mask, settings)[0]
 
 
-def _forward(q, k, v, mask: MaskInputs, settings: BlockedSettings):
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskInputs, settings: BlockedSettings
+) -> tuple[jax.Array, tuple[Any, ...]]:
     axes = (QUERIES, _keys(k), _keys(v), *mask.axes)
     run = on_devices(partial(_forward_rows, settings), axes, (QUERIES, ROWS), settings.layout)
     out, log_total = run(q, k, v, *mask.arrays)
     return out, (q, k, v, mask, log_total)
 
 
-def _backward(settings: BlockedSettings, saved, d_out):
+def _backward(settings: BlockedSettings, saved: Any, d_out: jax.Array) -> tuple[Any, ...]:
     q, k, v, mask, log_total = saved
     axes = (QUERIES, _keys(k), _keys(v), ROWS, QUERIES, *mask.axes)
     outputs = (QUERIES, _keys(k), _keys(v))
@@ -134,11 +140,13 @@ def _keys(x: jax.Array) -> Axes:
     return ("batch", None, "kv_heads", *(None,) * (x.ndim - 3))
 
 
-def _forward_rows(settings: BlockedSettings, q, k, v, *mask: jax.Array):
+def _forward_rows(
+    settings: BlockedSettings, q: jax.Array, k: jax.Array, v: jax.Array, *mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Compute one device's output [B, T, K, G, H] and the log of the softmax's sum [B, K, G, T]."""
     whole = MaskInputs.of(*mask)
 
-    def row(arrays):
+    def row(arrays: Any) -> tuple[jax.Array, ...]:
         its_row = _Row(settings, whole._replace(documents=arrays[-1]))
         q, k, v = map(_by_head, arrays[:-1])
         sums = [its_row.forward(q, k, v, block) for block in its_row.blocks(q.shape[2])]
@@ -148,11 +156,19 @@ def _forward_rows(settings: BlockedSettings, q, k, v, *mask: jax.Array):
     return jax.lax.map(row, (q, k, v, whole.documents))
 
 
-def _backward_rows(settings: BlockedSettings, q, k, v, log_total, d_out, *mask: jax.Array):
+def _backward_rows(
+    settings: BlockedSettings,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_total: jax.Array,
+    d_out: jax.Array,
+    *mask: jax.Array,
+) -> tuple[jax.Array, ...]:
     """Compute one device's gradients of queries, keys and values, in their dtypes."""
     whole = MaskInputs.of(*mask)
 
-    def row(arrays):
+    def row(arrays: Any) -> tuple[jax.Array, ...]:
         its_row = _Row(settings, whole._replace(documents=arrays[-1]))
         q, k, v, d_out = map(_by_head, arrays[:4])
         sums = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k, v))
@@ -232,7 +248,9 @@ class _Row(NamedTuple):
             seen &= block.of(queries, 0)[:, None] == keys[None, block.start : block.end]
         return jnp.where(seen[None, None], scores, jnp.finfo(jnp.float32).min)
 
-    def forward(self, q, k, v, block: _Block) -> tuple[jax.Array, jax.Array]:
+    def forward(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, block: _Block
+    ) -> tuple[jax.Array, jax.Array]:
         """Compute a block's output [K, G, t, H] and log of the softmax's sum [K, G, t]; float32."""
         k, v = block.seen(k), block.seen(v)
         scores = self.scores(block.of(q, 2), k, block)
@@ -243,7 +261,15 @@ class _Row(NamedTuple):
         out = jnp.einsum("KGTS,KSH->KGTH", weights, v, preferred_element_type=jnp.float32)
         return out / total[..., None], most + jnp.log(total)
 
-    def backward(self, block: _Block, q, d_out, log_total, k, v):
+    def backward(
+        self,
+        block: _Block,
+        q: jax.Array,
+        d_out: jax.Array,
+        log_total: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Compute a block's gradient of q [K, G, t, H] and its share of those of k and v; float32.
 
         A block has all keys that its queries see, so that the sum over them, which the gradient of

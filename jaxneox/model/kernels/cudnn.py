@@ -18,12 +18,14 @@ def unsupported(cfg: AttentionConfig) -> str | None:
     return None
 
 
-def fused(q: jax.Array, k: jax.Array, v: jax.Array, cfg: AttentionConfig, layout: Layout):
+def fused(
+    q: jax.Array, k: jax.Array, v: jax.Array, cfg: AttentionConfig, layout: Layout
+) -> jax.Array:
     """Mix queries [B, T, K, G, H], keys [B, T, K, (1,) H] and values [B, T, K, H] like `mix`."""
     return on_whole_rows(partial(_local, cfg), q, k, v, None, layout)
 
 
-def _local(cfg: AttentionConfig, q, k, v):
+def _local(cfg: AttentionConfig, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     batch, length, heads, group, width = q.shape
     out = jax.nn.dot_product_attention(
         q.reshape(batch, length, heads * group, width),

@@ -28,7 +28,14 @@ def unsupported(cfg: AttentionConfig, length: int) -> str | None:
     return None
 
 
-def fused(q, k, v, documents_BT: jax.Array | None, cfg: AttentionConfig, layout: Layout):
+def fused(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    documents_BT: jax.Array | None,
+    cfg: AttentionConfig,
+    layout: Layout,
+) -> jax.Array:
     """Mix queries [B, T, K, G, H], keys [B, T, K, (1,) H] and values [B, T, K, H] like `mix`.
 
     On a CPU it is interpreted, slowly, for tests.
@@ -37,7 +44,14 @@ def fused(q, k, v, documents_BT: jax.Array | None, cfg: AttentionConfig, layout:
     return on_whole_rows(local, q, k, v, documents_BT, layout)
 
 
-def _local(cfg: AttentionConfig, interpreted: bool, q, k, v, *documents: jax.Array):
+def _local(
+    cfg: AttentionConfig,
+    interpreted: bool,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *documents: jax.Array,
+) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -57,7 +71,7 @@ def _local(cfg: AttentionConfig, interpreted: bool, q, k, v, *documents: jax.Arr
     )
     q = q * (1 / math.sqrt(cfg.head_dim))  # the kernel does not scale
 
-    def row(q, k, v, *documents: jax.Array):
+    def row(q: jax.Array, k: jax.Array, v: jax.Array, *documents: jax.Array) -> jax.Array:
         segments = kernel.SegmentIds(*documents, *documents) if documents else None
         each = jax.vmap(run, in_axes=(0, 0, 0, None))  # [G, T, H] with [T, H] of a key-value head
         return each(q, k, v, segments)

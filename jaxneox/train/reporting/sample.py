@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.data import Tokenizer
+from jaxneox.model import Params
 from jaxneox.train.run import Run
 
 
@@ -17,7 +18,9 @@ def sample(run: Run, tokenizer: Tokenizer, count: int, prompt: str, temperature:
     ids = tokenizer.encode(prompt)[-length:]
 
     @jax.jit
-    def next_token(params, window_T, last, key):
+    def next_token(
+        params: Params, window_T: jax.Array, last: jax.Array, key: jax.Array
+    ) -> jax.Array:
         window_BT = jnp.broadcast_to(window_T[None], (replicas, length))
         window_BT = jax.reshard(window_BT, run.plan.rules.activation("batch", None))
         logits = model.logits(params, window_BT)

@@ -1,5 +1,6 @@
 """Everything that a run carries from step to step, and how each of its arrays is sharded."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ class ParamSpecs(NamedTuple):
 def param_specs(model: Model, rules: Rules) -> ParamSpecs:
     """Apply the rules to every parameter."""
 
-    def specs(rule) -> Specs:
+    def specs(rule: Callable[[str, tuple[str, ...], tuple[int, ...]], P]) -> Specs:
         return {name: rule(name, axes, model.shapes[name]) for name, axes in model.axes.items()}
 
     kinds = (rules.parameter, rules.in_step, rules.gradient, rules.optimizer)
@@ -65,7 +66,7 @@ def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updat
     """
     abstract = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in model.shapes.items()}
 
-    def spec(path, leaf) -> P:
+    def spec(path: Any, leaf: Any) -> P:
         names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         name = names[-1] if names else ""
         return updates[name] if model.shapes.get(name) == leaf.shape else P()
@@ -81,7 +82,7 @@ def state_specs(model: Model, optimizer: optax.GradientTransformation, at: Param
     return TrainState(params, opt_state, Scale(whole, whole, whole), whole, whole, whole)
 
 
-def on_mesh(mesh: Mesh, specs):
+def on_mesh(mesh: Mesh, specs: Any) -> Any:
     """Turn a tree of PartitionSpecs into shardings of one mesh."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda s: isinstance(s, P)

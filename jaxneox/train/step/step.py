@@ -88,7 +88,7 @@ class Step:
         nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
         start = (jnp.float32(0), lay(nothing, self.at.gradients))
 
-        def add(total, part):
+        def add(total: Any, part: Any) -> tuple[Any, None]:
             loss, grads = run(in_step, *part)
             return jax.tree.map(jnp.add, total, (loss, lay(grads, self.at.gradients))), None
 
@@ -103,7 +103,9 @@ class Step:
         The parameters then return to their shardings at rest.
         """
 
-        def apply(params, opt_state, grads):
+        def apply(
+            params: Params, opt_state: optax.OptState, grads: Params
+        ) -> tuple[Params, optax.OptState]:
             updates, opt_state = self.optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state
 
@@ -114,7 +116,9 @@ class Step:
         params, opt_state = choose(finite, after, (params, state.opt_state))
         return lay(params, self.at.params), opt_state
 
-    def figures(self, before: TrainState, after: TrainState, loss, norm) -> Metrics:
+    def figures(
+        self, before: TrainState, after: TrainState, loss: jax.Array, norm: jax.Array
+    ) -> Metrics:
         metrics = {
             "loss": loss,
             "grad_norm": norm,
@@ -136,7 +140,7 @@ class Evaluation:
     model: Model
 
     def __call__(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        def add(total, part: Batch):
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
             inputs, labels = part.tokens[..., :-1], part.tokens[..., 1:]
             return total + self.model.loss_sum(params, inputs, labels, part.weights), None
 
@@ -187,5 +191,5 @@ def global_norm(tree: Params) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in tree.values()))
 
 
-def choose(condition: jax.Array, yes, no):
+def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

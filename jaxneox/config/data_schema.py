@@ -1,4 +1,4 @@
-"""What the batches of a run depend on, as frozen values; part of `schema`."""
+"""The part of the schema on which the batches of a run depend, as frozen values."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -27,7 +27,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Either `path` with `split`, or the three lists with weights."""
+    """Where the data are, as `path` with `split` or as three lists, and how samples are made."""
 
     path: str | None = None
     split: str = "969, 30, 1"
@@ -68,7 +68,7 @@ class DataConfig:
             )
 
     def source(self, split: str) -> Source:
-        """The paths of a split with all that belongs to them."""
+        """Return the datasets of a split: "train", "valid" or "test"."""
         return Source(
             getattr(self, f"{split}_paths"),
             getattr(self, f"{split}_weights"),
@@ -78,12 +78,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Sequences: `global_size = micro * accumulation * dp`."""
+    """The numbers of sequences in a step, where `global_size = micro * accumulation * dp`."""
 
     global_size: int
     micro: int
     accumulation: int
-    drop_last: int = 1  # at the end of the data what does not fill so many is left out
+    drop_last: int = 1  # a rest of fewer sequences at the end of the data is left out
     ramp: tuple[int, int, int] | None = None  # rampup_batch_size: start, increment, samples
 
 
@@ -102,7 +102,7 @@ class TrainConfig:
 
 
 class DataRun(NamedTuple):
-    """What the batches of a run depend on."""
+    """All on which the batches of a run depend."""
 
     data: DataConfig
     batch: BatchConfig
