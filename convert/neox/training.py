@@ -16,7 +16,7 @@ from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint, Shards
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
 from convert.readers.torch_file import TorchFile
-from jaxneox.config.check import Settings
+from jaxneox.config import Settings
 from jaxneox.config.optimization import precision_config
 from jaxneox.config.schema import LossScaleConfig
 from jaxneox.errors import UserError

@@ -8,7 +8,7 @@ from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import MOST_RANKS, find_files, missing_files
 from convert.readers.neox_mlp_type import without_mlp_type
 from convert.rules.neox import EMBEDDING
-from jaxneox.config import load_yaml, parallel_of
+from jaxneox.config import Settings, load_yaml
 from jaxneox.config.swapped import exchanged
 from jaxneox.errors import UserError
 
@@ -76,7 +76,7 @@ def _check_ranks(found: NeoxCheckpoint) -> None:
     if len(set(steps.values())) > 1:
         said = ", ".join(f"{name} of step {step}" for name, step in steps.items())
         raise UserError(f"{files.folder}: its files are of different steps: {said}")
-    wanted = max([parallel_of(found.given).tp, *_said(found, "model_parallel_size")])
+    wanted = max([Settings(found.given).parallel.tp, *_said(found, "model_parallel_size")])
     if wanted > 1 and files.merged:
         raise UserError(
             f"{files.folder}: holds what zero_to_fp32.py wrote of a run with model-parallel-size "
