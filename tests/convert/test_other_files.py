@@ -114,6 +114,14 @@ def test_another_number_of_layers_is_refused_still(tmp_path: Path) -> None:
     assert said.status == 2 and "num_layers is 2" in said.error
 
 
+def test_an_mlp_of_2023_in_a_parallel_residual(tmp_path: Path) -> None:
+    """NeoX of its time calls `expand_as` of a bias that is None."""
+    run_folder = Synthetic(keys=GATED | {"gpt-j-residual": True}).write(tmp_path / "run")
+    as_llama_mlp(run_folder)
+    said = run(from_neox, run_folder, tmp_path / "dst")
+    assert said.status == 2 and "there is nothing that it computed" in said.error
+
+
 @pytest.fixture
 def merged(tmp_path: Path) -> tuple[Path, Path]:
     """A Sequential run, and what zero_to_fp32.py would write of it, with its YAML."""
