@@ -11,7 +11,6 @@ from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import LARGE, progress
 from jaxneox.console.text import visible
-from jaxneox.data.checksums import checksum_path, file_sha256, read_checksums, write_checksums
 from jaxneox.data.commands import vocabulary
 from jaxneox.data.commands.scan import (
     IGNORED,
@@ -23,6 +22,7 @@ from jaxneox.data.commands.scan import (
     survey,
 )
 from jaxneox.data.indexed import IndexedDataset, dataset_prefix
+from jaxneox.data.sha256 import checksum_path, file_sha256, read_checksums, write_checksums
 from jaxneox.errors import UserError
 
 
