@@ -15,7 +15,7 @@ from jaxneox.console.parser import Parser
 def parser() -> Parser:
     p = Parser(
         "convert from-hf",
-        "Convert a GPTNeoXForCausalLM, LlamaForCausalLM or GPT2LMHeadModel of transformers to a "
+        "Convert a model of transformers (GPT-NeoX, Llama, Mistral, Qwen2, Qwen3 or GPT-2) to a "
         "jaxneox checkpoint with the same function, and certify it.",
         [
             ("EleutherAI/pythia-70m runs/70m", "a model of the Hugging Face hub"),

@@ -10,9 +10,6 @@ def newer_features(model: ModelConfig) -> dict[str, bool]:
     return {
         f"{a.num_heads} heads of {a.head_dim} are not as wide as the hidden size "
         f"{model.hidden_size} (head_dim)": a.num_heads * a.head_dim != model.hidden_size,
-        "queries, keys and values have biases and the output has none (attention_output_bias)": (
-            a.bias and not a.output_bias
-        ),
         "each head's queries and keys are normalised, with one scale for all heads "
         "(qk_norm_per_head)": a.qk_norm_per_head,
         f"its rotary embedding is scaled (rope_scaling of type {scaling.type})": (

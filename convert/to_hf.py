@@ -14,8 +14,8 @@ from jaxneox.console.parser import Parser
 def parser() -> Parser:
     p = Parser(
         "convert to-hf",
-        "Write a jaxneox checkpoint as safetensors that transformers loads: as GPTNeoXForCausalLM, "
-        "LlamaForCausalLM or GPT2LMHeadModel, whichever has exactly its function.",
+        "Write a jaxneox checkpoint as safetensors that transformers loads: as GPT-NeoX, Llama, "
+        "Mistral, Qwen2, Qwen3 or GPT-2, whichever has exactly its function.",
         [
             ("runs/mine OUT", "the newest step"),
             ("runs/mine OUT --dtype bfloat16 --vocab trim", "rounded, without padded rows"),

@@ -60,11 +60,6 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
             p.kind == "learned" and p.offset
         ),
         "queries and keys are normalised (use_qk_layernorm), for all heads apart": a.qk_norm,
-        "queries and keys are normalised (qk_norm_per_head), which is not written for Megatron": (
-            a.qk_norm_per_head
-        ),
-        f"its rotary positions are scaled (rope_scaling {p.scaling.type}), which is not written "
-        "for Megatron": p.kind == "rotary" and p.scaling.type != "default",
         f"a token sees {a.window} before it (sliding_window_width), there all": (
             a.window is not None
         ),

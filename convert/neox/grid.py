@@ -32,17 +32,7 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
     if mp < 1 or grid.pp < 0:
         raise UserError(f"--mp {mp} --pp {grid.pp}: expected --mp from 1 and --pp from 0")
     drops = model.parallel_residual and model.mlp.gated and not model.mlp.bias
-    p = model.positions
     reasons = {
-        f"its rotary positions are scaled (rope_scaling {p.scaling.type})": (
-            p.kind == "rotary" and p.scaling.type != "default"
-        ),
-        "each head's queries and keys are normalised with one scale for all heads "
-        "(qk_norm_per_head)": a.qk_norm_per_head,
-        f"{a.num_heads} heads of {a.head_dim} are {a.num_heads * a.head_dim} wide, and NeoX's are "
-        f"the hidden size together, {model.hidden_size}": (
-            a.num_heads * a.head_dim != model.hidden_size
-        ),
         "it has a bias on its logits, which NeoX has only from copies of a layernorm's bias": (
             model.logit_bias and (model.tied_embedding or not model.norm.bias)
         ),

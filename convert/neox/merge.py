@@ -202,6 +202,7 @@ def _set(plan: MergePlan, key: str, value: Any, **fields: Any) -> None:
 
 
 def _name_quirks(plan: MergePlan, source: NeoxCheckpoint) -> None:
+    plan.warnings += source.notes
     if source.half_angles:
         plan.warnings.append(
             f"NeoX of 2023 computed the angles of rotary in {source.dtype.name}, in which late "

@@ -46,6 +46,7 @@ class NeoxCheckpoint:
     Attributes:
         yamls: where the configuration was read.
         given: its keys.
+        notes: what a user should know of the YAML, one line each.
         mp: model-parallel ranks, as the files have them.
         engine: which of NeoX's two layouts the files have.
     """
@@ -54,6 +55,7 @@ class NeoxCheckpoint:
     yamls: list[Path]
     given: dict[str, Any]
     renamed: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def engine(self) -> Literal["pipeline", "sequential"]:

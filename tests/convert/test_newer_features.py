@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from convert import to_megatron, to_neox
+from convert import to_megatron, to_neox, verify
 from convert.megatron import grid as megatron
 from convert.neox import grid as neox
 from jaxneox.config import model_of
 from jaxneox.errors import UserError
+from tests.convert.commands import call
 from tests.convert.hf_models import LLAMA, MISTRAL, QWEN2, QWEN3, write_run
 from tests.convert.test_hf_refusals import refused
 
@@ -17,7 +18,6 @@ Keys = dict[str, Any]
 NEOX, MEGATRON = neox.NeoxGrid(1, 1, False), megatron.MegatronGrid(1, 1, 1, "torch")
 
 FEATURES: dict[str, tuple[Keys, str]] = {
-    "no output bias": (QWEN2, "the output has none (attention_output_bias)"),
     "norms of each head": (LLAMA | {"qk_norm_per_head": True}, "(qk_norm_per_head)"),
     "scaled": (
         LLAMA | {"rope_scaling": {"type": "yarn", "factor": 2.0}},
@@ -46,6 +46,15 @@ def test_a_llama_is_none_of_these() -> None:
     neox.refuse_grid(model_of(LLAMA | {"sliding_window_width": 7}, vocab_size=None), NEOX)
     with pytest.raises(UserError, match="a token sees 7 before it"):
         megatron.refuse_grid(model_of(MISTRAL, vocab_size=None), MEGATRON)
+
+
+def test_a_missing_output_bias_is_written_as_zeros(tmp_path: Path) -> None:
+    """And what the two other programs compute of it is the same."""
+    write_run(tmp_path / "run", QWEN2)
+    said = call(to_neox, tmp_path / "run", tmp_path / "neox", "--mp", 2)
+    assert "it is written as zeros, and NeoX would train it" in said.err
+    call(to_megatron, tmp_path / "run", tmp_path / "megatron", "--tp", 2)
+    assert "the same function" in call(verify, tmp_path / "neox", tmp_path / "megatron").out
 
 
 def test_the_commands_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

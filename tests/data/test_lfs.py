@@ -1,4 +1,4 @@
-"""What Git LFS and git-annex leave in place of a file, instead of data: refused by its name."""
+"""Git LFS pointers in place of data and tokenizers, as clones without git-lfs have: refused."""
 
 from pathlib import Path
 
