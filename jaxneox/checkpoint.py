@@ -66,10 +66,10 @@ def read_keys(location: Location) -> dict[str, Any]:
 def read_shapes(location: Location, item: str = "params") -> dict[str, tuple[int, ...]]:
     """Read the shapes of all arrays of an item, by dotted names."""
     with _readable(location, item), _quiet(), _reader() as reader:
-        found = reader.metadata(literal(location.folder / item)).item_metadata
-        if found is None:
+        metadata = reader.metadata(literal(location.folder / item)).item_metadata
+        if metadata is None:
             raise ValueError(f"{item} has no readable metadata")
-        return _shapes(found.tree)
+        return _shapes(metadata.tree)
 
 
 def restore_params(
@@ -141,15 +141,15 @@ def _restore(location: Location, item: str, abstract: Tree) -> Tree:
 
 def _restore_by_name(location: Location, item: str, abstract: Tree) -> Tree:
     """Restore by names, since parts of an optimizer without any array may come and go."""
-    wanted, structure = jax.tree_util.tree_flatten_with_path(abstract)
-    by_name = {dotted(path): leaf for path, leaf in wanted}
+    leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
+    by_name = {dotted(path): leaf for path, leaf in leaves}
     with _readable(location, item), _quiet(), _reader() as reader:
         there = reader.metadata(literal(location.folder / item)).item_metadata.tree
         asked = jax.tree_util.tree_map_with_path(lambda path, _: by_name[dotted(path)], there)
-        found = reader.restore(literal(location.folder / item), asked)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(found)
-    read = {dotted(path): leaf for path, leaf in leaves}
-    return jax.tree_util.tree_unflatten(structure, [read[dotted(path)] for path, _ in wanted])
+        restored = reader.restore(literal(location.folder / item), asked)
+    restored_leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
+    read = {dotted(path): leaf for path, leaf in restored_leaves}
+    return jax.tree_util.tree_unflatten(structure, [read[dotted(path)] for path, _ in leaves])
 
 
 @contextlib.contextmanager

@@ -28,13 +28,13 @@ def checksums(tree: Any) -> Sums:
     }
 
 
-def differing(found: Sums, expected: Sums) -> list[str]:
+def differing(actual: Sums, expected: Sums) -> list[str]:
     """List the arrays whose sums differ; one that was restored in another precision is left out."""
     return [
         name
-        for name in sorted(found.keys() & expected.keys())
-        if found[name].split(":")[0] == expected[name].split(":")[0]
-        and found[name] != expected[name]
+        for name in sorted(actual.keys() & expected.keys())
+        if actual[name].split(":")[0] == expected[name].split(":")[0]
+        and actual[name] != expected[name]
     ]
 
 
@@ -45,10 +45,10 @@ def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 def _sum(leaf: jax.Array) -> jax.Array:
     sharding = jax.typeof(leaf).sharding
-    place = sharding if isinstance(sharding, NamedSharding) and not sharding.mesh.empty else None
+    spec = sharding if isinstance(sharding, NamedSharding) and not sharding.mesh.empty else None
     position = jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(leaf.shape):
-        along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis, out_sharding=place)
+        along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis, out_sharding=spec)
         position = position * jnp.uint32(size % 2**32) + along
     return jnp.sum(_bits(leaf) * _hash(position), dtype=jnp.uint32)
 

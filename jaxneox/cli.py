@@ -93,10 +93,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def start(module: str, words: Sequence[str]) -> NoReturn:
     """Hand the words to a command, whose modules take a second or two to be read."""
     try:
-        found = importlib.import_module(module)
+        command_module = importlib.import_module(module)
     except KeyboardInterrupt:
         end(Ending(128 + signal.SIGINT, "interrupted before anything was done"))
-    found.main(words)
+    command_module.main(words)
     raise AssertionError(f"{module}.main returned")
 
 

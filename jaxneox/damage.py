@@ -69,7 +69,7 @@ def merge(item: Path) -> None:
     )
 
 
-def lacking(item: Path) -> str | None:
+def missing_file(item: Path) -> str | None:
     """Name the first file without which nothing restores an item that was just saved."""
     return next((name for name in (METADATA, MANIFEST) if not (item / name).is_file()), None)
 

@@ -51,8 +51,8 @@ def foreign(folder: Path) -> Foreign | None:
         names = [child.name for child in folder.iterdir()]
     except OSError:
         return None
-    found = next((kind for kind in KINDS if any(map(kind.signs.fullmatch, names))), None)
-    return HUGGING_FACE if found is None and _describes_a_model(folder / "config.json") else found
+    match = next((kind for kind in KINDS if any(map(kind.signs.fullmatch, names))), None)
+    return HUGGING_FACE if match is None and _describes_a_model(folder / "config.json") else match
 
 
 def _describes_a_model(path: Path) -> bool:

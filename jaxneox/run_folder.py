@@ -25,12 +25,12 @@ class Location(NamedTuple):
 
 def steps(run: Path) -> list[int]:
     """List the steps of the whole checkpoints in a run's folder, ascending."""
-    found = []
+    numbers = []
     for folder in run.glob(f"{PREFIX}_*"):
         number = _step_of(folder)
         if number is not None and (folder / "meta").is_dir():
-            found.append(number)
-    return sorted(found)
+            numbers.append(number)
+    return sorted(numbers)
 
 
 def is_address(path: str | Path) -> bool:

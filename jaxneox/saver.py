@@ -75,7 +75,7 @@ class Saver:
         step, items = self.unseen
         for item in items:
             folder = Location(self.run, step).folder / item
-            if (name := damage.lacking(folder)) is not None:
+            if (name := damage.missing_file(folder)) is not None:
                 raise UserError(
                     f"{folder}: was saved without {name}, which no reader can do without; the "
                     "checkpoints before are as they were. Save elsewhere with --save DIR"

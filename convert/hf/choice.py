@@ -13,7 +13,7 @@ from typing import Any
 from convert.hf.config import config_of, keys_of
 from convert.hf.families import FAMILIES
 from convert.hf.family import Family
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig, RopeScaling
 from jaxneox.errors import UserError
 
@@ -93,7 +93,7 @@ def choose(model: ModelConfig) -> Family:
 def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
     """Why the family has not the model's function, by field; empty where it has."""
     config = json.loads(json.dumps(config_of(family, model)))
-    ours, theirs = meaning(model), meaning(model_of(keys_of(config), vocab_size=None))
+    ours, theirs = meaning(model), meaning(Settings(keys_of(config)).model(vocab_size=None))
     return {
         name: REASONS.get(name, f"{name} is {{ours}}, there {{theirs}}").format(
             ours=Word(ours[name]), theirs=Word(theirs[name])

@@ -116,6 +116,11 @@ def as_computed(found: np.ndarray, expected: np.ndarray) -> bool:
 def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:
     """Settings by which NeoX computes what no setting of ours does."""
     given, kind = source.given, model.positions.kind
+    if source.llama_mlp and model.parallel_residual:
+        raise UserError(
+            f"{source.files.folder}: gpt_j_residual with an MLP of mlp_type llama: NeoX fails on "
+            "this (it adds a bias that is not there), so there is nothing that it computed"
+        )
     if given.get("apply_query_key_layer_scaling") and kind in ("alibi", "rpe"):
         raise UserError(
             f"{source.files.folder}: apply_query_key_layer_scaling with {kind}: NeoX multiplies "

@@ -31,7 +31,7 @@ from convert.neox.plan import Decision, Fold, Loss, MergeChoices, MergePlan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
 from convert.rules.rule import Role, Rule
-from jaxneox.config import parallel_of
+from jaxneox.config import Settings
 from jaxneox.errors import UserError
 
 Copies = dict[Rule, np.ndarray]
@@ -52,7 +52,7 @@ NORMS = {
 @np.errstate(invalid="ignore")  # numbers that are not finite are named when they are moved
 def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
     """Looks at every copy. Raises UserError where no merge of any kind has the ranks' function."""
-    sliced = parallel_of(source.given).sequence_parallel
+    sliced = Settings(source.given).parallel.sequence_parallel
     plan = MergePlan(
         source.model, dict(source.keys), chosen(choices.dtype, FLOAT32), sliced, source.llama_mlp
     )
@@ -202,6 +202,7 @@ def _set(plan: MergePlan, key: str, value: Any, **fields: Any) -> None:
 
 
 def _name_quirks(plan: MergePlan, source: NeoxCheckpoint) -> None:
+    plan.warnings += source.notes
     if source.half_angles:
         plan.warnings.append(
             f"NeoX of 2023 computed the angles of rotary in {source.dtype.name}, in which late "

@@ -20,7 +20,7 @@ from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
 from convert.tokenizers import check_rows
-from jaxneox.config import tokenizer_of
+from jaxneox.config import Settings
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
@@ -107,7 +107,7 @@ def its_tokenizer(
 
     Raises UserError for a tokenizer that has more tokens than the model has rows.
     """
-    tokenizer, notes = find_tokenizer(tokenizer_of(keys), given, source.files.folder)
+    tokenizer, notes = find_tokenizer(Settings(keys).tokenizer, given, source.files.folder)
     if tokenizer is not None:
         named = given or keys.get("vocab_file") or tokenizer.name
         rows = plan.model.vocab_size

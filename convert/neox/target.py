@@ -14,9 +14,11 @@ from convert.neox.split import Split
 from convert.neox.tokenizer_out import for_neox
 from convert.neox.training_out import NeoxState, neox_state
 from convert.parts import Leaves, Part
+from convert.readers.neox_mlp_type import without_mlp_type
 from convert.readers.neox_open import open_neox
 from convert.writers.neox import NeoxWriter
 from jaxneox.config.keys.further import OURS
+from jaxneox.config.present import in_present_names
 from jaxneox.data import Tokenizer
 
 
@@ -110,6 +112,9 @@ class NeoxTarget(Target):
         """
         source, dst = self._source, self._dst
         keys = {n: v for n, v in source.keys.items() if n not in (*OURS, "padded_vocab_size")}
+        if keys.get("mlp_type") == "llama":
+            keys = without_mlp_type(keys)
+        keys = in_present_names(keys)
         if "max_micro_batch_size" in source.keys:
             keys["train_micro_batch_size_per_gpu"] = source.keys["max_micro_batch_size"]
         keys |= {

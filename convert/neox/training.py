@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
 from convert.neox.training_keys import batch_notes, summed_of
 from convert.parts import Leaves, Part
-from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox import NeoxCheckpoint, Shards
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
 from convert.readers.torch_file import TorchFile
-from jaxneox.config.check import Settings
+from jaxneox.config import Settings
 from jaxneox.config.optimization import precision_config
 from jaxneox.config.schema import LossScaleConfig
 from jaxneox.errors import UserError
@@ -28,10 +29,8 @@ class Counterpart(NeoxCheckpoint):
     """The checkpoint with another quantity of its optimizer in place of each weight."""
 
     def __init__(self, source: NeoxCheckpoint, optimizer: NeoxOptimizer, quantity: Quantity):
-        super().__init__(source.files, source.yamls, source.given, source.renamed)
-        for name in ("keys", "model", "opened", "states", "shards"):
-            self.__dict__[name] = getattr(source, name)
-        self._optimizer, self._quantity = optimizer, quantity
+        super().__init__(source.files, source.yamls, source.given, source.renamed, source.notes)
+        self._source, self._optimizer, self._quantity = source, optimizer, quantity
 
     @property
     def dtype(self) -> np.dtype:
@@ -40,6 +39,22 @@ class Counterpart(NeoxCheckpoint):
     def ranks(self, index: int) -> list[Mapping[str, np.ndarray]]:
         shards = self.shards.get(index, [{}])[0]
         return self._optimizer.ranks(self._quantity, shards, index, self.mp)
+
+    @cached_property
+    def opened(self) -> list[TorchFile]:
+        return self._source.opened
+
+    @cached_property
+    def shards(self) -> dict[int, Shards]:
+        return self._source.shards
+
+    @cached_property
+    def states(self) -> list[dict[str, Any]]:
+        return self._source.states
+
+    @cached_property
+    def keys(self) -> dict[str, Any]:
+        return self._source.keys
 
 
 def masters(source: NeoxCheckpoint, training: "NeoxTraining") -> NeoxCheckpoint:

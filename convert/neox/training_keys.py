@@ -10,8 +10,8 @@ from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_optimizer import NeoxOptimizer
 from convert.rules import neox
 from convert.rules.rule import Role
+from jaxneox.config import Settings
 from jaxneox.config.batch import ACCUMULATION, GLOBAL, MICRO, batch_config
-from jaxneox.config.check import Settings
 from jaxneox.config.optimization import optimizer_config, schedule_config
 from jaxneox.config.schema import BatchConfig
 from jaxneox.console.hints import command

@@ -15,8 +15,7 @@ from convert.rules import neox
 from convert.rules.rule import Role, Rule
 from convert.writers.neox_adam import AdamState, Counters, stage_modules
 from convert.writers.neox_zero import ZeroState
-from jaxneox.config import data_run_of
-from jaxneox.config.check import Settings
+from jaxneox.config import Settings
 from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
 from jaxneox.config.schema import ModelConfig, OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
@@ -68,7 +67,7 @@ def neox_state(
     optimizer = optimizer_config(settings)
     half = precision_config(settings).compute
     _refuse(source, half, optimizer.kind)
-    batch = data_run_of(keys, dp=dp, vocab_size=None).batch
+    batch = Settings(keys).data_run(dp=dp, vocab_size=None).batch
     summed = batch.accumulation if grid.pp else 1
     clip = optimizer.grad_clip * summed
     counters = _counters(state, optimizer, schedule_config(settings, optimizer.lr), summed)

@@ -11,7 +11,7 @@ from convert.parts import STACKED, Leaves, Part, layer_of, nbytes, parts_of
 from convert.readers.jaxneox import JaxneoxCheckpoint, open_jaxneox
 from convert.writers.jaxneox import JaxneoxWriter, written
 from convert.writers.training import TrainingWriter
-from jaxneox.config import resolve, saved_keys
+from jaxneox.config import Settings, saved_keys
 
 MOMENTS: tuple[Moment, ...] = ("mu", "nu")
 
@@ -24,7 +24,7 @@ class JaxneoxTarget(Target):
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._config = resolve(source.keys, dp=source.dp, vocab_size=None)
+        self._config = Settings(source.keys).resolve(dp=source.dp, vocab_size=None)
         self.nbytes = nbytes(source.checkpoint.shapes, source.dtypes)
 
     def start(self, folder: Path) -> None:

@@ -18,7 +18,7 @@ from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
 from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer
@@ -57,7 +57,7 @@ class HfCheckpoint(Checkpoint):
         self.config: dict[str, Any] = read_json(said)
         self.family: Family = _of(said, lambda: family_of(self.config))
         keys = _of(said, lambda: keys_of(self.config))
-        self.model: ModelConfig = _of(said, lambda: model_of(keys, vocab_size=None))
+        self.model: ModelConfig = _of(said, lambda: Settings(keys).model(vocab_size=None))
         self.sizes = sizes_of(self.model)
         self.weight_files = weight_files(folder)
         self.files = [said, *self.weight_files]

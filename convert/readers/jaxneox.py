@@ -10,7 +10,7 @@ import tensorstore as ts
 from convert.checkpoint import Checkpoint, Logits
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Location
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.errors import UserError
@@ -28,14 +28,14 @@ class JaxneoxCheckpoint(Checkpoint):
         self.conversion: dict[str, Any] = meta.get("conversion", {})
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
         self._arrays: dict[tuple[str, str], ts.TensorStore] = {}
-        self.model: ModelConfig = model_of(self.keys, vocab_size=None)
+        self.model: ModelConfig = Settings(self.keys).model(vocab_size=None)
         self.shapes = checkpoint.read_shapes(location)
         self.check()
 
     @cached_property
     def said(self) -> ModelConfig:
         """By the run's config.yml, from which training goes on; the step has a copy of its own."""
-        return model_of(checkpoint.read_keys(self.location), vocab_size=None)
+        return Settings(checkpoint.read_keys(self.location)).model(vocab_size=None)
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:

@@ -22,7 +22,7 @@ from convert.readers.megatron_shards import Shards, open_shards
 from convert.readers.torch_file import TorchFile
 from convert.rules.megatron import HEAD, QKV, WORDS, joined, rules
 from convert.rules.rule import Role, Rule, sizes_of
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
@@ -49,7 +49,7 @@ class MegatronCheckpoint(Checkpoint):
             plain = {"no_weight_tying": not self.tied} | self.reading.keys
             self.keys: dict[str, Any] = plain | self._precision() | TRAINING
             self.keys |= {"train_iters": max(1, shards.step)}
-            self.model: ModelConfig = model_of(self.keys, vocab_size=None)
+            self.model: ModelConfig = Settings(self.keys).model(vocab_size=None)
         except UserError as error:
             if str(error).startswith(str(self.folder)):
                 raise

@@ -11,7 +11,7 @@ import numpy as np
 from convert.readers.neox_files import Files
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 from jaxneox.model.positions import alibi_slopes
@@ -46,6 +46,7 @@ class NeoxCheckpoint:
     Attributes:
         yamls: where the configuration was read.
         given: its keys.
+        notes: what a user should know of the YAML, one line each.
         mp: model-parallel ranks, as the files have them.
         engine: which of NeoX's two layouts the files have.
     """
@@ -54,6 +55,7 @@ class NeoxCheckpoint:
     yamls: list[Path]
     given: dict[str, Any]
     renamed: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def engine(self) -> Literal["pipeline", "sequential"]:
@@ -132,14 +134,14 @@ class NeoxCheckpoint:
         keys = self.given | {"padded_vocab_size": self.vocab_size}
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
-        plain = model_of(keys, vocab_size=None)
+        plain = Settings(keys).model(vocab_size=None)
         if plain.parallel_residual and plain.mlp.gated and not plain.mlp.bias:
             keys["attention_dropped"] = True  # the MLP's output overwrites it
         return keys
 
     @cached_property
     def model(self) -> ModelConfig:
-        return model_of(self.keys, vocab_size=None)
+        return Settings(self.keys).model(vocab_size=None)
 
     @cached_property
     def opened(self) -> list[TorchFile]:

@@ -8,7 +8,8 @@ from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import MOST_RANKS, find_files, missing_files
 from convert.readers.neox_mlp_type import without_mlp_type
 from convert.rules.neox import EMBEDDING
-from jaxneox.config import load_yaml, parallel_of
+from jaxneox.config import Settings, load_yaml
+from jaxneox.config.swapped import exchanged
 from jaxneox.errors import UserError
 
 
@@ -27,6 +28,7 @@ def open_neox(
     _check_embedding(found)
     if found.llama_mlp:
         found.given = without_mlp_type(found.given)
+    _undo_exchange(found)
     _check_ranks(found)
     return found
 
@@ -36,6 +38,17 @@ def require_modules(found: NeoxCheckpoint, modules: Iterable[int]) -> None:
     absent = sorted(set(modules) - found.shards.keys())
     if absent and found.engine == "pipeline":
         raise missing_files(found.files.folder, _files_of(found, absent, range(found.mp)))
+
+
+def _undo_exchange(found: NeoxCheckpoint) -> None:
+    """Layers and heads that the YAML has exchanged, as that of pythia-12b-deduped has."""
+    keys = exchanged(found.given, found.layers)
+    if keys is not None:
+        found.given = keys
+        found.notes.append(
+            f"{found.yamls[0]}: num-layers and num-attention-heads are exchanged: the files have "
+            f"{found.layers} layers, so that {keys['num_attention_heads']} are the heads"
+        )
 
 
 def _check_embedding(found: NeoxCheckpoint) -> None:
@@ -63,7 +76,7 @@ def _check_ranks(found: NeoxCheckpoint) -> None:
     if len(set(steps.values())) > 1:
         said = ", ".join(f"{name} of step {step}" for name, step in steps.items())
         raise UserError(f"{files.folder}: its files are of different steps: {said}")
-    wanted = max([parallel_of(found.given).tp, *_said(found, "model_parallel_size")])
+    wanted = max([Settings(found.given).parallel.tp, *_said(found, "model_parallel_size")])
     if wanted > 1 and files.merged:
         raise UserError(
             f"{files.folder}: holds what zero_to_fp32.py wrote of a run with model-parallel-size "

@@ -7,14 +7,6 @@ parts of a run, and its `resolve` builds the whole run, a frozen `Config`.
 from jaxneox.config.describe import describe, saved_keys
 from jaxneox.config.merge import load_yaml
 from jaxneox.config.override import apply_set
-from jaxneox.config.parts import (
-    data_run_of,
-    model_of,
-    parallel_of,
-    resolve,
-    schedule_of,
-    tokenizer_of,
-)
 from jaxneox.config.schema import Config
 from jaxneox.config.settings import Settings
 
@@ -22,13 +14,7 @@ __all__ = [
     "Config",
     "Settings",
     "apply_set",
-    "data_run_of",
     "describe",
     "load_yaml",
-    "model_of",
-    "parallel_of",
-    "resolve",
     "saved_keys",
-    "schedule_of",
-    "tokenizer_of",
 ]

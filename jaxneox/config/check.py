@@ -123,9 +123,6 @@ class CheckedKeys:
                 self.note(f"{name}: {value} changes nothing: {why}")
 
 
-Settings = CheckedKeys  # the name by which convert and train.origin import it
-
-
 def stands_for(alias: str, value: Any) -> Any:
     """Return the value that an alias gives to the key for which it stands, or None for no value."""
     fate = KEYS[alias].fate

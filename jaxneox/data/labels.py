@@ -32,7 +32,7 @@ def check_in_step(dataset: IndexedDataset, labels: IndexedDataset) -> None:
 
 def with_loss(labels: IndexedDataset, prefix: int) -> NDArray[np.bool_]:
     """Mark the documents that have a label other than -100 among their first `prefix`."""
-    found = np.zeros(len(labels), bool)
+    learned = np.zeros(len(labels), bool)
     for first in range(0, len(labels), DOCUMENTS):
         part = slice(first, first + DOCUMENTS)
         lengths = labels.sizes[part].astype(np.int64)
@@ -41,5 +41,5 @@ def with_loss(labels: IndexedDataset, prefix: int) -> NDArray[np.bool_]:
         values = np.concatenate(list(labels.runs(begins[:1], total)))
         counted = np.concatenate([[0], np.cumsum(values != MASKED)])
         at = begins - begins[0]
-        found[part] = counted[at + np.minimum(lengths, prefix)] > counted[at]
-    return found
+        learned[part] = counted[at + np.minimum(lengths, prefix)] > counted[at]
+    return learned

@@ -8,7 +8,7 @@ from jaxneox.console.execute import entry_point
 from jaxneox.console.files import check_output
 from jaxneox.errors import UserError
 from jaxneox.generate.arguments import parser, settings_of
-from jaxneox.generate.ask import ask
+from jaxneox.generate.interactive import converse
 from jaxneox.generate.prompts import from_file, from_stream
 from jaxneox.generate.write import Screen, write_lines
 from jaxneox.infer.sampling import Sampling
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     if not settings.recompute:
         model.release()
     if given is None:
-        ask(model, settings, args)
+        converse(model, settings, args)
     else:
         answer(model, settings, args, given)
 

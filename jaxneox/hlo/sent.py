@@ -104,10 +104,10 @@ def axes_of(groups: Groups | str, sizes: tuple[tuple[str, int], ...], pairs: boo
         return "+".join(long)
     if all(len(group) == 1 for group in groups):
         return ""
-    wanted = {frozenset(group) for group in groups}
+    expected = {frozenset(group) for group in groups}
     for count in range(1, len(long) + 1):
         for axes in itertools.combinations(long, count):
-            if _along(axes, sizes) == wanted:
+            if _along(axes, sizes) == expected:
                 return "+".join(axes)
     width = "/".join(map(str, sorted({len(group) for group in groups})))
     first = ",".join(map(str, groups[0][:8])) + (",…" if len(groups[0]) > 8 else "")

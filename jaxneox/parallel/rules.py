@@ -192,9 +192,9 @@ class Rules:
         holders = ("dp", "cp") if "layers" in axes else ("dp", "cp", "pp")
         copies = tuple(a for a in holders if self.size(a) > 1)
         for count in range(len(copies), 0, -1):
-            found = self._over(copies[:count], spec, axes, shape)
-            if found != spec:
-                return found
+            split = self._over(copies[:count], spec, axes, shape)
+            if split != spec:
+                return split
         return spec
 
     def _over(self, extra: MeshAxes, spec: P, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:

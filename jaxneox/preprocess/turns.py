@@ -36,20 +36,20 @@ def spans_of_growth(parts: Sequence[Sequence[int] | str], learned: Sequence[bool
     """Find the learned turns in the last part; each part begins the next."""
     starts = [0, *map(len, parts)]
     bounds = itertools.pairwise(starts)
-    return [span for span, wanted in zip(bounds, learned, strict=True) if wanted]
+    return [span for span, is_learned in zip(bounds, learned, strict=True) if is_learned]
 
 
 def spans_of_marks(rendered: Rendered, conversation: Conversation) -> list[Span] | None:
     """Find the learned turns by `{% generation %}`; None if it does not mark each turn."""
     roles = [turn["role"] for turn in conversation.turns]
     turns = [
-        wanted
-        for name, wanted in zip(roles, conversation.learned, strict=True)
+        is_learned
+        for name, is_learned in zip(roles, conversation.learned, strict=True)
         if name == conversation.role
     ]
     if conversation.role != "assistant" or len(turns) != len(rendered.generated):
         return None
-    return [span for span, wanted in zip(rendered.generated, turns, strict=True) if wanted]
+    return [span for span, is_learned in zip(rendered.generated, turns, strict=True) if is_learned]
 
 
 def reached(encoding: tokenizers.Encoding, text: str, spans: Sequence[Span]) -> list[bool]:

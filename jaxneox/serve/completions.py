@@ -131,7 +131,7 @@ async def whole(request: Request, exchange: Exchange, reply: Reply) -> Response:
     """Answer when all choices are finished; stop the work if the client leaves."""
 
     async def finish() -> Response:
-        for _ in reply.choices:  # each is told once, at its end
+        for _ in reply.choices:  # each is notified once, at its end
             await exchange.next()
         return JSONResponse(await to_thread.run_sync(reply.whole))
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged
-from jaxneox.config import saved_keys, schedule_of
+from jaxneox.config import Settings, saved_keys
 from jaxneox.config.schema import Config, ScheduleConfig
 from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
@@ -156,7 +156,7 @@ def start(
     run = Run(plan, mesh, state, loader, tokenizer, first, folder)
     if resume is not None and not resume.weights_only:
         with suppress(UserError):  # keys that say nothing of a training
-            run.schedule_before = schedule_of(checkpoint.read_meta(resume.location)["keys"])
+            run.schedule_before = Settings(checkpoint.read_meta(resume.location)["keys"]).schedule
     return run
 
 

@@ -141,7 +141,7 @@ def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
 
 
 def check_folders(cfg: CheckpointConfig) -> None:
-    """Raises UserError where a run would be read or written in what is no folder of this host."""
+    """Refuse to read or write a run in what is no folder of this host."""
     for folder in (cfg.save, cfg.load):
         if folder:
             checkpoint.on_disk(folder)

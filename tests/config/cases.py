@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jaxneox.config import Config, resolve
+from jaxneox.config import Config, Settings
 from jaxneox.errors import UserError
 
 SMALLEST: dict[str, Any] = {
@@ -19,7 +19,7 @@ SMALLEST: dict[str, Any] = {
 
 
 def run(dp: int = 1, vocab_size: int | None = 460, **keys: Any) -> Config:
-    return resolve(SMALLEST | keys, dp=dp, vocab_size=vocab_size)
+    return Settings(SMALLEST | keys).resolve(dp=dp, vocab_size=vocab_size)
 
 
 def error(dp: int = 1, vocab_size: int | None = 460, **keys: Any) -> str:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jaxneox.config import load_yaml, resolve
+from jaxneox.config import Settings, load_yaml
 from jaxneox.errors import UserError
 
 FOLDERS = (
@@ -72,7 +72,7 @@ def refusal(text: bytes, companions: dict[str, Any], folder: pathlib.Path) -> st
         return re.sub(rf"{file}:[0-9]*:? ?", "", str(error))
     while True:
         try:
-            resolve(keys, dp=1, vocab_size=VOCABULARY)
+            Settings(keys).resolve(dp=1, vocab_size=VOCABULARY)
             return None
         except UserError as error:
             missing = re.match(r"(\w+)(?: and (\w+) are both)? (?:is )?missing", str(error))

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxneox.config import describe, resolve, saved_keys
+from jaxneox.config import Settings, describe, saved_keys
 from jaxneox.config.schema import BatchConfig
 from jaxneox.errors import UserError
 from tests.config.cases import error, run
@@ -62,10 +62,10 @@ def test_a_saved_run_continues_with_its_batch_on_other_devices(
 ) -> None:
     config = run(dp=dp, **{MICRO: micro, STEPS: steps})
     keys = yaml.safe_load(yaml.safe_dump(saved_keys(config)))
-    assert resolve(keys, dp=dp, vocab_size=460).batch == config.batch
+    assert Settings(keys).resolve(dp=dp, vocab_size=460).batch == config.batch
     total = config.batch.global_size
     if total % other == 0:
-        again = resolve(keys, dp=other, vocab_size=460).batch
+        again = Settings(keys).resolve(dp=other, vocab_size=460).batch
         assert again.global_size == total and again.micro <= micro
         assert again.micro * again.accumulation * other == total
 
@@ -75,15 +75,15 @@ def test_saved_keys_are_the_users_with_what_the_devices_decided() -> None:
     saved = saved_keys(config)
     assert saved["train_batch_size"] == 12 and saved["padded_vocab_size"] == 512
     assert saved["lr"] == "1e-3" and "gas" not in saved and MICRO not in saved
-    again = resolve(saved, dp=3, vocab_size=None)
+    again = Settings(saved).resolve(dp=3, vocab_size=None)
     assert (again.model, again.optimizer, again.batch) == (
         config.model,
         config.optimizer,
         config.batch,
     )
-    assert resolve(saved_keys(again), dp=3, vocab_size=None).batch == config.batch
+    assert Settings(saved_keys(again)).resolve(dp=3, vocab_size=None).batch == config.batch
     with pytest.raises(UserError, match="nearest that fits is 10 or 15"):
-        resolve(saved, dp=5, vocab_size=None)
+        Settings(saved).resolve(dp=5, vocab_size=None)
 
 
 def test_a_description_has_a_line_for_every_value() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jaxneox.config import apply_set, load_yaml, resolve
+from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.fates import Used
 from jaxneox.config.keys import KEYS
 from jaxneox.config.keys.past import RENAMED
@@ -84,4 +84,4 @@ def test_each_old_name_says_until_when() -> None:
 
 def test_a_yaml_of_2022(shared: pathlib.Path) -> None:
     keys = load_yaml([shared / "cases/yaml_save_interval/old.yml"])
-    assert resolve(keys, dp=1, vocab_size=256).checkpoint.every is not None
+    assert Settings(keys).resolve(dp=1, vocab_size=256).checkpoint.every is not None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jaxneox.config import apply_set, describe, load_yaml, resolve
+from jaxneox.config import Settings, apply_set, describe, load_yaml
 from jaxneox.config.swapped import exchanged
 from jaxneox.errors import UserError
 
@@ -38,7 +38,7 @@ SWAPPED = "12B/pythia-12b-deduped.yml"  # its layers and heads are exchanged: Ne
 
 
 def shape(keys: dict[str, Any]) -> tuple[int, int, int, int]:
-    model = resolve(keys, dp=1, vocab_size=VOCAB_20B).model
+    model = Settings(keys).resolve(dp=1, vocab_size=VOCAB_20B).model
     return model.num_layers, model.hidden_size, model.attention.num_heads, model.vocab_size
 
 
@@ -55,7 +55,7 @@ def test_pythias_yamls(shared: pathlib.Path, size: str) -> None:
             assert fitting == apply_set(keys, ["num_layers=36", "num_attention_heads=40"])
             keys = fitting
         assert shape(keys) == PYTHIA[size], path
-        model = resolve(keys, dp=1, vocab_size=VOCAB_20B).model
+        model = Settings(keys).resolve(dp=1, vocab_size=VOCAB_20B).model
         assert model.mlp.activation == "gelu_tanh" and model.parallel_residual
 
 
@@ -77,7 +77,7 @@ def test_neoxs_yamls(shared: pathlib.Path) -> None:
     refused = {}
     for path in paths:
         try:
-            resolve(_whole_run(path, folder), dp=1, vocab_size=VOCAB_20B)
+            Settings(_whole_run(path, folder)).resolve(dp=1, vocab_size=VOCAB_20B)
         except UserError as error:
             refused[path.name] = str(error)
     assert refused.keys() == REFUSED.keys()
@@ -93,7 +93,7 @@ def test_golden_yamls(shared: pathlib.Path) -> None:
     paths = sorted((shared / "golden/neox").glob("*/neox_config.yml"))
     assert len(paths) == 19
     for path in paths:
-        model = resolve(load_yaml([path]), dp=1, vocab_size=460).model
+        model = Settings(load_yaml([path])).resolve(dp=1, vocab_size=460).model
         assert model.vocab_size == (480 if "mp1" in path.parent.name else 512), path
         assert (model.hidden_size, model.seq_length) == (64, 64)
         assert model.mlp.size == (96 if model.mlp.gated else 256)
@@ -106,7 +106,7 @@ def values(shared: pathlib.Path) -> Counter[tuple[str, str]]:
     for folder in [*folders, pathlib.Path("configs")]:
         for path in sorted(folder.rglob("*.yml")):
             try:
-                config = resolve(_whole_run(path, folders[0]), dp=2, vocab_size=VOCAB_20B)
+                config = Settings(_whole_run(path, folders[0])).resolve(dp=2, vocab_size=VOCAB_20B)
             except UserError:
                 continue
             lines = describe(config).splitlines()

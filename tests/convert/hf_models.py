@@ -10,7 +10,7 @@ import pytest
 
 from convert import to_hf
 from convert.writers.jaxneox import JaxneoxWriter, written
-from jaxneox.config import resolve, saved_keys
+from jaxneox.config import Settings, saved_keys
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 from tests.reference.parameters import random_params
@@ -122,7 +122,7 @@ def write_run(
     step: int = 3,
 ) -> tuple[ModelConfig, Params]:
     """A checkpoint of the model that `keys` describe, with no leaf at a trivial value."""
-    config = resolve(keys, dp=1, vocab_size=None)
+    config = Settings(keys).resolve(dp=1, vocab_size=None)
     params = {name: x.astype(dtype) for name, x in random_params(config.model, seed=0).items()}
     leaves = {name: (x.shape, x.dtype) for name, x in params.items()}
     writer = JaxneoxWriter(folder, step, leaves)

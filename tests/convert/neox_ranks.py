@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from jaxneox.config import load_yaml, model_of
+from jaxneox.config import Settings, load_yaml
 from jaxneox.config.schema import ModelConfig
 from tests.reference import neox_torch
 
@@ -27,7 +27,9 @@ OLD_NAMES = {"dense_h_to_4h": "linear1", "dense_4h_to_h": "linear2"}
 def read_case(folder: Path) -> tuple[ModelConfig, Ranks, dict[str, np.ndarray]]:
     """The configuration, the ranks' tensors and the arrays of one golden case."""
     case = json.loads((folder / "case.json").read_text())
-    model = model_of(load_yaml([folder / "neox_config.yml"]), vocab_size=case["real_vocab_size"])
+    model = Settings(load_yaml([folder / "neox_config.yml"])).model(
+        vocab_size=case["real_vocab_size"]
+    )
     with np.load(folder / "golden.npz") as golden:
         return model, files_of(folder / "global_step5", case["mp"]), dict(golden)
 

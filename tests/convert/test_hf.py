@@ -20,7 +20,7 @@ from convert.hf.config import keys_of, unknown_keys  # noqa: E402
 from convert.readers.hf import PRECISION, HfCheckpoint  # noqa: E402
 from convert.readers.jaxneox import open_jaxneox  # noqa: E402
 from convert.writers.hf import HfWriter  # noqa: E402
-from jaxneox.config import model_of  # noqa: E402
+from jaxneox.config import Settings  # noqa: E402
 from tests.convert.hf_models import (  # noqa: E402
     GPT2,
     GPT_NEOX,
@@ -173,7 +173,7 @@ def test_models_of_transformers(tmp_path: Path, name: str) -> None:
 def test_what_config_json_leaves_out_is_their_default(name: str) -> None:
     defaults = getattr(transformers, f"{name}Config")()
     model, least = (
-        model_of(keys_of(config), vocab_size=None)
+        Settings(keys_of(config)).model(vocab_size=None)
         for config in (defaults.to_dict(), {"model_type": defaults.model_type})
     )
     assert least == model

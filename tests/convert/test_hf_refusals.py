@@ -14,7 +14,7 @@ from convert.hf.choice import choose, flat, meaning, reasons
 from convert.hf.config import config_of, keys_of, unknown_keys
 from convert.hf.families import GPT_NEOX
 from convert.rules import hf_neox
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 from tests.convert import hf_models
@@ -81,7 +81,7 @@ INEXPRESSIBLE: dict[str, tuple[Keys, tuple[str, ...]]] = {
 def test_a_function_that_transformers_has_not(name: str) -> None:
     keys, words = INEXPRESSIBLE[name]
     with pytest.raises(UserError) as error:
-        choose(model_of(keys, vocab_size=None))
+        choose(Settings(keys).model(vocab_size=None))
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
@@ -98,12 +98,12 @@ def test_the_command_says_so_and_writes_nothing(
 @pytest.mark.parametrize("name", MODELS)
 def test_config_json_read_back_is_the_model(name: str) -> None:
     architecture, keys = MODELS[name]
-    model = model_of(keys, vocab_size=None)
+    model = Settings(keys).model(vocab_size=None)
     family = choose(model)
     assert family.architecture == architecture
     config = config_of(family, model)
     assert not unknown_keys(config)
-    back = model_of(keys_of(config), vocab_size=None)
+    back = Settings(keys_of(config)).model(vocab_size=None)
     # what transformers has no word for, and is of training alone
     of_training = {"seq_length": model.seq_length, "init": model.init}
     if architecture == "LlamaForCausalLM":
@@ -141,14 +141,14 @@ SCALING = {
 )
 def test_every_field_of_the_function_is_compared(keys: Keys, positions: set[str]) -> None:
     """A field that ModelConfig gains fails here: say in hf.choice and hf.config what it is."""
-    model = model_of(keys, vocab_size=None)
+    model = Settings(keys).model(vocab_size=None)
     assert set(meaning(model)) == FUNCTION | {f"positions.{name}" for name in positions}
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTION - {"hidden_size", "attention.head_dim"}))
 def test_no_field_can_differ_unnoticed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Whichever field config.json means otherwise is given as a reason."""
-    model = model_of(NEOX, vocab_size=None)
+    model = Settings(NEOX).model(vocab_size=None)
     assert reasons(GPT_NEOX, model) == {}
     plain = hf_choice.meaning
 
@@ -161,12 +161,12 @@ def test_no_field_can_differ_unnoticed(monkeypatch: pytest.MonkeyPatch, name: st
 
 def test_flat_names_every_field() -> None:
     assert {"num_layers", "init.std", "positions.rotary_base"} <= flat(
-        model_of(NEOX, vocab_size=None)
+        Settings(NEOX).model(vocab_size=None)
     ).keys()
 
 
 def their_config(keys: Keys) -> Keys:
-    model = model_of(keys, vocab_size=None)
+    model = Settings(keys).model(vocab_size=None)
     return config_of(choose(model), model)
 
 

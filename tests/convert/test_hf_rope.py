@@ -15,7 +15,7 @@ from convert.hf.config import config_of, keys_of  # noqa: E402
 from convert.hf.families import FAMILIES  # noqa: E402
 from convert.oracle import JaxneoxForward, run  # noqa: E402
 from convert.readers.hf import HfCheckpoint  # noqa: E402
-from jaxneox.config import model_of  # noqa: E402
+from jaxneox.config import Settings  # noqa: E402
 from jaxneox.loading import LoadedModel  # noqa: E402
 from tests.convert.test_hf import convert, saved_by_transformers  # noqa: E402
 from tests.reference.compare import relative_l2  # noqa: E402
@@ -116,7 +116,7 @@ def test_config_json_keeps_the_scaling(both: Both) -> None:
     model = both.ours.config.model
     family = next(f for f in FAMILIES if f.model_type == both.theirs.config.model_type)
     config = config_of(family, model)
-    assert model_of(keys_of(config), vocab_size=None).positions == model.positions
+    assert Settings(keys_of(config)).model(vocab_size=None).positions == model.positions
     theirs = type(both.theirs.config).from_dict(dict(config))
     build = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[model.positions.scaling.type]
     for found, expected in zip(build(theirs), build(both.theirs.config), strict=True):

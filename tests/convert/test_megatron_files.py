@@ -20,7 +20,7 @@ from convert.readers.torch_dist import DistFolder, DistTensor  # noqa: E402
 from convert.rules.megatron import cut, joined, rules  # noqa: E402
 from convert.rules.rule import Role, sizes_of  # noqa: E402
 from convert.writers.torch_dist import DistWriter  # noqa: E402
-from jaxneox.config import model_of  # noqa: E402
+from jaxneox.config import Settings  # noqa: E402
 from jaxneox.errors import UserError  # noqa: E402
 from tests.convert.commands import call, run  # noqa: E402
 from tests.convert.hf_models import GPT2, LLAMA, write_run  # noqa: E402
@@ -296,7 +296,7 @@ def test_which_gelu(tmp_path: Path, said, flags, form: str, note: str) -> None:
 def test_cutting_and_joining_are_inverse(tp: int, gated: bool, seed: int) -> None:
     keys = LLAMA | {"num_kv_heads": 6, "activation": "swiglu" if gated else "gelu",
                     "padded_vocab_size": 42}  # fmt: skip
-    model, random = model_of(keys, vocab_size=None), np.random.default_rng(seed)
+    model, random = Settings(keys).model(vocab_size=None), np.random.default_rng(seed)
     for rule in (r for inside in (False, True) for r in rules(model, inside=inside)):
         if rule.role is Role.SPLIT:
             whole = random.standard_normal(rule.shape(sizes_of(model)))

@@ -24,7 +24,7 @@ from convert.readers.megatron_states import Scaler  # noqa: E402
 from convert.readers.torch_dist import DistFolder  # noqa: E402
 from convert.writers.torch_dist import DistWriter  # noqa: E402
 from jaxneox import checkpoint  # noqa: E402
-from jaxneox.config import resolve  # noqa: E402
+from jaxneox.config import Settings  # noqa: E402
 from jaxneox.errors import UserError  # noqa: E402
 from jaxneox.train.step.scaler import Scale, next_scale  # noqa: E402
 from tests.convert.commands import Said, call, run  # noqa: E402
@@ -210,7 +210,7 @@ def test_the_scale_moves_as_megatrons_does(power, window, hysteresis, left, calm
     args = {"loss_scale_window": float(window), "hysteresis": hysteresis, "min_loss_scale": 0.5}
     keys, notes = loss_scale_keys(args, start)
     more = GPT2 | keys | {"precision": "fp16"}
-    config = resolve(more, dp=1, vocab_size=None)
+    config = Settings(more).resolve(dp=1, vocab_size=None)
     assert config.precision.loss_scale is not None
     found = loss_scale_of(start, config.precision.loss_scale)
     assert found and not notes

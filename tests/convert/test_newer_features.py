@@ -8,7 +8,7 @@ import pytest
 from convert import to_megatron, to_neox, verify
 from convert.megatron import grid as megatron
 from convert.neox import grid as neox
-from jaxneox.config import model_of
+from jaxneox.config import Settings
 from jaxneox.errors import UserError
 from tests.convert.commands import call
 from tests.convert.hf_models import LLAMA, MISTRAL, QWEN2, QWEN3, write_run
@@ -30,7 +30,7 @@ FEATURES: dict[str, tuple[Keys, str]] = {
 @pytest.mark.parametrize("name", FEATURES)
 def test_what_neither_has(name: str) -> None:
     keys, reason = FEATURES[name]
-    model = model_of(keys, vocab_size=None)
+    model = Settings(keys).model(vocab_size=None)
     with pytest.raises(UserError) as of_neox:
         neox.refuse_grid(model, NEOX)
     with pytest.raises(UserError) as of_megatron:
@@ -40,12 +40,12 @@ def test_what_neither_has(name: str) -> None:
 
 
 def test_a_llama_is_none_of_these() -> None:
-    model = model_of(LLAMA, vocab_size=None)
+    model = Settings(LLAMA).model(vocab_size=None)
     neox.refuse_grid(model, NEOX)
     megatron.refuse_grid(model, MEGATRON)
-    neox.refuse_grid(model_of(LLAMA | {"sliding_window_width": 7}, vocab_size=None), NEOX)
+    neox.refuse_grid(Settings(LLAMA | {"sliding_window_width": 7}).model(vocab_size=None), NEOX)
     with pytest.raises(UserError, match="a token sees 7 before it"):
-        megatron.refuse_grid(model_of(MISTRAL, vocab_size=None), MEGATRON)
+        megatron.refuse_grid(Settings(MISTRAL).model(vocab_size=None), MEGATRON)
 
 
 def test_a_missing_output_bias_is_written_as_zeros(tmp_path: Path) -> None:

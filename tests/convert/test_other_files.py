@@ -91,6 +91,37 @@ def test_an_mlp_of_2023_with_an_activation_that_head_has_no_gate_for(tmp_path: P
     assert said.status == 2 and "activation: mish in an MLP of mlp_type llama" in said.error
 
 
+def test_layers_and_heads_that_the_yaml_has_exchanged(tmp_path: Path) -> None:
+    """As pythia-12b-deduped's has them: 36 layers of 40 heads of 5120. The files decide."""
+    right = Synthetic(layers=3, heads=4).write(tmp_path / "right")
+    wrong = Synthetic(layers=3, heads=4).write(tmp_path / "wrong")
+    for path in (wrong / "configs").iterdir():
+        keys = yaml.safe_load(path.read_text()) | {"num-layers": 4, "num-attention-heads": 3}
+        path.write_text(yaml.safe_dump(keys))
+    call(from_neox, right, tmp_path / "a")
+    said = call(from_neox, wrong, tmp_path / "b")
+    assert "num-layers and num-attention-heads are exchanged: the files have 3 layers" in said.err
+    same(tmp_path / "a", tmp_path / "b")
+    assert open_jaxneox(tmp_path / "a").model == open_jaxneox(tmp_path / "b").model
+    assert "are exchanged" in call(inspect, wrong).out
+
+
+def test_another_number_of_layers_is_refused_still(tmp_path: Path) -> None:
+    run_folder = Synthetic(layers=3, heads=4).write(tmp_path / "run")
+    for path in (run_folder / "configs").iterdir():
+        path.write_text(path.read_text().replace("num-layers: 3", "num-layers: 2"))
+    said = run(from_neox, run_folder, tmp_path / "dst")
+    assert said.status == 2 and "num_layers is 2" in said.error
+
+
+def test_an_mlp_of_2023_in_a_parallel_residual(tmp_path: Path) -> None:
+    """NeoX of its time calls `expand_as` of a bias that is None."""
+    run_folder = Synthetic(keys=GATED | {"gpt-j-residual": True}).write(tmp_path / "run")
+    as_llama_mlp(run_folder)
+    said = run(from_neox, run_folder, tmp_path / "dst")
+    assert said.status == 2 and "there is nothing that it computed" in said.error
+
+
 @pytest.fixture
 def merged(tmp_path: Path) -> tuple[Path, Path]:
     """A Sequential run, and what zero_to_fp32.py would write of it, with its YAML."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxneox.config import resolve
+from jaxneox.config import Settings
 from jaxneox.data.tokenizer import CharLevelTokenizer
 from jaxneox.loading import LoadedModel
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, whole
@@ -25,7 +25,7 @@ def speaker(
     keys |= {"seq_length": seq_length, "max_position_embeddings": seq_length}
     keys |= {"padded_vocab_size": 640} | changes
     own = CharLevelTokenizer()
-    config = resolve(keys, dp=1, vocab_size=own.vocab_size)
+    config = Settings(keys).resolve(dp=1, vocab_size=own.vocab_size)
     sizes = final_sizes(whole(parse_mesh(mesh)), 8)
     params = {name: jnp.asarray(w) for name, w in random_params(config.model, seed=1).items()}
     for character in broken:

@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
-from jaxneox.config import load_yaml, model_of  # noqa: E402
+from jaxneox.config import Settings, load_yaml  # noqa: E402
 from jaxneox.config.schema import ModelConfig  # noqa: E402
 from tests.model.adapter import jax_logits, jax_loss  # noqa: E402
 from tests.reference import neox_torch  # noqa: E402
@@ -83,7 +83,7 @@ def load_case(shared: Path, name: str) -> tuple[ModelConfig, Params, dict[str, n
     # A parallel residual without MLP biases makes NeoX drop what attention puts out.
     ours = {"attention_dropped": name == "nobiasmlp_gptj_mp1"}
     keys = load_yaml([folder / "neox_config.yml"]) | ours
-    cfg = model_of(keys, vocab_size=case["real_vocab_size"])
+    cfg = Settings(keys).model(vocab_size=case["real_vocab_size"])
     params = read_checkpoint(folder / "global_step5", cfg)
     assert {k: v.shape for k, v in params.items()} == parameter_shapes(cfg)
     with np.load(folder / "golden.npz") as golden:

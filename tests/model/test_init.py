@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config import resolve
+from jaxneox.config import Settings
 from jaxneox.config.schema import AttentionConfig, InitConfig, MlpConfig, ModelConfig
 from jaxneox.model import Model
 from jaxneox.model.param import initializer
@@ -87,7 +87,7 @@ def test_every_methods_spread(shared: pathlib.Path) -> None:
 @pytest.mark.parametrize("case", ["pythia", "tied", "llama", "alibi", "neox_default_inits", "wd0"])
 def test_a_real_models_parameters_spreads_and_groups(shared: pathlib.Path, case: str) -> None:
     golden = json.loads((shared / f"golden/data/init/neox_groups_{case}.json").read_text())
-    cfg = resolve(golden["config"], dp=1, vocab_size=50257)
+    cfg = Settings(golden["config"]).resolve(dp=1, vocab_size=50257)
     # fewer words, drawn alike, make it quick
     model = Model(dataclasses.replace(cfg.model, vocab_size=512), ONE_DEVICE)
     init = jax.jit(model.init, compiler_options=HASTE)

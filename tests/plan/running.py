@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jaxneox.config import apply_set, parallel_of, resolve
+from jaxneox.config import Settings, apply_set
 from jaxneox.parallel.mesh import asked_sizes, final_sizes
 from jaxneox.plan.topology import parse_topology, prepare
 
@@ -51,8 +51,8 @@ def main() -> None:
 
     use_compilation_cache()
     keys = apply_set(KEYS, changes)
-    sizes = final_sizes(asked_sizes(mesh_text, parallel_of(keys)), topology.count)
-    cfg = resolve(keys, dp=sizes["dp"], vocab_size=None)
+    sizes = final_sizes(asked_sizes(mesh_text, Settings(keys).parallel), topology.count)
+    cfg = Settings(keys).resolve(dp=sizes["dp"], vocab_size=None)
     plan = build_plan(cfg, sizes)
     planned = compile_for(plan, topology)
     mesh = make_mesh(sizes)

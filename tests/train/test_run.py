@@ -15,7 +15,7 @@ import yaml
 
 import jaxneox
 from jaxneox import checkpoint
-from jaxneox.config import load_yaml, resolve
+from jaxneox.config import Settings, load_yaml
 from jaxneox.config.schema import CheckpointConfig
 from jaxneox.data import build_tokenizer
 from jaxneox.data.writer import IndexedWriter
@@ -105,7 +105,7 @@ def test_what_it_says_is_there(folder: Path) -> None:
 def test_config_is_a_yaml_of_the_same_run(folder: Path) -> None:
     keys = load_yaml([folder / "run/config.yml"])
     assert keys["padded_vocab_size"] == 512 and keys["train_batch_size"] == 4
-    cfg = resolve(keys, dp=1, vocab_size=None)
+    cfg = Settings(keys).resolve(dp=1, vocab_size=None)
     assert (cfg.model.hidden_size, cfg.train.train_iters) == (32, 12)
 
 
@@ -138,7 +138,7 @@ def test_load_gives_the_function_of_the_training_state(folder: Path, tmp_path: P
     keys = checkpoint.read_keys(place) | {"save": str(tmp_path / "run"), "load": str(place.folder)}
     for key in ("log_dir", "tensorboard_dir", "profile", "extra_save_iters"):
         del keys[key]
-    cfg = resolve(keys, dp=1, vocab_size=None)
+    cfg = Settings(keys).resolve(dp=1, vocab_size=None)
     run = start(build_plan(cfg, {"dp": 1, "tp": 1}), build_tokenizer(cfg.tokenizer))
     assert loop.train(run) and run.step == 12
     with jax.set_mesh(run.mesh):

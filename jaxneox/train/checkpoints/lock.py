@@ -59,7 +59,7 @@ def locked(run: Path | None) -> Iterator[None]:
 def _made(run: Path) -> list[Path]:
     """Make the folder, and return those that were missing, the innermost first."""
     missing = [folder for folder in (run, *run.parents) if not os.path.lexists(folder)]
-    with suppress(OSError):  # said by whoever writes there first
+    with suppress(OSError):  # reported by whoever writes there first
         run.mkdir(parents=True, exist_ok=True)
     return missing
 

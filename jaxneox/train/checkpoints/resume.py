@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged, Location
-from jaxneox.config import Config, model_of
-from jaxneox.config.check import Settings
+from jaxneox.config import Config, Settings
 from jaxneox.config.schema import CheckpointConfig, ModelConfig
 from jaxneox.data import Loader
 from jaxneox.errors import UserError
@@ -23,7 +22,7 @@ VISIBLE_WITHIN = (
 )
 
 TOKENS = "tokens file"  # an order by name
-MAX_CHANGES = 8  # of the data, said one by one
+MAX_CHANGES = 8  # of the data, listed one by one
 
 # What may change between two runs of one model: its function of a sequence is the same.
 MAY_CHANGE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
@@ -155,7 +154,7 @@ def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
     Raises:
         UserError: with every setting that differs.
     """
-    saved = model_of(checkpoint.read_meta(start.location)["keys"], vocab_size=None)
+    saved = Settings(checkpoint.read_meta(start.location)["keys"]).model(vocab_size=None)
     differences = [
         f"{name} is {there} there and {here} here"
         for name, there, here in _changes(dataclasses.asdict(saved), dataclasses.asdict(cfg))

@@ -61,7 +61,11 @@ def iterations(cfg: Config, split: Split) -> int:
 
 
 def train(run: Run) -> bool:
-    """Runs to the end, or until it is interrupted; saves either way. True if it came to the end."""
+    """Run to the end, or until it is interrupted; save either way.
+
+    Returns:
+        Whether the run came to its end.
+    """
     cfg = run.cfg
     run.write_config()
     with ExitStack() as stack:

@@ -68,7 +68,7 @@ def already_done(run: Run) -> str:
     """Say that the run has no step left, and how to train on."""
     state = f"nothing to do: {run.folder or 'the run'} is at step {run.step}"
     if run.step < run.cfg.train.train_iters:
-        return f"{state}, the last one of the --tokens file. Give further batches, or none"
+        return f"{state}, the last one of the --tokens file. Give more batches, or none"
     longer = next_command(run, run.folder or Path("RUN"), 2 * run.step)
     return f"{state}, and {run.last} were asked for. Train on: {longer}; or anew, with --save DIR"
 
@@ -106,7 +106,7 @@ def next_command(run: Run, folder: Path, last: int) -> str:
     """Return the command that trains on until a later step, with what its user should know."""
     length = ("--set", f"train-iters={last}")
     if isinstance(run.loader, TokensFile):
-        return f"{command('train', folder, '--tokens', 'FILE.npz', *length)}   (further batches)"
+        return f"{command('train', folder, '--tokens', 'FILE.npz', *length)}   (more batches)"
     end = run.loader.fingerprint().get("wraps_at")
     if end is None or last * run.cfg.batch.global_size <= end:
         return f"{command('train', folder, *length)}   (go on)"

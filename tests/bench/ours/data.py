@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxneox.config import resolve
+from jaxneox.config import Settings
 from jaxneox.data import Loader, open_loader
 from jaxneox.data.writer import IndexedWriter
 from tests.bench.kinds import BATCHES
@@ -38,7 +38,7 @@ def write(case: Case) -> Callable[[], None]:
 def loader_of(case: Case) -> Loader:
     """Of the training split, which is all."""
     keys = case.keys | {"data_path": str(Path(case.folder) / PREFIX), "split": "100,0,0"}
-    loader = open_loader(resolve(keys, dp=1, vocab_size=None).data_run, None, "train")
+    loader = open_loader(Settings(keys).resolve(dp=1, vocab_size=None).data_run, None, "train")
     assert loader is not None
     return loader
 

@@ -1,6 +1,6 @@
 """A case as training has it: one device, nothing allocated."""
 
-from jaxneox.config import resolve
+from jaxneox.config import Settings
 from jaxneox.parallel.mesh import whole
 from jaxneox.train.plan import TrainPlan, build_plan
 from tests.bench.sizes import Case
@@ -9,4 +9,4 @@ ONE = whole({"dp": 1})
 
 
 def plan_of(case: Case) -> TrainPlan:
-    return build_plan(resolve(case.keys, dp=1, vocab_size=None), ONE)
+    return build_plan(Settings(case.keys).resolve(dp=1, vocab_size=None), ONE)

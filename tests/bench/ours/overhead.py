@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxneox.config import resolve
+from jaxneox.config import Settings
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.train.loop.loop import train
 from jaxneox.train.plan import build_plan
@@ -59,7 +59,7 @@ def prepare(case: Case) -> Callable[[], Seconds]:
     def run() -> Seconds:
         folder = tempfile.mkdtemp(dir=case.folder)
         keys = case.keys | TINY | {"data_path": str(Path(case.folder) / PREFIX), "save": folder}
-        plan = build_plan(resolve(keys, dp=1, vocab_size=None), ONE)
+        plan = build_plan(Settings(keys).resolve(dp=1, vocab_size=None), ONE)
         train(start(plan, None))
         steps = read_metrics(Path(folder) / "metrics.jsonl")[WARM:]
         return Seconds(statistics.median(step["seconds"] for step in steps))

@@ -12,7 +12,7 @@ from jaxneox.loading import LoadedModel
 PROMPT = "Context prompt >>> "
 
 
-def ask(model: LoadedModel, settings: GenerationConfig, args: argparse.Namespace) -> None:
+def converse(model: LoadedModel, settings: GenerationConfig, args: argparse.Namespace) -> None:
     """Converse until Ctrl-D; Ctrl-C ends an answer."""
     for number in itertools.count():
         try:
