@@ -42,8 +42,9 @@ FLOAT64 = 1e-13
 
 def is_neox(cfg: ModelConfig) -> bool:
     """Whether NeoX itself has such a model, one that it can run."""
-    ours_alone = cfg.logit_bias or cfg.attention_dropped or any(newer_features(cfg).values())
-    ours_alone |= cfg.attention.bias and not cfg.attention.output_bias
+    a = cfg.attention
+    ours_alone = cfg.logit_bias or cfg.attention_dropped or a.bias != a.biased_output
+    ours_alone |= any(newer_features(cfg).values())
     return not ours_alone and (cfg.mlp.bias or cfg.mlp.gated)
 
 
