@@ -1,4 +1,4 @@
-"""Keys of config.json that any family may have, and that are no field of ours."""
+"""Keys of config.json that any family may have and that set no field of ours."""
 
 from convert.hf.family import Fixed
 
@@ -15,7 +15,7 @@ NO_WINDOW: dict[str, Fixed] = {
     "sliding_window": Fixed((None,), "this architecture has no window"),
     "use_sliding_window": Fixed((False, None), "this architecture has no window"),
 }
-"""Of a family without `windows`."""
+"""Keys of a family without `windows`, which must not set a window."""
 
 HARMLESS = frozenset(
     # what the checkpoint is
@@ -36,4 +36,4 @@ HARMLESS = frozenset(
     | {"forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens", "output_scores"}
     | {"remove_invalid_values", "return_dict_in_generate"}
 )
-"""Keys of any configuration that no forward pass of these families looks at."""
+"""Keys of any configuration that no forward pass of these families reads."""

@@ -1,11 +1,11 @@
-"""The architectures of Hugging Face that models can be: what config.json says of each.
+"""The Hugging Face architectures that are supported, and how config.json describes each.
 
-Names, defaults and meanings are those of transformers 4.x and 5.23, models/*/configuration_*.py;
-a key that is absent means its default there. Every key has one fate: it is a field of ours, it must
-have the one value that leaves the function as it is, or it does not bear on the function.
+Names, defaults and meanings are those of transformers 4.x and 5.23, models/*/configuration_*.py; a
+key that is absent has its default there. Every key has one fate: it sets a field of ours, it must
+have the one value that leaves the function as it is, or it does not affect the function.
 
-A new family is an entry here and a table of its tensors in `convert.rules`, unless it has those of
-another.
+A new family is an entry here and a table of its tensors in `convert.rules`, unless it shares the
+tensors of another family.
 """
 
 from dataclasses import replace
@@ -53,7 +53,7 @@ LLAMA_FIELDS = (
     one_to_one("attention_dropout", 0.0, "attention.dropout", "attention_dropout"),
     one_to_one("initializer_range", 0.02, "init.std", "init_method_std"),
 )
-"""Of Llama and of those that were made after it."""
+"""Fields of Llama and of the families that derive from it."""
 
 
 def attention_bias(default: bool) -> Field:
@@ -153,4 +153,4 @@ GPT2 = Family(
 )  # fmt: skip
 
 FAMILIES = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
-"""Where several have a model's function, the first of them is written."""
+"""The supported families. If several have a model's function, the first of them is written."""

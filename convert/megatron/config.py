@@ -1,10 +1,10 @@
-"""NeoX's keys of a Megatron-LM model: the tensors decide, its arguments say what they cannot.
+"""NeoX's keys of a Megatron-LM model, from its tensors first and then from its arguments.
 
-Arguments are distrusted where they are known to say what is not so (FORMATS, measured):
-`num_query_groups` is 1 without grouped heads, `add_qkv_bias` was False in files with the bias,
-`add_position_embedding` is True for rope, and what Megatron's own tools convert always says that
-gelu is not fused, which means its erf form. Names and defaults are those of
-megatron/training/arguments.py, of its HEAD of 2026-08 and of 2024-10.
+Arguments are distrusted where they are known to be wrong (measured, FORMATS): `num_query_groups` is
+1 without grouped heads, `add_qkv_bias` was False in files with the bias, `add_position_embedding`
+is True for rope, and what Megatron's own tools convert always says that gelu is not fused, which
+means its erf form. Names and defaults are those of megatron/training/arguments.py, of its HEAD of
+2026-08 and of 2024-10.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ ORIGIN = "Megatron-LM"
 
 @dataclass(frozen=True)
 class ReadingChoices:
-    """What a person says that neither tensors nor arguments do; None is what the arguments say.
+    """A person's answers to what the files leave open; None takes what the arguments say.
 
     Attributes:
         gelu: which of its two forms.
         zero_centered: whether norms multiply by 1 + weight.
-        keys: NeoX's, instead of what would be found.
+        keys: NeoX's keys, in place of those that would be derived.
     """
 
     gelu: Literal["tanh", "erf"] | None = None
@@ -35,21 +35,25 @@ class ReadingChoices:
     keys: Mapping[str, Any] | None = None
 
     def said(self) -> dict[str, Any]:
-        """What a checkpoint of ours keeps, so that the two can be compared again."""
+        """The choices that a checkpoint of ours records, so that both can be compared again."""
         found = {"gelu": self.gelu, "zero_centered": self.zero_centered, "keys": self.keys}
         return {"from": ORIGIN} | {k: v for k, v in found.items() if v is not None}
 
     @staticmethod
     def of(conversion: Mapping[str, Any]) -> "ReadingChoices":
-        """As they were made for a checkpoint of ours; none for one that came from elsewhere."""
+        """Return the choices that a conversion recorded; none if it was from another program."""
         if conversion.get("from") != ORIGIN:
             return ReadingChoices()
         return ReadingChoices(**{k: v for k, v in conversion.items() if k != "from"})
 
 
 class Reading(NamedTuple):
-    """`zero_centered` and `interleaved` are how the tensors are to be read: norms that multiply by
-    1 + weight, and rope that turns even dimensions with odd ones."""
+    """NeoX's keys of a checkpoint, and how its tensors are to be read.
+
+    Attributes:
+        zero_centered: whether norms multiply by 1 + weight.
+        interleaved: whether rope turns even dimensions with odd ones.
+    """
 
     keys: Keys
     zero_centered: bool
@@ -58,6 +62,8 @@ class Reading(NamedTuple):
 
 
 class Fixed(NamedTuple):
+    """An argument that must have one of the values that leave the function as it is, and why."""
+
     neutral: tuple[Any, ...]
     why: str
 
@@ -98,14 +104,18 @@ NUMBERS = ("seq_length", "max_position_embeddings", "kv_channels", "rotary_perce
 SWITCHES = ("layernorm_zero_centered_gamma", "apply_layernorm_1p", "rotary_interleaved", "swiglu",
             "bias_gelu_fusion", "openai_gelu", "use_rotary_position_embeddings",
             "untie_embeddings_and_output_weights")  # fmt: skip
-"""What is taken from arguments; of another type it would be misread."""
+"""Arguments that are read as switches; one of another type would be misread."""
 
 GELU_BY_VERSION = ("onnx_safe", "use_te_activation_func")
-"""Switches with which gelu's form also hangs on Megatron's version."""
+"""Switches whose effect on gelu's form depends on Megatron's version."""
 
 
 def reading_of(args: Args, sizes: Sizes, choices: ReadingChoices) -> Reading:
-    """Raises UserError, with all reasons, for a function that NeoX's keys cannot say."""
+    """Combine arguments, sizes and choices to NeoX's keys.
+
+    Raises:
+        UserError: NeoX's keys cannot express the function; the message gives all reasons.
+    """
     _refuse_unlike(args, sizes)
     notes: list[str] = []
     given = dict(choices.keys or {})
@@ -182,7 +192,7 @@ def _refuse_unlike(args: Args, sizes: Sizes) -> None:
 
 
 def _norm(args: Args, sizes: Sizes, notes: list[str]) -> Keys:
-    """A bias tells layer norms, which always have one there, from rms norms."""
+    """Tell layer norms, which always have a bias there, from rms norms."""
     kind = "layernorm" if sizes.norm_bias else "rmsnorm"
     said = {"LayerNorm": "layernorm", "RMSNorm": "rmsnorm"}.get(args.get("normalization", ""))
     if said not in (None, kind):
@@ -265,7 +275,7 @@ def _mlp(args: Args, sizes: Sizes, choices: ReadingChoices, notes: list[str]) ->
 
 
 def _contradictions(args: Args, sizes: Sizes, groups: int | None, notes: list[str]) -> None:
-    """What args say otherwise than the tensors, which are right."""
+    """Note the arguments that contradict the tensors; the tensors are right."""
     grouped = args.get("group_query_attention")
     said = args.get("num_query_groups") if grouped else None
     tensors = {
@@ -287,7 +297,7 @@ def _contradictions(args: Args, sizes: Sizes, groups: int | None, notes: list[st
 
 
 def _either(args: Args, *names: str) -> Any:
-    """One setting under its names of several years. Raises UserError where they disagree."""
+    """Read a setting by its names of several years, or raise a UserError if they disagree."""
     said = {name: args[name] for name in names if args.get(name) is not None}
     if len(set(said.values())) > 1:
         raise UserError(" but ".join(f"{name} is {value!r}" for name, value in said.items()))
