@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
+from convert.fixed import FixedSetting
 from convert.hf.activations import ACTIVATIONS, GATED, PLAIN
 from convert.hf.agreed import agreed
 from convert.hf.common_keys import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.families import FAMILIES
-from convert.hf.family import Family, Fixed
+from convert.hf.family import Family
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
@@ -125,7 +126,7 @@ def refuse_unlike(family: Family, config: Config) -> None:
         raise UserError("; ".join(wrong))
 
 
-def _fixed(family: Family) -> dict[str, Fixed]:
+def _fixed(family: Family) -> dict[str, FixedSetting]:
     return FIXED | ({} if family.windows else NO_WINDOW) | dict(family.fixed)
 
 

@@ -10,7 +10,8 @@ tensors of another family.
 
 from dataclasses import replace
 
-from convert.hf.family import Family, Field, Fixed, Rope, one_to_one, with_defaults
+from convert.fixed import FixedSetting
+from convert.hf.family import Family, Field, Rope, one_to_one, with_defaults
 from convert.hf.windows import EveryLayer, LaterLayers
 from convert.rules import hf_gpt2, hf_llama, hf_neox
 
@@ -110,7 +111,7 @@ QWEN2 = replace(
         "use_bias_in_mlp": False,
     },
     windows=LaterLayers(default=4096, first=28),
-    fixed={"use_mrope": Fixed((False, None), "positions are of text alone")},
+    fixed={"use_mrope": FixedSetting((False, None), "positions are of text alone")},
 )
 
 QWEN3 = replace(
@@ -143,8 +144,8 @@ GPT2 = Family(
     constants={"norm": "layernorm", "pos_emb": "learned"},
     table=hf_gpt2,
     fixed={
-        "scale_attn_weights": Fixed((True,), "the scores are always divided by sqrt(head size)"),
-        "scale_attn_by_inverse_layer_idx": Fixed((False,), "no score is divided by its layer"),
+        "scale_attn_weights": FixedSetting((True,), "the scores are always divided by sqrt(head size)"),
+        "scale_attn_by_inverse_layer_idx": FixedSetting((False,), "no score is divided by its layer"),
     },
     harmless=frozenset(
         {"n_ctx", "embd_pdrop", "reorder_and_upcast_attn", "summary_type", "summary_use_proj"}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from convert.fixed import FixedSetting
 from convert.rules.rule import Rule
 from jaxneox.config.schema import ModelConfig
 
@@ -24,13 +25,6 @@ class Rope(NamedTuple):
     theta: str
     fraction: str | None  # None: whole heads are turned
     default_fraction: float = 1.0
-
-
-class Fixed(NamedTuple):
-    """A key that must have one of the values that leave the function as it is, and why."""
-
-    neutral: tuple[Any, ...]
-    why: str
 
 
 class Windows(Protocol):
@@ -99,7 +93,7 @@ class Family:
     windows: Windows | None = None
     gated: bool = False
     whole_heads: bool = True
-    fixed: Mapping[str, Fixed] = field(default_factory=dict)
+    fixed: Mapping[str, FixedSetting] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     since: Mapping[str, str] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)

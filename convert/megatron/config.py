@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from convert.megatron.fixed import FIXED
 from convert.megatron.sizes import Sizes
 from jaxneox.errors import UserError
 
@@ -60,43 +61,6 @@ class Reading(NamedTuple):
     interleaved: bool
     notes: list[str]
 
-
-class Fixed(NamedTuple):
-    """An argument that must have one of the values that leave the function as it is, and why."""
-
-    neutral: tuple[Any, ...]
-    why: str
-
-
-NONE = (None, False, 0)
-FIXED = {
-    "num_experts": Fixed((*NONE, 1), "mixtures of experts are not supported"),
-    "multi_latent_attention": Fixed(NONE, "there is no latent attention"),
-    "apply_residual_connection_post_layernorm": Fixed(NONE, "norms come before each branch"),
-    "squared_relu": Fixed(NONE, "NeoX has no squared relu"),
-    "quick_geglu": Fixed(NONE, "NeoX has no quick geglu"),
-    "activation_func_clamp_value": Fixed(NONE, "no activation is clamped"),
-    "glu_linear_offset": Fixed((*NONE, 0.0), "no gated branch has an offset"),
-    "use_rope_scaling": Fixed(NONE, "rotary embeddings are never scaled in NeoX"),
-    "rotary_seq_len_interpolation_factor": Fixed((*NONE, 1), "rotary is never scaled in NeoX"),
-    "no_rope_freq": Fixed(NONE, "all layers have the same positions"),
-    "window_size": Fixed(NONE, "a window is not read from Megatron-LM's checkpoints"),
-    "qk_layernorm": Fixed(NONE, "queries and keys have no norms of their own"),
-    "qk_l2_norm": Fixed(NONE, "queries and keys have no norms"),
-    "attention_output_gate": Fixed(NONE, "attention has no gate"),
-    "softmax_type": Fixed((None, "vanilla"), "the softmax has no further term"),
-    "use_mup": Fixed(NONE, "muP is not supported"),
-    "enable_mhc_connections": Fixed(NONE, "there is one residual stream"),
-    "linear_attention_freq": Fixed(NONE, "all attention is softmax attention"),
-    "is_hybrid_model": Fixed(NONE, "all layers are transformer layers"),
-    "hybrid_layer_pattern": Fixed(NONE, "all layers are transformer layers"),
-    "hybrid_override_pattern": Fixed(NONE, "all layers are transformer layers"),
-    "heterogeneous_layers_config_path": Fixed(NONE, "all layers are alike"),
-    "heterogeneous_layers_config_encoded_json": Fixed(NONE, "all layers are alike"),
-    "experimental_attention_variant": Fixed(NONE, "all attention is softmax attention"),
-    "mtp_num_layers": Fixed(NONE, "one token is predicted at a time"),
-}
-"""Arguments that change the function, with the values for which they do not."""
 
 NUMBERS = ("seq_length", "max_position_embeddings", "kv_channels", "rotary_percent", "rotary_base",
            "layernorm_epsilon", "norm_epsilon", "attention_dropout", "hidden_dropout",
