@@ -195,7 +195,7 @@ def put_together(rule: Rule, ranks: int, folded: bool) -> str:
 
 
 def changed(rule: Rule, tensors: list[np.ndarray], leaves: Leaves, sizes: Mapping[str, int]) -> int:
-    """Count the elements of ours that differ from the number of any rank."""
+    """Count the differences between our elements and those of each rank."""
     total = 0
     for rank, tensor in enumerate(tensors):
         ours = rule.get(leaves, sizes, rank if rule.role is Role.SPLIT else 0)
