@@ -22,7 +22,7 @@ from jaxneox.data import Tokenizer
 
 
 @dataclass(frozen=True)
-class Options:
+class MegatronOptions:
     """A user's choices.
 
     Attributes:
@@ -49,7 +49,7 @@ class MegatronSource(Source):
 
     checkpoint: MegatronCheckpoint
 
-    def __init__(self, src: Path, options: Options) -> None:
+    def __init__(self, src: Path, options: MegatronOptions) -> None:
         weights = open_megatron(src, step=options.step, choices=options.reading)
         keys: dict[str, Any] = dict(weights.keys)
         notes: list[str] = []

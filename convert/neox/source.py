@@ -31,7 +31,7 @@ BATCH_KEYS = {"train_batch_size", "train_micro_batch_size_per_gpu", "batch_size"
 
 
 @dataclass(frozen=True)
-class Options:
+class NeoxOptions:
     """A user's choices.
 
     Attributes:
@@ -60,7 +60,7 @@ class NeoxSource(Source):
             ranks' function.
     """
 
-    def __init__(self, src: Path, options: Options) -> None:
+    def __init__(self, src: Path, options: NeoxOptions) -> None:
         ranks = open_neox(src, step=options.step, config=options.config)
         check_consistency(ranks)
         choices = options.merge
