@@ -68,7 +68,7 @@ class Checkpoint(ABC):
         return None
 
     @property
-    def said(self) -> ModelConfig | None:
+    def declared_model(self) -> ModelConfig | None:
         """The configuration in another file of the checkpoint, or None without such a file."""
         return None
 

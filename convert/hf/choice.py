@@ -79,13 +79,13 @@ def choose(model: ModelConfig) -> Family:
     Raises:
         UserError: none has it; the message gives all reasons.
     """
-    found: list[tuple[Family, dict[str, str]]] = []
+    rejected: list[tuple[Family, dict[str, str]]] = []
     for family in FAMILIES:
         with suppress(UserError):  # of sizes that the family cannot have
-            found.append((family, reasons(family, model)))
-    if not found:
+            rejected.append((family, reasons(family, model)))
+    if not rejected:
         raise UserError("no architecture of transformers is near this model")
-    nearest, why = min(found, key=lambda pair: ("positions.kind" in pair[1], len(pair[1])))
+    nearest, why = min(rejected, key=lambda pair: ("positions.kind" in pair[1], len(pair[1])))
     if why:
         raise UserError(
             f"{nearest.architecture} is the nearest to this model in transformers, and is not the "
@@ -117,11 +117,11 @@ def meaning(model: ModelConfig) -> dict[str, Any]:
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten the fields of nested dataclasses to dotted names."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for field in fields(value):
         inner = getattr(value, field.name)
         if is_dataclass(inner):
-            found |= flat(inner, f"{prefix}{field.name}.")
+            by_name |= flat(inner, f"{prefix}{field.name}.")
         else:
-            found[prefix + field.name] = inner
-    return found
+            by_name[prefix + field.name] = inner
+    return by_name

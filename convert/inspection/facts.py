@@ -129,7 +129,7 @@ class Facts:
     uses: list[Use] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        found = asdict(self) | {"path": str(self.path)}
+        fields = asdict(self) | {"path": str(self.path)}
         if self.drift and not isfinite(self.drift.largest):
-            found["drift"] |= {"largest": None, "typical": None}  # JSON has no other word for it
-        return found
+            fields["drift"] |= {"largest": None, "typical": None}  # JSON has no other word for it
+        return fields

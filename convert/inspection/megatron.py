@@ -72,9 +72,9 @@ def _held_together(facts: Facts) -> MegatronCheckpoint:
     """
     source = open_megatron(facts.path)
     facts.notes += source.notes
-    tied, said = source.model.tied_embedding, facts.architecture
-    if said is not None and said.tied != tied:  # arguments lie, or say nothing
-        facts.architecture = replace(said, tied=tied)
+    tied, architecture = source.model.tied_embedding, facts.architecture
+    if architecture is not None and architecture.tied != tied:  # arguments lie, or say nothing
+        facts.architecture = replace(architecture, tied=tied)
         tensor = source.shards.layers[None][0][WORDS]
         elements = source.model.vocab_size * source.model.hidden_size * (-1 if tied else 1)
         facts.dtypes[tensor.dtype.name] = facts.dtypes.get(tensor.dtype.name, 0) + elements
@@ -249,15 +249,15 @@ def _named(args: Mapping[str, Any]) -> str:
 
 def _updates(held: Any) -> int | None:
     """Return the largest `step` anywhere in torch's state."""
-    waiting, found = [held], []
+    waiting, values = [held], []
     while waiting:
         at = waiting.pop()
         for name, value in at.items() if isinstance(at, Mapping) else ():
             if name in ("step", "common_step"):
-                found.append(getattr(value, "value", value))
+                values.append(getattr(value, "value", value))
             waiting.append(value)
         waiting.extend(at if type(at) is list else ())
-    counts = [int(n) for n in found if isinstance(n, int | float)]
+    counts = [int(n) for n in values if isinstance(n, int | float)]
     return max(counts, default=None)
 
 

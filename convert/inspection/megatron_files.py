@@ -69,7 +69,7 @@ def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
     own = ITERATION.fullmatch(path.resolve().name)
     run = path.resolve().parent if own else path
     there = {int(m[1]): c for c in run.iterdir() if (m := ITERATION.fullmatch(c.name))}
-    if step is None and not own and _said(run) == RELEASE and (run / RELEASE).is_dir():
+    if step is None and not own and _newest(run) == RELEASE and (run / RELEASE).is_dir():
         return run / RELEASE, sorted(there)
     if own or not there:
         if step is not None and not (own and int(own[1]) == step):
@@ -82,7 +82,7 @@ def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
 
 
 def _latest(run: Path, there: Mapping[int, Path]) -> int:
-    text = _said(run)
+    text = _newest(run)
     if text is None:
         return max(there)
     if not (text.isdecimal() and len(text) < 20 and int(text) in there):
@@ -92,7 +92,7 @@ def _latest(run: Path, there: Mapping[int, Path]) -> int:
     return int(text)
 
 
-def _said(run: Path) -> str | None:
+def _newest(run: Path) -> str | None:
     """Return the iteration that a run names as its newest."""
     path = run / LATEST
     return path.read_text(errors="replace").strip() if path.is_file() else None
@@ -126,7 +126,7 @@ def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any)
 
 def read_index(folder: Path) -> DistIndex:
     path = folder / ".metadata"
-    found = DistIndex()
+    index = DistIndex()
     try:
         metadata = state_of(
             LenientUnpickler(path.read_bytes(), str(path), _no_tensors, _no_tensors).load()
@@ -136,16 +136,16 @@ def read_index(folder: Path) -> DistIndex:
         }
         for name, entry in metadata["state_dict_metadata"].items():
             if isinstance(size := state_of(entry).get("size"), tuple):
-                found.tensors[str(name)] = TensorHeader(size, _dtype(state_of(entry)))
+                index.tensors[str(name)] = TensorHeader(size, _dtype(state_of(entry)))
         for place in map(state_of, metadata["storage_data"].values()):
             name, end = str(place["relative_path"]), int(place["offset"]) + int(place["length"])
-            found.lengths[name] = max(end, found.lengths.get(name, 0))
+            index.lengths[name] = max(end, index.lengths.get(name, 0))
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    found.common = _common(folder, places)
-    return found
+    index.common = _common(folder, places)
+    return index
 
 
 def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -153,13 +153,13 @@ def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     path = folder / "common.pt"
     if path.is_file():
         with path.open("rb") as file:
-            found = dict(read_torch(file, path))
+            state = dict(read_torch(file, path))
     else:
-        found = _object(folder, places, "common_state/")
+        state = _object(folder, places, "common_state/")
     own = _object(folder, places, "optimizer.distributed.dp_group_idx_0.optimizer/")
     if own:
-        found["optimizer"] = dict(found.get("optimizer") or {}) | own
-    return found
+        state["optimizer"] = dict(state.get("optimizer") or {}) | own
+    return state
 
 
 def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:

@@ -35,12 +35,12 @@ class RankTensors:
         models: Mapping[tuple[int, int], Mapping[str, TensorHeader]], tp: int
     ) -> "RankTensors":
         """Put together the ranks' tensors, given by (tensor, pipeline) rank."""
-        found = {}
+        wholes = {}
         for (rank, stage), tensors in models.items():
             for name, tensor in tensors.items() if rank == 0 else ():
                 if not name.endswith("_extra_state"):
-                    found[f"stage {stage}: {name}"] = _whole(name, tensor, tp)
-        return RankTensors(found)
+                    wholes[f"stage {stage}: {name}"] = _whole(name, tensor, tp)
+        return RankTensors(wholes)
 
     @staticmethod
     def of_wholes(tensors: Mapping[str, TensorHeader]) -> "RankTensors":
@@ -57,8 +57,8 @@ class RankTensors:
 
     def side(self, pattern: str, axis: int) -> int:
         """Return the size of an axis, counted from the last, of the first match, or 0."""
-        found = self.named(pattern)
-        shape = found[0][1].shape if found else ()
+        matches = self.named(pattern)
+        shape = matches[0][1].shape if matches else ()
         return shape[axis] if len(shape) >= -axis else 0
 
     @property

@@ -73,7 +73,7 @@ class MegatronSource(Source):
         self.facts = facts(self.checkpoint) | state
         self.files = shards.opened
         self.left_out: Sequence[Fate] = [*left_out(self.checkpoint)]
-        self.conversion = self.checkpoint.choices.said()
+        self.conversion = self.checkpoint.choices.as_conversion()
 
     def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
         source, layer = self.checkpoint, layer_of(part)

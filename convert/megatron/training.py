@@ -114,7 +114,7 @@ def training_facts(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> 
     """Collect what the certificate says about the state."""
     decays = {group.get("wd_mult", 1.0) for group in optimizer.groups}
     schedule = schedule_of(source.shards.args, optimizer, source.shards.step)
-    found = {
+    record = {
         "optimizer": "Adam",
         "updates made": optimizer.step,
         "position of the schedule": schedule.position,
@@ -123,5 +123,5 @@ def training_facts(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> 
         else "all parameters there; matrices and embeddings here",
     }
     if optimizer.scaler:
-        found["loss scale"] = f"{optimizer.scaler.scale:g}"
-    return found
+        record["loss scale"] = f"{optimizer.scaler.scale:g}"
+    return record

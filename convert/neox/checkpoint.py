@@ -66,16 +66,16 @@ class NeoxModel(Merged):
     @cached_property
     def others(self) -> Mapping[str, Forward]:
         """NeoX's own merges, and the effect of its half precision on positions, by title."""
-        source, found = self.source, dict[str, Forward]()
+        source, functions = self.source, dict[str, Forward]()
         if source.mp > 1:
-            found |= {title: merge.forward for title, merge in historic(source).items()}
+            functions |= {title: merge.forward for title, merge in historic(source).items()}
         if source.half_angles:
             title = f"the source, its angles in {source.dtype.name} as in 2023"
-            found[title] = self._ranks_forward(source.dtype)
+            functions[title] = self._ranks_forward(source.dtype)
         if source.half_slopes:
             title = f"the source, its alibi slopes in {source.dtype.name}"
-            found[title] = self._ranks_forward(rounded_slopes=True)
-        return found
+            functions[title] = self._ranks_forward(rounded_slopes=True)
+        return functions
 
     def program(self) -> Logits | str:
         return "not run: GPT-NeoX itself is not here"
@@ -101,10 +101,10 @@ def with_exact_slopes(source: NeoxCheckpoint) -> Callable[[int], list[Mapping[st
     name = "attention.alibi_embed.slopes"
 
     def ranks(index: int) -> list[Mapping[str, np.ndarray]]:
-        found = source.ranks(index)
+        tensors = source.ranks(index)
         return [
             {**rank, name: own} if name in rank else rank
-            for rank, own in zip(found, np.split(slopes, source.mp), strict=True)
+            for rank, own in zip(tensors, np.split(slopes, source.mp), strict=True)
         ]
 
     return ranks

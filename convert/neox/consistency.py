@@ -51,9 +51,9 @@ def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
     for path, state in zip(source.files.ranks, source.states, strict=True):
         args = state.get("args")
         for name, of in SAID.items() if isinstance(args, Mapping) else ():
-            said = args.get(name) if args else None
-            if isinstance(said, int) and said != of(model):
-                yield f"{name} is {of(model)}, {path.name} says {said}"
+            stated = args.get(name) if args else None
+            if isinstance(stated, int) and stated != of(model):
+                yield f"{name} is {of(model)}, {path.name} says {stated}"
 
 
 def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
@@ -80,12 +80,12 @@ def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
                 if name not in ignored:
                     yield f"{where}{name} {list(tensors[name].shape)} is not in this architecture"
             for name in sorted(tensors.keys() & shapes.keys()):
-                found = tensors[name]
-                if found.shape != shapes[name]:
+                tensor = tensors[name]
+                if tensor.shape != shapes[name]:
                     expect = list(shapes[name])
-                    yield f"{where}{name} is {list(found.shape)}, the configuration gives {expect}"
-                elif found.dtype != dtype:
-                    yield f"{where}{name} is {found.dtype}, the embedding {dtype}"
+                    yield f"{where}{name} is {list(tensor.shape)}, the configuration gives {expect}"
+                elif tensor.dtype != dtype:
+                    yield f"{where}{name} is {tensor.dtype}, the embedding {dtype}"
 
 
 def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
@@ -99,21 +99,21 @@ def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
             for name, computed in wanted.items():
                 if name not in tensors:
                     continue
-                found, expected = tensors[name].numpy(), computed()
+                saved, expected = tensors[name].numpy(), computed()
                 if name.endswith("slopes"):
                     expected = np.split(expected, source.mp)[rank]
-                if not as_computed(found, expected):
+                if not as_computed(saved, expected):
                     yield (
                         f"{_file(source, index, rank)}: {name} is not what the configuration gives "
-                        f"({found.ravel()[:3]}…, expected {expected.ravel()[:3]}…)"
+                        f"({saved.ravel()[:3]}…, expected {expected.ravel()[:3]}…)"
                     )
 
 
-def as_computed(found: np.ndarray, expected: np.ndarray) -> bool:
+def as_computed(saved: np.ndarray, expected: np.ndarray) -> bool:
     """Tell whether values agree but for the last bits of their type: libraries differ in powers."""
-    bits = {2: 7, 4: 20, 8: 20}.get(found.itemsize)
-    return found.shape == expected.shape and np.allclose(
-        found.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
+    bits = {2: 7, 4: 20, 8: 20}.get(saved.itemsize)
+    return saved.shape == expected.shape and np.allclose(
+        saved.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
     )
 
 

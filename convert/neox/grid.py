@@ -49,6 +49,6 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         f"{model.num_layers} layers are fewer than {grid.pp} stages": (model.num_layers < grid.pp),
         **newer_features(model),
     }
-    found = [reason for reason, holds in reasons.items() if holds]
-    if found:
-        raise UserError(f"NeoX cannot have this model's function: {'; '.join(found)}")
+    refused = [reason for reason, holds in reasons.items() if holds]
+    if refused:
+        raise UserError(f"NeoX cannot have this model's function: {'; '.join(refused)}")

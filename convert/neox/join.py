@@ -39,21 +39,21 @@ def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modul
 
 def leaf_shapes(plan: MergePlan) -> dict[str, tuple[int, ...]]:
     """Return the shape of each whole leaf; leaves of blocks have the layer axis first."""
-    L, found = plan.model.num_layers, {}
+    L, shapes = plan.model.num_layers, {}
     for part in ("embedding", 0, "head"):
         for _, rules in modules_of(part, plan.model, plan.llama_mlp):
             for name, shape in module_shapes(rules, plan.sizes).items():
-                found[name] = (L, *shape) if name.startswith(STACKED) else shape
-    return found
+                shapes[name] = (L, *shape) if name.startswith(STACKED) else shape
+    return shapes
 
 
 def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int, ...]]:
     """Return the shapes of one module's leaves, without the layer axis."""
-    found = {}
+    shapes = {}
     for rule in rules:
         for part in rule.parts:
-            found[part.leaf] = part.whole(sizes)
-    return found
+            shapes[part.leaf] = part.whole(sizes)
+    return shapes
 
 
 @np.errstate(invalid="ignore")  # numbers that are not finite are named in the account
@@ -190,8 +190,8 @@ def account(
 
 
 def put_together(rule: Rule, ranks: int, folded: bool) -> str:
-    said = "put together: each rank has a share" if ranks > 1 else "taken as it is"
-    return f"{said}, with what the rank's copy of {rule.norm} differs by" if folded else said
+    fate = "put together: each rank has a share" if ranks > 1 else "taken as it is"
+    return f"{fate}, with what the rank's copy of {rule.norm} differs by" if folded else fate
 
 
 def changed(rule: Rule, tensors: list[np.ndarray], leaves: Leaves, sizes: Mapping[str, int]) -> int:

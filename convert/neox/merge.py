@@ -245,8 +245,8 @@ def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
     for rule in neox.shared(model):  # saved with every block; each pipeline stage trains its own
         first = [rank[rule.theirs] for rank in source.ranks(neox.FIRST_BLOCK)]
         for index in range(neox.FIRST_BLOCK, neox.FIRST_BLOCK + model.num_layers):
-            found = [rank[rule.theirs] for rank in source.ranks(index)]
-            if any((a != b).any() for a, b in zip(first, found, strict=True)):
+            copies = [rank[rule.theirs] for rank in source.ranks(index)]
+            if any((a != b).any() for a, b in zip(first, copies, strict=True)):
                 raise UserError(
                     f"{folder}: {rule.theirs} of module {index} is another one than the first "
                     "block's: the pipeline's stages trained tables of their own, and here all "

@@ -129,13 +129,13 @@ class Split:
         total = np.sum([shard.astype(np.float64) for shard in shards], axis=0)
         if self._divides(rule) and mp > 1:
             changed = int((total.astype(whole[0].dtype) != whole[0]).sum())
-            said = f"divided into {mp} shares, whose sum is it"
-            return Fate(*common, said, elements, elements, changed, not_finite=bad)
+            fate = f"divided into {mp} shares, whose sum is it"
+            return Fate(*common, fate, elements, elements, changed, not_finite=bad)
         changed = sum(int((shard != whole[0]).sum()) for shard in shards)
-        said = "copied to every rank"
+        fate = "copied to every rank"
         if changed:
-            said = "a copy of its own for each rank: what folding had put into the logits' bias"
-        return Fate(*common, said, elements, elements, changed, not_finite=bad)
+            fate = "a copy of its own for each rank: what folding had put into the logits' bias"
+        return Fate(*common, fate, elements, elements, changed, not_finite=bad)
 
     def _no_effect(self, name: str, tensor: np.ndarray, index: int) -> Fate:
         mp = self.grid.mp

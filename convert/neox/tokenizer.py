@@ -27,11 +27,11 @@ def find_tokenizer(
         UserError: a file is there and is no such tokenizer.
     """
     if given is not None:
-        found = tokenizer_at(given, cfg)
-        return found, notes_of(found)
+        tokenizer = tokenizer_at(given, cfg)
+        return tokenizer, notes_of(tokenizer)
     for candidate in _candidates(cfg, beside):
-        found = build_tokenizer(candidate)
-        return found, notes_of(found)
+        tokenizer = build_tokenizer(candidate)
+        return tokenizer, notes_of(tokenizer)
     try:
         return build_tokenizer(cfg), []  # a kind that needs no file
     except UserError:

@@ -141,9 +141,9 @@ def training_notes(source: NeoxCheckpoint, training: NeoxTraining, plan: MergePl
 def training_facts(training: NeoxTraining) -> dict[str, Any]:
     """Collect what the certificate says about the training state."""
     optimizer, n = training.optimizer, training.summed
-    said = "averages gradients over micro-batches, as we do"
+    engine = "averages gradients over micro-batches, as we do"
     if n > 1:
-        said = (
+        engine = (
             f"sums gradients over {n} micro-batches; here they are averaged, moments divided by "
             f"{n} and {n * n}, eps and the threshold of clipping by {n}: the same updates"
         )
@@ -153,7 +153,7 @@ def training_facts(training: NeoxTraining) -> dict[str, Any]:
         "updates made": optimizer.count,
         "position of the schedule": optimizer.position,
         "master weights": "float32" if optimizer.has_master() else "the weights themselves",
-        "NeoX's engine": said,
+        "NeoX's engine": engine,
         "clipping": optimizer.clipping or "none",
     }
 
@@ -198,8 +198,8 @@ def as_ours(source: NeoxCheckpoint, training: NeoxTraining) -> Training:
 
 
 def _skipped(source: NeoxCheckpoint) -> int:
-    said = next((state.get("skipped_steps") for state in source.states), 0)
-    return said if isinstance(said, int) else 0
+    skipped = next((state.get("skipped_steps") for state in source.states), 0)
+    return skipped if isinstance(skipped, int) else 0
 
 
 def _scale(optimizer: NeoxOptimizer, loss: LossScaleConfig) -> tuple[float, int, int] | None:

@@ -56,16 +56,20 @@ def training_keys(
 
 def _constants(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, Any]:
     """Return Adam's constants in the files, and notes if they differ from the YAML's."""
-    said = optimizer_config(Settings(source.keys))
-    named = {"betas": list(said.betas), "eps": said.eps, "weight_decay": said.weight_decay}
-    found = {name: optimizer.constants.get(name, value) for name, value in named.items()}
+    configured = optimizer_config(Settings(source.keys))
+    named = {
+        "betas": list(configured.betas),
+        "eps": configured.eps,
+        "weight_decay": configured.weight_decay,
+    }
+    constants = {name: optimizer.constants.get(name, value) for name, value in named.items()}
     for name, value in named.items():
-        if found[name] != value:
+        if constants[name] != value:
             optimizer.warnings.append(
-                f"Adam's {name} is {found[name]} in the optimizer's files and {value} in the YAML: "
-                "NeoX goes on with the files', and so does the run"
+                f"Adam's {name} is {constants[name]} in the optimizer's files and {value} in the "
+                "YAML: NeoX goes on with the files', and so does the run"
             )
-    return found
+    return constants
 
 
 def summed_of(source: NeoxCheckpoint) -> int:
@@ -159,10 +163,10 @@ def clip_leaves_out(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[st
     if len(optimizer.stages) < 2:
         return {}
     model = source.model
-    found: dict[str, int] = {}
+    layers: dict[str, int] = {}
     for stage in optimizer.stages[1:]:
         for index in stage:
             for rule in neox.modules(model, source.llama_mlp).get(index, ()):
                 if rule.role is not Role.SPLIT:
-                    found.setdefault(rule.parts[0].leaf, layer_of(index, model) or 0)
-    return found
+                    layers.setdefault(rule.parts[0].leaf, layer_of(index, model) or 0)
+    return layers

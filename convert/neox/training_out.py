@@ -163,10 +163,10 @@ def _refuse(source: Source, precision: str, kind: str) -> None:
         "bfloat16 are written": precision == "float16",
         "it has a bias on its logits, which NeoX has not": source.checkpoint.model.logit_bias,
     }
-    found = [reason for reason, holds in reasons.items() if holds]
-    if found:
+    refused = [reason for reason, holds in reasons.items() if holds]
+    if refused:
         raise UserError(
-            f"{source.path}: {'; '.join(found)}. The weights alone convert without --optimizer"
+            f"{source.path}: {'; '.join(refused)}. The weights alone convert without --optimizer"
         )
 
 

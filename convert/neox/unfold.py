@@ -19,7 +19,7 @@ def unfolded(weight_DV: np.ndarray, bias_V: np.ndarray, ranks: int) -> list[np.n
     Raises:
         UserError: no such copies exist for this number of ranks.
     """
-    found = []
+    shifts = []
     for own in np.split(np.arange(len(bias_V)), ranks):
         own_VD, own_V = (x.astype(np.float64) for x in (weight_DV[:, own].T, bias_V[own]))
         shift_D, rest = solved(own_VD, own_V)
@@ -30,8 +30,8 @@ def unfolded(weight_DV: np.ndarray, bias_V: np.ndarray, ranks: int) -> list[np.n
                 "again, or a multiple (from_neox --norms mean makes a model without it, at a "
                 "stated cost)"
             )
-        found.append(shift_D)
-    return found
+        shifts.append(shift_D)
+    return shifts
 
 
 def solved(weight_VD: np.ndarray, bias_V: np.ndarray) -> tuple[np.ndarray, float]:

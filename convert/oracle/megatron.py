@@ -172,5 +172,5 @@ class MegatronForward:
 
 def bias(name: str, shards: list[Tensors]) -> Array:
     """Stack each rank's own copy as [R, 1, 1, D], or return zero if there is no bias."""
-    found = [f64(shard.get(f"{name}.bias", np.zeros(1))) for shard in shards]
-    return np.stack(found)[:, None, None]
+    copies = [f64(shard.get(f"{name}.bias", np.zeros(1))) for shard in shards]
+    return np.stack(copies)[:, None, None]

@@ -62,7 +62,7 @@ def certificate(
 
 
 def with_proof(record: Record, case: Case, proof: Proof) -> Record:
-    said = {
+    section = {
         "same_function": proof.holds,
         "exact_merge_exists": case.mergeable,
         "exact_merge_asked": case.exact or not case.mergeable,
@@ -76,7 +76,7 @@ def with_proof(record: Record, case: Case, proof: Proof) -> Record:
         "layers": [asdict(layer) for layer in proof.layers],
         "program": proof.program,
     }
-    return record | {"proof": said}
+    return record | {"proof": section}
 
 
 def write(record: Record, folder: Path) -> None:
@@ -87,10 +87,10 @@ def write(record: Record, folder: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

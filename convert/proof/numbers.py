@@ -62,31 +62,31 @@ def reads_norm(model: ModelConfig) -> dict[str, str]:
         "layers.norm1": ("layers.attention.qkv", "layers.attention.qkv_bias"),
         "final_norm": ("unembed.weight", "unembed.bias"),
     }
-    found = {name: norm for norm, names in readers.items() for name in names}
+    norms = {name: norm for norm, names in readers.items() for name in names}
     mlp = ("up", "up_bias", "gate", "gate_bias")
-    return found | {f"layers.mlp.{name}": second for name in mlp}
+    return norms | {f"layers.mlp.{name}": second for name in mlp}
 
 
-def _exactly(where: str, expected: np.ndarray, found: np.ndarray) -> str:
+def _exactly(where: str, expected: np.ndarray, actual: np.ndarray) -> str:
     """Compare with the source's numbers, rounded to the target's type if that is narrower."""
-    expected = expected.astype(found.dtype)
-    differs = (expected != found) & ~((expected != expected) & (found != found))  # NaN is NaN
+    expected = expected.astype(actual.dtype)
+    differs = (expected != actual) & ~((expected != expected) & (actual != actual))  # NaN is NaN
     if not differs.any():
         return ""
     first = [int(i) for i in np.argwhere(differs)[0]]
-    return f"{where}: {int(differs.sum())} of {found.size} elements differ, the first at {first}"
+    return f"{where}: {int(differs.sum())} of {actual.size} elements differ, the first at {first}"
 
 
 def _product(where: str, name: str, norm: str, both: tuple[Leaves, Leaves]) -> str:
     expected, size = _effective(name, norm, both[0])
-    found, _ = _effective(name, norm, both[1])
+    actual, _ = _effective(name, norm, both[1])
     eps = float(ml_dtypes.finfo(both[1][name].dtype).eps)
-    wrong = ~(abs(found - expected) <= ROUNDINGS * eps * size)
+    wrong = ~(abs(actual - expected) <= ROUNDINGS * eps * size)
     if not wrong.any():
         return ""
     first = [int(i) for i in np.argwhere(wrong)[0]]
     return (
-        f"{where} behind {norm}: {int(wrong.sum())} of {found.size} elements differ by more than "
+        f"{where} behind {norm}: {int(wrong.sum())} of {actual.size} elements differ by more than "
         f"rounding, the first at {first}"
     )
 

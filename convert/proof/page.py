@@ -129,13 +129,13 @@ def copies(record: Record) -> list[Record]:
 
 def undrifted(record: Record) -> str:
     """Say that no copy differs; empty if one does, or if there are no copies."""
-    found = copies(record)
-    if not found or any(tensor["drift"]["between"] for tensor in found):
+    replicated = copies(record)
+    if not replicated or any(tensor["drift"]["between"] for tensor in replicated):
         return ""
-    if all(tensor["ranks"] == 1 for tensor in found):
+    if all(tensor["ranks"] == 1 for tensor in replicated):
         return "There is 1 rank, so that there was nothing to merge."
-    kinds = len({tensor["name"] for tensor in found})
-    return f"No copy differs between ranks ({count(len(found), 'tensor')} of " + (
+    kinds = len({tensor["name"] for tensor in replicated})
+    return f"No copy differs between ranks ({count(len(replicated), 'tensor')} of " + (
         f"{count(kinds, 'kind')})."
     )
 
@@ -148,19 +148,21 @@ def fates(record: Record) -> str:
         kinds.setdefault((tensor["name"], tensor["leaf"]), []).append(tensor)
     elements, used, changed = (sum(t[k] for t in tensors) for k in ("elements", "used", "changed"))
     total = f"{count(elements, 'element')} of {count(len(tensors), 'tensor')}"
-    said = f"All {total} were used, each once."
+    summary = f"All {total} were used, each once."
     if used != elements:
-        said = f"Of {total}, {used:,} were used, each once; the rows say why the others were not."
-    said += f" {changed:,} became other numbers." if changed else " None became another number."
-    said += (
+        summary = (
+            f"Of {total}, {used:,} were used, each once; the rows say why the others were not."
+        )
+    summary += f" {changed:,} became other numbers." if changed else " None became another number."
+    summary += (
         " *Same bits*, yes: the sum of all bit patterns before and after is equal; same numbers: "
         "equal one by one, as copies or in another type."
     )
     head = ("tensor", "in jaxneox", "tensors", "elements", "used", "changed", "same bits",
             "what was done")  # fmt: skip
-    rows = [(f"`{name}`", f"`{leaf}`" if leaf else "", *fate_cells(found))
-            for (name, leaf), found in kinds.items()]  # fmt: skip
-    return f"{said}\n\n{table(head, rows)}" if rows else ""
+    rows = [(f"`{name}`", f"`{leaf}`" if leaf else "", *fate_cells(group))
+            for (name, leaf), group in kinds.items()]  # fmt: skip
+    return f"{summary}\n\n{table(head, rows)}" if rows else ""
 
 
 def fate_cells(kind: list[Record]) -> Iterator[str]:
@@ -266,11 +268,11 @@ def options(command: str, *names: str) -> str:
     """Return the options of a command line with their values."""
     words = [part for word in shlex.split(command)
              for part in (word.split("=", 1) if word.startswith("--") else [word])]  # fmt: skip
-    found, taken = list[str](), False
+    kept, taken = list[str](), False
     for word in words:
         taken = word in names if word.startswith("-") else taken
-        found += [shlex.quote(word)] * taken
-    return " ".join(found)
+        kept += [shlex.quote(word)] * taken
+    return " ".join(kept)
 
 
 def count(number: int, noun: str) -> str:

@@ -121,8 +121,8 @@ def draw_errors(axes: Any, record: Record) -> float:
     axes.minorticks_off()
     axes.set_ylim(low / 2, 10.0 ** (math.ceil(math.log10(max(finite))) + 0.5))
     axes.grid(axis="y", lw=0.4)
-    said = undrifted(record)
-    title = "error of the converted model, relative" + (f"\n{said}" if said else "")
+    note = undrifted(record)
+    title = "error of the converted model, relative" + (f"\n{note}" if note else "")
     axes.set_title(title, fontsize=10, loc="left", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     return low
@@ -151,8 +151,8 @@ def below(proof: Record) -> float:
 
 
 def sizes(proof: Record) -> list[float]:
-    found = [proof["tolerance"], *(end["relative"] for end in proof["ends"])]
-    return found + [layer[key] for layer in proof["layers"] for key in ("random", "stream")]
+    errors = [proof["tolerance"], *(end["relative"] for end in proof["ends"])]
+    return errors + [layer[key] for layer in proof["layers"] for key in ("random", "stream")]
 
 
 def name_columns(axes: Any, count: int, named: bool) -> None:

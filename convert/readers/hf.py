@@ -49,19 +49,19 @@ class HfCheckpoint(Checkpoint):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected one with a config.json")
         self.folder = folder
-        said = folder / "config.json"
+        config_file = folder / "config.json"
         if merged_files(folder):
             raise UserError(
                 f"{folder}: holds GPT-NeoX's weights as zero_to_fp32.py writes them: "
                 f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
             )
-        self.config: dict[str, Any] = read_json(said)
-        self.family: Family = _of(said, lambda: family_of(self.config))
-        keys = _of(said, lambda: keys_of(self.config))
-        self.model: ModelConfig = _of(said, lambda: Settings(keys).model(vocab_size=None))
+        self.config: dict[str, Any] = read_json(config_file)
+        self.family: Family = _of(config_file, lambda: family_of(self.config))
+        keys = _of(config_file, lambda: keys_of(self.config))
+        self.model: ModelConfig = _of(config_file, lambda: Settings(keys).model(vocab_size=None))
         self.sizes = sizes_of(self.model)
         self.weight_files = weight_files(folder)
-        self.files = [said, *self.weight_files]
+        self.files = [config_file, *self.weight_files]
         self._rules = self.family.rules(self.model)
         self.shapes = self._shapes()
         self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
@@ -78,12 +78,12 @@ class HfCheckpoint(Checkpoint):
         ]
 
     def _shapes(self) -> Shapes:
-        L, found = self.model.num_layers, {}
+        L, shapes = self.model.num_layers, {}
         for rule in self._rules:
             for part in rule.parts:
                 stacked = (L,) if part.leaf.startswith(STACKED) else ()
-                found[part.leaf] = stacked + part.whole(self.sizes)
-        return found
+                shapes[part.leaf] = stacked + part.whole(self.sizes)
+        return shapes
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -120,29 +120,29 @@ class HfCheckpoint(Checkpoint):
         layers = range(self.model.num_layers if "{}" in rule.theirs else 1)
         return [rule.theirs.format(layer) for layer in layers]
 
-    def _on_disk(self, found: dict[str, HfTensor]) -> dict[str, HfTensor]:
+    def _on_disk(self, tensors: dict[str, HfTensor]) -> dict[str, HfTensor]:
         """Rename tensors as on disk: a saved `state_dict()` may have the names in memory.
 
         Raises:
             UserError: a tensor is there under both names, with different numbers.
         """
         for other, name in self.family.other_names.items():
-            if other not in found:
+            if other not in tensors:
                 continue
-            tensor = found.pop(other)
-            if not np.array_equal(found.setdefault(name, tensor).numpy(), tensor.numpy()):
+            tensor = tensors.pop(other)
+            if not np.array_equal(tensors.setdefault(name, tensor).numpy(), tensor.numpy()):
                 raise UserError(
                     f"{self.folder}: {name} and {other} are two names of one tensor, and their "
                     "numbers differ: keep the one that the model was saved with"
                 )
-        return found
+        return tensors
 
-    def _with_prefix(self, found: dict[str, HfTensor]) -> dict[str, HfTensor]:
+    def _with_prefix(self, tensors: dict[str, HfTensor]) -> dict[str, HfTensor]:
         """Add the prefix that some files leave out, such as GPT-2's own."""
         prefix, head = self.family.table.PREFIX, self.family.table.HEAD
-        if any(name.startswith(prefix) for name in found):
-            return found
-        return {name if name == head else prefix + name: t for name, t in found.items()}
+        if any(name.startswith(prefix) for name in tensors):
+            return tensors
+        return {name if name == head else prefix + name: t for name, t in tensors.items()}
 
     def _check(self) -> None:
         wrong = [*self._contradictions()]
@@ -177,7 +177,7 @@ class HfCheckpoint(Checkpoint):
         elif rest.endswith(FREQUENCIES) and not self._has_frequencies(tensor.numpy()):
             yield f"{name} holds other frequencies than config.json gives"
 
-    def _has_frequencies(self, found: np.ndarray) -> bool:
+    def _has_frequencies(self, saved: np.ndarray) -> bool:
         """Check saved frequencies but for the last bits of their type: libraries differ in powers.
 
         Versions that saved them did not scale the frequencies, but the positions.
@@ -189,7 +189,7 @@ class HfCheckpoint(Checkpoint):
         width = int(self.model.attention.head_dim * positions.rotary_fraction)
         as_they_are = frequencies(width, positions.rotary_base)
         expected = scaled(width, positions.rotary_base, positions.scaling)
-        return any(as_computed(found, each) for each in (expected, as_they_are))
+        return any(as_computed(saved, each) for each in (expected, as_they_are))
 
 
 def _common(dtypes: Iterable[np.dtype | None]) -> np.dtype:

@@ -88,13 +88,13 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; copy it again from its source")
-    outside = [name for name in found.values() if Path(str(name)).name != name]
+    outside = [name for name in weight_map.values() if Path(str(name)).name != name]
     if outside:
         raise UserError(f"{index}: names {outside[0]!r}, which is no file beside it")
-    return found
+    return weight_map
 
 
 def tensors(files: list[Path]) -> dict[str, HfTensor]:
@@ -103,13 +103,13 @@ def tensors(files: list[Path]) -> dict[str, HfTensor]:
     Raises:
         UserError: a file is damaged, or a tensor is in two of them.
     """
-    found: dict[str, HfTensor] = {}
+    by_name: dict[str, HfTensor] = {}
     for path in files:
         for name, tensor in _opened(path):
-            if name in found:
+            if name in by_name:
                 raise UserError(f"{path}: {name} is in another shard as well")
-            found[name] = tensor
-    return found
+            by_name[name] = tensor
+    return by_name
 
 
 def _opened(path: Path) -> Iterator[tuple[str, HfTensor]]:

@@ -44,8 +44,8 @@ def download(src: str, allow_patterns: Iterable[str]) -> Path:
             name, revision=revision or None, allow_patterns=list(allow_patterns)
         )
     except Exception as error:  # the network, the hub and the disk raise many kinds
-        said = (str(error).strip().splitlines() or [""])[0]
+        reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"{src}: cannot be downloaded ({type(error).__name__}: {said[:200]}); {by_hand}"
+            f"{src}: cannot be downloaded ({type(error).__name__}: {reason[:200]}); {by_hand}"
         ) from error
     return Path(folder)

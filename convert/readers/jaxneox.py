@@ -33,7 +33,7 @@ class JaxneoxCheckpoint(Checkpoint):
         self.check()
 
     @cached_property
-    def said(self) -> ModelConfig:
+    def declared_model(self) -> ModelConfig:
         """The model of the run's config.yml, from which training continues."""
         return Settings(checkpoint.read_keys(self.location)).model(vocab_size=None)
 

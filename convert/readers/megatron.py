@@ -81,11 +81,11 @@ class MegatronCheckpoint(Checkpoint):
         )
 
     def _shapes(self) -> Shapes:
-        L, found = self.model.num_layers, {}
+        L, shapes = self.model.num_layers, {}
         for inside in (False, True):
             for part in (p for r in rules(self.model, inside=inside) for p in r.parts):
-                found[part.leaf] = (L,) * inside + part.whole(self.sizes)
-        return found
+                shapes[part.leaf] = (L,) * inside + part.whole(self.sizes)
+        return shapes
 
     def dtype(self, name: str) -> np.dtype:
         """Return the tensors' own type; float32 for the weight of a norm that 1 is added to."""
@@ -105,12 +105,12 @@ class MegatronCheckpoint(Checkpoint):
 
     def parameters(self, rule: Rule, layer: int | None) -> dict[str, np.ndarray]:
         """Convert one Megatron-LM tensor to our parameters."""
-        found = {
+        leaves = {
             part.leaf: np.empty(part.whole(self.sizes), self.dtype(part.leaf))
             for part in rule.parts
         }
-        rule.put(self.whole(rule, layer), found, self.sizes, rank=0)
-        return found
+        rule.put(self.whole(rule, layer), leaves, self.sizes, rank=0)
+        return leaves
 
     def whole(self, rule: Rule, layer: int | None) -> np.ndarray:
         """Join a tensor of all ranks, in the order of checkpoint version 3 and rope by halves."""
@@ -227,8 +227,8 @@ class MegatronCheckpoint(Checkpoint):
         return {"precision": PRECISION[dtype.name]}
 
     def _untied(self) -> Iterator[str]:
-        said = self.shards.args.get("untie_embeddings_and_output_weights")
-        if said is False and not self.tied:
+        untied = self.shards.args.get("untie_embeddings_and_output_weights")
+        if untied is False and not self.tied:
             yield (
                 "args say that the embedding is tied, but the last stage has another copy: both "
                 "are kept, untied, as they were computed with"

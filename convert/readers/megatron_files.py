@@ -80,13 +80,15 @@ def _tracked(src: Path, steps: dict[int, Path]) -> Path:
     """Return the step that the run names as its newest; if it names none, the largest step."""
     tracker = src / TRACKER
     if tracker.is_file():
-        said = tracker.read_text(errors="replace").strip()
-        if said == "release" and (src / said).is_dir():
-            return src / said
-        if said.isdecimal() and len(said) < 20 and int(said) in steps:
-            return steps[int(said)]
-        raise UserError(f"{tracker}: names {said[:40]!r}, of which there is no folder here; choose "
-                        "one with --step")  # fmt: skip
+        named = tracker.read_text(errors="replace").strip()
+        if named == "release" and (src / named).is_dir():
+            return src / named
+        if named.isdecimal() and len(named) < 20 and int(named) in steps:
+            return steps[int(named)]
+        raise UserError(
+            f"{tracker}: names {named[:40]!r}, of which there is no folder here; choose one with "
+            "--step"
+        )
     return steps[max(steps)] if steps else src
 
 
@@ -102,7 +104,7 @@ def _format(folder: Path) -> Format | None:
 
 def _grid(folder: Path) -> list[list[Path]]:
     """Return the grid of ranks, or raise a UserError that names every file missing from it."""
-    found = {}
+    paths = {}
     for path in sorted(folder.iterdir()):
         match = RANK.fullmatch(path.name)
         if match is None:
@@ -112,14 +114,14 @@ def _grid(folder: Path) -> list[list[Path]]:
                 f"{folder}: {path.name} is of an expert-parallel rank; mixtures of experts are not "
                 "supported"
             )
-        found[int(match[2] or 0), int(match[1])] = path / STATE
-    stages, ranks = (1 + max(numbers) for numbers in zip(*found, strict=True))
+        paths[int(match[2] or 0), int(match[1])] = path / STATE
+    stages, ranks = (1 + max(numbers) for numbers in zip(*paths, strict=True))
     if max(stages, ranks) > MOST_RANKS:
         raise UserError(f"{folder}: a file of rank {max(stages, ranks) - 1}; at most {MOST_RANKS} "
                         "are expected")  # fmt: skip
-    staged = any(path.parent.name.count("_") == 3 for path in found.values())
+    staged = any(path.parent.name.count("_") == 3 for path in paths.values())
     grid = [
-        [found.get((p, t), folder / rank_folder(t, p, staged) / STATE) for t in range(ranks)]
+        [paths.get((p, t), folder / rank_folder(t, p, staged) / STATE) for t in range(ranks)]
         for p in range(stages)
     ]
     require(path for stage in grid for path in stage)

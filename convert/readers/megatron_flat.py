@@ -57,18 +57,18 @@ def places(shapes: Sequence[Shape], buckets: Sequence[int]) -> list[tuple[int, i
     Raises:
         UserError: the parameters do not fill the buckets.
     """
-    found, bucket, at = [], 0, 0
+    offsets, bucket, at = [], 0, 0
     for shape in reversed(shapes):
         at = -(-at // ALIGNED) * ALIGNED
         if at >= buckets[bucket] and bucket + 1 < len(buckets):
             bucket, at = bucket + 1, 0
-        found.append((bucket, at))
+        offsets.append((bucket, at))
         at += prod(shape)
         if at > buckets[bucket]:
             break
-    if len(found) < len(shapes) or bucket + 1 < len(buckets) or at != buckets[bucket]:
+    if len(offsets) < len(shapes) or bucket + 1 < len(buckets) or at != buckets[bucket]:
         raise UserError(
             f"the optimizer's buffers of {', '.join(map(str, buckets))} elements are not filled by "
             f"the {sum(map(prod, shapes))} elements of their parameters"
         )
-    return found[::-1]
+    return offsets[::-1]

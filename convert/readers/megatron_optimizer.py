@@ -43,13 +43,13 @@ def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
     """
     try:
         if checkpoint.shards.files.format == "torch":
-            found = legacy_states(checkpoint.shards)
+            states = legacy_states(checkpoint.shards)
         else:
-            found = dist_states(checkpoint.shards, checkpoint.model, _fits(checkpoint))
-        views = _views(checkpoint, found)
+            states = dist_states(checkpoint.shards, checkpoint.model, _fits(checkpoint))
+        views = _views(checkpoint, states)
         for kind, view in views.items():
             _check(kind, view)
-        if "param" not in found.layers and checkpoint.keys["precision"] != "fp32":
+        if "param" not in states.layers and checkpoint.keys["precision"] != "fp32":
             raise UserError("the weights are in half precision, and there are no master weights")
         if not same_masters(checkpoint, views["param"]):
             raise UserError("the master weights do not round to the weights")
@@ -63,19 +63,19 @@ def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
             f"{checkpoint.folder}: its optimizer's states are not those of Megatron-LM's Adam "
             f"({type(error).__name__}: {str(error)[:100]}); convert the weights alone"
         ) from error
-    return MegatronOptimizer(found.step, found.groups, views, found.schedule, found.scaler)
+    return MegatronOptimizer(states.step, states.groups, views, states.schedule, states.scaler)
 
 
-def _views(checkpoint: MegatronCheckpoint, found: States) -> dict[str, MegatronCheckpoint]:
+def _views(checkpoint: MegatronCheckpoint, states: States) -> dict[str, MegatronCheckpoint]:
     """Return a checkpoint of each kind; weights in float32 are their own master weights."""
-    views = {kind: _view(checkpoint, found, kind) for kind in found.layers}
+    views = {kind: _view(checkpoint, states, kind) for kind in states.layers}
     return {"param": checkpoint} | views
 
 
-def _view(checkpoint: MegatronCheckpoint, found: States, kind: str) -> MegatronCheckpoint:
+def _view(checkpoint: MegatronCheckpoint, states: States, kind: str) -> MegatronCheckpoint:
     """Return the same model with other numbers; 1 is never added to moments of norms."""
     view = copy(checkpoint)
-    view.shards = replace(checkpoint.shards, layers=found.layers[kind])
+    view.shards = replace(checkpoint.shards, layers=states.layers[kind])
     if kind != "param":
         view.reading = checkpoint.reading._replace(zero_centered=False)
     return view
@@ -89,8 +89,8 @@ def _check(kind: str, view: MegatronCheckpoint) -> None:
 
 
 def _fits(checkpoint: MegatronCheckpoint) -> Callable[[States], bool]:
-    def fits(found: States) -> bool:
-        return same_masters(checkpoint, _view(checkpoint, found, "param"))
+    def fits(states: States) -> bool:
+        return same_masters(checkpoint, _view(checkpoint, states, "param"))
 
     return fits
 

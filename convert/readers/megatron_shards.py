@@ -95,14 +95,14 @@ class Shards:
 
 
 def open_shards(files: MegatronFiles) -> Shards:
-    found = _legacy(files) if files.format == "torch" else _dist(files)
-    said = {found.iteration, *([] if files.step is None else [files.step])}
-    if len(said) > 1:
+    shards = _legacy(files) if files.format == "torch" else _dist(files)
+    steps = {shards.iteration, *([] if files.step is None else [files.step])}
+    if len(steps) > 1:
         raise UserError(
-            f"{files.folder}: its files say that they are of step {found.iteration}; copy the "
+            f"{files.folder}: its files say that they are of step {shards.iteration}; copy the "
             "whole checkpoint again"
         )
-    return found
+    return shards
 
 
 def _legacy(files: MegatronFiles) -> Shards:
@@ -155,7 +155,7 @@ def _chunk(
     model = state.get("model" if "model" in state else f"model{v}")
     if not isinstance(model, Mapping):
         raise UserError(f"{path}: holds no model, but {', '.join(map(str, state))[:200]}")
-    found = []
+    tensors = []
     for key, value in flat(model):
         if key.endswith(NO_WEIGHTS):
             continue
@@ -164,8 +164,8 @@ def _chunk(
             raise UserError(f"{path}: {key} is {type(value).__name__}, expected a tensor")
         _refuse_far(key, layer or 0, path)
         refuse_foreign(key, path)
-        found.append((name, layer, value))
-    return found
+        tensors.append((name, layer, value))
+    return tensors
 
 
 def _chunks(state: Mapping[str, Any]) -> int:
@@ -241,8 +241,8 @@ def _check_ranks(files: MegatronFiles, states: list[list[dict[str, Any]]]) -> No
         for path, state in zip(paths, stage, strict=True)
     }
     if len(set(steps.values())) > 1:
-        said = ", ".join(f"{name} of step {step}" for name, step in steps.items())
-        raise UserError(f"{files.folder}: its files are of different steps: {said}")
+        listed = ", ".join(f"{name} of step {step}" for name, step in steps.items())
+        raise UserError(f"{files.folder}: its files are of different steps: {listed}")
 
 
 def _refuse_far(key: str, layer: int, where: Path) -> None:
@@ -265,21 +265,21 @@ def _mapping(file: TorchFile) -> dict[str, Any]:
     return dict(file.content)
 
 
-def _args(said: Any) -> dict[str, Any]:
+def _args(args: Any) -> dict[str, Any]:
     """Read an argparse.Namespace as a mapping; values that are not plain stay unknown."""
-    state = said.state if isinstance(said, Inert) else said
+    state = args.state if isinstance(args, Inert) else args
     return dict(state) if isinstance(state, Mapping) else {}
 
 
-def _number(said: Any) -> float:
-    if type(said) not in (int, float) or said not in (0, 1, 2, 3):
-        raise UserError(f"checkpoint_version {said!r} is unknown; there are 0, 1.0, 2.0 and 3.0")
-    return float(said)
+def _number(version: Any) -> float:
+    if type(version) not in (int, float) or version not in (0, 1, 2, 3):
+        raise UserError(f"checkpoint_version {version!r} is unknown; there are 0, 1.0, 2.0 and 3.0")
+    return float(version)
 
 
 def _step(state: Mapping[str, Any], files: MegatronFiles) -> int:
     """Return the step; a `release` counts as step 0, whatever number or word it has."""
-    said = state.get("iteration")
-    if type(said) is int and said >= 0:
-        return said
+    iteration = state.get("iteration")
+    if type(iteration) is int and iteration >= 0:
+        return iteration
     return files.step or 0

@@ -79,8 +79,8 @@ class NeoxCheckpoint:
     @property
     def dp(self) -> int:
         """The number of data-parallel ranks, a factor of the global batch; 1 if no file tells."""
-        said = [state.get("dp_world_size") for state in self.states]
-        return max([n for n in said if isinstance(n, int)], default=1) or 1
+        world_sizes = [state.get("dp_world_size") for state in self.states]
+        return max([n for n in world_sizes if isinstance(n, int)], default=1) or 1
 
     @property
     def half_angles(self) -> bool:
@@ -114,8 +114,10 @@ class NeoxCheckpoint:
 
     @property
     def step(self) -> int:
-        said = {state["iteration"] for state in self.states if type(state.get("iteration")) is int}
-        return self.files.step if self.files.step is not None else max(said, default=0)
+        iterations = {
+            state["iteration"] for state in self.states if type(state.get("iteration")) is int
+        }
+        return self.files.step if self.files.step is not None else max(iterations, default=0)
 
     @property
     def layers(self) -> int:
@@ -168,14 +170,14 @@ class NeoxCheckpoint:
             ranks = [self._by_index(file, self._module(file)) for file in self.opened]
             if self.files.merged:
                 ranks = [self._one_rank(ranks)]
-            found = {i: [rank.get(i, {}) for rank in ranks] for i in sorted(set().union(*ranks))}
+            modules = {i: [rank.get(i, {}) for rank in ranks] for i in sorted(set().union(*ranks))}
         else:
             files = iter(self.opened)
-            found = {
+            modules = {
                 index: [self._named(_mapping(next(files)), where=index) for _ in paths]
                 for index, paths in self.files.layers.items()
             }
-        return {index: shards for index, shards in found.items() if any(shards)}
+        return {index: shards for index, shards in modules.items() if any(shards)}
 
     def ranks(self, index: int) -> list[Mapping[str, np.ndarray]]:
         """Return one module's tensors by rank, as views of the files for the oracle."""
@@ -230,15 +232,15 @@ class NeoxCheckpoint:
         self, parts: list[dict[int, dict[str, LazyTensor]]]
     ) -> dict[int, dict[str, LazyTensor]]:
         """Merge the files over which one rank's modules were spread."""
-        found: dict[int, dict[str, LazyTensor]] = {}
+        modules: dict[int, dict[str, LazyTensor]] = {}
         for part in parts:
             for index, tensors in part.items():
-                found.setdefault(index, {}).update(tensors)
-        return found
+                modules.setdefault(index, {}).update(tensors)
+        return modules
 
     def _named(self, tensors: Mapping[Any, Any], where: int) -> dict[str, LazyTensor]:
         """Rename tensors to HEAD's names, and check that every value is a tensor."""
-        found = {}
+        named = {}
         for key, tensor in tensors.items():
             name = str(key)
             self._refuse_foreign(name, where)
@@ -248,13 +250,13 @@ class NeoxCheckpoint:
                 if name.startswith(old):
                     name = new + name.removeprefix(old)
                     self.renamed.add(old)
-            if name in found:
+            if name in named:
                 raise UserError(
                     f"{self.files.folder}: {name} is there twice, by its old name and its new "
                     f"(module {where})"
                 )
-            found[name] = tensor
-        return found
+            named[name] = tensor
+        return named
 
     def _refuse_foreign(self, name: str, where: int) -> None:
         for sign, kind in FOREIGN.items():

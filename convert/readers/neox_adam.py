@@ -31,7 +31,7 @@ def is_group_of(name: str) -> int:
 
 def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
     """Read the states without ZeRO: each rank's own file has its parameters' states by number."""
-    found = NeoxOptimizer({}, [], 0, 0, 0, 0.0)
+    optimizer = NeoxOptimizer({}, [], 0, 0, 0, 0.0)
     for path, state in zip(source.files.ranks, source.states, strict=True):
         torch = state.get("optimizer")
         if not isinstance(torch, Mapping) or not isinstance(torch.get("state"), Mapping):
@@ -40,17 +40,17 @@ def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
                 f"zero_pp_rank_D_mp_rank_NN_optim_states.pt files; {ALONE}"
             )
     with reading(source.files.ranks[0]):
-        found.stages = _stage_modules(source, max(1, len(source.files.ranks) // source.mp))
+        optimizer.stages = _stage_modules(source, max(1, len(source.files.ranks) // source.mp))
     for number, state in enumerate(source.states):
         path = source.files.ranks[number]
         stage, rank = divmod(number, source.mp)
         with reading(path):
-            _read_rank(found, source, state["optimizer"], found.stages[stage], rank, path)
-    return found
+            _read_rank(optimizer, source, state["optimizer"], optimizer.stages[stage], rank, path)
+    return optimizer
 
 
 def _read_rank(
-    found: NeoxOptimizer,
+    optimizer: NeoxOptimizer,
     source: NeoxCheckpoint,
     torch: Mapping[str, Any],
     modules: list[int],
@@ -58,7 +58,7 @@ def _read_rank(
     path: Path,
 ) -> None:
     described = torch["param_groups"]
-    take_constants(found, described)
+    take_constants(optimizer, described)
     groups = _groups(source, modules, [len(group["params"]) for group in described], path)
     numbers = [number for group in described for number in group["params"]]
     for at, param in zip(numbers, (param for group in groups for param in group), strict=True):
@@ -74,8 +74,8 @@ def _read_rank(
                     f"{path}: {quantity} number {at} is {there}, expected {list(param.shape)} "
                     f"of module {param.module}, {param.name}; {ALONE}"
                 )
-            put(found, quantity, rank, param, tensor, path)
-    found.counts[path.name] = updates_of(torch["state"].values(), described)
+            put(optimizer, quantity, rank, param, tensor, path)
+    optimizer.counts[path.name] = updates_of(torch["state"].values(), described)
 
 
 def _check_unused(source: NeoxCheckpoint, param: Param, at: int, path: Path) -> None:
@@ -107,7 +107,7 @@ def _groups(
 def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:
     """Assign consecutive modules to stages by the parameters in each stage's optimizer."""
     left = sorted(source.shards)
-    found: list[list[int]] = []
+    per_stage: list[list[int]] = []
     for stage in range(stages):
         torch = source.states[stage * source.mp].get("optimizer")
         wanted = sum(len(group["params"]) for group in torch["param_groups"]) if torch else 0
@@ -117,8 +117,8 @@ def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:
         while left and wanted > 0:
             wanted -= len(_params(source, left[0]))
             modules.append(left.pop(0))
-        found.append(modules)
-    return found
+        per_stage.append(modules)
+    return per_stage
 
 
 def _params(source: NeoxCheckpoint, index: int) -> list[Param]:

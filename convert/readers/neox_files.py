@@ -139,8 +139,8 @@ def _whole_list(folder: Path, ranks: dict[int, Path]) -> list[Path]:
 def _yamls(folder: Path) -> list[Path]:
     """Return the configuration that NeoX saved with the step, or else the files beside the step."""
     for place in (folder / "configs", folder, folder.parent):
-        if found := sorted(p for p in place.glob("*.y*ml") if p.suffix in (".yml", ".yaml")):
-            return found
+        if yamls := sorted(p for p in place.glob("*.y*ml") if p.suffix in (".yml", ".yaml")):
+            return yamls
     return []
 
 

@@ -23,38 +23,38 @@ def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
     if not source.files.ranks:
         raise missing_files(folder, ["mp_rank_00_model_states.pt"])
     there = partitions(folder)
-    found = read_partitions(source, there) if there else read_whole(source)
+    optimizer = read_partitions(source, there) if there else read_whole(source)
     first = source.states[0]
     schedule = first.get("lr_scheduler")
     position = schedule.get("num_iters") if isinstance(schedule, Mapping) else None
-    found.position = position if isinstance(position, int) else source.step
-    found.count = _count(source, found)
+    optimizer.position = position if isinstance(position, int) else source.step
+    optimizer.count = _count(source, optimizer)
     told = first.get("ds_config")
     clipping = told.get("gradient_clipping", 0.0) if isinstance(told, Mapping) else None
     if clipping is None:
         clipping = float(source.given.get("gradient_clipping", 1.0))
-    found.clipping = float(clipping)
-    return found
+    optimizer.clipping = float(clipping)
+    return optimizer
 
 
-def _count(source: NeoxCheckpoint, found: NeoxOptimizer) -> int:
+def _count(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> int:
     """Count Adam's updates, which correct the bias of its moments; all files must agree on them."""
-    folder, counts = source.files.folder, found.counts
+    folder, counts = source.files.folder, optimizer.counts
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
         raise UserError(
-            f"{folder}: Adam has made another number of updates by each file ({said}): they are of "
-            f"different steps; copy the whole checkpoint, or {ALONE}"
+            f"{folder}: Adam has made another number of updates by each file ({listed}): they are "
+            f"of different steps; copy the whole checkpoint, or {ALONE}"
         )
     count = max(counts.values(), default=0)
-    if count <= 0 < found.position:
+    if count <= 0 < optimizer.position:
         raise UserError(
             f"{folder}: its optimizer's files do not say how many updates Adam has made (`step`, "
-            f"by parameter or by group), and the schedule is at {found.position}; {ALONE}"
+            f"by parameter or by group), and the schedule is at {optimizer.position}; {ALONE}"
         )
-    if count != found.position:
-        found.warnings.append(
-            f"Adam has made {count} updates and the schedule is at {found.position}: both are "
+    if count != optimizer.position:
+        optimizer.warnings.append(
+            f"Adam has made {count} updates and the schedule is at {optimizer.position}: both are "
             "taken as they are, as for a run that began again with a new optimizer"
         )
     return count

@@ -40,14 +40,14 @@ class Slice:
     shape: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
-        found, at = [], 0
+        pieces, at = [], 0
         end = self.start + int(np.prod(self.shape))
         for part in self.parts:
             first, last = max(self.start - at, 0), min(end - at, part.size)
             if first < last:
-                found.append(part.numpy()[first:last])
+                pieces.append(part.numpy()[first:last])
             at += part.size
-        flat = found[0] if len(found) == 1 else np.concatenate(found)
+        flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return flat.reshape(self.shape)
 
 
@@ -102,18 +102,23 @@ class NeoxOptimizer:
     def _array(
         self, quantity: Quantity, rank: int, index: int, name: str, tensor: LazyTensor
     ) -> np.ndarray:
-        found = self.tensors.get((quantity, rank, index, name))
-        return np.zeros(tensor.shape, np.float32) if found is None else found.numpy()
+        numbers = self.tensors.get((quantity, rank, index, name))
+        return np.zeros(tensor.shape, np.float32) if numbers is None else numbers.numpy()
 
 
 def put(
-    found: NeoxOptimizer, quantity: Quantity, rank: int, param: Param, value: Numbers, path: Path
+    optimizer: NeoxOptimizer,
+    quantity: Quantity,
+    rank: int,
+    param: Param,
+    value: Numbers,
+    path: Path,
 ) -> None:
     """Record a tensor; a tied embedding comes twice, from the first stage and from the last."""
     key = (quantity, rank, param.module, param.name)
-    other = found.tensors.setdefault(key, value)
+    other = optimizer.tensors.setdefault(key, value)
     if other is not value and not np.array_equal(other.numpy(), value.numpy()):
-        found.warnings.append(
+        optimizer.warnings.append(
             f"{path.name}: {quantity} of the tied {param.name} is another one than the first "
             "stage's, which is taken"
         )
@@ -128,7 +133,7 @@ def updates_of(states: Iterable[Any], groups: Iterable[Any]) -> int:
     return max((integer(one.get("step")) for one in (*states, *groups)), default=0)
 
 
-def take_constants(found: NeoxOptimizer, groups: list[Any]) -> None:
+def take_constants(optimizer: NeoxOptimizer, groups: list[Any]) -> None:
     """Record Adam's constants for parameters that decay; others differ only in `weight_decay`.
 
     Raises:
@@ -142,9 +147,9 @@ def take_constants(found: NeoxOptimizer, groups: list[Any]) -> None:
     if "betas" in decays:
         first, second = decays["betas"]
         constants["betas"] = [number(first), number(second)]
-    if found.constants and (found.lr, found.constants) != (lr, constants):
+    if optimizer.constants and (optimizer.lr, optimizer.constants) != (lr, constants):
         raise ValueError("its Adam has another learning rate or constant than the files before")
-    found.lr, found.constants = lr, constants
+    optimizer.lr, optimizer.constants = lr, constants
 
 
 @contextmanager

@@ -83,29 +83,29 @@ class DistTensor:
 
     def span(self, start: int, stop: int) -> np.ndarray:
         """Read `[start:stop]` of a one-dimensional tensor, from the pieces that overlap it."""
-        found, filled = np.empty(stop - start, self.dtype), 0
+        values, filled = np.empty(stop - start, self.dtype), 0
         asked = [p for p in self.pieces if p.where[0].start < stop and start < p.where[0].stop]
         self._refuse_overlaps(asked)
         for piece in asked:
             (own,) = piece.where
             first, last = max(own.start, start), min(own.stop, stop)
             part = self._read(piece)[first - own.start : last - own.start]
-            found[first - start : last - start] = part
+            values[first - start : last - start] = part
             filled += part.size
-        self._refuse_gaps(f"elements {start} to {stop} of {self.name}", filled, found.size)
-        return found
+        self._refuse_gaps(f"elements {start} to {stop} of {self.name}", filled, values.size)
+        return values
 
     def _filled(self, shape: tuple[int, ...], first: int | slice) -> np.ndarray:
         """Fill an array from pieces, or raise a UserError unless they cover each number once."""
         whole, filled = np.empty(shape, self.dtype), 0
         self._refuse_overlaps(self.pieces)
         for piece in self.pieces:
-            found = self._read(piece)
+            numbers = self._read(piece)
             where: tuple[slice, ...] = piece.where
             if isinstance(first, int):
-                found, where = found[first - where[0].start], where[1:]
-            whole[where] = found
-            filled += found.size
+                numbers, where = numbers[first - where[0].start], where[1:]
+            whole[where] = numbers
+            filled += numbers.size
         self._refuse_gaps(self.name, filled, whole.size)
         return whole
 
@@ -125,8 +125,8 @@ class DistTensor:
             )
 
     def _read(self, piece: Piece) -> np.ndarray:
-        found = piece.place.open().content
-        if not isinstance(found, LazyTensor) or (found.shape, found.dtype) != (
+        content = piece.place.open().content
+        if not isinstance(content, LazyTensor) or (content.shape, content.dtype) != (
             piece.shape,
             self.dtype,
         ):
@@ -134,7 +134,7 @@ class DistTensor:
                 f"{piece.place.path}: at byte {piece.place.start} is no {self.dtype} of shape "
                 f"{list(piece.shape)}, which {INDEX} says is there of {self.name}"
             )
-        return found.numpy()
+        return content.numpy()
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,14 @@ class DistFolder:
         try:
             state = _unpickled(index)
             self._places = dict(self._storage(state["storage_data"]))
-            said = state["state_dict_metadata"]
+            entries = state["state_dict_metadata"]
             self.tensors = {
                 name: self._tensor(name, entry.state)
-                for name, entry in said.items()
+                for name, entry in entries.items()
                 if "chunks" in (entry.state or ())
             }
             self.objects = {
-                name: self._places[name, None] for name in said if (name, None) in self._places
+                name: self._places[name, None] for name in entries if (name, None) in self._places
             }
         except UserError:
             raise
@@ -185,8 +185,8 @@ class DistFolder:
                 f"{folder}: missing {', '.join(missing[:8])}; copy the whole checkpoint"
             )
 
-    def _storage(self, said: Mapping[Inert, Inert]) -> Any:
-        for key, value in said.items():
+    def _storage(self, places: Mapping[Inert, Inert]) -> Any:
+        for key, value in places.items():
             name, offset = key.state["fqn"], key.state.get("offset")
             entry = value.state
             file, start, length = entry["relative_path"], entry["offset"], entry["length"]

@@ -170,8 +170,10 @@ class TorchFile:
     def _storage(self, key: str, dtype: np.dtype, elements: int) -> tuple[Record, np.dtype]:
         record = self.records.get(f"{self._prefix}data/{key}")
         if record is None or elements * dtype.itemsize > record.length:
-            found = "missing" if record is None else f"{record.length} bytes"
-            raise ValueError(f"record {key} is {found}, expected {elements * dtype.itemsize} bytes")
+            actual = "missing" if record is None else f"{record.length} bytes"
+            raise ValueError(
+                f"record {key} is {actual}, expected {elements * dtype.itemsize} bytes"
+            )
         return record, dtype
 
     def _tensor(
@@ -193,7 +195,7 @@ class TorchFile:
 
 def _records(file: FileWindow, offset: int, size: int) -> Mapping[str, Record]:
     """Find records in `size` bytes from `offset` on; positions count from the file's start."""
-    found = {}
+    records = {}
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
@@ -206,15 +208,15 @@ def _records(file: FileWindow, offset: int, size: int) -> Mapping[str, Record]:
             start = info.header_offset + LOCAL_HEADER + name + extra
             if start + info.file_size > size:
                 raise ValueError(f"record {info.filename} ends after the file")
-            if info.filename in found:
+            if info.filename in records:
                 raise ValueError(f"record {info.filename} is there twice")
-            found[info.filename] = Record(offset + start, info.file_size, info.CRC)
+            records[info.filename] = Record(offset + start, info.file_size, info.CRC)
     end = 0
-    for at, record in sorted(found.items(), key=lambda item: item[1].start):
+    for at, record in sorted(records.items(), key=lambda item: item[1].start):
         if record.start < end:
             raise ValueError(f"record {at} overlaps another")
         end = record.start + record.length
-    return found
+    return records
 
 
 def damaged(path: Path, why: str) -> UserError:

@@ -19,7 +19,7 @@ LAYER = "transformer.h.{}."
 def rules(model: ModelConfig) -> tuple[Rule, ...]:
     """Return the rules, with all biases: models without some of them have another architecture."""
     attention = "layers.attention."
-    found = [
+    table = [
         split("transformer.wte.weight", "embed.tokens", "V D -> V D"),
         split("transformer.wpe.weight", "embed.positions", "P D -> P D"),
         *norm(LAYER + "ln_1", "layers.norm1"),
@@ -35,5 +35,5 @@ def rules(model: ModelConfig) -> tuple[Rule, ...]:
         *norm("transformer.ln_f", "final_norm"),
     ]
     if not model.tied_embedding:
-        found.append(split(HEAD, "unembed.weight", "V D -> D V"))
-    return tuple(found)
+        table.append(split(HEAD, "unembed.weight", "V D -> D V"))
+    return tuple(table)

@@ -30,25 +30,25 @@ def rules(model: ModelConfig, *, inside: bool) -> tuple[Rule, ...]:
 
 def rules_in(part: Part, model: ModelConfig) -> list[Rule]:
     """Return the rules of the parameters of one part."""
-    found = rules(model, inside=isinstance(part, int))
-    return [rule for rule in found if names_in(part, rule.leaves)]
+    table = rules(model, inside=isinstance(part, int))
+    return [rule for rule in table if names_in(part, rule.leaves)]
 
 
 def _outside(model: ModelConfig) -> tuple[Rule, ...]:
-    found = [rule(WORDS, Role.SPLIT, ("embed.tokens", "V D -> V D"))]
+    table = [rule(WORDS, Role.SPLIT, ("embed.tokens", "V D -> V D"))]
     if model.positions.kind == "learned":
-        found.append(rule(POSITIONS, Role.COPY, ("embed.positions", "P D -> P D")))
-    found += _norm(FINAL, "final_norm", model)
+        table.append(rule(POSITIONS, Role.COPY, ("embed.positions", "P D -> P D")))
+    table += _norm(FINAL, "final_norm", model)
     if not model.tied_embedding:
-        found.append(rule(HEAD, Role.SPLIT, ("unembed.weight", "V D -> D V")))
-    return tuple(found)
+        table.append(rule(HEAD, Role.SPLIT, ("unembed.weight", "V D -> D V")))
+    return tuple(table)
 
 
 def _block(model: ModelConfig) -> tuple[Rule, ...]:
     attention, branches = "layers.attention.", ["gate", "up"] if model.mlp.gated else ["up"]
     weights = [(f"layers.mlp.{branch}", "F D -> D F") for branch in branches]
     biases = [(f"layers.mlp.{branch}_bias", "F -> F") for branch in branches]
-    found = [
+    table = [
         *_norm("input_layernorm", "layers.norm1", model),
         rule(f"{QKV}.weight", Role.SPLIT, (attention + "qkv", "(K R H) D -> D K R H")),
         rule(f"{PROJ}.weight", Role.SPLIT, (attention + "out", "D (K G H) -> K G H D")),
@@ -57,23 +57,23 @@ def _block(model: ModelConfig) -> tuple[Rule, ...]:
         rule(f"{FC2}.weight", Role.SPLIT, ("layers.mlp.down", "D F -> F D")),
     ]
     if model.attention.bias:
-        found += [
+        table += [
             rule(f"{QKV}.bias", Role.SPLIT, (attention + "qkv_bias", "(K R H) -> K R H")),
             rule(f"{PROJ}.bias", Role.BIAS, (attention + "out_bias", "D -> D")),
         ]
     if model.mlp.bias:
-        found += [
+        table += [
             rule(f"{FC1}.bias", Role.SPLIT, *biases),
             rule(f"{FC2}.bias", Role.BIAS, ("layers.mlp.down_bias", "D -> D")),
         ]
-    return tuple(found)
+    return tuple(table)
 
 
 def _norm(theirs: str, ours: str, model: ModelConfig) -> list[Rule]:
-    found = [rule(f"{theirs}.weight", Role.NORM, (f"{ours}.scale", "D -> D"))]
+    table = [rule(f"{theirs}.weight", Role.NORM, (f"{ours}.scale", "D -> D"))]
     if model.norm.kind == "layernorm":
-        found.append(rule(f"{theirs}.bias", Role.NORM, (f"{ours}.bias", "D -> D")))
-    return found
+        table.append(rule(f"{theirs}.bias", Role.NORM, (f"{ours}.bias", "D -> D")))
+    return table
 
 
 def split_axis(rule: Rule) -> int:

@@ -41,10 +41,10 @@ def modules(model: ModelConfig, llama_mlp: bool = False) -> Mapping[int, tuple[R
     """
     L = model.num_layers
     blocks = block(model, llama_mlp)
-    found = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
-    found[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
-    found[unembedding_index(L)] = unembedding(model)
-    return {index: rules for index, rules in found.items() if rules}
+    table = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
+    table[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
+    table[unembedding_index(L)] = unembedding(model)
+    return {index: rules for index, rules in table.items() if rules}
 
 
 def embedding(model: ModelConfig) -> tuple[Rule, ...]:

@@ -145,16 +145,16 @@ def balanced(weights: Sequence[int], parts: int) -> list[int]:
         """Return (difference, largest, smallest, begin of the last part)."""
         if count == 0:
             return (0.0, 0.0, np.inf, 0) if items == 0 else (np.inf, np.inf, np.inf, 0)
-        found = (np.inf, np.inf, np.inf, 0)
+        least = (np.inf, np.inf, np.inf, 0)
         if count > items:
-            return found
+            return least
         for begin in range(items):
             _, largest, smallest, _ = best(begin, count - 1)
             own = float(sums[items] - sums[begin])
             largest, smallest = max(largest, own), min(smallest, own)
-            if found[0] >= largest - smallest:
-                found = (largest - smallest, largest, smallest, begin)
-        return found
+            if least[0] >= largest - smallest:
+                least = (largest - smallest, largest, smallest, begin)
+        return least
 
     bounds = [len(weights)]
     for count in range(parts, 0, -1):
