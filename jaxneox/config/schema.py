@@ -93,9 +93,7 @@ class AttentionConfig:
     window: int | None = None  # a query sees itself and `window` positions before it
     dropout: float = 0.0
     softmax_fp32: bool = False
-    kernel: Kernel | Literal["auto"] = (
-        "auto"  # how it is computed; auto: what is best on the devices
-    )
+    kernel: Kernel | Literal["auto"] = "auto"  # auto: what is best on the devices
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_heads:
