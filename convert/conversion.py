@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from convert.checkpoint import Source, Target
-from convert.fate import Fate, check_whole
+from convert.fate import Fate, check_whole, named
 from convert.parts import nbytes, parts_of
 from convert.proof.case import Case
 from convert.proof.certificate import certificate
@@ -97,11 +97,10 @@ def not_finite(source: Source, fates: Sequence[Fate], *, refuse: bool) -> list[s
     bad = [fate for fate in fates if fate.not_finite]
     if not bad:
         return []
-    named = "; ".join(f"{fate.where}: {fate.not_finite} of {fate.elements}" for fate in bad[:8])
-    more = f"; and {len(bad) - 8} tensors more" if len(bad) > 8 else ""
+    where = [f"{fate.where}: {fate.not_finite} of {fate.elements}" for fate in bad]
     line = (
-        f"{source.path}: the source itself holds numbers that are NaN or infinite, in {len(bad)} "
-        f"tensors: {named}{more}"
+        f"{source.path}: the source itself holds numbers that are NaN or infinite, in "
+        f"{named(where)}"
     )
     if refuse:
         raise UserError(

@@ -1,6 +1,6 @@
 """What became of every tensor: the account that a certificate gives."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,12 @@ def laid_out(
     sizes = source.size, target.size
     return Fate(name, None, layer, 1, source.shape, source.dtype.name, leaf, fate, *sizes,
                 changed, same_bits, not_finite=not_finite(source))  # fmt: skip
+
+
+def named(where: Sequence[str]) -> str:
+    """Name some tensors, the first eight of them, after their number."""
+    more = f"; and {len(where) - 8} more" if len(where) > 8 else ""
+    return f"{len(where)} tensor{'s' * (len(where) > 1)}: {'; '.join(where[:8])}{more}"
 
 
 def not_finite(array: np.ndarray) -> int:

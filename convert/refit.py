@@ -4,7 +4,7 @@ The vocabulary's rows may be fewer, or more, of zeros; and the biases that the o
 checkpoint has not are zeros.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +79,7 @@ class Refitted(Checkpoint):
 
     @property
     def forward(self) -> Forward:
-        return WithRows(self._source.forward, self.model.vocab_size)
+        return WithRows(self._source.forward, self._words, self.model.vocab_size)
 
     @property
     def fidelity(self) -> Fidelity:
@@ -87,19 +87,33 @@ class Refitted(Checkpoint):
 
     @property
     def others(self) -> Mapping[str, Forward]:
-        rows = self.model.vocab_size
-        return {title: WithRows(forward, rows) for title, forward in self._source.others.items()}
+        rows, others = self.model.vocab_size, self._source.others.items()
+        return {title: WithRows(forward, self._words, rows) for title, forward in others}
+
+    def _words(self) -> np.ndarray:
+        return self._source.leaf("embed.tokens")
 
 
 class WithRows:
-    """A function whose logits are cut to so many, or padded with zeros."""
+    """A function of another vocabulary: rows are cut off, or are zeros, as are their logits.
 
-    def __init__(self, forward: Forward, rows: int) -> None:
-        self._forward, self.vocab = forward, rows
+    Args:
+        words: returns the rows [V, D] that the function has itself.
+        rows: how many there are to be.
+    """
+
+    def __init__(self, forward: Forward, words: Callable[[], np.ndarray], rows: int) -> None:
+        self._forward, self._words, self.vocab = forward, words, rows
         self.layers, self.hidden = forward.layers, forward.hidden
 
     def embed(self, tokens_BT: np.ndarray) -> np.ndarray:
-        return self._forward.embed(tokens_BT)
+        """A row of zeros leaves what the embedding adds beside the words, such as positions."""
+        beyond_BT = tokens_BT >= self._forward.vocab
+        streams_RBTD = self._forward.embed(np.where(beyond_BT, 0, tokens_BT))
+        if beyond_BT.any():
+            first_D = self._words()[0].astype(np.float64)
+            streams_RBTD = streams_RBTD - first_D * beyond_BT[..., None]
+        return streams_RBTD
 
     def layer(self, index: int, streams_RBTD: np.ndarray) -> np.ndarray:
         return self._forward.layer(index, streams_RBTD)

@@ -20,7 +20,7 @@ from convert.oracle import run as logits_of
 from convert.proof.logits import log_softmax
 from convert.readers.neox_open import open_neox
 from jaxneox.console.execute import entry_point
-from jaxneox.console.files import check_output
+from jaxneox.console.outputs import check_output
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import progress
 from jaxneox.errors import UserError

@@ -28,7 +28,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-pytest_plugins = ["tests.golden_only"]
+pytest_plugins = ["tests.fast", "tests.golden_only"]
 
 # a busy machine is no fault of an example
 hypothesis.settings.register_profile("jaxneox", deadline=None, print_blob=True)

@@ -14,6 +14,7 @@ import pytest
 from jaxneox import checkpoint
 from jaxneox.console.execute import hush
 from jaxneox.data.writer import IndexedWriter
+from tests.limits import PATIENCE
 from tests.train.runs import ROOT, command, error, succeeds, write_yaml
 
 ONE = ("--mesh", "dp=1")
@@ -216,7 +217,7 @@ def test_devices_of_a_process_of_its_own(folder: Path) -> None:
         child = subprocess.Popen(line, env=env, stdout=pipe, stderr=pipe, text=True, cwd=folder)
         running.append((child, said))
     for child, said in running:
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=PATIENCE)
         assert child.returncode == 2 and err.count("\n") == 1 and err.startswith("error: "), err
         assert said in out + err
 

@@ -4,6 +4,7 @@ import ast
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "jaxneox").rglob("*.py"))
@@ -152,6 +153,17 @@ def test_modules_and_functions_stay_short() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
+
+
+def test_a_name_is_one_class() -> None:
+    """Only what the model asks of `parallel` bears the name of what answers."""
+    names = Counter(
+        node.name
+        for path in MODULES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, count in names.items() if count > 1} == {"Pipeline", "Ring"}
 
 
 def test_importing_jaxneox_imports_nothing_heavy() -> None:

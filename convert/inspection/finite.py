@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convert.fate import not_finite
+from convert.fate import named, not_finite
 from convert.inspection.facts import Facts, Use
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
@@ -36,10 +36,8 @@ def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> Non
         if bad := not_finite(values):
             facts.not_finite.append(f"{weight.where}: {bad} of {values.size}")
     if facts.not_finite:
-        named, more = "; ".join(facts.not_finite[:8]), len(facts.not_finite) - 8
         facts.problems.append(
-            f"{facts.path}: holds numbers that are NaN or infinite, in {len(facts.not_finite)} "
-            f"tensors: {named}" + (f"; and {more} tensors more" if more > 0 else "")
+            f"{facts.path}: holds numbers that are NaN or infinite, in {named(facts.not_finite)}"
         )
 
 

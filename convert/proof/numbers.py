@@ -40,12 +40,18 @@ def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[
         place = f"layer {part}: " if isinstance(part, int) else ""
         both = source.leaves(part), target.leaves(part)
         compared = Compared()
-        for name, leaf in both[1].items():
+        for name in sorted(both[1], key=is_bias):
+            leaf = both[1][name]
             if name in reads:
                 compared.add(leaf.size, _product(f"{place}{name}", name, reads[name], both))
             elif not norms or not name.startswith(norms):
                 compared.add(leaf.size, _exactly(f"{place}{name}", both[0][name], leaf))
         yield compared
+
+
+def is_bias(name: str) -> bool:
+    """Biases come after the matrices that they go with."""
+    return name.endswith("bias")
 
 
 def reads_norm(model: ModelConfig) -> dict[str, str]:

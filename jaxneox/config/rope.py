@@ -17,14 +17,12 @@ MAGNITUDES = ("attention_factor", "mscale", "mscale_all_dim")
 NEEDED: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
-    "dynamic": ("factor",),
-    "yarn": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "dynamic": ("factor", ORIGINAL),
+    "yarn": ("factor", ORIGINAL),
+    "llama3": ("factor", ORIGINAL, "low_freq_factor", "high_freq_factor"),
 }
 OPTIONAL: dict[str, tuple[str, ...]] = {
-    "dynamic": (ORIGINAL,),
-    "yarn": (ORIGINAL, *MAGNITUDES, "beta_fast", "beta_slow", "truncate"),
-    "llama3": (ORIGINAL,),
+    "yarn": (*MAGNITUDES, "beta_fast", "beta_slow", "truncate"),
 }
 FIELDS = [name for name in KEYS if name.startswith("rope_scaling.") and not name.endswith("type")]
 
@@ -48,8 +46,6 @@ def rope_scaling(settings: CheckedKeys, rotary_width: int) -> RopeScaling:
     if settings["pos_emb"] != "rotary":
         raise UserError(f"rope_scaling needs pos_emb: rotary, found {settings['pos_emb']}")
     own = {name: settings[f"rope_scaling.{name}"] for name in (*needed, *optional)}
-    if kind != "linear":
-        own[ORIGINAL] = own[ORIGINAL] or settings["max_position_embeddings"]
     if kind == "yarn":
         own["attention_factor"] = _attention_factor(own, *map(own.pop, MAGNITUDES))
     _check(kind, own, rotary_width, settings["rotary_emb_base"])

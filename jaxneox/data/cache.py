@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
-from jaxneox.data.checksums import file_sha256
+from jaxneox.data.sha256 import file_sha256
 
 
 def cache_root() -> pathlib.Path:

@@ -6,8 +6,8 @@ A program is compiled from sizes alone, so that neither of them need be at hand.
 from pathlib import Path
 
 from jaxneox.config.schema import DataConfig, TokenizerConfig
-from jaxneox.data.files import is_url
 from jaxneox.data.indexed import dataset_prefix
+from jaxneox.data.storage import is_url
 from jaxneox.data.text import is_text
 
 ASSUMED_VOCABULARY = 50277

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxneox.data.files import Files, Prefix
+from jaxneox.data.storage import Files, Prefix
 from jaxneox.errors import UserError
 
 MAGIC = b"MMIDIDX\x00\x00"

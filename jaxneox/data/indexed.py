@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxneox.data.files import Files, LocalFiles, Prefix, Url, is_url
 from jaxneox.data.index import DTYPES, HEADER, MAGIC, VERSION, Index
+from jaxneox.data.storage import Files, LocalFiles, Prefix, Url, is_url
 from jaxneox.errors import UserError
 
 __all__ = [

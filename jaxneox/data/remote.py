@@ -17,8 +17,8 @@ import fsspec
 
 from jaxneox.data.atomic import atomic_file
 from jaxneox.data.cache import cache_root, say_damaged
-from jaxneox.data.checksums import file_sha256
-from jaxneox.data.files import mapped
+from jaxneox.data.sha256 import file_sha256
+from jaxneox.data.storage import mapped
 from jaxneox.errors import UserError
 
 DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxneox import checkpoint
 from jaxneox.console.execute import entry_point
-from jaxneox.console.files import check_output
+from jaxneox.console.outputs import check_output
 from jaxneox.console.progress import progress
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError

@@ -5,7 +5,7 @@ import sys
 
 from jaxneox.config.schema import GenerationConfig
 from jaxneox.console.execute import entry_point
-from jaxneox.console.files import check_output
+from jaxneox.console.outputs import check_output
 from jaxneox.errors import UserError
 from jaxneox.generate.arguments import parser, settings_of
 from jaxneox.generate.interactive import converse

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.infer.prompt_scores import Scored, score
-from jaxneox.infer.sampling import Chosen, Sampling, Settings, pick, settings_of
+from jaxneox.infer.prompt_scores import PromptScores, score
+from jaxneox.infer.sampling import Chosen, Sampling, SamplingArrays, pick, sampling_arrays
 from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
 from jaxneox.model.layout import Axes, on_devices
 
@@ -22,13 +22,13 @@ Lengths between two powers of two share one compilation.
 """
 
 
-class Rows(NamedTuple):
+class RowStates(NamedTuple):
     """The state of each row, whose token is chosen but not yet in the cache."""
 
     token_B: jax.Array
     position_B: jax.Array  # of that token
     number_B: jax.Array  # of that token in its answer, from 0
-    settings: Settings
+    settings: SamplingArrays
 
 
 class Engine:
@@ -73,11 +73,11 @@ class Engine:
         self._state = self._laid(self._idle())
         self._positions = np.zeros(self.rows, np.int64)  # the same, where Python can look
 
-    def _idle(self) -> Rows:
+    def _idle(self) -> RowStates:
         """Make the state of idle rows. Each array is one of its own, because they are donated."""
-        settings = settings_of([Sampling()] * self.rows)
+        settings = sampling_arrays([Sampling()] * self.rows)
         token_B, position_B, number_B = (jnp.zeros(self.rows, jnp.int32) for _ in range(3))
-        return Rows(token_B, position_B, number_B, settings)
+        return RowStates(token_B, position_B, number_B, settings)
 
     def admit(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]
@@ -85,7 +85,9 @@ class Engine:
         """Start new prompts in some rows, and return the first token of each, [n or more]."""
         return self._fill(slots, prompts, sampling, scored=False)[0]
 
-    def score(self, slot: int, prompt: Sequence[int], sampling: Sampling) -> tuple[Chosen, Scored]:
+    def score(
+        self, slot: int, prompt: Sequence[int], sampling: Sampling
+    ) -> tuple[Chosen, PromptScores]:
         """Start one prompt, and return how likely its own tokens are as well.
 
         The arrays are [1 or more, the prompt's length or more]. With the slot `rows`, which is no
@@ -102,7 +104,7 @@ class Engine:
         sampling: Sequence[Sampling],
         *,
         scored: bool,
-    ) -> tuple[Chosen, Scored | None]:
+    ) -> tuple[Chosen, PromptScores | None]:
         longest = max(map(len, prompts))
         count = -(-power(len(prompts), 1) // self._parts) * self._parts
         tokens = np.zeros((count, min(power(longest, SHORTEST), self.length)), np.int32)
@@ -110,7 +112,7 @@ class Engine:
         for i, (slot, prompt) in enumerate(zip(slots, prompts, strict=True)):
             tokens[i, : len(prompt)], last[i], where[i] = prompt, len(prompt) - 1, slot
             self._positions[slot : slot + 1] = len(prompt)
-        settings = settings_of([*sampling, *[Sampling()] * (count - len(prompts))])
+        settings = sampling_arrays([*sampling, *[Sampling()] * (count - len(prompts))])
         with jax.set_mesh(self._mesh):
             new = self._laid((tokens, last, settings))
             self._cache, self._state, *results = self._admit(
@@ -155,24 +157,24 @@ class Engine:
         def admit(
             weights: Weights,
             cache: Cache,
-            state: Rows,
+            state: RowStates,
             slots: jax.Array,
             tokens_nT: jax.Array,
             last_n: jax.Array,
-            settings: Settings,
+            settings: SamplingArrays,
             scored: bool,
-        ) -> tuple[Cache, Rows, Chosen, Scored | None]:
+        ) -> tuple[Cache, RowStates, Chosen, PromptScores | None]:
             x_nTD, fresh = self._decoder.prompts(weights, tokens_nT, last_n + 1)
             logits_nV = self._decoder.logits_at(weights, x_nTD, last_n)
             zero_n = jnp.zeros_like(last_n)
             chosen = self._pick(logits_nV, settings, zero_n)
-            new = Rows(chosen.token_B, last_n + 1, zero_n, settings)
+            new = RowStates(chosen.token_B, last_n + 1, zero_n, settings)
             scores = self._score(weights, x_nTD, tokens_nT) if scored else None
             return self._place(cache, fresh, slots), self._place(state, new, slots), chosen, scores
 
         return jax.jit(admit, donate_argnums=(1, 2), static_argnums=7)
 
-    def _score(self, weights: Weights, x_nTD: jax.Array, tokens_nT: jax.Array) -> Scored:
+    def _score(self, weights: Weights, x_nTD: jax.Array, tokens_nT: jax.Array) -> PromptScores:
         logits = functools.partial(self._decoder.logits, weights)
         layout = self._decoder.model.layout
         return score(layout, self.known, self.tops, logits, x_nTD, tokens_nT)
@@ -180,13 +182,13 @@ class Engine:
     @functools.cached_property
     def _step(self) -> Callable[..., Any]:
         def step(
-            weights: Weights, cache: Cache, state: Rows, moving_B: jax.Array, span: int
-        ) -> tuple[Cache, Rows, Chosen]:
+            weights: Weights, cache: Cache, state: RowStates, moving_B: jax.Array, span: int
+        ) -> tuple[Cache, RowStates, Chosen]:
             position_B = jnp.minimum(state.position_B, span - 1)  # of rows that do not matter
             logits_BV, cache = self._decoder.step(weights, cache, state.token_B, position_B, span)
             number_B = state.number_B + 1
             chosen = self._pick(logits_BV, state.settings, number_B)
-            moved = Rows(chosen.token_B, state.position_B + 1, number_B, state.settings)
+            moved = RowStates(chosen.token_B, state.position_B + 1, number_B, state.settings)
             kept = jax.tree.map(lambda new, old: jnp.where(moving_B, new, old), moved, state)
             return cache, kept, chosen
 

@@ -13,7 +13,7 @@ BLOCK = 32
 """Positions whose logits are in memory at one time; it divides every padded length above it."""
 
 
-class Scored(NamedTuple):
+class PromptScores(NamedTuple):
     """The scores of the token after each position; those after a prompt's last token mean nothing.
 
     Log-probabilities are those of the whole padded vocabulary, as the model was trained; the most
@@ -32,7 +32,7 @@ def score(
     logits: Callable[[jax.Array], jax.Array],
     x_BTD: jax.Array,
     tokens_BT: jax.Array,
-) -> Scored:
+) -> PromptScores:
     """Score the tokens of prompts.
 
     Args:
@@ -56,14 +56,14 @@ def score(
         x = jnp.moveaxis(x, 0, 1)
         return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : x_BTD.shape[1]]
 
-    def one(part: tuple[jax.Array, jax.Array]) -> Scored:
+    def one(part: tuple[jax.Array, jax.Array]) -> PromptScores:
         x_BtD, next_Bt = part
         row: Axes = ("batch", None)
         wide: Axes = ("batch", None, None)
         logits_BtV = jax.reshard(logits(x_BtD), layout.activation(*wide))
         next_Bt = jax.reshard(next_Bt, layout.activation(*row))  # reshaping may have lost it
         weigh = on_devices(local, (wide, row), (row, wide, wide), layout)
-        return Scored(*weigh(logits_BtV, next_Bt))
+        return PromptScores(*weigh(logits_BtV, next_Bt))
 
     def local(logits_BtV: jax.Array, next_Bt: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         total_Bt = jax.nn.logsumexp(logits_BtV, axis=-1)

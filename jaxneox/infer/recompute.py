@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.infer.sampling import Chosen, Sampling, Settings, pick, settings_of
+from jaxneox.infer.sampling import Chosen, Sampling, SamplingArrays, pick, sampling_arrays
 from jaxneox.infer.scoring import as_long_as_its_text
 from jaxneox.model import Model, Params
 
@@ -69,7 +69,7 @@ class Recompute:
         laid = NamedSharding(self._mesh, self._model.layout.activation("batch", None))
         row = NamedSharding(self._mesh, self._model.layout.activation("batch"))
         with jax.set_mesh(self._mesh):
-            settings = jax.device_put(settings_of(self._sampling), row)
+            settings = jax.device_put(sampling_arrays(self._sampling), row)
             at = jax.device_put((self._lengths - 1, self._numbers), row)
             tokens = jax.device_put(self._tokens[:, :length], laid)
             chosen = self._pick(self._params, tokens, settings, *at)
@@ -82,7 +82,7 @@ class Recompute:
         def next_tokens(
             params: Params,
             tokens_BS: jax.Array,
-            settings: Settings,
+            settings: SamplingArrays,
             last_B: jax.Array,
             number_B: jax.Array,
         ) -> Chosen:

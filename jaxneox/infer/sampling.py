@@ -48,7 +48,7 @@ class Sampling:
             raise UserError(f"seed {self.seed}: expected 0 to {2**32 - 1}")
 
 
-class Settings(NamedTuple):
+class SamplingArrays(NamedTuple):
     """The sampling settings of every row, as arrays."""
 
     temperature_B: jax.Array
@@ -57,12 +57,12 @@ class Settings(NamedTuple):
     seed_B: jax.Array
 
 
-def settings_of(rows: list[Sampling]) -> Settings:
+def sampling_arrays(rows: list[Sampling]) -> SamplingArrays:
     def kept(number: float) -> float:
         """Keep a small number from becoming 0 in float32, where 0 means something else."""
         return max(number, 1e-30) if number else 0.0
 
-    return Settings(
+    return SamplingArrays(
         jnp.array([kept(row.temperature) for row in rows], jnp.float32),
         jnp.array([kept(row.top_p) for row in rows], jnp.float32),
         jnp.array([row.top_k for row in rows], jnp.int32),
@@ -84,7 +84,7 @@ def pick(
     known: int | None,
     tops: int,
     logits_BV: jax.Array,
-    settings: Settings,
+    settings: SamplingArrays,
     number_B: jax.Array,
 ) -> Chosen:
     """Choose the next token of each row, and score it and the most likely ones.
@@ -102,7 +102,7 @@ def pick(
     def local(
         logits_BV: jax.Array, number_B: jax.Array, *settings: jax.Array
     ) -> tuple[jax.Array, ...]:
-        token_B = choose(logits_BV, Settings(*settings), number_B)
+        token_B = choose(logits_BV, SamplingArrays(*settings), number_B)
         total_B = jax.nn.logsumexp(logits_BV, axis=-1)
         logprob_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0] - total_B
         top_BN, ids_BN = jax.lax.top_k(logits_BV, tops)
@@ -114,7 +114,7 @@ def pick(
     return Chosen(*run(logits_BV, number_B, *settings))
 
 
-def choose(logits_BV: jax.Array, settings: Settings, number_B: jax.Array) -> jax.Array:
+def choose(logits_BV: jax.Array, settings: SamplingArrays, number_B: jax.Array) -> jax.Array:
     """Choose one token of each row, int32 [B]; `number_B` counts the tokens of each answer."""
     most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
     best_B = first(logits_BV == most_B1)
@@ -155,7 +155,7 @@ def draw(logits_BV: jax.Array, seed_B: jax.Array, number_B: jax.Array) -> jax.Ar
     return jnp.minimum(first(possible_BV & (sum_BV > mark_B1)), last_B)
 
 
-def limit(logits_BV: jax.Array, settings: Settings) -> jax.Array:
+def limit(logits_BV: jax.Array, settings: SamplingArrays) -> jax.Array:
     """Apply NeoX's `filter_logits`: first top_k, then top_p of what that left; the rest is -inf.
 
     Nothing is sorted: a token stays while fewer than top_k tokens are more likely, and while those

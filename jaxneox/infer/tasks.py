@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxneox.infer.engine import Engine
-from jaxneox.infer.prompt_scores import Scored
+from jaxneox.infer.prompt_scores import PromptScores
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Chosen, Sampling
 from jaxneox.infer.scoring import no_number
@@ -72,7 +72,7 @@ class Task:
     room: int
     stream: TextStream | None
     scored: bool = False
-    scores: Scored | None = None
+    scores: PromptScores | None = None
     fault: str | None = None
     began: float = 0.0
 

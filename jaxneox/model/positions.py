@@ -61,12 +61,15 @@ class Rotary:
 
     def _frequencies(self, length: int, lengths_B: jax.Array | None) -> np.ndarray | jax.Array:
         """Return the frequencies [1, 1, P], or [B, 1, P] if each row has its own."""
-        if not self.scaling.grows:
-            return self.frequencies[None, None]
-        if lengths_B is not None:
+        if self.scaling.grows and lengths_B is not None:
             return stretched(self.frequencies, lengths_B, self.scaling)[:, None]
-        base = stretched_base(self.base, self.width, length, self.scaling)
-        return frequencies(self.width, base)[None, None]
+        return self.of_length(length)[None, None]
+
+    def of_length(self, length: int) -> np.ndarray:
+        """Return the frequencies of texts of this length, float32 [P]."""
+        if not self.scaling.grows:
+            return self.frequencies
+        return frequencies(self.width, stretched_base(self.base, self.width, length, self.scaling))
 
 
 def sinusoids(positions: jax.Array, width: int) -> jax.Array:

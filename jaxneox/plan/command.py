@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.console.execute import entry_point
-from jaxneox.console.files import check_output
+from jaxneox.console.outputs import check_output
 from jaxneox.console.parser import Parser
 from jaxneox.errors import UserError
 from jaxneox.plan.topology import parse_topology, prepare

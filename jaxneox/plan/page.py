@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxneox.data.atomic import atomic_file
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.report import GIB, MEANS, report
-from jaxneox.plan.timeline import Span, timelines
+from jaxneox.plan.timeline import Interval, timelines
 from jaxneox.train.step.state import param_specs
 
 WIDTH = 900
@@ -126,7 +126,7 @@ def drawn(planned: Planned) -> Iterator[str]:
         yield svg(8 + height * len(lanes), shapes) + key(colours)
 
 
-def caption(span: Span) -> str:
+def caption(span: Interval) -> str:
     return f"{span.name}: {1e6 * span.seconds:,.1f} µs"
 
 

@@ -10,7 +10,7 @@ from jaxneox.plan.planned import Planned
 
 
 @dataclass(frozen=True)
-class Span:
+class Interval:
     """One instruction's time.
 
     Attributes:
@@ -26,7 +26,7 @@ class Span:
     seconds: float
 
 
-def timelines(planned: Planned) -> list[list[Span]]:
+def timelines(planned: Planned) -> list[list[Interval]]:
     """Lay out one pass of each loop over layers (forward, backward).
 
     Instructions come one after the other, each at the rate that bounds it.
@@ -61,7 +61,7 @@ def _flops(program: Program, loop: Instruction) -> int:
     return work.of_instruction(program, loop, {}, {}).flops
 
 
-def _spans(planned: Planned, program: Program, loop: Instruction) -> Iterator[Span]:
+def _spans(planned: Planned, program: Program, loop: Instruction) -> Iterator[Interval]:
     chip = planned.topology.chip
     assert chip is not None
     sizes = tuple(planned.plan.sizes.items())
@@ -73,17 +73,17 @@ def _spans(planned: Planned, program: Program, loop: Instruction) -> Iterator[Sp
                 axes = axes_of(collective.groups, sizes, collective.kind == "collective-permute")
                 if axes:
                     seconds = planned.links.seconds(row_of(collective, axes))
-                    yield Span(f"{collective.kind} {axes}", axes, 0.0, seconds)
+                    yield Interval(f"{collective.kind} {axes}", axes, 0.0, seconds)
             if one.opcode.startswith(work.COLLECTIVES):
                 continue
             done = work.of_instruction(program, one, shapes, {})
             flops, moved = done.flops / chip.flops, done.bytes / chip.bandwidth
             lane = "arithmetic" if flops >= moved else "memory"
             if max(flops, moved) > 0:
-                yield Span(one.name, lane, 0.0, max(flops, moved))
+                yield Interval(one.name, lane, 0.0, max(flops, moved))
 
 
-def _laid(spans: Iterator[Span]) -> Iterator[Span]:
+def _laid(spans: Iterator[Interval]) -> Iterator[Interval]:
     start = 0.0
     for span in spans:
         yield replace(span, start=start)

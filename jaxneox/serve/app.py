@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from jaxneox.serve.completions import Completions
-from jaxneox.serve.errors import Refused
+from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.requests import check_model
 from jaxneox.serve.scheduler import Scheduler
 from jaxneox.serve.served import Served
@@ -55,9 +55,9 @@ def make_app(scheduler: Scheduler, timeout: float) -> Starlette:
         where = f"{request.method} {request.url.path[:200]}"
         what = {404: f"{where}: no such path; there are {paths}", 405: f"{where}: wrong method"}
         message = what.get(error.status_code, str(error.detail))
-        return refuse(Refused(error.status_code, message, headers=error.headers))
+        return refuse(RefusedRequest(error.status_code, message, headers=error.headers))
 
-    handlers: dict[Any, Any] = {Refused: refused, HTTPException: other, Exception: failed}
+    handlers: dict[Any, Any] = {RefusedRequest: refused, HTTPException: other, Exception: failed}
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
@@ -72,14 +72,14 @@ def described(served: Served) -> dict[str, Any]:
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, RefusedRequest)
     return refuse(error)
 
 
 async def failed(request: Request, error: Exception) -> Response:
     """Answer after a fault of this program; Starlette raises it again, and the server prints it."""
-    return refuse(Refused(500, f"the server has a fault: {type(error).__name__}"))
+    return refuse(RefusedRequest(500, f"the server has a fault: {type(error).__name__}"))
 
 
-def refuse(error: Refused) -> Response:
+def refuse(error: RefusedRequest) -> Response:
     return JSONResponse(error.body(), error.status, headers=dict(error.headers or {}))

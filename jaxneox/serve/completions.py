@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from jaxneox.serve.errors import Refused
+from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.jobs import Job, JobUpdate
 from jaxneox.serve.replies import Reply
 from jaxneox.serve.requests import CompletionRequest, completion_request
@@ -41,12 +41,14 @@ class Completions:
             async with asyncio.timeout_at(deadline):
                 body = await read_body(request, self._largest(served))
         except TimeoutError as error:
-            raise Refused(408, f"the body did not come within {self._timeout:g} s") from error
+            raise RefusedRequest(
+                408, f"the body did not come within {self._timeout:g} s"
+            ) from error
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         most = self._scheduler.queue
         completion = await to_thread.run_sync(understand, body, served, most, limiter=self._readers)
-        if isinstance(completion, Refused):
+        if isinstance(completion, RefusedRequest):
             raise completion
         exchange = Exchange(self._scheduler, completion, deadline, self._timeout)
         reply = Reply(served, completion)
@@ -65,7 +67,7 @@ class Completions:
 async def read_body(request: Request, most: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refused(415, f"content-type: {kind!r}, expected application/json")
+        raise RefusedRequest(415, f"content-type: {kind!r}, expected application/json")
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -74,11 +76,11 @@ async def read_body(request: Request, most: int) -> bytes:
         if size <= most:
             parts.append(part)
     if size > most:
-        raise Refused(413, f"the body has more than {most:,} bytes")
+        raise RefusedRequest(413, f"the body has more than {most:,} bytes")
     return b"".join(parts)
 
 
-def understand(body: bytes, served: Served, most: int) -> CompletionRequest | Refused:
+def understand(body: bytes, served: Served, most: int) -> CompletionRequest | RefusedRequest:
     """Parse a body; return an error instead of raising it.
 
     An exception that is raised across threads would keep its frames, and the body with them, until
@@ -86,7 +88,7 @@ def understand(body: bytes, served: Served, most: int) -> CompletionRequest | Re
     """
     try:
         return completion_request(body, served, most)
-    except Refused as refused:
+    except RefusedRequest as refused:
         refused.__cause__ = refused.__context__ = None
         return refused.with_traceback(None)
 
@@ -121,7 +123,7 @@ class Exchange:
                 update = await self._inbox.get()
         except TimeoutError as error:
             message = f"not finished within {self._timeout:g} s"
-            raise Refused(504, message, code="timeout") from error
+            raise RefusedRequest(504, message, code="timeout") from error
         if update.error is not None:
             raise update.error
         return update
@@ -165,7 +167,7 @@ async def events(
                     task, update.text, update.tokens, update.finished
                 )
                 yield event(reply.frame | {"choices": [choice]} | usage)
-    except Refused as refused:  # the status has been sent
+    except RefusedRequest as refused:  # the status has been sent
         yield event(refused.body())
         return
     if completion.usage:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """A request that gets `status` and a reason; below 500 the fault is its own.
 
     Attributes:
@@ -30,6 +30,6 @@ class Refused(Exception):
         return {"error": error}
 
 
-def later(message: str) -> Refused:
+def later(message: str) -> RefusedRequest:
     """Make the error of a request that may be answered soon."""
-    return Refused(503, message, code="unavailable", headers={"Retry-After": "1"})
+    return RefusedRequest(503, message, code="unavailable", headers={"Retry-After": "1"})

@@ -4,18 +4,18 @@ import difflib
 import json
 from typing import Any, NoReturn
 
-from jaxneox.serve.errors import Refused
+from jaxneox.serve.errors import RefusedRequest
 
 
 def object_of(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except RecursionError as error:
-        raise Refused(400, "the body is nested too deeply") from error
+        raise RefusedRequest(400, "the body is nested too deeply") from error
     except ValueError as error:
-        raise Refused(400, f"the body is not valid JSON: {error}") from error
+        raise RefusedRequest(400, f"the body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise Refused(400, f"the body is {shown(value)}, expected an object")
+        raise RefusedRequest(400, f"the body is {shown(value)}, expected an object")
     return value
 
 
@@ -29,12 +29,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def wrong(name: str, value: Any, expected: str) -> Refused:
-    return Refused(400, f"{name}: {shown(value)}, expected {expected}", param=name)
+def wrong(name: str, value: Any, expected: str) -> RefusedRequest:
+    return RefusedRequest(400, f"{name}: {shown(value)}, expected {expected}", param=name)
 
 
-def many(name: str, count: int, most: int) -> Refused:
-    return Refused(400, f"{name}: {count} of them, expected {most} at most", param=name)
+def many(name: str, count: int, most: int) -> RefusedRequest:
+    return RefusedRequest(400, f"{name}: {count} of them, expected {most} at most", param=name)
 
 
 class Fields:
@@ -91,7 +91,7 @@ class Fields:
         """Refuse a field that this server does not have, unless its value asks for nothing."""
         value = self.take(name)
         if value is not None and value not in values:
-            raise Refused(
+            raise RefusedRequest(
                 400,
                 f"{name}: {shown(value)} is not supported here; leave it out",
                 param=name,
@@ -104,4 +104,4 @@ class Fields:
             near = difflib.get_close_matches(name, self._known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             message = f"{shown(name)} is not a field of {self._what}{hint}"
-            raise Refused(400, message, param=name.encode(errors="replace").decode())
+            raise RefusedRequest(400, message, param=name.encode(errors="replace").decode())

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxneox.infer.tasks import Task
-from jaxneox.serve.errors import Refused
+from jaxneox.serve.errors import RefusedRequest
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class JobUpdate:
     text: str
     tokens: int
     finished: bool
-    error: Refused | None = None
+    error: RefusedRequest | None = None
 
 
 @dataclass(eq=False)
@@ -47,5 +47,5 @@ class Job:
         if self.each or finished:
             self.tell(JobUpdate(self.index, text, len(self.task.answer.tokens), finished))
 
-    def fail(self, error: Refused) -> None:
+    def fail(self, error: RefusedRequest) -> None:
         self.tell(JobUpdate(self.index, "", len(self.task.answer.tokens), True, error))

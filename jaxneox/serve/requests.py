@@ -8,7 +8,7 @@ from jaxneox.errors import UserError
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.stream import TextStream
 from jaxneox.infer.tasks import Answer, Task
-from jaxneox.serve.errors import Refused
+from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.fields import Fields, many, object_of, shown, wrong
 from jaxneox.serve.served import TOPS, Served
 
@@ -74,7 +74,7 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
         most: how many answers one request may have.
 
     Raises:
-        Refused: with the field that is wrong.
+        RefusedRequest: with the field that is wrong.
     """
     fields = Fields(object_of(body), "a completion")
     check_model(fields.text("model"), served)
@@ -82,7 +82,9 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
     n = fields.whole("n", 1, 1, most)
     fields.without_effect("best_of", n)
     if len(prompts) * n > most:
-        raise Refused(400, f"{len(prompts)} prompts x n {n}: expected {most} answers at most")
+        raise RefusedRequest(
+            400, f"{len(prompts)} prompts x n {n}: expected {most} answers at most"
+        )
     echo = fields.flag("echo")
     max_tokens = fields.whole("max_tokens", min(16, served.max_tokens), 0, served.max_tokens)
     if not max_tokens and not echo:
@@ -108,7 +110,7 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
 
 def check_model(name: str | None, served: Served) -> None:
     if name not in (None, served.name):
-        raise Refused(
+        raise RefusedRequest(
             404,
             f"the model {name!r} does not exist; this server has {served.name!r}",
             param="model",
@@ -120,7 +122,7 @@ def prompts_of(given: Any, served: Served, most: int) -> list[Prompt]:
     """Parse `prompt`: a string, strings, tokens, or lists of tokens."""
     expected = "a string, a list of strings, a list of tokens, or a list of lists of tokens"
     if given is None:
-        raise Refused(400, f"prompt: missing, expected {expected}", param="prompt")
+        raise RefusedRequest(400, f"prompt: missing, expected {expected}", param="prompt")
     tokens = isinstance(given, list) and all(type(x) is int for x in given)
     listed = [given] if isinstance(given, str) or (tokens and given) else given
     if not isinstance(listed, list) or not listed:
@@ -136,18 +138,20 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
             given.encode()
             prompt = Prompt(given, encoded(given, served))
         except UnicodeEncodeError as error:
-            raise Refused(400, "prompt: half of a surrogate pair in it", param="prompt") from error
+            raise RefusedRequest(
+                400, "prompt: half of a surrogate pair in it", param="prompt"
+            ) from error
         except UserError as error:
-            raise Refused(400, f"prompt: {error}", param="prompt") from error
+            raise RefusedRequest(400, f"prompt: {error}", param="prompt") from error
     elif isinstance(given, list) and given and all(type(x) is int for x in given):
         prompt = Prompt(None, given)
     else:
         raise wrong("prompt", given, expected)
     if not prompt.tokens:
-        raise Refused(400, "prompt: it has no tokens", param="prompt")
+        raise RefusedRequest(400, "prompt: it has no tokens", param="prompt")
     outside = [token for token in prompt.tokens if not 0 <= token < served.vocabulary]
     if outside:
-        raise Refused(
+        raise RefusedRequest(
             400,
             f"prompt: token {shown(outside[0])} is outside the vocabulary of {served.vocabulary:,}",
             param="prompt",
@@ -160,7 +164,7 @@ def encoded(text: str, served: Served) -> list[int]:
     part = text[: LONG_PROMPT * served.context]
     tokens = served.encode(part)
     if len(part) < len(text) and len(tokens) > 2 * served.context:
-        raise Refused(
+        raise RefusedRequest(
             400,
             f"the model's context is {served.context:,} tokens; the prompt has {len(text):,} "
             f"characters, and the first {len(part):,} have {len(tokens):,} tokens",
@@ -174,7 +178,7 @@ def room_of(prompt: Prompt, max_tokens: int, served: Served) -> int:
     """Return how many tokens may follow: fewer than asked for if the context ends before."""
     room = served.context - len(prompt.tokens)
     if room < bool(max_tokens):
-        raise Refused(
+        raise RefusedRequest(
             400,
             f"the model's context is {served.context:,} tokens; the prompt has "
             f"{len(prompt.tokens):,}" + (", and its answer needs one" if not room else ""),
@@ -203,7 +207,9 @@ def samplings(fields: Fields, count: int) -> list[Sampling]:
 def stops_of(fields: Fields, served: Served) -> list[str]:
     stop = fields.texts("stop", STOPS)
     if stop and served.tokenizer is None:
-        raise Refused(400, "stop: the checkpoint has no tokenizer to see strings by", param="stop")
+        raise RefusedRequest(
+            400, "stop: the checkpoint has no tokenizer to see strings by", param="stop"
+        )
     return stop
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from jaxneox.infer.tasks import ActiveTasks, Task, TaskUpdate
-from jaxneox.serve.errors import Refused, later
+from jaxneox.serve.errors import RefusedRequest, later
 from jaxneox.serve.jobs import Job
 from jaxneox.serve.served import Served
 
@@ -59,7 +59,7 @@ class Scheduler:
         """Return the model, if requests are taken now.
 
         Raises:
-            Refused: nothing can be asked now.
+            RefusedRequest: nothing can be asked now.
         """
         with self._changed:
             if self._state == "failed":
@@ -75,7 +75,7 @@ class Scheduler:
         """Queue all of these jobs, or none.
 
         Raises:
-            Refused: the queue is full, or requests are not taken now.
+            RefusedRequest: the queue is full, or requests are not taken now.
         """
         with self._changed:
             self.ready()
@@ -156,11 +156,11 @@ class Scheduler:
             with self._changed:
                 job = self._running.get(task) if task.room else self._running.pop(task, None)
             if job is not None and task.fault:
-                job.fail(Refused(500, task.fault, code="no_numbers"))
+                job.fail(RefusedRequest(500, task.fault, code="no_numbers"))
             elif job is not None:
                 job.report(text)
 
-    def _finish(self, state: State, error: Refused) -> None:
+    def _finish(self, state: State, error: RefusedRequest) -> None:
         with self._changed:
             self._state = state
             left = [*self._running.values(), *self._waiting]
@@ -169,9 +169,9 @@ class Scheduler:
         for job in left:
             job.fail(error)
 
-    def _broken(self) -> Refused:
+    def _broken(self) -> RefusedRequest:
         reason = _reason(self.fault) if self.fault else "unknown"
-        return Refused(500, f"the server has failed: {reason}", code="engine_failed")
+        return RefusedRequest(500, f"the server has failed: {reason}", code="engine_failed")
 
 
 class Stopped(Exception):

@@ -9,7 +9,9 @@ from jaxneox.config.schema import RopeScaling
 from tests.config.cases import error, run
 
 ROTARY = {"pos_emb": "rotary", "max_position_embeddings": 64}
-LLAMA3 = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
+ORIGINAL = {"original_max_position_embeddings": 16}
+YARN = {"type": "yarn", "factor": 2.0} | ORIGINAL
+LLAMA3 = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4} | ORIGINAL
 
 
 def scaling(**block: Any) -> RopeScaling:
@@ -19,15 +21,14 @@ def scaling(**block: Any) -> RopeScaling:
 def test_each_type_with_the_least_that_it_needs() -> None:
     assert scaling() == scaling(type="default") == RopeScaling()
     assert scaling(type="linear", factor=2) == RopeScaling("linear", 2.0)
-    assert scaling(rope_type="dynamic", factor=4.0) == RopeScaling("dynamic", 4.0, 64)
-    original = {"original_max_position_embeddings": 16}
-    assert scaling(type="llama3", **LLAMA3, **original) == RopeScaling("llama3", 8.0, 16)
-    yarn = scaling(type="yarn", factor=4, truncate=False, beta_fast=16)
-    assert yarn == RopeScaling("yarn", 4.0, 64, 0.1 * math.log(4) + 1, 16.0, truncate=False)
+    assert scaling(rope_type="dynamic", factor=4.0, **ORIGINAL) == RopeScaling("dynamic", 4.0, 16)
+    assert scaling(type="llama3", **LLAMA3) == RopeScaling("llama3", 8.0, 16)
+    yarn = scaling(type="yarn", factor=4, **ORIGINAL, truncate=False, beta_fast=16)
+    assert yarn == RopeScaling("yarn", 4.0, 16, 0.1 * math.log(4) + 1, 16.0, truncate=False)
 
 
 def test_what_yarn_multiplies_by() -> None:
-    yarn = {"type": "yarn", "factor": 4.0}
+    yarn = YARN | {"factor": 4.0}
     assert scaling(**yarn, attention_factor=0.5).attention_factor == 0.5
     both = scaling(**yarn, mscale=0.7, mscale_all_dim=2)
     ratio = (0.07 * math.log(4) + 1) / (0.2 * math.log(4) + 1)
@@ -41,12 +42,13 @@ def test_what_yarn_multiplies_by() -> None:
     [
         ({"type": "longrope", "factor": 2.0}, "rope_scaling.type: found 'longrope'"),
         ({"type": "linear"}, "type linear needs factor"),
-        ({"type": "llama3", "factor": 8.0}, "type llama3 needs low_freq_factor"),
+        ({"type": "dynamic", "factor": 8.0}, "type dynamic needs original_max_position_embeddings"),
+        (YARN | {"type": "llama3"}, "type llama3 needs low_freq_factor"),
         ({"type": "linear", "factor": 0.5}, "rope_scaling.factor: found 0.5"),
         ({"factor": 2.0}, "rope_scaling.factor: type default does not read it"),
         ({"type": "linear", "factor": 2, "beta_fast": 3}, "beta_fast: type linear does not"),
         ({"type": "yarn", "rope_type": "linear", "factor": 2}, "they are one setting"),
-        ({"type": "yarn", "factor": 2, "beta_slow": 40}, "beta_slow 40 and beta_fast 32"),
+        (YARN | {"beta_slow": 40}, "beta_slow 40 and beta_fast 32"),
         ({"type": "llama3", **LLAMA3, "high_freq_factor": 1}, "the first above 0 and below"),
         ({"type": "linear", "factr": 2.0}, "rope_scaling.factr (did you mean rope_scaling.factor"),
     ],
@@ -58,10 +60,9 @@ def test_one_line_for_what_does_not_go_together(block: dict[str, Any], words: st
 def test_what_only_some_models_can_have() -> None:
     linear = {"type": "linear", "factor": 2.0}
     assert "needs pos_emb: rotary, found learned" in error(rope_scaling=linear)
-    dynamic = {"type": "dynamic", "factor": 2.0}
+    dynamic = YARN | {"type": "dynamic"}
     assert "type dynamic changes no" in error(**ROTARY, head_dim=2, rope_scaling=dynamic)
-    yarn = {"type": "yarn", "factor": 2.0}
-    assert "above 1, found 1" in error(**ROTARY, rotary_emb_base=1, rope_scaling=yarn)
+    assert "above 1, found 1" in error(**ROTARY, rotary_emb_base=1, rope_scaling=YARN)
 
 
 def test_heads_biases_and_norms_of_queries_and_keys() -> None:

@@ -17,6 +17,7 @@ from convert.oracle import JaxneoxForward, run  # noqa: E402
 from convert.readers.hf import HfCheckpoint  # noqa: E402
 from jaxneox.config import Settings  # noqa: E402
 from jaxneox.loading import LoadedModel  # noqa: E402
+from jaxneox.model.positions import Rotary  # noqa: E402
 from tests.convert.test_hf import convert, saved_by_transformers  # noqa: E402
 from tests.reference.compare import relative_l2  # noqa: E402
 
@@ -121,3 +122,36 @@ def test_config_json_keeps_the_scaling(both: Both) -> None:
     build = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[model.positions.scaling.type]
     for found, expected in zip(build(theirs), build(both.theirs.config), strict=True):
         assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+
+
+REAL: dict[str, dict[str, Any]] = {
+    "Llama 3.1": {
+        "rope_theta": 5e5,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "Qwen 2.5": {
+        "rope_theta": 1e6,
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32768,
+    },
+    "linear": {"rope_theta": 1e5, "rope_type": "linear", "factor": 3.0},
+    "dynamic": {"rope_theta": 1e4, "rope_type": "dynamic", "factor": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_frequencies_of_real_sizes(name: str) -> None:
+    """To the last bit but one: at position 100,000 a bit of a frequency is 6e-3 of an angle."""
+    config = transformers.LlamaConfig(max_position_embeddings=32768, rope_parameters=REAL[name])
+    positions = Settings(keys_of(config.to_dict())).model(vocab_size=None).positions
+    length = 50_000 if positions.scaling.grows else None
+    build = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[positions.scaling.type]
+    expected, magnitude = build(config, seq_len=None if length is None else torch.tensor(length))
+    found = Rotary(positions, 128).of_length(length or 1)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=2.0**-23, atol=0)
+    assert positions.scaling.attention_factor == pytest.approx(magnitude, rel=1e-15)

@@ -1,7 +1,6 @@
 """Tokenizers that go with a model, there and back, and the rows that they have no token for."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +123,8 @@ def test_padded_rows_trimmed(
     assert "122 padded rows" in capsys.readouterr().err
     trimmed, whole = HfCheckpoint(folder), open_jaxneox(tmp_path / "run")
     assert trimmed.model.vocab_size == 262
-    written = to_hf.Export(whole, replace(whole.model, vocab_size=262))
-    for name in whole.shapes:
-        assert np.array_equal(trimmed.leaf(name), written.leaf(name))
+    for name in whole.shapes.keys() - {"embed.tokens", "unembed.weight"}:
+        assert np.array_equal(trimmed.leaf(name), whole.leaf(name))
     for name, axis in (("embed.tokens", 0), ("unembed.weight", 1)):
         if name in whole.shapes:
             assert np.array_equal(trimmed.leaf(name), whole.leaf(name).take(range(262), axis))

@@ -238,6 +238,6 @@ def test_a_rule_that_puts_numbers_twice_does_not_convert(tmp_path: Path, monkeyp
     plan = make_plan(source, MergeChoices())
     plain = neox.block(plan.model)
     twice = [(neox.FIRST_BLOCK, plain + plain[-2:-1])]
-    monkeypatch.setattr("convert.neox.join.modules_of", lambda part, model: twice)
+    monkeypatch.setattr("convert.neox.join.modules_of", lambda part, model, llama_mlp: twice)
     with pytest.raises(RuntimeError, match="not every element was put once"):
         merge_part(source, plan, 0)

@@ -21,8 +21,8 @@ NEOX, MEGATRON = neox.NeoxGrid(1, 1, False), megatron.MegatronGrid(1, 1, 1, "tor
 FEATURES: dict[str, tuple[Keys, str]] = {
     "norms of each head": (LLAMA | {"qk_norm_per_head": True}, "(qk_norm_per_head)"),
     "scaled": (
-        LLAMA | {"rope_scaling": {"type": "yarn", "factor": 2.0}},
-        "scaled (rope_scaling of type yarn)",
+        LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        "scaled (rope_scaling of type linear)",
     ),
     "wide heads": (LLAMA | {"head_dim": 12}, "6 heads of 12 are not as wide as"),
 }

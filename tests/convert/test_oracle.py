@@ -15,6 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
+from convert.newer_features import newer_features  # noqa: E402
 from convert.oracle import JaxneoxForward, NeoxForward, maths, run  # noqa: E402
 from jaxneox.config.schema import ModelConfig  # noqa: E402
 from jaxneox.errors import UserError  # noqa: E402
@@ -41,7 +42,9 @@ FLOAT64 = 1e-13
 
 def is_neox(cfg: ModelConfig) -> bool:
     """Whether NeoX itself has such a model, one that it can run."""
-    ours_alone = cfg.logit_bias or cfg.attention_dropped
+    a = cfg.attention
+    ours_alone = cfg.logit_bias or cfg.attention_dropped or a.bias != a.biased_output
+    ours_alone |= any(newer_features(cfg).values())
     return not ours_alone and (cfg.mlp.bias or cfg.mlp.gated)
 
 

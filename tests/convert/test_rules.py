@@ -101,6 +101,14 @@ def of_llama(model: ModelConfig) -> ModelConfig:
     )
 
 
+def of_qwen(model: ModelConfig) -> ModelConfig:
+    """What its kin add: norms of each head, no output bias, heads that are wider together."""
+    attention = replace(
+        model.attention, qk_norm=False, qk_norm_per_head=True, output_bias=False, head_dim=10
+    )
+    return replace(of_llama(model), attention=attention)
+
+
 def of_gpt2(model: ModelConfig) -> ModelConfig:
     return replace(
         of_neox(model),
@@ -112,6 +120,7 @@ def of_gpt2(model: ModelConfig) -> ModelConfig:
 HF: dict[str, tuple[Rules, Fit, st.SearchStrategy[int]]] = {
     "neox": (hf_neox.rules, of_neox, st.just(1)),
     "llama": (hf_llama.rules, of_llama, sizes),
+    "qwen": (hf_llama.rules, of_qwen, sizes),
     "gpt2": (hf_gpt2.rules, of_gpt2, st.just(1)),
 }
 

@@ -97,8 +97,8 @@ def test_another_form_of_gelu_is_found(converted, tmp_path, where: str) -> None:
 def test_the_program_is_held_against_the_proof(converted, monkeypatch) -> None:
     """A fault of the JAX model itself, with every number in its place."""
     case, dst = converted("seqres_mp2")
-    wrong = lambda width, base: np.ones(width // 2, np.float32)  # noqa: E731
-    monkeypatch.setattr("jaxneox.model.positions.frequencies", wrong)
+    wrong = lambda width, base, scaling: np.ones(width // 2, np.float32)  # noqa: E731
+    monkeypatch.setattr("jaxneox.model.positions.scaled", wrong)
     said = run(verify, case.folder, dst)
     assert said.status == 1 and "the running program" in said.out
 

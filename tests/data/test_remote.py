@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxneox.data import remote
-from jaxneox.data.files import Url
 from jaxneox.data.indexed import IndexedDataset, dataset_prefix, locate
+from jaxneox.data.storage import Url
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jaxneox.generate.command import main
+from tests.limits import PATIENCE
 from tests.train.runs import succeeds, write_yaml
 
 
@@ -133,11 +134,11 @@ def test_a_terminal_and_a_keyboard_that_know_no_utf8(run: Path, tmp_path: Path) 
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "JAXNEOX_CACHE": str(tmp_path)}
     command = [sys.executable, "-m", "jaxneox.generate", str(run)]
     said = subprocess.run(
-        [*command, "--prompt", "caf\xe9"], env=environment, capture_output=True, timeout=300
+        [*command, "--prompt", "caf\xe9"], env=environment, capture_output=True, timeout=PATIENCE
     )
     assert said.returncode == 0 and rb"caf\xe9" in said.stdout
     said = subprocess.run(
-        command, env=environment, input=b"x\xff", capture_output=True, timeout=300
+        command, env=environment, input=b"x\xff", capture_output=True, timeout=PATIENCE
     )
     assert said.returncode == 2 and said.stderr.startswith(b"error: ")
     assert said.stderr.count(b"\n") == 1 and b"character 1 is no whole one" in said.stderr

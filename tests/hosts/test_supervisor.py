@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxneox.hosts import supervisor
+from tests.limits import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,10 +106,10 @@ def test_signals_reach_the_child_and_end_the_restarts(
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not (tmp_path / "starts").exists() and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(0.3)
     outer.send_signal(number)
-    assert outer.wait(20) == 128 + number
+    assert outer.wait(PATIENCE) == 128 + number
     assert starts(tmp_path) == 1

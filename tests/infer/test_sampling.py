@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
-from jaxneox.infer.sampling import Sampling, Settings, choose, limit, settings_of
+from jaxneox.infer.sampling import Sampling, SamplingArrays, choose, limit, sampling_arrays
 from tests.infer.test_stream import HURRY
 
 VOCAB = 23
@@ -36,7 +36,7 @@ def neox_filter(logits: NDArray[np.float32], top_k: int, top_p: float) -> NDArra
 @settings(HURRY, max_examples=200)
 def test_what_stays_is_what_neox_leaves(seed: int, top_k: int, top_p: float, width: float) -> None:
     logits = np.random.default_rng(seed).normal(0, width, VOCAB).astype(np.float32)
-    how = settings_of([Sampling(1.0, top_p, top_k)])
+    how = sampling_arrays([Sampling(1.0, top_p, top_k)])
     kept = np.isfinite(np.asarray(limited(jnp.asarray(logits[None]), how)))[0]
     expected = neox_filter(logits, top_k, top_p)
     if (kept != expected).any():  # a sum of float32 that lies on top_p
@@ -48,14 +48,14 @@ def test_what_stays_is_what_neox_leaves(seed: int, top_k: int, top_p: float, wid
 
 def test_tokens_as_likely_as_the_last_that_stays_stay() -> None:
     logits = jnp.array([[1.0, 3.0, 2.0, 2.0, 0.0]])
-    kept = np.isfinite(np.asarray(limit(logits, settings_of([Sampling(top_k=2)]))))
+    kept = np.isfinite(np.asarray(limit(logits, sampling_arrays([Sampling(top_k=2)]))))
     assert kept.tolist() == [[False, True, True, True, False]]
 
 
 def test_draws_follow_the_distribution() -> None:
     rows = 20_000
     logits = np.array([0.0, 1.0, 2.0, -np.inf, 3.0], np.float32)
-    how = settings_of([Sampling(2.0, seed=seed) for seed in range(rows)])
+    how = sampling_arrays([Sampling(2.0, seed=seed) for seed in range(rows)])
     zero = jnp.zeros(rows, jnp.int32)
     drawn = np.asarray(chosen(jnp.tile(logits, (rows, 1)), how, zero))
     expected = np.exp(logits / 2) / np.exp(logits / 2).sum()
@@ -69,15 +69,15 @@ def test_a_row_draws_the_same_in_any_company() -> None:
     logits = jnp.asarray(rng.normal(0, 2, (6, VOCAB)).astype(np.float32))
     hows = [Sampling(1.0, 0.9, 5, seed=9), Sampling(), *[Sampling(0.7, seed=n) for n in range(4)]]
     numbers = jnp.arange(6, dtype=jnp.int32)
-    together = np.asarray(choose(logits, settings_of(hows), numbers))
+    together = np.asarray(choose(logits, sampling_arrays(hows), numbers))
     for row, how in enumerate(hows):
-        alone = choose(logits[row : row + 1], settings_of([how]), numbers[row : row + 1])
+        alone = choose(logits[row : row + 1], sampling_arrays([how]), numbers[row : row + 1])
         assert int(alone[0]) == together[row]
 
 
 def test_each_token_of_an_answer_is_another_draw() -> None:
     logits = jnp.zeros((1, 1000))
-    how = settings_of([Sampling(1.0)])
+    how = sampling_arrays([Sampling(1.0)])
     drawn = {int(choose(logits, how, jnp.array([number]))[0]) for number in range(20)}
     assert len(drawn) > 15
 
@@ -96,13 +96,13 @@ def test_each_token_of_an_answer_is_another_draw() -> None:
 )
 def test_what_is_greedy(how: Sampling, greedy: bool) -> None:
     logits = jnp.tile(jnp.array([[0.0, 0.3, 0.2]]), (64, 1))
-    drawn = choose(logits, settings_of([how] * 64), jnp.arange(64, dtype=jnp.int32))
+    drawn = choose(logits, sampling_arrays([how] * 64), jnp.arange(64, dtype=jnp.int32))
     assert (set(np.asarray(drawn).tolist()) == {1}) is greedy
 
 
 def test_greedy_takes_the_first_of_equals() -> None:
     logits = jnp.array([[0.0, 2.0, 2.0]])
-    zero: Settings = settings_of([Sampling()])
+    zero: SamplingArrays = sampling_arrays([Sampling()])
     assert int(choose(logits, zero, jnp.array([0]))[0]) == 1
 
 

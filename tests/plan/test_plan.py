@@ -33,6 +33,7 @@ from jaxneox.plan.times import Links, Ways, links_of
 from jaxneox.plan.topology import parse_topology
 from jaxneox.train.checkpoints.restore import initial_state
 from jaxneox.train.plan import build_plan
+from tests.limits import PATIENCE
 from tests.parallel.meshes import Mesh, config
 from tests.plan.small import KEYS, POD, WIDE, compiled
 
@@ -172,7 +173,9 @@ class Sources(html.parser.HTMLParser):
 def command(folder: Path, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "jaxneox.plan", *map(str, args)]
     clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")} | env
-    return subprocess.run(words, capture_output=True, text=True, env=clean, cwd=folder, timeout=300)
+    return subprocess.run(
+        words, capture_output=True, text=True, env=clean, cwd=folder, timeout=PATIENCE
+    )
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +288,7 @@ def test_what_is_planned_is_what_the_process_takes() -> None:
         [sys.executable, "-m", "tests.plan.running", "dp=4,tp=2", "zero_optimization.stage=1"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     taken = json.loads(done.stdout)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxneox.preprocess import output
+from tests.limits import PATIENCE
 from tests.preprocess.command import CHAR, call, made
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -138,14 +139,14 @@ def test_killed_for_real(
             os.killpg(process.pid, signal.SIGINT)
         else:
             process.kill()
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=PATIENCE)[1]
         assert not list(prefix.parent.glob("x*"))
         if kind == "INT":
             assert process.returncode == 130
             assert said.splitlines()[-1] == "interrupted; the same command goes on from here"
             assert "Traceback" not in said
     process = start(lines, prefix, workers)
-    said = process.communicate(timeout=20)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 0 and "going on after" in said
     assert made(prefix) == made(tmp_path / "whole" / "x")
 

@@ -12,6 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.limits import PATIENCE
+
 CHROMIUM = shutil.which("chromium")
 
 
@@ -25,7 +27,7 @@ class Page:
         self._number += 1
         await self._link.send_json({"id": self._number, "method": method, "params": params})
         while True:
-            message = await self._link.receive_json(timeout=20)
+            message = await self._link.receive_json(timeout=PATIENCE)
             if message.get("id") == self._number:
                 return message["result"]
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
@@ -38,7 +40,7 @@ class Page:
         return found["result"].get("value")
 
     async def until(self, script: str) -> None:
-        end = time.monotonic() + 15
+        end = time.monotonic() + PATIENCE
         while not await self.run(script):
             assert time.monotonic() < end, f"never: {script}"
             await asyncio.sleep(0.02)
@@ -72,7 +74,7 @@ async def page(url: str, profile: Path) -> AsyncIterator[Page]:
 
 
 async def started(file: Path) -> int:
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not file.is_file() or not file.read_text().strip():
         assert time.monotonic() < end, "chromium did not start"
         await asyncio.sleep(0.05)

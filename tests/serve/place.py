@@ -16,6 +16,7 @@ from jaxneox.serve.scheduler import Load, Scheduler
 from jaxneox.serve.served import Served
 from jaxneox.serve.server import Server, bind
 from tests.infer.models import speaker
+from tests.limits import PATIENCE
 from tests.serve.client import Client
 
 
@@ -27,7 +28,7 @@ class Place(Client):
     """
 
     def __init__(self, port: int, scheduler: Scheduler, server: Server, model: LoadedModel):
-        super().__init__(port, timeout=60)
+        super().__init__(port, timeout=PATIENCE)
         self.scheduler, self.server, self.model = scheduler, server, model
 
     @property
@@ -40,7 +41,7 @@ class Place(Client):
 
     def settles(self, **expected: Any) -> bool:
         """Whether health says so within some seconds."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while not (found := expected.items() <= self.health.items()) and time.monotonic() < end:
             time.sleep(0.01)
         return found

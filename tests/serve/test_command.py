@@ -15,6 +15,7 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
 from convert import from_neox
 from jaxneox.serve.command import main
+from tests.limits import PATIENCE
 from tests.serve.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def test_it_serves_until_a_signal(command: subprocess.Popen[str], number: signal
     assert found, first
     assert re.match(r"compiled \d+ programs in [\d.]+ s: prompts of 32 tokens, ", compiled)
     assert ready.startswith("ready at http://127.0.0.1:")
-    client = Client(int(found[1]), timeout=30)
+    client = Client(int(found[1]), timeout=PATIENCE)
     body = client.complete(prompt=[[1, 2, 3]] * 2, temperature=0, max_tokens=5).json
     assert body["model"] == "tiny" and body["usage"]["completion_tokens"] == 10
     events = client.stream(prompt=[1, 2, 3], max_tokens=50)

@@ -16,6 +16,7 @@ import pytest
 
 from jaxneox import checkpoint
 from jaxneox.train.reporting.progress import Bar
+from tests.limits import PATIENCE
 from tests.train.runs import (
     assert_same_run,
     command,
@@ -104,7 +105,7 @@ def test_sigterm_saves_and_exits(long_run: Straight, tmp_path: Path) -> None:
     while not re.search(rb"step +5 ", head):
         head += child.stdout.read1(64)  # type: ignore[attr-defined]
     child.send_signal(signal.SIGTERM)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=PATIENCE)
     assert (child.returncode, err) == (0, b"")
     stopped = re.search(rb"stopped at step (\d+) of 250, saved in", out)
     assert stopped is not None, out

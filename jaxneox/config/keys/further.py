@@ -68,7 +68,7 @@ ROPE_SCALING: Section = {
         COUNT,
         None,
         f"{SCALING}.original_max_position_embeddings",
-        "for dynamic, yarn and llama3; null: max_position_embeddings",
+        "dynamic, yarn and llama3: the longest texts of pretraining",
     ),
     "rope_scaling.attention_factor": derived(
         AMOUNT, None, f"{SCALING}.attention_factor", "yarn; null: 0.1 ln(factor) + 1"

@@ -17,10 +17,10 @@ from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.text import visible
 from jaxneox.data.atomic import atomic_file
-from jaxneox.data.checksums import file_sha256, write_checksums
 from jaxneox.data.commands.scan import chunks, is_label
-from jaxneox.data.files import is_url
 from jaxneox.data.indexed import IndexedDataset, dataset_prefix
+from jaxneox.data.sha256 import file_sha256, write_checksums
+from jaxneox.data.storage import is_url
 from jaxneox.data.writer import write_index
 from jaxneox.errors import UserError
 

@@ -11,7 +11,6 @@ from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import LARGE, progress
 from jaxneox.console.text import visible
-from jaxneox.data.checksums import checksum_path, file_sha256, read_checksums, write_checksums
 from jaxneox.data.commands import vocabulary
 from jaxneox.data.commands.scan import (
     IGNORED,
@@ -23,11 +22,12 @@ from jaxneox.data.commands.scan import (
     survey,
 )
 from jaxneox.data.indexed import IndexedDataset, dataset_prefix
+from jaxneox.data.sha256 import checksum_path, file_sha256, read_checksums, write_checksums
 from jaxneox.errors import UserError
 
 
 @dataclass
-class Report:
+class Verification:
     """The checks that were made, and what is wrong: a line each."""
 
     checked: list[str] = field(default_factory=list)
@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def verify(prefix: str, known: Vocabulary) -> Report:
+def verify(prefix: str, known: Vocabulary) -> Verification:
     """Make all checks of one dataset; after an index that is wrong no other makes sense."""
-    report = Report()
+    report = Verification()
     try:
         dataset = IndexedDataset(prefix)
         report.checked.append(f"{len(dataset):,} sequences of {dataset.total:,} tokens")
@@ -97,7 +97,7 @@ def verify(prefix: str, known: Vocabulary) -> Report:
     return report
 
 
-def check_checksums(dataset: IndexedDataset, report: Report) -> None:
+def check_checksums(dataset: IndexedDataset, report: Verification) -> None:
     if not isinstance(dataset.prefix, pathlib.Path):
         return
     expected = read_checksums(dataset.prefix)
@@ -127,7 +127,7 @@ def digests(dataset: IndexedDataset) -> dict[str, str]:
         }
 
 
-def check_tokens(dataset: IndexedDataset, known: Vocabulary, report: Report) -> None:
+def check_tokens(dataset: IndexedDataset, known: Vocabulary, report: Verification) -> None:
     """Check that tokens are in the vocabulary, and that a token ends each document."""
     if dataset.dtype.kind == "f":
         report.findings.append(f"{dataset.idx_path}: holds {dataset.dtype} numbers, no tokens")
@@ -151,7 +151,7 @@ def check_tokens(dataset: IndexedDataset, known: Vocabulary, report: Report) -> 
         )
 
 
-def check_labels(dataset: IndexedDataset, report: Report) -> None:
+def check_labels(dataset: IndexedDataset, report: Verification) -> None:
     """Check that each label is the token of the text in its place, or masked."""
     labels = label_dataset(dataset)
     if labels is None:

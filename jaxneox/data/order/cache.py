@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.data.cache import cache_root, new_entry, say_damaged, sums_hold, sums_of
-from jaxneox.data.files import Prefix
+from jaxneox.data.storage import Prefix
 
 T = TypeVar("T", bound=Sequence[NDArray[Any]])
 

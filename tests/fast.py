@@ -1,0 +1,43 @@
+"""`pytest --fast`: the tests of some minutes that start no process.
+
+What takes long or starts another process is marked `slow`, a test or a whole module, and left out.
+A test that starts a process without the mark fails here, so that the mark stays true.
+"""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+WHY = "this test starts a process: mark it slow, since --fast is for those that do not"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out tests that are marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long or starts a process; not for --fast")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--fast"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+
+
+@pytest.fixture(autouse=True)
+def no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not request.config.getoption("--fast"):
+        yield
+        return
+
+    def refused(*args: object, **kwargs: object) -> None:
+        raise AssertionError(WHY)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", refused)
+        patch.setattr(subprocess.Popen, "__del__", lambda self: None)
+        yield
