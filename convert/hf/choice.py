@@ -73,15 +73,30 @@ class Word:
         return (this if self.value else that) if spec else str(self.value)
 
 
-def choose(model: ModelConfig) -> Family:
-    """The architecture that has the model's function. Raises UserError with all reasons if none."""
+def choose(model: ModelConfig, preferred: str | None = None) -> Family:
+    """Choose the architecture that has exactly the model's function.
+
+    Args:
+        preferred: the architecture that a converted model came from, which is taken if it is one of
+            those that have the function; by default the first of them.
+
+    Raises:
+        UserError: none has it; names the nearest, with all reasons.
+    """
     found: list[tuple[Family, dict[str, str]]] = []
     for family in FAMILIES:
         with suppress(UserError):  # of sizes that the family cannot have
             found.append((family, reasons(family, model)))
     if not found:
         raise UserError("no architecture of transformers is near this model")
-    nearest, why = min(found, key=lambda pair: ("positions.kind" in pair[1], len(pair[1])))
+    nearest, why = min(
+        found,
+        key=lambda pair: (
+            "positions.kind" in pair[1],
+            len(pair[1]),
+            pair[0].architecture != preferred,
+        ),
+    )
     if why:
         raise UserError(
             f"{nearest.architecture} is the nearest to this model in transformers, and is not the "
