@@ -1,1 +1,1 @@
-"""Checkpoints of other programs in and out: a checkpoint is a function, and conversions keep it."""
+"""Convert checkpoints of other programs to and from jaxneox, and prove that the function stays."""

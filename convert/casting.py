@@ -1,4 +1,4 @@
-"""Numbers in another type: rounded, never made infinite."""
+"""Conversion of arrays to another floating-point type: numbers are rounded, never made infinite."""
 
 import ml_dtypes
 import numpy as np
@@ -9,14 +9,18 @@ CHOICES = ("keep", "float32", "bfloat16", "float16")
 
 
 def chosen(asked: str, kept: np.dtype) -> np.dtype:
-    """The type that `--dtype` means for a parameter that is stored as `kept`."""
+    """Return the type that `--dtype` selects for a parameter that is stored as `kept`."""
     if asked == "keep":
         return kept
     return np.dtype(ml_dtypes.bfloat16 if asked == "bfloat16" else asked)
 
 
 def cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Raises UserError where a number would become infinite."""
+    """Cast an array to a type.
+
+    Raises:
+        UserError: a finite number would become infinite.
+    """
     if value.dtype == dtype:
         return value
     with np.errstate(over="ignore"):

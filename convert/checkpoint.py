@@ -1,12 +1,12 @@
-"""What a conversion is made of: a source that is read, a target that is written.
+"""The interfaces of a conversion: a source is read and a target is written.
 
 A `Checkpoint` is anything that was opened. It has parameters, by jaxneox's names and in jaxneox's
-layout, and a function, which is its own program's; so any two can be compared. A `Source` wraps
-one to be converted and accounts for its tensors, a `Target` writes one. A new family of
-checkpoints is a Source, a Target, or both: `convert.conversion` and `convert.proof` know nothing
-else.
+layout, and a function, which is the one that its own program computes; so any two can be compared.
+A `Source` wraps a checkpoint that is to be converted and accounts for its tensors; a `Target`
+writes one. A new family of checkpoints is a Source, a Target, or both: `convert.conversion` and
+`convert.proof` know nothing else.
 
-Parameters are moved a part at a time: see `convert.parts`.
+Parameters are moved one part at a time: see `convert.parts`.
 """
 
 from abc import ABC, abstractmethod
@@ -26,20 +26,20 @@ from jaxneox.config.schema import LossScaleConfig, ModelConfig
 from jaxneox.data import Tokenizer
 
 Logits = Callable[[np.ndarray], np.ndarray]
-"""int [B, T] -> float32 [B, T, V]"""
+"""Maps int tokens [B, T] to float32 logits [B, T, V]."""
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far the parameters of a checkpoint have the function that its own program computed.
+    """How closely the parameters of a checkpoint keep the function that its own program computed.
 
     Attributes:
-        rounding: the types that numbers were rounded to; none where all were kept.
-        exact: whether the function was kept, but for rounding.
-        mergeable: whether any single model has it: not where ranks drifted apart in a way that
-            none can follow.
-        folded: whether numbers were moved from one tensor into another, so that products are the
-            same where numbers are not.
+        rounding: the types that numbers were rounded to; empty if every number was kept.
+        exact: whether the function was kept, apart from rounding.
+        mergeable: whether any single model has the function. None has it where the ranks
+            drifted apart in such a way that no merge can follow them.
+        folded: whether numbers were moved from one tensor into another, so that products of
+            tensors are unchanged although the tensors are not.
     """
 
     rounding: frozenset[np.dtype] = frozenset()
@@ -49,12 +49,13 @@ class Fidelity:
 
 
 class Checkpoint(ABC):
-    """An opened checkpoint: its parameters as jaxneox has them, its function as it was computed.
+    """An opened checkpoint: parameters as jaxneox has them, and the function of its own program.
 
     Attributes:
-        model: the configuration that the parameters have.
-        shapes: of all parameters, whole: those of layers with the axis of layers first.
-        conversion: what a converted checkpoint remembers of how it was made.
+        model: the model configuration of the parameters.
+        shapes: the shape of each whole parameter; parameters of layers have the layer axis
+            first.
+        conversion: what a converted checkpoint records about how it was made.
     """
 
     model: ModelConfig
@@ -63,12 +64,12 @@ class Checkpoint(ABC):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The one that lies with it, if any."""
+        """The tokenizer that is stored with the checkpoint, or None."""
         return None
 
     @property
     def said(self) -> ModelConfig | None:
-        """The configuration by another of its own files, where there is one."""
+        """The configuration in another file of the checkpoint, or None without such a file."""
         return None
 
     @abstractmethod
@@ -77,7 +78,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
-        """Read a parameter, or one layer of it where `layer` is given."""
+        """Read a parameter, or only one layer of it if `layer` is given."""
 
     def leaves(self, part: Part) -> Leaves:
         """Read the parameters of one part."""
@@ -86,7 +87,7 @@ class Checkpoint(ABC):
 
     @property
     def forward(self) -> Forward:
-        """The function in float64. By default it is that of the parameters."""
+        """The function in float64; by default, the function of the parameters."""
         return JaxneoxForward(self.model, self.leaf)
 
     @property
@@ -95,30 +96,31 @@ class Checkpoint(ABC):
 
     @property
     def others(self) -> Mapping[str, Forward]:
-        """Functions that a certificate sets beside this one, by title: other merges, old faults."""
+        """Further functions for a certificate, by title, such as other merges and old faults."""
         return {}
 
     def program(self) -> Logits | str:
-        """Return the program that a user will run on it, in float32, or why it cannot run here."""
+        """Return the program that a user will run, in float32, or the reason why it cannot run."""
         return "not run: its own program is not here"
 
 
 Moment = Literal["mu", "nu"]
-"""Adam's first and second."""
+"""Adam's first and second moment."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """The state of Adam and the counters of a run that is to go on elsewhere.
+    """The state of Adam and the counters of a run that continues in another program.
 
     Attributes:
-        updates: that Adam has made.
-        position: of the learning rate's schedule.
-        skipped: steps that changed nothing, for their gradients were not finite.
-        moments: of gradients that are averaged over the batch, as checkpoints of their own.
-        scale: returns the loss scale (factor, calm steps, overflows still forgiven), or None for
-            one that begins anew.
-        facts: what a certificate says of the state.
+        updates: the number of updates that Adam has made.
+        position: the position in the learning rate schedule.
+        moments: Adam's moments, each as a checkpoint; the gradients were averaged over the
+            batch.
+        skipped: the number of steps without an update, because gradients were not finite.
+        scale: returns the loss scale (factor, steps without overflow, overflows still
+            forgiven), or None if it starts afresh.
+        facts: what a certificate says about the state.
     """
 
     updates: int
@@ -133,21 +135,21 @@ class Source(ABC):
     """A checkpoint that is converted.
 
     Attributes:
-        checkpoint: what the target is proved against.
-        path: as the user typed it.
+        checkpoint: the opened checkpoint that the target is proved against.
+        path: the path as the user typed it.
         title: the program, the step and the parallel sizes, in a few words.
-        step: that training had reached; 0 where nothing tells.
-        keys: NeoX's YAML keys of the run that it becomes.
+        step: the step that training had reached; 0 if no file tells.
+        keys: NeoX's YAML keys for the converted run.
         dtypes: the types in which `layer` returns the parameters.
-        tokenizer: the one that goes with the target, if any.
+        tokenizer: the tokenizer that goes with the target, if any.
         notes: what a person should know, one line each.
-        facts: what a certificate says of the files.
-        files: all that is read, to be summed and checked meanwhile.
+        facts: what a certificate says about the files.
+        files: every file that is read; their checksums are computed during the conversion.
         unread: files beside them that hold nothing that is converted.
-        left_out: tensors without effect, for the account.
-        conversion: what the target remembers of how it was made.
-        training: the optimizer's state, where it was asked for.
-        dp: the data-parallel ranks of the run, which are part of its global batch.
+        left_out: the fates of tensors without effect, for the account.
+        conversion: what the target records about how it was made.
+        training: the optimizer's state, if it was asked for.
+        dp: the number of data-parallel ranks of the run, which is a factor of its global batch.
     """
 
     checkpoint: Checkpoint
@@ -168,7 +170,7 @@ class Source(ABC):
 
     @abstractmethod
     def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
-        """Read one part: its parameters, and the account of the tensors that they were made of."""
+        """Read one part: its parameters, and the fates of the tensors that they were made of."""
 
 
 class Target(ABC):
@@ -176,9 +178,9 @@ class Target(ABC):
 
     Attributes:
         title: the program and the parallel sizes, in a few words.
-        nbytes: that the disk needs room for.
+        nbytes: the disk space that is needed, in bytes.
         notes: what a user of the files should know, one line each; complete after `start`.
-        facts: what a certificate says of the files.
+        facts: what a certificate says about the files.
         at_once: how many parts may be written at the same time, in any order.
     """
 
@@ -194,20 +196,20 @@ class Target(ABC):
 
     @abstractmethod
     def write(self, part: Part, leaves: Leaves) -> list[Fate]:
-        """Write one part. Returns the account of the tensors that it was made into."""
+        """Write one part, and return the fates of the tensors that were made of it."""
 
     def write_training(self, training: Training, advance: Callable[[int], None]) -> None:
-        """Write the optimizer's state. `advance` is told the bytes that are done."""
+        """Write the optimizer's state, and call `advance` with the number of bytes written."""
         raise NotImplementedError(f"{self.title} takes no optimizer")
 
     @abstractmethod
     def finish(self) -> list[str]:
-        """Write the rest. Returns what could not be written, one line each."""
+        """Write the rest, and return what could not be written, one line each."""
 
     @abstractmethod
     def reopen(self) -> Checkpoint:
-        """Open what was written, for the proof."""
+        """Open the written checkpoint for the proof."""
 
     @abstractmethod
     def result(self, dst: Path) -> tuple[str, str]:
-        """Say what lies at `dst` now, and what a user does next: two lines for the terminal."""
+        """Return two lines for the terminal: what `dst` holds now, and what a user can do next."""

@@ -1,6 +1,6 @@
-"""The one way of every conversion: refuse, stage, move, account, certify, prove, conclude.
+"""The steps of every conversion: refuse, stage, move, account, certify, prove, conclude.
 
-What differs between the programs is in the `Source` and the `Target`; see `convert.checkpoint`.
+What differs between programs is in the `Source` and the `Target`; see `convert.checkpoint`.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convert.checkpoint import Source, Target
 from convert.fate import Fate, check_whole, named
-from convert.parts import nbytes, parts_of
+from convert.parts import Part, nbytes, parts_of
 from convert.proof.case import Case
 from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude
@@ -29,7 +29,7 @@ def convert(
     """Convert a checkpoint, and print what was done.
 
     Args:
-        dst: a path where nothing is yet.
+        dst: a path where nothing exists yet.
         read: opens the source.
         write: prepares the target of that source.
         verify: whether to prove that both compute the same.
@@ -38,8 +38,8 @@ def convert(
         The exit status.
 
     Raises:
-        UserError: the source cannot be read or the target not be written, or the target does not
-            compute the same; then it is kept under another name.
+        UserError: the source cannot be read, the target cannot be written, or the target does
+            not compute the same. In the last case the target is kept under another name.
     """
     refuse_existing(dst)
     source = read()
@@ -61,11 +61,14 @@ def convert(
 
 
 def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
-    """Every part from the source to the target. Returns what became of each tensor, and what was
-    read.
+    """Move every part from the source to the target, and the optimizer's state if there is one.
 
-    The checksums of the source's files are verified meanwhile: a damaged file raises UserError
-    before anything is finished.
+    Returns:
+        The fate of each tensor, and the digest of each file that was read.
+
+    Raises:
+        UserError: a file of the source is damaged. Checksums are verified while parts are
+            moved, so the error comes before the target is finished.
     """
     model = source.checkpoint.model
     total = nbytes(source.checkpoint.shapes, source.dtypes)
@@ -74,7 +77,7 @@ def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
         try:
             with progress("converting", total) as advance:
 
-                def one(part) -> list[Fate]:
+                def one(part: Part) -> list[Fate]:
                     digests.check()
                     leaves, fates = source.layer(part)
                     fates += target.write(part, leaves)
@@ -93,7 +96,11 @@ def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
 
 
 def not_finite(source: Source, fates: Sequence[Fate], *, refuse: bool) -> list[str]:
-    """Name the source's tensors that hold NaN or infinity, in one line, if there are any."""
+    """Name the source's tensors that hold NaN or infinity, in one line, or return no line.
+
+    Raises:
+        UserError: there are such tensors, and `refuse` is set.
+    """
     bad = [fate for fate in fates if fate.not_finite]
     if not bad:
         return []

@@ -1,4 +1,4 @@
-"""What became of every tensor: the account that a certificate gives."""
+"""The fate of every tensor: the account that a certificate gives."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def drift_of(copies_RD: np.ndarray) -> Drift:
 
 @dataclass(frozen=True)
 class Fate:
-    """One tensor as its program names it, of all ranks."""
+    """The fate of one tensor, on all ranks, under the name that its own program gives it."""
 
     name: str
     module: int | None  # of NeoX's Sequential
@@ -49,19 +49,19 @@ class Fate:
 
     @property
     def where(self) -> str:
-        """The tensor's name, with the layer where the name alone does not tell."""
+        """The tensor's name, with its layer if the name alone does not identify it."""
         return self.name if self.layer is None else f"layer {self.layer}, {self.name}"
 
     @property
     def whole(self) -> bool:
-        """Every element was used, once, or the tensor has no effect."""
+        """Whether every element was used exactly once, or the tensor has no effect."""
         return self.leaf is None or (self.used == self.elements and self.same_bits is not False)
 
 
 def laid_out(
     name: str, layer: int | None, leaf: str, source: np.ndarray, target: np.ndarray
 ) -> Fate:
-    """Of a tensor that became another one with the same elements, counted on both sides."""
+    """Account for a tensor that became another with the same elements, counted on both sides."""
     same_type = source.dtype == target.dtype
     fate = ANEW if same_type else f"{ANEW}, rounded to {target.dtype.name}"
     same_bits = bit_sum(source) == bit_sum(target) if same_type else None
@@ -72,7 +72,7 @@ def laid_out(
 
 
 def named(where: Sequence[str]) -> str:
-    """Name some tensors, the first eight of them, after their number."""
+    """Say how many tensors there are, and name the first eight of them."""
     more = f"; and {len(where) - 8} more" if len(where) > 8 else ""
     return f"{len(where)} tensor{'s' * (len(where) > 1)}: {'; '.join(where[:8])}{more}"
 
@@ -83,12 +83,16 @@ def not_finite(array: np.ndarray) -> int:
 
 
 def check_whole(fates: Iterable[Fate]) -> None:
-    """Raises RuntimeError, an error of this program, where an element was lost or used twice."""
+    """Check that no element was lost or used twice.
+
+    Raises:
+        RuntimeError: one was, which is an error of this program.
+    """
     lost = [fate.name for fate in fates if not fate.whole]
     if lost:
         raise RuntimeError(f"elements were lost or used twice, in {', '.join(lost[:8])}")
 
 
 def bit_sum(array: np.ndarray) -> int:
-    """The sum of the bit patterns of all elements: the same in whatever order they lie."""
+    """Add up the bit patterns of all elements; the sum does not depend on their order."""
     return int(array.view(f"u{array.itemsize}").sum(dtype=np.uint64))

@@ -1,4 +1,4 @@
-"""`jaxneox convert from-hf SRC DST`: a model of transformers as a jaxneox checkpoint."""
+"""`jaxneox convert from-hf SRC DST`: convert a transformers model to a jaxneox checkpoint."""
 
 import argparse
 from pathlib import Path

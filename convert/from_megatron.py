@@ -1,4 +1,4 @@
-"""`jaxneox convert from-megatron SRC DST`: a Megatron-LM checkpoint as ours, certified."""
+"""`jaxneox convert from-megatron SRC DST`: convert a Megatron-LM checkpoint, with a certificate."""
 
 import argparse
 from pathlib import Path

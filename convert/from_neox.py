@@ -1,4 +1,4 @@
-"""`jaxneox convert from-neox SRC DST`: a GPT-NeoX checkpoint as ours, with a certificate."""
+"""`jaxneox convert from-neox SRC DST`: convert a GPT-NeoX checkpoint, with a certificate."""
 
 import argparse
 from pathlib import Path

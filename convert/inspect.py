@@ -1,4 +1,4 @@
-"""`jaxneox inspect PATH`: what a checkpoint is and what can be done with it."""
+"""`jaxneox inspect PATH`: say what a checkpoint is and what can be done with it."""
 
 import argparse
 import json
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def inspect(args: argparse.Namespace, kind: Kind) -> Facts:
-    """Each kind's own imports: ours takes jax, which the others do not need."""
+    """Collect a checkpoint's facts, importing only the reader of its kind: just ours needs jax."""
     path, step, numbers = args.path, args.step, args.numbers
     match kind:
         case "neox":

@@ -1,11 +1,13 @@
-"""What models of Hugging Face's newer families compute, and GPT-NeoX's and Megatron-LM's files of
-the kinds that are written here do not say."""
+"""Features of newer Hugging Face families that GPT-NeoX and Megatron-LM files cannot express.
+
+This concerns the kinds of files that are written here.
+"""
 
 from jaxneox.config.schema import ModelConfig
 
 
 def newer_features(model: ModelConfig) -> dict[str, bool]:
-    """Reasons against such files, each with whether the model has the feature."""
+    """Return the reasons against such files, each with whether the model has the feature."""
     a, scaling = model.attention, model.positions.scaling
     return {
         f"{a.num_heads} heads of {a.head_dim} are not as wide as the hidden size "

@@ -1,4 +1,4 @@
-"""A checkpoint of any program, opened."""
+"""Opening a checkpoint, whichever program wrote it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,18 +19,24 @@ from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
 
 Conversion = Mapping[str, Any]
-"""What a converted checkpoint remembers of how it was made."""
+"""What a converted checkpoint records about how it was made."""
 
 
 def open_pair(
     src: Path, dst: Path, config: list[Path] | None = None
 ) -> tuple[Checkpoint, Checkpoint]:
-    """Open two checkpoints to be compared: what one remembers of its conversion, counts for the
-    other.
+    """Open two checkpoints to be compared.
+
+    If one records how it was converted, the other is read in the same way.
 
     Args:
-        config: YAML files of a NeoX checkpoint that has none, or instead of what a Megatron-LM one
-            says of itself.
+        src: the folder of the first checkpoint.
+        dst: the folder of the second.
+        config: YAML files, for a NeoX checkpoint that has none, or in place of what a
+            Megatron-LM checkpoint says about itself.
+
+    Returns:
+        The checkpoints of `src` and `dst`.
     """
     if is_ours(src) or not is_ours(dst):
         source = open_checkpoint(src, config)
@@ -42,7 +48,17 @@ def open_pair(
 def open_checkpoint(
     path: Path, config: list[Path] | None = None, conversion: Conversion | None = None
 ) -> Checkpoint:
-    """Open the checkpoint in a folder, whichever program wrote it."""
+    """Open the checkpoint in a folder, whichever program wrote it.
+
+    Args:
+        path: the folder.
+        config: YAML files, for a NeoX checkpoint that has none, or in place of what a
+            Megatron-LM checkpoint says about itself.
+        conversion: what a checkpoint that was converted from this one records about how.
+
+    Raises:
+        UserError: no checkpoint is there, or it cannot be read.
+    """
     if not path.is_dir():
         raise UserError(
             f"{path}: no such folder; expected a checkpoint on this disk (convert what is on a hub "

@@ -1,6 +1,7 @@
-"""The parts in which a model is moved, each in the memory of a layer.
+"""The parts in which a model is moved, so that memory holds one layer at a time.
 
-They are `"embedding"`, the number of each layer, and `"head"`: the final norm and the unembedding.
+The parts are `"embedding"`, the number of each layer, and `"head"`: the final norm and the
+unembedding.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,11 +13,11 @@ from jaxneox.config.schema import ModelConfig
 
 Part = int | Literal["embedding", "head"]
 Leaves = dict[str, np.ndarray]
-"""Parameters by dotted name; those of a layer without the axis of layers."""
+"""Parameters by dotted name; those of a layer are without the layer axis."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 STACKED = "layers."
-"""How the names of the parameters begin that are stacked on an axis of layers."""
+"""Prefix of the names of parameters that are stacked on a layer axis."""
 
 
 def parts_of(model: ModelConfig) -> list[Part]:

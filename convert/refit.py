@@ -1,7 +1,7 @@
-"""A checkpoint as another program has to have it, with the same function.
+"""A checkpoint in the form that another program requires, with the same function.
 
-The vocabulary's rows may be fewer, or more, of zeros; and the biases that the other has and the
-checkpoint has not are zeros.
+The vocabulary may get fewer rows, or further rows of zeros; and a bias that the other checkpoint
+has and this one lacks becomes a bias of zeros.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ VOCABULARY_AXIS = {"embed.tokens": 0, "unembed.weight": 1, "unembed.bias": 0}
 
 
 def refitted(model: ModelConfig, other: ModelConfig) -> ModelConfig:
-    """Return `model` with the vocabulary's rows of `other` and with all biases that it has."""
+    """Return `model` with the vocabulary size of `other` and with every bias that `other` has."""
     return replace(
         model,
         vocab_size=other.vocab_size,
@@ -37,7 +37,7 @@ def with_biases_of(attention: AttentionConfig, other: AttentionConfig) -> Attent
 
 
 def fit_rows(name: str, leaf: np.ndarray, rows: int) -> np.ndarray:
-    """Cut a parameter to so many rows of the vocabulary, or pad it with zeros."""
+    """Cut a parameter to `rows` rows of the vocabulary, or pad it with rows of zeros."""
     if name not in VOCABULARY_AXIS or leaf.shape[VOCABULARY_AXIS[name]] == rows:
         return leaf
     axis = VOCABULARY_AXIS[name]
@@ -53,7 +53,7 @@ def rows_shape(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
 
 
 class Refitted(Checkpoint):
-    """`source` with the rows and the biases of `other`; its function is its own program's still."""
+    """The checkpoint `source` with the rows and biases of `other`, and the function of `source`."""
 
     def __init__(self, source: Checkpoint, other: Checkpoint) -> None:
         self._source = source
@@ -95,11 +95,12 @@ class Refitted(Checkpoint):
 
 
 class WithRows:
-    """A function of another vocabulary: rows are cut off, or are zeros, as are their logits.
+    """A function with another vocabulary size: rows, and their logits, are cut off or are zeros.
 
     Args:
-        words: returns the rows [V, D] that the function has itself.
-        rows: how many there are to be.
+        forward: the function.
+        words: returns the embedding rows [V, D] of the function.
+        rows: the new vocabulary size.
     """
 
     def __init__(self, forward: Forward, words: Callable[[], np.ndarray], rows: int) -> None:
@@ -107,7 +108,7 @@ class WithRows:
         self.layers, self.hidden = forward.layers, forward.hidden
 
     def embed(self, tokens_BT: np.ndarray) -> np.ndarray:
-        """A row of zeros leaves what the embedding adds beside the words, such as positions."""
+        """Embed tokens; a row of zeros still gets what is added to words, such as positions."""
         beyond_BT = tokens_BT >= self._forward.vocab
         streams_RBTD = self._forward.embed(np.where(beyond_BT, 0, tokens_BT))
         if beyond_BT.any():
@@ -125,7 +126,7 @@ class WithRows:
 
 
 class Unshared(Checkpoint):
-    """`source`, whose one norm for both branches (gpt_j_tied) is counted twice."""
+    """The checkpoint `source`, whose one norm for both branches (gpt_j_tied) is stored twice."""
 
     def __init__(self, source: Checkpoint) -> None:
         self._source = source
@@ -166,7 +167,7 @@ def second(name: str) -> str:
 
 
 def as_other(source: Checkpoint, other: Checkpoint) -> Checkpoint:
-    """The source with the parameters that the other has to have for the same function."""
+    """Return the source with the parameters that `other` needs for the same function."""
     if refitted(source.model, other.model) != source.model:
         source = Refitted(source, other)
     if source.model.shared_norm and not other.model.shared_norm:

@@ -1,10 +1,10 @@
-"""`jaxneox scores SRC…`: what NeoX computed, what our merge and NeoX's own make of it."""
+"""`jaxneox scores SRC…`: compare what NeoX computed with our merge and NeoX's own merges."""
 
 import argparse
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def compared(src: str, args: argparse.Namespace) -> Iterator[Report]:
-    """NeoX itself, then each merge."""
+    """Score NeoX's own function, and then each merge."""
     name, ours = Path(src).name, []
     with tempfile.TemporaryDirectory() as folder:
         for title, choices in (OURS | HISTORIC).items():
@@ -82,7 +82,7 @@ def compared(src: str, args: argparse.Namespace) -> Iterator[Report]:
 
 
 def score(src: str, dst: Path, choices: MergeChoices, args: argparse.Namespace) -> Measured:
-    """Of a conversion, by the JAX model in float32."""
+    """Convert with one merge, and score the result by the JAX model in float32."""
     words = [src, str(dst), "--no-verify", "--norms", choices.norms, "--biases", choices.biases]
     words += ["--tokenizer", str(args.tokenizer)] if args.tokenizer else []
     nowhere = io.StringIO()  # each says what it costs, and here that is measured
@@ -94,14 +94,14 @@ def score(src: str, dst: Path, choices: MergeChoices, args: argparse.Namespace) 
 
 
 def reference(src: str, corpus: Corpus) -> Sequence[Scored]:
-    """By the ranks' own tensors, side by side, in float64."""
+    """Score the ranks' own tensors, side by side, in float64."""
     source = open_neox(Path(src), step=None, config=None)
     forward = NeoxModel(source, make_plan(source, OURS["ours"])).forward
     with progress("NeoX's ranks in float64", len(corpus.requests), "windows") as advance:
         return [told(scored(forward, request), advance) for request in corpus.requests]
 
 
-def told(one: Scored, advance) -> Scored:
+def told(one: Scored, advance: Callable[[int], None]) -> Scored:
     advance(1)
     return one
 

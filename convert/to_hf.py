@@ -1,4 +1,4 @@
-"""`jaxneox convert to-hf SRC DST`: a jaxneox checkpoint as a model of transformers."""
+"""`jaxneox convert to-hf SRC DST`: convert a jaxneox checkpoint to a transformers model."""
 
 import argparse
 from pathlib import Path

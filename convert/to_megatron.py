@@ -1,4 +1,4 @@
-"""`jaxneox convert to-megatron SRC DST --tp 2 --pp 1`: files that Megatron-LM itself loads."""
+"""`jaxneox convert to-megatron SRC DST --tp 2 --pp 1`: write files that Megatron-LM loads."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`jaxneox convert to-neox SRC DST --mp 2 --pp 1`: files that GPT-NeoX itself loads."""
+"""`jaxneox convert to-neox SRC DST --mp 2 --pp 1`: write files that GPT-NeoX loads."""
 
 import argparse
 from pathlib import Path

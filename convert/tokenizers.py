@@ -1,4 +1,4 @@
-"""What every conversion looks at in the tokenizer that goes with a checkpoint."""
+"""Checks that every conversion makes of the tokenizer that goes with a checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ NONE = "the checkpoint gets none; give it with --tokenizer FILE"
 
 
 def tokenizer_keys(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The YAML keys that name its kind."""
+    """Return the YAML keys that name the tokenizer's kind."""
     return {} if tokenizer is None else {"tokenizer_type": tokenizer.name}
 
 
 def notes_of(tokenizer: Tokenizer) -> list[str]:
-    """Say what a user should know of a tokenizer that a checkpoint gets, a line each."""
+    """List what a user should know about a tokenizer that a checkpoint gets, one line each."""
     notes = [f"the tokenizer: {note}" for note in tokenizer.notes]
     if tokenizer.eod is None:
         notes.append(
@@ -26,7 +26,11 @@ def notes_of(tokenizer: Tokenizer) -> list[str]:
 
 
 def check_rows(tokenizer: Tokenizer, rows: int, name: str | Path) -> None:
-    """Raises UserError where the tokenizer has ids that the model has no rows for."""
+    """Check that the model has a row for every token.
+
+    Raises:
+        UserError: the tokenizer has ids that the model has no rows for.
+    """
     if tokenizer.rows > rows:
         raise UserError(
             f"{name}: the tokenizer has ids up to {tokenizer.rows - 1}, but the model {rows} rows; "

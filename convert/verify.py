@@ -1,4 +1,4 @@
-"""`jaxneox verify SRC DST`: whether two checkpoints compute the same; exits 0 or 1."""
+"""`jaxneox verify SRC DST`: tell whether two checkpoints compute the same; exits 0 or 1."""
 
 import argparse
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What Hugging Face can say of a model of ours, and what its words mean here."""
+"""Hugging Face models: how config.json and our configurations correspond."""

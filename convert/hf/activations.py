@@ -1,4 +1,4 @@
-"""The activations of MLPs, by transformers' names and by NeoX's keys."""
+"""The MLPs' activations, by transformers' names and by NeoX's keys."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": "sigmoid",
     "linear": "identity",
 }
-"""By transformers' names (activations.py), of which the first for each is written."""
+"""Our activations by transformers' names (activations.py); the first name of each is written."""
 
 PLAIN: dict[Activation, dict[str, Any]] = {
     "gelu": {"activation": "gelu", "bias_gelu_fusion": False},
@@ -35,4 +35,4 @@ GATED: dict[Activation, dict[str, Any]] = {
     "sigmoid": {"activation": "glu"},
     "identity": {"activation": "bilinear"},
 }
-"""NeoX's keys; what is in neither table NeoX has no name for."""
+"""NeoX's keys of gated MLPs. NeoX has no name for an activation that is in neither table."""

@@ -7,7 +7,11 @@ from jaxneox.errors import UserError
 
 
 def agreed(said: Mapping[str, Any], default: Any) -> Any:
-    """What is said under any of several names, or the default. Raises UserError if they differ."""
+    """Return the value that is given under any of several names, or the default if none is.
+
+    Raises:
+        UserError: the names have different values.
+    """
     values = list(said.values())
     if any(value != values[0] for value in values):
         parts = " but ".join(f"{name} is {value!r}" for name, value in said.items())

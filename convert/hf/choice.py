@@ -1,8 +1,8 @@
-"""Which architecture of Hugging Face has exactly a model's function, and why the others have not.
+"""Choice of the Hugging Face architecture that has a model's function, with reasons against others.
 
-The question is put to config.json itself: what it says, read back as by `convert.from_hf`, must be
-the model in every field that bears on the function. A field that ModelConfig gains is one of them
-unless it is listed here.
+The question is put to config.json itself: its content, read back as by `convert.from_hf`, must
+equal the model in every field that affects the function. A field that ModelConfig gains is one of
+them unless it is listed here.
 """
 
 import json
@@ -23,7 +23,7 @@ INDIFFERENT = {
     *("hidden_dropout", "attention.dropout"),
     *("attention.softmax_fp32", "attention.kernel"),  # how it is computed
 }
-"""Of training, not of the trained function."""
+"""Fields that affect training but not the trained function."""
 
 POSITION_FIELDS = {
     "rotary": {"rotary_fraction", "rotary_base"}
@@ -31,8 +31,8 @@ POSITION_FIELDS = {
     "learned": {"max_positions", "offset"},
     "rpe": {"rpe_buckets", "rpe_max_distance"},
 }
-"""What a kind of positions reads; no other kind looks at it. So models have all other fields in
-common, and these where they have the kind, which is compared before."""
+"""The fields that each kind of positions reads; no other kind looks at them. The kind itself is
+compared first, then all other fields, and then these for models of that kind."""
 
 REASONS = {
     "positions.kind": "its positions are {ours}, there {theirs}",
@@ -63,7 +63,7 @@ REASONS = {
 
 
 class Word:
-    """`{x:this|that}` is this where x is true; other values are formatted as they are."""
+    """A format argument: `{x:this|that}` is `this` if x is true; all else is as usual."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -106,7 +106,7 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
 
 
 def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
-    """Why the family has not the model's function, by field; empty where it has."""
+    """List by field why the family lacks the model's function; empty if the family has it."""
     config = json.loads(json.dumps(config_of(family, model)))
     ours, theirs = meaning(model), meaning(Settings(keys_of(config)).model(vocab_size=None))
     return {
@@ -119,7 +119,7 @@ def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
 
 
 def meaning(model: ModelConfig) -> dict[str, Any]:
-    """Every field that bears on the function, by its dotted name."""
+    """Return every field that affects the function, by its dotted name."""
     kind = model.positions.kind
     others = set().union(*POSITION_FIELDS.values()) - POSITION_FIELDS.get(kind, set())
     left_out = INDIFFERENT | {f"positions.{name}" for name in others}
@@ -127,7 +127,7 @@ def meaning(model: ModelConfig) -> dict[str, Any]:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of nested dataclasses by dotted names."""
+    """Flatten the fields of nested dataclasses to dotted names."""
     found: dict[str, Any] = {}
     for field in fields(value):
         inner = getattr(value, field.name)

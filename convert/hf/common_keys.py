@@ -1,21 +1,21 @@
-"""Keys of config.json that any family may have, and that are no field of ours."""
+"""Keys of config.json that any family may have and that set no field of ours."""
 
-from convert.hf.family import Fixed
+from convert.fixed import FixedSetting
 
-FIXED: dict[str, Fixed] = {
-    "is_encoder_decoder": Fixed((False, None), "there is no encoder"),
-    "add_cross_attention": Fixed((False, None), "there is no encoder to attend to"),
-    "is_causal": Fixed((True, None), "no token sees those after it"),
-    "pruned_heads": Fixed(({}, None), "all heads of all layers are there"),
-    "quantization_config": Fixed((None,), "weights are floating-point numbers"),
-    "auto_map": Fixed((None,), "code that comes with a checkpoint is never run"),
+FIXED: dict[str, FixedSetting] = {
+    "is_encoder_decoder": FixedSetting((False, None), "there is no encoder"),
+    "add_cross_attention": FixedSetting((False, None), "there is no encoder to attend to"),
+    "is_causal": FixedSetting((True, None), "no token sees those after it"),
+    "pruned_heads": FixedSetting(({}, None), "all heads of all layers are there"),
+    "quantization_config": FixedSetting((None,), "weights are floating-point numbers"),
+    "auto_map": FixedSetting((None,), "code that comes with a checkpoint is never run"),
 }
 
-NO_WINDOW: dict[str, Fixed] = {
-    "sliding_window": Fixed((None,), "this architecture has no window"),
-    "use_sliding_window": Fixed((False, None), "this architecture has no window"),
+NO_WINDOW: dict[str, FixedSetting] = {
+    "sliding_window": FixedSetting((None,), "this architecture has no window"),
+    "use_sliding_window": FixedSetting((False, None), "this architecture has no window"),
 }
-"""Of a family without `windows`."""
+"""Keys of a family without `windows`, which must not set a window."""
 
 HARMLESS = frozenset(
     # what the checkpoint is
@@ -36,4 +36,4 @@ HARMLESS = frozenset(
     | {"forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens", "output_scores"}
     | {"remove_invalid_values", "return_dict_in_generate"}
 )
-"""Keys of any configuration that no forward pass of these families looks at."""
+"""Keys of any configuration that no forward pass of these families reads."""

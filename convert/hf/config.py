@@ -1,15 +1,16 @@
-"""Hugging Face's config.json and NeoX's keys, each from the other; nothing in it is passed over."""
+"""Conversion between Hugging Face's config.json and NeoX's keys; no key is ignored silently."""
 
 import difflib
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
+from convert.fixed import FixedSetting
 from convert.hf.activations import ACTIVATIONS, GATED, PLAIN
 from convert.hf.agreed import agreed
 from convert.hf.common_keys import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.families import FAMILIES
-from convert.hf.family import Family, Fixed
+from convert.hf.family import Family
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
@@ -18,7 +19,11 @@ Config = Mapping[str, Any]
 
 
 def family_of(config: Config) -> Family:
-    """Raises UserError for what is none of them."""
+    """Return the family that a config.json names.
+
+    Raises:
+        UserError: it names none of ours.
+    """
     said, kind = config.get("architectures") or [], config.get("model_type")
     for family in FAMILIES:
         alike = not said or said == [family.architecture]
@@ -31,7 +36,11 @@ def family_of(config: Config) -> Family:
 
 
 def keys_of(config: Config) -> dict[str, Any]:
-    """NeoX's keys of the model. Raises UserError, with all reasons, for what they cannot say."""
+    """Translate a config.json to NeoX's keys of the model.
+
+    Raises:
+        UserError: NeoX's keys cannot express the model; the message gives all reasons.
+    """
     family = family_of(config)
     refuse_unlike(family, config)
     keys = dict(family.constants)
@@ -55,7 +64,7 @@ def keys_of(config: Config) -> dict[str, Any]:
 
 
 def _check_heads(family: Family, config: Config, keys: Mapping[str, Any]) -> None:
-    """Raises UserError for sizes of heads that the family cannot have."""
+    """Raise a UserError if the family cannot have heads of these sizes."""
     heads, hidden = keys["num_attention_heads"], keys["hidden_size"]
     size = config.get("head_dim")
     if "head_dim" not in keys and size is not None and str(hidden) != str(size * heads):
@@ -69,7 +78,7 @@ def _check_heads(family: Family, config: Config, keys: Mapping[str, Any]) -> Non
 
 
 def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
-    """config.json, for transformers 5 and 4.x; of the model, or as near as the family gets."""
+    """Write config.json for transformers 5 and 4.x, of the model or as near as the family gets."""
     config: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -91,7 +100,7 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
 
 
 def unknown_keys(config: Config) -> list[str]:
-    """What is set to something, and may or may not bear on the function."""
+    """List keys that have a value and whose effect on the function is unknown."""
     known = known_keys(family_of(config))
     return [name for name, value in config.items() if name not in known and value is not None]
 
@@ -107,7 +116,7 @@ def known_keys(family: Family) -> set[str]:
 
 
 def refuse_unlike(family: Family, config: Config) -> None:
-    """Raises UserError with every key whose value makes another function than ours."""
+    """Raise a UserError that names every key whose value makes a function that we do not have."""
     wrong = [
         f"{name} is {config[name]!r}, but here {fixed.why}"
         for name, fixed in _fixed(family).items()
@@ -117,7 +126,7 @@ def refuse_unlike(family: Family, config: Config) -> None:
         raise UserError("; ".join(wrong))
 
 
-def _fixed(family: Family) -> dict[str, Fixed]:
+def _fixed(family: Family) -> dict[str, FixedSetting]:
     return FIXED | ({} if family.windows else NO_WINDOW) | dict(family.fixed)
 
 
@@ -138,7 +147,7 @@ def _mlp(family: Family, config: Config) -> dict[str, Any]:
 
 
 def _width(family: Family, config: Config) -> dict[str, Any]:
-    """Of one branch; NeoX's key is the size of an MLP with as many parameters that is not gated."""
+    """Return the width of one branch; NeoX's key is that of an ungated MLP of the same size."""
     name, default = family.width
     size = config.get(name, default)
     if size is None and default is None:

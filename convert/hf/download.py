@@ -1,4 +1,4 @@
-"""A model of the Hugging Face hub, brought into a folder here."""
+"""Download of a Hugging Face hub model into a local folder."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from convert.readers.hub import download, is_hub_name
 
 DESCRIPTION = ("*.json", "merges.txt", "tokenizer.model", "*.jinja")
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-"""Safetensors first: a repository often has both."""
+"""Safetensors come first, because a repository often has both formats."""
 
 
 def local(src: str) -> Path:
-    """Return the folder that is named, after downloading it where it is on the hub."""
+    """Return the folder that `src` names, after downloading it if it is on the hub."""
     if not is_hub_name(src):
         return Path(src)
     for weights in WEIGHTS:

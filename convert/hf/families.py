@@ -1,16 +1,17 @@
-"""The architectures of Hugging Face that models can be: what config.json says of each.
+"""The Hugging Face architectures that are supported, and how config.json describes each.
 
-Names, defaults and meanings are those of transformers 4.x and 5.23, models/*/configuration_*.py;
-a key that is absent means its default there. Every key has one fate: it is a field of ours, it must
-have the one value that leaves the function as it is, or it does not bear on the function.
+Names, defaults and meanings are those of transformers 4.x and 5.23, models/*/configuration_*.py; a
+key that is absent has its default there. Every key has one fate: it sets a field of ours, it must
+have the one value that leaves the function as it is, or it does not affect the function.
 
-A new family is an entry here and a table of its tensors in `convert.rules`, unless it has those of
-another.
+A new family is an entry here and a table of its tensors in `convert.rules`, unless it shares the
+tensors of another family.
 """
 
 from dataclasses import replace
 
-from convert.hf.family import Family, Field, Fixed, Rope, one_to_one, with_defaults
+from convert.fixed import FixedSetting
+from convert.hf.family import Family, Field, Rope, one_to_one, with_defaults
 from convert.hf.windows import EveryLayer, LaterLayers
 from convert.rules import hf_gpt2, hf_llama, hf_neox
 
@@ -53,7 +54,7 @@ LLAMA_FIELDS = (
     one_to_one("attention_dropout", 0.0, "attention.dropout", "attention_dropout"),
     one_to_one("initializer_range", 0.02, "init.std", "init_method_std"),
 )
-"""Of Llama and of those that were made after it."""
+"""Fields of Llama and of the families that derive from it."""
 
 
 def attention_bias(default: bool) -> Field:
@@ -110,7 +111,7 @@ QWEN2 = replace(
         "use_bias_in_mlp": False,
     },
     windows=LaterLayers(default=4096, first=28),
-    fixed={"use_mrope": Fixed((False, None), "positions are of text alone")},
+    fixed={"use_mrope": FixedSetting((False, None), "positions are of text alone")},
 )
 
 QWEN3 = replace(
@@ -143,8 +144,8 @@ GPT2 = Family(
     constants={"norm": "layernorm", "pos_emb": "learned"},
     table=hf_gpt2,
     fixed={
-        "scale_attn_weights": Fixed((True,), "the scores are always divided by sqrt(head size)"),
-        "scale_attn_by_inverse_layer_idx": Fixed((False,), "no score is divided by its layer"),
+        "scale_attn_weights": FixedSetting((True,), "the scores are always divided by sqrt(head size)"),
+        "scale_attn_by_inverse_layer_idx": FixedSetting((False,), "no score is divided by its layer"),
     },
     harmless=frozenset(
         {"n_ctx", "embd_pdrop", "reorder_and_upcast_attn", "summary_type", "summary_use_proj"}
@@ -153,4 +154,4 @@ GPT2 = Family(
 )  # fmt: skip
 
 FAMILIES = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
-"""Where several have a model's function, the first of them is written."""
+"""The supported families. If several have a model's function, the first of them is written."""

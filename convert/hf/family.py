@@ -1,15 +1,16 @@
-"""What is said of an architecture of Hugging Face: its keys in config.json and its tensors."""
+"""The description of a Hugging Face architecture: its keys in config.json and its tensors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from convert.fixed import FixedSetting
 from convert.rules.rule import Rule
 from jaxneox.config.schema import ModelConfig
 
 
 class Field(NamedTuple):
-    """`ours` is an attribute of ModelConfig, dotted; `keys` are those of the YAML for it."""
+    """A key of config.json that sets `ours`, an attribute of ModelConfig, by YAML `keys`."""
 
     theirs: str
     default: Any
@@ -19,47 +20,43 @@ class Field(NamedTuple):
 
 
 class Rope(NamedTuple):
-    """What 4.x calls the base and the share of a head that is turned; 5 has `rope_parameters`."""
+    """The names in 4.x of rotary's base and rotated share of a head; 5 has `rope_parameters`."""
 
     theta: str
     fraction: str | None  # None: whole heads are turned
     default_fraction: float = 1.0
 
 
-class Fixed(NamedTuple):
-    neutral: tuple[Any, ...]
-    why: str
-
-
 class Windows(Protocol):
-    """How a family says that a token sees only some tokens before it; `hf.windows` has them."""
+    """How a family expresses that a token sees only some preceding tokens; see `hf.windows`."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The keys of config.json."""
+        """The keys of config.json that express it."""
 
     def read(self, config: Mapping[str, Any], layers: int) -> int | None:
-        """How many tokens before it a token sees, or None if it sees all.
+        """Return how many preceding tokens a token sees, or None if it sees all.
 
-        Raises UserError where the layers differ.
+        Raises:
+            UserError: the layers differ.
         """
 
     def write(self, window: int | None, layers: int) -> dict[str, Any]: ...
 
 
 class Table(Protocol):
-    """A module of `convert.rules` about the tensors of a family by their names on disk."""
+    """A module of `convert.rules` with the tensors of a family, by their names on disk."""
 
     @property
     def PREFIX(self) -> str:
-        """Of the model without its head."""
+        """The prefix of the model's tensors, without its head."""
 
     @property
     def HEAD(self) -> str: ...
 
     @property
     def BUFFERS(self) -> tuple[str, ...]:
-        """Of a layer: computed, and saved by some versions."""
+        """Tensors of a layer that are computed, and that some versions save."""
 
     @property
     def rules(self) -> Callable[[ModelConfig], tuple[Rule, ...]]: ...
@@ -70,16 +67,18 @@ class Family:
     """An architecture of transformers.
 
     Attributes:
-        fields: keys that are each one field of ours.
-        width: the key of the MLP's inner width; null is four times the hidden size.
-        tied: whether the embedding is tied where config.json does not say.
-        constants: keys of the YAML that all its models have.
-        table: its tensors.
-        whole_heads: transformers refuses heads whose number does not divide the hidden size.
+        fields: keys that each set one field of ours.
+        width: the key of the MLP's inner width; null means four times the hidden size.
+        tied: whether the embedding is tied if config.json does not say.
+        constants: YAML keys that all models of the family have.
+        table: the table of its tensors.
+        whole_heads: whether transformers refuses a number of heads that does not divide the
+            hidden size.
         fixed: keys that must have the one value that leaves the function as it is.
-        harmless: keys that do not bear on the function.
-        since: keys that change the function, by the version of transformers that first read them.
-        other_names: names that a tensor has in memory, where it is called otherwise on disk.
+        harmless: keys that do not affect the function.
+        since: keys that change the function, by the version of transformers that first read
+            them.
+        other_names: names that a tensor has in memory, if it is called otherwise on disk.
     """
 
     architecture: str
@@ -94,7 +93,7 @@ class Family:
     windows: Windows | None = None
     gated: bool = False
     whole_heads: bool = True
-    fixed: Mapping[str, Fixed] = field(default_factory=dict)
+    fixed: Mapping[str, FixedSetting] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     since: Mapping[str, str] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)
@@ -104,12 +103,12 @@ class Family:
 
 
 def one_to_one(theirs: str, default: Any, ours: str, *keys: str, alias: str = "") -> Field:
-    """A key of config.json that is one field; `keys` are the YAML's if they have other names."""
+    """Make a field of one key of config.json; `keys` are the YAML's, if their names differ."""
     return Field(theirs, default, ours, keys or (ours,), alias)
 
 
 def with_defaults(fields: tuple[Field, ...], **defaults: Any) -> tuple[Field, ...]:
-    """The same keys of another family, which has other values for what config.json leaves out."""
+    """Return the fields of another family with different defaults for absent keys."""
     return tuple(
         field._replace(default=defaults.get(field.theirs, field.default)) for field in fields
     )

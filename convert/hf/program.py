@@ -1,4 +1,4 @@
-"""transformers itself, as a user runs it."""
+"""Runs transformers as a user would."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def available() -> bool:
 
 
 def logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
-    """int [B, T] -> float32 [B, T, V]"""
+    """Compute a model's logits: int tokens [B, T] to float32 [B, T, V]."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

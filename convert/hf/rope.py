@@ -1,7 +1,7 @@
-"""Rotary in config.json: `rope_parameters` of transformers 5 and the keys of 4.x, which must agree.
+"""Rotary settings in config.json: `rope_parameters` of transformers 5 and the keys of 4.x.
 
-What a scaling means is transformers 5.23's modeling_rope_utils.py; `jaxneox.config.rope` checks its
-fields.
+If a file has both, they must agree. The meaning of each scaling is that of transformers 5.23,
+modeling_rope_utils.py; `jaxneox.config.rope` checks the fields.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Config = Mapping[str, Any]
 
 BASE = 10000.0
 BLOCKS = ("rope_parameters", "rope_scaling")
-"""Of transformers 5, and of 4.x."""
+"""The block's names in transformers 5 and in 4.x."""
 ORIGINAL = "original_max_position_embeddings"
 TYPES = get_args(RopeType)
 
@@ -29,10 +29,10 @@ WRITTEN: dict[RopeType, tuple[str, ...]] = {
 
 
 def rope_keys(family: Family, config: Config, length: Any) -> dict[str, Any]:
-    """The YAML's keys of rotary; `length` is max_position_embeddings.
+    """Return the YAML keys of rotary; `length` is max_position_embeddings.
 
     Raises:
-        UserError: names of one setting disagree, or a value is one that we cannot have.
+        UserError: names of one setting disagree, or a value is one that we do not support.
     """
     if family.rope is None:
         return {}
@@ -58,7 +58,7 @@ def rope_keys(family: Family, config: Config, length: Any) -> dict[str, Any]:
 
 
 def rope_config(rope: Rope, model: ModelConfig) -> dict[str, Any]:
-    """The same as config.json has it, for both versions."""
+    """Write a model's rotary settings as config.json has them, for both versions."""
     positions, base = model.positions, model.positions.rotary_base
     found: dict[str, Any] = {rope.theta: int(base) if base == int(base) else base}
     parameters = _fields(positions.scaling)
@@ -90,7 +90,7 @@ def _fields(scaling: RopeScaling) -> dict[str, Any]:
 
 
 def _scaling(name: str, block: Config) -> dict[str, Any]:
-    """The YAML's block `rope_scaling`; empty for rotary as it is."""
+    """Return the YAML's block `rope_scaling`; empty for unscaled rotary."""
     types = {f"{name}.{key}": block[key] for key in ("rope_type", "type") if key in block}
     kind = agreed(types, "default")
     if kind not in TYPES:
@@ -107,7 +107,7 @@ def _scaling(name: str, block: Config) -> dict[str, Any]:
 
 
 def _scaled(config: Config, scaling: dict[str, Any], length: Any) -> dict[str, Any]:
-    """The block, and the length of texts that the model is for, where config.json has another."""
+    """Return the block and, if config.json puts it elsewhere, the length that the model is for."""
     kind, said = scaling["type"], {}
     if kind == "dynamic":
         said["max_position_embeddings"] = length

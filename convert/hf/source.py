@@ -1,4 +1,4 @@
-"""A model of transformers as the source of a conversion."""
+"""A transformers model as the source of a conversion."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +18,12 @@ from jaxneox.errors import UserError
 
 
 class HfSource(Source):
-    """
+    """A transformers model as the source of a conversion.
+
     Args:
-        folder: with a config.json.
+        folder: a folder with a config.json.
         dtype: the type in which parameters are returned, or `keep`.
-        tokenizer: a file instead of what lies beside the model.
+        tokenizer: a file to use in place of the tokenizer beside the model.
     """
 
     checkpoint: HfCheckpoint
@@ -51,7 +52,7 @@ class HfSource(Source):
 
 
 def choose_tokenizer(model: HfCheckpoint, given: Path | None) -> tuple[Tokenizer | None, list[str]]:
-    """The given one or the one beside the model, and what there is to say where there is none."""
+    """Return the given tokenizer or the one beside the model, and notes if there is none."""
     ids = token_ids(model.folder / "config.json", model.config)
     if given is not None:
         tokenizer = with_generation_of(tokenizer_at(given), model.folder)
@@ -71,6 +72,6 @@ def choose_tokenizer(model: HfCheckpoint, given: Path | None) -> tuple[Tokenizer
 
 
 def precision(dtypes: Mapping[str, np.dtype]) -> str:
-    """NeoX's name of the one type that all have, or of float32."""
+    """Return NeoX's name of the type that all parameters share, or of float32 if they differ."""
     names = {dtype.name for dtype in dtypes.values()}
     return PRECISION[names.pop() if len(names) == 1 else "float32"]

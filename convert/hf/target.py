@@ -1,4 +1,4 @@
-"""A model of transformers as the target of a conversion."""
+"""A transformers model as the target of a conversion."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,12 +26,16 @@ FIRST_NORM, SECOND_NORM = "layers.norm1.", "layers.norm2."
 
 
 class HfTarget(Target):
-    """Raises UserError where no architecture of transformers has exactly the model's function.
+    """A transformers model as the target of a conversion.
 
     Args:
+        source: the checkpoint to write.
         dtype: the type of the weights, or `keep`.
-        trim: whether the padded rows of the vocabulary are left out.
-        copy_shared_norm: whether the one norm of a gpt_j_tied model is written twice.
+        trim: whether to leave out the padding rows of the vocabulary.
+        copy_shared_norm: whether to write the one norm of a gpt_j_tied model twice.
+
+    Raises:
+        UserError: no architecture of transformers has exactly the model's function.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class HfTarget(Target):
         )
 
     def _in_part(self, part: Part) -> Iterator[tuple[str, Rule]]:
-        """The tensors of a part by their names on disk."""
+        """Return the tensors of a part by their names on disk."""
         for rule in self._rules:
             if names_in(part, rule.leaves):
                 yield rule.theirs.format(layer_of(part)), rule
@@ -95,13 +99,13 @@ class HfTarget(Target):
         return chosen(self._dtype, self._source.dtypes[self._origin(rule.parts[0].leaf)])
 
     def _origin(self, leaf: str) -> str:
-        """The parameter that one of the written model's is made of: the one norm, written twice."""
+        """Return the parameter behind a written one; a shared norm may be written twice."""
         if leaf in self._source.checkpoint.shapes:
             return leaf
         return leaf.replace(SECOND_NORM, FIRST_NORM)
 
     def _check_complete(self) -> None:
-        """Raises UserError where a parameter of the source would be left behind."""
+        """Raise a UserError if a parameter of the source would be left behind."""
         there = set(self._source.checkpoint.shapes)
         taken = {self._origin(leaf) for rule in self._rules for leaf in rule.leaves}
         if taken != there:
@@ -115,7 +119,7 @@ class HfTarget(Target):
         return laid_out(rule.theirs.replace("{}", "*"), layer, leaf, ours, tensor)
 
     def _loading(self) -> dict[str, Any]:
-        """What config.json says beside the model: its type, and which token ends a document."""
+        """Return config.json's further keys: the type and the tokens that end a document."""
         dtypes = {dtype.name for _, dtype in self._tensors.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else "float32"  # holds the others exactly
         return ids_of(self._source.tokenizer) | {"dtype": dtype, "torch_dtype": dtype}
@@ -155,7 +159,7 @@ def too_new(family: Family, model: ModelConfig) -> list[str]:
 
 
 def write_tokenizer(source: Source, model: ModelConfig, folder: Path) -> list[str]:
-    """What could not be written, one line each."""
+    """Write the tokenizer, and list what could not be written, one line each."""
     if source.tokenizer is None:
         return ["the checkpoint has no tokenizer: there is none beside the model"]
     nameless = [

@@ -1,4 +1,4 @@
-"""Tokenizers as transformers' AutoTokenizer loads them, and ours from the files that it has."""
+"""Tokenizers in the files that transformers' AutoTokenizer loads, read and written."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ ENCODING = {"pat_str", "ranks"}
 
 
 def beside(folder: Path) -> Tokenizer | None:
-    """Open the tokenizer of a model's folder, or return None where there is none that we know."""
+    """Open the tokenizer of a model's folder, or return None if there is none of a known kind."""
     for name in (WHOLE, VOCABULARY, PIECES):
         if (folder / name).is_file():
             return tokenizer_at(folder / name)
@@ -32,16 +32,17 @@ def beside(folder: Path) -> Tokenizer | None:
 
 
 def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
-    """Open a tokenizer's file, whose kind is found from the file.
+    """Open a tokenizer's file; its kind is determined from the file.
 
     Args:
-        path: a tokenizer.json, a vocab.json with its merges, a sentencepiece model, or a folder
-            with one of them.
-        keys: a NeoX run's, which say which of GPT-2's kinds it is, and what ends a document; its
-            sentencepiece models put no token before a text, whatever lies beside them.
+        path: a tokenizer.json, a vocab.json beside its merges, a sentencepiece model, or a
+            folder with one of them.
+        keys: a NeoX run's keys, which say which of GPT-2's kinds it is and what ends a
+            document. NeoX's sentencepiece models put no token before a text, whatever files lie
+            beside them.
 
     Raises:
-        UserError: it is none of these, or its merges are missing.
+        UserError: the path is none of these, or the merges are missing.
     """
     if path.is_dir():
         found = next((path / n for n in (WHOLE, VOCABULARY, PIECES) if (path / n).is_file()), None)
@@ -65,7 +66,7 @@ def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
 
 
 def contents(path: Path) -> dict[str, Any]:
-    """Read a JSON object; return an empty one for another file, which whoever opens it refuses."""
+    """Read a JSON object; return an empty one for any other file, which later code refuses."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError):
@@ -78,7 +79,7 @@ def _is_vocabulary(content: Mapping[str, Any]) -> bool:
 
 
 def merges_of(vocab: Path, keys: TokenizerConfig) -> str:
-    """The merges of a vocab.json: beside it, by its name, or else where the keys have them."""
+    """Find the merges of a vocab.json: beside it, under its name, or where the keys have them."""
     named = [vocab.with_name(MERGES)]
     if "vocab" in vocab.name:
         named.append(vocab.with_name(vocab.stem.replace("vocab", "merges") + ".txt"))
@@ -88,7 +89,7 @@ def merges_of(vocab: Path, keys: TokenizerConfig) -> str:
 
 
 def with_generation_of(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
-    """A tokenizer from elsewhere, with what the model's own folder says of generation."""
+    """Add to a tokenizer from elsewhere what the model's own folder says about generation."""
     own, other = companions_in(folder, only=(GENERATION,)), tokenizer.companions
     files = {name: content for name, content in other.files.items() if name != GENERATION}
     files |= own.files
@@ -97,18 +98,18 @@ def with_generation_of(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> list[str]:
-    """Write a tokenizer for AutoTokenizer, with its companions as they came.
+    """Write a tokenizer for AutoTokenizer, with its companion files unchanged.
 
     Args:
-        tokenizer: ours.
-        folder: where the model is written.
-        length: the model's, in tokens.
+        tokenizer: our tokenizer.
+        folder: the folder of the written model.
+        length: the model's context length, in tokens.
 
     Returns:
-        What could not be written as it is, a line each.
+        What could not be written as it is, one line each.
 
     Raises:
-        UserError: transformers has nothing of this kind.
+        UserError: transformers has no tokenizer of this kind.
     """
     if not isinstance(tokenizer, HuggingFaceTokenizer | SentencePieceTokenizer):
         raise UserError(f"transformers has no {tokenizer.name}: there is no tokenizer beside it")
@@ -150,7 +151,7 @@ def own_files(
 def _said(
     tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer, own: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """tokenizer_config.json of a tokenizer that came without one."""
+    """Make tokenizer_config.json for a tokenizer that came without one."""
     config: dict[str, Any] = {}
     if isinstance(tokenizer, HuggingFaceTokenizer):
         special = {token["content"] for token in json.loads(own[WHOLE]).get("added_tokens", ())}
@@ -171,7 +172,7 @@ def _said(
 
 
 def ids_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """The tokens that config.json names: as the source's did, else the end of a document."""
+    """Return the tokens for config.json: the source's, or else the end of a document."""
     end = tokenizer.eod if tokenizer else None
     if tokenizer is None or tokenizer.companions.config is None:
         begin = end
@@ -185,7 +186,7 @@ def ids_of(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def _chosen_end(tokenizer: Tokenizer, folder: Path) -> list[str]:
-    """Generation stops where training with `eod-token` ended documents; the files say so too."""
+    """Make generation stop at the end of a document that training was told by `eod-token`."""
     if tokenizer.eod is None or tokenizer.eod == tokenizer.named_eod:
         return []
     path, kept = folder / GENERATION, tokenizer.companions
@@ -202,7 +203,7 @@ def _chosen_end(tokenizer: Tokenizer, folder: Path) -> list[str]:
 
 
 def _with(ids: Any, more: int | None) -> Any:
-    """An eos_token_id that has one id more."""
+    """Add one id to an eos_token_id."""
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if more is None or more in listed:
         return ids
@@ -210,7 +211,7 @@ def _with(ids: Any, more: int | None) -> Any:
 
 
 def whole(tokenizer: HuggingFaceTokenizer) -> bytes:
-    """A tokenizer.json: the file it came from, or what vocab.json and merges.txt amount to."""
+    """Return the whole tokenizer.json: the original, or one of vocab.json and merges.txt."""
     if tokenizer.name == "HFTokenizer" and not tokenizer.dropout:
         return next(iter(tokenizer.files.values()))
     return tokenizer.whole()

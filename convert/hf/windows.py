@@ -1,6 +1,6 @@
-"""How families say that a token sees only some of the tokens before it.
+"""How families express that a token sees only some of the tokens before it.
 
-transformers counts the token itself: its window of n is one of n - 1 tokens before it. Sources:
+transformers counts the token itself: its window of n has n - 1 preceding tokens. Sources:
 transformers 5.23, masking_utils.py, models/mistral and models/qwen2.
 """
 
@@ -13,7 +13,7 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 class EveryLayer:
-    """Mistral's: `sliding_window` for all layers, null for none."""
+    """Mistral's way: `sliding_window` holds for all layers, and null means no window."""
 
     names = ("sliding_window", "layer_types")
 
@@ -30,7 +30,7 @@ class EveryLayer:
 
 
 class LaterLayers:
-    """Qwen's: from `max_window_layers` on, if `use_sliding_window`; or as `layer_types` says."""
+    """Qwen's way: `use_sliding_window` from `max_window_layers` on, or `layer_types`."""
 
     names = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
 
@@ -57,7 +57,11 @@ class LaterLayers:
 
 
 def common_window(kinds: Any, width: Any, layers: int) -> int | None:
-    """The window of all layers. Raises UserError for layers that differ or contradict `width`."""
+    """Return the window that all layers share.
+
+    Raises:
+        UserError: layers differ or contradict `width`.
+    """
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise UserError(f"layer_types: found {kinds!r}, expected a kind for each of {layers}")
     different = sorted(set(map(str, kinds)))

@@ -1,1 +1,1 @@
-"""What a checkpoint is: a module for each kind makes `Facts`, and `screen` shows them."""
+"""Inspection of checkpoints: a module for each kind collects `Facts`, and `screen` shows them."""

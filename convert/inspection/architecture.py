@@ -1,4 +1,4 @@
-"""A model in the words of one screen."""
+"""A model's architecture in a few words."""
 
 from convert.inspection.facts import Architecture
 from jaxneox.config.schema import ModelConfig
@@ -47,7 +47,7 @@ def _positions(model: ModelConfig) -> str:
 
 
 def lines(found: Architecture) -> list[str]:
-    """Two lines: the sizes, then what it is made of."""
+    """Describe a model in two lines: its sizes, and what it is made of."""
     sizes = [f"{found.layers} layers of {found.hidden}"]
     if found.heads:
         sizes.append(f"{found.heads} heads" + (f" of {found.head_dim}" if found.head_dim else ""))

@@ -1,4 +1,4 @@
-"""What is known of a checkpoint. `--json` prints these fields by these names; unknown is null."""
+"""The facts about a checkpoint. `--json` prints these fields by these names; unknown is null."""
 
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -16,8 +16,12 @@ TITLES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """As far as the files tell. `vocabulary` is the rows of the embedding, padded ones included;
-    `positions` and `mlp` are words, such as `rotary 25%` and `gated silu`."""
+    """A model's architecture, as far as the files tell.
+
+    Attributes:
+        vocabulary: the rows of the embedding, including padding.
+        positions, mlp: a few words, such as `rotary 25%` and `gated silu`.
+    """
 
     layers: int
     hidden: int
@@ -36,13 +40,15 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """
+    """The optimizer of a checkpoint.
+
     Attributes:
-        zero_stage, partitions: DeepSpeed's ZeRO and its data-parallel parts; 0 is without.
-        updates: that were made; null where no file says so or it could not be read.
-        master_weights: their dtype, where they are kept besides the weights.
-        loss_scale: where there is one.
-        layout: how the states lie in the files, where there are several ways.
+        zero_stage: DeepSpeed's ZeRO stage; 0 means without ZeRO.
+        partitions: ZeRO's data-parallel partitions; 0 means without ZeRO.
+        updates: the number of updates made; null if no file says so or it could not be read.
+        master_weights: their dtype, if they are kept besides the weights.
+        loss_scale: the loss scale, if there is one.
+        layout: how the states lie in the files, if there are several ways.
     """
 
     name: str
@@ -56,8 +62,12 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far apart the ranks' copies of one tensor are, where most: `largest` between two ranks,
-    `typical` the root mean square of the tensor itself."""
+    """The largest difference among the tensors that every rank has a copy of.
+
+    Attributes:
+        largest: the largest difference between two ranks.
+        typical: the root mean square of the tensor itself.
+    """
 
     largest: float
     typical: float
@@ -69,8 +79,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Use:
-    """Something this project does with the checkpoint, or why it cannot; `DST`, `OUT` and `OTHER`
-    are the user's to name. `after` is what has to be done first."""
+    """A command of this project for the checkpoint, or the reason why it cannot be used.
+
+    The user chooses `DST`, `OUT` and `OTHER`. `after` is the command that has to be run first.
+    """
 
     command: str
     what: str
@@ -81,19 +93,21 @@ class Use:
 
 @dataclass
 class Facts:
-    """
+    """The facts about one checkpoint.
+
     Attributes:
-        path: the folder of the one checkpoint that was looked at.
-        layout: which of the kind's ways to lay out files.
-        generation: of the program that wrote it, as far as the files tell.
-        steps: all that lie beside it, itself included.
-        parallel: ranks by `tp`, `pp`, `dp`, as the files have them, null where nothing tells;
-            `vpp` where stages have several parts. Empty for files of no ranks.
-        dtypes: how many of the parameters have each.
-        not_finite: tensors that hold NaN or infinity, with how many of their numbers.
-        bytes: on disk, by `weights`, `optimizer` and `rest`.
+        path: the folder of the checkpoint.
+        layout: the way in which the program laid out the files.
+        generation: the version of the program that wrote it, as far as the files tell.
+        steps: all steps in its run's folder, including its own.
+        parallel: the number of ranks by `tp`, `pp`, `dp`, as the files have them; null if
+            nothing tells. `vpp` is there if stages have several parts. Empty for files without
+            ranks.
+        dtypes: how many of the parameters have each dtype.
+        not_finite: tensors that hold NaN or infinity, with the count of such numbers.
+        bytes: sizes on disk, by `weights`, `optimizer` and `rest`.
         notes: what a user should know.
-        problems: what is missing, damaged or not to be read here; empty where all is well.
+        problems: what is missing, damaged or cannot be read here; empty if all is well.
     """
 
     path: Path

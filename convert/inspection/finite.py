@@ -1,4 +1,4 @@
-"""Weights that hold NaN or infinity: a run that diverged, or a file that is damaged."""
+"""Weights that hold NaN or infinity: the run diverged, or the file is damaged."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,16 +15,18 @@ from convert.readers.neox import NeoxCheckpoint
 from convert.rules.neox import FIRST_BLOCK
 
 MOST = 1 << 30
-"""Bytes of weights that are read without being asked to."""
+"""Weights of up to this many bytes are read unasked."""
 
 
 class Weight(NamedTuple):
+    """A weight: its name as users know it, and the function that reads it."""
+
     where: str
     read: Callable[[], np.ndarray]
 
 
 def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> None:
-    """Name every weight that holds a number which is not finite, or say that none was read."""
+    """Name every weight that holds a number which is not finite, or note that none was read."""
     nbytes = facts.bytes.get("weights", 0)
     if nbytes > MOST and not whatever_size:
         facts.notes.append(
@@ -42,7 +44,7 @@ def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> Non
 
 
 def conversion(facts: Facts, command: str) -> Use:
-    """The command that converts the weights. What is not finite cannot be compared."""
+    """Show the command that converts the weights; numbers that are not finite prove nothing."""
     if not facts.not_finite:
         return Use(command, "the weights, certified")
     return Use(f"{command} --no-verify", "the weights as they are, NaN included, unproved")

@@ -1,4 +1,4 @@
-"""A Hugging Face folder's facts, from its config.json and the headers of its weights."""
+"""Facts of a Hugging Face folder, from its config.json and the headers of its weights."""
 
 from math import prod
 from pathlib import Path
@@ -16,7 +16,7 @@ WEIGHTS = (".safetensors", ".bin")
 
 
 def inspect_hf(path: Path, *, numbers: bool = False) -> Facts:
-    """`numbers` reads the weights however large they are."""
+    """Inspect a Hugging Face folder; `numbers` reads the weights however large they are."""
     facts = Facts(path, "huggingface", "unknown")
     facts.bytes = _sizes(path)
     source = None
@@ -41,7 +41,7 @@ def inspect_hf(path: Path, *, numbers: bool = False) -> Facts:
 
 
 def _describe(facts: Facts) -> None:
-    """What holds of a model of any architecture."""
+    """Record the facts that hold for a model of any architecture."""
     path = facts.path
     config = read_json(path / "config.json")
     named = config.get("architectures") or config.get("model_type") or "an unnamed architecture"
@@ -57,7 +57,7 @@ def _describe(facts: Facts) -> None:
 
 
 def _has_tokenizer(source: HfCheckpoint) -> bool:
-    """Whether the conversion will find one that it knows beside the model."""
+    """Tell whether the conversion will find a tokenizer of a known kind beside the model."""
     try:
         return source.tokenizer is not None
     except UserError:

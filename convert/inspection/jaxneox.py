@@ -1,4 +1,4 @@
-"""A checkpoint of ours: its facts, from what it says of itself and the headers of its arrays."""
+"""Facts of a jaxneox checkpoint, from its metadata and the headers of its arrays."""
 
 from math import prod
 from pathlib import Path
@@ -20,7 +20,7 @@ WEIGHTS_ALONE = "it holds weights alone: start from them with --finetune"
 
 
 def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = False) -> Facts:
-    """`numbers` reads the weights however large they are."""
+    """Inspect a jaxneox checkpoint; `numbers` reads the weights however large they are."""
     location = checkpoint.find(path, step)
     facts = Facts(location.folder, "jaxneox", "orbax", step=location.step)
     facts.steps = checkpoint.steps(location.run)
@@ -58,7 +58,7 @@ def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
 
 
 def _optimizer(location: Location, keys: dict[str, Any]) -> Optimizer | None:
-    """None where the weights alone were saved."""
+    """Describe the optimizer, or return None if the weights alone were saved."""
     folder = location.folder / "training"
     if not folder.is_dir():
         return None
@@ -75,7 +75,7 @@ def _optimizer(location: Location, keys: dict[str, Any]) -> Optimizer | None:
 
 
 def _scalar(folder: Path, name: str) -> float:
-    """One number of an item, whichever way Orbax laid its arrays out."""
+    """Read one number of an item, in whichever layout Orbax stored it."""
     here = folder.resolve()
     store: dict[str, Any] = {"driver": "file", "path": f"{here}/{name}/"}
     if (folder / "manifest.ocdbt").is_file():

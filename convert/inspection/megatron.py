@@ -1,4 +1,4 @@
-"""A Megatron-LM checkpoint's facts, of either of its formats."""
+"""Facts of a Megatron-LM checkpoint, in either of its formats."""
 
 import re
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
 
 
 def inspect_megatron(path: Path, *, step: int | None = None, numbers: bool = False) -> Facts:
-    """`numbers` reads the weights however large they are."""
+    """Inspect a Megatron-LM checkpoint; `numbers` reads the weights however large they are."""
     folder, steps = step_folder(path, step)
     distributed = (folder / ".metadata").exists() or any(map(_is_part, folder.iterdir()))
     facts = Facts(folder, "megatron", "torch_dist" if distributed else "torch", steps=steps)
@@ -64,8 +64,12 @@ def inspect_megatron(path: Path, *, step: int | None = None, numbers: bool = Fal
 
 
 def _held_together(facts: Facts) -> MegatronCheckpoint:
-    """As the conversion opens it. Raises UserError for what it refuses: a function that we do not
-    have, tensors that are not those of one model."""
+    """Open the checkpoint as the conversion would.
+
+    Raises:
+        UserError: it is refused, because we do not have its function, or its tensors are not
+            those of one model.
+    """
     source = open_megatron(facts.path)
     facts.notes += source.notes
     tied, said = source.model.tied_embedding, facts.architecture
@@ -79,7 +83,7 @@ def _held_together(facts: Facts) -> MegatronCheckpoint:
 
 
 def _going_on(facts: Facts, convert: str) -> list[Use]:
-    """What there is to do with the optimizer, if there is one."""
+    """List what can be done with the optimizer, if there is one."""
     if facts.optimizer is None:
         return []
     with_it = "from-megatron --optimizer"
@@ -90,7 +94,7 @@ def _going_on(facts: Facts, convert: str) -> list[Use]:
 
 
 def _from_ranks(facts: Facts) -> None:
-    """The format `torch`: every rank's file is opened, no tensor read."""
+    """Inspect the format `torch`: every rank's file is opened, but no tensor is read."""
     states: dict[tuple[int, int], Mapping[str, Any]] = {}
     for child in sorted(facts.path.iterdir()):
         files = [c for c in child.iterdir() if MODEL.fullmatch(c.name)] if child.is_dir() else []
@@ -141,7 +145,7 @@ def _rank_state(facts: Facts, path: Path) -> Mapping[str, Any]:
 
 
 def _model(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A rank's tensors; those of virtual stages begin with `model0.`, `model1.` and so on."""
+    """Return a rank's tensors; those of virtual stages begin with `model0.` and so on."""
     chunks = {
         k: v for k, v in state.items() if str(k).startswith("model") and isinstance(v, Mapping)
     }
@@ -151,7 +155,7 @@ def _model(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _from_index(facts: Facts, index: Index) -> None:
-    """The format `torch_dist`."""
+    """Inspect the format `torch_dist`."""
     args = state_of(index.common.get("args"))
     facts.parallel = {
         "tp": _size(args, "tensor_model_parallel_size") or None,
@@ -198,7 +202,7 @@ def _say_version(facts: Facts, state: Mapping[str, Any], nested: bool) -> None:
 
 
 def _optimizer(state: Mapping[str, Any], args: Mapping[str, Any], folder: Path) -> Optimizer | None:
-    """Of the format `torch`: each rank's own Adam, or flat arrays in a file beside it."""
+    """Describe the optimizer of the format `torch`: each rank's own Adam, or flat arrays."""
     held = state.get("optimizer")
     apart = bool(_apart(folder))
     if not isinstance(held, Mapping) and not apart:
@@ -244,7 +248,7 @@ def _named(args: Mapping[str, Any]) -> str:
 
 
 def _updates(held: Any) -> int | None:
-    """The largest `step` that torch's state has anywhere."""
+    """Return the largest `step` anywhere in torch's state."""
     waiting, found = [held], []
     while waiting:
         at = waiting.pop()
@@ -258,7 +262,7 @@ def _updates(held: Any) -> int | None:
 
 
 def _apart(folder: Path) -> list[Path]:
-    """The distributed optimizer's files, one for each tensor and pipeline rank."""
+    """List the distributed optimizer's files, one for each tensor and pipeline rank."""
     return [path for path in folder.glob("mp_rank_*/*.pt") if path.name in OPTIMIZER_FILES]
 
 
@@ -278,6 +282,6 @@ def _is_part(path: Path) -> bool:
 
 
 def _measure(facts: Facts) -> None:
-    """The files hold weights and states together, so they are told apart by their tensors."""
+    """Measure the files, which hold weights and states together, by their tensors."""
     total = sum(p.stat().st_size for p in facts.path.rglob("*") if p.is_file())
     facts.bytes["rest"] = max(0, total - sum(facts.bytes.values()))

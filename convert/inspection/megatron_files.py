@@ -1,8 +1,8 @@
-"""Megatron-LM's files as names, shapes and dtypes, and what its pickles say besides tensors.
+"""Megatron-LM's files as names, shapes and dtypes, and the other content of its pickles.
 
-Two formats. `torch`: `iter_N/mp_rank_TT[_PPP[_EEE]]/model_optim_rng.pt`, a torch file for each
-rank. `torch_dist`: `iter_N/.metadata`, a pickle that says what lies where in `__R_I.distcp`, which
-are torch files behind one another; the arguments are among them or in `common.pt`.
+There are two formats. `torch`: `iter_N/mp_rank_TT[_PPP[_EEE]]/model_optim_rng.pt`, a torch file for
+each rank. `torch_dist`: `iter_N/.metadata`, a pickle that says what lies where in `__R_I.distcp`,
+each a concatenation of torch files; the arguments are among them or in `common.pt`.
 """
 
 import io
@@ -31,7 +31,7 @@ COMMON = 64 << 20  # bytes that the common state, which holds no weights, may ta
 
 
 class Tensor(NamedTuple):
-    """`value` of a lone number."""
+    """The header of a tensor; `value` is that of a lone number."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -39,7 +39,7 @@ class Tensor(NamedTuple):
 
 
 class Names(Unpickler):
-    """Takes names that are not on the list too: all that they stand for here does nothing."""
+    """An unpickler that accepts unknown names too: their stand-ins here do nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -54,7 +54,7 @@ class Index:
 
     Attributes:
         common: the state without tensors: `args` and counters.
-        lengths: how many bytes each file has to have at least.
+        lengths: the least number of bytes that each file must have.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Index:
 
 
 def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
-    """The folder of one iteration, the latest where none is asked for, and all that there are."""
+    """Return the folder of an iteration, by default the latest, and the list of all iterations."""
     if any(MODEL.fullmatch(child.name) for child in path.iterdir()):
         path = path.resolve().parent  # one rank's folder
     own = ITERATION.fullmatch(path.resolve().name)
@@ -93,13 +93,13 @@ def _latest(run: Path, there: Mapping[int, Path]) -> int:
 
 
 def _said(run: Path) -> str | None:
-    """What a run names as its newest."""
+    """Return the iteration that a run names as its newest."""
     path = run / LATEST
     return path.read_text(errors="replace").strip() if path.is_file() else None
 
 
 def read_torch(file: BinaryIO, path: Path) -> Any:
-    """What a torch file holds, with `Tensor` for each tensor."""
+    """Read a torch file, with a `Tensor` in place of each tensor."""
     try:
         with zipfile.ZipFile(file) as archive:
             name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
@@ -147,7 +147,7 @@ def read_index(folder: Path) -> Index:
 
 
 def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`common.pt`, or an object within, with the optimizer's, which may be one of its own."""
+    """Read `common.pt`, or an object in its place; the optimizer's state may be another object."""
     path = folder / "common.pt"
     if path.is_file():
         with path.open("rb") as file:
@@ -161,7 +161,7 @@ def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
-    """A mapping that is saved among the tensors; empty where its file is missing or cut off."""
+    """Read a mapping that is saved among the tensors; empty if its file is missing or cut off."""
     place = next((p for key, p in places.items() if key.startswith(prefix)), None)
     if place is None or not PARTS.fullmatch(str(place["relative_path"])):
         return {}
@@ -176,13 +176,13 @@ def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) 
 
 
 def state_of(value: Any) -> dict[str, Any]:
-    """The attributes that a pickle gave an object."""
+    """Return the attributes that a pickle gave an object."""
     state = getattr(value, "state", None)
     return state if isinstance(state, dict) else {}
 
 
 def tensors_of(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested mappings and lists by dotted names."""
+    """Flatten the tensors of nested mappings and lists to dotted names."""
     pairs = state.items() if isinstance(state, Mapping) else enumerate(state)
     for name, value in pairs:
         if isinstance(value, Tensor):
@@ -196,7 +196,7 @@ def nbytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _dtype(entry: Mapping[str, Any]) -> str:
-    """TensorProperties pickle as a tuple, of which the dtype is the first."""
+    """Return the dtype, which is the first item of pickled TensorProperties, a tuple."""
     state = getattr(entry.get("properties"), "state", None)
     name = state[0] if isinstance(state, tuple) and state else None
     return str(name).removeprefix("torch.") if name in TORCH_DTYPES else "another"

@@ -1,8 +1,8 @@
-"""Megatron-LM's model from its tensors; its arguments only where no tensor tells, since they lie.
+"""Megatron-LM's model from its tensors; arguments are trusted only where no tensor tells.
 
 Matrices are split over tensor-parallel ranks by columns (`word_embeddings`, `linear_qkv`,
 `linear_fc1` and `output_layer`: their first axis) or by rows (`linear_proj`, `linear_fc2`: their
-last); all else is whole on each rank. Older names are those in brackets below.
+last); every other tensor is whole on each rank. Older names are those in brackets below.
 """
 
 import re
@@ -26,13 +26,13 @@ LAYER = re.compile(r".*layers\.\d+\..*")
 
 @dataclass(frozen=True)
 class Ranks:
-    """`wholes` are the tensors put together, by name and, where there are stages, stage."""
+    """Tensors put together from ranks; `wholes` is by name and, if there are stages, by stage."""
 
     wholes: dict[str, Tensor]
 
     @staticmethod
     def of_files(models: Mapping[tuple[int, int], Mapping[str, Tensor]], tp: int) -> "Ranks":
-        """From the ranks' own, by (tensor, pipeline) rank."""
+        """Put together the ranks' tensors, given by (tensor, pipeline) rank."""
         found = {}
         for (rank, stage), tensors in models.items():
             for name, tensor in tensors.items() if rank == 0 else ():
@@ -52,14 +52,14 @@ class Ranks:
         return [(name, t) for name, t in self.wholes.items() if whole.fullmatch(name)]
 
     def side(self, pattern: str, axis: int) -> int:
-        """The length of an axis, from the last, of the first of these; 0 where there is none."""
+        """Return the size of an axis, counted from the last, of the first match, or 0."""
         found = self.named(pattern)
         shape = found[0][1].shape if found else ()
         return shape[axis] if len(shape) >= -axis else 0
 
     @property
     def layers(self) -> int:
-        """torch_dist may stack all of a kind on an axis of their own."""
+        """Count the layers; torch_dist may stack all tensors of a kind on an axis of their own."""
         kinds = self.named(rf".*{QKV}\.weight")
         return sum(1 if LAYER.fullmatch(name) else t.shape[0] for name, t in kinds)
 
@@ -74,7 +74,7 @@ def _whole(name: str, tensor: Tensor, tp: int) -> Tensor:
 
 
 def is_tied(ranks: Ranks, args: Mapping[str, Any]) -> bool:
-    """A last stage has an `output_layer` either way: there only the arguments tell."""
+    """Tell whether the embedding is tied; with several stages only the arguments can tell."""
     own = ranks.named(r"output_layer\.weight")
     return not own or args.get("untie_embeddings_and_output_weights") is False
 
@@ -113,7 +113,7 @@ def _positions(args: Mapping[str, Any]) -> str | None:
 
 
 def _mlp(args: Mapping[str, Any], gated: bool) -> str:
-    """`gelu` alone where its form, tanh or erf, is the arguments' alone to say."""
+    """Describe the MLP; only the arguments tell gelu's form, which is tanh or erf."""
     if gated:
         return "gated silu" if args.get("swiglu") else "gated"
     return "relu squared" if args.get("squared_relu") else "gelu"

@@ -1,4 +1,4 @@
-"""A GPT-NeoX checkpoint's facts: from the files' names and pickles, and the copies of ranks."""
+"""Facts of a GPT-NeoX checkpoint, from the files' names and pickles and the copies of ranks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,15 @@ def inspect_neox(
     drift: bool = False,
     numbers: bool = False,
 ) -> Facts:
-    """`drift` looks at the ranks' copies, `numbers` at all weights, however large they are."""
+    """Inspect a GPT-NeoX checkpoint.
+
+    Args:
+        path: a run, or one of its steps.
+        step: a step of the run; by default the one that would be loaded.
+        config: YAML files in place of the checkpoint's own.
+        drift: whether to read the ranks' copies however large they are.
+        numbers: whether to read all weights however large they are.
+    """
     folder = step_folder(path, step)
     facts = _from_names(folder)
     source = _opened(facts, config)
@@ -49,7 +57,7 @@ def inspect_neox(
 
 
 def _from_names(folder: Path) -> Facts:
-    """What can be said whatever the files hold."""
+    """Record the facts that hold whatever the files contain."""
     names = [child.name for child in folder.iterdir()]
     grid = [m for name in names if (m := LAYER.fullmatch(name))]
     ranks = [m for name in names if (m := RANK.fullmatch(name))]
@@ -65,7 +73,7 @@ def _from_names(folder: Path) -> Facts:
 
 
 def _opened(facts: Facts, config: list[Path] | None) -> NeoxCheckpoint | None:
-    """The weights, held against the YAML where there is one; None where they are not whole."""
+    """Open the weights, checked against a YAML; return None if files are missing or damaged."""
     facts.problems += _damaged(facts.path)
     try:
         files = find_files(facts.path)
@@ -81,7 +89,7 @@ def _opened(facts: Facts, config: list[Path] | None) -> NeoxCheckpoint | None:
 
 
 def _without_yaml(source: NeoxCheckpoint) -> NeoxCheckpoint:
-    """Raises UserError for foreign tensors, and where there is no embedding to tell the sizes."""
+    """Raise a UserError for foreign tensors, and if there is no embedding to tell the sizes."""
     name = "word_embeddings.weight"
     for tensors in source.shards.get(EMBEDDING, [{}]):
         if name not in tensors or len(tensors[name].shape) != 2:
@@ -90,7 +98,7 @@ def _without_yaml(source: NeoxCheckpoint) -> NeoxCheckpoint:
 
 
 def _damaged(folder: Path) -> list[str]:
-    """What is wrong with each file of weights that cannot be opened."""
+    """Describe what is wrong with each file of weights that cannot be opened."""
     found = []
     for path in sorted(folder.iterdir()):
         if LAYER.fullmatch(path.name) or RANK.fullmatch(path.name):
@@ -125,7 +133,7 @@ def _from_tensors(facts: Facts, source: NeoxCheckpoint) -> None:
 
 
 def _from_shapes(source: NeoxCheckpoint) -> Architecture:
-    """What no YAML is needed for."""
+    """Record the facts that need no YAML."""
     first = source.shards[EMBEDDING][0]["word_embeddings.weight"]
     heads = any("final_linear.weight" in ranks[0] for ranks in source.shards.values())
     return Architecture(
@@ -137,7 +145,7 @@ def _from_shapes(source: NeoxCheckpoint) -> Architecture:
 
 
 def _parameters(source: NeoxCheckpoint) -> Iterator[tuple[str, int]]:
-    """(dtype, elements) of every tensor that is saved and is a weight, copies counted once."""
+    """Yield (dtype, elements) of every saved weight, with copies counted once."""
     for index, ranks in source.shards.items():
         for name, tensor in ranks[0].items():
             if name in BUFFERS or (name == "attention.rpe.weight" and index != FIRST_BLOCK):
@@ -147,7 +155,7 @@ def _parameters(source: NeoxCheckpoint) -> Iterator[tuple[str, int]]:
 
 
 def _measure(facts: Facts, source: NeoxCheckpoint | None) -> None:
-    """Bytes by what they are; an mp_rank file may hold weights, optimizer and the rest at once."""
+    """Add up bytes by kind; an mp_rank file may hold weights, optimizer and the rest at once."""
     weights = optimizer = total = 0
     for path in facts.path.rglob("*"):
         if path.is_file():
@@ -165,6 +173,6 @@ def _measure(facts: Facts, source: NeoxCheckpoint | None) -> None:
 def _as_typed(
     path: Path, folder: Path, step: int | None, config: list[Path] | None
 ) -> tuple[str, str]:
-    """How the commands name it: the checkpoint, and the options that they need."""
+    """Return the checkpoint and the options that it needs, as the commands name them."""
     given = f" --config {' '.join(quote(str(p)) for p in config)}" if config else ""
     return quote(str(path if step is None else folder)), given

@@ -1,4 +1,4 @@
-"""How far the ranks' copies of what NeoX does not split have drifted apart."""
+"""How far the ranks' copies of tensors that NeoX does not split have drifted apart."""
 
 from collections.abc import Iterator
 from math import isnan
@@ -15,18 +15,23 @@ from convert.rules.neox import FIRST_BLOCK
 MOST = 1 << 30  # bytes of copies that are read without being asked to
 
 AFTER_THE_SUM = ("attention.dense.bias", "mlp.linear2.bias")
-"""Biases of the two row-parallel matrices: every rank has all of them."""
+"""The biases of the two row-parallel matrices, of which every rank has a copy."""
 
 
 class Copies(NamedTuple):
+    """The copies that all ranks have of one tensor."""
+
     module: int
     name: str
     ranks: list[LazyTensor]
 
 
 def is_copy(name: str) -> bool:
-    """Whether every rank has the whole tensor, by NeoX's name: norms, the biases that are added
-    after the sum over ranks, learned positions. Norms of queries and keys go by heads."""
+    """Tell by NeoX's name whether every rank has the whole tensor.
+
+    Such tensors are norms, the biases that are added after the sum over ranks, and learned
+    positions. Norms of queries and keys are split by heads.
+    """
     if name.startswith("attention.qk_layernorm"):
         return name.endswith(".g")
     return "norm" in name or name in AFTER_THE_SUM or name == "position_embeddings.weight"
@@ -40,7 +45,7 @@ def copies(source: NeoxCheckpoint) -> Iterator[Copies]:
 
 
 def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> Drift | None:
-    """None for one rank, and, with a note, where the copies are too large to read unasked."""
+    """Measure the drift; return None for one rank, and, with a note, for copies too large."""
     if source.mp == 1:
         return None
     found = list(copies(source))

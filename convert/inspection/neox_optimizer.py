@@ -1,4 +1,4 @@
-"""What optimizer a GPT-NeoX checkpoint has: its kind, partitions and counters, no moments read."""
+"""The optimizer of a GPT-NeoX checkpoint: kind, partitions and counters; no moments are read."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,8 +12,10 @@ from jaxneox.errors import UserError
 
 
 def find(source: NeoxCheckpoint, facts: Facts) -> tuple[Optimizer | None, str | None]:
-    """What there is, and why a run cannot go on from it; that partitions are missing or damaged is
-    a problem of the checkpoint too."""
+    """Describe the optimizer, and say why a run cannot continue from it if it cannot.
+
+    Partitions that are missing or damaged are a problem of the checkpoint too.
+    """
     partitions = {
         int(m[1]) for p in source.files.folder.iterdir() if (m := PARTITION.fullmatch(p.name))
     }
@@ -46,7 +48,7 @@ def _reason(found: Optimizer, source: NeoxCheckpoint) -> str | None:
 
 
 def nbytes(source: NeoxCheckpoint) -> int:
-    """Of the states within the mp_rank files."""
+    """Add up the bytes of the states in the mp_rank files."""
     return sum(_tensor_bytes(state.get("optimizer")) for state in source.states)
 
 
@@ -55,7 +57,7 @@ def _has_own(state: Mapping[str, Any]) -> bool:
 
 
 def _told(source: NeoxCheckpoint) -> Mapping[str, Any]:
-    """What DeepSpeed was configured with, else what the YAML says."""
+    """Return the keys that DeepSpeed was configured with, or else the YAML's."""
     told = next((state.get("ds_config") for state in source.states), None)
     return told if isinstance(told, Mapping) else source.given
 
@@ -74,7 +76,7 @@ def _tensor_bytes(value: Any) -> int:
 
 
 def _tensors(value: Any) -> Iterator[LazyTensor]:
-    """All tensors within mappings and lists, however deep."""
+    """Yield all tensors in mappings and lists, however deep."""
     waiting, seen = [value], set()
     while waiting:
         at = waiting.pop()

@@ -1,4 +1,4 @@
-"""What can be done with a GPT-NeoX checkpoint; the dry part of from_neox says what cannot."""
+"""The commands for a GPT-NeoX checkpoint, with the reasons that prevent a conversion."""
 
 from convert.inspection import finite
 from convert.inspection.facts import Facts, Use
@@ -16,8 +16,14 @@ NO_YAML = "needs the YAML: --config X.yml"
 def uses(
     facts: Facts, source: NeoxCheckpoint | None, why_not: str | None, typed: tuple[str, str]
 ) -> list[Use]:
-    """`why_not` is why the optimizer is not carried over, `typed` how a shell names the checkpoint,
-    and the options that go with it."""
+    """List what can be done with a GPT-NeoX checkpoint.
+
+    Args:
+        facts: the facts collected so far.
+        source: the opened checkpoint, or None if it cannot be opened.
+        why_not: why the optimizer cannot be carried over.
+        typed: the checkpoint and the options that go with it, as one types them in a shell.
+    """
     where, options = typed
     convert = f"{command('convert', 'from-neox')} {where} DST{options}"
     weights, training = "the weights, certified", "with the optimizer: the run goes on"
@@ -36,7 +42,7 @@ def uses(
 
 
 def _planned(facts: Facts, source: NeoxCheckpoint | None) -> tuple[MergePlan | None, str]:
-    """The merge of the ranks, without making it; or why there is none."""
+    """Plan the merge of the ranks without making it, or return why there is none."""
     if source is None:
         return None, facts.problems[0]
     if not source.yamls:

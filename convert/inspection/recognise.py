@@ -1,4 +1,4 @@
-"""Which kind of checkpoint lies in a folder, by the names in it alone."""
+"""Recognition of a checkpoint's kind from the names in its folder alone."""
 
 import re
 from pathlib import Path
@@ -21,13 +21,17 @@ SIGNS: dict[Kind, re.Pattern[str]] = {
     ),
 }
 WEAK: dict[Kind, str] = {"huggingface": "config.json"}
-"""Beside any other kind these mean nothing."""
+"""Names that mean nothing beside the names of any other kind."""
 
 LOOKED_AT = 1000  # subfolders of a folder that has nothing itself
 
 
 def recognise(path: Path, asked: Kind | None = None) -> Kind:
-    """Raises UserError for a folder that holds nothing known, or several things."""
+    """Recognise the kind of checkpoint in a folder.
+
+    Raises:
+        UserError: the folder holds nothing known, or several kinds.
+    """
     if not path.exists():
         raise UserError(f"{path}: no such folder; expected a checkpoint on this disk")
     if not path.is_dir():
@@ -49,7 +53,7 @@ def recognise(path: Path, asked: Kind | None = None) -> Kind:
 
 
 def signs(path: Path) -> dict[Kind, str]:
-    """The kinds that a folder holds, each with a name that shows it."""
+    """Find the kinds of checkpoint in a folder, each with a file name that shows it."""
     names = sorted(child.name for child in path.iterdir())
     found: dict[Kind, str] = {}
     for kind, pattern in SIGNS.items():

@@ -17,7 +17,7 @@ LAYOUTS = {
     "orbax": "Orbax",
 }
 NAMES = {"neox": {"tp": "mp"}}
-"""What a program calls an axis, where it is another name."""
+"""A program's own names of axes, if they differ from ours."""
 
 
 def screen(facts: Facts) -> str:
@@ -103,7 +103,7 @@ def _drift(drift: Drift) -> str:
 
 
 def _uses(uses: list[Use]) -> Iterator[str]:
-    """By what has to be done before; commands are whole lines, to be copied."""
+    """Group the uses by what has to be done first; each command is a whole line, to be copied."""
     possible = [use for use in uses if use.possible]
     for after in dict.fromkeys(use.after for use in possible):
         group = [use for use in possible if use.after == after]
@@ -127,7 +127,7 @@ def _refusals(uses: list[Use]) -> Iterator[str]:
 
 
 def size(nbytes: int) -> str:
-    """In the unit in which it has one to three digits before the point."""
+    """Format a number of bytes in the unit that leaves one to three digits before the point."""
     value, units = float(nbytes), ["bytes", "kB", "MB", "GB", "TB"]
     while value >= 999.5 and len(units) > 1:
         value, _ = value / 1000, units.pop(0)

@@ -1,4 +1,4 @@
-"""What can be done with a checkpoint: this project's commands, and why one of them cannot."""
+"""The uses of a checkpoint: this project's commands, and reasons why one cannot be used."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,8 +17,11 @@ from jaxneox.errors import UserError
 
 
 def of_run(run: str, model: ModelConfig | None, after: str | None = None) -> list[Use]:
-    """What is done with a checkpoint of ours; `after` names the command that makes it one. Without
-    a model nothing is known to stand against it."""
+    """List the uses of a jaxneox checkpoint.
+
+    Without a model, nothing is known to prevent any of them. `after` names the command that makes
+    the checkpoint one of ours.
+    """
     to_hf = command("convert", "to-hf", run, "OUT")
     to_neox = command("convert", "to-neox", run, "OUT", "--mp", "1")
     to_megatron = command("convert", "to-megatron", run, "OUT", "--tp", "1", "--pp", "1")
@@ -37,7 +40,7 @@ def after_conversion(
     *,
     tokenizer: bool = True,
 ) -> list[Use]:
-    """List what is done with the DST of a conversion, which has these keys, perhaps a tokenizer."""
+    """List the uses of a conversion's DST, given its configuration and tokenizer."""
     train = train_on("DST", keys or TRAINING, tokenizer=tokenizer)
     return [
         Use(train, "trains on, from the weights", after=conversion),

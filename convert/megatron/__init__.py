@@ -1,1 +1,1 @@
-"""What Megatron-LM says of a model, what its tensors say, and what both mean here."""
+"""Megatron-LM: what its arguments and tensors say about a model, and what they mean here."""

@@ -14,7 +14,7 @@ from convert.rules.rule import Role, Rule
 def account(
     source: MegatronCheckpoint, rule: Rule, layer: int | None, leaves: Mapping[str, np.ndarray]
 ) -> Fate:
-    """Where the numbers of one tensor went, counted after they were put there."""
+    """Count where the numbers of one tensor went, after they were put there."""
     shards, drift = source.read(rule, layer), source.drift(rule, layer)
     regions = [leaves[part.leaf][part.region(source.sizes, 0)] for part in rule.parts]
     centred = source.zero_centered and rule.role is Role.NORM and rule.theirs.endswith(".weight")
@@ -41,7 +41,7 @@ def account(
 
 
 def said(source: MegatronCheckpoint, rule: Rule, centred: bool, ranks: int) -> str:
-    """What became of a tensor, in words."""
+    """Describe the fate of a tensor in words."""
     if rule.role is Role.SPLIT:
         found = "put together: each rank has a share" if ranks > 1 else "taken as it is"
         if rule.theirs.startswith(QKV) and source.shards.version < 2:
@@ -60,7 +60,7 @@ def changed(
     leaves: Mapping[str, np.ndarray],
     shards: list[np.ndarray],
 ) -> int:
-    """Elements of ours that are not the number that each rank has there."""
+    """Count the elements of ours that differ from the number of any rank."""
     ours = rule.get(leaves, source.sizes, rank=0).astype(np.float64)
     theirs = [source.whole(rule, layer)] if rule.role is Role.SPLIT else shards
     return sum(int((ours != tensor.astype(np.float64)).sum()) for tensor in theirs)
@@ -86,7 +86,7 @@ def facts(source: MegatronCheckpoint) -> dict[str, Any]:
 
 
 def left_out(source: MegatronCheckpoint) -> Iterator[Fate]:
-    """The last stage's copy of a tied embedding."""
+    """Account for the last stage's copy of a tied embedding."""
     outside = source.shards.layers[None]
     if source.model.tied_embedding and HEAD in outside[0]:
         tensor, elements = outside[0][HEAD], sum(rank[HEAD].size for rank in outside)

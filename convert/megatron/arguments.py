@@ -1,8 +1,8 @@
-"""What Megatron-LM is told of a model: the `args` of its checkpoints and its command line.
+"""Megatron-LM's arguments for a model: the `args` of its checkpoints and its command line.
 
 Names are those of megatron/training/arguments.py; the fields are those that `check_checkpoint_args`
 compares and `load_args_from_checkpoint` takes (HEAD of 2026-08), with norm_epsilon and
-apply_layernorm_1p as they were called before it.
+apply_layernorm_1p under their earlier names.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ TOKENIZERS = {"HFTokenizer": "HuggingFaceTokenizer", "GPT2BPETokenizer": "GPT2BP
 
 
 def arguments(export: Export) -> dict[str, Any]:
-    """Of an argparse.Namespace: plain values alone, so that nothing of Megatron is needed."""
+    """Return the fields of `args`: plain values alone, so that nothing of Megatron is needed."""
     model, grid, tokenizer = export.model, export.grid, export.source.tokenizer
     a, p, grouped = model.attention, model.positions, model.attention.group > 1
     return {
@@ -66,7 +66,7 @@ def arguments(export: Export) -> dict[str, Any]:
 
 
 def command_line(export: Export, implementation: str) -> str:
-    """The flags with which pretrain_gpt.py builds this model and loads weights alone."""
+    """Return the flags with which pretrain_gpt.py builds this model and loads weights alone."""
     said, grid, model = arguments(export), export.grid, export.model
     names = ["num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "seq_length",
              "max_position_embeddings", "position_embedding_type", "normalization", "norm_epsilon",

@@ -1,16 +1,17 @@
-"""NeoX's keys of a Megatron-LM model: the tensors decide, its arguments say what they cannot.
+"""NeoX's keys of a Megatron-LM model, from its tensors first and then from its arguments.
 
-Arguments are distrusted where they are known to say what is not so (FORMATS, measured):
-`num_query_groups` is 1 without grouped heads, `add_qkv_bias` was False in files with the bias,
-`add_position_embedding` is True for rope, and what Megatron's own tools convert always says that
-gelu is not fused, which means its erf form. Names and defaults are those of
-megatron/training/arguments.py, of its HEAD of 2026-08 and of 2024-10.
+Arguments are distrusted where they are known to be wrong (measured, FORMATS): `num_query_groups` is
+1 without grouped heads, `add_qkv_bias` was False in files with the bias, `add_position_embedding`
+is True for rope, and what Megatron's own tools convert always says that gelu is not fused, which
+means its erf form. Names and defaults are those of megatron/training/arguments.py, of its HEAD of
+2026-08 and of 2024-10.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from convert.megatron.fixed import FIXED
 from convert.megatron.sizes import Sizes
 from jaxneox.errors import UserError
 
@@ -22,12 +23,12 @@ ORIGIN = "Megatron-LM"
 
 @dataclass(frozen=True)
 class ReadingChoices:
-    """What a person says that neither tensors nor arguments do; None is what the arguments say.
+    """A person's answers to what the files leave open; None takes what the arguments say.
 
     Attributes:
         gelu: which of its two forms.
         zero_centered: whether norms multiply by 1 + weight.
-        keys: NeoX's, instead of what would be found.
+        keys: NeoX's keys, in place of those that would be derived.
     """
 
     gelu: Literal["tanh", "erf"] | None = None
@@ -35,21 +36,25 @@ class ReadingChoices:
     keys: Mapping[str, Any] | None = None
 
     def said(self) -> dict[str, Any]:
-        """What a checkpoint of ours keeps, so that the two can be compared again."""
+        """The choices that a checkpoint of ours records, so that both can be compared again."""
         found = {"gelu": self.gelu, "zero_centered": self.zero_centered, "keys": self.keys}
         return {"from": ORIGIN} | {k: v for k, v in found.items() if v is not None}
 
     @staticmethod
     def of(conversion: Mapping[str, Any]) -> "ReadingChoices":
-        """As they were made for a checkpoint of ours; none for one that came from elsewhere."""
+        """Return the choices that a conversion recorded; none if it was from another program."""
         if conversion.get("from") != ORIGIN:
             return ReadingChoices()
         return ReadingChoices(**{k: v for k, v in conversion.items() if k != "from"})
 
 
 class Reading(NamedTuple):
-    """`zero_centered` and `interleaved` are how the tensors are to be read: norms that multiply by
-    1 + weight, and rope that turns even dimensions with odd ones."""
+    """NeoX's keys of a checkpoint, and how its tensors are to be read.
+
+    Attributes:
+        zero_centered: whether norms multiply by 1 + weight.
+        interleaved: whether rope turns even dimensions with odd ones.
+    """
 
     keys: Keys
     zero_centered: bool
@@ -57,55 +62,24 @@ class Reading(NamedTuple):
     notes: list[str]
 
 
-class Fixed(NamedTuple):
-    neutral: tuple[Any, ...]
-    why: str
-
-
-NONE = (None, False, 0)
-FIXED = {
-    "num_experts": Fixed((*NONE, 1), "mixtures of experts are not supported"),
-    "multi_latent_attention": Fixed(NONE, "there is no latent attention"),
-    "apply_residual_connection_post_layernorm": Fixed(NONE, "norms come before each branch"),
-    "squared_relu": Fixed(NONE, "NeoX has no squared relu"),
-    "quick_geglu": Fixed(NONE, "NeoX has no quick geglu"),
-    "activation_func_clamp_value": Fixed(NONE, "no activation is clamped"),
-    "glu_linear_offset": Fixed((*NONE, 0.0), "no gated branch has an offset"),
-    "use_rope_scaling": Fixed(NONE, "rotary embeddings are never scaled in NeoX"),
-    "rotary_seq_len_interpolation_factor": Fixed((*NONE, 1), "rotary is never scaled in NeoX"),
-    "no_rope_freq": Fixed(NONE, "all layers have the same positions"),
-    "window_size": Fixed(NONE, "a window is not read from Megatron-LM's checkpoints"),
-    "qk_layernorm": Fixed(NONE, "queries and keys have no norms of their own"),
-    "qk_l2_norm": Fixed(NONE, "queries and keys have no norms"),
-    "attention_output_gate": Fixed(NONE, "attention has no gate"),
-    "softmax_type": Fixed((None, "vanilla"), "the softmax has no further term"),
-    "use_mup": Fixed(NONE, "muP is not supported"),
-    "enable_mhc_connections": Fixed(NONE, "there is one residual stream"),
-    "linear_attention_freq": Fixed(NONE, "all attention is softmax attention"),
-    "is_hybrid_model": Fixed(NONE, "all layers are transformer layers"),
-    "hybrid_layer_pattern": Fixed(NONE, "all layers are transformer layers"),
-    "hybrid_override_pattern": Fixed(NONE, "all layers are transformer layers"),
-    "heterogeneous_layers_config_path": Fixed(NONE, "all layers are alike"),
-    "heterogeneous_layers_config_encoded_json": Fixed(NONE, "all layers are alike"),
-    "experimental_attention_variant": Fixed(NONE, "all attention is softmax attention"),
-    "mtp_num_layers": Fixed(NONE, "one token is predicted at a time"),
-}
-"""Arguments that change the function, with the values for which they do not."""
-
 NUMBERS = ("seq_length", "max_position_embeddings", "kv_channels", "rotary_percent", "rotary_base",
            "layernorm_epsilon", "norm_epsilon", "attention_dropout", "hidden_dropout",
            "init_method_std")  # fmt: skip
 SWITCHES = ("layernorm_zero_centered_gamma", "apply_layernorm_1p", "rotary_interleaved", "swiglu",
             "bias_gelu_fusion", "openai_gelu", "use_rotary_position_embeddings",
             "untie_embeddings_and_output_weights")  # fmt: skip
-"""What is taken from arguments; of another type it would be misread."""
+"""Arguments that are read as switches; one of another type would be misread."""
 
 GELU_BY_VERSION = ("onnx_safe", "use_te_activation_func")
-"""Switches with which gelu's form also hangs on Megatron's version."""
+"""Switches whose effect on gelu's form depends on Megatron's version."""
 
 
 def reading_of(args: Args, sizes: Sizes, choices: ReadingChoices) -> Reading:
-    """Raises UserError, with all reasons, for a function that NeoX's keys cannot say."""
+    """Combine arguments, sizes and choices to NeoX's keys.
+
+    Raises:
+        UserError: NeoX's keys cannot express the function; the message gives all reasons.
+    """
     _refuse_unlike(args, sizes)
     notes: list[str] = []
     given = dict(choices.keys or {})
@@ -182,7 +156,7 @@ def _refuse_unlike(args: Args, sizes: Sizes) -> None:
 
 
 def _norm(args: Args, sizes: Sizes, notes: list[str]) -> Keys:
-    """A bias tells layer norms, which always have one there, from rms norms."""
+    """Tell layer norms, which always have a bias there, from rms norms."""
     kind = "layernorm" if sizes.norm_bias else "rmsnorm"
     said = {"LayerNorm": "layernorm", "RMSNorm": "rmsnorm"}.get(args.get("normalization", ""))
     if said not in (None, kind):
@@ -265,7 +239,7 @@ def _mlp(args: Args, sizes: Sizes, choices: ReadingChoices, notes: list[str]) ->
 
 
 def _contradictions(args: Args, sizes: Sizes, groups: int | None, notes: list[str]) -> None:
-    """What args say otherwise than the tensors, which are right."""
+    """Note the arguments that contradict the tensors; the tensors are right."""
     grouped = args.get("group_query_attention")
     said = args.get("num_query_groups") if grouped else None
     tensors = {
@@ -287,7 +261,7 @@ def _contradictions(args: Args, sizes: Sizes, groups: int | None, notes: list[st
 
 
 def _either(args: Args, *names: str) -> Any:
-    """One setting under its names of several years. Raises UserError where they disagree."""
+    """Read a setting by its names of several years, or raise a UserError if they disagree."""
     said = {name: args[name] for name in names if args.get(name) is not None}
     if len(set(said.values())) > 1:
         raise UserError(" but ".join(f"{name} is {value!r}" for name, value in said.items()))

@@ -1,4 +1,4 @@
-"""Megatron-LM's tensors held against the model that they make: every contradiction, all at once."""
+"""Checks Megatron-LM's tensors against their model, and reports every contradiction at once."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def check_tensors(shards: Shards, model: ModelConfig) -> None:
-    """Raises UserError for every tensor that is missing, unknown or of another shape or type."""
+    """Check every tensor's name, shape and type against the model.
+
+    Raises:
+        UserError: a tensor is missing, unknown or of another shape or type.
+    """
     folder = shards.files.folder
     if shards.version < 2 and model.attention.group > 1:
         raise UserError(
@@ -60,7 +64,7 @@ def _unlike(where: str, tensor: Tensor, shape: tuple[int, ...], dtype: np.dtype)
 
 
 def _shapes(shards: Shards, model: ModelConfig, *, inside: bool) -> Iterator[tuple[str, tuple]]:
-    """Of each rank's tensors. Raises UserError for what does not divide over the ranks."""
+    """Return the shapes of each rank's tensors, or raise a UserError if one does not divide."""
     for rule in rules(model, inside=inside):
         shape = share(rule, rule.shape(sizes_of(model)), shards.tp)
         if shape is None:
@@ -72,7 +76,7 @@ def _shapes(shards: Shards, model: ModelConfig, *, inside: bool) -> Iterator[tup
 
 
 def share(rule: Rule, whole: tuple[int, ...], ranks: int) -> tuple[int, ...] | None:
-    """A rank's part of a shape; None where there is none."""
+    """Return one rank's share of a shape, or None if the ranks do not divide it."""
     if rule.role is not Role.SPLIT:
         return whole
     axis = split_axis(rule)

@@ -18,12 +18,16 @@ Tensors = dict[str, np.ndarray]
 
 
 class Export:
-    """Raises UserError, with every reason, where Megatron-LM cannot have the model's function.
+    """A model in the form that Megatron-LM can have.
 
     Attributes:
-        model: as it is written; with biases of zeros, and rows of the vocabulary, that it needs.
-        dtype: the one type for all, in which each leaf is exact, or the one that was asked for.
+        model: the model as it is written, with the zero biases and vocabulary rows that it
+            needs.
+        dtype: the one type for all weights: the type asked for, or one that holds each exactly.
         notes: what a user of the files should know.
+
+    Raises:
+        UserError: Megatron-LM cannot have the model's function; the message gives all reasons.
     """
 
     def __init__(self, source: Checkpoint, grid: MegatronGrid, dtype: str = "keep") -> None:
@@ -36,7 +40,7 @@ class Export:
 
     @property
     def nbytes(self) -> int:
-        """Of what is written, and of what waits on the disk until a rank's file is."""
+        """The bytes of what is written, and of what waits on the disk until a rank's file is."""
         sizes, elements = sizes_of(self.model), 0
         for inside, times in ((False, 1), (True, self.model.num_layers)):
             shapes = [rule.shape(sizes) for rule in rules(self.model, inside=inside)]
@@ -44,7 +48,7 @@ class Export:
         return 2 * elements * self.dtype.itemsize
 
     def tensors(self, part: Part, leaves: Leaves) -> tuple[Tensors, list[Fate]]:
-        """Whole tensors by megatron.core's names with their account."""
+        """Return whole tensors by megatron.core's names, with their account."""
         sizes, found, fates = sizes_of(self.model), Tensors(), []
         for rule in rules_in(part, self.model):
             stored = {name: self._fitted(rule, name, leaves) for name in rule.leaves}
@@ -54,7 +58,7 @@ class Export:
         return found, fates
 
     def ranks(self, part: Part, tensors: Tensors) -> list[Tensors]:
-        """What each tensor-parallel rank has of them."""
+        """Cut whole tensors into those of each tensor-parallel rank."""
         found: list[Tensors] = [{} for _ in range(self.grid.tp)]
         for rule in rules_in(part, self.model):
             whole = tensors[rule.theirs]
@@ -65,7 +69,7 @@ class Export:
         return found
 
     def _fitted(self, rule: Rule, name: str, leaves: Leaves) -> np.ndarray:
-        """With the rows that Megatron needs; a bias that the model has not is zero."""
+        """Pad the vocabulary as Megatron needs it; a bias that the model lacks is zero."""
         if name in leaves:
             return fit_rows(name, leaves[name], self.model.vocab_size)
         (shape,) = {p.whole(sizes_of(self.model)) for p in rule.parts if p.leaf == name}

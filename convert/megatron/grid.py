@@ -1,4 +1,4 @@
-"""The ranks and stages of Megatron-LM that a model is written for, and what they cannot compute."""
+"""The ranks and stages of Megatron-LM that a model is written for, and their limits."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,10 +11,12 @@ from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
 ACTIVATIONS = (("gelu", False), ("gelu_tanh", False), ("silu", True))
-"""And whether gated: what Megatron-LM's command line can ask for."""
+"""The activations, each with whether it is gated, that Megatron-LM's command line offers."""
 
 
 class MegatronGrid(NamedTuple):
+    """The parallel sizes and the format of the files."""
+
     tp: int
     pp: int
     chunks: int  # virtual stages of each stage
@@ -29,8 +31,11 @@ class MegatronGrid(NamedTuple):
 
 
 def to_write(model: ModelConfig, tp: int) -> ModelConfig:
-    """Megatron has all biases or none, layer norms always have one, and gelu's tanh form is fused
-    with a bias."""
+    """Return the model with the biases that Megatron-LM requires.
+
+    Megatron has all biases or none, layer norms always have one, and gelu's tanh form is fused with
+    a bias.
+    """
     bias = model.attention.bias or model.mlp.bias or model.mlp.activation == "gelu_tanh"
     return replace(
         model,
@@ -42,7 +47,11 @@ def to_write(model: ModelConfig, tp: int) -> ModelConfig:
 
 
 def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
-    """Raises UserError, with every reason, where Megatron-LM cannot have the model's function."""
+    """Check that Megatron-LM can compute the model on the grid.
+
+    Raises:
+        UserError: it cannot; the message gives every reason.
+    """
     tp, pp, chunks, _ = grid
     if min(tp, pp, chunks) < 1:
         raise UserError(f"--tp {tp} --pp {pp} --virtual {chunks}: expected numbers from 1")

@@ -1,7 +1,7 @@
-"""Megatron-LM's loss scale of float16 as ours.
+"""Megatron-LM's float16 loss scale as ours.
 
-Its moving scale (core/optimizer/grad_scaler.py) doubles after `loss_scale_window` finite steps in a
-row, which also fill the hysteresis again, and halves with an overflow once the hysteresis is used
+Its dynamic scale (core/optimizer/grad_scaler.py) doubles after `loss_scale_window` finite steps in
+a row, which also fill the hysteresis again, and halves with an overflow once the hysteresis is used
 up: a tracker of 1 or less. That is DeepSpeed's scale, whose patience stops at 1.
 """
 
@@ -17,7 +17,7 @@ from jaxneox.config.schema import LossScaleConfig
 def loss_scale_keys(
     args: Mapping[str, Any], scaler: Scaler | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """NeoX's keys, and what is not quite the same. Without an argument Megatron's defaults."""
+    """Return NeoX's keys, and notes on inexact ones; absent arguments have Megatron's defaults."""
     initial = number(args, "initial_loss_scale") or 2.0**32
     window = number(args, "loss_scale_window") or 1000.0
     block = {
@@ -43,7 +43,7 @@ def loss_scale_keys(
 
 
 def loss_scale_of(scaler: Scaler | None, loss: LossScaleConfig) -> tuple[float, int, int] | None:
-    """Factor, steps of calm, overflows still forgiven; None for those with which a run begins."""
+    """Return the factor, calm steps and overflows still forgiven; None for a fresh run."""
     if scaler is None or loss.static is not None:
         return None
     return scaler.scale, scaler.growth % loss.window, max(1, scaler.hysteresis)

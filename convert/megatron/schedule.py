@@ -1,10 +1,10 @@
-"""Where Megatron-LM's learning rate is on its way, and that way, in steps of ours.
+"""Megatron-LM's learning rate schedule and the position in it, counted in our steps.
 
-Megatron counts it in samples. An update moves it by a global batch; a step that is skipped, for an
-overflow or by --iterations-to-skip, does not, nor does Adam count it, but its samples are consumed
-and it is an iteration (`train_step` and `train` of megatron/training/training.py). What was saved
-(core/optimizer_param_scheduler.py) is what the run computed with, whatever its arguments say; it
-was in iterations before 2020-12.
+Megatron counts the position in samples. An update moves it by a global batch; a step that is
+skipped, for an overflow or by --iterations-to-skip, does not, nor does Adam count it, but its
+samples are consumed and it is an iteration (`train_step` and `train` of
+megatron/training/training.py). What was saved (core/optimizer_param_scheduler.py) is what the run
+computed with, whatever its arguments say; it was in iterations before 2020-12.
 """
 
 import math
@@ -22,17 +22,19 @@ LENGTH = ("lr_decay_steps", "decay_steps", "end_iter")
 WARMUP = ("lr_warmup_steps", "warmup_steps", "warmup_iter")
 STYLE = ("lr_decay_style", "decay_style")
 MAX_LR = ("max_lr", "start_lr")
-"""What is saved, by its name of today and those that it had."""
+"""The saved maximum's name today, and its earlier names."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """
+    """A schedule of the learning rate, and the position in it.
+
     Attributes:
-        position: updates made, for the learning rate.
+        position: the updates that the learning rate has made.
         skipped: steps that did not move it.
-        lr, min_lr: its highest and its lowest.
-        keys: NeoX's, of its lengths and style.
+        lr: its maximum.
+        min_lr: its minimum.
+        keys: NeoX's keys of its lengths and style.
         notes: what is not exact.
     """
 
@@ -45,7 +47,11 @@ class Schedule:
 
 
 def schedule_of(args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int) -> Schedule:
-    """Raises UserError for what is no number."""
+    """Read the schedule.
+
+    Raises:
+        UserError: a value is not a number.
+    """
     saved = optimizer.schedule
     unit = 1.0 if "num_iters" in saved else number(args, "global_batch_size")
     position, notes = _position(optimizer, step, unit)
@@ -78,7 +84,7 @@ def schedule_of(args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int
 
 
 def _position(optimizer: MegatronOptimizer, step: int, unit: float | None) -> tuple[int, list[str]]:
-    """Adam's updates, which it is where no batch was smaller, if nothing says more."""
+    """Return the updates of the schedule, or else Adam's, which are as many for equal batches."""
     whole, updates, notes = number(optimizer.schedule, *AT), optimizer.step, []
     position = updates
     if unit and whole is not None:
@@ -128,7 +134,7 @@ def _lengths(
 
 
 def _of_arguments(args: Mapping[str, Any]) -> tuple[float, float]:
-    """Steps of decay, warm-up included, and of warm-up; with --train-samples said in samples."""
+    """Return the steps of decay, warm-up included, and of warm-up; samples are converted."""
     batch = number(args, "global_batch_size")
     unit, said = (batch, "samples") if batch and args.get("train_samples") else (1.0, "iters")
     decay = (number(args, f"lr_decay_{said}") or 0.0) / unit or number(args, "train_iters") or 0.0
@@ -139,7 +145,11 @@ def _of_arguments(args: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def number(said: Mapping[str, Any], *names: str) -> float | None:
-    """By the first of the names that is there. Raises UserError for what is none from 0 on."""
+    """Return the number of the first name that is there.
+
+    Raises:
+        UserError: it is not a number of at least 0.
+    """
     name = next((name for name in names if said.get(name) is not None), None)
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""What the tensors of a Megatron-LM checkpoint say of the model, whatever its arguments do."""
+"""The model's sizes, read from the tensors of a Megatron-LM checkpoint."""
 # D hidden, F width of an MLP branch, V padded vocabulary, N query heads, K groups, H head
 
 from collections.abc import Iterator
@@ -9,13 +9,17 @@ from convert.rules.megatron import FC1, FC2, FINAL, HEAD, POSITIONS, PROJ, QKV, 
 from jaxneox.errors import UserError
 
 NEEDED = (f"{QKV}.weight", f"{PROJ}.weight", f"{FC1}.weight", f"{FC2}.weight")
-"""In every layer: by these the model's sizes are known."""
+"""Tensors of every layer that the model's sizes are taken from."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """All ranks together. `qkv` are the rows of queries, keys and values, `positions` those of a
-    table of positions, 0 where there is none."""
+    """Sizes of all ranks together.
+
+    Attributes:
+        qkv: the rows of queries, keys and values.
+        positions: the rows of a table of positions; 0 without one.
+    """
 
     layers: int
     hidden: int
@@ -31,7 +35,7 @@ class Sizes:
     head: bool  # whether there is an output layer of its own
 
     def groups(self, heads: int) -> int:
-        """K of N heads. Raises UserError where the rows of queries, keys and values are no such."""
+        """Return the number of key-value heads; raise a UserError if `qkv` does not fit."""
         size = self.attended // heads
         groups, rest = divmod(self.qkv - self.attended, 2 * size or 1)
         if self.attended % heads or rest or groups < 1 or heads % groups:
@@ -43,7 +47,12 @@ class Sizes:
 
 
 def sizes_of_tensors(shards: Shards) -> Sizes:
-    """Raises UserError, all at once, for the tensors without which nothing can be known."""
+    """Read the sizes from the tensors.
+
+    Raises:
+        UserError: tensors that the sizes are taken from are missing; the message names them
+            all.
+    """
     missing = [*_missing(shards)]
     if missing:
         raise UserError(f"{shards.files.folder}: missing {_some(missing)}; copy the whole "

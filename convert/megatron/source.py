@@ -1,4 +1,4 @@
-"""A run of Megatron-LM as the source of a conversion."""
+"""A Megatron-LM run as the source of a conversion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ from jaxneox.data import Tokenizer
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses.
+    """A user's choices.
 
     Attributes:
-        step: of the run; the newest by default.
-        reading: what neither tensors nor arguments say.
-        tokenizer: a file; Megatron keeps none.
-        optimizer: whether Adam's state comes along, and the master weights with it.
+        step: a step of the run; by default the newest.
+        reading: answers to what neither tensors nor arguments say.
+        tokenizer: a file, because Megatron saves none.
+        optimizer: whether to carry over Adam's state, and with it the master weights.
         dtype: the type in which parameters are returned, or `keep`.
     """
 
@@ -41,8 +41,11 @@ class Options:
 
 
 class MegatronSource(Source):
-    """Raises UserError for files that are missing or damaged, and for a function that we do not
-    have."""
+    """A Megatron-LM run as the source of a conversion.
+
+    Raises:
+        UserError: files are missing or damaged, or we do not have the function.
+    """
 
     checkpoint: MegatronCheckpoint
 
@@ -87,7 +90,7 @@ class MegatronSource(Source):
 def its_tokenizer(
     source: MegatronCheckpoint, given: Path | None
 ) -> tuple[Tokenizer | None, list[str]]:
-    """The given one, and what there is to say where there is none."""
+    """Open the given tokenizer, or note that there is none."""
     if given is None:
         return None, ["the checkpoint gets no tokenizer; give one with --tokenizer FILE"]
     tokenizer = tokenizer_at(given)

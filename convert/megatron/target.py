@@ -15,8 +15,10 @@ IMPLEMENTATIONS = ("local", "transformer_engine")
 
 
 class MegatronTarget(Target):
-    """
+    """Megatron-LM's own files as the target of a conversion.
+
     Args:
+        source: the checkpoint to write.
         grid: the ranks, stages and format to write for.
         implementation: whose names the torch format has, one of IMPLEMENTATIONS.
         dtype: the type of the weights, or `keep`.

@@ -18,10 +18,10 @@ MOMENTS: tuple[tuple[Moment, str], ...] = (("mu", "exp_avg"), ("nu", "exp_avg_sq
 def training_keys(
     args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int, precision: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """NeoX's keys of the optimizer, the schedule and the batch, and what is not quite the same.
+    """Return NeoX's keys of the optimizer, the schedule and the batch, and notes on inexact ones.
 
-    Adam's constants are those of the optimizer's own groups; the schedule is its saved state's; the
-    rest is what the arguments say (Megatron-LM `megatron/training/arguments.py`).
+    Adam's constants are those of the optimizer's own groups and the schedule is its saved state;
+    the rest is what the arguments say (Megatron-LM `megatron/training/arguments.py`).
     """
     decays = max(optimizer.groups, key=lambda group: group.get("wd_mult", 1.0))
     schedule = schedule_of(args, optimizer, step)
@@ -84,7 +84,7 @@ def _notes(args: Mapping[str, Any], step: int, groups: Sequence[Mapping[str, Any
 
 
 def as_ours(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> Training:
-    """The state as any target takes it."""
+    """Return the state in the form that any target takes."""
     schedule = schedule_of(source.shards.args, optimizer, source.shards.step)
 
     def scale(loss: LossScaleConfig) -> tuple[float, int, int] | None:
@@ -98,7 +98,7 @@ def as_ours(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> Trainin
 
 
 class Moments(Checkpoint):
-    """A moment of Adam in float32."""
+    """One of Adam's moments, in float32."""
 
     def __init__(self, moments: MegatronCheckpoint) -> None:
         self._moments, self.model, self.shapes = moments, moments.model, moments.shapes
@@ -111,7 +111,7 @@ class Moments(Checkpoint):
 
 
 def training_facts(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> dict[str, Any]:
-    """For the certificate."""
+    """Collect what the certificate says about the state."""
     decays = {group.get("wd_mult", 1.0) for group in optimizer.groups}
     schedule = schedule_of(source.shards.args, optimizer, source.shards.step)
     found = {
