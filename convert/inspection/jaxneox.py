@@ -50,7 +50,7 @@ def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
     said = [f"{name} {version}" for name, version in versions.items()]
     origin = source.conversion.get("from")
     facts.generation = ", ".join([f"converted from {origin}"] * bool(origin) + said) or None
-    if source.said != source.model:
+    if source.declared_model != source.model:
         facts.notes.append(
             f"{source.location.run / 'config.yml'} describes another model than this step was "
             "saved with; restore it, or train from this step alone"

@@ -75,7 +75,7 @@ class MegatronSource(Source):
         self.left_out: Sequence[Fate] = [*left_out(self.checkpoint)]
         self.conversion = self.checkpoint.choices.said()
 
-    def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
+    def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
         source, layer = self.checkpoint, layer_of(part)
         leaves, fates = Leaves(), []
         for rule in rules_in(part, source.model):

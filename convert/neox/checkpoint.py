@@ -64,7 +64,7 @@ class NeoxModel(Merged):
         return Fidelity(frozenset(plan.rounding), plan.exact, plan.mergeable, bool(plan.folds))
 
     @cached_property
-    def others(self) -> Mapping[str, Forward]:
+    def alternatives(self) -> Mapping[str, Forward]:
         """The merges that NeoX has had, and what its half precision made of positions."""
         source, found = self.source, dict[str, Forward]()
         if source.mp > 1:

@@ -91,10 +91,10 @@ def narrowed(source: Checkpoint, target: Checkpoint) -> set[np.dtype]:
 
 def contradictions(target: Checkpoint) -> list[str]:
     """Where the target's own files describe two models."""
-    if target.said is None:
+    if target.declared_model is None:
         return []
     blocks = f"layer 0 to layer {target.model.num_layers - 1}"
     return [
         f"{blocks}: config.yml contradicts the checkpoint's own keys: {difference}"
-        for difference in settings_that_differ(target.model, target.said)
+        for difference in settings_that_differ(target.model, target.declared_model)
     ]

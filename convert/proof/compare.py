@@ -100,7 +100,9 @@ def prove(
         proof.different += compared.differences
         step()
     functions = {"the source": source.forward, "the converted model": target.forward}
-    logits, shaken = follow(proof, functions | dict(source.others), target.model, tokens_BT, step)
+    logits, shaken = follow(
+        proof, functions | dict(source.alternatives), target.model, tokens_BT, step
+    )
     allowed = max(limit(target.model), ROOM * shaken)
     run_program(proof, allowed, program, logits, tokens_BT[: len(logits)])
     proof.unexplained = settings + proof.different + proof.failures

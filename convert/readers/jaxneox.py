@@ -33,7 +33,7 @@ class JaxneoxCheckpoint(Checkpoint):
         self.check()
 
     @cached_property
-    def said(self) -> ModelConfig:
+    def declared_model(self) -> ModelConfig:
         """By the run's config.yml, from which training goes on; the step has a copy of its own."""
         return Settings(checkpoint.read_keys(self.location)).model(vocab_size=None)
 

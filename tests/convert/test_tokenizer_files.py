@@ -90,7 +90,7 @@ def test_too_many_ids_for_the_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     byte_level("<|endoftext|>").save(str(tmp_path / "large.json"))
     line = refused(from_neox.main, capsys, tmp_path / "neox", tmp_path / "dst", "--tokenizer",
                    tmp_path / "large.json")  # fmt: skip
-    assert "large.json: has 263 tokens, the model" in line
+    assert "large.json: the tokenizer has ids up to 262, but the model" in line
 
 
 def test_a_given_tokenizer_and_the_model_s_own_generation(tmp_path: Path) -> None:
