@@ -77,6 +77,7 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
     """Choose the architecture that has exactly the model's function.
 
     Args:
+        model: the model that is to be written.
         preferred: the architecture that a converted model came from, which is taken if it is one of
             those that have the function; by default the first of them.
 

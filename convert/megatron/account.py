@@ -60,7 +60,7 @@ def changed(
     leaves: Mapping[str, np.ndarray],
     shards: list[np.ndarray],
 ) -> int:
-    """Count the elements of ours that differ from the number of any rank."""
+    """Count the differences between our elements and those of each rank."""
     ours = rule.get(leaves, source.sizes, rank=0).astype(np.float64)
     theirs = [source.whole(rule, layer)] if rule.role is Role.SPLIT else shards
     return sum(int((ours != tensor.astype(np.float64)).sum()) for tensor in theirs)

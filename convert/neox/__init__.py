@@ -1,1 +1,1 @@
-"""What is particular to GPT-NeoX: how k ranks become one function, and one becomes k ranks."""
+"""GPT-NeoX: how k ranks become one function, and how one function becomes k ranks."""

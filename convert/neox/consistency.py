@@ -1,4 +1,4 @@
-"""A checkpoint's tensors held against its configuration: every contradiction, all at once."""
+"""Checks a checkpoint's tensors against its configuration, and names every contradiction."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,11 +18,15 @@ SAID = {
     "num_attention_heads": lambda m: m.attention.num_heads,
     "max_position_embeddings": lambda m: m.positions.max_positions,
 }
-"""What the mp_rank files' own `args` repeat of the architecture."""
+"""Fields of the architecture that the mp_rank files' own `args` repeat."""
 
 
 def check_consistency(source: NeoxCheckpoint) -> None:
-    """Raises UserError with all that the files and the configuration say differently."""
+    """Check the files against the configuration.
+
+    Raises:
+        UserError: they disagree; the message lists everything in which they do.
+    """
     model, folder = source.model, source.files.folder
     problems = [*_arguments(source, model)]
     if not problems and source.shards.keys() < neox.modules(model, source.llama_mlp).keys():
@@ -37,7 +41,7 @@ def check_consistency(source: NeoxCheckpoint) -> None:
 
 
 def unused(model: ModelConfig) -> tuple[str, ...]:
-    """Tensors of a block that are saved and have no effect."""
+    """Return the tensors of a block that are saved and have no effect."""
     if not model.shared_norm:
         return ()
     return tuple(r.theirs for r in neox.norm("post_attention_layernorm", "", model))
@@ -85,7 +89,7 @@ def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
-    """Frequencies and slopes that were saved must be those that are computed here."""
+    """Check that the frequencies and slopes that were saved are those that are computed here."""
     wanted = {
         "attention.rotary_emb.inv_freq": lambda: _frequencies(model),
         "attention.alibi_embed.slopes": lambda: _slopes(model),
@@ -106,7 +110,7 @@ def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def as_computed(found: np.ndarray, expected: np.ndarray) -> bool:
-    """To the last bits of their type: libraries take powers differently."""
+    """Tell whether values agree but for the last bits of their type: libraries differ in powers."""
     bits = {2: 7, 4: 20, 8: 20}.get(found.itemsize)
     return found.shape == expected.shape and np.allclose(
         found.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
@@ -114,7 +118,7 @@ def as_computed(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:
-    """Settings by which NeoX computes what no setting of ours does."""
+    """Refuse settings with which NeoX computes what no setting of ours does."""
     given, kind = source.given, model.positions.kind
     if source.llama_mlp and model.parallel_residual:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A run of GPT-NeoX as the source of a conversion."""
+"""A GPT-NeoX run as the source of a conversion."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,23 +24,23 @@ from jaxneox.config import Settings
 from jaxneox.data import Tokenizer
 
 OF_ITS_RUN = ("save", "load", "iteration", "finetune")
-"""Keys that would make a run of ours go on where NeoX's was."""
+"""Keys that would make a run of ours continue in NeoX's folders."""
 
 BATCH_KEYS = {"train_batch_size", "train_micro_batch_size_per_gpu", "batch_size"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user chooses.
+    """A user's choices.
 
     Attributes:
-        step: of the run; `latest` by default.
-        config: YAML files instead of the checkpoint's own.
-        tokenizer: a file instead of the YAML's.
+        step: a step of the run; by default the one that `latest` names.
+        config: YAML files in place of the checkpoint's own.
+        tokenizer: a file in place of the YAML's.
         merge: how the ranks' copies become one.
-        optimizer: whether Adam's state comes along. Norms that drifted are then averaged, for a
-            folded one could not be trained on.
-        clean_biases: whether merged output biases move one step at a time.
+        optimizer: whether to carry over Adam's state. Norms that drifted are then averaged,
+            because a folded norm cannot be trained further.
+        clean_biases: whether merged output biases move by a single step at a time.
     """
 
     step: int | None = None
@@ -85,7 +85,7 @@ def open_run(src: Path, options: Options) -> Opened:
 
 
 class NeoxSource(Source):
-    """A run of GPT-NeoX, its ranks merged while they are read."""
+    """A GPT-NeoX run as the source of a conversion; its ranks are merged while they are read."""
 
     def __init__(self, src: Path, options: Options) -> None:
         opened = open_run(src, options)
@@ -117,7 +117,7 @@ class NeoxSource(Source):
 
 
 def destination_keys(source: NeoxCheckpoint, plan: MergePlan) -> dict[str, Any]:
-    """The source's YAML, with what merging changed; a YAML that trains nothing is completed."""
+    """Return the source's YAML keys as merged; a YAML without training gets placeholders for it."""
     keys = {name: value for name, value in plan.keys.items() if name not in OF_ITS_RUN}
     keys.setdefault("train_iters", max(1, source.step))
     if not keys.keys() & BATCH_KEYS:
@@ -128,9 +128,10 @@ def destination_keys(source: NeoxCheckpoint, plan: MergePlan) -> dict[str, Any]:
 def its_tokenizer(
     source: NeoxCheckpoint, plan: MergePlan, keys: Mapping[str, Any], given: Path | None
 ) -> tuple[Tokenizer | None, list[str]]:
-    """The given tokenizer or the YAML's, and what there is to say of it.
+    """Return the given tokenizer or the YAML's, and notes about it.
 
-    Raises UserError for a tokenizer that has more tokens than the model has rows.
+    Raises:
+        UserError: the tokenizer has more tokens than the model has rows.
     """
     tokenizer, notes = find_tokenizer(Settings(keys).tokenizer, given, source.files.folder)
     if tokenizer is not None:

@@ -23,12 +23,13 @@ from jaxneox.data import Tokenizer
 
 
 class NeoxTarget(Target):
-    """
+    """GPT-NeoX's own files as the target of a conversion.
+
     Args:
-        source: whose keys the YAML will have.
+        source: the checkpoint to write, whose keys the YAML will have.
         grid: the ranks and stages to write for.
-        dst: where NeoX will find the files, which the YAML says.
-        dp: data-parallel ranks, which the optimizer's state depends on.
+        dst: the path at which NeoX will find the files; the YAML contains it.
+        dp: the number of data-parallel ranks, which the optimizer's state depends on.
     """
 
     def __init__(self, source: Source, grid: NeoxGrid, dst: Path, dp: int = 1) -> None:
@@ -106,10 +107,10 @@ class NeoxTarget(Target):
         return None, [f"there is no tokenizer here: the YAML {stays}"]
 
     def _keys(self) -> dict[str, Any]:
-        """The YAML: the run's, with what these files need.
+        """Return the YAML: the run's keys, with the changes that these files need.
 
-        `finetune` because there are weights alone: with `no_load_optim` NeoX HEAD would train the
-        first parameter only, by its get_optimizer.
+        `finetune` is set if there are weights alone: with `no_load_optim`, NeoX HEAD would train
+        the first parameter only, by its get_optimizer.
         """
         source, dst = self._source, self._dst
         keys = {n: v for n, v in source.keys.items() if n not in (*OURS, "padded_vocab_size")}
@@ -134,7 +135,7 @@ class NeoxTarget(Target):
         return keys
 
     def _args(self) -> dict[str, Any]:
-        """What NeoX holds against the YAML when it loads."""
+        """Return the arguments that NeoX compares with the YAML when it loads."""
         model = self._split.model
         return {
             "num_layers": model.num_layers,
@@ -147,7 +148,7 @@ class NeoxTarget(Target):
         }
 
     def _multiple(self) -> int:
-        """make-vocab-size-divisible-by such that NeoX pads its tokenizer's vocabulary to ours."""
+        """Return make-vocab-size-divisible-by such that NeoX pads its vocabulary to our size."""
         keys, rows, mp = self._source.keys, self._split.model.vocab_size, self._grid.mp
         multiple = keys.get("make_vocab_size_divisible_by", 128)
         tokenizer = self._tokenizer

@@ -1,4 +1,4 @@
-"""The tokenizer of a NeoX run, where it is at hand."""
+"""The tokenizer of a NeoX run, if its file is at hand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,11 @@ def find_tokenizer(
 
     Args:
         cfg: the YAML's keys.
-        given: `--tokenizer FILE`, which counts before them; its kind is found from the file.
+        given: `--tokenizer FILE`, which takes precedence; its kind is determined from the file.
         beside: the checkpoint's folder, where the YAML's file may lie.
 
     Returns:
-        The tokenizer, or None, and what there is to say, a line each.
+        The tokenizer, or None, and notes about it, one line each.
 
     Raises:
         UserError: a file is there and is no such tokenizer.

@@ -22,11 +22,11 @@ from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
 
 JUST_ABOVE_ONE = 1.0000001
-"""NeoX HEAD takes a threshold of clipping of 1 for none."""
+"""A clipping threshold for 1, which NeoX HEAD would read as no clipping."""
 
 
 class MomentSplit(Split):
-    """Moments cut as their weights are; each copy of a bias has the whole of its moments."""
+    """Moments cut like their weights, except that each copy of a bias has all of its moments."""
 
     def _divides(self, rule: Rule) -> bool:
         return False
@@ -34,7 +34,7 @@ class MomentSplit(Split):
 
 @dataclass
 class NeoxState:
-    """See `writers.neox.Training`."""
+    """The training state of NeoX's files; see `writers.neox.Training`."""
 
     adam: AdamState
     stages: list[list[int]]
@@ -57,11 +57,13 @@ class NeoxState:
 def neox_state(
     source: Source, state: Training, grid: NeoxGrid, folder: Path, dp: int
 ) -> tuple[NeoxState, dict[str, Any], list[str]]:
-    """The state, the keys by which NeoX goes on as this run would, and what a user should know.
+    """Collect the state, the keys with which NeoX continues this run, and notes for the user.
 
-    NeoX's pipeline engine sums the gradients of the micro-batches of a step; how many those are
-    follows from the global batch, the micro-batch and `dp`. Raises UserError for a run whose
-    optimizer NeoX would not read in this form.
+    NeoX's pipeline engine sums the gradients of the micro-batches of a step. Their number follows
+    from the global batch, the micro-batch and `dp`.
+
+    Raises:
+        UserError: NeoX could not read the state of the run's optimizer in this form.
     """
     keys = source.keys
     settings = Settings(keys)
@@ -125,6 +127,10 @@ def collect(
     """Collect all tensors of all ranks; master weights too, where they are kept apart.
 
     Args:
+        neox_state: what NeoX's files will say; gets the tensors.
+        source: the run, for its master weights.
+        state: its moments.
+        grid: the ranks to cut for.
         advance: is called with the number of bytes of moments that were cut.
     """
     adam = neox_state.adam
@@ -154,7 +160,7 @@ def _add(
     where: tuple[int, int],
     tensors: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
-    """One rank's tensors of one module, by kind; NeoX's moments are of summed gradients."""
+    """Add one rank's tensors of a module by kind; NeoX's moments are of summed gradients."""
     rank, index = where
     for name in tensors["exp_avg"].keys() - set(neox.BUFFERS):
         unused = model.shared_norm and name.startswith("post_attention_layernorm")
@@ -183,7 +189,7 @@ def _refuse(source: Source, precision: str, kind: str) -> None:
 
 
 def _stages(source: Source, grid: NeoxGrid) -> list[list[int]]:
-    """The modules with parameters of each stage; a tied embedding comes first in the last too."""
+    """List the modules with parameters of each stage; the last starts with a tied embedding too."""
     model = source.checkpoint.model
     method = str(source.keys.get("pipe_partition_method", "type:transformer|mlp")).lower()
     count = max(1, grid.pp)

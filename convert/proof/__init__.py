@@ -1,1 +1,1 @@
-"""That a conversion kept the function: the proof, and the certificate that tells of it."""
+"""The proof that a conversion kept the function, and the certificate that reports it."""

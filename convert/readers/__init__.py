@@ -1,1 +1,1 @@
-"""Foreign files as lazy numpy arrays. Nothing that a file names is ever run."""
+"""Readers of foreign files as lazy numpy arrays. Nothing that a file names is ever run."""

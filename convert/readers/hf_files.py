@@ -16,11 +16,11 @@ from jaxneox.lfs import refuse_pointer
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-"""Of safetensors' names; what has another dtype is no weight of these models."""
+"""Types by safetensors' names; a tensor of any other type is not a weight of these models."""
 
 
 class Tensor(Protocol):
-    """`dtype` is None where it is none that we keep."""
+    """A tensor of a file; `dtype` is None if it is of an unsupported type."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -31,7 +31,7 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class SafeTensor:
-    """Its file is mapped for as long as it is read, so that little of it stays in memory."""
+    """A tensor of a safetensors file, which is mapped only while it is read, to save memory."""
 
     path: Path
     name: str
@@ -62,9 +62,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors before pickles, and one file before shards, as transformers looks for them.
+    """List a folder's weight files as transformers looks for them.
 
-    Raises UserError where there are none, and for shards that are missing.
+    Safetensors take precedence over pickles, and a single file over shards.
+
+    Raises:
+        UserError: there are none, or shards are missing.
     """
     for name in WHOLE:
         if (folder / name).is_file():
@@ -95,7 +98,11 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def tensors(files: list[Path]) -> dict[str, Tensor]:
-    """By name. Raises UserError for a damaged file, and for a tensor that is in two."""
+    """Return the tensors of files by name.
+
+    Raises:
+        UserError: a file is damaged, or a tensor is in two of them.
+    """
     found: dict[str, Tensor] = {}
     for path in files:
         for name, tensor in _opened(path):

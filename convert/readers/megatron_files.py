@@ -1,7 +1,7 @@
-"""Megatron-LM's folders: which step of a run, in which of its two formats, and its files.
+"""Finds a step of a Megatron-LM run, its format and its files.
 
 A run has `latest_checkpointed_iteration.txt` and steps `iter_NNNNNNN` (or `release`). In a step the
-`torch` format has `mp_rank_TT[_PPP]/model_optim_rng.pt` for tensor-parallel rank TT and stage PPP,
+`torch` format has `mp_rank_TT[_PPP]/model_optim_rng.pt` for tensor-parallel rank TT and stage PPP;
 `torch_dist` has `.metadata` and `.distcp` files, whatever the ranks were.
 """
 
@@ -26,7 +26,7 @@ Format = Literal["torch", "torch_dist"]
 
 @dataclass(frozen=True)
 class Files:
-    """`ranks` is by (stage, tensor-parallel rank), of the `torch` format alone."""
+    """The files of a step; `ranks`, for `torch` alone, is by (stage, tensor-parallel rank)."""
 
     folder: Path
     step: int | None
@@ -35,14 +35,18 @@ class Files:
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether a folder is a run of Megatron-LM's or one of its steps."""
+    """Tell whether a folder is a run of Megatron-LM or one of its steps."""
     if not path.is_dir():
         return False
     return (path / TRACKER).is_file() or _format(path) is not None or bool(_steps(path))
 
 
 def find_files(src: Path, step: int | None = None) -> Files:
-    """`src` is a run or one of its steps. Raises UserError for what is missing."""
+    """Find the files of a run or of one of its steps.
+
+    Raises:
+        UserError: files are missing.
+    """
     folder = step_folder(src, step)
     number = STEP.fullmatch(folder.resolve().name)
     at = int(number[1]) if number else None
@@ -73,7 +77,7 @@ def step_folder(src: Path, step: int | None) -> Path:
 
 
 def _tracked(src: Path, steps: dict[int, Path]) -> Path:
-    """What the run names as its newest; without a name the largest step."""
+    """Return the step that the run names as its newest; if it names none, the largest step."""
     tracker = src / TRACKER
     if tracker.is_file():
         said = tracker.read_text(errors="replace").strip()
@@ -97,7 +101,7 @@ def _format(folder: Path) -> Format | None:
 
 
 def _grid(folder: Path) -> list[list[Path]]:
-    """Raises UserError with every file that is missing between the others."""
+    """Return the grid of ranks, or raise a UserError that names every file missing from it."""
     found = {}
     for path in sorted(folder.iterdir()):
         match = RANK.fullmatch(path.name)
@@ -127,7 +131,7 @@ def rank_folder(rank: int, stage: int, staged: bool) -> str:
 
 
 def require(paths: Iterable[Path]) -> None:
-    """Raises UserError with the paths that are no files."""
+    """Raise a UserError that names the paths which are not files."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         names = [f"{path.parent.name}/{path.name}" for path in missing[:8]]

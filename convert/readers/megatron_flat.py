@@ -1,7 +1,7 @@
 """The flat buffers in which Megatron-LM's distributed optimizer keeps its states.
 
-Parameters lie in them from the last to the first, each on a multiple of 64 elements; an embedding
-that stages share has a bucket of its own, and so has what a limit of size cut off (read in
+Parameters lie in them from the last to the first, each on a multiple of 64 elements. An embedding
+that stages share has a bucket of its own, and a limit of size ends a bucket (read in
 megatron/core/optimizer/distrib_optimizer.py, `_compute_per_buffer_param_layout`; offsets measured).
 """
 
@@ -48,11 +48,14 @@ class FlatPart:
 
 
 def places(shapes: Sequence[Shape], buckets: Sequence[int]) -> list[tuple[int, int]]:
-    """(bucket, element) at which each parameter begins, in the module's order.
+    """Return the (bucket, element) at which each parameter begins, in the module's order.
 
     Args:
-        buckets: their elements, without padding at their ends. Raises UserError where the
-            parameters do not fill them.
+        shapes: the parameters' shapes, in the module's order.
+        buckets: the buckets' numbers of elements, without padding at their ends.
+
+    Raises:
+        UserError: the parameters do not fill the buckets.
     """
     found, bucket, at = [], 0, 0
     for shape in reversed(shapes):

@@ -16,14 +16,16 @@ from jaxneox.errors import UserError
 
 @dataclass(frozen=True)
 class MegatronOptimizer:
-    """
+    """The state of Megatron-LM's Adam.
+
     Attributes:
-        step: Adam's.
-        groups: what Megatron says of each of its groups: lr, betas, eps, weight_decay, wd_mult, …
-        kinds: by `param` (the master weights), `exp_avg` and `exp_avg_sq` a checkpoint whose
-            `leaf(name, layer)` is our leaf's.
-        schedule: what Megatron's `opt_param_scheduler` saved; empty where it did not.
-        scaler: of a loss scale that moves, where there is one.
+        step: the number of Adam's updates.
+        groups: Megatron's settings of each parameter group: lr, betas, eps, weight_decay,
+            wd_mult, …
+        kinds: by `param` (the master weights), `exp_avg` and `exp_avg_sq`, a checkpoint whose
+            `leaf(name, layer)` has that quantity of our leaf.
+        schedule: the saved state of Megatron's `opt_param_scheduler`; empty if there is none.
+        scaler: the dynamic loss scale, if there is one.
     """
 
     step: int
@@ -34,7 +36,11 @@ class MegatronOptimizer:
 
 
 def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
-    """Raises UserError where there is none, and where its states are not those of the weights."""
+    """Open the optimizer's state.
+
+    Raises:
+        UserError: there is none, or its states are not those of the weights.
+    """
     try:
         if checkpoint.shards.files.format == "torch":
             found = legacy_states(checkpoint.shards)
@@ -61,13 +67,13 @@ def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
 
 
 def _views(checkpoint: MegatronCheckpoint, found: States) -> dict[str, MegatronCheckpoint]:
-    """Float32 weights are their own master weights."""
+    """Return a checkpoint of each kind; weights in float32 are their own master weights."""
     views = {kind: _view(checkpoint, found, kind) for kind in found.layers}
     return {"param": checkpoint} | views
 
 
 def _view(checkpoint: MegatronCheckpoint, found: States, kind: str) -> MegatronCheckpoint:
-    """The same model with other numbers; to moments of a norm's weight nothing is added."""
+    """Return the same model with other numbers; 1 is never added to moments of norms."""
     view = copy(checkpoint)
     view.shards = replace(checkpoint.shards, layers=found.layers[kind])
     if kind != "param":
@@ -90,8 +96,10 @@ def _fits(checkpoint: MegatronCheckpoint) -> Callable[[States], bool]:
 
 
 def same_masters(checkpoint: MegatronCheckpoint, masters: MegatronCheckpoint) -> bool:
-    """Whether each weight is its master weight, rounded: the one test of an order of parameters,
-    since many have one shape."""
+    """Tell whether each weight is its master weight, rounded.
+
+    This is the only test of the order of parameters, because many of them have the same shape.
+    """
     as_stored = [copy(checkpoint), copy(masters)]
     for one in as_stored:
         one.reading = one.reading._replace(zero_centered=False)

@@ -16,6 +16,8 @@ from jaxneox.errors import UserError
 
 
 class Tensor(Protocol):
+    """The interface of one rank's tensor, whichever file it lies in."""
+
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
@@ -29,11 +31,11 @@ class Tensor(Protocol):
 
 Ranks = list[dict[str, Tensor]]
 Order = list[tuple[str, int | None]]
-"""(name, layer)"""
+"""Parameters in order: (name, layer)."""
 
 OTHER_STATES = ("optimizer.", "optimizer/", "rng_state", "common_state", "rerun_state_machine",
                 "opt_param_scheduler", "chained_", "content_metadata")  # fmt: skip
-"""How the names begin of what torch_dist keeps beside the model."""
+"""Prefixes of the names of torch_dist's values that are not part of the model."""
 
 FOREIGN = {
     "experts": "a mixture of experts",
@@ -54,15 +56,17 @@ FOREIGN = {
 
 @dataclass
 class Shards:
-    """
+    """The shards of a checkpoint.
+
     Attributes:
-        layers: by layer, None for what is outside of them; each a list by rank.
-        args: what Megatron was started with, as the checkpoint says.
-        version: of the order of queries, keys and values: 0, 1.0, 2.0 or 3.0.
-        pp, chunks: pipeline stages, and chunks of layers of each.
+        layers: by layer, with None for tensors outside layers; each is a list by rank.
+        args: the arguments that Megatron was started with, as the checkpoint records them.
+        version: the version of the order of queries, keys and values: 0, 1.0, 2.0 or 3.0.
+        pp: the number of pipeline stages.
+        chunks: the number of virtual stages of each.
         opened: every file that weights are read from.
-        others: what the checkpoint has beside the weights, a word each.
-        order: of the parameters of each (stage, chunk), as their module has them.
+        others: what the checkpoint has beside the weights, one word each.
+        order: the parameters of each (stage, chunk), in their module's order.
     """
 
     files: Files
@@ -78,7 +82,7 @@ class Shards:
 
     @property
     def tp(self) -> int:
-        """Ranks whose shards are here: 1 for torch_dist, which keeps whole tensors."""
+        """The number of ranks with shards here: 1 for torch_dist, which keeps whole tensors."""
         return len(self.layers[None])
 
     @property
@@ -102,7 +106,7 @@ def open_shards(files: Files) -> Shards:
 
 
 def _legacy(files: Files) -> Shards:
-    """Each stage numbers its layers from 0, and so does each of its virtual chunks."""
+    """Number the layers of all stages, which each stage and virtual stage numbers from 0."""
     opened = [[TorchFile(path) for path in stage] for stage in files.ranks]
     states = [[_mapping(file) for file in stage] for stage in opened]
     first = states[0][0]
@@ -134,7 +138,7 @@ def _legacy(files: Files) -> Shards:
 def _add_stage(
     stage: list[Any], layers: dict[int | None, Ranks], before: int, folder: Path
 ) -> Order:
-    """Into `layers`, of which `before` are there already. Returns what was added, of a rank."""
+    """Add a stage to `layers`, after the first `before` layers; return how many it has per rank."""
     for rank, tensors in enumerate(stage):
         for name, layer, tensor in tensors:
             at = None if layer is None else before + layer
@@ -163,7 +167,7 @@ def _chunk(state: Mapping[str, Any], v: int, path: Path) -> list[tuple[str, int 
 
 
 def _chunks(state: Mapping[str, Any]) -> int:
-    """Virtual pipeline stages of each rank."""
+    """Return the virtual pipeline stages of each rank."""
     return 1 if "model" in state else max(1, sum(f"model{v}" in state for v in range(len(state))))
 
 
@@ -204,7 +208,7 @@ def _dist(files: Files) -> Shards:
 
 
 def common_state(folder: DistFolder) -> tuple[Mapping[str, Any], list[Path]]:
-    """What is not sharded: since 2026-07 an object of the checkpoint, before it a file."""
+    """Read the state that is not sharded: since 2026-07 an object, before that a file."""
     for name, place in folder.objects.items():
         if name.startswith("common_state/"):
             content = place.open().content
@@ -218,7 +222,7 @@ def common_state(folder: DistFolder) -> tuple[Mapping[str, Any], list[Path]]:
 
 
 def _check_ranks(files: Files, states: list[list[dict[str, Any]]]) -> None:
-    """Raises UserError for ranks that are missing at the end, and for files of several steps."""
+    """Raise a UserError if the last ranks are missing, or the files are of several steps."""
     args = _args(states[0][0].get("args"))
     tp, pp = (args.get(f"{kind}_model_parallel_size") or 1 for kind in ("tensor", "pipeline"))
     if isinstance(tp, int) and isinstance(pp, int) and tp * pp < 1 << 16:
@@ -238,7 +242,7 @@ def _check_ranks(files: Files, states: list[list[dict[str, Any]]]) -> None:
 
 
 def _refuse_far(key: str, layer: int, where: Path) -> None:
-    """More layers than there can be would take memory for nothing."""
+    """Refuse an impossibly large layer number, which would take memory for nothing."""
     if layer > 1 << 20:
         raise UserError(f"{where}: {key}: a layer of that number is not expected")
 
@@ -258,7 +262,7 @@ def _mapping(file: TorchFile) -> dict[str, Any]:
 
 
 def _args(said: Any) -> dict[str, Any]:
-    """Of an argparse.Namespace, in which what is no plain value stays unknown."""
+    """Read an argparse.Namespace as a mapping; values that are not plain stay unknown."""
     state = said.state if isinstance(said, Inert) else said
     return dict(state) if isinstance(state, Mapping) else {}
 
@@ -270,7 +274,7 @@ def _number(said: Any) -> float:
 
 
 def _step(state: Mapping[str, Any], files: Files) -> int:
-    """A `release` counts as step 0, whatever number or word it has."""
+    """Return the step; a `release` counts as step 0, whatever number or word it has."""
     said = state.get("iteration")
     if type(said) is int and said >= 0:
         return said

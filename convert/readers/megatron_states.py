@@ -1,9 +1,9 @@
-"""Where Megatron-LM's two formats have Adam's states, by the names of the model's tensors.
+"""Finds Adam's states in Megatron-LM's two formats, by the names of the model's tensors.
 
-`torch` without the distributed optimizer: numbered, first those of the group with weight decay,
-then of the group without, each in the order of the module. With it: one `distrib_optim.pt` for all
-data-parallel ranks, with a flat buffer for each chunk of layers. `torch_dist`: by the parameters'
-names, or flat buffers in buckets (`dp_reshardable`). Measured: FORMATS.
+`torch` without the distributed optimizer: states are numbered, first those of the group with weight
+decay, then of the group without, each in the order of the module. With it: one `distrib_optim.pt`
+for all data-parallel ranks, with a flat buffer for each virtual stage. `torch_dist`: states have
+the parameters' names, or lie in flat buffers in buckets (`dp_reshardable`). Measured: FORMATS.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,8 @@ from jaxneox.errors import UserError
 
 KINDS = ("param", "exp_avg", "exp_avg_sq")
 MASTERS = "fp32_param"
-"""Another name of `param` in torch_dist: plain Adam's in half precision, and older versions'."""
+"""Another name of `param` in torch_dist: used by plain Adam in half precision, and by older
+versions."""
 DISTRIBUTED = "distrib_optim.pt"
 NO_STATES = "there are none"
 
@@ -34,11 +35,17 @@ MODULES = {
     "local": ("input_layernorm", PROJ, QKV, "pre_mlp_layernorm", FC1, FC2),
     "transformer_engine": (PROJ, "input_layernorm", QKV, "pre_mlp_layernorm", FC1, FC2),
 }
-"""A layer's modules in their order, by Megatron's implementations; torch_dist does not tell it."""
+"""A layer's modules in order, by Megatron's implementation; torch_dist does not record which."""
 
 
 class Scaler(NamedTuple):
-    """Of a loss scale that moves: its value, steps since an overflow, overflows still forgiven."""
+    """The state of a dynamic loss scale.
+
+    Attributes:
+        scale: its value.
+        growth: the steps since an overflow.
+        hysteresis: the overflows still forgiven.
+    """
 
     scale: float
     growth: int
@@ -47,9 +54,12 @@ class Scaler(NamedTuple):
 
 @dataclass
 class States:
-    """`layers` by kind, as `Shards.layers`; without `param` where the weights are float32.
+    """Adam's states by kind, in the structure of `Shards.layers`.
 
-    `schedule` is what Megatron keeps of the learning rate's, `scaler` of a loss scale that moves.
+    Attributes:
+        layers: by kind; `param` is absent if the weights are float32.
+        schedule: Megatron's state of the learning rate schedule.
+        scaler: the state of a dynamic loss scale, if there is one.
     """
 
     step: int = 0
@@ -88,7 +98,7 @@ def legacy_states(shards: Shards) -> States:
 
 
 def _numbered(shards: Shards, p: int, t: int, optimizer: Mapping[str, Any], found: States) -> None:
-    """And where the model is in half precision lists of master weights, by group as well."""
+    """Read numbered states; a half-precision model has lists of master weights by group as well."""
     inner = optimizer.get("optimizer", optimizer)
     masters = optimizer.get("fp32_from_fp16_params")
     order = [entry for v in range(shards.chunks) for entry in shards.order[p, v]]
@@ -111,7 +121,7 @@ def _numbered(shards: Shards, p: int, t: int, optimizer: Mapping[str, Any], foun
 
 
 def _decays(shards: Shards, entry: Entry, rank: int) -> bool:
-    """Weight decay is of matrices, and of no bias."""
+    """Tell which parameters have weight decay: matrices do, and biases do not."""
     name, layer = entry
     return len(shards.layers[layer][rank][name].shape) > 1 and not name.endswith(".bias")
 
@@ -131,7 +141,7 @@ def _flat(shards: Shards, p: int, t: int, file: TorchFile, found: States) -> Non
 
 
 def dist_states(shards: Shards, model: ModelConfig, fits: Callable[[States], bool]) -> States:
-    """`fits` says whether the states are in the right order, of which there are two."""
+    """Read the states of torch_dist. `fits` tells whether an order of them is the right one."""
     folder = DistFolder(shards.files.folder)
     found = _settings(folder)
     for name, tensor in folder.tensors.items():
@@ -153,7 +163,7 @@ def dist_states(shards: Shards, model: ModelConfig, fits: Callable[[States], boo
 
 
 def _parts(key: str, tensor: DistTensor) -> Iterator[tuple[Entry, DistTensor]]:
-    """A tensor of all layers as one for each."""
+    """Split a tensor of all layers into one for each."""
     name, layer, inside = named(key)
     if not inside or layer is not None:
         yield (name, layer), tensor
@@ -163,7 +173,7 @@ def _parts(key: str, tensor: DistTensor) -> Iterator[tuple[Entry, DistTensor]]:
 
 
 def _settings(folder: DistFolder) -> States:
-    """All but the tensors: of the common state, and with `dp_reshardable` of objects beside it."""
+    """Read all but the tensors: the common state, and objects beside it (`dp_reshardable`)."""
     common, _ = common_state(folder)
     held = dict(common.get("optimizer") or {})
     for name, place in folder.objects.items():
@@ -180,12 +190,12 @@ def _settings(folder: DistFolder) -> States:
 
 
 def _schedule(state: Mapping[str, Any]) -> dict[str, Any]:
-    """`lr_scheduler` until 2022."""
+    """Return the schedule's state, which was named `lr_scheduler` until 2022."""
     return dict(state.get("opt_param_scheduler") or state.get("lr_scheduler") or {})
 
 
 def _scaler(held: Mapping[str, Any]) -> Scaler | None:
-    """None where there is none, and of a constant scale, which has no state."""
+    """Return the dynamic loss scale, or None for a constant scale, which has no state."""
     said = held.get("grad_scaler")
     if not said:
         return None
@@ -200,7 +210,7 @@ def _scaler(held: Mapping[str, Any]) -> Scaler | None:
 def _from_buckets(
     shards: Shards, model: ModelConfig, folder: DistFolder, modules: tuple[str, ...], found: States
 ) -> None:
-    """Of every model-parallel rank, whose number is stage * tp + tensor-parallel rank."""
+    """Read the buckets of every model-parallel rank, which is number stage * tp + tensor rank."""
     kinds = ("tensor", "pipeline", "virtual_pipeline")
     tp, pp, chunks = (shards.args.get(f"{kind}_model_parallel_size") or 1 for kind in kinds)
     shapes = _shapes(model, tp)
@@ -217,7 +227,7 @@ def _from_buckets(
 
 
 def _shapes(model: ModelConfig, tp: int) -> dict[str, tuple[int, ...]]:
-    """Of a rank's tensors; of a tied embedding's copy as well."""
+    """Return the shapes of a rank's tensors, including those of a tied embedding's copy."""
     sizes, found = sizes_of(model), {}
     for inside in (False, True):
         for rule in rules(model, inside=inside):
@@ -235,7 +245,7 @@ def _order(
     at: tuple[int, int],
     of: tuple[int, int],
 ) -> Order:
-    """The parameters of a stage's chunk, as its module has them."""
+    """Return the parameters of a virtual stage in the order of its module."""
     (p, v), (pp, chunks) = at, of
     each, chunk = model.num_layers // (pp * chunks), v * pp + p
     found: Order = []

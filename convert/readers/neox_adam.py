@@ -1,7 +1,7 @@
-"""The optimizer without ZeRO: torch's own state, in each rank's `mp_rank_NN` file, by number.
+"""The optimizer without ZeRO: torch's own state, by number, in each rank's `mp_rank_NN` file.
 
-Numbered are the parameters that decay, then those that do not, in the order of the modules; with
-`weight-decay: 0` all in the order of the modules.
+Parameters that decay are numbered first, then those that do not, in the order of the modules; with
+`weight-decay: 0` all are numbered in the order of the modules.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from jaxneox.errors import UserError
 
 
 def is_group_of(name: str) -> int:
-    """0 decays, 1 does not: norms, and whatever is called a bias (`megatron/model/utils.py`)."""
+    """Return 0 for a parameter with decay, 1 for norms and biases (`megatron/model/utils.py`)."""
     return int("norm" in name or name.rpartition(".")[2] == "bias")
 
 
 def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
-    """Without ZeRO: each rank's own file has its parameters' states by number."""
+    """Read the states without ZeRO: each rank's own file has its parameters' states by number."""
     found = NeoxOptimizer({}, [], 0, 0, 0, 0.0)
     for path, state in zip(source.files.ranks, source.states, strict=True):
         torch = state.get("optimizer")
@@ -79,7 +79,7 @@ def _read_rank(
 
 
 def _check_unused(source: NeoxCheckpoint, param: Param, at: int, path: Path) -> None:
-    """Only what has no effect, or has made no step, has never had a gradient."""
+    """Check that a parameter without a state has no effect, or has made no step."""
     second = source.model.shared_norm and param.name.startswith("post_attention_layernorm")
     if source.step and not second and not source.model.attention_dropped:
         raise UserError(
@@ -91,7 +91,7 @@ def _check_unused(source: NeoxCheckpoint, param: Param, at: int, path: Path) -> 
 def _groups(
     source: NeoxCheckpoint, modules: list[int], counts: list[int], path: Path
 ) -> list[list[Param]]:
-    """The parameters of a stage in the order of its optimizer: by group, then by module."""
+    """Return a stage's parameters in the order of its optimizer: by group, then by module."""
     params = [param for index in modules for param in _params(source, index)]
     groups = [[p for p in params if is_group_of(p.name) == kind] for kind in (0, 1)]
     if len(counts) == 1:
@@ -105,7 +105,7 @@ def _groups(
 
 
 def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:
-    """Consecutive modules, as many as each stage's optimizer has parameters of."""
+    """Assign consecutive modules to stages by the parameters in each stage's optimizer."""
     left = sorted(source.shards)
     found: list[list[int]] = []
     for stage in range(stages):

@@ -1,4 +1,4 @@
-"""Opening a GPT-NeoX checkpoint: its files are all there, and of one run."""
+"""Opens a GPT-NeoX checkpoint, and checks that its files are complete and of one run."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from jaxneox.errors import UserError
 def open_neox(
     src: Path, *, step: int | None = None, config: list[Path] | None = None
 ) -> NeoxCheckpoint:
-    """The checkpoint at `src` with its YAML, or the given ones; its files agree with each other."""
+    """Open the checkpoint at `src` with its own YAML, or the given one, and check its files."""
     files = find_files(src, step)
     yamls = config or files.yamls
     if not yamls:
@@ -34,14 +34,14 @@ def open_neox(
 
 
 def require_modules(found: NeoxCheckpoint, modules: Iterable[int]) -> None:
-    """Raises UserError with the files of all modules that are not there."""
+    """Raise a UserError that names the files of all modules which are missing."""
     absent = sorted(set(modules) - found.shards.keys())
     if absent and found.engine == "pipeline":
         raise missing_files(found.files.folder, _files_of(found, absent, range(found.mp)))
 
 
 def _undo_exchange(found: NeoxCheckpoint) -> None:
-    """Layers and heads that the YAML has exchanged, as that of pythia-12b-deduped has."""
+    """Swap layers and heads if the YAML has them exchanged, as that of pythia-12b-deduped has."""
     keys = exchanged(found.given, found.layers)
     if keys is not None:
         found.given = keys
@@ -52,7 +52,7 @@ def _undo_exchange(found: NeoxCheckpoint) -> None:
 
 
 def _check_embedding(found: NeoxCheckpoint) -> None:
-    """By its shards the number of ranks, the vocabulary and the type are known."""
+    """Check the embedding, whose shards show the number of ranks, the vocabulary and the type."""
     name = "word_embeddings.weight"
     if EMBEDDING not in found.shards and found.engine == "pipeline":
         raise missing_files(found.files.folder, _files_of(found, [EMBEDDING], range(found.mp)))
@@ -102,6 +102,6 @@ def _files_of(found: NeoxCheckpoint, modules: Iterable[int], ranks: Iterable[int
 
 
 def _said(found: NeoxCheckpoint, name: str) -> list[Any]:
-    """What the files' own arguments say of a key; not all versions have them."""
+    """Return what the files' own arguments say about a key; not all versions save them."""
     args = [state.get("args") for state in found.states]
     return [a[name] for a in args if isinstance(a, Mapping) and isinstance(a.get(name), int)]

@@ -1,4 +1,4 @@
-"""Adam's state in a GPT-NeoX checkpoint, in whichever of DeepSpeed's two ways it is kept."""
+"""Reads Adam's state in a GPT-NeoX checkpoint, in either of DeepSpeed's two layouts."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ __all__ = ["NeoxOptimizer", "Quantity", "open_optimizer"]
 
 
 def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
-    """The state of all ranks and stages."""
+    """Open the optimizer's state of all ranks and stages."""
     folder = source.files.folder
     if source.files.merged:
         raise UserError(
@@ -38,7 +38,7 @@ def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
 
 
 def _count(source: NeoxCheckpoint, found: NeoxOptimizer) -> int:
-    """Of Adam's updates, by which it corrects the bias of its moments: all files say the same."""
+    """Count Adam's updates, which correct the bias of its moments; all files must agree on them."""
     folder, counts = source.files.folder, found.counts
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{count} in {name}" for name, count in counts.items())

@@ -37,7 +37,7 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def partitions(folder: Path) -> dict[tuple[int, int], Path]:
-    """Files by (number of the mp_rank file, data-parallel rank)."""
+    """Map (number of the mp_rank file, data-parallel rank) to files."""
     return {
         (int(m[2]), int(m[1])): path
         for path in sorted(folder.iterdir())
@@ -46,7 +46,7 @@ def partitions(folder: Path) -> dict[tuple[int, int], Path]:
 
 
 def read_partitions(source: NeoxCheckpoint, there: Mapping[tuple[int, int], Path]) -> NeoxOptimizer:
-    """With ZeRO-1: flat arrays in parts."""
+    """Read the states of ZeRO-1: flat arrays in partitions."""
     folder = source.files.folder
     dp = 1 + max(part for _, part in there)
     said = [state.get("dp_world_size") for state in source.states]
@@ -126,7 +126,7 @@ def _saved(file: TorchFile) -> Mapping[str, Any]:
 
 
 def _check_parts(files: list[TorchFile], group: int, flat: Mapping[Quantity, list[Any]]) -> None:
-    """Every part begins where its master weights do: only the last may be without its padding."""
+    """Check that all parts begin with their master weights; only the last may lack its padding."""
     for file, master, *moments in list(zip(files, *flat.values(), strict=True))[:-1]:
         if any(moment.size != master.size for moment in moments):
             raise UserError(
@@ -136,7 +136,7 @@ def _check_parts(files: list[TorchFile], group: int, flat: Mapping[Quantity, lis
 
 
 def _named(shapes: Mapping[str, Any], source: NeoxCheckpoint) -> Iterator[Param]:
-    """The parameters of one group, by their Sequential names."""
+    """Return the parameters of one group by their Sequential names."""
     for full, shape in shapes.items():
         name = str(full).removeprefix("sequential.")
         if name.startswith(TIED):

@@ -1,4 +1,4 @@
-"""A file of `torch.save`, read without torch: a pickle that is held to a list, and mapped tensors.
+"""Reads a file of `torch.save` without torch: its pickle is restricted, and its tensors are mapped.
 
 The format is a zip archive whose records are stored uncompressed: `<prefix>/data.pkl`, the pickle,
 and `<prefix>/data/<key>`, one raw little-endian storage each (torch/csrc/jit/serialization, torch
@@ -50,7 +50,7 @@ class LazyTensor:
         return self.size * self.dtype.itemsize
 
     def numpy(self) -> np.ndarray:
-        """A read-only view of the file."""
+        """Return a read-only view of the file."""
         view = np.ndarray(self.shape, self.dtype, self.file.map, self.start, self.strides)
         view.flags.writeable = False
         return view
@@ -58,6 +58,8 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class Record:
+    """The bytes of a record of the archive, and their checksum."""
+
     start: int
     length: int
     crc: int
@@ -67,7 +69,7 @@ class Record:
 
 
 class Window(io.RawIOBase):
-    """`length` bytes of a file, from `start`, as a file of their own that is read."""
+    """A part of a file, `length` bytes from `start` on, as a readable file of its own."""
 
     def __init__(self, path: Path, start: int, length: int) -> None:
         self._file, self._start, self._length, self._at = path.open("rb"), start, length, 0
@@ -98,13 +100,18 @@ class Window(io.RawIOBase):
 
 
 class TorchFile:
-    """Raises UserError, naming the file, for whatever is not a whole `torch.save` file.
+    """A file of `torch.save`.
 
-    The records' checksums are not verified here but where the whole file is read (`digest`), or by
-    `check`.
+    Checksums of records are not verified on opening, but by `digest`, which reads the whole file,
+    and by `check`.
 
     Args:
-        start, length: where it lies in a file that has several behind one another.
+        path: the file.
+        start: the first byte, in a file that is a concatenation of several.
+        length: the number of bytes, likewise.
+
+    Raises:
+        UserError: it is not a whole `torch.save` file; the message names the file.
     """
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
@@ -129,7 +136,7 @@ class TorchFile:
 
     @cached_property
     def content(self) -> Any:
-        """What was saved, with LazyTensors."""
+        """The saved content, with LazyTensors."""
         name = next((n for n in self.records if n.endswith("/data.pkl")), None)
         if name is None:
             raise damaged(self.path, "no data.pkl in the archive")
@@ -149,14 +156,14 @@ class TorchFile:
             raise damaged(self.path, f"{type(error).__name__}: {error}") from error
 
     def check(self) -> None:
-        """Raises UserError where a record is not what was written."""
+        """Raise a UserError if a record is not what was written."""
         for name, record in self.records.items():
             with memoryview(self.map) as view:
                 if zlib.crc32(view[record.start : record.start + record.length]) != record.crc:
                     raise damaged(self.path, f"the checksum of its record {name} is wrong")
 
     def forget(self) -> None:
-        """Let the system take back the memory of what was read so far."""
+        """Let the system reclaim the memory of what was read so far."""
         with suppress(AttributeError):  # not on every system
             self.map.madvise(mmap.MADV_DONTNEED)
 
@@ -185,7 +192,7 @@ class TorchFile:
 
 
 def _records(file: Window, offset: int, size: int) -> Mapping[str, Record]:
-    """`size` bytes from `offset` on; where the records lie is counted from the file's beginning."""
+    """Find records in `size` bytes from `offset` on; positions count from the file's start."""
     found = {}
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():

@@ -1,7 +1,7 @@
-"""Hugging Face's GPTNeoXForCausalLM by the names on disk, `{}` the layer.
+"""Hugging Face's GPTNeoXForCausalLM by the names on disk, with `{}` for the layer.
 
-Source: transformers 5.23, models/gpt_neox/modeling_gpt_neox.py; in memory it calls `embed_out`
-`lm_head`, on disk and in every 4.x not. Each head has its own `[q|k|v]`.
+Source: transformers 5.23, models/gpt_neox/modeling_gpt_neox.py. In memory it calls `embed_out`
+`lm_head`; on disk, and everywhere in 4.x, it does not. Each head has its own `[q|k|v]`.
 """
 
 from convert.rules.rule import Role, Rule, rule
@@ -54,5 +54,5 @@ def norm(theirs: str, ours: str) -> list[Rule]:
 
 
 def split(theirs: str, leaf: str, pattern: str, slot: str = "") -> Rule:
-    """Of one rank: whatever the role, it has the whole tensor."""
+    """Make a rule for one rank, which has the whole tensor whatever its role."""
     return rule(theirs, Role.SPLIT, (leaf, pattern, slot))

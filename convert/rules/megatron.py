@@ -1,10 +1,10 @@
-"""Megatron-LM's tensors by megatron.core's names, as one rank of its own would have them.
+"""Megatron-LM's tensors by megatron.core's names, as a single rank would have them.
 
-Sources: megatron/core/transformer/{attention,mlp}.py and models/gpt/gpt_model.py; that linear_qkv
-has `[q x group, k, v]` for each query group, and that a gated linear_fc1 has first what the
-activation is applied to, was measured on real checkpoints (FORMATS). Tensor parallelism cuts a
-SPLIT tensor along one axis into equal shares, a gated linear_fc1 each of its halves, and a share of
-linear_qkv may end inside a group; of the others every rank has a copy.
+Sources: megatron/core/transformer/{attention,mlp}.py and models/gpt/gpt_model.py. Two facts were
+measured on real checkpoints (FORMATS): linear_qkv has `[q x group, k, v]` for each query group, and
+a gated linear_fc1 starts with the rows that the activation is applied to. Tensor parallelism cuts a
+SPLIT tensor along one axis into equal shares, and a gated linear_fc1 in each of its halves; a share
+of linear_qkv may end inside a group. Every rank has a copy of the other tensors.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ FINAL, HEAD = "decoder.final_layernorm", "output_layer.weight"
 
 @cache
 def rules(model: ModelConfig, *, inside: bool) -> tuple[Rule, ...]:
-    """Of each layer, or of all that is outside of them."""
+    """Return the rules of each layer, or those of all tensors outside layers."""
     return _block(model) if inside else _outside(model)
 
 
 def rules_in(part: Part, model: ModelConfig) -> list[Rule]:
-    """Of the parameters of one part."""
+    """Return the rules of the parameters of one part."""
     found = rules(model, inside=isinstance(part, int))
     return [rule for rule in found if names_in(part, rule.leaves)]
 
@@ -77,13 +77,13 @@ def _norm(theirs: str, ours: str, model: ModelConfig) -> list[Rule]:
 
 
 def split_axis(rule: Rule) -> int:
-    """Of a SPLIT tensor: which axis the ranks share."""
+    """Return the axis along which ranks share a SPLIT tensor."""
     first = rule.parts[0].sides[0].lstrip("(")[0]
     return 0 if first in SPLIT else 1
 
 
 def joined(rule: Rule, shards: Sequence[np.ndarray]) -> np.ndarray:
-    """A SPLIT tensor of its ranks' shares."""
+    """Join a SPLIT tensor from its ranks' shares."""
     if len(shards) == 1:
         return shards[0]
     halves = [np.split(shard, len(rule.parts)) for shard in shards]
@@ -92,7 +92,7 @@ def joined(rule: Rule, shards: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def cut(rule: Rule, whole: np.ndarray, ranks: int) -> list[np.ndarray]:
-    """Each rank's share: the inverse of `joined`."""
+    """Cut a tensor into each rank's share: the inverse of `joined`."""
     axis = split_axis(rule)
     parts = [np.split(part, ranks, axis) for part in np.split(whole, len(rule.parts))]
     return [np.concatenate(own) for own in zip(*parts, strict=True)]
