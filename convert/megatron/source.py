@@ -10,7 +10,7 @@ from convert.checkpoint import Source
 from convert.fate import Fate
 from convert.hf.tokenizer import tokenizer_at
 from convert.megatron.account import account, facts, left_out
-from convert.megatron.config import ReadingChoices
+from convert.megatron.arguments_in import ReadingChoices
 from convert.megatron.training import as_ours, training_keys
 from convert.ours.unsaid import OPTIMIZER_SAYS
 from convert.parts import Leaves, Part, layer_of

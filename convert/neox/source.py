@@ -7,15 +7,15 @@ from typing import Any
 
 from convert.checkpoint import Source
 from convert.fate import Fate
-from convert.neox import training as neox_training
+from convert.neox import training_in
 from convert.neox.account import files_not_read, left_out, source_facts
 from convert.neox.checkpoint import NeoxModel
 from convert.neox.consistency import check_consistency
 from convert.neox.join import merge_part
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
-from convert.neox.tokenizer import find_tokenizer
-from convert.neox.training_keys import training_keys
+from convert.neox.tokenizer_in import find_tokenizer
+from convert.neox.training_keys_in import training_keys
 from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
@@ -58,7 +58,7 @@ class Opened:
     ranks: NeoxCheckpoint
     plan: MergePlan
     choices: MergeChoices
-    training: neox_training.NeoxTraining | None
+    training: training_in.NeoxTraining | None
 
 
 def open_run(src: Path, options: Options) -> Opened:
@@ -72,15 +72,15 @@ def open_run(src: Path, options: Options) -> Opened:
     check_consistency(ranks)
     if not options.optimizer:
         return Opened(ranks, make_plan(ranks, options.merge), options.merge, None)
-    training = neox_training.open_training(ranks)
-    ranks = neox_training.masters(ranks, training)
+    training = training_in.open_training(ranks)
+    ranks = training_in.masters(ranks, training)
     choices = options.merge
     if choices.norms == "fold":
         choices = replace(choices, norms="mean")
     plan = make_plan(ranks, choices)
     clean = options.clean_biases
     plan.keys |= training_keys(ranks, training.optimizer, training.summed, clean=clean)
-    plan.warnings += neox_training.training_notes(ranks, training, plan)
+    plan.warnings += training_in.training_notes(ranks, training, plan)
     return Opened(ranks, plan, choices, training)
 
 
@@ -108,7 +108,7 @@ class NeoxSource(Source):
         self.left_out: Sequence[Fate] = [*left_out(ranks)]
         self.conversion = {"from": "GPT-NeoX", **asdict(opened.choices)}
         if opened.training:
-            self.training = neox_training.as_ours(ranks, opened.training)
+            self.training = training_in.as_ours(ranks, opened.training)
             self.facts |= self.training.facts
             self.files += opened.training.files
 

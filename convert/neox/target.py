@@ -14,7 +14,7 @@ from convert.neox.split import Split
 from convert.neox.tokenizer_out import for_neox
 from convert.neox.training_out import NeoxState, collect, neox_state
 from convert.parts import Leaves, Part
-from convert.readers.neox_mlp_type import without_mlp_type
+from convert.readers.neox_mlp_keys import without_mlp_type
 from convert.readers.neox_open import open_neox
 from convert.writers.neox import NeoxWriter
 from jaxneox.config.keys.further import OURS

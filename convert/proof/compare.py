@@ -14,10 +14,10 @@ import numpy as np
 
 from convert.checkpoint import Checkpoint, Logits
 from convert.oracle import Forward
+from convert.proof.architectures import settings_that_differ
 from convert.proof.logits import Comparison, Totals
 from convert.proof.numbers import differing
 from convert.proof.program import limit
-from convert.proof.settings import settings_that_differ
 from jaxneox.config.schema import ModelConfig
 
 EXACT = 1e-11

@@ -9,7 +9,7 @@ import tokenizers
 
 from convert import from_hf, from_neox, to_hf, to_neox
 from convert.hf.tokenizer import save_tokenizer, tokenizer_at
-from convert.neox.tokenizer import find_tokenizer
+from convert.neox.tokenizer_in import find_tokenizer
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data import build_tokenizer, load_tokenizer
 from jaxneox.errors import UserError
