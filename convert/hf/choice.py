@@ -62,7 +62,7 @@ REASONS = {
 }
 
 
-class Word:
+class FormatArgument:
     """A format argument: `{x:this|that}` is `this` if x is true; all else is as usual."""
 
     def __init__(self, value: Any) -> None:
@@ -112,7 +112,7 @@ def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
     ours, theirs = meaning(model), meaning(Settings(keys_of(config)).model(vocab_size=None))
     return {
         name: REASONS.get(name, f"{name} is {{ours}}, there {{theirs}}").format(
-            ours=Word(ours[name]), theirs=Word(theirs[name])
+            ours=FormatArgument(ours[name]), theirs=FormatArgument(theirs[name])
         )
         for name in ours
         if name in theirs and ours[name] != theirs[name]

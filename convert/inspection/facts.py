@@ -61,7 +61,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Drift:
+class LargestDrift:
     """The largest difference among the tensors that every rank has a copy of.
 
     Attributes:
@@ -121,7 +121,7 @@ class Facts:
     parameters: int | None = None
     dtypes: dict[str, int] = field(default_factory=dict)
     optimizer: Optimizer | None = None
-    drift: Drift | None = None
+    drift: LargestDrift | None = None
     not_finite: list[str] = field(default_factory=list)
     bytes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -30,7 +30,7 @@ ITEMSIZE = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
 COMMON = 64 << 20  # bytes that the common state, which holds no weights, may take at most
 
 
-class Tensor(NamedTuple):
+class TensorHeader(NamedTuple):
     """The header of a tensor; `value` is that of a lone number."""
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Tensor(NamedTuple):
     value: float | None = None
 
 
-class Names(Unpickler):
+class LenientUnpickler(Unpickler):
     """An unpickler that accepts unknown names too: their stand-ins here do nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -49,7 +49,7 @@ class Names(Unpickler):
 
 
 @dataclass
-class Index:
+class DistIndex:
     """A torch_dist folder: whole tensors by key, and the files that hold them.
 
     Attributes:
@@ -57,7 +57,7 @@ class Index:
         lengths: the least number of bytes that each file must have.
     """
 
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, TensorHeader] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ def _said(run: Path) -> str | None:
 
 
 def read_torch(file: BinaryIO, path: Path) -> Any:
-    """Read a torch file, with a `Tensor` in place of each tensor."""
+    """Read a torch file, with a `TensorHeader` in place of each tensor."""
     try:
         with zipfile.ZipFile(file) as archive:
             name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
@@ -112,29 +112,31 @@ def read_torch(file: BinaryIO, path: Path) -> Any:
                 value = np.frombuffer(alone, dtype, 1)[0] if alone else None
                 return dtype, value
 
-            return Names(archive.read(name), str(path), storage, _tensor).load()
+            return LenientUnpickler(archive.read(name), str(path), storage, _tensor).load()
     except Exception as error:  # a damaged file can raise anything
         raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any) -> Tensor:
+def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any) -> TensorHeader:
     dtype, value = storage
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError("a tensor of no shape")
-    return Tensor(tuple(shape), dtype.name, None if value is None else float(value))
+    return TensorHeader(tuple(shape), dtype.name, None if value is None else float(value))
 
 
-def read_index(folder: Path) -> Index:
+def read_index(folder: Path) -> DistIndex:
     path = folder / ".metadata"
-    found = Index()
+    found = DistIndex()
     try:
-        metadata = state_of(Names(path.read_bytes(), str(path), _no_tensors, _no_tensors).load())
+        metadata = state_of(
+            LenientUnpickler(path.read_bytes(), str(path), _no_tensors, _no_tensors).load()
+        )
         places = {
             state_of(key)["fqn"]: state_of(place) for key, place in metadata["storage_data"].items()
         }
         for name, entry in metadata["state_dict_metadata"].items():
             if isinstance(size := state_of(entry).get("size"), tuple):
-                found.tensors[str(name)] = Tensor(size, _dtype(state_of(entry)))
+                found.tensors[str(name)] = TensorHeader(size, _dtype(state_of(entry)))
         for place in map(state_of, metadata["storage_data"].values()):
             name, end = str(place["relative_path"]), int(place["offset"]) + int(place["length"])
             found.lengths[name] = max(end, found.lengths.get(name, 0))
@@ -181,17 +183,17 @@ def state_of(value: Any) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def tensors_of(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(state: Any, prefix: str = "") -> Iterator[tuple[str, TensorHeader]]:
     """Flatten the tensors of nested mappings and lists to dotted names."""
     pairs = state.items() if isinstance(state, Mapping) else enumerate(state)
     for name, value in pairs:
-        if isinstance(value, Tensor):
+        if isinstance(value, TensorHeader):
             yield f"{prefix}{name}", value
         elif isinstance(value, Mapping) or type(value) in (list, tuple):
             yield from tensors_of(value, f"{prefix}{name}.")
 
 
-def nbytes(tensors: Iterable[Tensor]) -> int:
+def nbytes(tensors: Iterable[TensorHeader]) -> int:
     return sum(prod(t.shape) * ITEMSIZE.get(t.dtype, 0) for t in tensors)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convert.fate import drift_of
-from convert.inspection.facts import Drift, Facts
+from convert.inspection.facts import Facts, LargestDrift
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.torch_file import LazyTensor
 from convert.rules.neox import FIRST_BLOCK
@@ -44,7 +44,7 @@ def copies(source: NeoxCheckpoint) -> Iterator[Copies]:
                 yield Copies(index, name, [rank[name] for rank in ranks])
 
 
-def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> Drift | None:
+def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> LargestDrift | None:
     """Measure the drift; return None for one rank, and, with a note, for copies too large."""
     if source.mp == 1:
         return None
@@ -62,7 +62,7 @@ def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> Drift | N
         if not drift.between <= worst.between and not isnan(worst.between):
             worst, where = drift, copy
         source.forget(copy.module)
-    return Drift(
+    return LargestDrift(
         largest=worst.between,
         typical=worst.of,
         tensor=where.name if where else None,

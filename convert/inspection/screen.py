@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 
 from convert.inspection import architecture
-from convert.inspection.facts import TITLES, Drift, Facts, Optimizer, Use
+from convert.inspection.facts import TITLES, Facts, LargestDrift, Optimizer, Use
 from jaxneox.console.text import one_line
 
 WIDTH = 100
@@ -90,7 +90,7 @@ def _optimizer(found: Optimizer | None) -> str:
     return ", ".join(said)
 
 
-def _drift(drift: Drift) -> str:
+def _drift(drift: LargestDrift) -> str:
     if not drift.differing:
         return f"none: the ranks' copies of {drift.copied} tensors are the same"
     where = drift.tensor if drift.layer is None else f"{drift.tensor} of layer {drift.layer}"

@@ -26,7 +26,7 @@ MAX_LR = ("max_lr", "start_lr")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class MegatronSchedule:
     """A schedule of the learning rate, and the position in it.
 
     Attributes:
@@ -46,7 +46,9 @@ class Schedule:
     notes: list[str]
 
 
-def schedule_of(args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int) -> Schedule:
+def schedule_of(
+    args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int
+) -> MegatronSchedule:
     """Read the schedule.
 
     Raises:
@@ -73,7 +75,7 @@ def schedule_of(args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int
         )
     if args.get("lr_warmup_init"):
         further.append("Megatron's warm-up began above 0 (lr_warmup_init), ours begins at 0")
-    return Schedule(
+    return MegatronSchedule(
         position,
         max(0, step - position),
         lr or float(decays["lr"]),

@@ -11,7 +11,7 @@ from convert.fate import Fate
 from convert.hf.tokenizer import tokenizer_at
 from convert.megatron.account import account, facts, left_out
 from convert.megatron.arguments_in import ReadingChoices
-from convert.megatron.training import as_ours, training_keys
+from convert.megatron.training_in import as_ours, training_keys
 from convert.ours.unsaid import OPTIMIZER_SAYS
 from convert.parts import Leaves, Part, layer_of
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
@@ -22,7 +22,7 @@ from jaxneox.data import Tokenizer
 
 
 @dataclass(frozen=True)
-class Options:
+class MegatronOptions:
     """A user's choices.
 
     Attributes:
@@ -49,7 +49,7 @@ class MegatronSource(Source):
 
     checkpoint: MegatronCheckpoint
 
-    def __init__(self, src: Path, options: Options) -> None:
+    def __init__(self, src: Path, options: MegatronOptions) -> None:
         weights = open_megatron(src, step=options.step, choices=options.reading)
         keys: dict[str, Any] = dict(weights.keys)
         notes: list[str] = []

@@ -30,7 +30,7 @@ BATCH_KEYS = {"train_batch_size", "train_micro_batch_size_per_gpu", "batch_size"
 
 
 @dataclass(frozen=True)
-class Options:
+class NeoxOptions:
     """A user's choices.
 
     Attributes:
@@ -61,7 +61,7 @@ class Opened:
     training: training_in.NeoxTraining | None
 
 
-def open_run(src: Path, options: Options) -> Opened:
+def open_run(src: Path, options: NeoxOptions) -> Opened:
     """Open a run and decide how its ranks become one model.
 
     Raises:
@@ -87,7 +87,7 @@ def open_run(src: Path, options: Options) -> Opened:
 class NeoxSource(Source):
     """A GPT-NeoX run as the source of a conversion; its ranks are merged while they are read."""
 
-    def __init__(self, src: Path, options: Options) -> None:
+    def __init__(self, src: Path, options: NeoxOptions) -> None:
         opened = open_run(src, options)
         ranks, plan = opened.ranks, opened.plan
         self._ranks, self._plan = ranks, plan

@@ -158,7 +158,7 @@ def training_facts(training: NeoxTraining) -> dict[str, Any]:
     }
 
 
-class Moments(Merged):
+class NeoxMoments(Merged):
     """One of Adam's moments, for gradients that are averaged over the micro-batches of a step.
 
     Copies of norms and biases have the same gradients and so the same moments; if they differ, the
@@ -183,8 +183,8 @@ def as_ours(source: NeoxCheckpoint, training: NeoxTraining) -> Training:
     def scale(loss: LossScaleConfig) -> tuple[float, int, int] | None:
         return _scale(optimizer, loss)
 
-    moments: dict[Moment, Moments] = {
-        ours: Moments(source, optimizer, quantity, training.summed**times)
+    moments: dict[Moment, NeoxMoments] = {
+        ours: NeoxMoments(source, optimizer, quantity, training.summed**times)
         for ours, quantity, times in MOMENTS
     }
     return Training(

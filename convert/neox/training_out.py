@@ -34,7 +34,7 @@ class MomentSplit(Split):
 
 @dataclass
 class NeoxState:
-    """The training state of NeoX's files; see `writers.neox.Training`."""
+    """The training state of NeoX's files; see `writers.neox.TrainingContent`."""
 
     adam: AdamState
     stages: list[list[int]]

@@ -22,7 +22,7 @@ quotients or products."""
 
 
 @dataclass
-class Compared:
+class PartComparison:
     """The comparison of one part: how many numbers, and a line for each parameter that differs."""
 
     elements: int = 0
@@ -33,14 +33,14 @@ class Compared:
         self.differences += [difference] if difference else []
 
 
-def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[Compared]:
+def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[PartComparison]:
     """Compare every parameter, part by part."""
     reads = reads_norm(target.model) if folded else {}
     norms = tuple(f"{norm}." for norm in {*reads.values()})
     for part in parts_of(target.model):
         place = f"layer {part}: " if isinstance(part, int) else ""
         both = source.leaves(part), target.leaves(part)
-        compared = Compared()
+        compared = PartComparison()
         for name in sorted(both[1], key=is_bias):
             leaf = both[1][name]
             if name in reads:

@@ -15,7 +15,7 @@ from convert.hf.tokenizer import beside
 from convert.neox.consistency import as_computed
 from convert.ours.unsaid import TRAINING
 from convert.parts import STACKED, Shapes
-from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
+from convert.readers.hf_files import DTYPES, HfTensor, read_json, tensors, weight_files
 from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
 from jaxneox.config import Settings
@@ -120,7 +120,7 @@ class HfCheckpoint(Checkpoint):
         layers = range(self.model.num_layers if "{}" in rule.theirs else 1)
         return [rule.theirs.format(layer) for layer in layers]
 
-    def _on_disk(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _on_disk(self, found: dict[str, HfTensor]) -> dict[str, HfTensor]:
         """Rename tensors as on disk: a saved `state_dict()` may have the names in memory.
 
         Raises:
@@ -137,7 +137,7 @@ class HfCheckpoint(Checkpoint):
                 )
         return found
 
-    def _with_prefix(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _with_prefix(self, found: dict[str, HfTensor]) -> dict[str, HfTensor]:
         """Add the prefix that some files leave out, such as GPT-2's own."""
         prefix, head = self.family.table.PREFIX, self.family.table.HEAD
         if any(name.startswith(prefix) for name in found):
@@ -165,7 +165,7 @@ class HfCheckpoint(Checkpoint):
             elif tensor.dtype not in FLOATS:
                 yield f"{name} is {tensor.dtype or 'of a type'}, which is none of {[*PRECISION]}"
 
-    def _beyond(self, name: str, tensor: Tensor) -> Iterator[str]:
+    def _beyond(self, name: str, tensor: HfTensor) -> Iterator[str]:
         """Yield what is wrong with a tensor that no leaf is made of; saved masks are fine."""
         blocks = next(r.theirs for r in self._rules if "{}" in r.theirs).partition("{}")[0]
         layer, _, rest = name.removeprefix(blocks).partition(".")

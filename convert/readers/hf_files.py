@@ -19,7 +19,7 @@ DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """Types by safetensors' names; a tensor of any other type is not a weight of these models."""
 
 
-class Tensor(Protocol):
+class HfTensor(Protocol):
     """A tensor of a file; `dtype` is None if it is of an unsupported type."""
 
     @property
@@ -97,13 +97,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     return found
 
 
-def tensors(files: list[Path]) -> dict[str, Tensor]:
+def tensors(files: list[Path]) -> dict[str, HfTensor]:
     """Return the tensors of files by name.
 
     Raises:
         UserError: a file is damaged, or a tensor is in two of them.
     """
-    found: dict[str, Tensor] = {}
+    found: dict[str, HfTensor] = {}
     for path in files:
         for name, tensor in _opened(path):
             if name in found:
@@ -112,11 +112,11 @@ def tensors(files: list[Path]) -> dict[str, Tensor]:
     return found
 
 
-def _opened(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _opened(path: Path) -> Iterator[tuple[str, HfTensor]]:
     return _safe(path) if path.suffix == ".safetensors" else _pickled(path)
 
 
-def _safe(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _safe(path: Path) -> Iterator[tuple[str, HfTensor]]:
     from safetensors import SafetensorError, safe_open
 
     refuse_pointer(path)
@@ -131,7 +131,7 @@ def _safe(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise damaged(path, error) from error
 
 
-def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _pickled(path: Path) -> Iterator[tuple[str, HfTensor]]:
     file = TorchFile(path)
     if not isinstance(file.content, Mapping):
         raise UserError(f"{path}: holds {type(file.content).__name__}, expected tensors")

@@ -25,7 +25,7 @@ Format = Literal["torch", "torch_dist"]
 
 
 @dataclass(frozen=True)
-class Files:
+class MegatronFiles:
     """The files of a step; `ranks`, for `torch` alone, is by (stage, tensor-parallel rank)."""
 
     folder: Path
@@ -41,7 +41,7 @@ def is_megatron(path: Path) -> bool:
     return (path / TRACKER).is_file() or _format(path) is not None or bool(_steps(path))
 
 
-def find_files(src: Path, step: int | None = None) -> Files:
+def find_files(src: Path, step: int | None = None) -> MegatronFiles:
     """Find the files of a run or of one of its steps.
 
     Raises:
@@ -56,7 +56,7 @@ def find_files(src: Path, step: int | None = None) -> Files:
             f"{folder}: holds no Megatron-LM checkpoint; expected mp_rank_TT[_PPP] folders with "
             f"{STATE}, or {INDEX} with .distcp files"
         )
-    return Files(folder, at, kind, _grid(folder) if kind == "torch" else [])
+    return MegatronFiles(folder, at, kind, _grid(folder) if kind == "torch" else [])
 
 
 def step_folder(src: Path, step: int | None) -> Path:

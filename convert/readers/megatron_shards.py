@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from convert.readers.megatron_files import COMMON, Files, require
+from convert.readers.megatron_files import COMMON, MegatronFiles, require
 from convert.readers.megatron_names import NO_WEIGHTS, flat, named
 from convert.readers.pickles import Inert
 from convert.readers.torch_dist import DistFolder
@@ -15,7 +15,7 @@ from convert.readers.torch_file import TorchFile
 from jaxneox.errors import UserError
 
 
-class Tensor(Protocol):
+class ShardTensor(Protocol):
     """The interface of one rank's tensor, whichever file it lies in."""
 
     @property
@@ -29,7 +29,7 @@ class Tensor(Protocol):
     def numpy(self) -> np.ndarray: ...
 
 
-Ranks = list[dict[str, Tensor]]
+Ranks = list[dict[str, ShardTensor]]
 Order = list[tuple[str, int | None]]
 """Parameters in order: (name, layer)."""
 
@@ -69,7 +69,7 @@ class Shards:
         order: the parameters of each (stage, chunk), in their module's order.
     """
 
-    files: Files
+    files: MegatronFiles
     args: dict[str, Any]
     version: float
     iteration: int
@@ -94,7 +94,7 @@ class Shards:
         return sum(t.nbytes for ranks in self.layers.values() for r in ranks for t in r.values())
 
 
-def open_shards(files: Files) -> Shards:
+def open_shards(files: MegatronFiles) -> Shards:
     found = _legacy(files) if files.format == "torch" else _dist(files)
     said = {found.iteration, *([] if files.step is None else [files.step])}
     if len(said) > 1:
@@ -105,7 +105,7 @@ def open_shards(files: Files) -> Shards:
     return found
 
 
-def _legacy(files: Files) -> Shards:
+def _legacy(files: MegatronFiles) -> Shards:
     """Number the layers of all stages, which each stage and virtual stage numbers from 0."""
     opened = [[TorchFile(path) for path in stage] for stage in files.ranks]
     states = [[_mapping(file) for file in stage] for stage in opened]
@@ -149,7 +149,9 @@ def _add_stage(
     return [(name, None if layer is None else before + layer) for name, layer, _ in stage[0]]
 
 
-def _chunk(state: Mapping[str, Any], v: int, path: Path) -> list[tuple[str, int | None, Tensor]]:
+def _chunk(
+    state: Mapping[str, Any], v: int, path: Path
+) -> list[tuple[str, int | None, ShardTensor]]:
     model = state.get("model" if "model" in state else f"model{v}")
     if not isinstance(model, Mapping):
         raise UserError(f"{path}: holds no model, but {', '.join(map(str, state))[:200]}")
@@ -171,7 +173,7 @@ def _chunks(state: Mapping[str, Any]) -> int:
     return 1 if "model" in state else max(1, sum(f"model{v}" in state for v in range(len(state))))
 
 
-def _dist(files: Files) -> Shards:
+def _dist(files: MegatronFiles) -> Shards:
     folder = DistFolder(files.folder)
     common, paths = common_state(folder)
     layers: dict[int | None, Ranks] = {None: [{}]}
@@ -183,7 +185,9 @@ def _dist(files: Files) -> Shards:
         if inside and layer is None:  # all layers in one tensor
             count = tensor.shape[0] if tensor.shape else 0
             _refuse_far(key, count, files.folder)
-            parts: list[tuple[int | None, Tensor]] = [(i, tensor.part(i)) for i in range(count)]
+            parts: list[tuple[int | None, ShardTensor]] = [
+                (i, tensor.part(i)) for i in range(count)
+            ]
         else:
             _refuse_far(key, layer or 0, files.folder)
             parts = [(layer, tensor)]
@@ -221,7 +225,7 @@ def common_state(folder: DistFolder) -> tuple[Mapping[str, Any], list[Path]]:
     return _mapping(TorchFile(path)), [path]
 
 
-def _check_ranks(files: Files, states: list[list[dict[str, Any]]]) -> None:
+def _check_ranks(files: MegatronFiles, states: list[list[dict[str, Any]]]) -> None:
     """Raise a UserError if the last ranks are missing, or the files are of several steps."""
     args = _args(states[0][0].get("args"))
     tp, pp = (args.get(f"{kind}_model_parallel_size") or 1 for kind in ("tensor", "pipeline"))
@@ -273,7 +277,7 @@ def _number(said: Any) -> float:
     return float(said)
 
 
-def _step(state: Mapping[str, Any], files: Files) -> int:
+def _step(state: Mapping[str, Any], files: MegatronFiles) -> int:
     """Return the step; a `release` counts as step 0, whatever number or word it has."""
     said = state.get("iteration")
     if type(said) is int and said >= 0:

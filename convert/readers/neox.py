@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convert.readers.neox_files import Files
+from convert.readers.neox_files import NeoxFiles
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES
 from jaxneox.config import Settings
@@ -54,7 +54,7 @@ class NeoxCheckpoint:
         UserError: files are missing, of different steps or of another kind.
     """
 
-    files: Files
+    files: NeoxFiles
     yamls: list[Path]
     given: dict[str, Any]
     renamed: set[str] = field(default_factory=set)

@@ -52,7 +52,7 @@ def rank_file(number: int) -> str:
 
 
 @dataclass(frozen=True)
-class Files:
+class NeoxFiles:
     """The files of one step of a run.
 
     Attributes:
@@ -69,7 +69,7 @@ class Files:
     merged: list[Path] = field(default_factory=list)
 
 
-def find_files(src: Path, step: int | None = None) -> Files:
+def find_files(src: Path, step: int | None = None) -> NeoxFiles:
     """Find the files of a run or of one of its `global_stepN` folders.
 
     Raises:
@@ -81,13 +81,13 @@ def find_files(src: Path, step: int | None = None) -> Files:
     ranks = {int(m[1]): folder / m[0] for name in names if (m := RANK.fullmatch(name))}
     if not grid and not ranks:
         if merged := merged_files(folder):
-            return Files(folder, None, {}, [], _yamls(folder), merged)
+            return NeoxFiles(folder, None, {}, [], _yamls(folder), merged)
         raise nothing_here(src, folder, names)
     largest = max([rank for _, rank in grid] + [*ranks])
     if largest >= MOST_RANKS:
         raise UserError(f"{folder}: a file of rank {largest}; at most {MOST_RANKS} are expected")
     number = STEP.fullmatch(folder.name)
-    return Files(
+    return NeoxFiles(
         folder,
         int(number[1]) if number else None,
         _whole_grid(folder, grid),

@@ -68,7 +68,7 @@ class Record:
         raise ValueError("a pickle that changes a record")
 
 
-class Window(io.RawIOBase):
+class FileWindow(io.RawIOBase):
     """A part of a file, `length` bytes from `start` on, as a readable file of its own."""
 
     def __init__(self, path: Path, start: int, length: int) -> None:
@@ -119,7 +119,7 @@ class TorchFile:
         refuse_pointer(path)
         try:
             self.size = path.stat().st_size - start if length is None else length
-            with Window(path, start, self.size) as file:
+            with FileWindow(path, start, self.size) as file:
                 if file.read(len(LEGACY)) == LEGACY:
                     raise UserError(
                         f"{path}: was saved by torch before 1.6; load and save it once with a "
@@ -191,7 +191,7 @@ class TorchFile:
         )
 
 
-def _records(file: Window, offset: int, size: int) -> Mapping[str, Record]:
+def _records(file: FileWindow, offset: int, size: int) -> Mapping[str, Record]:
     """Find records in `size` bytes from `offset` on; positions count from the file's start."""
     found = {}
     with zipfile.ZipFile(file) as archive:

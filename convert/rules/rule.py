@@ -33,7 +33,7 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
-class Part:
+class RulePart:
     """One part of a tensor: `leaf` is ours, without the layer; `slot` is q, k or v."""
 
     leaf: str
@@ -83,7 +83,7 @@ class Rule:
 
     theirs: str
     role: Role
-    parts: tuple[Part, ...]
+    parts: tuple[RulePart, ...]
     norm: str = ""  # our name of the norm whose output this tensor multiplies, or is added to
 
     @property
@@ -138,7 +138,7 @@ def sizes_of(model: ModelConfig, ranks: int = 1) -> dict[str, int]:
 
 
 def rule(theirs: str, role: Role, *parts: Sequence[str], norm: str = "") -> Rule:
-    return Rule(theirs, role, tuple(Part(*part) for part in parts), norm)
+    return Rule(theirs, role, tuple(RulePart(*part) for part in parts), norm)
 
 
 STRIP = 8

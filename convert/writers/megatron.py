@@ -19,7 +19,7 @@ from convert.parts import Part
 from convert.readers.megatron_files import COMMON, STATE, TRACKER, rank_folder
 from convert.rules.megatron import FC1, FC2, HEAD, PROJ, QKV, WORDS
 from convert.writers.torch_dist import DistWriter
-from convert.writers.torch_save import Waiting, save
+from convert.writers.torch_save import DiskArrays, save
 from jaxneox.config.schema import ModelConfig
 
 Tensors = Mapping[str, np.ndarray]
@@ -59,7 +59,7 @@ class LegacyWriter:
         self._each = model.num_layers // (grid.pp * grid.chunks)
         self.folder.mkdir(parents=True)
         self._models = {
-            (p, t, v): Waiting(self.folder / f"waiting.{p}.{t}.{v}")
+            (p, t, v): DiskArrays(self.folder / f"waiting.{p}.{t}.{v}")
             for p in range(grid.pp)
             for t in range(grid.tp)
             for v in range(grid.chunks)

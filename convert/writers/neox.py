@@ -20,7 +20,7 @@ from convert.rules.neox import OLD_NAMES
 Tensors = Mapping[str, np.ndarray]
 
 
-class Training(Protocol):
+class TrainingContent(Protocol):
     """The training state in the mp_rank files of a run that continues."""
 
     def state(self, stage: int, rank: int) -> dict[str, Any]:
@@ -60,7 +60,10 @@ class NeoxWriter:
             }
 
     def finish(
-        self, keys: Mapping[str, Any], args: Mapping[str, Any], training: Training | None = None
+        self,
+        keys: Mapping[str, Any],
+        args: Mapping[str, Any],
+        training: TrainingContent | None = None,
     ) -> None:
         for number in range(self._mp * max(1, self._pp)):
             module = None if self._pp else self._modules[number]

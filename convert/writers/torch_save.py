@@ -27,7 +27,7 @@ def to_torch(value: Any) -> Any:
     return torch.from_numpy(value)
 
 
-class Waiting:
+class DiskArrays:
     """Arrays kept in one file until what they belong to is complete, to save memory."""
 
     def __init__(self, path: Path) -> None:

@@ -90,14 +90,14 @@ def as_ours(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> Trainin
     def scale(loss: LossScaleConfig) -> tuple[float, int, int] | None:
         return loss_scale_of(optimizer.scaler, loss)
 
-    moments: dict[Moment, Moments] = {
-        ours: Moments(optimizer.kinds[theirs]) for ours, theirs in MOMENTS
+    moments: dict[Moment, MegatronMoments] = {
+        ours: MegatronMoments(optimizer.kinds[theirs]) for ours, theirs in MOMENTS
     }
     facts = training_facts(source, optimizer)
     return Training(optimizer.step, schedule.position, moments, schedule.skipped, scale, facts)
 
 
-class Moments(Checkpoint):
+class MegatronMoments(Checkpoint):
     """One of Adam's moments, in float32."""
 
     def __init__(self, moments: MegatronCheckpoint) -> None:
