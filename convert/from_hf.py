@@ -6,6 +6,7 @@ from pathlib import Path
 from convert.casting import CHOICES
 from convert.conversion import convert
 from convert.hf.download import local
+from convert.hf.families import FAMILIES
 from convert.hf.source import HfSource
 from convert.ours.target import JaxneoxTarget
 from jaxneox.console.execute import entry_point
@@ -15,8 +16,8 @@ from jaxneox.console.parser import Parser
 def parser() -> Parser:
     p = Parser(
         "convert from-hf",
-        "Convert a model of transformers (GPT-NeoX, Llama, Mistral, Qwen2, Qwen3 or GPT-2) to a "
-        "jaxneox checkpoint with the same function, and certify it.",
+        "Convert a model of transformers to a jaxneox checkpoint with the same function, and "
+        f"certify it. Its architecture is one of {', '.join(f.architecture for f in FAMILIES)}.",
         [
             ("EleutherAI/pythia-70m runs/70m", "a model of the Hugging Face hub"),
             ("models/llama runs/llama --dtype bfloat16", "a folder here, its weights rounded"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from convert.casting import CHOICES
 from convert.conversion import convert
-from convert.megatron.config import ReadingChoices
+from convert.megatron.arguments_in import ReadingChoices
 from convert.megatron.source import MegatronOptions, MegatronSource
 from convert.ours.target import JaxneoxTarget
 from jaxneox.config import load_yaml

@@ -53,21 +53,25 @@ def run(args: argparse.Namespace) -> int:
 def inspect(args: argparse.Namespace, kind: Kind) -> Facts:
     """Collect a checkpoint's facts, importing only the reader of its kind: just ours needs jax."""
     path, step, numbers = args.path, args.step, args.numbers
-    if kind == "neox":
-        from convert.inspection.neox import inspect_neox
+    match kind:
+        case "neox":
+            from convert.inspection.neox import inspect_neox
 
-        return inspect_neox(path, step=step, config=args.config, drift=args.drift, numbers=numbers)
-    if kind == "jaxneox":
-        from convert.inspection.jaxneox import inspect_jaxneox
+            return inspect_neox(
+                path, step=step, config=args.config, drift=args.drift, numbers=numbers
+            )
+        case "jaxneox":
+            from convert.inspection.jaxneox import inspect_jaxneox
 
-        return inspect_jaxneox(path, step=step, numbers=numbers)
-    if kind == "megatron":
-        from convert.inspection.megatron import inspect_megatron
+            return inspect_jaxneox(path, step=step, numbers=numbers)
+        case "megatron":
+            from convert.inspection.megatron import inspect_megatron
 
-        return inspect_megatron(path, step=step, numbers=numbers)
-    from convert.inspection.hf import inspect_hf
+            return inspect_megatron(path, step=step, numbers=numbers)
+        case "huggingface":
+            from convert.inspection.hf import inspect_hf
 
-    return inspect_hf(path, numbers=numbers)
+            return inspect_hf(path, numbers=numbers)
 
 
 main = entry_point(parser, run, foreign=True)

@@ -35,7 +35,7 @@ KINDS = (
     ),
     HUGGING_FACE,
     Foreign(
-        "Megatron",
+        "Megatron-LM",
         "from-megatron",
         re.compile(
             r"latest_checkpointed_iteration\.txt|iter_\d{7}|mp_rank_\d+(_\d+)*|model\w*rng\.pt"

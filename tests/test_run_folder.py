@@ -135,7 +135,7 @@ def test_another_version_of_the_metadata_is_no_damage(run: Path) -> None:
 NAMES = {
     "GPT-NeoX": "global_step5/mp_rank_00_model_states.pt",
     "Hugging Face": "model-00001-of-00002.safetensors",
-    "Megatron": "iter_0000010/mp_rank_00/model_optim_rng.pt",
+    "Megatron-LM": "iter_0000010/mp_rank_00/model_optim_rng.pt",
 }
 
 

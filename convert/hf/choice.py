@@ -73,19 +73,31 @@ class FormatArgument:
         return (this if self.value else that) if spec else str(self.value)
 
 
-def choose(model: ModelConfig) -> Family:
-    """Choose the architecture that has the model's function.
+def choose(model: ModelConfig, preferred: str | None = None) -> Family:
+    """Choose the architecture that has exactly the model's function.
+
+    Args:
+        model: the model that is to be written.
+        preferred: the architecture that a converted model came from, which is taken if it is one of
+            those that have the function; by default the first of them.
 
     Raises:
-        UserError: none has it; the message gives all reasons.
+        UserError: none has it; names the nearest, with all reasons.
     """
-    rejected: list[tuple[Family, dict[str, str]]] = []
+    candidates: list[tuple[Family, dict[str, str]]] = []
     for family in FAMILIES:
         with suppress(UserError):  # of sizes that the family cannot have
-            rejected.append((family, reasons(family, model)))
-    if not rejected:
+            candidates.append((family, reasons(family, model)))
+    if not candidates:
         raise UserError("no architecture of transformers is near this model")
-    nearest, why = min(rejected, key=lambda pair: ("positions.kind" in pair[1], len(pair[1])))
+    nearest, why = min(
+        candidates,
+        key=lambda pair: (
+            "positions.kind" in pair[1],
+            len(pair[1]),
+            pair[0].architecture != preferred,
+        ),
+    )
     if why:
         raise UserError(
             f"{nearest.architecture} is the nearest to this model in transformers, and is not the "

@@ -8,9 +8,9 @@ from typing import Any
 from convert.fixed import FixedSetting
 from convert.hf.activations import ACTIVATIONS, GATED, PLAIN
 from convert.hf.agreed import agreed
-from convert.hf.common_keys import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.families import FAMILIES
 from convert.hf.family import Family
+from convert.hf.keys_without_a_field import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError

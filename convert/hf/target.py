@@ -48,7 +48,7 @@ class HfTarget(Target):
     ) -> None:
         self._source, self._dtype = source, dtype
         self._model = model_to_write(source, trim, copy_shared_norm)
-        self._family = choose(self._model)
+        self._family = choose(self._model, source.checkpoint.conversion.get("from"))
         self._rules = self._family.rules(self._model)
         self._sizes = sizes_of(self._model)
         self.title = self._family.architecture

@@ -64,7 +64,7 @@ class NeoxModel(Merged):
         return Fidelity(frozenset(plan.rounding), plan.exact, plan.mergeable, bool(plan.folds))
 
     @cached_property
-    def others(self) -> Mapping[str, Forward]:
+    def alternatives(self) -> Mapping[str, Forward]:
         """NeoX's own merges, and the effect of its half precision on positions, by title."""
         source, functions = self.source, dict[str, Forward]()
         if source.mp > 1:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_files import layer_file
 from convert.readers.neox_open import require_modules
 from convert.rules import neox
 from convert.rules.rule import sizes_of
@@ -154,7 +155,7 @@ def _file(source: NeoxCheckpoint, index: int, rank: int) -> str:
     if source.engine == "sequential":
         files = source.files.ranks or source.files.merged
         return f"{files[rank].name}, module {index}"
-    return f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+    return layer_file(index, rank)
 
 
 def _raise(folder: Any, problems: list[str]) -> None:

@@ -27,13 +27,22 @@ class NeoxGrid(NamedTuple):
 JOINT = ("layernorm", "non_parametric_layernorm")
 """Norms whose statistics are taken over all heads of a rank."""
 
+NORMS = (*JOINT, "rmsnorm", "scalenorm")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity")
+"""All that NeoX has, by our names."""
+
 
 def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
     mp, a = grid.mp, model.attention
     if mp < 1 or grid.pp < 0:
         raise UserError(f"--mp {mp} --pp {grid.pp}: expected --mp from 1 and --pp from 0")
+    norm, activation = model.norm.kind, model.mlp.activation
     drops = model.parallel_residual and model.mlp.gated and not model.mlp.bias
     reasons = {
+        f"its norms are {norm}, which NeoX does not have": norm not in NORMS,
+        f"its MLP's activation is {activation}, which NeoX does not have": (
+            activation not in ACTIVATIONS
+        ),
         "it has a bias on its logits, which NeoX has only from copies of a layernorm's bias": (
             model.logit_bias and (model.tied_embedding or not model.norm.bias)
         ),
@@ -42,8 +51,8 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         "its attention is dropped, which NeoX does only with a gated MLP without biases": (
             model.attention_dropped and not drops
         ),
-        f"use_qk_layernorm with {model.norm.kind} would take its statistics over each rank's own "
-        "heads: use --mp 1": a.qk_norm and mp > 1 and model.norm.kind in JOINT,
+        f"use_qk_layernorm with {norm} would take its statistics over each rank's own "
+        "heads: use --mp 1": a.qk_norm and mp > 1 and norm in JOINT,
         f"{a.kv_heads} key-value heads do not divide over {mp} ranks": a.kv_heads % mp != 0,
         f"the MLP's width {model.mlp.size} does not divide over {mp} ranks": model.mlp.size % mp,
         f"{model.num_layers} layers are fewer than {grid.pp} stages": (model.num_layers < grid.pp),

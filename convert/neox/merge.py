@@ -28,7 +28,7 @@ import numpy as np
 
 from convert.casting import chosen
 from convert.fate import drift_of
-from convert.neox.dtypes import FLOAT32, choose_dtypes
+from convert.neox.merged_dtypes import FLOAT32, choose_dtypes
 from convert.neox.plan import Decision, Fold, Loss, MergeChoices, MergePlan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox

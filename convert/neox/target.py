@@ -12,9 +12,9 @@ from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices
 from convert.neox.split import Split
 from convert.neox.tokenizer_out import for_neox
-from convert.neox.training_out import NeoxState, neox_state
+from convert.neox.training_out import NeoxState, collect, neox_state
 from convert.parts import Leaves, Part
-from convert.readers.neox_mlp_type import without_mlp_type
+from convert.readers.neox_mlp_keys import without_mlp_type
 from convert.readers.neox_open import open_neox
 from convert.writers.neox import NeoxWriter
 from jaxneox.config.keys.further import OURS
@@ -72,7 +72,8 @@ class NeoxTarget(Target):
         return fates
 
     def write_training(self, training: Training, advance: Callable[[int], None]) -> None:
-        """Write nothing: `start` collected the state, and `finish` writes it."""
+        assert self._state is not None
+        collect(self._state, self._source, training, self._grid, advance)
 
     def finish(self) -> list[str]:
         if self._tokenizer is not None:

@@ -1,6 +1,6 @@
 """A run of ours on its way back to NeoX: the optimizer's state, and the keys that go with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class NeoxState:
     position: int
     step: int
     sequences: int  # of a global batch
+    summed: int  # micro-batches, whose gradients NeoX adds up
 
     def state(self, stage: int, rank: int) -> dict[str, Any]:
         return self.adam.state(rank, self.stages[stage]) | {
@@ -79,9 +80,8 @@ def neox_state(
         adam = ZeroState(
             folder, counters, parts=dp, tied=tied, sequential=not grid.pp, clipping=clip
         )
-    _collect(adam, source, state, grid, summed)
     training = NeoxState(
-        adam, _stages(source, grid), state.position, source.step, batch.global_size
+        adam, _stages(source, grid), state.position, source.step, batch.global_size, summed
     )
     block = dict(keys.get("optimizer") or {})
     block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
@@ -117,8 +117,23 @@ def _counters(
     )
 
 
-def _collect(adam: AdamState, source: Source, state: Training, grid: NeoxGrid, summed: int) -> None:
-    """Collect all tensors of all ranks, with master weights if they are kept apart."""
+def collect(
+    neox_state: NeoxState,
+    source: Source,
+    state: Training,
+    grid: NeoxGrid,
+    advance: Callable[[int], None],
+) -> None:
+    """Collect all tensors of all ranks; master weights too, where they are kept apart.
+
+    Args:
+        neox_state: what NeoX's files will say; gets the tensors.
+        source: the run, for its master weights.
+        state: its moments.
+        grid: the ranks to cut for.
+        advance: is called with the number of bytes of moments that were cut.
+    """
+    adam = neox_state.adam
     cuts: dict[str, tuple[Split, Checkpoint]] = {
         "exp_avg": (MomentSplit(state.moments["mu"], grid), state.moments["mu"]),
         "exp_avg_sq": (MomentSplit(state.moments["nu"], grid), state.moments["nu"]),
@@ -126,34 +141,37 @@ def _collect(adam: AdamState, source: Source, state: Training, grid: NeoxGrid, s
     if isinstance(adam, ZeroState):
         cuts["master"] = Split(source.checkpoint, grid), source.checkpoint
     for part in parts_of(source.checkpoint.model):
-        modules = [split.cut(part, values.leaves(part)) for split, values in cuts.values()]
+        leaves = [values.leaves(part) for _, values in cuts.values()]
+        modules = [
+            split.cut(part, own) for (split, _), own in zip(cuts.values(), leaves, strict=True)
+        ]
         for one_module in zip(*modules, strict=True):
             index = one_module[0][0]
             for rank in range(grid.mp):
                 tensors = [ranks[rank] for _, ranks, _ in one_module]
                 by_kind = dict(zip(cuts, tensors, strict=True))
-                _add(adam, source.checkpoint.model, (rank, index), by_kind, float(summed))
+                _add(neox_state, source.checkpoint.model, (rank, index), by_kind)
+        advance(sum(leaf.nbytes for own in leaves[:2] for leaf in own.values()))
 
 
 def _add(
-    adam: AdamState,
+    state: NeoxState,
     model: ModelConfig,
     where: tuple[int, int],
     tensors: Mapping[str, Mapping[str, np.ndarray]],
-    summed: float,
 ) -> None:
     """Add one rank's tensors of a module by kind; NeoX's moments are of summed gradients."""
     rank, index = where
     for name in tensors["exp_avg"].keys() - set(neox.BUFFERS):
         unused = model.shared_norm and name.startswith("post_attention_layernorm")
         if unused and "master" not in tensors:
-            adam.leave_out(index, name)
+            state.adam.leave_out(index, name)
             continue
-        factor = 0.0 if unused else summed
+        factor = 0.0 if unused else float(state.summed)
         values = {kind: of_kind[name] for kind, of_kind in tensors.items()}
         values["exp_avg"] = values["exp_avg"] * factor
         values["exp_avg_sq"] = values["exp_avg_sq"] * factor**2
-        adam.add(rank, index, name, **values)
+        state.adam.add(rank, index, name, **values)
 
 
 def _refuse(source: Source, precision: str, kind: str) -> None:

@@ -26,7 +26,7 @@ class JaxneoxSource(Source):
         if optimizer:
             self.training = open_training(self.checkpoint)
 
-    def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
+    def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
         return self.checkpoint.leaves(part), []
 
 

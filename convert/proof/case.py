@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 
 from convert.checkpoint import Checkpoint, Logits
+from convert.proof.architectures import settings_that_differ
 from convert.proof.compare import EXACT, Proof, prove
 from convert.proof.program import program_of
 from convert.proof.sample import sample
-from convert.proof.settings import settings_that_differ
 from convert.refit import as_other
 
 SLACK = 8

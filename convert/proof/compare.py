@@ -14,10 +14,10 @@ import numpy as np
 
 from convert.checkpoint import Checkpoint, Logits
 from convert.oracle import Forward
+from convert.proof.architectures import settings_that_differ
 from convert.proof.logits import Comparison, Totals
 from convert.proof.numbers import differing
 from convert.proof.program import limit
-from convert.proof.settings import settings_that_differ
 from jaxneox.config.schema import ModelConfig
 
 EXACT = 1e-11
@@ -106,7 +106,9 @@ def prove(
         proof.different += compared.differences
         step()
     functions = {"the source": source.forward, "the converted model": target.forward}
-    logits, shaken = follow(proof, functions | dict(source.others), target.model, tokens_BT, step)
+    logits, shaken = follow(
+        proof, functions | dict(source.alternatives), target.model, tokens_BT, step
+    )
     allowed = max(limit(target.model), ROOM * shaken)
     run_program(proof, allowed, program, logits, tokens_BT[: len(logits)])
     proof.unexplained = settings + proof.different + proof.failures

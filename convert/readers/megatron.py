@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.checkpoint import Checkpoint, Fidelity, Logits
 from convert.fate import Drift, drift_of
-from convert.megatron.config import ReadingChoices, reading_of
+from convert.megatron.arguments_in import ReadingChoices, reading_of
 from convert.megatron.consistency import check_tensors
 from convert.megatron.sizes import sizes_of_tensors
 from convert.oracle import Forward, MegatronForward

@@ -41,6 +41,16 @@ OTHER_KINDS = {
 }
 
 
+def layer_file(index: int, rank: int) -> str:
+    """Name the file of one module of the Sequential and one model-parallel rank."""
+    return f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+
+
+def rank_file(number: int) -> str:
+    """Name the file of one rank; number = stage * mp + rank."""
+    return f"mp_rank_{number:02d}_model_states.pt"
+
+
 @dataclass(frozen=True)
 class NeoxFiles:
     """The files of one step of a run.
@@ -118,7 +128,7 @@ def _whole_grid(folder: Path, grid: dict[tuple[int, int], Path]) -> dict[int, li
     ranks = 1 + max(rank for _, rank in grid)
     indices = sorted({index for index, _ in grid})
     missing = [
-        f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+        layer_file(index, rank)
         for index in indices
         for rank in range(ranks)
         if (index, rank) not in grid
@@ -129,7 +139,7 @@ def _whole_grid(folder: Path, grid: dict[tuple[int, int], Path]) -> dict[int, li
 
 
 def _whole_list(folder: Path, ranks: dict[int, Path]) -> list[Path]:
-    missing = [f"mp_rank_{n:02d}_model_states.pt" for n in range(max(ranks, default=-1) + 1)
+    missing = [rank_file(n) for n in range(max(ranks, default=-1) + 1)
                if n not in ranks]  # fmt: skip
     if missing:
         raise missing_files(folder, missing)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from convert.readers.neox import NeoxCheckpoint
-from convert.readers.neox_files import MOST_RANKS, find_files, missing_files
-from convert.readers.neox_mlp_type import without_mlp_type
+from convert.readers.neox_files import MOST_RANKS, find_files, layer_file, missing_files, rank_file
+from convert.readers.neox_mlp_keys import without_mlp_type
 from convert.rules.neox import EMBEDDING
 from jaxneox.config import Settings, load_yaml
 from jaxneox.config.swapped import exchanged
@@ -90,15 +90,13 @@ def _check_ranks(source: NeoxCheckpoint) -> None:
         total = state.get("mp_world_size")  # the pipeline engine counts stages * ranks
         if isinstance(total, int) and total > len(files.ranks):
             absent = range(len(files.ranks), min(total, MOST_RANKS))
-            raise missing_files(files.folder, [f"mp_rank_{n:02d}_model_states.pt" for n in absent])
+            raise missing_files(files.folder, [rank_file(n) for n in absent])
 
 
 def _files_of(source: NeoxCheckpoint, modules: Iterable[int], ranks: Iterable[int]) -> list[str]:
     if source.engine == "sequential":
-        return [f"mp_rank_{rank:02d}_model_states.pt" for rank in ranks]
-    return [
-        f"layer_{index:02d}-model_{rank:02d}-model_states.pt" for index in modules for rank in ranks
-    ]
+        return [rank_file(rank) for rank in ranks]
+    return [layer_file(index, rank) for index in modules for rank in ranks]
 
 
 def _arguments(source: NeoxCheckpoint, name: str) -> list[Any]:

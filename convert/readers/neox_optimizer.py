@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_adam import read_whole
-from convert.readers.neox_files import missing_files
+from convert.readers.neox_files import missing_files, rank_file
 from convert.readers.neox_state import ALONE, NeoxOptimizer, Quantity
 from convert.readers.neox_zero import partitions, read_partitions
 from jaxneox.errors import UserError
@@ -21,7 +21,7 @@ def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
             "the global_stepN folder, or leave --optimizer out"
         )
     if not source.files.ranks:
-        raise missing_files(folder, ["mp_rank_00_model_states.pt"])
+        raise missing_files(folder, [rank_file(0)])
     there = partitions(folder)
     optimizer = read_partitions(source, there) if there else read_whole(source)
     first = source.states[0]

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from convert.readers.neox import PREFIX
+from convert.readers.neox_files import layer_file, rank_file
 from convert.rules.neox import OLD_NAMES
 
 Tensors = Mapping[str, np.ndarray]
@@ -50,7 +51,7 @@ class NeoxWriter:
     def write(self, index: int, rank: int, tensors: Tensors) -> None:
         named = {self._name(name): tensor for name, tensor in tensors.items()}
         if self._pp:
-            name = f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+            name = layer_file(index, rank)
             _save(named, self.folder / name)
         else:
             self._modules[rank] |= {
@@ -66,7 +67,7 @@ class NeoxWriter:
     ) -> None:
         for number in range(self._mp * max(1, self._pp)):
             module = None if self._pp else self._modules[number]
-            path = self.folder / f"mp_rank_{number:02d}_model_states.pt"
+            path = self.folder / rank_file(number)
             state = self._state(module, args)
             if training is not None:
                 stage, rank = divmod(number, self._mp)

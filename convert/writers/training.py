@@ -12,11 +12,11 @@ from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.model import Model
 from jaxneox.optim.optimizer import build_optimizer
+from jaxneox.parallel.mesh import whole
 from jaxneox.parallel.rules import rules_for
 from jaxneox.train.step.state import new_state
 
 Moment = Literal["mu", "nu"]  # Adam's first and second
-ONE_DEVICE = {"pp": 1, "dp": 1, "cp": 1, "tp": 1}
 
 
 class TrainingWriter:
@@ -90,7 +90,7 @@ class TrainingWriter:
 
 def _abstract(config: Config) -> dict[str, Any]:
     """Return the tree of `training` as shapes, the same for every mesh."""
-    model = Model(config.model, rules_for(ONE_DEVICE, 0, False))
+    model = Model(config.model, rules_for(whole({}), 0, False))
     optimizer = build_optimizer(config.optimizer, config.schedule, model.axes)
     state = jax.eval_shape(partial(new_state, config, model, optimizer))
     return {name: value for name, value in state._asdict().items() if name != "params"}

@@ -8,10 +8,9 @@ megatron/model/{norms,activations}.py of GPT-NeoX ea7aefd8.
 from typing import Any
 
 from jaxneox.config.check import CheckedKeys
-from jaxneox.config.keys.model import GATED
+from jaxneox.config.keys.model import GATED, PLAIN
 from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
-    Activation,
     AttentionConfig,
     InitConfig,
     MlpConfig,
@@ -21,15 +20,6 @@ from jaxneox.config.schema import (
     TokenizerConfig,
 )
 from jaxneox.errors import UserError
-
-_ACTIVATIONS: dict[str, Activation] = {
-    "swish": "silu",
-    "geglu": "gelu",
-    "reglu": "relu",
-    "swiglu": "silu",
-    "bilinear": "identity",
-    "glu": "sigmoid",
-}
 
 
 def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
@@ -170,17 +160,16 @@ def _nearest_divisor(number: int, target: int) -> int:
 
 
 def _mlp(settings: CheckedKeys) -> MlpConfig:
-    activation = settings["activation"]
-    gated = activation in GATED
+    name = settings["activation"]
+    gated = name in GATED
     # between the two, NeoX's mlp_type was there and had no effect on activations that are gated
     llama = settings["mlp_type"] == "llama" and not gated
-    if activation == "gelu" and settings["bias_gelu_fusion"]:
-        activation = "gelu_tanh"
+    tanh = name == "gelu" and settings["bias_gelu_fusion"]
     return settings.fill(
         MlpConfig,
         "model.mlp",
         size=_llama_size(settings) if llama else _mlp_size(settings, gated),
-        activation=_ACTIVATIONS.get(activation, activation),
+        activation="gelu_tanh" if tanh else (PLAIN | GATED)[name],
         gated=gated or llama,
         bias=settings["use_bias_in_mlp"] and not llama,
     )

@@ -8,18 +8,19 @@ import math
 from typing import Any
 
 from jaxneox.config.check import GREATEST, LEAST, CheckedKeys
+from jaxneox.config.keys.training import OPTIMIZERS_ON_CPU
 from jaxneox.config.schema import (
     Dtype,
     LossScaleConfig,
     OptimizerConfig,
+    OptimizerKind,
     PrecisionConfig,
     ScheduleConfig,
 )
 from jaxneox.errors import UserError
 
 _DTYPES: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "bfloat16": "bfloat16"}
-_KINDS = {"cpu_adam": "adam", "cpu_torch_adam": "adam"}
-_PARAMS: dict[str, set[str]] = {  # of optimizer.params, besides lr and weight_decay
+PARAMS: dict[OptimizerKind, set[str]] = {  # of optimizer.params, besides lr and weight_decay
     "adam": {"betas", "eps"},
     "adamw": {"betas", "eps"},
     "sgd": {"momentum"},
@@ -32,7 +33,7 @@ BELOW_1 = 1 - 2.0**-25  # from here on float32 rounds to 1
 SMALLEST_SCALE = 2.0**-24  # float16's smallest number
 _COMMON = {"lr", "weight_decay"}
 _FIELDS = {"betas", "eps", "momentum"}  # the rest goes to OptimizerConfig.extra
-_TUNABLE = set.union(*_PARAMS.values())
+_TUNABLE = set.union(*PARAMS.values())
 
 
 def precision_config(settings: CheckedKeys) -> PrecisionConfig:
@@ -100,14 +101,14 @@ def _loss_scale(settings: CheckedKeys) -> LossScaleConfig:
 def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
     """Build the optimizer; raise UserError for a parameter that it does not have."""
     named = settings["optimizer.type"]
-    kind: Any = _KINDS.get(named, named)
+    kind: Any = OPTIMIZERS_ON_CPU.get(named, named)
     if kind != named:
         settings.note(f"optimizer.type: {named} is {kind} on the training device here")
-    for name in sorted(_TUNABLE - _PARAMS[kind]):
+    for name in sorted(_TUNABLE - PARAMS[kind]):
         if settings.given(f"optimizer.params.{name}"):
             raise UserError(
                 f"optimizer.params.{name}: {kind} has no such parameter; it has "
-                f"{', '.join(sorted(_PARAMS[kind] | _COMMON))}"
+                f"{', '.join(sorted(PARAMS[kind] | _COMMON))}"
             )
     return settings.fill(
         OptimizerConfig,
@@ -122,7 +123,7 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
         clip_leaves_out=_clip_leaves_out(settings),
         extra={
             name: _below_1(settings, name)
-            for name in sorted(_PARAMS[kind] - _FIELDS)
+            for name in sorted(PARAMS[kind] - _FIELDS)
             if settings.given(f"optimizer.params.{name}")
         },
     )

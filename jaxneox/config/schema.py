@@ -17,20 +17,22 @@ from jaxneox.config.data_schema import (
 from jaxneox.errors import UserError
 
 NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
-PositionKind = Literal["rotary", "learned", "sinusoidal", "rpe", "alibi", "none"]
+PositionKind = Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"]
 RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
 InitMethod = Literal[
     "normal",
     "scaled_normal",
-    "single_residual_scaled_normal",
-    "small_init",
-    "wang_init",
-    "xavier_uniform",
-    "xavier_normal",
     "orthogonal",
     "scaled_orthogonal",
+    "xavier_uniform",
+    "xavier_normal",
+    "wang_init",
+    "small_init",
+    "single_residual_scaled_normal",
 ]
+Kernel = Literal["einsum", "blocked", "cudnn", "splash"]
+OptimizerKind = Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -77,9 +79,6 @@ class PositionConfig:
     rpe_max_distance: int = 128
 
 
-Kernel = Literal["auto", "einsum", "blocked", "cudnn", "splash"]
-
-
 @dataclass(frozen=True)
 class AttentionConfig:
     """There are kv_heads * group query heads, and query head n reads key-value head n // group."""
@@ -94,7 +93,7 @@ class AttentionConfig:
     window: int | None = None  # a query sees itself and `window` positions before it
     dropout: float = 0.0
     softmax_fp32: bool = False
-    kernel: Kernel = "auto"  # how it is computed; auto: what is best on the devices
+    kernel: Kernel | Literal["auto"] = "auto"  # auto: what is best on the devices
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_heads:
@@ -186,7 +185,7 @@ class PrecisionConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    kind: Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"] = "adam"
+    kind: OptimizerKind = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -251,7 +250,7 @@ class LogConfig:
     wandb: dict[str, Any] | None = None  # project, group, team, host, name; None is off
     param_norm: bool = False
     profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
-    spike_factor: float = 6.0  # see train/spikes.py; 0 is never
+    spike_factor: float = 6.0  # see train/reporting/spikes.py; 0 is never
     peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxneox.config.schema import NormConfig
+from jaxneox.config.schema import NormConfig, NormKind
 from jaxneox.model.param import ones, param, zeros
 
 
@@ -61,7 +61,7 @@ class ScaleNorm(nnx.Module):
         return _scalenorm(x, _under(self.g[...], x), self.epsilon)
 
 
-KINDS: dict[str, Callable[..., nnx.Module]] = {
+KINDS: dict[NormKind, Callable[..., nnx.Module]] = {
     "layernorm": LayerNorm,
     "non_parametric_layernorm": NonParametricLayerNorm,
     "rmsnorm": RMSNorm,

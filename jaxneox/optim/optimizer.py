@@ -5,7 +5,7 @@ from collections.abc import Callable
 import optax
 from optax.contrib import muon
 
-from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
+from jaxneox.config.schema import OptimizerConfig, OptimizerKind, ScheduleConfig
 from jaxneox.errors import UserError
 from jaxneox.optim.clip import clip_by_norm
 from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
@@ -106,7 +106,7 @@ def _muon(cfg: OptimizerConfig, axes: Axes) -> Chain:
     return [optax.partition({"muon": orthogonal, "adam": adam}, groups), *_decay(cfg, axes)]
 
 
-UPDATES: dict[str, Callable[[OptimizerConfig, Axes], Chain]] = {
+UPDATES: dict[OptimizerKind, Callable[[OptimizerConfig, Axes], Chain]] = {
     "adam": _adam,
     "adamw": _adam,
     "sgd": _sgd,

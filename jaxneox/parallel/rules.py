@@ -86,13 +86,14 @@ class Rules:
     def in_step(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a parameter's sharding while the micro-batches of a step compute with it.
 
-        Below stage 2 a matrix, which products and the lookup of tokens alone take, gets its
-        gradient as a partial sum over the devices that hold copies: they add it up once a step, and
-        not for every micro-batch. What is added to a stream (biases, learned positions) or scales
-        it cannot have such a gradient, and is little.
+        Below stage 2 a matrix, which the mesh splits within a layer and which products and the
+        lookup of tokens alone take, gets its gradient as a partial sum over the devices that hold
+        copies: they add it up once a step, and not for every micro-batch. What is added to a stream
+        (biases, learned positions) or scales it cannot have such a gradient, and is little.
         """
         spec = self.parameter(name, axes, shape)
-        if self.zero_stage >= 2 or "embed" not in axes or "tp" not in map(WEIGHTS.get, axes):
+        split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}
+        if self.zero_stage >= 2 or "embed" not in axes or not split:
             return spec
         return P(*spec, reduced=self._any(("batch", "length")))
 

@@ -10,7 +10,7 @@ from typing import Any
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
-from jaxneox.parallel.mesh import Sizes, show
+from jaxneox.parallel.mesh import Sizes, show, whole
 from jaxneox.parallel.schedule import Schedule
 from jaxneox.plan.times import Links
 from jaxneox.plan.topology import Topology
@@ -92,7 +92,7 @@ def candidates(cfg: Config, count: int) -> Iterator[Candidate]:
         dp = count // (tp * pp)
         if layers % (pp * cfg.parallel.chunks) or cfg.batch.global_size % dp or tp > 16:
             continue
-        sizes = (("pp", pp), ("dp", dp), ("cp", 1), ("tp", tp))
+        sizes = tuple(whole({"pp": pp, "dp": dp, "tp": tp}).items())
         each = cfg.batch.global_size // dp
         micros = [m for m in divisors(each) if m & (m - 1) == 0 and each // m >= pp]
         stages = (1, 3) if dp > 1 and pp == 1 else (1,) if dp > 1 else (0,)

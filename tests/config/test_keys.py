@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from jaxneox.config import describe, docs, running, schema
-from jaxneox.config.fates import COUNT, Key, ListOf, Needless, Number, Refused, Used, is_off, used
+from jaxneox.config.fates import (
+    COUNT,
+    Key,
+    ListOf,
+    Needless,
+    Number,
+    Refused,
+    Used,
+    is_off,
+    same,
+    used,
+)
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS, SECTIONS
 from tests.config.cases import SMALLEST, error, run
 
@@ -58,6 +69,19 @@ def test_used_keys_name_fields_that_exist() -> None:
     for key in KEYS.values():
         if isinstance(key.fate, Used):
             _field_type(key.fate.to)
+
+
+def test_the_words_of_a_key_are_those_of_its_field() -> None:
+    found = 0
+    for name, key in KEYS.items():
+        words = key.kind if isinstance(key.kind, tuple) else ()
+        if words and isinstance(key.fate, Used) and key.fate.by is same:
+            field = _field_type(key.fate.to)
+            parts = typing.get_args(field)  # of a Literal its words, of a union its Literals
+            said = {word for part in parts for word in (typing.get_args(part) or (part,))}
+            assert field is str or set(words) == said, name
+            found += 1
+    assert found >= 8
 
 
 def test_no_field_is_set_by_two_keys() -> None:

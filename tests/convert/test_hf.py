@@ -180,6 +180,18 @@ def test_what_config_json_leaves_out_is_their_default(name: str) -> None:
     assert not unknown_keys(defaults.to_dict())
 
 
+@pytest.mark.parametrize("name", ["Llama", "Mistral"])
+def test_a_model_goes_back_as_what_it_came_from(tmp_path: Path, name: str) -> None:
+    """A Mistral without a window has a Llama's function too."""
+    sizes = {"num_key_value_heads": 2, "intermediate_size": 36}
+    window = {"sliding_window": None} if name == "Mistral" else {}
+    saved_by_transformers(tmp_path / "hf", name, **sizes, **window)
+    convert(from_hf.main, tmp_path / "hf", tmp_path / "ours", "--no-verify")
+    convert(to_hf.main, tmp_path / "ours", tmp_path / "back", "--no-verify")
+    config = json.loads((tmp_path / "back/config.json").read_text())
+    assert config["architectures"] == [f"{name}ForCausalLM"]
+
+
 def test_a_pickle_and_names_without_the_head(tmp_path: Path) -> None:
     """As the hub has GPT-2: no `transformer.` before any name, and the masks saved."""
     theirs = saved_by_transformers(tmp_path / "hf", "GPT2", n_positions=20)

@@ -140,7 +140,8 @@ SCALING = {
     ],
 )
 def test_every_field_of_the_function_is_compared(keys: Keys, positions: set[str]) -> None:
-    """A field that ModelConfig gains fails here: say in hf.choice and hf.config what it is."""
+    """A field that ModelConfig gains fails here: say in hf.choice and hf.config what it is, and in
+    newer_features or a program's own grid that NeoX and Megatron-LM do not have it."""
     model = Settings(keys).model(vocab_size=None)
     assert set(meaning(model)) == FUNCTION | {f"positions.{name}" for name in positions}
 

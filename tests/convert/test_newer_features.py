@@ -1,5 +1,6 @@
 """What Llama's successors have and neither GPT-NeoX nor Megatron-LM: refused by name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def test_a_llama_is_none_of_these() -> None:
     neox.refuse_grid(Settings(LLAMA | {"sliding_window_width": 7}).model(vocab_size=None), NEOX)
     with pytest.raises(UserError, match="a token sees 7 before it"):
         megatron.refuse_grid(Settings(MISTRAL).model(vocab_size=None), MEGATRON)
+
+
+def test_a_norm_and_an_activation_that_neox_lacks() -> None:
+    """Whatever the model may learn to compute, a NeoX that cannot is given none of it."""
+    model = Settings(LLAMA).model(vocab_size=None)
+    other = replace(
+        model,
+        norm=replace(model.norm, kind="another"),
+        mlp=replace(model.mlp, activation="cosine"),
+    )
+    with pytest.raises(UserError, match=r"norms are another.*; .*activation is cosine, which NeoX"):
+        neox.refuse_grid(other, NEOX)
 
 
 def test_a_missing_output_bias_is_written_as_zeros(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 
+from convert.neox.grid import ACTIVATIONS, NORMS  # noqa: E402
 from convert.newer_features import newer_features  # noqa: E402
 from convert.oracle import JaxneoxForward, NeoxForward, maths, run  # noqa: E402
 from jaxneox.config.schema import ModelConfig  # noqa: E402
@@ -45,6 +46,7 @@ def is_neox(cfg: ModelConfig) -> bool:
     a = cfg.attention
     ours_alone = cfg.logit_bias or cfg.attention_dropped or a.bias != a.biased_output
     ours_alone |= any(newer_features(cfg).values())
+    ours_alone |= cfg.norm.kind not in NORMS or cfg.mlp.activation not in ACTIVATIONS
     return not ours_alone and (cfg.mlp.bias or cfg.mlp.gated)
 
 

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import AttentionConfig
+from jaxneox.config.schema import AttentionConfig, Kernel
 from jaxneox.errors import UserError
 from jaxneox.model import kernels
 from jaxneox.model.kernels import Extra, choose, mix
@@ -196,6 +196,14 @@ def test_the_choice_by_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen("cpu", monkeypatch, extra=Extra(bias=jnp.zeros(1))) == "einsum"
     assert chosen("tpu", monkeypatch, kernel="splash") == "splash"
     assert chosen("gpu", monkeypatch, kernel="einsum") == "einsum"
+
+
+@pytest.mark.parametrize("kernel", get_args(Kernel))
+def test_every_kernel_is_to_be_had_on_some_device(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = "gpu" if kernel == "cudnn" else "tpu"
+    assert chosen(platform, monkeypatch, kernel=kernel) == kernel
 
 
 def test_a_kernel_that_lacks_something_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

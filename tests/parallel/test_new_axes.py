@@ -33,6 +33,9 @@ def test_a_new_mesh_axis_is_its_name_and_the_rows_that_it_splits(
     monkeypatch.setattr(mesh, "AXES", ("pp", "dp", "cp", "ep", "tp"))
     monkeypatch.setitem(rules.WEIGHTS, "mlp", "ep")
     monkeypatch.setitem(rules.ACTIVATIONS, "mlp", ("ep",))
+    up = ("layers.mlp.up", ("layers", "embed", "mlp"), (2, 32, 64))
+    laid = rules.rules_for(mesh.whole({"dp": 2, "ep": 2}), 1, False)
+    assert laid.in_step(*up) == rules.P(None, None, "ep", reduced={"dp", "cp"})  # summed once
     found = train(Wider(dp=2, tp=2, zero=1), model)
     assert max(abs(a / b - 1) for a, b in zip(found.losses, expected.losses, strict=True)) <= LOSS
     assert max(apart(found.params, expected.params).values()) <= PARAMETER

@@ -1,5 +1,7 @@
 """The rows of keys that NeoX's documentation does not list: of its HEAD, its forks, and our own."""
 
+from typing import get_args
+
 from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
@@ -14,6 +16,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.schema import Kernel, RopeType
 
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
@@ -56,12 +59,8 @@ ROPE_SCALING: Section = {
     "rope_scaling": derived(
         dict, None, SCALING, "rotary for longer texts, as Hugging Face's config.json names it"
     ),
-    "rope_scaling.type": derived(
-        ("default", "linear", "dynamic", "yarn", "llama3"), "default", f"{SCALING}.type"
-    ),
-    "rope_scaling.rope_type": alias(
-        ("default", "linear", "dynamic", "yarn", "llama3"), None, "rope_scaling.type"
-    ),
+    "rope_scaling.type": derived(get_args(RopeType), "default", f"{SCALING}.type"),
+    "rope_scaling.rope_type": alias(get_args(RopeType), None, "rope_scaling.type"),
     "rope_scaling.factor": derived(
         Number(float, 1), None, f"{SCALING}.factor", "how many times longer texts may be"
     ),
@@ -99,7 +98,7 @@ OURS: Section = {
         ("none", "full", "dots"), None, "remat.policy", "null: checkpoint_activations says"
     ),
     "attention_kernel": used(
-        ("auto", "einsum", "blocked", "cudnn", "splash"),
+        ("auto", *get_args(Kernel)),
         "auto",
         "model.attention.kernel",
         "auto: the fastest that has all the model needs",

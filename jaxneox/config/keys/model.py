@@ -1,5 +1,7 @@
 """The rows of NeoXArgsModel and NeoXArgsMoE."""
 
+from typing import get_args
+
 from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
@@ -13,19 +15,27 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.schema import Activation, InitMethod, NormKind, PositionKind
 
 FUSED = "XLA fuses these operations by itself; the function is the same"
-GATED = ("geglu", "reglu", "swiglu", "bilinear", "glu")
-ACTIVATIONS = ("gelu", "relu", "softsign", "swish", "mish", "silu", *GATED)
-INITS = (
-    *("normal", "scaled_normal", "orthogonal", "scaled_orthogonal", "xavier_uniform"),
-    *("xavier_normal", "wang_init", "small_init", "single_residual_scaled_normal"),
-)
-NORMS = (
-    *("layernorm", "rmsnorm", "scalenorm", "te_rmsnorm", "te_layernorm"),
-    "non_parametric_layernorm",
-)
-POSITIONS = ("learned", "rotary", "sinusoidal", "rpe", "alibi", "none")
+PLAIN: dict[str, Activation] = {
+    "gelu": "gelu",
+    "relu": "relu",
+    "softsign": "softsign",
+    "swish": "silu",
+    "mish": "mish",
+    "silu": "silu",
+}
+GATED: dict[str, Activation] = {
+    "geglu": "gelu",
+    "reglu": "relu",
+    "swiglu": "silu",
+    "bilinear": "identity",
+    "glu": "sigmoid",
+}
+"""NeoX's names of the activations of an MLP, and of what gates one."""
+
+NORMS = (*get_args(NormKind), "te_rmsnorm", "te_layernorm")
 TE_NORM = "te_layernorm and te_rmsnorm are the same functions as layernorm and rmsnorm"
 ROW = "a row-parallel output layer is broken in NeoX itself: use column"
 SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
@@ -69,7 +79,7 @@ MODEL: Section = {
     "layernorm_epsilon": derived(AMOUNT, 1e-05, "model.norm.epsilon"),
     "rms_norm_epsilon": derived(AMOUNT, 1e-08, "model.norm.epsilon"),
     "scalenorm_epsilon": derived(AMOUNT, 1e-08, "model.norm.epsilon"),
-    "pos_emb": used(POSITIONS, "learned", "model.positions.kind"),
+    "pos_emb": used(get_args(PositionKind), "learned", "model.positions.kind"),
     "rpe_num_buckets": used(COUNT, 32, "model.positions.rpe_buckets"),
     "rpe_max_distance": used(COUNT, 128, "model.positions.rpe_max_distance"),
     "opt_pos_emb_offset": used(WHOLE, 0, "model.positions.offset"),
@@ -82,7 +92,10 @@ MODEL: Section = {
     "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
     "make_vocab_size_divisible_by": used(COUNT, 128, "tokenizer.divisible_by"),
     "activation": derived(
-        ACTIVATIONS, "gelu", "model.mlp.activation", "gelu with bias_gelu_fusion is the tanh form"
+        (*PLAIN, *GATED),
+        "gelu",
+        "model.mlp.activation",
+        "gelu with bias_gelu_fusion is the tanh form",
     ),
     "use_flashattn_swiglu": needless(bool, False, FUSED),
     "scaled_upper_triang_masked_softmax_fusion": needless(bool, False, FUSED),
@@ -103,8 +116,10 @@ MODEL: Section = {
     "rotary_pct": used(SHARE, 1.0, "model.positions.rotary_fraction"),
     "rotary_emb_base": used(Number(int, 1, 10**15), 10000, "model.positions.rotary_base", by=float),
     "rotary_save_freqs_buffer": needless(bool, False, "the frequencies are computed, never saved"),
-    "init_method": used(INITS, "normal", "model.init.method"),
-    "output_layer_init_method": used(INITS, "scaled_normal", "model.init.output_method"),
+    "init_method": used(get_args(InitMethod), "normal", "model.init.method"),
+    "output_layer_init_method": used(
+        get_args(InitMethod), "scaled_normal", "model.init.output_method"
+    ),
     "gmlp_attn_dim": needless(int, 64, "only for gmlp layers, which attention_config refuses"),
     "gpt_j_residual": used(bool, False, "model.parallel_residual"),
     "gpt_j_tied": derived(bool, False, "model.shared_norm", "only with gpt_j_residual"),

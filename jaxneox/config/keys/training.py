@@ -1,5 +1,7 @@
 """The rows of NeoXArgsTraining, NeoXArgsOptimizer, NeoXArgsLRScheduler and NeoXArgsTokenizer."""
 
+from typing import get_args
+
 from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
@@ -18,6 +20,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.schema import OptimizerKind
 
 ADAM_FOR_1BIT = "compressed gradients are not here: use Adam"
 OPTIMIZERS = {
@@ -27,10 +30,8 @@ OPTIMIZERS = {
     "lamb": "use AdamW",
     "madgrad_wd": "use AdamW",
 }
-OPTIMIZER_TYPES = (
-    *("adam", "onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion"),
-    *("adamw", "adafactor", "muon", "onebitlamb", "zerooneadam", "lamb"),
-)
+OPTIMIZERS_ON_CPU: dict[str, OptimizerKind] = {"cpu_adam": "adam", "cpu_torch_adam": "adam"}
+OPTIMIZER_TYPES = (*get_args(OptimizerKind), *OPTIMIZERS_ON_CPU, *OPTIMIZERS)
 TOKENIZERS = (
     *("GPT2BPETokenizer", "HFTokenizer", "HFGPT2Tokenizer", "SPMTokenizer"),
     *("CharLevelTokenizer", "TiktokenTokenizer"),

@@ -73,17 +73,18 @@ def mix(
     Returns:
         [B, T, K, G, H].
     """
-    kernel = choose(cfg, q.shape[1], q.dtype, extra, noise, layout)
-    if kernel == "einsum":
-        mask = visible(positions_T, positions_T, cfg.window)
-        if extra.documents_BT is not None:
-            mask &= same(extra.documents_BT, layout)
-        return attend(q, k, v, mask, extra.whole(positions_T), noise, cfg)
-    if kernel == "blocked":
-        return blocked(q, k, v, positions_T, extra.slopes_KG, extra.documents_BT, cfg, layout)
-    if kernel == "splash":
-        return splash.fused(q, k, v, extra.documents_BT, cfg, layout)
-    return cudnn.fused(q, k, v, cfg, layout)
+    match choose(cfg, q.shape[1], q.dtype, extra, noise, layout):
+        case "einsum":
+            mask = visible(positions_T, positions_T, cfg.window)
+            if extra.documents_BT is not None:
+                mask &= same(extra.documents_BT, layout)
+            return attend(q, k, v, mask, extra.whole(positions_T), noise, cfg)
+        case "blocked":
+            return blocked(q, k, v, positions_T, extra.slopes_KG, extra.documents_BT, cfg, layout)
+        case "splash":
+            return splash.fused(q, k, v, extra.documents_BT, cfg, layout)
+        case "cudnn":
+            return cudnn.fused(q, k, v, cfg, layout)
 
 
 def choose(

@@ -11,7 +11,7 @@ from convert.checkpoint import Moment, Training
 from convert.neox.checkpoint import Merged
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
-from convert.neox.training_keys import batch_notes, summed_of
+from convert.neox.training_keys_in import batch_notes, summed_of
 from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint, Shards
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
