@@ -43,7 +43,7 @@ def after_conversion(
     """List the uses of a conversion's DST, given its configuration and tokenizer."""
     train = train_on("DST", keys or TRAINING, tokenizer=tokenizer)
     return [
-        Use(train, "trains on, from the weights", after=conversion),
+        Use(train, "trains further, from the weights", after=conversion),
         *of_run("DST", model, conversion),
     ]
 

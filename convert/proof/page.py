@@ -31,7 +31,7 @@ def page(record: Record) -> str:
     parts = [
         f"# Certificate: {record['title']}",
         verdict(record),
-        "![errors by layer, and drift where there is some](certificate.png)",
+        "![errors by layer, and drift if there is any](certificate.png)",
         *section("What was converted", table(("", ""), record["source"].items())),
         *section("What to know", bullets(record["warnings"])),
         *section("How the ranks' copies became one", merges(record)),

@@ -194,9 +194,9 @@ class HfCheckpoint(Checkpoint):
 
 def _common(dtypes: Iterable[np.dtype | None]) -> np.dtype:
     """Return the only type, or float32, which holds the numbers of all supported types."""
-    there = set(dtypes)
-    only = there.pop()
-    return np.dtype(np.float32) if there or only is None else only
+    types = set(dtypes)
+    only = types.pop()
+    return np.dtype(np.float32) if types or only is None else only
 
 
 def _of(path: Path, read: Callable[[], T]) -> T:
