@@ -36,9 +36,9 @@ from jaxneox.config.schema import (
 class Settings(CheckedKeys):
     """Checked keys that are asked for the parts of a run, or for the whole of it.
 
-    A part needs only its own keys: of a YAML file that describes a model, and not how it is trained,
-    one may ask for `model` and `tokenizer`. Asking for a part raises UserError where keys that it
-    needs are missing or contradict each other.
+    A part needs only its own keys: a YAML file that describes a model and not its training can be
+    asked for `model` and `tokenizer`. Asking for a part raises UserError where keys that it needs
+    are missing or contradict each other.
 
     Example:
         settings = Settings(load_yaml(["pythia-70m"]))
