@@ -121,7 +121,7 @@ def test_one_line(args: str, said: str, folder: Path) -> None:
         ("cp=3", "", "cp=3 does not divide seq-length 16; the nearest smaller that divides all it "
                      "splits is cp=2"),
         ("cp=4", "seq-length=12 context-parallel-attention=ring attention-dropout=0", "seq-length "
-         "12 is no multiple of 2 x cp=4, the blocks of a ring"),
+         "12 must be a multiple of 2 x cp = 8 (a ring splits it into that many blocks)"),
         ("cp=2", "seq-length=15 context-parallel-attention=ring attention-dropout=0", "cp=2 does "
          "not divide seq-length 15"),
         ("cp=2", "context-parallel-attention=ring", "ring cannot do attention-dropout"),

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -153,6 +154,20 @@ def test_modules_and_functions_stay_short() -> None:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 assert lines <= LONGEST_FUNCTION, f"{path}: {node.name} has {lines} lines"
+
+
+def test_a_package_lists_its_modules() -> None:
+    """The docstring of `__init__` names them all in backticks: the map of the package."""
+    for package in sorted((ROOT / "jaxneox").rglob("__init__.py")):
+        text = package.read_text()
+        if package.parent == ROOT / "jaxneox":  # its map is that of the whole, in CONTRIBUTING.md
+            text = (ROOT / "CONTRIBUTING.md").read_text()
+            named = set(re.findall(r"[\w]+", text.partition("```")[2].partition("```")[0]))
+        else:
+            named = set(re.findall(r"`(\w+)/?`", ast.get_docstring(ast.parse(text)) or ""))
+        there = {path.stem for path in package.parent.glob("*.py") if path.stem[0] != "_"}
+        there |= {path.parent.name for path in package.parent.glob("*/__init__.py")}
+        assert there <= named, f"{package}: {sorted(there - named)}"
 
 
 def test_a_name_is_one_class() -> None:

@@ -2,6 +2,30 @@
 
 `load_yaml` reads files into one dictionary of keys, `Settings` checks the keys and is asked for the
 parts of a run, and its `resolve` builds the whole run, a frozen `Config`.
+
+From files to checked keys:
+
+- `shipped`: the configurations of the package, found by name.
+- `merge`: reads YAML files strictly, and merges them into one dictionary.
+- `override`: `--set key=value`.
+- `present`: keys of NeoX's past in the names of today.
+- `swapped`: files whose layers and heads are exchanged, as in pythia-12b-deduped's.
+- `keys/`: the table of all keys, one row each; `fates` has the kinds of rows.
+- `check`: holds keys against the table: names, types, what is refused.
+
+From keys to parts of a run, where no single key sets a field:
+
+- `settings`: is asked for the parts, and builds each when it is asked for.
+- `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling.
+- `batch`: global = micro * accumulation * dp.
+- `optimization`: precision, loss scale, optimizer and schedule.
+- `running`: data, logs, rematerialization, generation, mesh and tokenizer.
+
+The result, and what is shown of it:
+
+- `schema`: the frozen parts; `data_schema` has those on which the batches depend.
+- `describe`: a configuration in plain lines, and the keys that are saved with a run.
+- `docs`: makes docs/configuration.md.
 """
 
 from jaxneox.config.describe import describe, saved_keys

@@ -238,5 +238,8 @@ def _warmup_iters(settings: CheckedKeys, decay_iters: int) -> float:
     if settings.given("warmup"):
         raise UserError("warmup and warmup_iters are both set: keep one of the two")
     if warmup > decay_iters:
-        raise UserError(f"warmup_iters {warmup:g} is more than the decay's {decay_iters} steps")
+        raise UserError(
+            f"warmup_iters {warmup:g} is more than the {decay_iters} steps of the decay; "
+            "lower it, or raise lr_decay_iters or train_iters"
+        )
     return warmup

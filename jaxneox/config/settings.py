@@ -21,10 +21,12 @@ from jaxneox.config.schema import (
     Config,
     DataConfig,
     GenerationConfig,
+    LogConfig,
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
     PrecisionConfig,
+    RematConfig,
     ScheduleConfig,
     TokenizerConfig,
     TrainConfig,
@@ -34,9 +36,9 @@ from jaxneox.config.schema import (
 class Settings(CheckedKeys):
     """Checked keys that are asked for the parts of a run, or for the whole of it.
 
-    A part needs only its own keys: YAML files that describe a model and say nothing of its training
-    have a `model`, and those that describe nothing else have a `tokenizer`. Asking for a part
-    raises UserError where its keys are missing or contradict each other.
+    A part needs only its own keys: a YAML file that describes a model and not its training can be
+    asked for `model` and `tokenizer`. Asking for a part raises UserError where keys that it needs
+    are missing or contradict each other.
 
     Example:
         settings = Settings(load_yaml(["pythia-70m"]))
@@ -71,6 +73,22 @@ class Settings(CheckedKeys):
     def generation(self) -> GenerationConfig:
         return generation_config(self)
 
+    @cached_property
+    def remat(self) -> RematConfig:
+        return remat_config(self)
+
+    @cached_property
+    def log(self) -> LogConfig:
+        return log_config(self)
+
+    @cached_property
+    def checkpoint(self) -> CheckpointConfig:
+        return self.fill(CheckpointConfig, "checkpoint")
+
+    @cached_property
+    def train(self) -> TrainConfig:
+        return self.fill(TrainConfig, "train")
+
     @property
     def train_iters(self) -> int:
         iters: int = self.needed("train_iters")
@@ -95,11 +113,11 @@ class Settings(CheckedKeys):
         """
         known = self.tokenizer.padded_size is not None or vocab_size is not None
         return DataRun(
-            self.data,
-            self.batch(dp),
-            self.fill(TrainConfig, "train"),
-            self.needed("seq_length"),
-            padded_vocab(self.tokenizer, vocab_size) if known else None,
+            data=self.data,
+            batch=self.batch(dp),
+            train=self.train,
+            seq_length=self.needed("seq_length"),
+            vocab_size=padded_vocab(self.tokenizer, vocab_size) if known else None,
         )
 
     def resolve(self, dp: int, vocab_size: int | None) -> Config:
@@ -109,22 +127,21 @@ class Settings(CheckedKeys):
             dp: the data parallel size of the mesh.
             vocab_size: the tokenizer's, not padded, or None where `padded_vocab_size` is given.
         """
-        tokenizer, optimizer = self.tokenizer, self.optimizer
         return self.fill(
             Config,
             "",
+            tokenizer=self.tokenizer,
+            optimizer=self.optimizer,
             model=self.model(vocab_size),
             precision=self.precision,
-            optimizer=optimizer,
             schedule=self.schedule,
             parallel=self.parallel,
             batch=self.batch(dp),
-            remat=remat_config(self),
-            tokenizer=tokenizer,
+            remat=self.remat,
             data=self.data,
-            checkpoint=self.fill(CheckpointConfig, "checkpoint"),
-            log=log_config(self),
-            train=self.fill(TrainConfig, "train"),
+            checkpoint=self.checkpoint,
+            log=self.log,
+            train=self.train,
             generation=self.generation,
             keys=self.keys,
             notes=tuple(self.notes),

@@ -1,1 +1,10 @@
-"""The command line's front: what all commands share between a user's words and the work."""
+"""The command line's front: what all commands share between a user's words and the work.
+
+- `parser`: help, grouped options and examples.
+- `execute`: runs a command, from its words to an exit status; errors become one line.
+- `hints`: commands as they are printed for the user to run next.
+- `text`: text from files and users as a terminal may show it.
+- `progress`: a bar for long work.
+- `outputs`: checks of an output file that are made before the work starts.
+- `extras`: optional packages, and which extra brings each.
+"""

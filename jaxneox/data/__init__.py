@@ -2,6 +2,37 @@
 
 Its parts are imported when asked for: a process that tokenizes starts twice as fast without the
 loader and the whole configuration.
+
+Batches, from the top down:
+
+- `build`: opens the loader of a split from its configuration.
+- `loader`: `batch(step)`, and the weights of the loss (`eod-mask-loss`, padding, labels).
+- `batches`: how many samples each step takes; `sample_request`: how many a run needs.
+- `prefetch`: computes the next batches while the device works.
+- `tokens_file`: the batches of a given file instead (`--tokens`).
+- `neox`, `megatron`: the samples of a configuration, in the order of either program;
+  `neox.packing` reads `pack-impl`.
+- `samples`: rows of tokens gathered by the arrays of an order; blends of several datasets.
+- `order/`: these arrays (doc_idx, sample_idx, shuffle_idx) for each way to order and pack.
+
+Datasets:
+
+- `indexed`: reads a `.bin/.idx` pair; `index` checks its `.idx`, `writer` writes one.
+- `storage`: the bytes of both files; `remote` fetches them by URL.
+- `label_datasets`: a second dataset whose tokens are -100 where there is no loss.
+- `sha256`: the checksums beside a dataset.
+- `documents`: documents out of JSON lines, text and tables; `text`: text as a cached dataset.
+- `cache`, `atomic`: files that are made once, and have their name only when they are whole.
+- `elsewhere`: data and tokenizers that lie on another machine, for plans and dry runs.
+
+Tokenizers:
+
+- `tokenizer`: opens the one that the keys name, or that a run has saved.
+- `tokenizer_base`: what all kinds have in common, and the kind without a file.
+- `huggingface`, `sentencepieces`, `tiktokens`: the other kinds; `pretokens` makes GPT-2's fast.
+- `companions`: the files beside a tokenizer, and what they say of its tokens.
+
+`commands/` are those of `jaxneox data`.
 """
 
 import importlib

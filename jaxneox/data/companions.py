@@ -37,8 +37,8 @@ class Added:
         content: its text.
         id: the row of the embedding that is its own.
         special: decoding leaves it out.
-        lstrip: it takes the white space before it.
-        rstrip: it takes the white space after it.
+        lstrip: it swallows the white space before it.
+        rstrip: it swallows the white space after it.
         single_word: it is not looked for within a word.
         normalized: it is looked for in the normalized text.
     """

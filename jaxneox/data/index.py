@@ -136,7 +136,7 @@ class Index:
     def _check_pointers(self, offset: int) -> None:
         """Check that each pointer follows from the one before it and its size; the first is 0.
 
-        Differences may wrap around in int64, but only if the sizes speak of more bytes than any
+        Differences may wrap around in int64, but only where the sizes sum to more bytes than any
         `.bin` has.
         """
         width = np.int64(self.dtype.itemsize)
@@ -153,8 +153,8 @@ class Index:
 
     def _wrong_pointer(self, i: int, expected: int, offset: int) -> UserError:
         return UserError(
-            f"{self._path}: sequence {i} begins at byte {self.pointers[i]} of the .bin says "
-            f"offset {offset + 8 * i}, expected {expected} from the sizes before it"
+            f"{self._path}: offset {offset + 8 * i}: sequence {i} begins at byte "
+            f"{self.pointers[i]} of the .bin, expected {expected} from the sizes before it"
         )
 
     def _check_doc_idx(self, offset: int) -> None:
@@ -184,7 +184,7 @@ class Index:
             whole = max(0, int(np.searchsorted(self.pointers, size, "right")) - 1)
             what = f"truncated, its first {whole} of {len(self)} sequences are whole"
         raise UserError(
-            f"{self._bin_path}: {size} bytes, but {self._path.name} speaks of {self.total} "
+            f"{self._bin_path}: {size} bytes, but {self._path.name} lists {self.total} "
             f"tokens of {self.dtype.itemsize} bytes, {expected} bytes: {what}; copy or preprocess "
             "it again"
         )

@@ -67,8 +67,8 @@ class SampleLoader(Loader):
     """Takes consecutive samples, from step to step.
 
     Past the end it starts again at sample 0, like a NeoX run that has not been interrupted. NeoX
-    drops the samples that do not fill a micro-batch of all replicas; so does `drop_last`, their
-    number, which is the largest global batch unless given.
+    drops the last samples that do not fill one micro-batch of every replica. Likewise only a
+    multiple of `drop_last` samples is used here; it is the largest global batch unless given.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jaxneox.config.schema import DataConfig
 from jaxneox.data.indexed import IndexedDataset
-from jaxneox.data.labels import check_in_step, with_loss
+from jaxneox.data.label_datasets import check_in_step, with_loss
 from jaxneox.data.order.blend import (
     blend_indices,
     normalised,
@@ -21,9 +21,9 @@ from jaxneox.data.order.blend import (
     weights_by_documents,
 )
 from jaxneox.data.order.cache import kept
-from jaxneox.data.order.overflow import pack_until_overflow, unpacked
 from jaxneox.data.order.packed import SampleIndex, epochs_needed, neox_packed
 from jaxneox.data.order.split import split_documents
+from jaxneox.data.order.whole_documents import pack_until_overflow, unpacked
 from jaxneox.data.sample_request import SampleRequest
 from jaxneox.data.samples import Blend, IndexedSamples, Samples
 from jaxneox.errors import UserError

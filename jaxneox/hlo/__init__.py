@@ -1,1 +1,7 @@
-"""Reads a compiled program's text: what it sends, computes and moves."""
+"""Reads a compiled program's text: what it sends, computes and moves.
+
+- `text`: the text, parsed into computations of instructions.
+- `collectives`, `groups`: what is communicated, how often, and between which devices.
+- `sent`: the same by kind and mesh axis, as a table.
+- `work`, `convolution`: FLOPs and bytes of memory.
+"""

@@ -1,18 +1,23 @@
-"""How one process of several ends before the others: it says why, they are told, none waits."""
+"""How one process of several ends before the others: it says why, they are told, none waits.
+
+The supervisor reads the exit statuses and must not import jax: only the functions here do.
+"""
 
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
 
-import jax
-
-from jaxneox.hosts import messages
-from jaxneox.hosts.watch import flush, running, say_and_exit
+FAULT = 75  # EX_TEMPFAIL of sysexits.h: another process ended; a new start continues
+NO_RESTART = {0, 2, 128 + signal.SIGINT}
+"""After these no restart helps: success, a mistake of the user's, the user's Ctrl-C."""
 
 
 def end_all(line: str, status: int, prefix: str | None = None) -> NoReturn:
     """End this process with a line of its own, and the others with one that quotes it."""
+    from jaxneox.hosts.watch import running, say_and_exit
+
     watch = running()
     if watch is not None:
         watch.close()
@@ -25,6 +30,11 @@ def crash() -> NoReturn:
 
     A collective breaks off in one process because another is gone. The watchdog knows which.
     """
+    import jax
+
+    from jaxneox.hosts import messages
+    from jaxneox.hosts.watch import flush, running
+
     kind, error, trace = sys.exc_info()
     watch = running()
     lost = isinstance(error, jax.errors.JaxRuntimeError) or isinstance(

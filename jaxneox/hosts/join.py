@@ -1,4 +1,4 @@
-"""Joins and leaves `jax.distributed`, before anything asks jax for a device."""
+"""Joins `jax.distributed`, before anything asks jax for a device, and leaves it at a barrier."""
 
 import os
 import sys

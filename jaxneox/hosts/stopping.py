@@ -1,6 +1,9 @@
-"""Ctrl-C or SIGTERM at one process stops all of them after the same step."""
+"""Ctrl-C or SIGTERM is caught, and at one process stops all of them after the same step."""
 
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,23 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxneox.hosts import messages
+
+
+@contextmanager
+def interruptions() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C or SIGTERM sets; a second signal ends the process as usual."""
+    event = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class SharedStop:

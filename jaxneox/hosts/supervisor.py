@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from jaxneox.hosts.ending import FAULT, NO_RESTART
+
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds the package: a clone, or an environment's folder of packages."""
 
 CHILD = "JAXNEOX_CHILD"  # set for the child, so that it does the work itself
-FAULT = 75  # as jaxneox.hosts.watch says it; that module imports jax
-NO_RESTART = {0, 2, 128 + signal.SIGINT}  # done; the user's to mend; the user's own end
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SETTLE = 5.0  # seconds before a new start: ports close, other hosts notice
 

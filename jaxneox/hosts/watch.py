@@ -15,9 +15,9 @@ import time
 from typing import Any, NoReturn
 
 from jaxneox.hosts import messages
+from jaxneox.hosts.ending import FAULT
 from jaxneox.hosts.liveness import SILENCE, WHAT_TO_DO, Heartbeat, Liveness, clock
 
-FAULT = 75  # EX_TEMPFAIL of sysexits.h: another process ended; a new start continues
 PERIOD = 1.0
 READING_TIME = 3 * PERIOD  # process 0 stays so long after a verdict for the others to read it
 MAX_REFUSAL = 5.0  # seconds for which process 0 refuses connections before it counts as gone

@@ -1,1 +1,11 @@
-"""Inference from a checkpoint: text that goes on, and how likely text is."""
+"""Inference from a checkpoint: text that goes on, and how likely text is.
+
+- `generate`: answers to any number of prompts.
+- `engine`: a pool of rows that generate together, each with a cache of keys and values.
+- `tasks`: the answers that are being generated, one in each row.
+- `sampling`: the choice of the next token.
+- `stream`: text while it is being generated, and where it ends.
+- `recompute`: generation without a cache.
+- `scoring`: how likely given tokens are; requests run in batches of similar length.
+- `prompt_scores`: how likely the tokens of a prompt are, for `echo` with `logprobs`.
+"""

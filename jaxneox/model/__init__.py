@@ -1,4 +1,26 @@
-"""The GPT-NeoX family of dense transformers as functions of a flat dictionary of parameters."""
+"""The GPT-NeoX family of dense transformers as functions of a flat dictionary of parameters.
+
+The whole model:
+
+- `neox`: the forward pass, the loss and the scores of given tokens.
+- `parameters`: modules from and to the flat dictionary; `param` declares one weight on a line.
+- `layout`: the protocol by which the model asks how arrays lie on devices.
+
+A layer:
+
+- `block`: its three styles; `context`: what all layers of a forward pass share.
+- `attention`: queries, keys, values and the output; `kernels/`: how they are mixed, and the masks.
+- `ring`, `partial_softmax`: attention over a sequence that several devices hold in parts.
+- `mlp`, `norms`, `dropout`.
+- `product`, `gather`: products with weights, and weights made whole for them.
+
+Before and after the layers:
+
+- `embed`, `positions`, `rope_scaling`: the embeddings; rotations and biases by position.
+- `documents`: where each document of a row begins; the masks of `kernels/` stop there.
+- `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
+- `decode`: prompts and next tokens, with a cache.
+"""
 
 from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise

@@ -5,7 +5,8 @@ reduction completes before a bias may be added.
 """
 # B batch, T length, D hidden
 
-from typing import Any, Protocol
+from enum import IntEnum
+from typing import Protocol
 
 import jax
 from flax import nnx
@@ -19,6 +20,14 @@ from jaxneox.model.layout import Layout
 from jaxneox.model.mlp import Mlp
 from jaxneox.model.norms import norm
 from jaxneox.model.product import PRODUCT
+
+
+class DropoutPlace(IntEnum):
+    """The places in a layer where dropout masks are drawn; a mask depends on its place's number."""
+
+    ATTENTION_WEIGHTS = 0
+    ATTENTION_OUTPUT = 1
+    MLP_OUTPUT = 2
 
 
 class Mixer(Protocol):
@@ -36,10 +45,9 @@ class Block(nnx.Module):
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
         self.attention: Mixer = Attention(cfg, rngs)
-        second = (
-            norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size) if not cfg.shared_norm else None
+        self.norm2: nnx.Module | None = (  # None where one norm feeds both branches
+            None if cfg.shared_norm else norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
         )
-        self.norm2: Any = second  # None where one norm feeds both branches
         self.mlp = Mlp(cfg, rngs)
         self.dropout_rate = cfg.hidden_dropout
 
@@ -48,9 +56,9 @@ class Block(nnx.Module):
         raise NotImplementedError
 
     def _attention(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        return self.attention(x_BTD, context.at(0))
+        return self.attention(x_BTD, context.at(DropoutPlace.ATTENTION_WEIGHTS))
 
-    def _dropout(self, x_BTD: jax.Array, context: Context, place: int) -> jax.Array:
+    def _dropout(self, x_BTD: jax.Array, context: Context, place: DropoutPlace) -> jax.Array:
         return dropout(x_BTD, self.dropout_rate, context.at(place).noise)
 
 
@@ -63,15 +71,19 @@ class ParallelBlock(Block):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         layout = context.layout
-        into_attention, into_mlp = self._inputs(x_BTD, layout)
-        attended = self._attention(into_attention, context)
-        fed = self.mlp(into_mlp, layout)
+        into_attention_BTD, into_mlp_BTD = self._inputs(x_BTD, layout)
+        partial_attention_BTD = self._attention(into_attention_BTD, context)
+        partial_mlp_BTD = self.mlp(into_mlp_BTD, layout)
         if context.noise is None or self.dropout_rate == 0.0:
-            y_BTD = _reduce(attended + fed, layout)
+            y_BTD = _reduce(partial_attention_BTD + partial_mlp_BTD, layout)
             return _add(_add(x_BTD + y_BTD, self.attention.out_bias), self.mlp.down_bias)
-        attended = _add(_reduce(attended, layout), self.attention.out_bias)
-        fed = _add(_reduce(fed, layout), self.mlp.down_bias)
-        return x_BTD + self._dropout(attended, context, 1) + self._dropout(fed, context, 2)
+        attention_BTD = _completed(partial_attention_BTD, self.attention.out_bias, layout)
+        mlp_BTD = _completed(partial_mlp_BTD, self.mlp.down_bias, layout)
+        return (
+            x_BTD
+            + self._dropout(attention_BTD, context, DropoutPlace.ATTENTION_OUTPUT)
+            + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
+        )
 
     def _inputs(self, x_BTD: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
         """Normalise the input of each branch."""
@@ -89,12 +101,14 @@ class SequentialBlock(Block):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         layout = context.layout
-        attended = self._attention(_gather(self.norm1(x_BTD), layout, into="kv_heads"), context)
-        attended = _add(_reduce(attended, layout), self.attention.out_bias)
-        h_BTD = x_BTD + self._dropout(attended, context, 1)
-        fed = self.mlp(_gather(self.norm2(h_BTD), layout, into="mlp"), layout)
-        fed = _add(_reduce(fed, layout), self.mlp.down_bias)
-        return h_BTD + self._dropout(fed, context, 2)
+        assert self.norm2 is not None  # NeoX shares a norm in parallel layers only
+        into_attention_BTD = _gather(self.norm1(x_BTD), layout, into="kv_heads")
+        partial_BTD = self._attention(into_attention_BTD, context)
+        attention_BTD = _completed(partial_BTD, self.attention.out_bias, layout)
+        h_BTD = x_BTD + self._dropout(attention_BTD, context, DropoutPlace.ATTENTION_OUTPUT)
+        partial_BTD = self.mlp(_gather(self.norm2(h_BTD), layout, into="mlp"), layout)
+        mlp_BTD = _completed(partial_BTD, self.mlp.down_bias, layout)
+        return h_BTD + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
 
 
 class AttentionlessBlock(Block):
@@ -108,8 +122,8 @@ class AttentionlessBlock(Block):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         layout = context.layout
         norm2 = self.norm1 if self.norm2 is None else self.norm2
-        fed = self.mlp(_gather(norm2(x_BTD), layout, into="mlp"), layout)
-        return _add(x_BTD + _reduce(fed, layout), self.mlp.down_bias)
+        partial_BTD = self.mlp(_gather(norm2(x_BTD), layout, into="mlp"), layout)
+        return _add(x_BTD + _reduce(partial_BTD, layout), self.mlp.down_bias)
 
 
 def make_block(cfg: ModelConfig, rngs: nnx.Rngs) -> Block:
@@ -126,6 +140,11 @@ def _gather(x_BTD: jax.Array, layout: Layout, into: str | tuple[str, ...]) -> ja
 def _reduce(partial_BTD: jax.Array, layout: Layout) -> jax.Array:
     y_BTD = jax.reshard(partial_BTD, layout.activation("batch", "stream", "embed"))
     return checkpoint_name(y_BTD, PRODUCT)
+
+
+def _completed(partial_BTD: jax.Array, bias: nnx.Param | None, layout: Layout) -> jax.Array:
+    """Sum a branch's output over the devices, and only then add its bias."""
+    return _add(_reduce(partial_BTD, layout), bias)
 
 
 def _add(x_BTD: jax.Array, bias: nnx.Param | None) -> jax.Array:

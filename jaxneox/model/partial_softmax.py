@@ -10,7 +10,7 @@ from jax import Array
 class PartialSoftmax(NamedTuple):
     """The sums of queries [B, K, G, T] over the keys seen so far, float32.
 
-    `out` [..., H] is still to be divided by `total`; both are relative to exp(`peak`).
+    `out` [..., H] is still to be divided by `total`; both are divided by exp(`peak`).
     """
 
     out: Array

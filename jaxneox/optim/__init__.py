@@ -1,1 +1,7 @@
-"""Learning-rate schedules and optimizers, as optax chains."""
+"""Learning-rate schedules and optimizers, as optax chains.
+
+- `schedule`: the learning rate at each step.
+- `optimizer`: NeoX's optimizers by name; `sm3`: SM3 as NeoX has it.
+- `clip`: clipping by the gradient's norm.
+- `matrices`: shows optimizers NeoX's matrices, one layer at a time.
+"""

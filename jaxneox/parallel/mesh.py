@@ -101,19 +101,19 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
 
 
 def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring: bool) -> None:
-    """Check that the mesh divides all that it splits.
+    """Check that the mesh divides all that it splits, with the layers among the pipeline's stages.
 
     Raises:
-        UserError: names all that an axis would have to split and does not divide, with the nearest
-            smaller size that does.
+        UserError: names everything that the size of an axis would have to divide and does not, and
+            the nearest smaller size that divides it all.
     """
     heads, tp, cp = cfg.attention, sizes["tp"], sizes["cp"]
     sequence = parallel.sequence_parallel
     _check("cp", cp, {"seq-length": cfg.seq_length})
     if ring and cfg.seq_length % (2 * cp):
         raise UserError(
-            f"seq-length {cfg.seq_length} is no multiple of 2 x cp={cp}, the blocks of a ring; "
-            "expected one, or context-parallel-attention: gather"
+            f"seq-length {cfg.seq_length} must be a multiple of 2 x cp = {2 * cp} (a ring splits "
+            "it into that many blocks); change it, or set context-parallel-attention: gather"
         )
     _check(
         "tp",
@@ -129,6 +129,7 @@ def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring
 
 
 def _check_stages(pp: int, chunks: int, layers: int) -> None:
+    """Check that the layers divide among the stages of the pipeline, in chunks of equal length."""
     rounds = f"num-layers, in {chunks} chunks for each stage," if chunks > 1 else "num-layers"
     if layers % chunks:
         raise UserError(

@@ -86,10 +86,11 @@ class Rules:
     def in_step(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a parameter's sharding while the micro-batches of a step compute with it.
 
-        Below stage 2 a matrix, which the mesh splits within a layer and which products and the
-        lookup of tokens alone take, gets its gradient as a partial sum over the devices that hold
-        copies: they add it up once a step, and not for every micro-batch. What is added to a stream
-        (biases, learned positions) or scales it cannot have such a gradient, and is little.
+        Below stage 2, devices that hold copies of a matrix keep the partial sums of its gradient
+        apart, and add them up once a step instead of once for every micro-batch. This works for
+        matrices that the mesh splits within a layer, since only products and the lookup of tokens
+        read them. Parameters that are added to a stream (biases, learned positions) or scale it
+        cannot have such a gradient; they are small.
         """
         spec = self.parameter(name, axes, shape)
         split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}

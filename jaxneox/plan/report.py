@@ -1,4 +1,4 @@
-"""A plan in words: what fits, what is computed and sent, parts long it takes."""
+"""A plan in words: what fits, what is computed and sent, and how long it takes."""
 
 from collections.abc import Sequence
 

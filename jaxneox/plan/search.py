@@ -115,7 +115,11 @@ def ranked(
     assert topology.chip is not None
     on = cache(lambda sizes: links(dict(sizes)))
     estimates = [
-        Estimate(one, memory(one, cfg, plan), seconds(one, cfg, plan, on(one.sizes)))
+        Estimate(
+            one,
+            estimated_bytes(one, cfg, plan),
+            estimated_seconds(one, cfg, plan, on(one.sizes)),
+        )
         for one in candidates(cfg, topology.count)
     ]
     fitting = [one for one in estimates if one.memory <= ROOM * topology.chip.memory]
@@ -129,7 +133,7 @@ def ranked(
     return sorted(fitting, key=lambda one: one.seconds)
 
 
-def memory(one: Candidate, cfg: Config, plan: TrainPlan) -> float:
+def estimated_bytes(one: Candidate, cfg: Config, plan: TrainPlan) -> float:
     """Estimate the bytes on a device.
 
     They are float32 parameters, two moments and gradients; what a policy keeps of a layer; a
@@ -158,7 +162,7 @@ def memory(one: Candidate, cfg: Config, plan: TrainPlan) -> float:
     return state + deep * flying * layer + scores + 4 * stream + gathered + 2**29
 
 
-def seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
+def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
     """Estimate the seconds of a step.
 
     They are arithmetic with recomputation and the pipeline's bubble, then what is sent.

@@ -4,4 +4,9 @@ The parent reads the input as `data.documents` chunks, worker processes encode t
 appends what comes back, in order, to files in a hidden folder beside the output. What is on disk
 is noted every few seconds, so that a command that was killed goes on from there; the files get
 their names when they are whole.
+
+- `command`, `arguments`: the command and its flags; `run`: its work.
+- `workers`: the worker processes; `encode`: documents to tokens and labels.
+- `chat`: conversations to tokens; `templates` renders them, `turns` finds what is learned.
+- `output`: the datasets as they grow.
 """

@@ -84,7 +84,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     if args.only_last or args.no_mask:
         raise UserError("--only-last and --no-mask need --chat-template and --tokenizer-path")
     if args.eod_token is not None and not args.append_eod:
-        raise UserError("--eod-token: is added by --append-eod alone, which is missing")
+        raise UserError("--eod-token needs --append-eod, which adds the token: give both")
     if args.tokenizer_type is None:
         raise UserError(f"--tokenizer-type: missing, one of {', '.join(BUILDERS)}")
     return TextRecipe(
@@ -128,7 +128,10 @@ def inputs_of(args: argparse.Namespace) -> list[str]:
 def _distinct(keys: list[str]) -> tuple[str, ...]:
     for key in keys:
         if keys.count(key) > 1 or not key or "/" in key:
-            raise UserError(f"--jsonl-keys: {key!r} is twice or no part of a file's name")
+            raise UserError(
+                f"--jsonl-keys: {key!r} is given twice, is empty or has a slash, but "
+                "each key becomes part of a file's name: give different names without slashes"
+            )
     return tuple(keys)
 
 

@@ -2,4 +2,13 @@
 
 `server` owns the process, `scheduler` the thread of the engine; between them a request goes through
 `app` -> `completions` -> `requests` (what it asks for) -> `jobs` -> `replies` (its answer).
+
+- `command`, `arguments`: the command and its options.
+- `app`: the routes, and what `/v1/models` tells of the model.
+- `completions`: `/v1/completions`; an `Exchange` waits for a request's jobs, streams their text
+  as server-sent events, and cancels them if the client leaves.
+- `requests`, `fields`: the parsing of a request.
+- `jobs`: one choice of a request, on its way through the scheduler.
+- `replies`: answers in OpenAI's format, whole or as chunks; `errors`: errors in it.
+- `served`: the model, and the limits of what may be asked of it.
 """

@@ -1,1 +1,8 @@
-"""Training: the state, the step that is compiled, and the loop around it."""
+"""Training: the state, the step that is compiled, and the loop around it.
+
+- `command`: arguments to a run, by one process or as one of several.
+- `session`: the command from keys to the last line that it prints.
+- `plan`: what can be said of a run without allocating anything.
+- `run`: a plan on its mesh, with its state, its data and its folder.
+- `step/`, `loop/`, `reporting/`, `checkpoints/`, `dry_run/`: see their docstrings.
+"""

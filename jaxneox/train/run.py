@@ -1,7 +1,6 @@
 """A training run put together: plan, mesh, state, data and folder."""
 
 import importlib.metadata
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import jax
 import yaml
 from jax.sharding import Mesh
 
-from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged
-from jaxneox.config import Settings, saved_keys
+from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config, ScheduleConfig
 from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
@@ -27,12 +25,11 @@ from jaxneox.train.checkpoints.resume import (
     check_model,
     earlier,
     note_optimizer,
+    schedule_before,
 )
 from jaxneox.train.loop.replicas import Replicas
 from jaxneox.train.plan import TrainPlan
-from jaxneox.train.step.state import (
-    TrainState,
-)
+from jaxneox.train.step.state import TrainState
 
 
 @dataclass
@@ -56,10 +53,10 @@ class Run:
     state: TrainState
     loader: Loader
     tokenizer: Tokenizer | None
-    first: int  # the step at which the loader's first batch is due
-    folder: Path | None  # where it saves, if it does
-    replicas: Replicas | None = None  # where they are to be compared
-    schedule_before: ScheduleConfig | None = None  # of the checkpoint whose training goes on
+    first: int
+    folder: Path | None
+    replicas: Replicas | None = None
+    schedule_before: ScheduleConfig | None = None
 
     @property
     def cfg(self) -> Config:
@@ -153,11 +150,16 @@ def start(
     hint = "the data must be the same files on every host"
     messages.check_same("the data", loader.fingerprint(), hint)
     folder = Path(cfg.checkpoint.save) if cfg.checkpoint.save else None
-    run = Run(plan, mesh, state, loader, tokenizer, first, folder)
-    if resume is not None and not resume.weights_only:
-        with suppress(UserError):  # keys that say nothing of a training
-            run.schedule_before = Settings(checkpoint.read_meta(resume.location)["keys"]).schedule
-    return run
+    return Run(
+        plan=plan,
+        mesh=mesh,
+        state=state,
+        loader=loader,
+        tokenizer=tokenizer,
+        first=first,
+        folder=folder,
+        schedule_before=schedule_before(resume),
+    )
 
 
 def first_step(

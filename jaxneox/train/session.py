@@ -78,8 +78,9 @@ def work(run: Run, samples: int, by_default: bool) -> int:
 
 def check_learning_rate(run: Run) -> None:
     """Print what the learning rate's schedule may hide; refuse one that would learn nothing."""
-    cfg, skipped = run.cfg.schedule, int(run.state.skipped)
-    first, last = run.step - skipped, run.last - skipped  # the schedule counts updates
+    # the schedule counts updates, not steps
+    cfg, first = run.cfg.schedule, int(run.state.updates)
+    last = run.last - int(run.state.skipped)
     learning_rate.check(cfg, first, last)
     for note in learning_rate.notes(cfg, run.schedule_before, first, last):
         print(f"note: {note}")

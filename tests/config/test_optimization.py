@@ -133,7 +133,7 @@ def test_llemmas_schedule() -> None:
     assert (schedule.min_lr, schedule.warmup_iters) == (5e-4, 3.0)
     assert "keep one" in error(decay_lr_to=0.5, min_lr=0)
     assert "keep one" in error(warmup_iters=3, warmup=0.1)
-    assert "more than the decay's 10 steps" in error(warmup_iters=11)
+    assert "more than the 10 steps of the decay; lower it" in error(warmup_iters=11)
 
 
 def test_parallel() -> None:

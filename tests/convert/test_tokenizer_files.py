@@ -188,7 +188,7 @@ def test_preprocess_ends_documents_with_what_it_is_told(
     assert status("--append-eod") == 2
     assert "name another with --eod-token" in capsys.readouterr().err
     assert status("--eod-token", "<b>") == 2
-    assert "--eod-token: is added by --append-eod alone" in capsys.readouterr().err
+    assert "--eod-token needs --append-eod" in capsys.readouterr().err
     assert status("--append-eod", "--eod-token", "<c>") == 2
     assert "'<c>' is no token" in capsys.readouterr().err
     assert not status("--append-eod", "--eod-token", "<b>")

@@ -93,10 +93,10 @@ DAMAGE = [
     (18, b"\4", "bytes, but"),
     (25, b"\xff", "bytes, but"),
     (34, b"\xff\xff\xff\xff", "sequence 0 has size -1 at offset 34"),
-    (34, b"\4", "sequence 1 begins at byte 6 of the .bin says offset 54, expected 8"),
+    (34, b"\4", "offset 54: sequence 1 begins at byte 6 of the .bin, expected 8"),
     (42, b"\5", "18 bytes: truncated"),
     (42, b"\3", "14 bytes: too long"),
-    (54, b"\7", "offset 54, expected 6"),
+    (54, b"\7", "offset 54: sequence 1 begins at byte 7 of the .bin, expected 6"),
     (70, b"\1", "document bounds 1 … 3 at offset 70, expected 0 … 3"),
     (94, b"\2", "document bounds 0 … 2 at offset 70, expected 0 … 3"),
     (78, b"\5", "document bound 2 at offset 86 is below the one before, 5"),
@@ -126,7 +126,7 @@ def test_damage_is_named_wherever_it_is(tmp_path: pathlib.Path, at: int) -> None
     good = prefix.with_suffix(".idx").read_bytes()
     places = {
         f"sequence {at} has size -1 at offset {34 + 4 * at},": (34 + 4 * at, "<i", -1),
-        f"sequence {at} begins at byte 7 of the .bin says offset {34 + 4 * N + 8 * at}, "
+        f"offset {34 + 4 * N + 8 * at}: sequence {at} begins at byte 7 of the .bin, "
         f"expected {2 * at} ": (34 + 4 * N + 8 * at, "<q", 7),
         f"document bound {at} at offset {34 + 12 * N + 8 * at} is below": (
             34 + 12 * N + 8 * (at - 1), "<q", N,
@@ -148,7 +148,9 @@ def test_pointers_that_are_all_moved(tmp_path: pathlib.Path) -> None:
         moved = np.frombuffer(data, "<i8", N, 34 + 4 * N) + 2
         data[34 + 4 * N : 34 + 12 * N] = moved.tobytes()
         prefix.with_suffix(".idx").write_bytes(data)
-        with pytest.raises(UserError, match=f"begins at byte 2 .* offset {34 + 4 * N}, expected 0"):
+        with pytest.raises(
+            UserError, match=f"offset {34 + 4 * N}: .* begins at byte 2 .*, expected 0"
+        ):
             IndexedDataset(prefix)
 
 

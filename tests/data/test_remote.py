@@ -216,7 +216,7 @@ def test_file_that_changes_or_goes(memory: str) -> None:
 
 def test_truncated(memory: str) -> None:
     fsspec.filesystem("memory").pipe(memory + ".bin", bytes(10))
-    with pytest.raises(UserError, match=r"10 bytes, but x_text_document\.idx speaks of 8 tokens"):
+    with pytest.raises(UserError, match=r"10 bytes, but x_text_document\.idx lists 8 tokens"):
         IndexedDataset(memory)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxneox.hosts import supervisor
+from jaxneox.hosts import ending
 from tests.limits import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,11 +72,16 @@ def test_restarts(text: str, restarts: int, status: int, count: int, tmp_path: P
     )
 
 
+def test_the_supervisor_lives_without_jax() -> None:
+    code = "import sys, jaxneox.hosts.supervisor; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_the_c_trace_becomes_one_line(tmp_path: Path) -> None:
     text = f"sys.stderr.write({LOST!r})\nsys.stderr.flush()\nos.abort()"
     code, err = supervised(script(tmp_path, text), 0, "process 2: ")
     lines = err.splitlines()
-    assert code == supervisor.FAULT
+    assert code == ending.FAULT
     assert lines[0] == "I am Python" and len(lines) == 2
     assert lines[1].startswith("process 2: process 1 has given no sign of life: killed, stopped")
 

@@ -23,7 +23,7 @@ from jaxneox.loading import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
-from jaxneox.train.step.step import replicas
+from jaxneox.train.step.step import replica_scale
 from tests.parallel.cases import (
     BOUNDS,
     GRADIENT,
@@ -94,9 +94,9 @@ def test_a_tied_model_with_a_logit_bias_and_a_dropped_attention_on_a_mesh() -> N
 def test_float16_gradients_are_scaled_by_the_replicas_and_back() -> None:
     """DeepSpeed's scale counts before the mean over replicas; the result must not know of it."""
     half = PrecisionConfig("float16", LossScaleConfig(initial=2.0**8))
-    replicas_of = {dp: replicas(config(MODEL, Mesh(dp), precision=half)) for dp in (1, 2, 4)}
+    replicas_of = {dp: replica_scale(config(MODEL, Mesh(dp), precision=half)) for dp in (1, 2, 4)}
     assert replicas_of == {1: 1.0, 2: 2.0, 4: 4.0}
-    assert replicas(config(MODEL, Mesh(4))) == 1.0
+    assert replica_scale(config(MODEL, Mesh(4))) == 1.0
     expected, found = train(Mesh(), precision=half), train(Mesh(4), precision=half)
     # float16 rounds to 2**-11; a gradient passes some twenty roundings in a row
     assert found.losses == pytest.approx(expected.losses, rel=2.0**-11)

@@ -24,7 +24,7 @@ from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.hlo.text import parse
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.plan.memory import memory_of
+from jaxneox.plan.known_memory import memory_of
 from jaxneox.plan.planned import Planned, TooLarge
 from jaxneox.plan.report import report
 from jaxneox.plan.setup import plan_of, sizes_on

@@ -1,7 +1,8 @@
 """Every key that a YAML may hold, each with its type, its default and its one fate.
 
 The sections and defaults are those of NeoX's documentation (configs/neox_arguments.md); a dotted
-name is a key inside a block.
+name is a key inside a block. `model`, `training`, `running` and `deepspeed` have the sections of
+that documentation, `further` has keys that it does not list, and `past` those that were renamed.
 """
 
 from jaxneox.config.fates import Alias, Key, Section

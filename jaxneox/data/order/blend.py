@@ -55,15 +55,16 @@ def samples_of_each(weights: Sequence[float], num_samples: int) -> list[int]:
 def blend_indices(
     weights: Sequence[float], size: int, limits: Sequence[int] | None = None
 ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
-    """Which dataset gives sample i, and which of its own samples: [N] and int64 [N].
+    """Choose the dataset that gives sample i, and which of its own samples: [N] and int64 [N].
 
-    A dataset that has given as many as its `limits` says is not chosen any more.
+    A dataset that has given as many samples as its `limits` says is not chosen any more.
 
-    The choices hang together from the first to the last. They are made in lanes side by side, each
-    of which begins a little before its own part, from counts that are only nearly right: the
-    process forgets where it came from. A lane whose counts at the begin of its part are not those
-    with which the lane before has ended is made again from these, until none is left. So the
-    result is that of one lane, whatever the guesses.
+    Each choice depends on the counts that all choices before it have left. To compute them many at
+    a time, the samples are cut into lanes that run side by side. Each lane begins a little before
+    its own part, from approximate counts, since the counts soon cease to depend on where they
+    began. A lane whose counts at the start of its part are not those with which the lane before it
+    ended is run again from the latter, until all agree. So the result is that of a single lane,
+    whatever the first counts were.
     """
     lanes = Lanes(weights, size, limits)
     start = lanes.nearly()

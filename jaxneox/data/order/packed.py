@@ -20,7 +20,7 @@ LAST_EPOCH_APART = 0.80  # of an epoch's samples, Megatron's threshold
 
 
 class SampleIndex(NamedTuple):
-    """The three arrays of an order; see above and `overflow`."""
+    """The three arrays of an order; see above and `whole_documents`."""
 
     doc_idx: NDArray[Any]
     sample_idx: NDArray[Any]

@@ -1,1 +1,7 @@
-"""Resuming a run and saving it, in a folder that it holds alone."""
+"""Resuming a run and saving it, in a folder that it holds alone.
+
+- `resume`: which checkpoint a run starts from, and whether model, data and schedule fit it.
+- `restore`: the state itself, new or restored; its counts place the run in its schedule.
+- `saving`: which steps become checkpoints.
+- `lock`: one run at a time in a folder.
+"""

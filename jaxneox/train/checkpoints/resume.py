@@ -5,23 +5,23 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged, Location
 from jaxneox.config import Config, Settings
-from jaxneox.config.schema import CheckpointConfig, ModelConfig
+from jaxneox.config.schema import CheckpointConfig, ModelConfig, ScheduleConfig
 from jaxneox.data import Loader
 from jaxneox.errors import UserError
 from jaxneox.foreign import refuse_foreign
 from jaxneox.hosts import messages
 
-VISIBLE_WITHIN = (
-    60.0  # seconds until a network file system shows at one host what another has written
-)
+VISIBLE_WITHIN = 60.0
+"""Seconds until a network file system shows at one host what another has written."""
 
-TOKENS = "tokens file"  # an order by name
+TOKENS = "tokens file"  # the `order` in the fingerprint of a file of batches
 MAX_CHANGES = 8  # of the data, listed one by one
 
 # What may change between two runs of one model: its function of a sequence is the same.
@@ -186,15 +186,28 @@ def note_optimizer(start: ResumePoint, cfg: Config) -> None:
             )
 
 
+def schedule_before(start: ResumePoint | None) -> ScheduleConfig | None:
+    """Return the learning rate schedule of the checkpoint whose training goes on.
+
+    It is None for a new run, if only weights are taken, and if the checkpoint's keys describe no
+    training, as those of a converted model.
+    """
+    if start is None or start.weights_only:
+        return None
+    with suppress(UserError):
+        return Settings(checkpoint.read_meta(start.location)["keys"]).schedule
+    return None
+
+
 OF_THE_LENGTH = {"samples.epochs", "wraps_at"}
 """Entries of a fingerprint that alone differ if a run of the same data is longer or shorter."""
 
 
 def check_data(location: Location, loader: Loader, first: int, allowed: bool) -> int:
-    """Hold the data against the checkpoint's, and location the loader where its run had stopped.
+    """Hold the data against the checkpoint's, and start the loader where its run had stopped.
 
     If a change is allowed, the samples still go on where they had stopped: with batches of another
-    size none is left out and none comes again. (A file of tokens has no such location.)
+    size none is left out and none comes again. (A file of tokens has no such position.)
 
     Returns:
         The run's step at which the loader's first batch was due.

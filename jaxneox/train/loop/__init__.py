@@ -1,1 +1,8 @@
-"""The loop around the step, and what is done between steps."""
+"""The loop around the step, and what is done between steps.
+
+- `loop`: batches in, figures and checkpoints out; the evaluation of a split.
+- `intervals`: at which steps a run saves and evaluates.
+- `tasks`: lm-eval's tasks while a run trains.
+- `replicas`: compares the bytes that devices should hold alike.
+- `profile`: a trace of a few steps.
+"""

@@ -1,10 +1,8 @@
 """The loop around the compiled step: batches in, figures and checkpoints out."""
 
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from typing import Any
 
 import jax
@@ -13,7 +11,7 @@ from jaxneox.config.schema import Config
 from jaxneox.data import Split, prefetch
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
-from jaxneox.hosts.stopping import SharedStop
+from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
 from jaxneox.model import Params
 from jaxneox.train.checkpoints.saving import Saving
@@ -155,20 +153,3 @@ def rate(run: Run) -> Rate:
     given = run.cfg.log.peak_tflops
     peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
     return Rate(flops_per_token(run.plan.model.shapes, run.cfg.model), peak)
-
-
-@contextmanager
-def interruptions() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets; a second signal ends the process as usual."""
-    event = threading.Event()
-
-    def note(number: int, frame: object) -> None:
-        event.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,1 +1,8 @@
-"""The compiled step: its state, its batches, and what it costs."""
+"""The compiled step: its state, its batches, and what it costs.
+
+- `step`: gradients, accumulation, the update and the figures of one step.
+- `state`: parameters, optimizer and counts, and how each array is sharded.
+- `feed`: a loader's rows as a batch on the devices.
+- `scaler`: the loss scale of float16.
+- `flops`: floating-point operations of a token, and of a device.
+"""

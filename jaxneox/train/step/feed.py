@@ -43,11 +43,11 @@ class Feed:
         if weights_RT is None:
             weights_RT = np.ones((len(tokens_RT), tokens_RT.shape[1] - 1), np.float32)
 
-        def lay(read_RT: np.ndarray) -> jax.Array:
+        def on_devices(read_RT: np.ndarray) -> jax.Array:
             def shard(at: Any) -> np.ndarray:
                 return read_RT[np.searchsorted(rows_R, rows_AB[at[:2]])][..., at[2]]
 
             shape = (*rows_AB.shape, read_RT.shape[-1])
             return jax.make_array_from_callback(shape, self.sharding, shard)
 
-        return Batch(lay(tokens_RT), lay(weights_RT))
+        return Batch(on_devices(tokens_RT), on_devices(weights_RT))

@@ -31,6 +31,11 @@ class TrainState(NamedTuple):
     skipped: jax.Array  # int32 []
     streak: jax.Array  # int32 []
 
+    @property
+    def updates(self) -> jax.Array:
+        """How often the parameters were updated: what the schedule counts."""
+        return self.step - self.skipped
+
 
 class ParamSpecs(NamedTuple):
     """The shardings of parameters, and of arrays that are like them, by parameter name.
@@ -74,12 +79,18 @@ def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updat
     return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(optimizer.init, abstract))
 
 
-def state_specs(model: Model, optimizer: optax.GradientTransformation, at: ParamSpecs) -> Any:
+def state_specs(model: Model, optimizer: optax.GradientTransformation, specs: ParamSpecs) -> Any:
     """Make a TrainState of PartitionSpecs."""
     whole: Any = P()
-    params: Any = at.params
-    opt_state = optimizer_specs(model, optimizer, at.updates)
-    return TrainState(params, opt_state, Scale(whole, whole, whole), whole, whole, whole)
+    params: Any = specs.params
+    return TrainState(
+        params=params,
+        opt_state=optimizer_specs(model, optimizer, specs.updates),
+        scale=Scale(whole, whole, whole),
+        step=whole,
+        skipped=whole,
+        streak=whole,
+    )
 
 
 def on_mesh(mesh: Mesh, specs: Any) -> Any:
@@ -96,6 +107,11 @@ def new_state(cfg: Config, model: Model, optimizer: optax.GradientTransformation
 
 
 def with_params(cfg: Config, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    scale = initial_scale(cfg.precision.loss_scale)
-    counts = (jnp.zeros((), jnp.int32) for _ in range(3))  # each an array of its own, to be donated
-    return TrainState(params, optimizer.init(params), scale, *counts)
+    return TrainState(
+        params=params,
+        opt_state=optimizer.init(params),
+        scale=initial_scale(cfg.precision.loss_scale),
+        step=jnp.zeros((), jnp.int32),  # each count is an array of its own, to be donated
+        skipped=jnp.zeros((), jnp.int32),
+        streak=jnp.zeros((), jnp.int32),
+    )

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,16 +31,26 @@ class Batch(NamedTuple):
     tokens: jax.Array
     weights: jax.Array
 
+    @property
+    def inputs(self) -> jax.Array:
+        """Every token of a sequence but the last."""
+        return self.tokens[..., :-1]
+
+    @property
+    def labels(self) -> jax.Array:
+        """The tokens that are predicted: every one but the first."""
+        return self.tokens[..., 1:]
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of training, and what its compiled function needs to know."""
+    """One step of training, with the constants it is compiled with."""
 
     cfg: Config
     model: Model
     optimizer: optax.GradientTransformation
     rules: Rules
-    at: ParamSpecs
+    specs: ParamSpecs
     rate: optax.Schedule
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -48,7 +59,7 @@ class Step:
         The weights are divided by their sum beforehand, so that sums over any split of the batch
         are the mean over all of it. A batch without any weight has no mean: it is skipped.
         """
-        factor = state.scale.factor * replicas(self.cfg)
+        factor = state.scale.factor * replica_scale(self.cfg)
         share = batch.weights * (factor / jnp.sum(batch.weights))
         with self.model.matmuls():
             loss, grads = self.gradients(state, Batch(batch.tokens, share))
@@ -57,43 +68,54 @@ class Step:
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         params, opt_state = self.update(state, grads, finite)
         after = TrainState(
-            params,
-            opt_state,
-            next_scale(state.scale, finite, self.cfg.precision.loss_scale),
-            state.step + 1,
-            state.skipped + ~finite,
-            jnp.where(finite, 0, state.streak + 1),
+            params=params,
+            opt_state=opt_state,
+            scale=next_scale(state.scale, finite, self.cfg.precision.loss_scale),
+            step=state.step + 1,
+            skipped=state.skipped + ~finite,
+            streak=jnp.where(finite, 0, state.streak + 1),
         )
         return after, self.figures(state, after, loss, norm)
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Params]:
         """Sum the loss and the gradients over the accumulation steps, in float32."""
-        rows = jnp.arange(batch.tokens.shape[0] * batch.tokens.shape[1], dtype=jnp.int32)
-        rows_AB = jax.reshard(
-            rows.reshape(batch.tokens.shape[:2]), self.rules.activation(None, "batch")
-        )
+        rows_AB = self.row_numbers(batch)
         key = jax.random.fold_in(jax.random.key(self.cfg.train.seed + 1), state.step)
-
-        def one(params: Params, part: Batch, rows_MB: jax.Array) -> jax.Array:
-            noise = Noise(key, rows_MB) if drops(self.cfg) else None
-            inputs, labels = part.tokens[..., :-1], part.tokens[..., 1:]
-            return self.model.loss_sum(params, inputs, labels, part.weights, noise)
-
-        run = jax.value_and_grad(one)
         parts = rounds((batch, rows_AB), self.model.layout)
+        gradient = jax.value_and_grad(partial(self.loss_sum, key))
         if jax.tree.leaves(parts)[0].shape[0] == 1:  # nothing to be added up
-            loss, grads = run(state.params, *jax.tree.map(lambda x: x[0], parts))
-            return loss, lay(grads, self.at.updates)
-        in_step = lay(state.params, self.at.in_step)
-        nothing = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
-        start = (jnp.float32(0), lay(nothing, self.at.gradients))
+            loss, grads = gradient(state.params, *jax.tree.map(lambda x: x[0], parts))
+        else:
+            loss, grads = self.sum_over_rounds(gradient, state.params, parts)
+        return loss, laid_out(grads, self.specs.updates)
+
+    def row_numbers(self, batch: Batch) -> jax.Array:
+        """Number the rows of the global batch, int32 [A, B], laid out as the batch is."""
+        shape = batch.tokens.shape[:2]
+        rows = jnp.arange(shape[0] * shape[1], dtype=jnp.int32)
+        return jax.reshard(rows.reshape(shape), self.rules.activation(None, "batch"))
+
+    def loss_sum(
+        self, key: jax.Array, params: Params, part: Batch, rows_MB: jax.Array
+    ) -> jax.Array:
+        """Sum the weighted loss of one round, with the dropout of the step's random key."""
+        noise = Noise(key, rows_MB) if drops(self.cfg) else None
+        return self.model.loss_sum(params, part.inputs, part.labels, part.weights, noise)
+
+    def sum_over_rounds(
+        self, gradient: Callable[..., tuple[jax.Array, Params]], params: Params, parts: Any
+    ) -> tuple[jax.Array, Params]:
+        """Add up what `gradient` returns for each of the rounds, which follow one another."""
+        in_step = laid_out(params, self.specs.in_step)
+        zeros = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
+        start = (jnp.float32(0), laid_out(zeros, self.specs.gradients))
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
-            loss, grads = run(in_step, *part)
-            return jax.tree.map(jnp.add, total, (loss, lay(grads, self.at.gradients))), None
+            loss, grads = gradient(in_step, *part)
+            return jax.tree.map(jnp.add, total, (loss, laid_out(grads, self.specs.gradients))), None
 
         loss, grads = jax.lax.scan(add, start, parts)[0]
-        return loss, lay(grads, self.at.updates)
+        return loss, grads
 
     def update(
         self, state: TrainState, grads: Params, finite: jax.Array
@@ -109,12 +131,12 @@ class Step:
             updates, opt_state = self.optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state
 
-        specs = optimizer_specs(self.model, self.optimizer, self.at.updates)
-        apply = jax.sharding.auto_axes(apply, out_sharding=(self.at.updates, specs))
-        params = lay(state.params, self.at.updates)
-        after = apply(params, state.opt_state, grads)
-        params, opt_state = choose(finite, after, (params, state.opt_state))
-        return lay(params, self.at.params), opt_state
+        opt_specs = optimizer_specs(self.model, self.optimizer, self.specs.updates)
+        apply = jax.sharding.auto_axes(apply, out_sharding=(self.specs.updates, opt_specs))
+        before = (laid_out(state.params, self.specs.updates), state.opt_state)
+        after = apply(*before, grads)
+        params, opt_state = select(finite, after, before)
+        return laid_out(params, self.specs.params), opt_state
 
     def figures(
         self, before: TrainState, after: TrainState, loss: jax.Array, norm: jax.Array
@@ -122,7 +144,7 @@ class Step:
         metrics = {
             "loss": loss,
             "grad_norm": norm,
-            "lr": self.rate(before.step - before.skipped),
+            "lr": self.rate(before.updates),
             "skipped": after.skipped,
             "streak": after.streak,
         }
@@ -141,8 +163,8 @@ class Evaluation:
 
     def __call__(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         def add(total: Any, part: Batch) -> tuple[Any, None]:
-            inputs, labels = part.tokens[..., :-1], part.tokens[..., 1:]
-            return total + self.model.loss_sum(params, inputs, labels, part.weights), None
+            loss = self.model.loss_sum(params, part.inputs, part.labels, part.weights)
+            return total + loss, None
 
         with self.model.matmuls():
             total, _ = jax.lax.scan(add, jnp.float32(0), rounds(batch, self.model.layout))
@@ -167,11 +189,11 @@ def rounds(tree: Any, layout: Layout) -> Any:
     return jax.tree.map(cut, tree)
 
 
-def replicas(cfg: Config) -> float:
-    """Return by how much more float16 gradients are scaled.
+def replica_scale(cfg: Config) -> float:
+    """Return by how much more float16 gradients are scaled for the replicas of the model.
 
-    DeepSpeed averages over the replicas only after the backward pass. It is the nearest power of
-    two below their number, which rounds nothing.
+    DeepSpeed averages over the replicas only after the backward pass. The factor is the largest
+    power of two that does not exceed their number, by which multiplying rounds nothing.
     """
     if cfg.precision.loss_scale is None:
         return 1.0
@@ -183,7 +205,7 @@ def drops(cfg: Config) -> bool:
     return cfg.model.hidden_dropout > 0 or cfg.model.attention.dropout > 0
 
 
-def lay(tree: Params, specs: Specs) -> Params:
+def laid_out(tree: Params, specs: Specs) -> Params:
     return {name: jax.reshard(x, specs[name]) for name, x in tree.items()}
 
 
@@ -191,5 +213,5 @@ def global_norm(tree: Params) -> jax.Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in tree.values()))
 
 
-def choose(condition: jax.Array, yes: Any, no: Any) -> Any:
+def select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

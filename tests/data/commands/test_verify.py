@@ -136,7 +136,7 @@ def test_damaged_files_and_the_others(
     check_finds(
         capsys,
         (prefix, other, prefix.with_name("gone"), floats),
-        f"{prefix}.bin: 9 bytes, but x_text_document.idx speaks of 8 tokens of 2 bytes, 16 bytes: "
+        f"{prefix}.bin: 9 bytes, but x_text_document.idx lists 8 tokens of 2 bytes, 16 bytes: "
         "truncated, its first 2 of 4 sequences are whole",
         f"{other}: all is well",
         f"{prefix.with_name('gone')}.idx: no such file",

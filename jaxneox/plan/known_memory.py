@@ -66,10 +66,10 @@ def kept(plan: TrainPlan, mesh: Mesh) -> int:
     cut = slice(None) if together else slice(0, 1)
 
     def backward(params: dict[str, jax.Array], batch: Batch) -> Any:
-        tokens, weights = batch.tokens[cut], batch.weights[cut]
+        part = Batch(batch.tokens[cut], batch.weights[cut])
 
         def loss(params: dict[str, jax.Array]) -> jax.Array:
-            return plan.model.loss_sum(params, tokens[..., :-1], tokens[..., 1:], weights)
+            return plan.model.loss_sum(params, part.inputs, part.labels, part.weights)
 
         return jax.vjp(loss, params)[1]
 
