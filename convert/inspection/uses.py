@@ -10,7 +10,7 @@ from convert.megatron.grid import MegatronGrid
 from convert.neox import grid as neox_grid
 from convert.neox.grid import NeoxGrid
 from convert.ours.next_command import train_on
-from convert.ours.unsaid import TRAINING
+from convert.ours.training_placeholders import TRAINING
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError

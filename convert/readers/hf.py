@@ -13,7 +13,7 @@ from convert.hf.config import family_of, keys_of, unknown_keys
 from convert.hf.family import Family
 from convert.hf.tokenizer import beside
 from convert.neox.consistency import as_computed
-from convert.ours.unsaid import TRAINING
+from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, HfTensor, read_json, tensors, weight_files
 from convert.readers.neox_files import merged_files
