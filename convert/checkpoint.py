@@ -68,8 +68,8 @@ class Checkpoint(ABC):
         return None
 
     @property
-    def said(self) -> ModelConfig | None:
-        """The configuration in another file of the checkpoint, or None without such a file."""
+    def declared_model(self) -> ModelConfig | None:
+        """The model as another file of the checkpoint declares it; None without such a file."""
         return None
 
     @abstractmethod
@@ -95,7 +95,7 @@ class Checkpoint(ABC):
         return Fidelity()
 
     @property
-    def others(self) -> Mapping[str, Forward]:
+    def alternatives(self) -> Mapping[str, Forward]:
         """Further functions for a certificate, by title, such as other merges and old faults."""
         return {}
 
@@ -140,7 +140,7 @@ class Source(ABC):
         title: the program, the step and the parallel sizes, in a few words.
         step: the step that training had reached; 0 if no file tells.
         keys: NeoX's YAML keys for the converted run.
-        dtypes: the types in which `layer` returns the parameters.
+        dtypes: the types in which `read` returns the parameters.
         tokenizer: the tokenizer that goes with the target, if any.
         notes: what a person should know, one line each.
         facts: what a certificate says about the files.
@@ -169,7 +169,7 @@ class Source(ABC):
     dp: int = 1
 
     @abstractmethod
-    def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
+    def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
         """Read one part: its parameters, and the fates of the tensors that they were made of."""
 
 

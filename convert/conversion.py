@@ -1,4 +1,4 @@
-"""The steps of every conversion: refuse, stage, move, account, certify, prove, conclude.
+"""The steps of every conversion: refuse, stage, move, account, record, prove, certify.
 
 What differs between programs is in the `Source` and the `Target`; see `convert.checkpoint`.
 """
@@ -49,7 +49,9 @@ def convert(
         notes = [*source.notes, *target.notes]
         warn(notes)
         fates, digests = move(source, target)
-        late = [*not_finite(source, fates, refuse=verify), *target.finish()]
+        late = notes_of_nan(source, fates, refuse=verify)
+        move_training(source, target)
+        late += target.finish()
         warn(late)
         record = certificate(source, target, dst, fates, [*notes, *late], digests)
         case = Case.of(source.checkpoint, target.reopen()) if verify else None
@@ -61,7 +63,7 @@ def convert(
 
 
 def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
-    """Move every part from the source to the target, and the optimizer's state if there is one.
+    """Move every part from the source to the target.
 
     Returns:
         The fate of each tensor, and the digest of each file that was read.
@@ -70,32 +72,38 @@ def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
         UserError: a file of the source is damaged. Checksums are verified while parts are
             moved, so the error comes before the target is finished.
     """
-    model = source.checkpoint.model
-    total = nbytes(source.checkpoint.shapes, source.dtypes)
-    pool = ThreadPoolExecutor(target.at_once, "convert")
-    with Digests(source.files) as digests:
+    parts = parts_of(source.checkpoint.model)
+    with (
+        Digests(source.files) as digests,
+        progress("converting", nbytes(source.checkpoint.shapes, source.dtypes)) as advance,
+    ):
+
+        def move_part(part: Part) -> list[Fate]:
+            digests.check()
+            leaves, fates = source.read(part)
+            written = target.write(part, leaves)
+            advance(sum(leaf.nbytes for leaf in leaves.values()))
+            return [*fates, *written]
+
+        pool = ThreadPoolExecutor(target.at_once, "convert")
         try:
-            with progress("converting", total) as advance:
-
-                def one(part: Part) -> list[Fate]:
-                    digests.check()
-                    leaves, fates = source.layer(part)
-                    fates += target.write(part, leaves)
-                    advance(sum(leaf.nbytes for leaf in leaves.values()))
-                    return fates
-
-                jobs = [pool.submit(one, part) for part in parts_of(model)]
-                fates = [fate for job in jobs for fate in job.result()]
-            check_whole(fates)
-            if source.training is not None:
-                with progress("carrying over the optimizer", 2 * total) as advance:
-                    target.write_training(source.training, advance)
-            return [*fates, *source.left_out], digests.results()
+            moved = [pool.submit(move_part, part) for part in parts]
+            fates = [fate for future in moved for fate in future.result()]
         finally:
             pool.shutdown(cancel_futures=True)
+        check_whole(fates)
+        return [*fates, *source.left_out], digests.results()
 
 
-def not_finite(source: Source, fates: Sequence[Fate], *, refuse: bool) -> list[str]:
+def move_training(source: Source, target: Target) -> None:
+    """Move the optimizer's state, if it was asked for."""
+    if source.training is not None:
+        total = 2 * nbytes(source.checkpoint.shapes, source.dtypes)
+        with progress("carrying over the optimizer", total) as advance:
+            target.write_training(source.training, advance)
+
+
+def notes_of_nan(source: Source, fates: Sequence[Fate], *, refuse: bool) -> list[str]:
     """Name the source's tensors that hold NaN or infinity, in one line, or return no line.
 
     Raises:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from convert.casting import CHOICES
 from convert.conversion import convert
-from convert.megatron.config import ReadingChoices
-from convert.megatron.source import MegatronSource, Options
+from convert.megatron.arguments_in import ReadingChoices
+from convert.megatron.source import MegatronOptions, MegatronSource
 from convert.ours.target import JaxneoxTarget
 from jaxneox.config import load_yaml
 from jaxneox.console.execute import entry_point
@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
-def options_of(args: argparse.Namespace) -> Options:
+def options_of(args: argparse.Namespace) -> MegatronOptions:
     centred = {"yes": True, "no": False}.get(args.zero_centered_gamma)
     keys = load_yaml(args.config) if args.config else None
     reading = ReadingChoices(args.gelu, centred, keys)
-    return Options(args.step, reading, args.tokenizer, args.optimizer, args.dtype)
+    return MegatronOptions(args.step, reading, args.tokenizer, args.optimizer, args.dtype)
 
 
 main = entry_point(parser, run, foreign=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from convert.casting import CHOICES
 from convert.conversion import convert
 from convert.neox.plan import MergeChoices
-from convert.neox.source import NeoxSource, Options
+from convert.neox.source import NeoxOptions, NeoxSource
 from convert.ours.target import JaxneoxTarget
 from convert.readers.hub import local
 from jaxneox.console.execute import entry_point
@@ -56,7 +56,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     merge = MergeChoices(args.norms, args.biases, args.dtype)
-    options = Options(
+    options = NeoxOptions(
         args.step, args.config, args.tokenizer, merge, args.optimizer, args.clean_biases
     )
     return convert(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import Checkpoint
-from convert.megatron.config import ReadingChoices
+from convert.megatron.arguments_in import ReadingChoices
 from convert.neox.checkpoint import NeoxModel, choices_by
 from convert.neox.consistency import check_consistency
 from convert.neox.merge import make_plan

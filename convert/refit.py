@@ -86,8 +86,8 @@ class Refitted(Checkpoint):
         return self._source.fidelity
 
     @property
-    def others(self) -> Mapping[str, Forward]:
-        rows, others = self.model.vocab_size, self._source.others.items()
+    def alternatives(self) -> Mapping[str, Forward]:
+        rows, others = self.model.vocab_size, self._source.alternatives.items()
         return {title: WithRows(forward, self._words, rows) for title, forward in others}
 
     def _words(self) -> np.ndarray:
@@ -154,8 +154,8 @@ class Unshared(Checkpoint):
         return self._source.fidelity
 
     @property
-    def others(self) -> Mapping[str, Forward]:
-        return self._source.others
+    def alternatives(self) -> Mapping[str, Forward]:
+        return self._source.alternatives
 
 
 def first(name: str) -> str:

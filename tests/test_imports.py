@@ -174,8 +174,8 @@ def test_a_name_is_one_class() -> None:
     """Only what the model asks of `parallel` bears the name of what answers."""
     names = Counter(
         node.name
-        for path in MODULES
-        for node in ast.parse(path.read_text()).body
+        for path in MODULES + CONVERT
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)
     )
     assert {name for name, count in names.items() if count > 1} == {"Pipeline", "Ring"}

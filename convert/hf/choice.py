@@ -62,7 +62,7 @@ REASONS = {
 }
 
 
-class Word:
+class FormatArgument:
     """A format argument: `{x:this|that}` is `this` if x is true; all else is as usual."""
 
     def __init__(self, value: Any) -> None:
@@ -77,20 +77,21 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
     """Choose the architecture that has exactly the model's function.
 
     Args:
+        model: the model that is to be written.
         preferred: the architecture that a converted model came from, which is taken if it is one of
             those that have the function; by default the first of them.
 
     Raises:
         UserError: none has it; names the nearest, with all reasons.
     """
-    found: list[tuple[Family, dict[str, str]]] = []
+    candidates: list[tuple[Family, dict[str, str]]] = []
     for family in FAMILIES:
         with suppress(UserError):  # of sizes that the family cannot have
-            found.append((family, reasons(family, model)))
-    if not found:
+            candidates.append((family, reasons(family, model)))
+    if not candidates:
         raise UserError("no architecture of transformers is near this model")
     nearest, why = min(
-        found,
+        candidates,
         key=lambda pair: (
             "positions.kind" in pair[1],
             len(pair[1]),
@@ -111,7 +112,7 @@ def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
     ours, theirs = meaning(model), meaning(Settings(keys_of(config)).model(vocab_size=None))
     return {
         name: REASONS.get(name, f"{name} is {{ours}}, there {{theirs}}").format(
-            ours=Word(ours[name]), theirs=Word(theirs[name])
+            ours=FormatArgument(ours[name]), theirs=FormatArgument(theirs[name])
         )
         for name in ours
         if name in theirs and ours[name] != theirs[name]
@@ -128,11 +129,11 @@ def meaning(model: ModelConfig) -> dict[str, Any]:
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten the fields of nested dataclasses to dotted names."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for field in fields(value):
         inner = getattr(value, field.name)
         if is_dataclass(inner):
-            found |= flat(inner, f"{prefix}{field.name}.")
+            by_name |= flat(inner, f"{prefix}{field.name}.")
         else:
-            found[prefix + field.name] = inner
-    return found
+            by_name[prefix + field.name] = inner
+    return by_name

@@ -8,9 +8,9 @@ from typing import Any
 from convert.fixed import FixedSetting
 from convert.hf.activations import ACTIVATIONS, GATED, PLAIN
 from convert.hf.agreed import agreed
-from convert.hf.common_keys import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.families import FAMILIES
 from convert.hf.family import Family
+from convert.hf.keys_without_a_field import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
@@ -24,14 +24,14 @@ def family_of(config: Config) -> Family:
     Raises:
         UserError: it names none of ours.
     """
-    said, kind = config.get("architectures") or [], config.get("model_type")
+    architectures, kind = config.get("architectures") or [], config.get("model_type")
     for family in FAMILIES:
-        alike = not said or said == [family.architecture]
-        if alike and kind in (family.model_type, None) and (said or kind):
+        alike = not architectures or architectures == [family.architecture]
+        if alike and kind in (family.model_type, None) and (architectures or kind):
             return family
     known = ", ".join(f"{family.architecture} ({family.model_type})" for family in FAMILIES)
     raise UserError(
-        f"architectures {said} of model_type {kind!r} is not supported: there are {known}"
+        f"architectures {architectures} of model_type {kind!r} is not supported: there are {known}"
     )
 
 
@@ -46,8 +46,8 @@ def keys_of(config: Config) -> dict[str, Any]:
     keys = dict(family.constants)
     for field in family.fields:
         names = [name for name in (field.theirs, field.alias) if name]
-        said = {name: config[name] for name in names if name in config}
-        keys |= dict.fromkeys(field.keys, agreed(said, field.default))
+        named = {name: config[name] for name in names if name in config}
+        keys |= dict.fromkeys(field.keys, agreed(named, field.default))
     tied = config.get("tie_word_embeddings", family.tied)
     if not isinstance(tied, bool):
         raise UserError(f"tie_word_embeddings: found {tied!r}, expected true or false")

@@ -144,8 +144,12 @@ GPT2 = Family(
     constants={"norm": "layernorm", "pos_emb": "learned"},
     table=hf_gpt2,
     fixed={
-        "scale_attn_weights": FixedSetting((True,), "the scores are always divided by sqrt(head size)"),
-        "scale_attn_by_inverse_layer_idx": FixedSetting((False,), "no score is divided by its layer"),
+        "scale_attn_weights": FixedSetting(
+            (True,), "the scores are always divided by sqrt(head size)"
+        ),
+        "scale_attn_by_inverse_layer_idx": FixedSetting(
+            (False,), "no score is divided by its layer"
+        ),
     },
     harmless=frozenset(
         {"n_ctx", "embd_pdrop", "reorder_and_upcast_attn", "summary_type", "summary_use_proj"}

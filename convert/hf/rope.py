@@ -52,25 +52,25 @@ def rope_keys(family: Family, config: Config, length: Any) -> dict[str, Any]:
         raise UserError(f"partial_rotary_factor is {fraction}, but {family.architecture} turns all")
     if not isinstance(theta, int | float) or theta != int(theta):
         raise UserError(f"rope_theta: found {theta!r}, expected a whole number, as in NeoX")
-    found = {"rotary_emb_base": int(theta), "rotary_pct": fraction}
+    keys = {"rotary_emb_base": int(theta), "rotary_pct": fraction}
     scaling = agreed({name: _scaling(name, block) for name, block in blocks.items()}, {})
-    return found | (_scaled(config, scaling, length) if scaling else {})
+    return keys | (_scaled(config, scaling, length) if scaling else {})
 
 
 def rope_config(rope: Rope, model: ModelConfig) -> dict[str, Any]:
     """Write a model's rotary settings as config.json has them, for both versions."""
     positions, base = model.positions, model.positions.rotary_base
-    found: dict[str, Any] = {rope.theta: int(base) if base == int(base) else base}
+    written: dict[str, Any] = {rope.theta: int(base) if base == int(base) else base}
     parameters = _fields(positions.scaling)
     if parameters["rope_type"] != "default":
-        found["rope_scaling"] = dict(parameters)
+        written["rope_scaling"] = dict(parameters)
     if positions.scaling.grows:  # in transformers this is the original length
-        found["max_position_embeddings"] = positions.scaling.original_max_position_embeddings
+        written["max_position_embeddings"] = positions.scaling.original_max_position_embeddings
     parameters["rope_theta"] = float(base)
     if rope.fraction:
         parameters["partial_rotary_factor"] = positions.rotary_fraction
-        found[rope.fraction] = positions.rotary_fraction
-    return found | {"rope_parameters": parameters}
+        written[rope.fraction] = positions.rotary_fraction
+    return written | {"rope_parameters": parameters}
 
 
 def theta_names(rope: Rope) -> set[str]:
@@ -108,19 +108,19 @@ def _scaling(name: str, block: Config) -> dict[str, Any]:
 
 def _scaled(config: Config, scaling: dict[str, Any], length: Any) -> dict[str, Any]:
     """Return the block and, if config.json puts it elsewhere, the length that the model is for."""
-    kind, said = scaling["type"], {}
+    kind, lengths = scaling["type"], {}
     if kind == "dynamic":
-        said["max_position_embeddings"] = length
+        lengths["max_position_embeddings"] = length
     elif config.get(ORIGINAL) is not None:
-        said[ORIGINAL] = config[ORIGINAL]
+        lengths[ORIGINAL] = config[ORIGINAL]
     if ORIGINAL in scaling:
-        said[f"rope_scaling.{ORIGINAL}"] = scaling[ORIGINAL]
+        lengths[f"rope_scaling.{ORIGINAL}"] = scaling[ORIGINAL]
     if kind == "linear":
         return {"rope_scaling": scaling}
-    original = agreed(said, length)
-    found: dict[str, Any] = {"rope_scaling": scaling | {ORIGINAL: original}}
+    original = agreed(lengths, length)
+    block: dict[str, Any] = {"rope_scaling": scaling | {ORIGINAL: original}}
     factor = scaling.get("factor")
     if kind in ("dynamic", "yarn") and all(isinstance(x, int | float) for x in (factor, original)):
         longer = max(length, int(factor * original))
-        found |= {"seq_length": longer, "max_position_embeddings": longer}
-    return found
+        block |= {"seq_length": longer, "max_position_embeddings": longer}
+    return block

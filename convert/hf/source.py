@@ -42,7 +42,7 @@ class HfSource(Source):
         self.files = self.checkpoint.files
         self.conversion = {"from": self.title}
 
-    def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
+    def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
         layer, leaves, fates = layer_of(part), Leaves(), []
         for name, leaf in self.checkpoint.leaves(part).items():
             leaves[name] = cast(name, leaf, self.dtypes[name])

@@ -67,9 +67,9 @@ class HfTarget(Target):
 
     def write(self, part: Part, leaves: Leaves) -> list[Fate]:
         rows, fates = self._model.vocab_size, []
-        found = {name: fit_rows(name, leaf, rows) for name, leaf in leaves.items()}
+        fitted = {name: fit_rows(name, leaf, rows) for name, leaf in leaves.items()}
         for name, rule in self._in_part(part):
-            stored = {leaf: found[self._origin(leaf)] for leaf in rule.leaves}
+            stored = {leaf: fitted[self._origin(leaf)] for leaf in rule.leaves}
             tensor = cast(name, rule.get(stored, self._sizes, rank=0), self._dtype_of(rule))
             fates.append(self._account(rule, layer_of(part), stored, tensor))
             self._writer.write(name, tensor)

@@ -45,10 +45,10 @@ def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
         UserError: the path is none of these, or the merges are missing.
     """
     if path.is_dir():
-        found = next((path / n for n in (WHOLE, VOCABULARY, PIECES) if (path / n).is_file()), None)
-        if found is None:
+        file = next((path / n for n in (WHOLE, VOCABULARY, PIECES) if (path / n).is_file()), None)
+        if file is None:
             raise UserError(f"{path}: has no {WHOLE}, {VOCABULARY} or {PIECES}; give the file")
-        path = found
+        path = file
     as_neox, keys = keys is not None, keys or TokenizerConfig()
     cfg = replace(keys, kind="HFTokenizer", vocab_file=str(path), merge_file=None)
     if path.suffix == ".model":
@@ -68,10 +68,10 @@ def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
 def contents(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one for any other file, which later code refuses."""
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _is_vocabulary(content: Mapping[str, Any]) -> bool:
@@ -120,7 +120,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, length: int) -> list[str]
         (folder / name).write_bytes(content)
     if CONFIG not in kept.files and kept.config is None:
         config = {"model_max_length": length, "clean_up_tokenization_spaces": False}
-        config |= _said(tokenizer, own)
+        config |= _made_config(tokenizer, own)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return notes + _chosen_end(tokenizer, folder)
 
@@ -131,8 +131,8 @@ def own_files(
     """Return the tokenizer's own files, by the names that transformers looks for, and notes."""
     contents = list(tokenizer.files.values())
     if isinstance(tokenizer, SentencePieceTokenizer):
-        said = tokenizer.companions.files.get(CONFIG, b"{}")
-        there = parsed(Path(CONFIG), said).get("add_bos_token") is True
+        config = tokenizer.companions.files.get(CONFIG, b"{}")
+        there = parsed(Path(CONFIG), config).get("add_bos_token") is True
         more = "add_bos_token puts a token before every text there, and this run does not"
         return {PIECES: contents[0]}, [more] if there and tokenizer.begin is None else []
     notes = [f"the tokenizer: {note}" for note in tokenizer.notes] if tokenizer.dropout else []
@@ -148,7 +148,7 @@ def own_files(
     return {WHOLE: whole(tokenizer)}, notes
 
 
-def _said(
+def _made_config(
     tokenizer: HuggingFaceTokenizer | SentencePieceTokenizer, own: Mapping[str, bytes]
 ) -> dict[str, Any]:
     """Make tokenizer_config.json for a tokenizer that came without one."""
@@ -191,9 +191,9 @@ def _chosen_end(tokenizer: Tokenizer, folder: Path) -> list[str]:
         return []
     path, kept = folder / GENERATION, tokenizer.companions
     if GENERATION in kept.files:
-        said = parsed(path, kept.files[GENERATION])
-        said["eos_token_id"] = _with(said.get("eos_token_id"), tokenizer.eod)
-        path.write_text(json.dumps(said, indent=2) + "\n")
+        generation = parsed(path, kept.files[GENERATION])
+        generation["eos_token_id"] = _with(generation.get("eos_token_id"), tokenizer.eod)
+        path.write_text(json.dumps(generation, indent=2) + "\n")
     if not kept.files:
         return []
     return [

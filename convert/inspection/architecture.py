@@ -40,30 +40,30 @@ def _norm(model: ModelConfig) -> str:
 def _positions(model: ModelConfig) -> str:
     kind, fraction = model.positions.kind, model.positions.rotary_fraction
     scaling = model.positions.scaling
-    found = f"{kind} {100 * fraction:g}%" if kind == "rotary" else kind
+    text = f"{kind} {100 * fraction:g}%" if kind == "rotary" else kind
     if scaling.type != "default":
-        found += f" scaled by {scaling.factor:g} ({scaling.type})"
-    return found
+        text += f" scaled by {scaling.factor:g} ({scaling.type})"
+    return text
 
 
-def lines(found: Architecture) -> list[str]:
+def lines(model: Architecture) -> list[str]:
     """Describe a model in two lines: its sizes, and what it is made of."""
-    sizes = [f"{found.layers} layers of {found.hidden}"]
-    if found.heads:
-        sizes.append(f"{found.heads} heads" + (f" of {found.head_dim}" if found.head_dim else ""))
-    if found.groups and found.groups != found.heads:
-        sizes.append(f"{found.groups} key-value heads")
-    if found.mlp_width:
-        sizes.append(f"MLP {found.mlp_width}")
-    if found.vocabulary:
-        sizes.append(f"vocabulary {found.vocabulary} (padded)")
-    if found.sequence:
-        sizes.append(f"sequence {found.sequence}")
+    sizes = [f"{model.layers} layers of {model.hidden}"]
+    if model.heads:
+        sizes.append(f"{model.heads} heads" + (f" of {model.head_dim}" if model.head_dim else ""))
+    if model.groups and model.groups != model.heads:
+        sizes.append(f"{model.groups} key-value heads")
+    if model.mlp_width:
+        sizes.append(f"MLP {model.mlp_width}")
+    if model.vocabulary:
+        sizes.append(f"vocabulary {model.vocabulary} (padded)")
+    if model.sequence:
+        sizes.append(f"sequence {model.sequence}")
     made = [
-        found.residual and f"{found.residual} residual".replace(", one", " with one"),
-        found.norm,
-        found.positions,
-        found.mlp,
-        None if found.tied is None else "tied" if found.tied else "untied",
+        model.residual and f"{model.residual} residual".replace(", one", " with one"),
+        model.norm,
+        model.positions,
+        model.mlp,
+        None if model.tied is None else "tied" if model.tied else "untied",
     ]
     return [", ".join(sizes), *([", ".join(filter(None, made))] if any(made) else [])]

@@ -61,7 +61,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Drift:
+class LargestDrift:
     """The largest difference among the tensors that every rank has a copy of.
 
     Attributes:
@@ -121,7 +121,7 @@ class Facts:
     parameters: int | None = None
     dtypes: dict[str, int] = field(default_factory=dict)
     optimizer: Optimizer | None = None
-    drift: Drift | None = None
+    drift: LargestDrift | None = None
     not_finite: list[str] = field(default_factory=list)
     bytes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Facts:
     uses: list[Use] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        found = asdict(self) | {"path": str(self.path)}
+        fields = asdict(self) | {"path": str(self.path)}
         if self.drift and not isfinite(self.drift.largest):
-            found["drift"] |= {"largest": None, "typical": None}  # JSON has no other word for it
-        return found
+            fields["drift"] |= {"largest": None, "typical": None}  # JSON has no other word for it
+        return fields

@@ -47,10 +47,10 @@ def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
         facts.dtypes[dtype] = facts.dtypes.get(dtype, 0) + prod(shape)
     facts.parameters = sum(facts.dtypes.values())
     versions = checkpoint.read_meta(source.location).get("versions", {})
-    said = [f"{name} {version}" for name, version in versions.items()]
+    programs = [f"{name} {version}" for name, version in versions.items()]
     origin = source.conversion.get("from")
-    facts.generation = ", ".join([f"converted from {origin}"] * bool(origin) + said) or None
-    if source.said != source.model:
+    facts.generation = ", ".join([f"converted from {origin}"] * bool(origin) + programs) or None
+    if source.declared_model != source.model:
         facts.notes.append(
             f"{source.location.run / 'config.yml'} describes another model than this step was "
             "saved with; restore it, or train from this step alone"
@@ -102,10 +102,10 @@ def _uses(facts: Facts, location: Location, named: str, source: JaxneoxCheckpoin
 
 
 def _sizes(location: Location) -> dict[str, int]:
-    found = {"weights": 0, "optimizer": 0, "rest": 0}
+    totals = {"weights": 0, "optimizer": 0, "rest": 0}
     parts = {"params": "weights", "training": "optimizer"}
     for path in location.folder.rglob("*"):
         if path.is_file():
             part = path.relative_to(location.folder).parts[0]
-            found[parts.get(part, "rest")] += path.stat().st_size
-    return found
+            totals[parts.get(part, "rest")] += path.stat().st_size
+    return totals

@@ -14,8 +14,8 @@ from convert.inspection.megatron_files import (
     MODEL,
     PARTS,
     RANK,
-    Index,
-    Tensor,
+    DistIndex,
+    TensorHeader,
     nbytes,
     read_index,
     read_torch,
@@ -23,7 +23,7 @@ from convert.inspection.megatron_files import (
     step_folder,
     tensors_of,
 )
-from convert.inspection.megatron_model import Ranks
+from convert.inspection.megatron_model import RankTensors
 from convert.inspection.uses import after_conversion, refused
 from convert.ours.next_command import go_on
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
@@ -72,9 +72,9 @@ def _held_together(facts: Facts) -> MegatronCheckpoint:
     """
     source = open_megatron(facts.path)
     facts.notes += source.notes
-    tied, said = source.model.tied_embedding, facts.architecture
-    if said is not None and said.tied != tied:  # arguments lie, or say nothing
-        facts.architecture = replace(said, tied=tied)
+    tied, architecture = source.model.tied_embedding, facts.architecture
+    if architecture is not None and architecture.tied != tied:  # arguments lie, or say nothing
+        facts.architecture = replace(architecture, tied=tied)
         tensor = source.shards.layers[None][0][WORDS]
         elements = source.model.vocab_size * source.model.hidden_size * (-1 if tied else 1)
         facts.dtypes[tensor.dtype.name] = facts.dtypes.get(tensor.dtype.name, 0) + elements
@@ -125,7 +125,7 @@ def _from_ranks(facts: Facts) -> None:
     if chunks:
         facts.parallel["vpp"] = chunks  # virtual stages of each rank
     _say_version(facts, first, nested=any("language_model." in n for n in models[0, 0]))
-    _describe(facts, Ranks.of_files(models, tp), args)
+    _describe(facts, RankTensors.of_files(models, tp), args)
     facts.optimizer = _optimizer(first, args, facts.path)
     facts.bytes["weights"] = nbytes(t for model in models.values() for t in model.values())
     held = [dict(tensors_of(state.get("optimizer") or {})) for state in states.values()]
@@ -144,7 +144,7 @@ def _rank_state(facts: Facts, path: Path) -> Mapping[str, Any]:
     return held if isinstance(held, Mapping) else {}
 
 
-def _model(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _model(state: Mapping[str, Any]) -> dict[str, TensorHeader]:
     """Return a rank's tensors; those of virtual stages begin with `model0.` and so on."""
     chunks = {
         k: v for k, v in state.items() if str(k).startswith("model") and isinstance(v, Mapping)
@@ -154,7 +154,7 @@ def _model(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return dict(tensors_of(chunks))
 
 
-def _from_index(facts: Facts, index: Index) -> None:
+def _from_index(facts: Facts, index: DistIndex) -> None:
     """Inspect the format `torch_dist`."""
     args = state_of(index.common.get("args"))
     facts.parallel = {
@@ -174,7 +174,7 @@ def _from_index(facts: Facts, index: Index) -> None:
     _say_version(facts, index.common, nested=False)
     own = {n: t for n, t in index.tensors.items() if not n.startswith(("optimizer.", "rng_state"))}
     if any("word_embeddings.weight" in name for name in own):
-        _describe(facts, Ranks.of_wholes(own), args)
+        _describe(facts, RankTensors.of_wholes(own), args)
     else:
         facts.problems.append(f"{facts.path}: holds no language model (no word_embeddings.weight)")
     facts.optimizer = _sharded_optimizer(index, args)
@@ -184,7 +184,7 @@ def _from_index(facts: Facts, index: Index) -> None:
     )
 
 
-def _describe(facts: Facts, ranks: Ranks, args: Mapping[str, Any]) -> None:
+def _describe(facts: Facts, ranks: RankTensors, args: Mapping[str, Any]) -> None:
     facts.architecture = megatron_model.architecture(ranks, args)
     if facts.architecture.tied:  # the last stage's copy is no parameter
         ranks = ranks.without_tied_copy()
@@ -219,7 +219,7 @@ def _optimizer(state: Mapping[str, Any], args: Mapping[str, Any], folder: Path) 
     )
 
 
-def _sharded_optimizer(index: Index, args: Mapping[str, Any]) -> Optimizer | None:
+def _sharded_optimizer(index: DistIndex, args: Mapping[str, Any]) -> Optimizer | None:
     names = [name for name in index.tensors if name.startswith("optimizer.")]
     if not names:
         return None
@@ -249,15 +249,15 @@ def _named(args: Mapping[str, Any]) -> str:
 
 def _updates(held: Any) -> int | None:
     """Return the largest `step` anywhere in torch's state."""
-    waiting, found = [held], []
+    waiting, values = [held], []
     while waiting:
         at = waiting.pop()
         for name, value in at.items() if isinstance(at, Mapping) else ():
             if name in ("step", "common_step"):
-                found.append(getattr(value, "value", value))
+                values.append(getattr(value, "value", value))
             waiting.append(value)
         waiting.extend(at if type(at) is list else ())
-    counts = [int(n) for n in found if isinstance(n, int | float)]
+    counts = [int(n) for n in values if isinstance(n, int | float)]
     return max(counts, default=None)
 
 

@@ -30,7 +30,7 @@ ITEMSIZE = {dtype.name: dtype.itemsize for dtype in DTYPES.values()}
 COMMON = 64 << 20  # bytes that the common state, which holds no weights, may take at most
 
 
-class Tensor(NamedTuple):
+class TensorHeader(NamedTuple):
     """The header of a tensor; `value` is that of a lone number."""
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Tensor(NamedTuple):
     value: float | None = None
 
 
-class Names(Unpickler):
+class LenientUnpickler(Unpickler):
     """An unpickler that accepts unknown names too: their stand-ins here do nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -49,7 +49,7 @@ class Names(Unpickler):
 
 
 @dataclass
-class Index:
+class DistIndex:
     """A torch_dist folder: whole tensors by key, and the files that hold them.
 
     Attributes:
@@ -57,7 +57,7 @@ class Index:
         lengths: the least number of bytes that each file must have.
     """
 
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, TensorHeader] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
     own = ITERATION.fullmatch(path.resolve().name)
     run = path.resolve().parent if own else path
     there = {int(m[1]): c for c in run.iterdir() if (m := ITERATION.fullmatch(c.name))}
-    if step is None and not own and _said(run) == RELEASE and (run / RELEASE).is_dir():
+    if step is None and not own and _newest(run) == RELEASE and (run / RELEASE).is_dir():
         return run / RELEASE, sorted(there)
     if own or not there:
         if step is not None and not (own and int(own[1]) == step):
@@ -82,7 +82,7 @@ def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
 
 
 def _latest(run: Path, there: Mapping[int, Path]) -> int:
-    text = _said(run)
+    text = _newest(run)
     if text is None:
         return max(there)
     if not (text.isdecimal() and len(text) < 20 and int(text) in there):
@@ -92,14 +92,14 @@ def _latest(run: Path, there: Mapping[int, Path]) -> int:
     return int(text)
 
 
-def _said(run: Path) -> str | None:
+def _newest(run: Path) -> str | None:
     """Return the iteration that a run names as its newest."""
     path = run / LATEST
     return path.read_text(errors="replace").strip() if path.is_file() else None
 
 
 def read_torch(file: BinaryIO, path: Path) -> Any:
-    """Read a torch file, with a `Tensor` in place of each tensor."""
+    """Read a torch file, with a `TensorHeader` in place of each tensor."""
     try:
         with zipfile.ZipFile(file) as archive:
             name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
@@ -112,38 +112,40 @@ def read_torch(file: BinaryIO, path: Path) -> Any:
                 value = np.frombuffer(alone, dtype, 1)[0] if alone else None
                 return dtype, value
 
-            return Names(archive.read(name), str(path), storage, _tensor).load()
+            return LenientUnpickler(archive.read(name), str(path), storage, _tensor).load()
     except Exception as error:  # a damaged file can raise anything
         raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
-def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any) -> Tensor:
+def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any) -> TensorHeader:
     dtype, value = storage
     if not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError("a tensor of no shape")
-    return Tensor(tuple(shape), dtype.name, None if value is None else float(value))
+    return TensorHeader(tuple(shape), dtype.name, None if value is None else float(value))
 
 
-def read_index(folder: Path) -> Index:
+def read_index(folder: Path) -> DistIndex:
     path = folder / ".metadata"
-    found = Index()
+    index = DistIndex()
     try:
-        metadata = state_of(Names(path.read_bytes(), str(path), _no_tensors, _no_tensors).load())
+        metadata = state_of(
+            LenientUnpickler(path.read_bytes(), str(path), _no_tensors, _no_tensors).load()
+        )
         places = {
             state_of(key)["fqn"]: state_of(place) for key, place in metadata["storage_data"].items()
         }
         for name, entry in metadata["state_dict_metadata"].items():
             if isinstance(size := state_of(entry).get("size"), tuple):
-                found.tensors[str(name)] = Tensor(size, _dtype(state_of(entry)))
+                index.tensors[str(name)] = TensorHeader(size, _dtype(state_of(entry)))
         for place in map(state_of, metadata["storage_data"].values()):
             name, end = str(place["relative_path"]), int(place["offset"]) + int(place["length"])
-            found.lengths[name] = max(end, found.lengths.get(name, 0))
+            index.lengths[name] = max(end, index.lengths.get(name, 0))
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    found.common = _common(folder, places)
-    return found
+    index.common = _common(folder, places)
+    return index
 
 
 def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -151,13 +153,13 @@ def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     path = folder / "common.pt"
     if path.is_file():
         with path.open("rb") as file:
-            found = dict(read_torch(file, path))
+            state = dict(read_torch(file, path))
     else:
-        found = _object(folder, places, "common_state/")
+        state = _object(folder, places, "common_state/")
     own = _object(folder, places, "optimizer.distributed.dp_group_idx_0.optimizer/")
     if own:
-        found["optimizer"] = dict(found.get("optimizer") or {}) | own
-    return found
+        state["optimizer"] = dict(state.get("optimizer") or {}) | own
+    return state
 
 
 def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
@@ -181,17 +183,17 @@ def state_of(value: Any) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def tensors_of(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(state: Any, prefix: str = "") -> Iterator[tuple[str, TensorHeader]]:
     """Flatten the tensors of nested mappings and lists to dotted names."""
     pairs = state.items() if isinstance(state, Mapping) else enumerate(state)
     for name, value in pairs:
-        if isinstance(value, Tensor):
+        if isinstance(value, TensorHeader):
             yield f"{prefix}{name}", value
         elif isinstance(value, Mapping) or type(value) in (list, tuple):
             yield from tensors_of(value, f"{prefix}{name}.")
 
 
-def nbytes(tensors: Iterable[Tensor]) -> int:
+def nbytes(tensors: Iterable[TensorHeader]) -> int:
     return sum(prod(t.shape) * ITEMSIZE.get(t.dtype, 0) for t in tensors)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.inspection.facts import Architecture
-from convert.inspection.megatron_files import Tensor
+from convert.inspection.megatron_files import TensorHeader
 
 QKV = r"(?:linear_qkv|query_key_value)"
 PROJ = r"(?:linear_proj|self_attention\.dense)"
@@ -25,36 +25,40 @@ LAYER = re.compile(r".*layers\.\d+\..*")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankTensors:
     """Tensors put together from ranks; `wholes` is by name and, if there are stages, by stage."""
 
-    wholes: dict[str, Tensor]
+    wholes: dict[str, TensorHeader]
 
     @staticmethod
-    def of_files(models: Mapping[tuple[int, int], Mapping[str, Tensor]], tp: int) -> "Ranks":
+    def of_files(
+        models: Mapping[tuple[int, int], Mapping[str, TensorHeader]], tp: int
+    ) -> "RankTensors":
         """Put together the ranks' tensors, given by (tensor, pipeline) rank."""
-        found = {}
+        wholes = {}
         for (rank, stage), tensors in models.items():
             for name, tensor in tensors.items() if rank == 0 else ():
                 if not name.endswith("_extra_state"):
-                    found[f"stage {stage}: {name}"] = _whole(name, tensor, tp)
-        return Ranks(found)
+                    wholes[f"stage {stage}: {name}"] = _whole(name, tensor, tp)
+        return RankTensors(wholes)
 
     @staticmethod
-    def of_wholes(tensors: Mapping[str, Tensor]) -> "Ranks":
-        return Ranks({n: t for n, t in tensors.items() if "_extra_state" not in n})
+    def of_wholes(tensors: Mapping[str, TensorHeader]) -> "RankTensors":
+        return RankTensors({n: t for n, t in tensors.items() if "_extra_state" not in n})
 
-    def without_tied_copy(self) -> "Ranks":
-        return Ranks({n: t for n, t in self.wholes.items() if not re.fullmatch(rf".*({HEAD})", n)})
+    def without_tied_copy(self) -> "RankTensors":
+        return RankTensors(
+            {n: t for n, t in self.wholes.items() if not re.fullmatch(rf".*({HEAD})", n)}
+        )
 
-    def named(self, pattern: str) -> list[tuple[str, Tensor]]:
+    def named(self, pattern: str) -> list[tuple[str, TensorHeader]]:
         whole = re.compile(rf"(.*[. ])?{pattern}")
         return [(name, t) for name, t in self.wholes.items() if whole.fullmatch(name)]
 
     def side(self, pattern: str, axis: int) -> int:
         """Return the size of an axis, counted from the last, of the first match, or 0."""
-        found = self.named(pattern)
-        shape = found[0][1].shape if found else ()
+        matches = self.named(pattern)
+        shape = matches[0][1].shape if matches else ()
         return shape[axis] if len(shape) >= -axis else 0
 
     @property
@@ -64,7 +68,7 @@ class Ranks:
         return sum(1 if LAYER.fullmatch(name) else t.shape[0] for name, t in kinds)
 
 
-def _whole(name: str, tensor: Tensor, tp: int) -> Tensor:
+def _whole(name: str, tensor: TensorHeader, tp: int) -> TensorHeader:
     shape = tensor.shape
     if shape and COLUMNS.fullmatch(name):
         shape = (shape[0] * tp, *shape[1:])
@@ -73,13 +77,13 @@ def _whole(name: str, tensor: Tensor, tp: int) -> Tensor:
     return tensor._replace(shape=shape)
 
 
-def is_tied(ranks: Ranks, args: Mapping[str, Any]) -> bool:
+def is_tied(ranks: RankTensors, args: Mapping[str, Any]) -> bool:
     """Tell whether the embedding is tied; with several stages only the arguments can tell."""
     own = ranks.named(r"output_layer\.weight")
     return not own or args.get("untie_embeddings_and_output_weights") is False
 
 
-def architecture(ranks: Ranks, args: Mapping[str, Any]) -> Architecture:
+def architecture(ranks: RankTensors, args: Mapping[str, Any]) -> Architecture:
     heads = _int(args, "num_attention_heads")
     inner = ranks.side(rf".*{PROJ}\.weight", -1)  # heads * head_dim
     width = ranks.side(rf".*{FC2}\.weight", -1)

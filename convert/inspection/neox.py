@@ -80,9 +80,9 @@ def _opened(facts: Facts, config: list[Path] | None) -> NeoxCheckpoint | None:
         if not facts.problems and not (config or files.yamls):
             return _without_yaml(NeoxCheckpoint(files, [], {}))
         if not facts.problems:
-            found = open_neox(facts.path, config=config)
-            check_consistency(found)
-            return found
+            source = open_neox(facts.path, config=config)
+            check_consistency(source)
+            return source
     except UserError as error:
         facts.problems.append(str(error))
     return None
@@ -99,23 +99,23 @@ def _without_yaml(source: NeoxCheckpoint) -> NeoxCheckpoint:
 
 def _damaged(folder: Path) -> list[str]:
     """Describe what is wrong with each file of weights that cannot be opened."""
-    found = []
+    errors = []
     for path in sorted(folder.iterdir()):
         if LAYER.fullmatch(path.name) or RANK.fullmatch(path.name):
             try:
                 TorchFile(path)
             except UserError as error:
-                found.append(str(error))
-    return found
+                errors.append(str(error))
+    return errors
 
 
 def _from_tensors(facts: Facts, source: NeoxCheckpoint) -> None:
     facts.step = source.step
-    said = [state.get("dp_world_size") for state in source.states]
+    world_sizes = [state.get("dp_world_size") for state in source.states]
     facts.parallel = {
         "tp": source.mp,
         "pp": source.pp,
-        "dp": source.dp if any(type(n) is int for n in said) else None,
+        "dp": source.dp if any(type(n) is int for n in world_sizes) else None,
     }
     facts.generation = GENERATIONS[source.generation]
     versions = {v for s in source.states if isinstance(v := s.get("ds_version"), str)}

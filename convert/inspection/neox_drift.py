@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convert.fate import drift_of
-from convert.inspection.facts import Drift, Facts
+from convert.inspection.facts import Facts, LargestDrift
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.torch_file import LazyTensor
 from convert.rules.neox import FIRST_BLOCK
@@ -44,31 +44,31 @@ def copies(source: NeoxCheckpoint) -> Iterator[Copies]:
                 yield Copies(index, name, [rank[name] for rank in ranks])
 
 
-def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> Drift | None:
+def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> LargestDrift | None:
     """Measure the drift; return None for one rank, and, with a note, for copies too large."""
     if source.mp == 1:
         return None
-    found = list(copies(source))
-    nbytes = sum(tensor.nbytes for copy in found for tensor in copy.ranks)
+    replicated = list(copies(source))
+    nbytes = sum(tensor.nbytes for copy in replicated for tensor in copy.ranks)
     if nbytes > MOST and not whatever_size:
         facts.notes.append(
             f"drift not looked at: {nbytes / 1e9:.1f} GB of copies to read; --drift reads them"
         )
         return None
     worst, where, differing = drift_of(np.zeros((1, 1))), None, 0
-    for copy in found:
+    for copy in replicated:
         drift = drift_of(np.stack([t.numpy().astype(np.float64).ravel() for t in copy.ranks]))
         differing += drift.between != 0  # also where they are no numbers
         if not drift.between <= worst.between and not isnan(worst.between):
             worst, where = drift, copy
         source.forget(copy.module)
-    return Drift(
+    return LargestDrift(
         largest=worst.between,
         typical=worst.of,
         tensor=where.name if where else None,
         layer=_layer(where, source) if where else None,
         differing=differing,
-        copied=len(found),
+        copied=len(replicated),
     )
 
 

@@ -35,15 +35,15 @@ def find(source: NeoxCheckpoint, facts: Facts) -> tuple[Optimizer | None, str | 
     facts.notes += state.warnings
     master = "float32" if state.has_master() else None
     scale = _number((state.scale or {}).get("cur_scale"))
-    found = Optimizer(name, stage, state.partitions, state.count, master, scale)
-    return found, _reason(found, source)
+    optimizer = Optimizer(name, stage, state.partitions, state.count, master, scale)
+    return optimizer, _reason(optimizer, source)
 
 
-def _reason(found: Optimizer, source: NeoxCheckpoint) -> str | None:
-    if source.dtype.itemsize < 4 and found.master_weights is None:
+def _reason(optimizer: Optimizer, source: NeoxCheckpoint) -> str | None:
+    if source.dtype.itemsize < 4 and optimizer.master_weights is None:
         return f"weights in {source.dtype.name}, and no float32 master weights"
-    if found.name.lower() not in ("adam", "adamw"):
-        return f"its optimizer is {found.name}, expected Adam"
+    if optimizer.name.lower() not in ("adam", "adamw"):
+        return f"its optimizer is {optimizer.name}, expected Adam"
     return None
 
 

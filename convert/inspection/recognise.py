@@ -36,39 +36,39 @@ def recognise(path: Path, asked: Kind | None = None) -> Kind:
         raise UserError(f"{path}: no such folder; expected a checkpoint on this disk")
     if not path.is_dir():
         raise UserError(f"{path}: is a file; give the folder of the whole checkpoint")
-    found = signs(path)
+    kinds = signs(path)
     if asked:
-        if asked not in found:
-            there = " and ".join(_named(found)) or "nothing that is known here"
+        if asked not in kinds:
+            there = " and ".join(_named(kinds)) or "nothing that is known here"
             raise UserError(f"{path}: holds no {TITLES[asked]} checkpoint; it has {there}")
         return asked
-    if len(found) > 1:
+    if len(kinds) > 1:
         raise UserError(
-            f"{path}: holds several things: {' and '.join(_named(found))}; choose one with --kind "
-            f"{'|'.join(found)}"
+            f"{path}: holds several things: {' and '.join(_named(kinds))}; choose one with --kind "
+            f"{'|'.join(kinds)}"
         )
-    if not found:
+    if not kinds:
         raise _nothing(path)
-    return next(iter(found))
+    return next(iter(kinds))
 
 
 def signs(path: Path) -> dict[Kind, str]:
     """Find the kinds of checkpoint in a folder, each with a file name that shows it."""
     names = sorted(child.name for child in path.iterdir())
-    found: dict[Kind, str] = {}
+    kinds: dict[Kind, str] = {}
     for kind, pattern in SIGNS.items():
         name = next((name for name in names if pattern.fullmatch(name)), None)
         if name is not None:
-            found[kind] = name
+            kinds[kind] = name
     if path.resolve().name.endswith(UNIVERSAL):
-        found["neox"] = path.name
-    if "huggingface" in found and merged_files(path):
-        found["neox"] = found.pop("huggingface")
-    return found or {kind: name for kind, name in WEAK.items() if name in names}
+        kinds["neox"] = path.name
+    if "huggingface" in kinds and merged_files(path):
+        kinds["neox"] = kinds.pop("huggingface")
+    return kinds or {kind: name for kind, name in WEAK.items() if name in names}
 
 
-def _named(found: dict[Kind, str]) -> list[str]:
-    return [f"{TITLES[kind]} ({name})" for kind, name in found.items()]
+def _named(kinds: dict[Kind, str]) -> list[str]:
+    return [f"{TITLES[kind]} ({name})" for kind, name in kinds.items()]
 
 
 def _nothing(path: Path) -> UserError:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 
 from convert.inspection import architecture
-from convert.inspection.facts import TITLES, Drift, Facts, Optimizer, Use
+from convert.inspection.facts import TITLES, Facts, LargestDrift, Optimizer, Use
 from jaxneox.console.text import one_line
 
 WIDTH = 100
@@ -71,26 +71,26 @@ def _dtypes(dtypes: dict[str, int]) -> str:
     return ", ".join(f"{name} ({number:,})" for name, number in sorted(dtypes.items()))
 
 
-def _optimizer(found: Optimizer | None) -> str:
-    if found is None:
+def _optimizer(optimizer: Optimizer | None) -> str:
+    if optimizer is None:
         return "none"
-    said = [found.name]
-    if found.zero_stage is not None:
-        said.append(f"ZeRO-{found.zero_stage}" if found.zero_stage else "without ZeRO")
-    if found.partitions:
-        said.append(f"in {found.partitions} part{'s' * (found.partitions > 1)}")
-    if found.layout:
-        said.append(found.layout)
-    if found.updates is not None:
-        said.append(f"{found.updates:,} update{'s' * (found.updates != 1)}")
-    if found.master_weights:
-        said.append(f"master weights in {found.master_weights}")
-    if found.loss_scale is not None:
-        said.append(f"loss scale {found.loss_scale:g}")
-    return ", ".join(said)
+    words = [optimizer.name]
+    if optimizer.zero_stage is not None:
+        words.append(f"ZeRO-{optimizer.zero_stage}" if optimizer.zero_stage else "without ZeRO")
+    if optimizer.partitions:
+        words.append(f"in {optimizer.partitions} part{'s' * (optimizer.partitions > 1)}")
+    if optimizer.layout:
+        words.append(optimizer.layout)
+    if optimizer.updates is not None:
+        words.append(f"{optimizer.updates:,} update{'s' * (optimizer.updates != 1)}")
+    if optimizer.master_weights:
+        words.append(f"master weights in {optimizer.master_weights}")
+    if optimizer.loss_scale is not None:
+        words.append(f"loss scale {optimizer.loss_scale:g}")
+    return ", ".join(words)
 
 
-def _drift(drift: Drift) -> str:
+def _drift(drift: LargestDrift) -> str:
     if not drift.differing:
         return f"none: the ranks' copies of {drift.copied} tensors are the same"
     where = drift.tensor if drift.layer is None else f"{drift.tensor} of layer {drift.layer}"

@@ -1,1 +1,9 @@
-"""Megatron-LM: what its arguments and tensors say about a model, and what they mean here."""
+"""What is particular to Megatron-LM.
+
+In:   source; arguments_in (its saved arguments and tensors -> NeoX's keys), sizes (what the tensors
+      show), consistency (tensors held against the model), account, training_in, fixed (settings
+      that must have one value),
+      schedule, loss_scale
+Out:  target, grid (ranks, stages, formats, and what they cannot compute), export (parameters ->
+      tensors), arguments_out (the arguments that Megatron-LM reads)
+"""

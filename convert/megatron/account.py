@@ -28,7 +28,7 @@ def account(
         shards[0].shape,
         shards[0].dtype.name,
         " + ".join(part.leaf for part in rule.parts),
-        said(source, rule, centred, len(shards)),
+        fate_of(source, rule, centred, len(shards)),
         elements,
         used=sum(region.size for region in regions) * copies,
         changed=0 if moved else changed(source, rule, layer, leaves, shards),
@@ -40,17 +40,17 @@ def account(
     )
 
 
-def said(source: MegatronCheckpoint, rule: Rule, centred: bool, ranks: int) -> str:
+def fate_of(source: MegatronCheckpoint, rule: Rule, centred: bool, ranks: int) -> str:
     """Describe the fate of a tensor in words."""
     if rule.role is Role.SPLIT:
-        found = "put together: each rank has a share" if ranks > 1 else "taken as it is"
+        fate = "put together: each rank has a share" if ranks > 1 else "taken as it is"
         if rule.theirs.startswith(QKV) and source.shards.version < 2:
-            found += f", its rows in the order of checkpoint version {source.shards.version:g}"
+            fate += f", its rows in the order of checkpoint version {source.shards.version:g}"
         if rule.theirs.startswith(QKV) and source.reading.interleaved:
-            found += ", pairs of neighbours that rope turns moved half its width apart"
-        return found
-    found = "the ranks' copies are one" if ranks > 1 else "taken as it is"
-    return found + (", 1 was added: its norm multiplies by 1 + weight" if centred else "")
+            fate += ", pairs of neighbours that rope turns moved half its width apart"
+        return fate
+    fate = "the ranks' copies are one" if ranks > 1 else "taken as it is"
+    return fate + (", 1 was added: its norm multiplies by 1 + weight" if centred else "")
 
 
 def changed(
@@ -60,7 +60,7 @@ def changed(
     leaves: Mapping[str, np.ndarray],
     shards: list[np.ndarray],
 ) -> int:
-    """Count the elements of ours that differ from the number of any rank."""
+    """Count the differences between our elements and those of each rank."""
     ours = rule.get(leaves, source.sizes, rank=0).astype(np.float64)
     theirs = [source.whole(rule, layer)] if rule.role is Role.SPLIT else shards
     return sum(int((ours != tensor.astype(np.float64)).sum()) for tensor in theirs)
@@ -69,7 +69,7 @@ def changed(
 def facts(source: MegatronCheckpoint) -> dict[str, Any]:
     shards = source.shards
     ranks = source.tp if shards.files.format == "torch" else "any: its tensors are whole"
-    found = {
+    record = {
         "kind": "Megatron-LM",
         "folder": source.folder.name,
         "step": shards.step,
@@ -81,8 +81,8 @@ def facts(source: MegatronCheckpoint) -> dict[str, Any]:
         "dtype": source.dtype("embed.tokens").name,
     }
     if shards.others:
-        found["not converted"] = ", ".join(shards.others)
-    return found
+        record["not converted"] = ", ".join(shards.others)
+    return record
 
 
 def left_out(source: MegatronCheckpoint) -> Iterator[Fate]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convert.readers.megatron_shards import Shards, Tensor
+from convert.readers.megatron_shards import Shards, ShardTensor
 from convert.rules.megatron import HEAD, PROJ, rules, split_axis
 from convert.rules.rule import Role, Rule, sizes_of
 from jaxneox.config.schema import ModelConfig
@@ -54,7 +54,9 @@ def _contradictions(shards: Shards, model: ModelConfig) -> Iterator[str]:
                 yield from _unlike(where + name, tensors[name], expected[name], first[name].dtype)
 
 
-def _unlike(where: str, tensor: Tensor, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[str]:
+def _unlike(
+    where: str, tensor: ShardTensor, shape: tuple[int, ...], dtype: np.dtype
+) -> Iterator[str]:
     if tensor.shape != shape:
         yield f"{where} is {list(tensor.shape)}, expected {list(shape)}"
     elif tensor.dtype != dtype:

@@ -49,24 +49,24 @@ class Export:
 
     def tensors(self, part: Part, leaves: Leaves) -> tuple[Tensors, list[Fate]]:
         """Return whole tensors by megatron.core's names, with their account."""
-        sizes, found, fates = sizes_of(self.model), Tensors(), []
+        sizes, wholes, fates = sizes_of(self.model), Tensors(), []
         for rule in rules_in(part, self.model):
             stored = {name: self._fitted(rule, name, leaves) for name in rule.leaves}
             rounded = {name: cast(name, value, self.dtype) for name, value in stored.items()}
-            found[rule.theirs] = rule.get(rounded, sizes, rank=0)
-            fates.append(self._account(rule, layer_of(part), stored, found[rule.theirs]))
-        return found, fates
+            wholes[rule.theirs] = rule.get(rounded, sizes, rank=0)
+            fates.append(self._account(rule, layer_of(part), stored, wholes[rule.theirs]))
+        return wholes, fates
 
     def ranks(self, part: Part, tensors: Tensors) -> list[Tensors]:
         """Cut whole tensors into those of each tensor-parallel rank."""
-        found: list[Tensors] = [{} for _ in range(self.grid.tp)]
+        per_rank: list[Tensors] = [{} for _ in range(self.grid.tp)]
         for rule in rules_in(part, self.model):
             whole = tensors[rule.theirs]
             split = rule.role is Role.SPLIT
             shards = cut(rule, whole, self.grid.tp) if split else [whole] * self.grid.tp
-            for rank, shard in zip(found, shards, strict=True):
+            for rank, shard in zip(per_rank, shards, strict=True):
                 rank[rule.theirs] = shard
-        return found
+        return per_rank
 
     def _fitted(self, rule: Rule, name: str, leaves: Leaves) -> np.ndarray:
         """Pad the vocabulary as Megatron needs it; a bias that the model lacks is zero."""
@@ -83,9 +83,9 @@ class Export:
         back = rule.get({n: v.astype(np.float64) for n, v in stored.items()},
                         sizes_of(self.model), rank=0)  # fmt: skip
         split = rule.role is Role.SPLIT
-        said = "split: each rank has a share" if split else "copied to every rank"
+        fate = "split: each rank has a share" if split else "copied to every rank"
         if not any(leaf in self.source.shapes for leaf in rule.leaves):
-            said = "zeros: Megatron-LM has all biases or none"
+            fate = "zeros: Megatron-LM has all biases or none"
         return Fate(
             rule.theirs,
             None,
@@ -94,7 +94,7 @@ class Export:
             whole.shape,
             whole.dtype.name,
             " + ".join(part.leaf for part in rule.parts),
-            said if same_type else f"{said}, rounded to {whole.dtype.name}",
+            fate if same_type else f"{fate}, rounded to {whole.dtype.name}",
             whole.size,
             sum(leaf.size for leaf in ours),
             int((back != whole.astype(np.float64)).sum()),

@@ -92,6 +92,6 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
         for rule in rules(written, inside=True)
         if rule.theirs.endswith(".weight")
     }
-    found = [reason for reason, holds in reasons.items() if holds]
-    if found:
-        raise UserError(f"Megatron-LM cannot have this model's function: {'; '.join(found)}")
+    refused = [reason for reason, holds in reasons.items() if holds]
+    if refused:
+        raise UserError(f"Megatron-LM cannot have this model's function: {'; '.join(refused)}")

@@ -26,7 +26,7 @@ MAX_LR = ("max_lr", "start_lr")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class MegatronSchedule:
     """A schedule of the learning rate, and the position in it.
 
     Attributes:
@@ -46,7 +46,9 @@ class Schedule:
     notes: list[str]
 
 
-def schedule_of(args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int) -> Schedule:
+def schedule_of(
+    args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int
+) -> MegatronSchedule:
     """Read the schedule.
 
     Raises:
@@ -73,7 +75,7 @@ def schedule_of(args: Mapping[str, Any], optimizer: MegatronOptimizer, step: int
         )
     if args.get("lr_warmup_init"):
         further.append("Megatron's warm-up began above 0 (lr_warmup_init), ours begins at 0")
-    return Schedule(
+    return MegatronSchedule(
         position,
         max(0, step - position),
         lr or float(decays["lr"]),
@@ -136,24 +138,26 @@ def _lengths(
 def _of_arguments(args: Mapping[str, Any]) -> tuple[float, float]:
     """Return the steps of decay, warm-up included, and of warm-up; samples are converted."""
     batch = number(args, "global_batch_size")
-    unit, said = (batch, "samples") if batch and args.get("train_samples") else (1.0, "iters")
-    decay = (number(args, f"lr_decay_{said}") or 0.0) / unit or number(args, "train_iters") or 0.0
+    unit, counted = (batch, "samples") if batch and args.get("train_samples") else (1.0, "iters")
+    decay = (
+        (number(args, f"lr_decay_{counted}") or 0.0) / unit or number(args, "train_iters") or 0.0
+    )
     fraction = number(args, "lr_warmup_fraction")
     if fraction is not None:
         return decay, fraction * decay
-    return decay, (number(args, f"lr_warmup_{said}") or 0.0) / unit
+    return decay, (number(args, f"lr_warmup_{counted}") or 0.0) / unit
 
 
-def number(said: Mapping[str, Any], *names: str) -> float | None:
+def number(values: Mapping[str, Any], *names: str) -> float | None:
     """Return the number of the first name that is there.
 
     Raises:
         UserError: it is not a number of at least 0.
     """
-    name = next((name for name in names if said.get(name) is not None), None)
+    name = next((name for name in names if values.get(name) is not None), None)
     if name is None:
         return None
-    value = said[name]
+    value = values[name]
     if type(value) not in (int, float) or not 0 <= value < 2.0**52 or math.isnan(value):
         raise UserError(f"{name} is {value!r}, expected a number from 0 on")
     return float(value)

@@ -10,8 +10,8 @@ from convert.checkpoint import Source
 from convert.fate import Fate
 from convert.hf.tokenizer import tokenizer_at
 from convert.megatron.account import account, facts, left_out
-from convert.megatron.config import ReadingChoices
-from convert.megatron.training import as_ours, training_keys
+from convert.megatron.arguments_in import ReadingChoices
+from convert.megatron.training_in import as_ours, training_keys
 from convert.ours.unsaid import OPTIMIZER_SAYS
 from convert.parts import Leaves, Part, layer_of
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
@@ -22,7 +22,7 @@ from jaxneox.data import Tokenizer
 
 
 @dataclass(frozen=True)
-class Options:
+class MegatronOptions:
     """A user's choices.
 
     Attributes:
@@ -49,7 +49,7 @@ class MegatronSource(Source):
 
     checkpoint: MegatronCheckpoint
 
-    def __init__(self, src: Path, options: Options) -> None:
+    def __init__(self, src: Path, options: MegatronOptions) -> None:
         weights = open_megatron(src, step=options.step, choices=options.reading)
         keys: dict[str, Any] = dict(weights.keys)
         notes: list[str] = []
@@ -73,9 +73,9 @@ class MegatronSource(Source):
         self.facts = facts(self.checkpoint) | state
         self.files = shards.opened
         self.left_out: Sequence[Fate] = [*left_out(self.checkpoint)]
-        self.conversion = self.checkpoint.choices.said()
+        self.conversion = self.checkpoint.choices.as_conversion()
 
-    def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
+    def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
         source, layer = self.checkpoint, layer_of(part)
         leaves, fates = Leaves(), []
         for rule in rules_in(part, source.model):

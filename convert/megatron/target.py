@@ -4,7 +4,7 @@ from pathlib import Path
 
 from convert.checkpoint import Source, Target
 from convert.fate import Fate
-from convert.megatron.arguments import arguments, command_line
+from convert.megatron.arguments_out import arguments, command_line
 from convert.megatron.export import Export
 from convert.megatron.grid import MegatronGrid
 from convert.parts import Leaves, Part

@@ -28,7 +28,7 @@ def source_facts(source: NeoxCheckpoint, plan: MergePlan) -> dict[str, Any]:
 
 
 def left_out(source: NeoxCheckpoint) -> Iterator[Fate]:
-    """Tensors that have no effect, or that are computed here."""
+    """Account for tensors that have no effect, or that are computed here."""
     reasons = dict.fromkeys(unused(source.model), "not used: gpt_j_tied has one norm for both")
     reasons |= dict.fromkeys(neox.BUFFERS, "not a weight: equal to what is computed here")
     reasons |= {

@@ -1,4 +1,4 @@
-"""A NeoX checkpoint as one model: the parameters of a merge, the function of its ranks."""
+"""A NeoX checkpoint as one model: the parameters of a merge, and the function of its ranks."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -20,11 +20,11 @@ HISTORIC = {
     "averaged": MergeChoices("mean", "once"),
     "NeoX's converter": MergeChoices("mean", "sum"),
 }
-"""Merges that NeoX has had: one of them made LAMBADA perplexity 5.40 of 4.84."""
+"""Merges that NeoX has had; one of them changed LAMBADA's perplexity from 4.84 to 5.40."""
 
 
 class Merged(Checkpoint):
-    """What a merge makes of NeoX's ranks, computed when it is asked for and written nowhere.
+    """The model that a merge of NeoX's ranks makes, computed when it is read and never written.
 
     Its function is that of the merged parameters.
     """
@@ -38,7 +38,7 @@ class Merged(Checkpoint):
         return self.plan.dtypes[name]
 
     def leaves(self, part: Part) -> Leaves:
-        """One part is kept, for it is often asked for again."""
+        """Read the parameters of a part, and keep the latest part, which is often read again."""
         if self._part[0] != part:
             self._part = (part, merge_part(self.source, self.plan, part)[0])
         return self._part[1]
@@ -52,7 +52,7 @@ class Merged(Checkpoint):
 
 
 class NeoxModel(Merged):
-    """The same parameters, but the function of the checkpoint's own ranks, side by side."""
+    """A NeoX checkpoint: the parameters of a merge, and the function of its ranks side by side."""
 
     @property
     def forward(self) -> Forward:
@@ -64,18 +64,18 @@ class NeoxModel(Merged):
         return Fidelity(frozenset(plan.rounding), plan.exact, plan.mergeable, bool(plan.folds))
 
     @cached_property
-    def others(self) -> Mapping[str, Forward]:
-        """The merges that NeoX has had, and what its half precision made of positions."""
-        source, found = self.source, dict[str, Forward]()
+    def alternatives(self) -> Mapping[str, Forward]:
+        """NeoX's own merges, and the effect of its half precision on positions, by title."""
+        source, functions = self.source, dict[str, Forward]()
         if source.mp > 1:
-            found |= {title: merge.forward for title, merge in historic(source).items()}
+            functions |= {title: merge.forward for title, merge in historic(source).items()}
         if source.half_angles:
             title = f"the source, its angles in {source.dtype.name} as in 2023"
-            found[title] = self._ranks_forward(source.dtype)
+            functions[title] = self._ranks_forward(source.dtype)
         if source.half_slopes:
             title = f"the source, its alibi slopes in {source.dtype.name}"
-            found[title] = self._ranks_forward(rounded_slopes=True)
-        return found
+            functions[title] = self._ranks_forward(rounded_slopes=True)
+        return functions
 
     def program(self) -> Logits | str:
         return "not run: GPT-NeoX itself is not here"
@@ -96,21 +96,21 @@ def historic(source: NeoxCheckpoint) -> dict[str, Merged]:
 
 
 def with_exact_slopes(source: NeoxCheckpoint) -> Callable[[int], list[Mapping[str, np.ndarray]]]:
-    """Its ranks' tensors, but alibi's slopes as they were before they were rounded."""
+    """Return the ranks' function with alibi's slopes as they were before they were rounded."""
     slopes = np.asarray(alibi_slopes(source.model.attention.num_heads), np.float32)
     name = "attention.alibi_embed.slopes"
 
     def ranks(index: int) -> list[Mapping[str, np.ndarray]]:
-        found = source.ranks(index)
+        tensors = source.ranks(index)
         return [
             {**rank, name: own} if name in rank else rank
-            for rank, own in zip(found, np.split(slopes, source.mp), strict=True)
+            for rank, own in zip(tensors, np.split(slopes, source.mp), strict=True)
         ]
 
     return ranks
 
 
 def choices_by(conversion: Mapping[str, object]) -> MergeChoices:
-    """The merge by which a converted checkpoint says that it was made; the exact one by default."""
+    """Return the merge that a converted checkpoint records; by default the exact one."""
     named = {k: v for k, v in conversion.items() if k in ("norms", "biases", "dtype")}
     return MergeChoices(**named)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors held against its configuration: every contradiction, all at once."""
+"""Checks a checkpoint's tensors against its configuration, and names every contradiction."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from convert.readers.neox import NeoxCheckpoint
+from convert.readers.neox_files import layer_file
 from convert.readers.neox_open import require_modules
 from convert.rules import neox
 from convert.rules.rule import sizes_of
@@ -18,11 +19,15 @@ SAID = {
     "num_attention_heads": lambda m: m.attention.num_heads,
     "max_position_embeddings": lambda m: m.positions.max_positions,
 }
-"""What the mp_rank files' own `args` repeat of the architecture."""
+"""Fields of the architecture that the mp_rank files' own `args` repeat."""
 
 
 def check_consistency(source: NeoxCheckpoint) -> None:
-    """Raises UserError with all that the files and the configuration say differently."""
+    """Check the files against the configuration.
+
+    Raises:
+        UserError: they disagree; the message lists everything in which they do.
+    """
     model, folder = source.model, source.files.folder
     problems = [*_arguments(source, model)]
     if not problems and source.shards.keys() < neox.modules(model, source.llama_mlp).keys():
@@ -37,7 +42,7 @@ def check_consistency(source: NeoxCheckpoint) -> None:
 
 
 def unused(model: ModelConfig) -> tuple[str, ...]:
-    """Tensors of a block that are saved and have no effect."""
+    """Return the tensors of a block that are saved and have no effect."""
     if not model.shared_norm:
         return ()
     return tuple(r.theirs for r in neox.norm("post_attention_layernorm", "", model))
@@ -47,9 +52,9 @@ def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
     for path, state in zip(source.files.ranks, source.states, strict=True):
         args = state.get("args")
         for name, of in SAID.items() if isinstance(args, Mapping) else ():
-            said = args.get(name) if args else None
-            if isinstance(said, int) and said != of(model):
-                yield f"{name} is {of(model)}, {path.name} says {said}"
+            stated = args.get(name) if args else None
+            if isinstance(stated, int) and stated != of(model):
+                yield f"{name} is {of(model)}, {path.name} says {stated}"
 
 
 def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
@@ -76,16 +81,16 @@ def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
                 if name not in ignored:
                     yield f"{where}{name} {list(tensors[name].shape)} is not in this architecture"
             for name in sorted(tensors.keys() & shapes.keys()):
-                found = tensors[name]
-                if found.shape != shapes[name]:
+                tensor = tensors[name]
+                if tensor.shape != shapes[name]:
                     expect = list(shapes[name])
-                    yield f"{where}{name} is {list(found.shape)}, the configuration gives {expect}"
-                elif found.dtype != dtype:
-                    yield f"{where}{name} is {found.dtype}, the embedding {dtype}"
+                    yield f"{where}{name} is {list(tensor.shape)}, the configuration gives {expect}"
+                elif tensor.dtype != dtype:
+                    yield f"{where}{name} is {tensor.dtype}, the embedding {dtype}"
 
 
 def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
-    """Frequencies and slopes that were saved must be those that are computed here."""
+    """Check that the frequencies and slopes that were saved are those that are computed here."""
     wanted = {
         "attention.rotary_emb.inv_freq": lambda: _frequencies(model),
         "attention.alibi_embed.slopes": lambda: _slopes(model),
@@ -95,26 +100,26 @@ def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
             for name, computed in wanted.items():
                 if name not in tensors:
                     continue
-                found, expected = tensors[name].numpy(), computed()
+                saved, expected = tensors[name].numpy(), computed()
                 if name.endswith("slopes"):
                     expected = np.split(expected, source.mp)[rank]
-                if not as_computed(found, expected):
+                if not as_computed(saved, expected):
                     yield (
                         f"{_file(source, index, rank)}: {name} is not what the configuration gives "
-                        f"({found.ravel()[:3]}…, expected {expected.ravel()[:3]}…)"
+                        f"({saved.ravel()[:3]}…, expected {expected.ravel()[:3]}…)"
                     )
 
 
-def as_computed(found: np.ndarray, expected: np.ndarray) -> bool:
-    """To the last bits of their type: libraries take powers differently."""
-    bits = {2: 7, 4: 20, 8: 20}.get(found.itemsize)
-    return found.shape == expected.shape and np.allclose(
-        found.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
+def as_computed(saved: np.ndarray, expected: np.ndarray) -> bool:
+    """Tell whether values agree but for the last bits of their type: libraries differ in powers."""
+    bits = {2: 7, 4: 20, 8: 20}.get(saved.itemsize)
+    return saved.shape == expected.shape and np.allclose(
+        saved.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
     )
 
 
 def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:
-    """Settings by which NeoX computes what no setting of ours does."""
+    """Refuse settings with which NeoX computes what no setting of ours does."""
     given, kind = source.given, model.positions.kind
     if source.llama_mlp and model.parallel_residual:
         raise UserError(
@@ -150,7 +155,7 @@ def _file(source: NeoxCheckpoint, index: int, rank: int) -> str:
     if source.engine == "sequential":
         files = source.files.ranks or source.files.merged
         return f"{files[rank].name}, module {index}"
-    return f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+    return layer_file(index, rank)
 
 
 def _raise(folder: Any, problems: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The ranks and stages of NeoX that a model is cut for, and what they cannot compute."""
+"""The ranks and stages of NeoX that a model is split for, and their limits."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,12 @@ from jaxneox.errors import UserError
 
 
 class NeoxGrid(NamedTuple):
-    """
+    """The parallel sizes of NeoX's files.
+
     Attributes:
-        mp: model-parallel ranks.
-        pp: pipeline stages; 0 for the Sequential engine.
-        old_names: whether tensors are named as in 2023.
+        mp: the number of model-parallel ranks.
+        pp: the number of pipeline stages; 0 for the Sequential engine.
+        old_names: whether tensors have their names of 2023.
     """
 
     mp: int
@@ -24,7 +25,7 @@ class NeoxGrid(NamedTuple):
 
 
 JOINT = ("layernorm", "non_parametric_layernorm")
-"""Norms that take their statistics over all heads of a rank."""
+"""Norms whose statistics are taken over all heads of a rank."""
 
 NORMS = (*JOINT, "rmsnorm", "scalenorm")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity")
@@ -57,6 +58,6 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         f"{model.num_layers} layers are fewer than {grid.pp} stages": (model.num_layers < grid.pp),
         **newer_features(model),
     }
-    found = [reason for reason, holds in reasons.items() if holds]
-    if found:
-        raise UserError(f"NeoX cannot have this model's function: {'; '.join(found)}")
+    refused = [reason for reason, holds in reasons.items() if holds]
+    if refused:
+        raise UserError(f"NeoX cannot have this model's function: {'; '.join(refused)}")

@@ -1,4 +1,4 @@
-"""From the ranks' shards to our leaves, one part at a time, with an account of every element."""
+"""Joins the ranks' shards to our leaves, one part at a time, and accounts for every element."""
 
 from collections.abc import Mapping
 
@@ -14,17 +14,17 @@ from convert.rules.rule import Role, Rule, Sizes, sizes_of
 from jaxneox.config.schema import ModelConfig
 
 Modules = list[tuple[int, tuple[Rule, ...]]]
-"""Indices in NeoX's Sequential, each with the rules of its tensors that are wanted."""
+"""Indices of modules in NeoX's Sequential, each with the rules of the tensors to read."""
 
 
 def layer_of(index: int, model: ModelConfig) -> int | None:
-    """The layer of a Sequential module; None outside the blocks."""
+    """Return the layer of a Sequential module, or None outside the blocks."""
     layer = index - neox.FIRST_BLOCK
     return layer if 0 <= layer < model.num_layers else None
 
 
 def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modules:
-    """The modules that a part's parameters lie in; the first block stands for what all share."""
+    """Return the modules with a part's parameters; the first block stands for shared ones."""
     rules, L = neox.modules(model, llama_mlp), model.num_layers
     if part == "embedding":
         shared = neox.shared(model)
@@ -38,27 +38,27 @@ def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modul
 
 
 def leaf_shapes(plan: MergePlan) -> dict[str, tuple[int, ...]]:
-    """Of all leaves, whole: those of blocks with the axis of layers first."""
-    L, found = plan.model.num_layers, {}
+    """Return the shape of each whole leaf; leaves of blocks have the layer axis first."""
+    L, shapes = plan.model.num_layers, {}
     for part in ("embedding", 0, "head"):
         for _, rules in modules_of(part, plan.model, plan.llama_mlp):
             for name, shape in module_shapes(rules, plan.sizes).items():
-                found[name] = (L, *shape) if name.startswith(STACKED) else shape
-    return found
+                shapes[name] = (L, *shape) if name.startswith(STACKED) else shape
+    return shapes
 
 
 def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Of one module's leaves, without the axis of layers."""
-    found = {}
+    """Return the shapes of one module's leaves, without the layer axis."""
+    shapes = {}
     for rule in rules:
         for part in rule.parts:
-            found[part.leaf] = part.whole(sizes)
-    return found
+            shapes[part.leaf] = part.whole(sizes)
+    return shapes
 
 
 @np.errstate(invalid="ignore")  # numbers that are not finite are named in the account
 def merge_part(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> tuple[Leaves, list[Fate]]:
-    """A part's leaves and the account of the tensors that they were made of."""
+    """Merge a part's leaves, and account for the tensors that they were made of."""
     leaves, fates = Leaves(), []
     for index, rules in modules_of(part, plan.model, plan.llama_mlp):
         made, account = merge_module(source, plan, index, rules)
@@ -71,7 +71,7 @@ def merge_part(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> tuple[Lea
 def merge_module(
     source: NeoxCheckpoint, plan: MergePlan, index: int, rules: tuple[Rule, ...]
 ) -> tuple[Leaves, list[Fate]]:
-    """The leaves of some of a module's tensors, without the axis of layers."""
+    """Merge the leaves of some of a module's tensors, without the layer axis."""
     leaves = {
         name: np.empty(shape, plan.dtypes[name])
         for name, shape in module_shapes(rules, plan.sizes).items()
@@ -90,7 +90,11 @@ def merge_module(
 
 
 def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: MergePlan, ranks: int) -> None:
-    """Raises RuntimeError, an error of this program, unless each element of ours was put once."""
+    """Check that each element of ours was written once.
+
+    Raises:
+        RuntimeError: one was not, which is an error of this program.
+    """
     sizes = sizes_of(plan.model, ranks)
     put = dict.fromkeys(leaves, 0)
     for rule in rules:
@@ -103,7 +107,7 @@ def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: MergePlan, ranks
 
 
 def shards(source: NeoxCheckpoint, plan: MergePlan, index: int) -> list[Mapping[str, np.ndarray]]:
-    """Of every rank; an untied unembedding that the source has not starts as its embedding."""
+    """Return every rank's shards; an unembedding that the source lacks starts as the embedding."""
     untied = index == neox.unembedding_index(plan.model.num_layers)
     if untied and index not in source.shards:
         return [
@@ -133,7 +137,7 @@ def fill_split(
 def folded(
     rule: Rule, tensors: Mapping[str, np.ndarray], ratio_D: np.ndarray, shift_D: np.ndarray
 ) -> np.ndarray:
-    """float64: W diag(ratio), or for its bias c + W shift, where c is none it is 0."""
+    """Fold a norm in float64: a matrix becomes W diag(ratio), a bias c becomes c + W shift."""
     name, _, kind = rule.theirs.rpartition(".")
     weight = tensors[f"{name}.weight"].astype(np.float64)
     if kind == "weight":
@@ -143,7 +147,7 @@ def folded(
 
 
 def fill_copy(rule: Rule, leaves: Leaves, plan: MergePlan, index: int) -> None:
-    """A merged copy; a bias that only folding asked for is zero."""
+    """Fill a leaf with a merged copy; a bias that only folding needs starts as zero."""
     leaf = rule.parts[0].leaf
     value = plan.values.get((leaf, index), np.zeros(()))
     leaves[leaf][...] = cast(rule.theirs, value, plan.dtypes[leaf])
@@ -156,7 +160,7 @@ def account(
     plan: MergePlan,
     index: int,
 ) -> Fate:
-    """Where the numbers of one tensor went, counted after they were put there."""
+    """Count where the numbers of one tensor went, after they were put there."""
     tensors = [rank[rule.theirs] for rank in ranks]
     split = rule.role is Role.SPLIT
     sizes = sizes_of(plan.model, len(ranks))
@@ -186,12 +190,12 @@ def account(
 
 
 def put_together(rule: Rule, ranks: int, folded: bool) -> str:
-    said = "put together: each rank has a share" if ranks > 1 else "taken as it is"
-    return f"{said}, with what the rank's copy of {rule.norm} differs by" if folded else said
+    fate = "put together: each rank has a share" if ranks > 1 else "taken as it is"
+    return f"{fate}, with what the rank's copy of {rule.norm} differs by" if folded else fate
 
 
 def changed(rule: Rule, tensors: list[np.ndarray], leaves: Leaves, sizes: Mapping[str, int]) -> int:
-    """Elements of ours that are not the number that each rank has there."""
+    """Count the differences between our elements and those of each rank."""
     total = 0
     for rank, tensor in enumerate(tensors):
         ours = rule.get(leaves, sizes, rank if rule.role is Role.SPLIT else 0)

@@ -1,20 +1,22 @@
-"""How k ranks become one function: what is decided about every tensor that each rank has a copy of.
+"""How k ranks become one function: the decision about every tensor that each rank has a copy of.
 
-A split tensor is put together again; there is nothing to decide. A copy is another matter, for
-copies drift apart, and what a rank does with its own is part of the function (FORMATS.md):
+A split tensor is put together again; there is nothing to decide. Copies are another matter, because
+they drift apart, and what a rank does with its own copy is part of the function (FORMATS.md):
 
-- The biases of the two row-parallel matrices. In a parallel residual every rank adds its own
-  before the one sum over ranks: the function has their SUM. In a sequential one the bias comes
+- The biases of the two row-parallel matrices. In a parallel residual every rank adds its own before
+  the one sum over ranks, so the function has their SUM. In a sequential residual the bias comes
   after the sum, and every rank has its own residual stream.
-- The norms. Each rank's own feeds that rank's shards alone, so that it can be folded into them
-  exactly: with a reference (w, b) for all ranks, rank r's matrix and bias become
+- The norms. A rank's own norm feeds only that rank's shards, so it can be folded into them exactly:
+  with a reference (w, b) for all ranks, rank r's matrix and bias become
 
-      W' = W diag(w_r / w)        c' = c + W (b_r - b w_r / w)
+    W' = W diag(w_r
+    )        c' = c + W (b_r - b w_r
+    )
 
 - Learned positions are added to each rank's own residual stream.
 
-Ranks whose residual streams differ compute no function that one model has: the mean is taken, and
-the certificate measures what that costs.
+Ranks whose residual streams differ compute no function that any one model has: then the mean is
+taken, and the certificate measures what that costs.
 """
 # D hidden, R ranks
 
@@ -26,7 +28,7 @@ import numpy as np
 
 from convert.casting import chosen
 from convert.fate import drift_of
-from convert.neox.dtypes import FLOAT32, choose_dtypes
+from convert.neox.merged_dtypes import FLOAT32, choose_dtypes
 from convert.neox.plan import Decision, Fold, Loss, MergeChoices, MergePlan
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
@@ -35,7 +37,7 @@ from jaxneox.config import Settings
 from jaxneox.errors import UserError
 
 Copies = dict[Rule, np.ndarray]
-"""One norm's tensors, or one bias: float64 [R, …], every rank's copy."""
+"""The copies of one norm's tensors, or of one bias: float64 [R, …] with every rank's copy."""
 
 SAME = "one copy: all ranks have the same"
 SUM = "the sum: every rank adds its own before the sum over ranks"
@@ -51,7 +53,11 @@ NORMS = {
 
 @np.errstate(invalid="ignore")  # numbers that are not finite are named when they are moved
 def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
-    """Looks at every copy. Raises UserError where no merge of any kind has the ranks' function."""
+    """Decide about every copy.
+
+    Raises:
+        UserError: no merge of any kind has the ranks' function.
+    """
     sliced = Settings(source.given).parallel.sequence_parallel
     plan = MergePlan(
         source.model, dict(source.keys), chosen(choices.dtype, FLOAT32), sliced, source.llama_mlp
@@ -111,7 +117,7 @@ def _fold(
     scale: Rule | None,
     bias: Rule | None,
 ) -> Fold:
-    """The reference is rounded first as it will be stored, so that the fold makes up for that."""
+    """Fold a norm's copies; the fold also makes up for rounding the reference to be stored."""
     assert scale is not None
     leaf = scale.parts[0].leaf
     w_RD = copies[scale]
@@ -132,14 +138,14 @@ def _round(plan: MergePlan, leaf: str, index: int) -> np.ndarray:
 
 
 def _reference(copies_RD: np.ndarray) -> np.ndarray:
-    """The mean, but where the copies nearly cancel: there the largest, which all can be told by."""
+    """Return the mean of the copies or, where they nearly cancel, the largest of them."""
     mean_D = copies_RD.mean(axis=0)
     largest_D = np.take_along_axis(copies_RD, abs(copies_RD).argmax(axis=0)[None], axis=0)[0]
     return np.where(abs(mean_D) < 0.5 * abs(largest_D), largest_D, mean_D)
 
 
 def _merge_bias(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
-    """The sum where NeoX adds before the all-reduce, one copy where it adds after it."""
+    """Sum a bias that NeoX adds before the all-reduce; take one copy of one that it adds after."""
     parallel = plan.model.parallel_residual
     total = parallel if choices.biases == "auto" else choices.biases == "sum"
     for rule, copies_RD in copies.items():
@@ -168,7 +174,7 @@ def _take_mean(plan: MergePlan, index: int, copies: Copies) -> None:
 
 
 def _grow(plan: MergePlan) -> None:
-    """Biases and an unembedding that the folds need and the source's architecture has not."""
+    """Add the biases and the unembedding that folds need and the source's architecture lacks."""
     for (name, _), fold in plan.folds.items():
         if name == "final_norm":
             _set(plan, "no_weight_tying", True, tied_embedding=False)
@@ -239,8 +245,8 @@ def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
     for rule in neox.shared(model):  # saved with every block; each pipeline stage trains its own
         first = [rank[rule.theirs] for rank in source.ranks(neox.FIRST_BLOCK)]
         for index in range(neox.FIRST_BLOCK, neox.FIRST_BLOCK + model.num_layers):
-            found = [rank[rule.theirs] for rank in source.ranks(index)]
-            if any((a != b).any() for a, b in zip(first, found, strict=True)):
+            copies = [rank[rule.theirs] for rank in source.ranks(index)]
+            if any((a != b).any() for a, b in zip(first, copies, strict=True)):
                 raise UserError(
                     f"{folder}: {rule.theirs} of module {index} is another one than the first "
                     "block's: the pipeline's stages trained tables of their own, and here all "
@@ -249,7 +255,7 @@ def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
 
 
 def _groups(rules: tuple[Rule, ...]) -> Iterator[list[Rule]]:
-    """Copies one by one, but the tensors of one norm together."""
+    """Group the copies to decide about: single tensors, but the tensors of one norm together."""
     norms: dict[str, list[Rule]] = {}
     for rule in rules:
         if rule.role is Role.NORM:
@@ -260,5 +266,5 @@ def _groups(rules: tuple[Rule, ...]) -> Iterator[list[Rule]]:
 
 
 def _copies(source: NeoxCheckpoint, index: int, rule: Rule) -> np.ndarray:
-    """float64 [R, ...]"""
+    """Read the ranks' copies as float64 [R, ...]."""
     return np.stack([rank[rule.theirs].astype(np.float64) for rank in source.ranks(index)])

@@ -1,4 +1,4 @@
-"""The merged model as it is decided before a number is moved."""
+"""The plan of a merge: everything that is decided before a number is moved."""
 # D hidden, R ranks
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Loss = Literal["none", "asked", "unavoidable"]
 
 @dataclass(frozen=True)
 class MergeChoices:
-    """`mean` with `once`, and `first` with `once`, are the merges that NeoX has had."""
+    """How copies are merged. NeoX itself has merged by `mean` or `first`, with `once`."""
 
     norms: Norms = "fold"
     biases: Biases = "auto"
@@ -28,7 +28,7 @@ class MergeChoices:
 
 
 class Fold(NamedTuple):
-    """What makes up for a norm that is not the rank's own, in float64 [R, D]."""
+    """The correction of a shard for a norm other than its rank's own, in float64 [R, D]."""
 
     ratio_RD: np.ndarray
     shift_RD: np.ndarray  # zeros where the norm has no bias
@@ -40,10 +40,10 @@ class Fold(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one tensor that every rank has a copy of, and why.
+    """The decision about one tensor that every rank has a copy of, and the reason for it.
 
-    `loss` is where the ranks' function is not kept: because another merge was asked for, or because
-    no single model has it.
+    `loss` tells whether and why the ranks' function is not kept: another merge was asked for, or no
+    single model has it.
     """
 
     index: int
@@ -55,17 +55,17 @@ class Decision:
 
 @dataclass
 class MergePlan:
-    """The merged model and how each of its leaves comes about.
+    """The merged model and how each of its leaves is made.
 
     Attributes:
-        keys: the YAML's, as the merged model has them.
+        keys: the YAML's keys for the merged model.
         llama_mlp: whether the MLP is that of NeoX's `mlp_type: llama`.
-        sequence_parallel: whether the ranks applied their norms to slices of the length.
+        sequence_parallel: whether the ranks applied their norms to slices of the sequence.
         values: the merged copies in float64, by (leaf, module index).
-        dtypes: what each leaf is stored in.
-        reference: the type that a norm is stored in whose copies are folded away.
-        rounding: the types that numbers are rounded to; none where all are kept as they are.
-        folds: by (norm, module index); only where copies drifted.
+        dtypes: the type in which each leaf is stored.
+        reference: the type of a norm whose copies are folded away.
+        rounding: the types that numbers are rounded to; empty if all are kept as they are.
+        folds: by (norm, module index); only for copies that drifted.
     """
 
     model: ModelConfig
@@ -82,7 +82,7 @@ class MergePlan:
 
     @property
     def rules(self) -> Mapping[int, tuple[Rule, ...]]:
-        """Of the merged model, which may have biases and an unembedding that the source has not."""
+        """The merged model's rules; it may have biases and an unembedding that the source lacks."""
         return neox.modules(self.model, self.llama_mlp)
 
     @property
@@ -91,18 +91,18 @@ class MergePlan:
 
     @property
     def exact(self) -> bool:
-        """Whether the merged model has the function of the ranks, but for rounding."""
+        """Whether the merged model has the function of the ranks, apart from rounding."""
         return all(decision.loss == "none" for decision in self.decisions)
 
     @property
     def mergeable(self) -> bool:
-        """Whether any single model has it."""
+        """Whether any single model has the function of the ranks."""
         return all(decision.loss != "unavoidable" for decision in self.decisions)
 
     def decision(self, index: int, theirs: str) -> Decision | None:
         return next((d for d in self.decisions if (d.index, d.theirs) == (index, theirs)), None)
 
     def fold(self, rule: Rule, index: int) -> Fold | None:
-        """The fold that a tensor's rule asks for; the final norm lies one module before."""
+        """Return the fold that a tensor's rule requires; the final norm is one module earlier."""
         where = index - 1 if rule.norm == "final_norm" else index
         return self.folds.get((rule.norm, where))

@@ -1,4 +1,4 @@
-"""How one function becomes k ranks: our leaves cut into the tensors of NeoX's ranks."""
+"""How one function becomes k ranks: our leaves are cut into the tensors of NeoX's ranks."""
 
 from dataclasses import replace
 
@@ -18,15 +18,19 @@ from jaxneox.model.positions import alibi_slopes, frequencies
 
 Tensors = dict[str, np.ndarray]
 Module = tuple[int, list[Tensors], list[Fate]]
-"""An index in NeoX's Sequential, each rank's tensors of it, and the account of them."""
+"""An index in NeoX's Sequential, each rank's tensors of that module, and their account."""
 
 
 class Split:
-    """Raises UserError, with every reason, where NeoX's ranks cannot have the model's function.
+    """A model as the tensors of NeoX's ranks.
 
     Attributes:
-        model: as NeoX has it, the vocabulary's rows padded to divide over the ranks.
+        model: the model as NeoX has it, with the vocabulary padded to divide over the ranks.
         warnings: what a user of the files should know.
+
+    Raises:
+        UserError: NeoX's ranks cannot have the model's function; the message gives every
+            reason.
     """
 
     def __init__(self, source: Checkpoint, grid: NeoxGrid) -> None:
@@ -57,7 +61,7 @@ class Split:
         return elements * self.grid.mp * self.dtype.itemsize
 
     def cut(self, part: Part, leaves: Leaves) -> list[Module]:
-        """The modules that a part becomes. The embedding has to come before the layers."""
+        """Cut a part into its modules. The embedding has to come before the layers."""
         leaves = self._fitted(leaves)
         shared = neox.shared(self.model)
         if part == "embedding":
@@ -88,7 +92,7 @@ class Split:
         return index, ranks, fates
 
     def _shards(self, rule: Rule, leaves: Leaves, sizes: Sizes) -> list[np.ndarray]:
-        """Each rank's tensor; NeoX's norms always have a bias, of zeros where ours have none."""
+        """Cut a leaf for each rank. NeoX's norms always have a bias; a missing one is zero."""
         mp = self.grid.mp
         if rule.role is Role.SPLIT:
             return [rule.get(leaves, sizes, rank) for rank in range(mp)]
@@ -107,7 +111,7 @@ class Split:
         return rule.role is Role.BIAS and self.model.parallel_residual
 
     def _account(self, rule: Rule, index: int, leaves: Leaves, shards: list[np.ndarray]) -> Fate:
-        """Of one tensor of ours as the ranks have it, counted after it was cut."""
+        """Account for one tensor of ours as the ranks have it, counted after it was cut."""
         whole = [self._leaf(rule, leaves)]
         if rule.role is Role.SPLIT:
             whole = [leaves[part.leaf] for part in rule.parts]
@@ -125,13 +129,13 @@ class Split:
         total = np.sum([shard.astype(np.float64) for shard in shards], axis=0)
         if self._divides(rule) and mp > 1:
             changed = int((total.astype(whole[0].dtype) != whole[0]).sum())
-            said = f"divided into {mp} shares, whose sum is it"
-            return Fate(*common, said, elements, elements, changed, not_finite=bad)
+            fate = f"divided into {mp} shares, whose sum is it"
+            return Fate(*common, fate, elements, elements, changed, not_finite=bad)
         changed = sum(int((shard != whole[0]).sum()) for shard in shards)
-        said = "copied to every rank"
+        fate = "copied to every rank"
         if changed:
-            said = "a copy of its own for each rank: what folding had put into the logits' bias"
-        return Fate(*common, said, elements, elements, changed, not_finite=bad)
+            fate = "a copy of its own for each rank: what folding had put into the logits' bias"
+        return Fate(*common, fate, elements, elements, changed, not_finite=bad)
 
     def _no_effect(self, name: str, tensor: np.ndarray, index: int) -> Fate:
         mp = self.grid.mp
@@ -140,7 +144,7 @@ class Split:
                     0)  # fmt: skip
 
     def _padded(self, model: ModelConfig) -> ModelConfig:
-        """The vocabulary's rows must divide over the ranks; as it is, wherever they do."""
+        """Pad the vocabulary to divide over the ranks, unless it already does."""
         rows = -(-model.vocab_size // self.grid.mp) * self.grid.mp
         if rows != model.vocab_size:
             self.warnings.append(
@@ -151,7 +155,7 @@ class Split:
         return replace(model, vocab_size=rows)
 
     def _fitted(self, leaves: Leaves) -> Leaves:
-        """In the one type, with the padded rows."""
+        """Cast the leaves to the one type, and pad the vocabulary."""
         rows = self.model.vocab_size
         return {
             name: fit_rows(name, leaf.astype(self.dtype, copy=False), rows)
@@ -159,7 +163,7 @@ class Split:
         }
 
     def _unused(self, tensors: Tensors) -> Tensors:
-        """NeoX with gpt_j_tied has a second norm that it never uses, and wants it in the file."""
+        """Add the second norm that NeoX wants in the file for gpt_j_tied and never uses."""
         if not self.model.shared_norm:
             return {}
         first = "input_layernorm"
@@ -181,9 +185,10 @@ class Split:
 
 
 def divided(bias: np.ndarray, ranks: int) -> list[np.ndarray]:
-    """One share for each rank, whose sum rounds to the bias: exactly it for a power of two.
+    """Divide a bias into one share for each rank whose sum rounds to it.
 
-    Where equal shares are not enough, the first rank's makes up the difference.
+    For a power of two ranks, the shares are equal and their sum is exact. If equal shares do not
+    suffice, the first rank's makes up the difference.
     """
     dtype, whole = bias.dtype, bias.astype(np.float64)
     share = (whole / ranks).astype(dtype)

@@ -12,9 +12,9 @@ from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices
 from convert.neox.split import Split
 from convert.neox.tokenizer_out import for_neox
-from convert.neox.training_out import NeoxState, neox_state
+from convert.neox.training_out import NeoxState, collect, neox_state
 from convert.parts import Leaves, Part
-from convert.readers.neox_mlp_type import without_mlp_type
+from convert.readers.neox_mlp_keys import without_mlp_type
 from convert.readers.neox_open import open_neox
 from convert.writers.neox import NeoxWriter
 from jaxneox.config.keys.further import OURS
@@ -23,12 +23,13 @@ from jaxneox.data import Tokenizer
 
 
 class NeoxTarget(Target):
-    """
+    """GPT-NeoX's own files as the target of a conversion.
+
     Args:
-        source: whose keys the YAML will have.
+        source: the checkpoint to write, whose keys the YAML will have.
         grid: the ranks and stages to write for.
-        dst: where NeoX will find the files, which the YAML says.
-        dp: data-parallel ranks, which the optimizer's state depends on.
+        dst: the path at which NeoX will find the files; the YAML contains it.
+        dp: the number of data-parallel ranks, which the optimizer's state depends on.
     """
 
     def __init__(self, source: Source, grid: NeoxGrid, dst: Path, dp: int = 1) -> None:
@@ -71,7 +72,8 @@ class NeoxTarget(Target):
         return fates
 
     def write_training(self, training: Training, advance: Callable[[int], None]) -> None:
-        """The state was collected by `start`, since it decides what the YAML says."""
+        assert self._state is not None
+        collect(self._state, self._source, training, self._grid, advance)
 
     def finish(self) -> list[str]:
         if self._tokenizer is not None:
@@ -105,10 +107,10 @@ class NeoxTarget(Target):
         return None, [f"there is no tokenizer here: the YAML {stays}"]
 
     def _keys(self) -> dict[str, Any]:
-        """The YAML: the run's, with what these files need.
+        """Return the YAML: the run's keys, with the changes that these files need.
 
-        `finetune` because there are weights alone: with `no_load_optim` NeoX HEAD would train the
-        first parameter only, by its get_optimizer.
+        `finetune` is set if there are weights alone: with `no_load_optim`, NeoX HEAD would train
+        the first parameter only, by its get_optimizer.
         """
         source, dst = self._source, self._dst
         keys = {n: v for n, v in source.keys.items() if n not in (*OURS, "padded_vocab_size")}
@@ -133,7 +135,7 @@ class NeoxTarget(Target):
         return keys
 
     def _args(self) -> dict[str, Any]:
-        """What NeoX holds against the YAML when it loads."""
+        """Return the arguments that NeoX compares with the YAML when it loads."""
         model = self._split.model
         return {
             "num_layers": model.num_layers,
@@ -146,7 +148,7 @@ class NeoxTarget(Target):
         }
 
     def _multiple(self) -> int:
-        """make-vocab-size-divisible-by such that NeoX pads its tokenizer's vocabulary to ours."""
+        """Return make-vocab-size-divisible-by such that NeoX pads its vocabulary to our size."""
         keys, rows, mp = self._source.keys, self._split.model.vocab_size, self._grid.mp
         multiple = keys.get("make_vocab_size_divisible_by", 128)
         tokenizer = self._tokenizer

@@ -1,4 +1,4 @@
-"""A tokenizer as GPT-NeoX and Megatron-LM can open it, and what they will not know of it."""
+"""A tokenizer in files that GPT-NeoX and Megatron-LM open, and notes on what they ignore."""
 
 from jaxneox.data import Tokenizer
 from jaxneox.data.tokenizer import EOD, HuggingFaceTokenizer, SentencePieceTokenizer
@@ -7,10 +7,10 @@ FILE = "tokenizer.json"
 
 
 def for_neox(tokenizer: Tokenizer) -> tuple[Tokenizer, list[str]]:
-    """The same tokens from files that NeoX reads alone, without what lies beside them.
+    """Return the same tokenizer in files that NeoX reads without any companions.
 
     NeoX applies the truncation and padding that a tokenizer.json was saved with, and knows only the
-    added tokens in it: where there is any of this, the file is written anew.
+    added tokens in that file. If either would change the tokens, the file is written anew.
 
     Returns:
         The tokenizer to write, and a line for each thing that NeoX will not know.
@@ -30,7 +30,7 @@ def for_neox(tokenizer: Tokenizer) -> tuple[Tokenizer, list[str]]:
 
 
 def is_written_anew(tokenizer: HuggingFaceTokenizer) -> bool:
-    """Tell whether its files alone would make other tokens there than here."""
+    """Tell whether the tokenizer's files alone would make other tokens there than here."""
     import tokenizers
 
     if tokenizer.added or tokenizer.dropout:
@@ -42,7 +42,7 @@ def is_written_anew(tokenizer: HuggingFaceTokenizer) -> bool:
 
 
 def unknown_there(tokenizer: Tokenizer) -> list[str]:
-    """Name what NeoX has no key and no file for, a line each."""
+    """Name what NeoX has no key and no file for, one line each."""
     notes = []
     if tokenizer.eod is not None and tokenizer.eod != _end_there(tokenizer):
         notes.append(
@@ -63,5 +63,5 @@ def unknown_there(tokenizer: Tokenizer) -> list[str]:
 
 
 def _end_there(tokenizer: Tokenizer) -> int | None:
-    """NeoX looks for one text, whatever the kind."""
+    """Return the text by which NeoX finds the end of a document, whatever the kind of tokenizer."""
     return 0 if tokenizer.name == "CharLevelTokenizer" else tokenizer.id_of(EOD)

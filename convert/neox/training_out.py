@@ -1,6 +1,6 @@
 """A run of ours on its way back to NeoX: the optimizer's state, and the keys that go with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
 
 JUST_ABOVE_ONE = 1.0000001
-"""NeoX HEAD takes a threshold of clipping of 1 for none."""
+"""A clipping threshold for 1, which NeoX HEAD would read as no clipping."""
 
 
 class MomentSplit(Split):
-    """Moments cut as their weights are; each copy of a bias has the whole of its moments."""
+    """Moments cut like their weights, except that each copy of a bias has all of its moments."""
 
     def _divides(self, rule: Rule) -> bool:
         return False
@@ -34,13 +34,14 @@ class MomentSplit(Split):
 
 @dataclass
 class NeoxState:
-    """See `writers.neox.Training`."""
+    """The training state of NeoX's files; see `writers.neox.TrainingContent`."""
 
     adam: AdamState
     stages: list[list[int]]
     position: int
     step: int
     sequences: int  # of a global batch
+    summed: int  # micro-batches, whose gradients NeoX adds up
 
     def state(self, stage: int, rank: int) -> dict[str, Any]:
         return self.adam.state(rank, self.stages[stage]) | {
@@ -56,11 +57,13 @@ class NeoxState:
 def neox_state(
     source: Source, state: Training, grid: NeoxGrid, folder: Path, dp: int
 ) -> tuple[NeoxState, dict[str, Any], list[str]]:
-    """The state, the keys by which NeoX goes on as this run would, and what a user should know.
+    """Collect the state, the keys with which NeoX continues this run, and notes for the user.
 
-    NeoX's pipeline engine sums the gradients of the micro-batches of a step; how many those are
-    follows from the global batch, the micro-batch and `dp`. Raises UserError for a run whose
-    optimizer NeoX would not read in this form.
+    NeoX's pipeline engine sums the gradients of the micro-batches of a step. Their number follows
+    from the global batch, the micro-batch and `dp`.
+
+    Raises:
+        UserError: NeoX could not read the state of the run's optimizer in this form.
     """
     keys = source.keys
     settings = Settings(keys)
@@ -77,9 +80,8 @@ def neox_state(
         adam = ZeroState(
             folder, counters, parts=dp, tied=tied, sequential=not grid.pp, clipping=clip
         )
-    _collect(adam, source, state, grid, summed)
     training = NeoxState(
-        adam, _stages(source, grid), state.position, source.step, batch.global_size
+        adam, _stages(source, grid), state.position, source.step, batch.global_size, summed
     )
     block = dict(keys.get("optimizer") or {})
     block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
@@ -115,8 +117,23 @@ def _counters(
     )
 
 
-def _collect(adam: AdamState, source: Source, state: Training, grid: NeoxGrid, summed: int) -> None:
-    """All tensors of all ranks; master weights where they are kept apart."""
+def collect(
+    neox_state: NeoxState,
+    source: Source,
+    state: Training,
+    grid: NeoxGrid,
+    advance: Callable[[int], None],
+) -> None:
+    """Collect all tensors of all ranks; master weights too, where they are kept apart.
+
+    Args:
+        neox_state: what NeoX's files will say; gets the tensors.
+        source: the run, for its master weights.
+        state: its moments.
+        grid: the ranks to cut for.
+        advance: is called with the number of bytes of moments that were cut.
+    """
+    adam = neox_state.adam
     cuts: dict[str, tuple[Split, Checkpoint]] = {
         "exp_avg": (MomentSplit(state.moments["mu"], grid), state.moments["mu"]),
         "exp_avg_sq": (MomentSplit(state.moments["nu"], grid), state.moments["nu"]),
@@ -124,34 +141,37 @@ def _collect(adam: AdamState, source: Source, state: Training, grid: NeoxGrid, s
     if isinstance(adam, ZeroState):
         cuts["master"] = Split(source.checkpoint, grid), source.checkpoint
     for part in parts_of(source.checkpoint.model):
-        modules = [split.cut(part, values.leaves(part)) for split, values in cuts.values()]
+        leaves = [values.leaves(part) for _, values in cuts.values()]
+        modules = [
+            split.cut(part, own) for (split, _), own in zip(cuts.values(), leaves, strict=True)
+        ]
         for one_module in zip(*modules, strict=True):
             index = one_module[0][0]
             for rank in range(grid.mp):
                 tensors = [ranks[rank] for _, ranks, _ in one_module]
                 by_kind = dict(zip(cuts, tensors, strict=True))
-                _add(adam, source.checkpoint.model, (rank, index), by_kind, float(summed))
+                _add(neox_state, source.checkpoint.model, (rank, index), by_kind)
+        advance(sum(leaf.nbytes for own in leaves[:2] for leaf in own.values()))
 
 
 def _add(
-    adam: AdamState,
+    state: NeoxState,
     model: ModelConfig,
     where: tuple[int, int],
     tensors: Mapping[str, Mapping[str, np.ndarray]],
-    summed: float,
 ) -> None:
-    """One rank's tensors of one module, by kind; NeoX's moments are of summed gradients."""
+    """Add one rank's tensors of a module by kind; NeoX's moments are of summed gradients."""
     rank, index = where
     for name in tensors["exp_avg"].keys() - set(neox.BUFFERS):
         unused = model.shared_norm and name.startswith("post_attention_layernorm")
         if unused and "master" not in tensors:
-            adam.leave_out(index, name)
+            state.adam.leave_out(index, name)
             continue
-        factor = 0.0 if unused else summed
+        factor = 0.0 if unused else float(state.summed)
         values = {kind: of_kind[name] for kind, of_kind in tensors.items()}
         values["exp_avg"] = values["exp_avg"] * factor
         values["exp_avg_sq"] = values["exp_avg_sq"] * factor**2
-        adam.add(rank, index, name, **values)
+        state.adam.add(rank, index, name, **values)
 
 
 def _refuse(source: Source, precision: str, kind: str) -> None:
@@ -161,15 +181,15 @@ def _refuse(source: Source, precision: str, kind: str) -> None:
         "bfloat16 are written": precision == "float16",
         "it has a bias on its logits, which NeoX has not": source.checkpoint.model.logit_bias,
     }
-    found = [reason for reason, holds in reasons.items() if holds]
-    if found:
+    refused = [reason for reason, holds in reasons.items() if holds]
+    if refused:
         raise UserError(
-            f"{source.path}: {'; '.join(found)}. The weights alone convert without --optimizer"
+            f"{source.path}: {'; '.join(refused)}. The weights alone convert without --optimizer"
         )
 
 
 def _stages(source: Source, grid: NeoxGrid) -> list[list[int]]:
-    """The modules with parameters of each stage; a tied embedding comes first in the last too."""
+    """List the modules with parameters of each stage; the last starts with a tied embedding too."""
     model = source.checkpoint.model
     method = str(source.keys.get("pipe_partition_method", "type:transformer|mlp")).lower()
     count = max(1, grid.pp)

@@ -1,4 +1,4 @@
-"""A bias on the logits as NeoX can have it: in the ranks' copies of the final norm's bias."""
+"""A bias on the logits in NeoX's form: part of the ranks' copies of the final norm's bias."""
 # D hidden, V padded vocabulary
 
 import numpy as np
@@ -6,17 +6,20 @@ import numpy as np
 from jaxneox.errors import UserError
 
 REST = 1e-6
-"""A stored float32 bias is off by 6e-8 of itself, relative to what it was rounded from."""
+"""Tolerated relative residual: a stored float32 bias is within 6e-8 of its exact value."""
 
 
 def unfolded(weight_DV: np.ndarray, bias_V: np.ndarray, ranks: int) -> list[np.ndarray]:
-    """What each rank's copy has beyond the one norm's bias, float64 [D] each.
+    """Find what each rank's copy has beyond the one norm's bias, float64 [D] each.
 
-    The bias came from copies that had drifted: rank r's rows of it are W_r d_r. For the number of
-    ranks that it came from, or a multiple, d_r is found again, and NeoX, where each rank applies
-    its own copy, has the function. Raises UserError for other numbers, for which there is none.
+    The bias came from copies that had drifted: rank r's rows of it are W_r d_r. For the original
+    number of ranks, or a multiple, d_r can be recovered, and NeoX, in which each rank applies its
+    own copy, has the function.
+
+    Raises:
+        UserError: no such copies exist for this number of ranks.
     """
-    found = []
+    shifts = []
     for own in np.split(np.arange(len(bias_V)), ranks):
         own_VD, own_V = (x.astype(np.float64) for x in (weight_DV[:, own].T, bias_V[own]))
         shift_D, rest = solved(own_VD, own_V)
@@ -27,12 +30,12 @@ def unfolded(weight_DV: np.ndarray, bias_V: np.ndarray, ranks: int) -> list[np.n
                 "again, or a multiple (from_neox --norms mean makes a model without it, at a "
                 "stated cost)"
             )
-        found.append(shift_D)
-    return found
+        shifts.append(shift_D)
+    return shifts
 
 
 def solved(weight_VD: np.ndarray, bias_V: np.ndarray) -> tuple[np.ndarray, float]:
-    """The least squares solution of W d = c, refined once, and what of c it leaves, relative."""
+    """Solve W d = c by least squares, refined once; also return the relative residual."""
     square_DD = weight_VD.T @ weight_VD
     shift_D = np.zeros(weight_VD.shape[1])
     for _ in range(2):

@@ -1,9 +1,9 @@
 """The forward pass of a checkpoint in float64, by which a conversion is proved.
 
-`NeoxForward` computes what GPT-NeoX computed, its k model-parallel ranks side by side, from its
-own tensors, `MegatronForward` the same of Megatron-LM; `JaxneoxForward` what our parameters mean.
-All are numpy alone and know neither the JAX model nor the rules of conversion: where two agree, the
-conversion kept the function.
+`NeoxForward` computes what GPT-NeoX computed, its k model-parallel ranks side by side, from its own
+tensors; `MegatronForward` does the same for Megatron-LM, and `JaxneoxForward` computes the function
+of our parameters. All use numpy alone and know neither the JAX model nor the rules of conversion:
+if two agree, the conversion kept the function.
 """
 
 from convert.oracle.forward import Forward, run

@@ -1,4 +1,4 @@
-"""What our own parameters mean: the forward pass of the flat dictionary, in float64.
+"""The function of our own parameters: the forward pass of the flat dictionary, in float64.
 
 The layouts are those that `jaxneox/model` declares; the mathematics is that of `maths`.
 """
@@ -27,11 +27,12 @@ from convert.oracle.maths import (
 from jaxneox.config.schema import ModelConfig
 
 Leaf = Callable[[str, int | None], np.ndarray]
-"""A parameter by its dotted name; of one layer, without the leading axis, where one is named."""
+"""Reads a parameter by its dotted name; given a layer, it reads that layer without the layer
+axis."""
 
 
 class JaxneoxForward:
-    """One stream (R = 1). `angle_dtype` is that of rotary's angles: see `maths.angles`."""
+    """One stream (R = 1). `angle_dtype` is the type of rotary's angles: see `maths.angles`."""
 
     def __init__(self, model: ModelConfig, leaf: Leaf, angle_dtype: DTypeLike = np.float32):
         self.model, self.leaf, self.angle_dtype = model, leaf, angle_dtype
@@ -89,7 +90,7 @@ class JaxneoxForward:
         return normalize(x_BTD, self._norm(name, layer), self.model.norm)
 
     def _attention(self, layer: int, x_BTD: Array) -> Array:
-        """[B, T, D] normalised -> [B, T, D] with its bias."""
+        """Apply attention, including its bias, to normalised activations [B, T, D]."""
         (B, T, D), cfg = x_BTD.shape, self.model.attention
         weight = self.leaf("layers.attention.qkv", layer).reshape(D, -1).T
         bias = np.ravel(self._bias("layers.attention.qkv_bias", layer, cfg.bias))
@@ -105,13 +106,13 @@ class JaxneoxForward:
         return linear(mixed_BTNH.reshape(B, T, -1), out, out_bias)
 
     def _each_head(self, name: str, layer: int, x_BTNH: Array) -> Array:
-        """Queries or keys, each head normalised alone, with the scale that all heads share."""
+        """Normalise each head of queries or keys alone, with the scale that all heads share."""
         if not self.model.attention.qk_norm_per_head:
             return x_BTNH
         return self._normalized(f"layers.attention.{name}", layer, x_BTNH)
 
     def _qk_norm(self, layer: int) -> Affine:
-        """[K, G, H] -> [N, H]; a scalenorm's one number stays as it is."""
+        """Reshape scales [K, G, H] to [N, H]; the single number of a scalenorm stays as it is."""
         if not self.model.attention.qk_norm:
             return Affine()
         H = self.model.attention.head_dim
@@ -119,7 +120,7 @@ class JaxneoxForward:
         return Affine(*(np.reshape(x, (-1, H)) if np.ndim(x) == 3 else x for x in learned))
 
     def _score_bias(self, T: int) -> Array | float:
-        """[N, T] by distance; rpe has one table for all layers."""
+        """Return the score bias [N, T] by distance; rpe has one table for all layers."""
         N = self.model.attention.num_heads
         if self.model.positions.kind == "alibi":
             return alibi(alibi_slopes(N), T)
@@ -128,7 +129,7 @@ class JaxneoxForward:
         return 0.0
 
     def _mlp(self, layer: int, x_BTD: Array) -> Array:
-        """[B, T, D] normalised -> [B, T, D] with its bias."""
+        """Apply the MLP, including its bias, to normalised activations [B, T, D]."""
         cfg = self.model.mlp
         activation = ACTIVATIONS[cfg.activation]
 

@@ -1,9 +1,11 @@
 """GPT-NeoX's mathematics in float64: norms, positions, attention and activations.
 
-Source: GPT-NeoX at ea7aefd8, `megatron/model/{norms,positional_embeddings,activations,transformer}
-.py`, `megatron/mpu/layers.py` (rpe) and `megatron/utils.py` (the mask). Everything is computed in
-float64 but for two tables of the positions alone, which are made in the steps of the run itself,
-because there the rounding decides and not the noise: rotary angles and the edges of rpe's buckets.
+Source: GPT-NeoX at ea7aefd8,
+`megatron/model/{norms,positional_embeddings,activations,transformer}.py`, `megatron/mpu/layers.py`
+(rpe) and `megatron/utils.py` (the mask). Everything is computed in float64 except two tables that
+depend on the positions alone. These are made in the steps of the run itself, because their rounding
+is a systematic part of the function rather than noise: rotary angles and the edges of rpe's
+buckets.
 """
 # B batch, T queries, S keys, N query heads, K key-value heads, H head, D hidden
 # P pairs of dimensions that rotary turns, I and O a matrix's inputs and outputs
@@ -28,7 +30,7 @@ def f64(x: ArrayLike) -> Array:
 
 
 def linear(x: Array, weight_OI: np.ndarray, bias_O: Array | float = 0.0) -> Array:
-    """`weight x + bias` over the last axis; the weight, of any float type, is cast in blocks."""
+    """Compute `weight x + bias` over the last axis; the weight is cast to float64 in blocks."""
     y = np.empty((*x.shape[:-1], len(weight_OI)))
     for start in range(0, len(weight_OI), ROWS):
         rows = slice(start, start + ROWS)
@@ -40,17 +42,17 @@ def linear(x: Array, weight_OI: np.ndarray, bias_O: Array | float = 0.0) -> Arra
 
 
 class Affine(NamedTuple):
-    """What a norm has learned: `unit * scale + bias`. A scalenorm's one number g is its scale."""
+    """The parameters of a norm: `unit * scale + bias`. A scalenorm's number g is its scale."""
 
     scale: Array | float = 1.0
     bias: Array | float = 0.0
 
 
 def normalize(x: Array, affine: Affine, cfg: NormConfig, joint_axes: int = 1) -> Array:
-    """A norm over the last axis; the layernorm kinds take the last `joint_axes` axes together.
+    """Normalise over the last axis, or, for layernorm kinds, jointly over `joint_axes` axes.
 
-    The latter is torch's `LayerNorm([heads, head_dim])`, which NeoX has for queries and keys; its
-    other norms reduce the last axis alone whatever their shape.
+    Several joint axes are torch's `LayerNorm([heads, head_dim])`, which NeoX has for queries and
+    keys; its other norms reduce the last axis alone whatever their shape.
     """
     if cfg.kind == "scalenorm":
         unit = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), cfg.epsilon)
@@ -83,14 +85,14 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 
 
 def angles(T: int, width: int, base: float, dtype: DTypeLike) -> Array:
-    """[T, width / 2]: position t turns pair i by `t * base ** (-2i / width)`.
+    """Return angles [T, width / 2]: position t turns pair i by `t * base ** (-2i / width)`.
 
-    NeoX makes the frequencies in float32 and multiplies them by the position in `dtype`: float32
-    at HEAD, in 2023 the parameters' own type, to which it also rounded the frequencies. These
+    NeoX computes the frequencies in float32 and multiplies them by the position in `dtype`: float32
+    at HEAD, and in 2023 the parameters' own type, to which it also rounded the frequencies. These
     errors grow with the position, so they belong to the function: for the 20B's width of 24, up to
     position 2047, float32 is off by up to 6e-5 and float16 by up to 0.34. The power is rounded
-    once, as torch's nearly always is; numpy's float32 power misses the last bit more often.
-    float64 is the formula itself.
+    once, as torch's nearly always is; numpy's float32 power misses the last bit more often. float64
+    is the formula itself.
     """
     steps: DTypeLike = np.float64 if np.dtype(dtype) == np.float64 else np.float32
     exponents = np.arange(0, width, 2).astype(steps) / np.asarray(width, steps)
@@ -100,13 +102,15 @@ def angles(T: int, width: int, base: float, dtype: DTypeLike) -> Array:
 
 
 def slowdown(P: int, T: int, cfg: PositionConfig) -> Array:
-    """[P]: by how much rope scaling slows each pair down, from 1 to its factor.
+    """Return by how much rope scaling slows each of P pairs down, from 1 to its factor.
 
-    A pair that makes many turns in the original length is left alone, one that makes few is slowed
-    down fully. How much of a pair's speed is kept between the two: in llama3 it grows evenly with
-    the turns, in yarn with the number of the pair, which is their logarithm. dynamic slows pair i
-    of a text of T down by s ** (i / (P - 1)), as a base does that is s ** (P / (P - 1)) times as
-    great. Sources: Peng et al. 2023 (yarn), Llama 3.1; transformers, modeling_rope_utils.py.
+    A pair that makes many turns in the original length is unchanged, and one that makes few is
+    slowed down by the whole factor. Between the two, the share of a pair's speed that is kept grows
+    evenly with the turns in llama3; in yarn it grows with the index of the pair, which is the
+    logarithm of the turns. For a text of length T, dynamic slows pair i down by s ** (i
+    (P - 1)), which is the effect of a base that is s ** (P
+    (P - 1)) times as large. Sources: Peng et al. 2023 (yarn), Llama 3.1; transformers,
+    modeling_rope_utils.py.
     """
     scaling, pairs_P = cfg.scaling, np.arange(P)
     if scaling.type in ("default", "linear"):
@@ -133,7 +137,7 @@ def slowdown(P: int, T: int, cfg: PositionConfig) -> Array:
 
 
 def rotate(x_BTNH: Array, cfg: PositionConfig, dtype: DTypeLike) -> Array:
-    """Turns the first `int(H * fraction)` dimensions, pairing i with i + P; yarn stretches them."""
+    """Turn the first `int(H * fraction)` dimensions, pairing i with i + P; yarn stretches them."""
     T, P = x_BTNH.shape[1], int(x_BTNH.shape[-1] * cfg.rotary_fraction) // 2
     angles_TP = angles(T, 2 * P, cfg.rotary_base, dtype)
     if cfg.scaling.type != "default":
@@ -146,13 +150,13 @@ def rotate(x_BTNH: Array, cfg: PositionConfig, dtype: DTypeLike) -> Array:
 
 
 def sinusoids(T: int, D: int, dtype: DTypeLike) -> Array:
-    """[T, D]: all sines, then all cosines; NeoX ignores the positions' offset here."""
+    """Return [T, D]: all sines, then all cosines; NeoX ignores the positions' offset here."""
     angles_TP = angles(T, D, 10000.0, dtype)
     return np.concatenate([np.sin(angles_TP), np.cos(angles_TP)], axis=-1)
 
 
 def alibi_slopes(N: int) -> Array:
-    """[N]: `2 ** (-8 (n + 1) / N)`, in float32 as NeoX keeps them (Press et al. 2022).
+    """Return [N] slopes `2 ** (-8 (n + 1) / N)`, in float32 as in NeoX (Press et al. 2022).
 
     Heads beyond a power of two take the slopes that lie halfway between those of the first.
     """
@@ -162,9 +166,10 @@ def alibi_slopes(N: int) -> Array:
 
 
 def relative_buckets(T: int, cfg: PositionConfig) -> NDArray[np.int64]:
-    """[T]: the bucket of every distance, exact for the first half, then logarithmic (T5, causal).
+    """Return each distance's bucket [T]: exact for the first half, then logarithmic (T5, causal).
 
-    In float32 like NeoX: where a logarithm should be whole, the rounding says on which side it is.
+    The computation is in float32 like NeoX's: if a logarithm is nearly whole, rounding decides its
+    bucket.
     """
     exact = cfg.rpe_buckets // 2
     ratio = np.maximum(np.arange(T), exact).astype(np.float32) / np.float32(exact)
@@ -177,12 +182,12 @@ def relative_buckets(T: int, cfg: PositionConfig) -> NDArray[np.int64]:
 
 
 def alibi(slopes_N: Array, T: int) -> Array:
-    """[N, T]: every head falls off with the distance, by its own slope."""
+    """Return score biases [N, T]; every head falls off with the distance by its own slope."""
     return -slopes_N[:, None] * np.arange(T)
 
 
 def relative(table_N: np.ndarray, T: int, model: ModelConfig) -> Array:
-    """A table [buckets, N] -> [N, T]; scaled up by sqrt(H), as a score before its own scaling."""
+    """Look up a table [buckets, N] as [N, T], times sqrt(H) like an unscaled score."""
     buckets_T = relative_buckets(T, model.positions)
     return math.sqrt(model.attention.head_dim) * f64(table_N)[buckets_T].T
 
@@ -191,7 +196,7 @@ def relative(table_N: np.ndarray, T: int, model: ModelConfig) -> Array:
 
 
 class Heads(NamedTuple):
-    """Query heads and the fewer or as many key-value heads that they share, in order."""
+    """Query heads and the key-value heads, as many or fewer, that they share in order."""
 
     q_BTNH: Array
     k_BTKH: Array
@@ -201,7 +206,7 @@ class Heads(NamedTuple):
 def attend(
     heads: Heads, model: ModelConfig, qk_norm: Affine, bias_NT: Array | float, dtype: DTypeLike
 ) -> Array:
-    """One set of heads, a rank's or all: -> [B, T, N, H].
+    """Attend with one set of heads, a rank's or all; return [B, T, N, H].
 
     `bias_NT` is added to the scores by distance; `dtype` is that of rotary's angles. With qk_norm
     NeoX first repeats each key for its queries, so that every query head has a scale of its own.
@@ -219,9 +224,9 @@ def attend(
 
 
 def softmax_mixed(heads: Heads, bias: Array) -> Array:
-    """`softmax(q k / sqrt(H) + bias[distance]) v` over the past, a head at a time: [B, T, N, H].
+    """Compute `softmax(q k / sqrt(H) + bias[distance]) v` over the past, one head at a time.
 
-    `bias` is [N, T], or [T] for all heads.
+    `bias` is [N, T], or [T] for all heads; the result is [B, T, N, H].
     """
     q_BTNH, k_BSKH, v_BSKH = heads
     _, T, N, H = q_BTNH.shape

@@ -3,9 +3,10 @@
 Every rank is computed from its own tensors, in its own layout, and the all-reduces are sums over
 the ranks; biases of the two output matrices are added after them, by each rank its own copy.
 
-Source: megatron/core/models/gpt/gpt_model.py, models/common/embeddings, transformer/{attention,
-dot_product_attention,mlp,transformer_layer}.py at d98e8a64, and for checkpoints before version 2
-`fix_query_key_value_ordering`; layouts as measured in FORMATS.md. Without sequence parallelism.
+Source: megatron/core/models/gpt/gpt_model.py, models/common/embeddings,
+transformer/{attention,dot_product_attention,mlp,transformer_layer}.py at d98e8a64, and for
+checkpoints before version 2 `fix_query_key_value_ordering`; layouts as measured in FORMATS.md.
+Without sequence parallelism.
 """
 # R tensor-parallel ranks, B batch, T length, D hidden, V padded vocabulary, E = V / R
 # N query heads, K groups, H head, F inner width of one rank, P pairs of dimensions that rope turns
@@ -31,7 +32,8 @@ from jaxneox.config.schema import ModelConfig
 
 Tensors = Mapping[str, np.ndarray]
 Ranks = Callable[[int | None], list[Tensors]]
-"""A layer, or None for what is outside of them -> each rank's tensors by megatron.core's names."""
+"""Returns each rank's tensors, by megatron.core's names, of a layer or, given None, outside
+layers."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class Conventions:
     """How a checkpoint is to be read where its tensors do not show it.
 
     Attributes:
-        version: 0 has queries, keys and values outermost, 1 innermost, from 2 on for each head.
-        zero_centered: norms multiply by 1 + weight.
-        interleaved: rope turns even dimensions with odd ones, not the two halves.
+        version: the order of queries, keys and values: they are the outermost axis in version
+            0, the innermost in version 1, and within each head from version 2 on.
+        zero_centered: whether norms multiply by 1 + weight.
+        interleaved: whether rope turns even dimensions with odd ones, not the two halves.
     """
 
     version: float = 3.0
@@ -50,6 +53,8 @@ class Conventions:
 
 
 class MegatronForward:
+    """Megatron-LM's ranks side by side, each with a residual stream of its own."""
+
     def __init__(self, model: ModelConfig, ranks: Ranks, conventions: Conventions) -> None:
         self.model, self.ranks, self.conventions = model, ranks, conventions
         self.layers = model.num_layers
@@ -57,7 +62,7 @@ class MegatronForward:
         self.vocab = model.vocab_size
 
     def embed(self, tokens_BT: np.ndarray) -> Array:
-        """Words are summed over the ranks, learned positions are each rank's own."""
+        """Embed tokens: words are summed over the ranks, learned positions are each rank's own."""
         shards = self.ranks(None)
         tables = [shard["embedding.word_embeddings.weight"] for shard in shards]
         starts = np.cumsum([0, *map(len, tables)])[:-1]
@@ -78,7 +83,7 @@ class MegatronForward:
         return x_RBTD + fed_BTD + bias("mlp.linear_fc2", shards)
 
     def logits(self, streams_RBTD: Array) -> Array:
-        """Each rank's part of the vocabulary, by its own stream and its own final norm."""
+        """Compute each rank's part of the vocabulary from its own stream and its own final norm."""
         shards = self.ranks(None)
         tied = "embedding.word_embeddings.weight"
         name = tied if self.model.tied_embedding else "output_layer.weight"
@@ -96,10 +101,10 @@ class MegatronForward:
         return np.stack([normalize(x, affine, self.model.norm) for x, affine in pairs])
 
     def _attention(self, shards: list[Tensors], x_RBTD: Array) -> Array:
-        """Normalised streams -> [B, T, D]: the sum over the ranks, without the bias.
+        """Attend on normalised streams; return [B, T, D], the sum over the ranks, without the bias.
 
-        Where there are fewer groups than ranks, Megatron gathers all ranks' queries, keys and
-        values; here they always are, since heads do not depend on each other.
+        If there are fewer groups than ranks, Megatron gathers all ranks' queries, keys and values.
+        Here they are always gathered, because heads do not depend on each other.
         """
         name = "self_attention.linear_qkv"
         parts = [
@@ -112,7 +117,7 @@ class MegatronForward:
         return np.sum([linear(x, s[name]) for x, s in zip(columns, shards, strict=True)], axis=0)
 
     def _in_order(self, qkv_BTX: Array) -> Array:
-        """One rank's `[q | k | v]` for each head, of the orders before version 2."""
+        """Reorder one rank's rows from before version 2 to `[q | k | v]` for each head."""
         (B, T, X), H = qkv_BTX.shape, self.model.attention.head_dim
         if self.conventions.version == 0:
             parts = np.split(qkv_BTX, 3, axis=-1)
@@ -123,7 +128,7 @@ class MegatronForward:
         return qkv_BTX
 
     def _mixed(self, qkv_BTX: Array) -> Array:
-        """`[q x N / K, k, v]` for each group -> [B, T, N H]."""
+        """Attend from rows `[q x N / K, k, v]` for each group; return [B, T, N H]."""
         cfg, (B, T, _) = self.model.attention, qkv_BTX.shape
         groups = qkv_BTX.reshape(B, T, cfg.kv_heads, cfg.group + 2, cfg.head_dim)
         q, k, v = np.split(groups, [cfg.group, cfg.group + 1], axis=3)
@@ -132,7 +137,7 @@ class MegatronForward:
         return softmax_mixed(heads, np.zeros(T)).reshape(B, T, -1)
 
     def _turned(self, x_BTNH: Array) -> Array:
-        """The first `int(H * rotary_percent)` dimensions, pair i by `t * base ** (-i / P)`."""
+        """Turn the first `int(H * rotary_percent)` dimensions, pair i by `t * base ** (-i / P)`."""
         positions = self.model.positions
         if positions.kind != "rotary":
             return x_BTNH
@@ -148,7 +153,7 @@ class MegatronForward:
         return turned
 
     def _mlp(self, shards: list[Tensors], x_RBTD: Array) -> Array:
-        """Normalised streams -> [B, T, D]: the sum over the ranks, without the bias.
+        """Apply the MLP to normalised streams; return their sum [B, T, D] without the bias.
 
         A gated linear_fc1 has the rank's F rows that the activation is applied to, then F others.
         """
@@ -166,6 +171,6 @@ class MegatronForward:
 
 
 def bias(name: str, shards: list[Tensors]) -> Array:
-    """[R, 1, 1, D], or zero where there is none: each rank's own copy."""
-    found = [f64(shard.get(f"{name}.bias", np.zeros(1))) for shard in shards]
-    return np.stack(found)[:, None, None]
+    """Stack each rank's own copy as [R, 1, 1, D], or return zero if there is no bias."""
+    copies = [f64(shard.get(f"{name}.bias", np.zeros(1))) for shard in shards]
+    return np.stack(copies)[:, None, None]

@@ -1,11 +1,11 @@
 """What GPT-NeoX computed, at the model-parallel degree at which it was saved.
 
 Every rank is computed by itself from its own tensors, in its own layout, and the all-reduces are
-sums over the ranks. Where replicas drifted apart, each rank goes on with its own.
+sums over the ranks. If replicas drifted apart, each rank continues with its own.
 
 Source: GPT-NeoX at ea7aefd8, `megatron/model/{transformer,word_embeddings,gpt2_model}.py` and
 `megatron/mpu/layers.py`; names and layouts as measured in FORMATS.md. Without sequence parallelism,
-where each rank applies its replicas to its own part of the length, not of the features.
+in which each rank applies its replicas to its own part of the sequence, not of the features.
 """
 # R model-parallel ranks, B batch, T length, D hidden, V padded vocabulary, E = V / R
 # N query heads, K key-value heads of one rank, H head, F inner width of one rank
@@ -33,16 +33,16 @@ from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
 Ranks = Callable[[int], list[Mapping[str, np.ndarray]]]
-"""Index of a module in NeoX's sequence -> the tensors of each rank, named as HEAD names them."""
+"""Maps the index of a module in NeoX's sequence to each rank's tensors, by HEAD's names."""
 
 SCALES = {"layernorm": "weight", "rmsnorm": "scale", "scalenorm": "g"}
 
 
 class NeoxForward:
-    """The modules are 0 the embedding, 2.. the L blocks, L + 3 the final norm, L + 4 the head.
+    """NeoX's ranks: module 0 embeds, 2.. are the L blocks, L + 3 the final norm, L + 4 the head.
 
-    `angle_dtype` is the type in which the run multiplied rotary's frequencies by the positions:
-    see `maths.angles`.
+    `angle_dtype` is the type in which the run multiplied rotary's frequencies by the positions: see
+    `maths.angles`.
     """
 
     def __init__(self, model: ModelConfig, ranks: Ranks, angle_dtype: DTypeLike = np.float32):
@@ -59,7 +59,7 @@ class NeoxForward:
         self.drops_attention = model.parallel_residual and not model.mlp.bias
 
     def embed(self, tokens_BT: np.ndarray) -> Array:
-        """The words are summed over the ranks, learned positions are each rank's own."""
+        """Embed tokens: words are summed over the ranks, learned positions are each rank's own."""
         shards, (_, T) = self._shards(0), tokens_BT.shape
         tables = [shard["word_embeddings.weight"] for shard in shards]
         starts = np.cumsum([0, *map(len, tables)])[:-1]
@@ -80,7 +80,7 @@ class NeoxForward:
         return residual(shards, streams_RBTD)
 
     def logits(self, streams_RBTD: Array) -> Array:
-        """Each rank's part of the vocabulary, by its own stream and its own final norm."""
+        """Compute each rank's part of the vocabulary from its own stream and its own final norm."""
         norms = self._shards(self.layers + 3)
         if self.model.tied_embedding:
             heads = [shard["word_embeddings.weight"] for shard in self._shards(0)]
@@ -93,7 +93,7 @@ class NeoxForward:
         return np.concatenate(parts_BTE, axis=-1)
 
     def _parallel(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
-        """`x + sum over ranks of (attention + its bias + mlp + its bias)`.
+        """Compute `x + sum over ranks of (attention + its bias + mlp + its bias)`.
 
         The one all-reduce comes after the biases, so it counts every rank's copy (issue 962).
         """
@@ -107,7 +107,7 @@ class NeoxForward:
         return streams_RBTD + total_BTD
 
     def _sequential(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
-        """Two all-reduces, and after each of them every rank adds its own copy of the bias."""
+        """Make two all-reduces, and after each let every rank add its own copy of the bias."""
         attended_BTD = sum(
             shard.attention(shard.normalized("input_layernorm", x_BTD))
             for shard, x_BTD in zip(shards, streams_RBTD, strict=True)
@@ -133,7 +133,7 @@ class NeoxForward:
 
 @dataclass(frozen=True)
 class Shard:
-    """One rank's tensors of one module, and what the rank computes with them by itself."""
+    """One rank's tensors of one module, and the computations that the rank makes alone."""
 
     model: ModelConfig
     tensors: Mapping[str, np.ndarray]
@@ -147,7 +147,7 @@ class Shard:
         return self.tensors[name]
 
     def bias(self, name: str, expected: bool) -> Array | float:
-        """A bias that is there counts, whatever the configuration says: NeoX adds it."""
+        """Return a bias that is there, whatever the configuration says, because NeoX adds it."""
         return f64(self[name]) if expected or name in self.tensors else 0.0
 
     def norm(self, name: str) -> Affine:
@@ -161,7 +161,7 @@ class Shard:
         return normalize(x_BTD, self.norm(name), self.model.norm)
 
     def attention(self, x_BTD: Array) -> Array:
-        """[B, T, D] normalised -> [B, T, D]: this rank's term of the sum, without the bias."""
+        """Attend on normalised [B, T, D]; return this rank's term of the sum, without the bias."""
         (B, T, _), with_bias = x_BTD.shape, self.model.attention.bias
         bias = self.bias("attention.query_key_value.bias", with_bias)
         heads = self.heads(linear(x_BTD, self["attention.query_key_value.weight"], bias))
@@ -170,7 +170,7 @@ class Shard:
         return linear(mixed.reshape(B, T, -1), self["attention.dense.weight"])
 
     def heads(self, qkv: Array) -> Heads:
-        """Rows of query_key_value: per head [q|k|v]; with GQA per rank [all q|all k|all v]."""
+        """Split query_key_value's rows: per head [q|k|v]; with GQA per rank [all q|all k|all v]."""
         cfg, (B, T, _) = self.model.attention, qkv.shape
         N, K, H = cfg.num_heads // self.mp, cfg.kv_heads // self.mp, cfg.head_dim
         if cfg.group == 1:
@@ -180,7 +180,7 @@ class Shard:
         return Heads(q, k, v)
 
     def score_bias(self, T: int) -> Array | float:
-        """[N, T] by distance. Every layer holds its copy of rpe's table, and of alibi's slopes."""
+        """Return [N, T] by distance; every layer has a copy of rpe's table and alibi's slopes."""
         kind = self.model.positions.kind
         if kind == "alibi":
             return alibi(f64(self["attention.alibi_embed.slopes"]), T)
@@ -193,9 +193,9 @@ class Shard:
         return self.bias("attention.dense.bias", self.model.attention.bias)
 
     def mlp(self, x_BTD: Array) -> Array:
-        """[B, T, D] normalised -> [B, T, D]: this rank's term of the sum, without the bias.
+        """Apply the MLP to normalised [B, T, D]; return this rank's term, without the bias.
 
-        A gated linear1 has the rank's F rows that are multiplied, then the F of the gate.
+        A gated linear1 has the rank's F rows that are multiplied, then the F rows of the gate.
         """
         cfg = self.model.mlp
         activation = ACTIVATIONS[cfg.activation]
@@ -214,6 +214,6 @@ class Shard:
 
 
 def rows(table_ED: np.ndarray, tokens_BT: np.ndarray) -> Array:
-    """[B, T, D]: the rows of those tokens that this part of the vocabulary holds, 0 for others."""
+    """Look up the tokens [B, T, D] in this part of the vocabulary; other tokens become zeros."""
     mine_BT = (tokens_BT >= 0) & (tokens_BT < len(table_ED))
     return np.where(mine_BT[..., None], f64(table_ED[np.where(mine_BT, tokens_BT, 0)]), 0.0)

@@ -1,6 +1,6 @@
-"""Trainings from a converted checkpoint, as commands that run as they are printed.
+"""Commands that train from a converted checkpoint; they run as they are printed.
 
-What is the user's own stands in capitals: DIR for the new run's folder, FILE for the data.
+The user's own names are in capitals: DIR for the new run's folder, FILE for the data.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ Keys = Mapping[str, Any]
 
 STEPS = 1000
 BATCH = 8
-"""The steps, and the sequences a step, of a training of which the checkpoint says nothing."""
+"""The number of steps, and of sequences per step, if the checkpoint does not say how to train."""
 
 
 def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
-    """Write the command that trains on from the weights alone.
+    """Write the command that starts a new training from the weights alone.
 
     Args:
         run: the checkpoint's folder.
-        keys: of its configuration.
-        tokenizer: whether it has one, so that the data may be text.
+        keys: the keys of its configuration.
+        tokenizer: whether it has a tokenizer, so that the data may be text.
     """
     settings = [f"train-iters={STEPS}"]
     if is_unsaid(keys):
@@ -36,7 +36,7 @@ def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
 
 
 def go_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
-    """Write the command that continues the training whose optimizer came along."""
+    """Write the command that continues the training whose optimizer was converted too."""
     return command("train", run, *([] if _data_is_here(keys) else _data(tokenizer, [])))
 
 

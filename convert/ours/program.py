@@ -1,4 +1,4 @@
-"""jaxneox itself, as a user runs it."""
+"""Runs jaxneox itself as a user would."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
-    """int [B, T] -> float32 [B, T, V]"""
+    """Compute a checkpoint's logits: int tokens [B, T] to float32 [B, T, V]."""
     import jaxneox
 
     return np.asarray(jaxneox.load(str(folder))(tokens_BT))

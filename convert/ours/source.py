@@ -1,4 +1,4 @@
-"""A run of jaxneox as the source of a conversion to another program."""
+"""A jaxneox run as the source of a conversion to another program."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from convert.readers.jaxneox import JaxneoxCheckpoint, JaxneoxMoments, open_jaxn
 
 
 class JaxneoxSource(Source):
-    """Its tensors are the parameters themselves; the target accounts for what becomes of them."""
+    """A jaxneox run as a source; the target accounts for its tensors, which are the parameters."""
 
     checkpoint: JaxneoxCheckpoint
 
@@ -26,11 +26,15 @@ class JaxneoxSource(Source):
         if optimizer:
             self.training = open_training(self.checkpoint)
 
-    def layer(self, part: Part) -> tuple[Leaves, list[Fate]]:
+    def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
         return self.checkpoint.leaves(part), []
 
 
 def open_training(checkpoint: JaxneoxCheckpoint) -> Training:
-    """Raises UserError where the checkpoint holds weights alone, or another optimizer's state."""
+    """Open the optimizer's state.
+
+    Raises:
+        UserError: the checkpoint holds weights alone, or another optimizer's state.
+    """
     mu, nu = (JaxneoxMoments(checkpoint.location, moment) for moment in ("mu", "nu"))
     return Training(mu.updates, mu.position, {"mu": mu, "nu": nu})

@@ -1,4 +1,4 @@
-"""A run of jaxneox as the target of a conversion."""
+"""A jaxneox run as the target of a conversion."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,11 @@ MOMENTS: tuple[Moment, ...] = ("mu", "nu")
 
 
 class JaxneoxTarget(Target):
-    """Raises UserError where the source's keys do not make a run of ours."""
+    """A jaxneox run as the target of a conversion.
+
+    Raises:
+        UserError: the source's keys do not describe a run of ours.
+    """
 
     title = "jaxneox"
     at_once: ClassVar[int] = 2  # more would help where there are more cores, and cost their memory
@@ -33,7 +37,7 @@ class JaxneoxTarget(Target):
         self._writer = JaxneoxWriter(folder, source.step, leaves)
 
     def write(self, part: Part, leaves: Leaves) -> list[Fate]:
-        """The source accounts for the tensors, since ours are its parameters one by one."""
+        """Write the parameters of a part; the source has already accounted for its tensors."""
         futures = [
             self._writer.write(name, layer_of(part) if name.startswith(STACKED) else None, value)
             for name, value in leaves.items()

@@ -1,4 +1,4 @@
-"""How to train on a model whose files say nothing of its training."""
+"""Placeholder settings for training a model whose files do not say how it was trained."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ TRAINING: dict[str, Any] = {
     "optimizer": {"type": "Adam", "params": {"lr": RATE}},
     "warmup": 0.0,
 }
-"""The least that makes a run of a model's keys; a warm-up would give its one step the rate 0."""
+"""The least that makes a run of a model's keys; any warm-up would give its one step the rate 0."""
 
 OPTIMIZER_SAYS = ("train_micro_batch_size_per_gpu", "optimizer", "warmup")
-"""The keys of TRAINING that are left out where an optimizer is converted: it has its own."""
+"""The keys of TRAINING that are left out if an optimizer is converted, which has its own."""
 
 
 def is_unsaid(keys: Any) -> bool:

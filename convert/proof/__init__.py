@@ -1,1 +1,7 @@
-"""That a conversion kept the function: the proof, and the certificate that tells of it."""
+"""Two checkpoints held against each other, and the certificate that tells of it.
+
+case (two checkpoints to be proved, and the tolerance) -> compare (numbers and functions), of which
+architectures (the settings that differ), numbers (parameter by parameter), logits (end to end),
+program (what a user runs) and sample (the text) are parts; conclude (the verdict), certificate
+(the record), page and picture (for a person).
+"""

@@ -7,28 +7,30 @@ import ml_dtypes
 import numpy as np
 
 from convert.checkpoint import Checkpoint, Logits
+from convert.proof.architectures import settings_that_differ
 from convert.proof.compare import EXACT, Proof, prove
 from convert.proof.program import program_of
 from convert.proof.sample import sample
-from convert.proof.settings import settings_that_differ
 from convert.refit import as_other
 
 SLACK = 8
-"""A sum of products whose factors were rounded once is off by less than a rounding of its terms,
-and a layer has a handful of such sums behind one another."""
+"""Tolerance in roundings: a sum of products of once-rounded factors is off by less than one
+rounding of its terms, and a layer has a handful of such sums in a row."""
 
 
 @dataclass
 class Case:
-    """
+    """A source and a target, and what is known about how close their functions must be.
+
     Attributes:
         tokens_BT: the text on which the two are compared.
-        text: what the tokens are.
-        rounding: the types that numbers were rounded to; none where all were kept.
+        text: a description of the tokens.
+        rounding: the types that numbers were rounded to; empty if every number was kept.
         mergeable: whether any single model has the source's function.
-        exact: whether it was to be kept.
-        folded: whether norms were folded: numbers may differ, products may not.
-        contradictions: of the target with itself.
+        exact: whether the function was meant to be kept.
+        folded: whether norms were folded, so that products of tensors are kept but not the
+            tensors.
+        contradictions: the target's contradictions with itself.
     """
 
     source: Checkpoint
@@ -46,7 +48,7 @@ class Case:
     def of(
         cls, source: Checkpoint, target: Checkpoint, text: tuple[np.ndarray, str] | None = None
     ) -> "Case":
-        """`text` is tokens [B, T] and what they are; a sample by default."""
+        """Make a case; `text` is tokens [B, T] and their description, by default a sample."""
         fitted = as_other(source, target)
         both = source.fidelity, target.fidelity
         tokens_BT, named = text or sample(target.model, source.tokenizer or target.tokenizer)
@@ -83,18 +85,18 @@ class Case:
 
 
 def narrowed(source: Checkpoint, target: Checkpoint) -> set[np.dtype]:
-    """The target's types that cannot hold every number of the source's."""
+    """Return the target's types that cannot hold every number of the source's."""
     shared = source.shapes.keys() & target.shapes.keys()
     pairs = {(source.dtype(name), target.dtype(name)) for name in shared}
     return {narrow for wide, narrow in pairs if not np.can_cast(wide, narrow, "safe")}
 
 
 def contradictions(target: Checkpoint) -> list[str]:
-    """Where the target's own files describe two models."""
-    if target.said is None:
+    """List the settings in which the target's own files describe two models."""
+    if target.declared_model is None:
         return []
     blocks = f"layer 0 to layer {target.model.num_layers - 1}"
     return [
         f"{blocks}: config.yml contradicts the checkpoint's own keys: {difference}"
-        for difference in settings_that_differ(target.model, target.said)
+        for difference in settings_that_differ(target.model, target.declared_model)
     ]

@@ -1,7 +1,7 @@
-"""The certificate: what was converted, by which rules, and how it is known to be the same.
+"""The certificate: what was converted, by which rules, and why the functions are known to be equal.
 
-`certificate.json` is for programs, `certificate.md` with its picture for the person who decides
-whether to trust the model.
+`certificate.json` is for programs; `certificate.md`, with its picture, is for the person who
+decides whether to trust the model.
 """
 
 import importlib.metadata
@@ -35,13 +35,15 @@ def certificate(
     warnings: Sequence[str],
     files: Sequence[Digest],
 ) -> Record:
-    """All but the proof.
+    """Write the certificate without the proof.
 
     Args:
-        dst: where the target will be.
+        source: the converted checkpoint.
+        target: the checkpoint that was written.
+        dst: the target's final path.
         tensors: every tensor of the source, or of the target, with its fate.
         warnings: what a person should know, one line each.
-        files: what was read.
+        files: the digests of the files that were read.
     """
     return {
         "certificate": 1,
@@ -60,7 +62,7 @@ def certificate(
 
 
 def with_proof(record: Record, case: Case, proof: Proof) -> Record:
-    said = {
+    section = {
         "same_function": proof.holds,
         "exact_merge_exists": case.mergeable,
         "exact_merge_asked": case.exact or not case.mergeable,
@@ -74,21 +76,21 @@ def with_proof(record: Record, case: Case, proof: Proof) -> Record:
         "layers": [asdict(layer) for layer in proof.layers],
         "program": proof.program,
     }
-    return record | {"proof": said}
+    return record | {"proof": section}
 
 
 def write(record: Record, folder: Path) -> None:
-    """`certificate.json`, `.md` and `.png` in a folder."""
+    """Write `certificate.json`, `.md` and `.png` into a folder."""
     (folder / "certificate.json").write_text(json.dumps(record, indent=1) + "\n")
     picture(record, folder / "certificate.png")
     (folder / "certificate.md").write_text(page(record))
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -1,9 +1,9 @@
-"""That two checkpoints compute the same: by their settings, their numbers and their functions.
+"""Proof that two checkpoints compute the same, by their settings, numbers and functions.
 
-Both functions are followed layer by layer in float64, on random hidden states, which show a
-layer's error whatever comes before it, and on a text, which shows what becomes of it. Where no
-number was rounded they agree to float64's own rounding, so that one weight changed by one part in
-a hundred stands out in a model of any size.
+Both functions are followed layer by layer in float64, on random hidden states, which show a layer's
+error whatever comes before it, and on a text, which shows how errors propagate. Where no number was
+rounded they agree to float64's own rounding, so that a change of one weight by one part in a
+hundred stands out in a model of any size.
 """
 # R ranks, B batch, T length, D hidden, V padded vocabulary
 
@@ -14,30 +14,34 @@ import numpy as np
 
 from convert.checkpoint import Checkpoint, Logits
 from convert.oracle import Forward
+from convert.proof.architectures import settings_that_differ
 from convert.proof.logits import Comparison, Totals
 from convert.proof.numbers import differing
 from convert.proof.program import limit
-from convert.proof.settings import settings_that_differ
 from jaxneox.config.schema import ModelConfig
 
 EXACT = 1e-11
-"""Relative: float64 rounds at 1e-16, and sums of some 1e4 terms in another order are near it."""
+"""Relative tolerance: float64 rounds at 1e-16, and sums of some 1e4 terms in another order come
+near it."""
 
 ROOM = 100
 """A layer in float32 rounds in some ten places where rounding its result does in one, and attention
-scores of hundreds, as random weights have, rounded in their turn: 35 were measured on such a model
-of 24 layers of 2048, 9 and 15 on trained ones."""
+scores of hundreds, as random weights have, amplify the rounding: 35 was measured on such a model of
+24 layers of 2048, and 9 and 15 on trained ones."""
 
 PROBE = 16  # random hidden states for each layer
 
 AT_ONCE = 1 << 24
-"""Logits of one function in memory, 128 MB in float64."""
+"""The number of one function's logits held in memory at once, 128 MB in float64."""
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """Relative L2 distances: of what the layer adds to random states, of the text's stream after
-    it."""
+    """Relative L2 distances of one layer.
+
+    These are the distance of what the layer adds to random states, and of the text's stream after
+    it.
+    """
 
     name: str
     random: float
@@ -46,11 +50,11 @@ class LayerError:
 
 @dataclass
 class Proof:
-    """`failures` is empty where both sides compute the same, to `tolerance`.
+    """The result of a comparison; `failures` is empty if both compute the same within `tolerance`.
 
     Attributes:
-        different: parameters whose numbers differ, a line for each.
-        unexplained: failures that a merge which keeps no function does not account for.
+        different: a line for each parameter whose numbers differ.
+        unexplained: failures that a merge which loses the function does not account for.
     """
 
     tolerance: float
@@ -79,15 +83,17 @@ def prove(
     step: Callable[[], None] = lambda: None,
     folded: bool = False,
 ) -> Proof:
-    """Hold `target`, and what else the source names, against `source`; only the first has to be
-    equal to it.
+    """Compare `target` and the source's other functions with `source`; only `target` must agree.
 
     Args:
-        tokens_BT: int [B, T], the text; its logits are compared from end to end.
-        tolerance: for the relative error of a layer.
-        program: what a user runs, held against the source as well; or why it is not.
+        source: the checkpoint to compare with.
+        target: the checkpoint to be proved.
+        tokens_BT: int [B, T], a text whose logits are compared from end to end.
+        tolerance: the tolerated relative error of a layer.
+        program: what a user runs, which is compared with the target as well, or why it is not
+            run.
         step: called after each part.
-        folded: whether norms were folded, so that other numbers may have the same function.
+        folded: whether norms were folded, so that different numbers may have the same function.
     """
     proof = Proof(tolerance)
     settings = settings_that_differ(source.model, target.model)
@@ -100,7 +106,9 @@ def prove(
         proof.different += compared.differences
         step()
     functions = {"the source": source.forward, "the converted model": target.forward}
-    logits, shaken = follow(proof, functions | dict(source.others), target.model, tokens_BT, step)
+    logits, shaken = follow(
+        proof, functions | dict(source.alternatives), target.model, tokens_BT, step
+    )
     allowed = max(limit(target.model), ROOM * shaken)
     run_program(proof, allowed, program, logits, tokens_BT[: len(logits)])
     proof.unexplained = settings + proof.different + proof.failures
@@ -115,7 +123,7 @@ def prove(
 def run_program(
     proof: Proof, allowed: float, program: Logits | str, logits: np.ndarray, tokens_BT: np.ndarray
 ) -> None:
-    """In float32, against the target's own function in float64."""
+    """Compare the program in float32 with the target's own function in float64."""
     if isinstance(program, str):
         proof.program = program
         return
@@ -134,14 +142,19 @@ def follow(
     tokens_BT: np.ndarray,
     step: Callable[[], None],
 ) -> tuple[np.ndarray, float]:
-    """Every function through its layers in step with the others, one layer's weights at a time.
+    """Follow every function through its layers in step, reading one layer's weights at a time.
 
     Args:
-        functions: by title: the source, the target, and any others.
+        proof: collects each layer's error.
+        functions: the functions by title: the source, the target, and any others.
+        model: the target's configuration.
+        tokens_BT: int [B, T], the text.
+        step: called after each layer.
 
     Returns:
-        The target's logits of the first sequences, and how far they move when its stream is rounded
-        to float32 after every layer: what float32 costs a model of this conditioning.
+        The target's logits of the first sequences, and the relative distance by which rounding
+        its stream to float32 after every layer moves them: the cost of float32 for a model so
+        conditioned.
     """
     titles, forwards = [*functions, "the target, rounded"], [*functions.values()]
     both, forwards = forwards[:2], [*forwards, forwards[1]]
@@ -170,7 +183,7 @@ def follow(
 def compare_logits(
     titles: list[str], forwards: list[Forward], streams: list[np.ndarray], tokens_BT: np.ndarray
 ) -> tuple[Totals, np.ndarray]:
-    """And the target's logits of the first sequences, as many as fit at once."""
+    """Compare the logits; also return the target's for as many sequences as fit at once."""
     some = max(1, AT_ONCE // (tokens_BT.shape[1] * forwards[0].vocab))
     totals, first = Totals(titles), np.zeros(0)
     for start in range(0, len(tokens_BT), some):
@@ -182,7 +195,7 @@ def compare_logits(
 
 
 def embedded_rows(both: list[Forward], model: ModelConfig) -> Iterator[float]:
-    """The error of every row of the vocabulary and of every position, some thousand at a time."""
+    """Yield the error of every vocabulary row and every position, a few thousand at a time."""
     T = model.positions.max_positions - model.positions.offset
     T = T if model.positions.kind == "learned" else min(64, model.vocab_size)
     rows = -(-model.vocab_size // T)
@@ -193,12 +206,12 @@ def embedded_rows(both: list[Forward], model: ModelConfig) -> Iterator[float]:
 
 
 def distance(a_RX: np.ndarray, b_RX: np.ndarray) -> float:
-    """Relative L2, of the two ranks that are furthest apart."""
+    """Return the relative L2 distance of the two ranks that are furthest apart."""
     off = [np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0) for a in a_RX for b in b_RX]
     return float(np.max(off))  # a NaN stays one
 
 
 def worst_column(a_BTV: np.ndarray, b_BTV: np.ndarray) -> float:
-    """A row of the vocabulary that moved is lost among a hundred thousand others: look at each."""
+    """Return the largest error of a vocabulary row; a mean over so many rows would hide it."""
     wrong_V, size_V = (np.sqrt((x * x).mean(axis=(0, 1))) for x in (a_BTV - b_BTV, a_BTV))
     return float((wrong_V / max(float(size_V.mean()), 1e-300)).max())

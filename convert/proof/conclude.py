@@ -1,4 +1,4 @@
-"""The end of every conversion: the proof is made, the certificate written, the verdict told."""
+"""The end of every conversion: make the proof, write the certificate, report the verdict."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,12 @@ from jaxneox.console.progress import progress
 
 
 def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path) -> list[str]:
-    """Lines for the terminal. `case` is None with --no-verify.
+    """Prove a case, write the certificate, and return lines for the terminal.
 
-    Raises Unproven where the two should compute the same and do not.
+    `case` is None with --no-verify.
+
+    Raises:
+        Unproven: the two should compute the same and do not.
     """
     if case is None:
         write(record, folder)
@@ -32,14 +35,14 @@ def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path)
 
 
 def prove_with_bar(case: Case) -> Proof:
-    """One bar, whose first half are the numbers and whose second the functions."""
+    """Prove a case under a progress bar: numbers are its first half and functions its second."""
     layers = case.target.model.num_layers
     with progress("proving: numbers, then functions", 2 * layers + 2, unit="parts") as bar:
         return case.prove(lambda: bar(1))
 
 
 def report(case: Case, proof: Proof) -> list[str]:
-    """What was found, for the terminal."""
+    """Report the result of a proof, for the terminal."""
     lines = [f"differs: {failure}" for failure in proof.failures[:20]]
     if len(proof.failures) > 20:
         lines.append(f"… and {len(proof.failures) - 20} more")

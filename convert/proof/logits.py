@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two functions' logits on the same tokens; perplexities over the padded vocabulary."""
+    """Two functions' logits on the same tokens; perplexities include the vocabulary's padding."""
 
     title: str
     max_abs: float
@@ -18,9 +18,10 @@ class Comparison:
 
 
 class Totals:
-    """`add` batches; then `comparison` of each function with the first.
+    """Sums over batches, added by `add`, from which `comparison` compares functions.
 
-    The first is the source, the second the target, the last the target with rounded streams.
+    The first function is the source, the second the target, and the last the target with rounded
+    streams.
     """
 
     def __init__(self, titles: list[str]) -> None:
@@ -29,7 +30,7 @@ class Totals:
         self._size, self._apart, self._positions, self._labels = 0.0, 0.0, 0, 0
 
     def add(self, logits: list[np.ndarray], tokens_BT: np.ndarray) -> None:
-        """[B, T, V] of every function."""
+        """Add a batch of logits [B, T, V] of every function."""
         source, first = log_softmax(logits[0]), logits[0]
         self._size += float((first * first).sum())
         self._positions += tokens_BT.size
@@ -44,7 +45,7 @@ class Totals:
             self._loss[side] -= float(picked.sum())
 
     def perplexity(self, side: int = 0) -> float:
-        """Of each token given those before it."""
+        """Compute the perplexity of each token given those before it."""
         return float(np.exp(self._loss[side] / self._labels))
 
     def comparison(self, side: int) -> Comparison:
@@ -57,11 +58,11 @@ class Totals:
         )
 
     def shaken(self) -> float:
-        """The relative L2 distance of the last from the second."""
+        """The relative L2 distance of the last function's logits from the second's."""
         return float(np.sqrt(self._apart / (self._size or 1.0)))
 
     def relative(self, side: int) -> float:
-        """L2 distance."""
+        """Compute the relative L2 distance of a function's logits from the first's."""
         return float(np.sqrt(self._off[side] / (self._size or 1.0)))
 
 

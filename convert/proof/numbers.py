@@ -1,8 +1,8 @@
-"""The parameters of two checkpoints, number by number.
+"""The parameters of two checkpoints, compared number by number.
 
-Where copies of a norm were folded away, the same function can be written in other numbers: what is
-in the norm may be in the matrices that read it. There the products are compared, in which it makes
-no difference: with a norm (w, b) and a matrix and bias (W, c) behind it, `W diag(w)` and `c + W b`.
+If copies of a norm were folded away, the same function can be written in other numbers: a factor in
+the norm may be in the matrices that read it. Then products are compared, which are the same either
+way: with a norm (w, b) and a matrix and bias (W, c) behind it, `W diag(w)` and `c + W b`.
 """
 # D hidden, X the other axes of what a norm feeds
 
@@ -17,12 +17,13 @@ from convert.parts import Leaves, parts_of
 from jaxneox.config.schema import ModelConfig
 
 ROUNDINGS = 4
-"""In a product of two numbers, each of which is itself a rounded quotient or product."""
+"""The tolerated number of roundings in a product of two factors that are themselves rounded
+quotients or products."""
 
 
 @dataclass
-class Compared:
-    """One part: how many numbers were compared, and a line for each parameter that differs."""
+class PartComparison:
+    """The comparison of one part: how many numbers, and a line for each parameter that differs."""
 
     elements: int = 0
     differences: list[str] = field(default_factory=list)
@@ -32,14 +33,14 @@ class Compared:
         self.differences += [difference] if difference else []
 
 
-def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[Compared]:
+def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[PartComparison]:
     """Compare every parameter, part by part."""
     reads = reads_norm(target.model) if folded else {}
     norms = tuple(f"{norm}." for norm in {*reads.values()})
     for part in parts_of(target.model):
         place = f"layer {part}: " if isinstance(part, int) else ""
         both = source.leaves(part), target.leaves(part)
-        compared = Compared()
+        compared = PartComparison()
         for name in sorted(both[1], key=is_bias):
             leaf = both[1][name]
             if name in reads:
@@ -50,48 +51,48 @@ def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[
 
 
 def is_bias(name: str) -> bool:
-    """Biases come after the matrices that they go with."""
+    """Tell biases from matrices; biases come after the matrices that they belong to."""
     return name.endswith("bias")
 
 
 def reads_norm(model: ModelConfig) -> dict[str, str]:
-    """Name the norm whose output each matrix multiplies, or each bias is added behind."""
+    """Map each matrix to the norm whose output it multiplies, and each bias likewise."""
     second = "layers.norm1" if model.shared_norm else "layers.norm2"
     readers = {
         "layers.norm1": ("layers.attention.qkv", "layers.attention.qkv_bias"),
         "final_norm": ("unembed.weight", "unembed.bias"),
     }
-    found = {name: norm for norm, names in readers.items() for name in names}
+    norms = {name: norm for norm, names in readers.items() for name in names}
     mlp = ("up", "up_bias", "gate", "gate_bias")
-    return found | {f"layers.mlp.{name}": second for name in mlp}
+    return norms | {f"layers.mlp.{name}": second for name in mlp}
 
 
-def _exactly(where: str, expected: np.ndarray, found: np.ndarray) -> str:
-    """The source's numbers, rounded to the target's type where that is narrower."""
-    expected = expected.astype(found.dtype)
-    differs = (expected != found) & ~((expected != expected) & (found != found))  # NaN is NaN
+def _exactly(where: str, expected: np.ndarray, actual: np.ndarray) -> str:
+    """Compare with the source's numbers, rounded to the target's type if that is narrower."""
+    expected = expected.astype(actual.dtype)
+    differs = (expected != actual) & ~((expected != expected) & (actual != actual))  # NaN is NaN
     if not differs.any():
         return ""
     first = [int(i) for i in np.argwhere(differs)[0]]
-    return f"{where}: {int(differs.sum())} of {found.size} elements differ, the first at {first}"
+    return f"{where}: {int(differs.sum())} of {actual.size} elements differ, the first at {first}"
 
 
 def _product(where: str, name: str, norm: str, both: tuple[Leaves, Leaves]) -> str:
     expected, size = _effective(name, norm, both[0])
-    found, _ = _effective(name, norm, both[1])
+    actual, _ = _effective(name, norm, both[1])
     eps = float(ml_dtypes.finfo(both[1][name].dtype).eps)
-    wrong = ~(abs(found - expected) <= ROUNDINGS * eps * size)
+    wrong = ~(abs(actual - expected) <= ROUNDINGS * eps * size)
     if not wrong.any():
         return ""
     first = [int(i) for i in np.argwhere(wrong)[0]]
     return (
-        f"{where} behind {norm}: {int(wrong.sum())} of {found.size} elements differ by more than "
+        f"{where} behind {norm}: {int(wrong.sum())} of {actual.size} elements differ by more than "
         f"rounding, the first at {first}"
     )
 
 
 def _effective(name: str, norm: str, leaves: Leaves) -> tuple[np.ndarray, np.ndarray]:
-    """`W diag(w)` or `c + W b` in float64, and the size of the terms that it is made of."""
+    """Compute `W diag(w)` or `c + W b` in float64, and the magnitude of its terms."""
     scale = next(leaves[f"{norm}.{kind}"] for kind in ("scale", "g") if f"{norm}.{kind}" in leaves)
     weight_name = WEIGHTS.get(name)
     if weight_name is None:  # a matrix [D, …]
@@ -112,4 +113,4 @@ WEIGHTS = {
     "layers.mlp.gate_bias": "layers.mlp.gate",
     "unembed.bias": "unembed.weight",
 }
-"""A bias -> the matrix that it is added to the product of."""
+"""Maps each bias to the matrix whose product it is added to."""

@@ -1,4 +1,4 @@
-"""The certificate for a reader: Markdown of what `certificate.json` holds."""
+"""The certificate for a reader: the content of `certificate.json` in Markdown."""
 
 import shlex
 from collections import Counter
@@ -16,7 +16,7 @@ MERGES = {
     "NeoX's converter": "takes the ranks' mean of every norm and the sum of every output bias, "
     "whatever the residual.",
 }
-"""What NeoX's merges did, by their titles in `ends`."""
+"""What NeoX's own merges did, by their titles in `ends`."""
 
 NO_PROOF = """\
 **Not proved.** The conversion was asked for with `--no-verify`: whether the function is the same
@@ -24,7 +24,7 @@ was not checked. The last section has the command that checks it, at any time; t
 this page, convert again without `--no-verify`."""
 
 ROUNDED = {2.0**-7: "bfloat16", 2.0**-10: "float16", 2.0**-23: "float32"}
-"""Types by the distance of 1 to the next number."""
+"""Floating-point types by the distance from 1 to the next number."""
 
 
 def page(record: Record) -> str:
@@ -80,7 +80,7 @@ def verdict(record: Record) -> str:
 
 
 def unexplained(proof: Record) -> list[str]:
-    """Failures other than what a merge that loses something must have: layers that are off."""
+    """List failures that a lossy merge cannot account for: it leaves some layers off."""
     layers = tuple(f"{layer['name']}: off by" for layer in proof["layers"])
     return [failure for failure in proof["failures"] if not failure.startswith(layers)]
 
@@ -99,7 +99,7 @@ def change(value: float, of: float) -> str:
 
 
 def merges(record: Record) -> str:
-    """What was decided about every tensor that each rank has a copy of."""
+    """Tabulate the decisions about tensors that every rank has a copy of."""
     kinds: dict[tuple[str, str], list[Record]] = {}
     for tensor in copies(record):
         if tensor["ranks"] == 1:
@@ -128,39 +128,41 @@ def copies(record: Record) -> list[Record]:
 
 
 def undrifted(record: Record) -> str:
-    """The sentence that no copy differs; empty where one does, or where there are none."""
-    found = copies(record)
-    if not found or any(tensor["drift"]["between"] for tensor in found):
+    """Say that no copy differs; empty if one does, or if there are no copies."""
+    replicated = copies(record)
+    if not replicated or any(tensor["drift"]["between"] for tensor in replicated):
         return ""
-    if all(tensor["ranks"] == 1 for tensor in found):
+    if all(tensor["ranks"] == 1 for tensor in replicated):
         return "There is 1 rank, so that there was nothing to merge."
-    kinds = len({tensor["name"] for tensor in found})
-    return f"No copy differs between ranks ({count(len(found), 'tensor')} of " + (
+    kinds = len({tensor["name"] for tensor in replicated})
+    return f"No copy differs between ranks ({count(len(replicated), 'tensor')} of " + (
         f"{count(kinds, 'kind')})."
     )
 
 
 def fates(record: Record) -> str:
-    """All layers' tensors of one kind together; certificate.json has each by itself."""
+    """Tabulate tensors by kind, over all layers; certificate.json has each by itself."""
     tensors = record["tensors"]
     kinds: dict[tuple[str, str | None], list[Record]] = {}
     for tensor in tensors:
         kinds.setdefault((tensor["name"], tensor["leaf"]), []).append(tensor)
     elements, used, changed = (sum(t[k] for t in tensors) for k in ("elements", "used", "changed"))
     total = f"{count(elements, 'element')} of {count(len(tensors), 'tensor')}"
-    said = f"All {total} were used, each once."
+    summary = f"All {total} were used, each once."
     if used != elements:
-        said = f"Of {total}, {used:,} were used, each once; the rows say why the others were not."
-    said += f" {changed:,} became other numbers." if changed else " None became another number."
-    said += (
+        summary = (
+            f"Of {total}, {used:,} were used, each once; the rows say why the others were not."
+        )
+    summary += f" {changed:,} became other numbers." if changed else " None became another number."
+    summary += (
         " *Same bits*, yes: the sum of all bit patterns before and after is equal; same numbers: "
         "equal one by one, as copies or in another type."
     )
     head = ("tensor", "in jaxneox", "tensors", "elements", "used", "changed", "same bits",
             "what was done")  # fmt: skip
-    rows = [(f"`{name}`", f"`{leaf}`" if leaf else "", *fate_cells(found))
-            for (name, leaf), found in kinds.items()]  # fmt: skip
-    return f"{said}\n\n{table(head, rows)}" if rows else ""
+    rows = [(f"`{name}`", f"`{leaf}`" if leaf else "", *fate_cells(group))
+            for (name, leaf), group in kinds.items()]  # fmt: skip
+    return f"{summary}\n\n{table(head, rows)}" if rows else ""
 
 
 def fate_cells(kind: list[Record]) -> Iterator[str]:
@@ -213,7 +215,7 @@ def proof_lines(record: Record) -> str:
 
 
 def ends_table(proof: Record, ends: Sequence[Record]) -> str:
-    """The first is the converted model, in bold."""
+    """Tabulate whole models; the first is the converted one, in bold."""
     head = ("model", "largest logit difference", "relative L2", "KL, nats", "perplexity",
             "relative to the source's")  # fmt: skip
     rows = [
@@ -263,14 +265,14 @@ def again(record: Record) -> str:
 
 
 def options(command: str, *names: str) -> str:
-    """Those of a command line's options, with their values."""
+    """Return the options of a command line with their values."""
     words = [part for word in shlex.split(command)
              for part in (word.split("=", 1) if word.startswith("--") else [word])]  # fmt: skip
-    found, taken = list[str](), False
+    kept, taken = list[str](), False
     for word in words:
         taken = word in names if word.startswith("-") else taken
-        found += [shlex.quote(word)] * taken
-    return " ".join(found)
+        kept += [shlex.quote(word)] * taken
+    return " ".join(kept)
 
 
 def count(number: int, noun: str) -> str:
@@ -282,7 +284,7 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Empty without rows."""
+    """Format a table; empty without rows."""
     lines = [head, ["---"] * len(head), *rows]
     if len(lines) == 2:
         return ""

@@ -1,6 +1,6 @@
 """The certificate's picture: how far copies had drifted, and how far the layers are off.
 
-Colours are Okabe and Ito's, and every line has a marker of its own, for those who see few colours.
+Colours are Okabe and Ito's, and every line has its own marker, for people with colour-blindness.
 """
 
 import math
@@ -22,7 +22,7 @@ def picture(record: Record, path: Path) -> None:
 
 
 def draw(record: Record) -> Any:
-    """A figure: drift above where there is some; below it errors, and whole models beside them."""
+    """Draw drift above, if there is any; below it layers' errors, and whole models beside them."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -63,8 +63,10 @@ def layers(record: Record) -> int:
 
 
 def drifts(record: Record) -> dict[str, dict[int, float]]:
-    """By tensor and column, of the tensors of which any copies differ: the largest difference
-    between two ranks, relative to the tensor's rms."""
+    """Collect drift by tensor and column, for tensors of which any copies differ.
+
+    Drift is the largest difference between two ranks, relative to the tensor's rms.
+    """
     rows: dict[str, dict[int, float]] = {}
     for tensor in record["tensors"]:
         if drift := tensor["drift"]:
@@ -78,7 +80,7 @@ def drifts(record: Record) -> dict[str, dict[int, float]]:
 def draw_drift(
     figure: Any, axes: Any, beside: Any, rows: dict[str, dict[int, float]], count: int
 ) -> None:
-    """A heat map: one row a tensor, one column a layer."""
+    """Draw drift as a heat map, with a row for each tensor and a column for each layer."""
     from matplotlib.colors import ListedColormap, LogNorm
 
     grid = [[row.get(column, math.nan) for column in range(count + 2)] for row in rows.values()]
@@ -97,7 +99,7 @@ def draw_drift(
 
 
 def draw_errors(axes: Any, record: Record) -> float:
-    """Returns where what is exactly 0 is drawn."""
+    """Draw the layers' errors, and return the height at which an exact 0 is drawn."""
     proof = record["proof"]
     low = below(proof)
     for key, label, colour, marker in (
@@ -119,15 +121,15 @@ def draw_errors(axes: Any, record: Record) -> float:
     axes.minorticks_off()
     axes.set_ylim(low / 2, 10.0 ** (math.ceil(math.log10(max(finite))) + 0.5))
     axes.grid(axis="y", lw=0.4)
-    said = undrifted(record)
-    title = "error of the converted model, relative" + (f"\n{said}" if said else "")
+    note = undrifted(record)
+    title = "error of the converted model, relative" + (f"\n{note}" if note else "")
     axes.set_title(title, fontsize=10, loc="left", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False)
     return low
 
 
 def draw_ends(axes: Any, record: Record, low: float) -> None:
-    """The whole models: ours, and the merges of the past."""
+    """Draw the errors of the whole models: ours, and those of past merges."""
     ends = record["proof"]["ends"]
     for i, end in enumerate(ends):
         colour, marker = (RED, "^v<"[i % 3]) if end["title"] in MERGES else ("black", "*")
@@ -143,18 +145,18 @@ def draw_ends(axes: Any, record: Record, low: float) -> None:
 
 
 def below(proof: Record) -> float:
-    """A decade below the smallest error that is not 0: a logarithm has no 0."""
+    """Return a tenth of the smallest positive error, because a logarithm has no 0."""
     smallest = min(0.01 * proof["tolerance"], *(e for e in sizes(proof) if e > 0))
     return 10.0 ** (math.floor(math.log10(smallest)) - 1)
 
 
 def sizes(proof: Record) -> list[float]:
-    found = [proof["tolerance"], *(end["relative"] for end in proof["ends"])]
-    return found + [layer[key] for layer in proof["layers"] for key in ("random", "stream")]
+    errors = [proof["tolerance"], *(end["relative"] for end in proof["ends"])]
+    return errors + [layer[key] for layer in proof["layers"] for key in ("random", "stream")]
 
 
 def name_columns(axes: Any, count: int, named: bool) -> None:
-    """The embedding, the layers, what follows them; at most some of the layers by number."""
+    """Name the columns: the embedding, the layers, and what follows; only some layers by number."""
     step = math.ceil(max(count, 1) / MOST)
     some = [i for i in range(0, count, step) if count - i >= step]
     axes.set_xlim(-0.5, count + 1.5)

@@ -1,4 +1,4 @@
-"""The program that a user will run, from end to end: the last word on what was written."""
+"""The program that a user will run, from end to end: the last test of what was written."""
 
 import os
 from pathlib import Path
@@ -9,11 +9,11 @@ from convert.checkpoint import Checkpoint, Logits
 from jaxneox.config.schema import ModelConfig
 
 SHARE = 0.5
-"""Of the free memory that the whole model may take, in float32."""
+"""The share of free memory that the whole model may take, in float32."""
 
 
 def program_of(target: Checkpoint) -> Logits | str:
-    """What a user runs on the target, in float32; or why it is not run here."""
+    """Return what a user runs on the target, in float32, or the reason why it is not run here."""
     program = target.program()
     if isinstance(program, str):
         return program
@@ -34,9 +34,9 @@ def free_memory() -> int:
 
 
 def limit(model: ModelConfig) -> float:
-    """Of the relative L2 distance between a float32 and a float64 forward pass.
+    """Bound the relative L2 distance between a float32 and a float64 forward pass.
 
-    A float32 rounding is 1.2e-7 at most, and layers' errors add up like a random walk; measured on
-    4 layers are 5e-7, and 20 times a rounding for each leaves room for ill-conditioned ones.
+    A float32 rounding is 1.2e-7 at most, and layers' errors add up like a random walk; 5e-7 was
+    measured on 4 layers, and 20 times a rounding for each leaves room for ill-conditioned ones.
     """
     return 20 * 1.2e-7 * max(4.0, model.num_layers**0.5)

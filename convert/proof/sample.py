@@ -13,12 +13,15 @@ from jaxneox.errors import UserError
 ROWS, LENGTH = 2, 64
 
 MOST = 4096
-"""Tokens of a given text: each goes through every layer of both sides, in float64."""
+"""The most tokens of a given text that are used, because each goes through both sides in
+float64."""
 
 
 def sample(model: ModelConfig, tokenizer: Tokenizer | None) -> tuple[np.ndarray, str]:
-    """int [B, T] and what it is: a source file of Python's library, or random where no tokenizer
-    is at hand."""
+    """Return int tokens [B, T] and their description.
+
+    They are a source file of Python's library, or random tokens without a tokenizer.
+    """
     length = min(LENGTH, longest(model))
     if tokenizer is None:
         tokens = np.random.default_rng(0).integers(0, model.vocab_size, (ROWS, length))
@@ -31,9 +34,10 @@ def sample(model: ModelConfig, tokenizer: Tokenizer | None) -> tuple[np.ndarray,
 def read_tokens(
     path: Path, model: ModelConfig, tokenizer: Tokenizer | None
 ) -> tuple[np.ndarray, str]:
-    """int [B, T] of an `.npz` (its `tokens`), an `.npy` or, with a tokenizer, a text; what it is.
+    """Read int tokens [B, T] of a file, and return them with their description.
 
-    No more than MOST tokens, whole sequences from the beginning.
+    The file is an `.npz` (its `tokens`), an `.npy` or, with a tokenizer, a text. At most MOST
+    tokens are used, in whole sequences from the beginning.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected an .npz with `tokens`, an .npy or a text")

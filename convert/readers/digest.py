@@ -1,4 +1,4 @@
-"""Every source file is read once from end to end: its SHA-256, and its records' checksums."""
+"""Reads every source file once from end to end, for its SHA-256 and its records' checksums."""
 
 import hashlib
 import zlib
@@ -14,15 +14,18 @@ BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Digest:
+    """A file's size in bytes and its SHA-256."""
+
     path: Path
     size: int
     sha256: str
 
 
 class Digests:
-    """Files read in the background, one after another, beside the conversion.
+    """Digests of files, computed one after another in the background of a conversion.
 
-    `results` waits; a file whose content is not what was written raises UserError there.
+    `results` waits for them. It raises a UserError for a file whose content is not what was
+    written.
     """
 
     def __init__(self, files: Iterable[Path | TorchFile]) -> None:
@@ -36,7 +39,7 @@ class Digests:
         return [future.result() for future in self._futures]
 
     def check(self) -> None:
-        """Raises what has been found so far."""
+        """Raise the error that has occurred so far, if any."""
         for future in self._futures:
             if future.done() and not future.cancelled():
                 future.result()
@@ -45,7 +48,7 @@ class Digests:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stops, wherever it is."""
+        """Stop, even in the middle of a file."""
         self._stopped = True
         self._pool.shutdown(cancel_futures=True)
 
@@ -69,7 +72,7 @@ def end_of(record: Record) -> int:
 
 
 class _Records:
-    """The CRC-32 of each record of a torch file, which `torch.save` wrote into it."""
+    """Checks the CRC-32 that `torch.save` wrote into a file for each of its records."""
 
     def __init__(self, file: TorchFile) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""A folder of one of Hugging Face's families, read as our parameters, layer by layer."""
+"""Reads a folder of a supported Hugging Face family as our parameters, layer by layer."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -15,7 +15,7 @@ from convert.hf.tokenizer import beside
 from convert.neox.consistency import as_computed
 from convert.ours.unsaid import TRAINING
 from convert.parts import STACKED, Shapes
-from convert.readers.hf_files import DTYPES, Tensor, read_json, tensors, weight_files
+from convert.readers.hf_files import DTYPES, HfTensor, read_json, tensors, weight_files
 from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
 from jaxneox.config import Settings
@@ -32,35 +32,36 @@ T = TypeVar("T")
 
 
 class HfCheckpoint(Checkpoint):
-    """Its tensors, laid out as our parameters when they are asked for.
-
-    Raises UserError for a configuration that we do not have, and, all at once, for every tensor
-    that is missing, unknown or of another shape than the configuration says.
+    """A transformers model whose tensors are converted to our layout when they are read.
 
     Attributes:
-        keys: NeoX's, the least that `resolve` takes.
-        tensors: by their names on disk, none of which is read yet.
-        files: all that is read but the tokenizer.
+        keys: NeoX's keys, as few as `resolve` accepts.
+        tensors: the tensors by their names on disk; none has been read.
+        files: every file that is read except the tokenizer.
         warnings: what a person should look at, one line each.
+
+    Raises:
+        UserError: the configuration is not supported, or tensors are missing, unknown or of
+            another shape than the configuration requires; the message names them all.
     """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected one with a config.json")
         self.folder = folder
-        said = folder / "config.json"
+        config_file = folder / "config.json"
         if merged_files(folder):
             raise UserError(
                 f"{folder}: holds GPT-NeoX's weights as zero_to_fp32.py writes them: "
                 f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
             )
-        self.config: dict[str, Any] = read_json(said)
-        self.family: Family = _of(said, lambda: family_of(self.config))
-        keys = _of(said, lambda: keys_of(self.config))
-        self.model: ModelConfig = _of(said, lambda: Settings(keys).model(vocab_size=None))
+        self.config: dict[str, Any] = read_json(config_file)
+        self.family: Family = _of(config_file, lambda: family_of(self.config))
+        keys = _of(config_file, lambda: keys_of(self.config))
+        self.model: ModelConfig = _of(config_file, lambda: Settings(keys).model(vocab_size=None))
         self.sizes = sizes_of(self.model)
         self.weight_files = weight_files(folder)
-        self.files = [said, *self.weight_files]
+        self.files = [config_file, *self.weight_files]
         self._rules = self.family.rules(self.model)
         self.shapes = self._shapes()
         self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
@@ -77,19 +78,19 @@ class HfCheckpoint(Checkpoint):
         ]
 
     def _shapes(self) -> Shapes:
-        L, found = self.model.num_layers, {}
+        L, shapes = self.model.num_layers, {}
         for rule in self._rules:
             for part in rule.parts:
                 stacked = (L,) if part.leaf.startswith(STACKED) else ()
-                found[part.leaf] = stacked + part.whole(self.sizes)
-        return found
+                shapes[part.leaf] = stacked + part.whole(self.sizes)
+        return shapes
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         return beside(self.folder)
 
     def dtype(self, name: str) -> np.dtype:
-        """The tensors' own; float32 where they differ."""
+        """Return the tensors' own type, or float32 if they differ."""
         return _common(self.tensors[n].dtype for r in self._of(name) for n in self._names(r))
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
@@ -108,39 +109,40 @@ class HfCheckpoint(Checkpoint):
         return lambda tokens_BT: program.logits(self.folder, tokens_BT)
 
     def origin(self, name: str) -> str:
-        """The names on disk that a leaf comes from, `*` for the layer."""
+        """Return the names on disk that a leaf is made of, with `*` for the layer."""
         return " + ".join(rule.theirs.replace("{}", "*") for rule in self._of(name))
 
     def _of(self, leaf: str) -> list[Rule]:
         return [rule for rule in self._rules if leaf in rule.leaves]
 
     def _names(self, rule: Rule) -> list[str]:
-        """On disk: of every layer, or the one that is outside them."""
+        """Return a rule's names on disk: those of every layer, or the one outside the layers."""
         layers = range(self.model.num_layers if "{}" in rule.theirs else 1)
         return [rule.theirs.format(layer) for layer in layers]
 
-    def _on_disk(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """By the names on disk: a `state_dict()` that was saved as it is may have others.
+    def _on_disk(self, tensors: dict[str, HfTensor]) -> dict[str, HfTensor]:
+        """Rename tensors as on disk: a saved `state_dict()` may have the names in memory.
 
-        Raises UserError where a tensor is there under both names, with other numbers.
+        Raises:
+            UserError: a tensor is there under both names, with different numbers.
         """
         for other, name in self.family.other_names.items():
-            if other not in found:
+            if other not in tensors:
                 continue
-            tensor = found.pop(other)
-            if not np.array_equal(found.setdefault(name, tensor).numpy(), tensor.numpy()):
+            tensor = tensors.pop(other)
+            if not np.array_equal(tensors.setdefault(name, tensor).numpy(), tensor.numpy()):
                 raise UserError(
                     f"{self.folder}: {name} and {other} are two names of one tensor, and their "
                     "numbers differ: keep the one that the model was saved with"
                 )
-        return found
+        return tensors
 
-    def _with_prefix(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Some files name the model without its head: GPT-2's own do."""
+    def _with_prefix(self, tensors: dict[str, HfTensor]) -> dict[str, HfTensor]:
+        """Add the prefix that some files leave out, such as GPT-2's own."""
         prefix, head = self.family.table.PREFIX, self.family.table.HEAD
-        if any(name.startswith(prefix) for name in found):
-            return found
-        return {name if name == head else prefix + name: t for name, t in found.items()}
+        if any(name.startswith(prefix) for name in tensors):
+            return tensors
+        return {name if name == head else prefix + name: t for name, t in tensors.items()}
 
     def _check(self) -> None:
         wrong = [*self._contradictions()]
@@ -163,8 +165,8 @@ class HfCheckpoint(Checkpoint):
             elif tensor.dtype not in FLOATS:
                 yield f"{name} is {tensor.dtype or 'of a type'}, which is none of {[*PRECISION]}"
 
-    def _beyond(self, name: str, tensor: Tensor) -> Iterator[str]:
-        """Of a tensor that no leaf is made of; the masks that some versions save are no matter."""
+    def _beyond(self, name: str, tensor: HfTensor) -> Iterator[str]:
+        """Yield what is wrong with a tensor that no leaf is made of; saved masks are fine."""
         blocks = next(r.theirs for r in self._rules if "{}" in r.theirs).partition("{}")[0]
         layer, _, rest = name.removeprefix(blocks).partition(".")
         if name == self.family.table.HEAD:
@@ -175,10 +177,10 @@ class HfCheckpoint(Checkpoint):
         elif rest.endswith(FREQUENCIES) and not self._has_frequencies(tensor.numpy()):
             yield f"{name} holds other frequencies than config.json gives"
 
-    def _has_frequencies(self, found: np.ndarray) -> bool:
-        """To the last bits of their type: libraries take powers differently.
+    def _has_frequencies(self, saved: np.ndarray) -> bool:
+        """Check saved frequencies but for the last bits of their type: libraries differ in powers.
 
-        Versions that saved them did not scale them, but the positions.
+        Versions that saved them did not scale the frequencies, but the positions.
         """
         from jaxneox.model.positions import frequencies
         from jaxneox.model.rope_scaling import scaled
@@ -187,18 +189,18 @@ class HfCheckpoint(Checkpoint):
         width = int(self.model.attention.head_dim * positions.rotary_fraction)
         as_they_are = frequencies(width, positions.rotary_base)
         expected = scaled(width, positions.rotary_base, positions.scaling)
-        return any(as_computed(found, each) for each in (expected, as_they_are))
+        return any(as_computed(saved, each) for each in (expected, as_they_are))
 
 
 def _common(dtypes: Iterable[np.dtype | None]) -> np.dtype:
-    """The only one, or float32, which holds the numbers of all that are kept."""
+    """Return the only type, or float32, which holds the numbers of all supported types."""
     there = set(dtypes)
     only = there.pop()
     return np.dtype(np.float32) if there or only is None else only
 
 
 def _of(path: Path, read: Callable[[], T]) -> T:
-    """What `read` returns, its errors with the file's name before them."""
+    """Call `read`, and prefix its errors with the file's name."""
     try:
         return read()
     except UserError as error:

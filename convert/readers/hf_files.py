@@ -16,11 +16,11 @@ from jaxneox.lfs import refuse_pointer
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-"""Of safetensors' names; what has another dtype is no weight of these models."""
+"""Types by safetensors' names; a tensor of any other type is not a weight of these models."""
 
 
-class Tensor(Protocol):
-    """`dtype` is None where it is none that we keep."""
+class HfTensor(Protocol):
+    """A tensor of a file; `dtype` is None if it is of an unsupported type."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -31,7 +31,7 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class SafeTensor:
-    """Its file is mapped for as long as it is read, so that little of it stays in memory."""
+    """A tensor of a safetensors file, which is mapped only while it is read, to save memory."""
 
     path: Path
     name: str
@@ -62,9 +62,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Safetensors before pickles, and one file before shards, as transformers looks for them.
+    """List a folder's weight files as transformers looks for them.
 
-    Raises UserError where there are none, and for shards that are missing.
+    Safetensors take precedence over pickles, and a single file over shards.
+
+    Raises:
+        UserError: there are none, or shards are missing.
     """
     for name in WHOLE:
         if (folder / name).is_file():
@@ -85,31 +88,35 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    found = read_json(index).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; copy it again from its source")
-    outside = [name for name in found.values() if Path(str(name)).name != name]
+    outside = [name for name in weight_map.values() if Path(str(name)).name != name]
     if outside:
         raise UserError(f"{index}: names {outside[0]!r}, which is no file beside it")
-    return found
+    return weight_map
 
 
-def tensors(files: list[Path]) -> dict[str, Tensor]:
-    """By name. Raises UserError for a damaged file, and for a tensor that is in two."""
-    found: dict[str, Tensor] = {}
+def tensors(files: list[Path]) -> dict[str, HfTensor]:
+    """Return the tensors of files by name.
+
+    Raises:
+        UserError: a file is damaged, or a tensor is in two of them.
+    """
+    by_name: dict[str, HfTensor] = {}
     for path in files:
         for name, tensor in _opened(path):
-            if name in found:
+            if name in by_name:
                 raise UserError(f"{path}: {name} is in another shard as well")
-            found[name] = tensor
-    return found
+            by_name[name] = tensor
+    return by_name
 
 
-def _opened(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _opened(path: Path) -> Iterator[tuple[str, HfTensor]]:
     return _safe(path) if path.suffix == ".safetensors" else _pickled(path)
 
 
-def _safe(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _safe(path: Path) -> Iterator[tuple[str, HfTensor]]:
     from safetensors import SafetensorError, safe_open
 
     refuse_pointer(path)
@@ -124,7 +131,7 @@ def _safe(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise damaged(path, error) from error
 
 
-def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
+def _pickled(path: Path) -> Iterator[tuple[str, HfTensor]]:
     file = TorchFile(path)
     if not isinstance(file.content, Mapping):
         raise UserError(f"{path}: holds {type(file.content).__name__}, expected tensors")

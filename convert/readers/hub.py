@@ -11,21 +11,22 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_name(src: str) -> bool:
-    """Whether `src` says so, or can be nothing else: `owner/name` where no such folder is."""
+    """Tell whether `src` is a hub name: `hf://…`, or `owner/name` if no such folder exists."""
     return src.startswith(SCHEME) or (
         not Path(src).exists() and NAME.fullmatch(src.partition("@")[0]) is not None
     )
 
 
 def local(src: str, allow_patterns: Iterable[str]) -> Path:
-    """The folder that is named, after `hf://owner/name` was downloaded."""
+    """Return the folder that is named, after downloading `hf://owner/name`."""
     return download(src, allow_patterns) if src.startswith(SCHEME) else Path(src)
 
 
 def download(src: str, allow_patterns: Iterable[str]) -> Path:
-    """The files of `hf://owner/name[@revision]` that match, in the hub's own cache.
+    """Download the matching files of `hf://owner/name[@revision]` to the hub's own cache.
 
-    Raises UserError where there is no such repository, no network or no huggingface_hub.
+    Raises:
+        UserError: there is no such repository, no network or no huggingface_hub.
     """
     name, _, revision = src.removeprefix(SCHEME).partition("@")
     if not NAME.fullmatch(name):
@@ -43,8 +44,8 @@ def download(src: str, allow_patterns: Iterable[str]) -> Path:
             name, revision=revision or None, allow_patterns=list(allow_patterns)
         )
     except Exception as error:  # the network, the hub and the disk raise many kinds
-        said = (str(error).strip().splitlines() or [""])[0]
+        reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
-            f"{src}: cannot be downloaded ({type(error).__name__}: {said[:200]}); {by_hand}"
+            f"{src}: cannot be downloaded ({type(error).__name__}: {reason[:200]}); {by_hand}"
         ) from error
     return Path(folder)

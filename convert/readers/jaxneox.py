@@ -1,4 +1,4 @@
-"""Our own checkpoints, one layer at a time, whatever mesh they were saved on."""
+"""Reads our own checkpoints, one layer at a time, whatever mesh they were saved on."""
 
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ CACHE = 1 << 29  # bytes of decoded chunks: training saves all layers of a leaf 
 
 
 class JaxneoxCheckpoint(Checkpoint):
-    """A step of a run; its parameters are read as they are stored."""
+    """A step of a run, whose parameters are read as they are stored."""
 
     def __init__(self, location: Location) -> None:
         self.location = location
@@ -33,8 +33,8 @@ class JaxneoxCheckpoint(Checkpoint):
         self.check()
 
     @cached_property
-    def said(self) -> ModelConfig:
-        """By the run's config.yml, from which training goes on; the step has a copy of its own."""
+    def declared_model(self) -> ModelConfig:
+        """The model of the run's config.yml, from which training continues."""
         return Settings(checkpoint.read_keys(self.location)).model(vocab_size=None)
 
     @cached_property
@@ -48,7 +48,7 @@ class JaxneoxCheckpoint(Checkpoint):
         return lambda tokens_BT: logits(self.location.folder, tokens_BT)
 
     def check(self) -> None:
-        """Raises UserError where the parameters are not those of the saved configuration."""
+        """Check that the parameters are those of the saved configuration, or raise a UserError."""
         from jaxneox.model import Model
         from jaxneox.parallel.rules import rules_for
 
@@ -71,7 +71,7 @@ class JaxneoxCheckpoint(Checkpoint):
         return self._stored("params", name)
 
     def _stored(self, item: str, name: str) -> ts.TensorStore:
-        """An array of `params` or of `training`, by its dotted name."""
+        """Open an array of `params` or of `training` by its dotted name."""
         if (item, name) not in self._arrays:
             self._arrays[item, name] = self._open(item, name)
         return self._arrays[item, name]
@@ -93,9 +93,10 @@ class JaxneoxCheckpoint(Checkpoint):
 
 
 class JaxneoxMoments(JaxneoxCheckpoint):
-    """Adam's moments in place of the weights: `mu` the first, `nu` the second.
+    """A checkpoint with Adam's moments in place of the weights: `mu` the first, `nu` the second.
 
-    Raises UserError where the checkpoint holds weights alone, or another optimizer's state.
+    Raises:
+        UserError: the checkpoint holds weights alone, or another optimizer's state.
     """
 
     def __init__(self, location: Location, ours: Literal["mu", "nu"]) -> None:
@@ -117,13 +118,13 @@ class JaxneoxMoments(JaxneoxCheckpoint):
 
     @property
     def updates(self) -> int:
-        """That Adam has made."""
+        """The number of updates that Adam has made."""
         name = f"{self._prefix.rpartition('.')[0].rpartition('.')[0]}.count"
         return int(self._stored("training", name).read().result())
 
     @property
     def position(self) -> int:
-        """Of the learning rate's schedule."""
+        """The position in the learning rate schedule."""
         adam = f"{self._prefix.rpartition('.')[0].rpartition('.')[0]}.count"
         others = [n for n in self._names if n.endswith(".count") and n != adam]
         return int(self._stored("training", others[-1]).read().result())

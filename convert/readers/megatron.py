@@ -1,4 +1,4 @@
-"""A Megatron-LM checkpoint, read as our parameters, layer by layer."""
+"""Reads a Megatron-LM checkpoint as our parameters, layer by layer."""
 # D hidden, R ranks, H head
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.checkpoint import Checkpoint, Fidelity, Logits
 from convert.fate import Drift, drift_of
-from convert.megatron.config import ReadingChoices, reading_of
+from convert.megatron.arguments_in import ReadingChoices, reading_of
 from convert.megatron.consistency import check_tensors
 from convert.megatron.sizes import sizes_of_tensors
 from convert.oracle import Forward, MegatronForward
@@ -30,15 +30,16 @@ PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 
 
 class MegatronCheckpoint(Checkpoint):
-    """Its tensors, joined and laid out as our parameters when they are asked for.
-
-    Raises UserError for a function that we do not have, and, all at once, for every tensor that is
-    missing, unknown or of another shape than the others say.
+    """A Megatron-LM checkpoint whose tensors are joined and converted when they are read.
 
     Attributes:
-        reading: what arguments, tensors and choices together say.
-        keys: NeoX's, the least that `resolve` takes.
+        reading: what arguments, tensors and choices together determine.
+        keys: NeoX's keys, as few as `resolve` accepts.
         notes: what a person should look at, one line each.
+
+    Raises:
+        UserError: the function is not supported, or tensors are missing, unknown or of another
+            shape than the others require; the message names them all.
     """
 
     def __init__(self, shards: Shards, choices: ReadingChoices) -> None:
@@ -69,7 +70,7 @@ class MegatronCheckpoint(Checkpoint):
 
     @cached_property
     def tied(self) -> bool:
-        """Several stages have a copy of a tied embedding, in the place of an output layer."""
+        """Whether several stages have a copy of a tied embedding, in place of an output layer."""
         if HEAD not in self.shards.layers[None][0]:
             return True
         if self.shards.args.get("untie_embeddings_and_output_weights"):
@@ -80,14 +81,14 @@ class MegatronCheckpoint(Checkpoint):
         )
 
     def _shapes(self) -> Shapes:
-        L, found = self.model.num_layers, {}
+        L, shapes = self.model.num_layers, {}
         for inside in (False, True):
             for part in (p for r in rules(self.model, inside=inside) for p in r.parts):
-                found[part.leaf] = (L,) * inside + part.whole(self.sizes)
-        return found
+                shapes[part.leaf] = (L,) * inside + part.whole(self.sizes)
+        return shapes
 
     def dtype(self, name: str) -> np.dtype:
-        """The tensors' own; of a norm to whose weight 1 is added, float32."""
+        """Return the tensors' own type; float32 for the weight of a norm that 1 is added to."""
         rule = next(r for r in self.rules_of(name) if name in r.leaves)
         layer = 0 if name.startswith(STACKED) else None
         if self.zero_centered and rule.role is Role.NORM and rule.theirs.endswith(".weight"):
@@ -103,16 +104,16 @@ class MegatronCheckpoint(Checkpoint):
         return self.parameters(rule, layer)[name]
 
     def parameters(self, rule: Rule, layer: int | None) -> dict[str, np.ndarray]:
-        """What one tensor of theirs becomes."""
-        found = {
+        """Convert one Megatron-LM tensor to our parameters."""
+        leaves = {
             part.leaf: np.empty(part.whole(self.sizes), self.dtype(part.leaf))
             for part in rule.parts
         }
-        rule.put(self.whole(rule, layer), found, self.sizes, rank=0)
-        return found
+        rule.put(self.whole(rule, layer), leaves, self.sizes, rank=0)
+        return leaves
 
     def whole(self, rule: Rule, layer: int | None) -> np.ndarray:
-        """One tensor of all ranks, in the order of checkpoint version 3 and of rope by halves."""
+        """Join a tensor of all ranks, in the order of checkpoint version 3 and rope by halves."""
         shards = self.read(rule, layer)
         if rule.role is not Role.SPLIT:
             return self._one(rule, shards)
@@ -124,8 +125,10 @@ class MegatronCheckpoint(Checkpoint):
         return whole
 
     def read(self, rule: Rule, layer: int | None) -> list[np.ndarray]:
-        """Each rank's tensor as it is; an output bias that only queries, keys and values have a
-        fellow of (add_qkv_bias) is zero."""
+        """Read each rank's tensor as it is.
+
+        With add_qkv_bias, only queries, keys and values have a bias; the output's is then zero.
+        """
         ranks = self.shards.layers[layer]
         if not self.has(rule, layer):
             return [np.zeros(rule.shape(self.sizes), self.dtype("layers.attention.qkv_bias"))]
@@ -135,19 +138,19 @@ class MegatronCheckpoint(Checkpoint):
         return rule.theirs in self.shards.layers[layer][0]
 
     def ranks(self, layer: int | None) -> list[Mapping[str, np.ndarray]]:
-        """All tensors of a layer, or of none, as views of the files: what the oracle reads."""
+        """Return each rank's tensors of a layer, or outside layers, as views of the files."""
         return [{n: t.numpy() for n, t in rank.items()} for rank in self.shards.layers[layer]]
 
     @property
     def forward(self) -> Forward:
-        """That of its own ranks, side by side."""
+        """The function of the checkpoint's own ranks, side by side."""
         interleaved = self.reading.interleaved
         conventions = Conventions(self.shards.version, self.zero_centered, interleaved)
         return MegatronForward(self.model, self.ranks, conventions)
 
     @property
     def fidelity(self) -> Fidelity:
-        """1 + weight is rounded, there as here."""
+        """The rounding of 1 + weight, which Megatron-LM and we both compute."""
         rounding = frozenset({np.dtype(np.float32)}) if self.zero_centered else frozenset()
         return Fidelity(rounding, exact=not self.drifted, mergeable=not self.drifted)
 
@@ -155,7 +158,7 @@ class MegatronCheckpoint(Checkpoint):
         return "not run: Megatron-LM itself is not here"
 
     def drift(self, rule: Rule, layer: int | None) -> Drift | None:
-        """Of the copies of what is not split; None of what is."""
+        """Measure the drift of a tensor's copies; None for a tensor that is split."""
         if rule.role is Role.SPLIT:
             return None
         return drift_of(np.stack([s.astype(np.float64) for s in self.read(rule, layer)]))
@@ -168,7 +171,7 @@ class MegatronCheckpoint(Checkpoint):
 
     @cached_property
     def drifted(self) -> bool:
-        """Whether ranks' copies of a tensor differ: then they have no one model's function."""
+        """Tell whether ranks' copies of a tensor differ: then no single model is theirs."""
         return any(
             not np.array_equal(first, other)
             for inside in (False, True)
@@ -183,7 +186,7 @@ class MegatronCheckpoint(Checkpoint):
         return rules(self.model, inside=leaf.startswith(STACKED))
 
     def _one(self, rule: Rule, copies: list[np.ndarray]) -> np.ndarray:
-        """The ranks' copies as one, their mean where they drifted apart."""
+        """Merge the ranks' copies, by their mean if they drifted apart."""
         first, *others = copies
         if any(not np.array_equal(first, other) for other in others):
             first = np.mean([copy.astype(np.float64) for copy in copies], axis=0).astype(
@@ -194,7 +197,7 @@ class MegatronCheckpoint(Checkpoint):
         return first
 
     def _in_order(self, shard: np.ndarray) -> np.ndarray:
-        """Rows as since version 2, `[q, k, v]` for each head; before, heads were never grouped.
+        """Reorder rows as in version 2: `[q, k, v]` for each head; older heads were never grouped.
 
         Version 1.0 has q, k and v innermost, version 0 outermost (read in Megatron's
         `fix_query_key_value_ordering`).
@@ -207,7 +210,7 @@ class MegatronCheckpoint(Checkpoint):
         return shard
 
     def _by_halves(self, whole: np.ndarray) -> np.ndarray:
-        """Queries and keys whose pairs that rope turns lie half its width apart: the same products.
+        """Reorder queries and keys for rope by halves; their products stay the same.
 
         Of dimensions that are turned in pairs of neighbours, pair i becomes (i, i + half).
         """
@@ -224,8 +227,8 @@ class MegatronCheckpoint(Checkpoint):
         return {"precision": PRECISION[dtype.name]}
 
     def _untied(self) -> Iterator[str]:
-        said = self.shards.args.get("untie_embeddings_and_output_weights")
-        if said is False and not self.tied:
+        untied = self.shards.args.get("untie_embeddings_and_output_weights")
+        if untied is False and not self.tied:
             yield (
                 "args say that the embedding is tied, but the last stage has another copy: both "
                 "are kept, untied, as they were computed with"

@@ -1,7 +1,7 @@
-"""Megatron-LM's folders: which step of a run, in which of its two formats, and its files.
+"""Finds a step of a Megatron-LM run, its format and its files.
 
 A run has `latest_checkpointed_iteration.txt` and steps `iter_NNNNNNN` (or `release`). In a step the
-`torch` format has `mp_rank_TT[_PPP]/model_optim_rng.pt` for tensor-parallel rank TT and stage PPP,
+`torch` format has `mp_rank_TT[_PPP]/model_optim_rng.pt` for tensor-parallel rank TT and stage PPP;
 `torch_dist` has `.metadata` and `.distcp` files, whatever the ranks were.
 """
 
@@ -25,8 +25,8 @@ Format = Literal["torch", "torch_dist"]
 
 
 @dataclass(frozen=True)
-class Files:
-    """`ranks` is by (stage, tensor-parallel rank), of the `torch` format alone."""
+class MegatronFiles:
+    """The files of a step; `ranks`, for `torch` alone, is by (stage, tensor-parallel rank)."""
 
     folder: Path
     step: int | None
@@ -35,14 +35,18 @@ class Files:
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether a folder is a run of Megatron-LM's or one of its steps."""
+    """Tell whether a folder is a run of Megatron-LM or one of its steps."""
     if not path.is_dir():
         return False
     return (path / TRACKER).is_file() or _format(path) is not None or bool(_steps(path))
 
 
-def find_files(src: Path, step: int | None = None) -> Files:
-    """`src` is a run or one of its steps. Raises UserError for what is missing."""
+def find_files(src: Path, step: int | None = None) -> MegatronFiles:
+    """Find the files of a run or of one of its steps.
+
+    Raises:
+        UserError: files are missing.
+    """
     folder = step_folder(src, step)
     number = STEP.fullmatch(folder.resolve().name)
     at = int(number[1]) if number else None
@@ -52,7 +56,7 @@ def find_files(src: Path, step: int | None = None) -> Files:
             f"{folder}: holds no Megatron-LM checkpoint; expected mp_rank_TT[_PPP] folders with "
             f"{STATE}, or {INDEX} with .distcp files"
         )
-    return Files(folder, at, kind, _grid(folder) if kind == "torch" else [])
+    return MegatronFiles(folder, at, kind, _grid(folder) if kind == "torch" else [])
 
 
 def step_folder(src: Path, step: int | None) -> Path:
@@ -73,16 +77,18 @@ def step_folder(src: Path, step: int | None) -> Path:
 
 
 def _tracked(src: Path, steps: dict[int, Path]) -> Path:
-    """What the run names as its newest; without a name the largest step."""
+    """Return the step that the run names as its newest; if it names none, the largest step."""
     tracker = src / TRACKER
     if tracker.is_file():
-        said = tracker.read_text(errors="replace").strip()
-        if said == "release" and (src / said).is_dir():
-            return src / said
-        if said.isdecimal() and len(said) < 20 and int(said) in steps:
-            return steps[int(said)]
-        raise UserError(f"{tracker}: names {said[:40]!r}, of which there is no folder here; choose "
-                        "one with --step")  # fmt: skip
+        named = tracker.read_text(errors="replace").strip()
+        if named == "release" and (src / named).is_dir():
+            return src / named
+        if named.isdecimal() and len(named) < 20 and int(named) in steps:
+            return steps[int(named)]
+        raise UserError(
+            f"{tracker}: names {named[:40]!r}, of which there is no folder here; choose one with "
+            "--step"
+        )
     return steps[max(steps)] if steps else src
 
 
@@ -97,8 +103,8 @@ def _format(folder: Path) -> Format | None:
 
 
 def _grid(folder: Path) -> list[list[Path]]:
-    """Raises UserError with every file that is missing between the others."""
-    found = {}
+    """Return the grid of ranks, or raise a UserError that names every file missing from it."""
+    paths = {}
     for path in sorted(folder.iterdir()):
         match = RANK.fullmatch(path.name)
         if match is None:
@@ -108,14 +114,14 @@ def _grid(folder: Path) -> list[list[Path]]:
                 f"{folder}: {path.name} is of an expert-parallel rank; mixtures of experts are not "
                 "supported"
             )
-        found[int(match[2] or 0), int(match[1])] = path / STATE
-    stages, ranks = (1 + max(numbers) for numbers in zip(*found, strict=True))
+        paths[int(match[2] or 0), int(match[1])] = path / STATE
+    stages, ranks = (1 + max(numbers) for numbers in zip(*paths, strict=True))
     if max(stages, ranks) > MOST_RANKS:
         raise UserError(f"{folder}: a file of rank {max(stages, ranks) - 1}; at most {MOST_RANKS} "
                         "are expected")  # fmt: skip
-    staged = any(path.parent.name.count("_") == 3 for path in found.values())
+    staged = any(path.parent.name.count("_") == 3 for path in paths.values())
     grid = [
-        [found.get((p, t), folder / rank_folder(t, p, staged) / STATE) for t in range(ranks)]
+        [paths.get((p, t), folder / rank_folder(t, p, staged) / STATE) for t in range(ranks)]
         for p in range(stages)
     ]
     require(path for stage in grid for path in stage)
@@ -127,7 +133,7 @@ def rank_folder(rank: int, stage: int, staged: bool) -> str:
 
 
 def require(paths: Iterable[Path]) -> None:
-    """Raises UserError with the paths that are no files."""
+    """Raise a UserError that names the paths which are not files."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         names = [f"{path.parent.name}/{path.name}" for path in missing[:8]]

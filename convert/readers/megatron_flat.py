@@ -1,7 +1,7 @@
 """The flat buffers in which Megatron-LM's distributed optimizer keeps its states.
 
-Parameters lie in them from the last to the first, each on a multiple of 64 elements; an embedding
-that stages share has a bucket of its own, and so has what a limit of size cut off (read in
+Parameters lie in them from the last to the first, each on a multiple of 64 elements. An embedding
+that stages share has a bucket of its own, and a limit of size ends a bucket (read in
 megatron/core/optimizer/distrib_optimizer.py, `_compute_per_buffer_param_layout`; offsets measured).
 """
 
@@ -48,24 +48,27 @@ class FlatPart:
 
 
 def places(shapes: Sequence[Shape], buckets: Sequence[int]) -> list[tuple[int, int]]:
-    """(bucket, element) at which each parameter begins, in the module's order.
+    """Return the (bucket, element) at which each parameter begins, in the module's order.
 
     Args:
-        buckets: their elements, without padding at their ends. Raises UserError where the
-            parameters do not fill them.
+        shapes: the parameters' shapes, in the module's order.
+        buckets: the buckets' numbers of elements, without padding at their ends.
+
+    Raises:
+        UserError: the parameters do not fill the buckets.
     """
-    found, bucket, at = [], 0, 0
+    offsets, bucket, at = [], 0, 0
     for shape in reversed(shapes):
         at = -(-at // ALIGNED) * ALIGNED
         if at >= buckets[bucket] and bucket + 1 < len(buckets):
             bucket, at = bucket + 1, 0
-        found.append((bucket, at))
+        offsets.append((bucket, at))
         at += prod(shape)
         if at > buckets[bucket]:
             break
-    if len(found) < len(shapes) or bucket + 1 < len(buckets) or at != buckets[bucket]:
+    if len(offsets) < len(shapes) or bucket + 1 < len(buckets) or at != buckets[bucket]:
         raise UserError(
             f"the optimizer's buffers of {', '.join(map(str, buckets))} elements are not filled by "
             f"the {sum(map(prod, shapes))} elements of their parameters"
         )
-    return found[::-1]
+    return offsets[::-1]

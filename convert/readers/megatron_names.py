@@ -32,7 +32,7 @@ INSIDE = {
     "mlp.dense_h_to_4h.": "mlp.linear_fc1.",
     "mlp.dense_4h_to_h.": "mlp.linear_fc2.",
 }
-"""In a layer: how other generations' names begin."""
+"""Prefixes of tensors in a layer, by other generations' names."""
 
 OUTSIDE = {
     "language_model.embedding.": "embedding.",
@@ -45,10 +45,12 @@ OUTSIDE = {
 }
 
 NO_WEIGHTS = ("_extra_state", "rotary_pos_emb.inv_freq", "inv_freq")
-"""How the names end of what is saved and is no weight."""
+"""Endings of the names of saved values that are not weights."""
 
 
 class Named(NamedTuple):
+    """A tensor's place in the model."""
+
     name: str
     layer: int | None  # None outside of the layers, and of layers that are stacked
     inside: bool  # of a layer, or of all of them
@@ -62,7 +64,7 @@ def named(key: str) -> Named:
 
 
 def flat(state: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no mapping, by the keys that lead to it."""
+    """Flatten nested mappings to pairs of a dotted key and a value."""
     for key, value in state.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")

@@ -16,14 +16,16 @@ from jaxneox.errors import UserError
 
 @dataclass(frozen=True)
 class MegatronOptimizer:
-    """
+    """The state of Megatron-LM's Adam.
+
     Attributes:
-        step: Adam's.
-        groups: what Megatron says of each of its groups: lr, betas, eps, weight_decay, wd_mult, …
-        kinds: by `param` (the master weights), `exp_avg` and `exp_avg_sq` a checkpoint whose
-            `leaf(name, layer)` is our leaf's.
-        schedule: what Megatron's `opt_param_scheduler` saved; empty where it did not.
-        scaler: of a loss scale that moves, where there is one.
+        step: the number of Adam's updates.
+        groups: Megatron's settings of each parameter group: lr, betas, eps, weight_decay,
+            wd_mult, …
+        kinds: by `param` (the master weights), `exp_avg` and `exp_avg_sq`, a checkpoint whose
+            `leaf(name, layer)` has that quantity of our leaf.
+        schedule: the saved state of Megatron's `opt_param_scheduler`; empty if there is none.
+        scaler: the dynamic loss scale, if there is one.
     """
 
     step: int
@@ -34,16 +36,20 @@ class MegatronOptimizer:
 
 
 def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
-    """Raises UserError where there is none, and where its states are not those of the weights."""
+    """Open the optimizer's state.
+
+    Raises:
+        UserError: there is none, or its states are not those of the weights.
+    """
     try:
         if checkpoint.shards.files.format == "torch":
-            found = legacy_states(checkpoint.shards)
+            states = legacy_states(checkpoint.shards)
         else:
-            found = dist_states(checkpoint.shards, checkpoint.model, _fits(checkpoint))
-        views = _views(checkpoint, found)
+            states = dist_states(checkpoint.shards, checkpoint.model, _fits(checkpoint))
+        views = _views(checkpoint, states)
         for kind, view in views.items():
             _check(kind, view)
-        if "param" not in found.layers and checkpoint.keys["precision"] != "fp32":
+        if "param" not in states.layers and checkpoint.keys["precision"] != "fp32":
             raise UserError("the weights are in half precision, and there are no master weights")
         if not same_masters(checkpoint, views["param"]):
             raise UserError("the master weights do not round to the weights")
@@ -57,19 +63,19 @@ def open_optimizer(checkpoint: MegatronCheckpoint) -> MegatronOptimizer:
             f"{checkpoint.folder}: its optimizer's states are not those of Megatron-LM's Adam "
             f"({type(error).__name__}: {str(error)[:100]}); convert the weights alone"
         ) from error
-    return MegatronOptimizer(found.step, found.groups, views, found.schedule, found.scaler)
+    return MegatronOptimizer(states.step, states.groups, views, states.schedule, states.scaler)
 
 
-def _views(checkpoint: MegatronCheckpoint, found: States) -> dict[str, MegatronCheckpoint]:
-    """Float32 weights are their own master weights."""
-    views = {kind: _view(checkpoint, found, kind) for kind in found.layers}
+def _views(checkpoint: MegatronCheckpoint, states: States) -> dict[str, MegatronCheckpoint]:
+    """Return a checkpoint of each kind; weights in float32 are their own master weights."""
+    views = {kind: _view(checkpoint, states, kind) for kind in states.layers}
     return {"param": checkpoint} | views
 
 
-def _view(checkpoint: MegatronCheckpoint, found: States, kind: str) -> MegatronCheckpoint:
-    """The same model with other numbers; to moments of a norm's weight nothing is added."""
+def _view(checkpoint: MegatronCheckpoint, states: States, kind: str) -> MegatronCheckpoint:
+    """Return the same model with other numbers; 1 is never added to moments of norms."""
     view = copy(checkpoint)
-    view.shards = replace(checkpoint.shards, layers=found.layers[kind])
+    view.shards = replace(checkpoint.shards, layers=states.layers[kind])
     if kind != "param":
         view.reading = checkpoint.reading._replace(zero_centered=False)
     return view
@@ -83,15 +89,17 @@ def _check(kind: str, view: MegatronCheckpoint) -> None:
 
 
 def _fits(checkpoint: MegatronCheckpoint) -> Callable[[States], bool]:
-    def fits(found: States) -> bool:
-        return same_masters(checkpoint, _view(checkpoint, found, "param"))
+    def fits(states: States) -> bool:
+        return same_masters(checkpoint, _view(checkpoint, states, "param"))
 
     return fits
 
 
 def same_masters(checkpoint: MegatronCheckpoint, masters: MegatronCheckpoint) -> bool:
-    """Whether each weight is its master weight, rounded: the one test of an order of parameters,
-    since many have one shape."""
+    """Tell whether each weight is its master weight, rounded.
+
+    This is the only test of the order of parameters, because many of them have the same shape.
+    """
     as_stored = [copy(checkpoint), copy(masters)]
     for one in as_stored:
         one.reading = one.reading._replace(zero_centered=False)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from convert.readers.megatron_files import COMMON, Files, require
+from convert.readers.megatron_files import COMMON, MegatronFiles, require
 from convert.readers.megatron_names import NO_WEIGHTS, flat, named
 from convert.readers.pickles import Inert
 from convert.readers.torch_dist import DistFolder
@@ -15,7 +15,9 @@ from convert.readers.torch_file import TorchFile
 from jaxneox.errors import UserError
 
 
-class Tensor(Protocol):
+class ShardTensor(Protocol):
+    """The interface of one rank's tensor, whichever file it lies in."""
+
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
@@ -27,13 +29,13 @@ class Tensor(Protocol):
     def numpy(self) -> np.ndarray: ...
 
 
-Ranks = list[dict[str, Tensor]]
+Ranks = list[dict[str, ShardTensor]]
 Order = list[tuple[str, int | None]]
-"""(name, layer)"""
+"""Parameters in order: (name, layer)."""
 
 OTHER_STATES = ("optimizer.", "optimizer/", "rng_state", "common_state", "rerun_state_machine",
                 "opt_param_scheduler", "chained_", "content_metadata")  # fmt: skip
-"""How the names begin of what torch_dist keeps beside the model."""
+"""Prefixes of the names of torch_dist's values that are not part of the model."""
 
 FOREIGN = {
     "experts": "a mixture of experts",
@@ -54,18 +56,20 @@ FOREIGN = {
 
 @dataclass
 class Shards:
-    """
+    """The shards of a checkpoint.
+
     Attributes:
-        layers: by layer, None for what is outside of them; each a list by rank.
-        args: what Megatron was started with, as the checkpoint says.
-        version: of the order of queries, keys and values: 0, 1.0, 2.0 or 3.0.
-        pp, chunks: pipeline stages, and chunks of layers of each.
+        layers: by layer, with None for tensors outside layers; each is a list by rank.
+        args: the arguments that Megatron was started with, as the checkpoint records them.
+        version: the version of the order of queries, keys and values: 0, 1.0, 2.0 or 3.0.
+        pp: the number of pipeline stages.
+        chunks: the number of virtual stages of each.
         opened: every file that weights are read from.
-        others: what the checkpoint has beside the weights, a word each.
-        order: of the parameters of each (stage, chunk), as their module has them.
+        others: what the checkpoint has beside the weights, one word each.
+        order: the parameters of each (stage, chunk), in their module's order.
     """
 
-    files: Files
+    files: MegatronFiles
     args: dict[str, Any]
     version: float
     iteration: int
@@ -78,7 +82,7 @@ class Shards:
 
     @property
     def tp(self) -> int:
-        """Ranks whose shards are here: 1 for torch_dist, which keeps whole tensors."""
+        """The number of ranks with shards here: 1 for torch_dist, which keeps whole tensors."""
         return len(self.layers[None])
 
     @property
@@ -90,19 +94,19 @@ class Shards:
         return sum(t.nbytes for ranks in self.layers.values() for r in ranks for t in r.values())
 
 
-def open_shards(files: Files) -> Shards:
-    found = _legacy(files) if files.format == "torch" else _dist(files)
-    said = {found.iteration, *([] if files.step is None else [files.step])}
-    if len(said) > 1:
+def open_shards(files: MegatronFiles) -> Shards:
+    shards = _legacy(files) if files.format == "torch" else _dist(files)
+    steps = {shards.iteration, *([] if files.step is None else [files.step])}
+    if len(steps) > 1:
         raise UserError(
-            f"{files.folder}: its files say that they are of step {found.iteration}; copy the "
+            f"{files.folder}: its files say that they are of step {shards.iteration}; copy the "
             "whole checkpoint again"
         )
-    return found
+    return shards
 
 
-def _legacy(files: Files) -> Shards:
-    """Each stage numbers its layers from 0, and so does each of its virtual chunks."""
+def _legacy(files: MegatronFiles) -> Shards:
+    """Number the layers of all stages, which each stage and virtual stage numbers from 0."""
     opened = [[TorchFile(path) for path in stage] for stage in files.ranks]
     states = [[_mapping(file) for file in stage] for stage in opened]
     first = states[0][0]
@@ -134,7 +138,7 @@ def _legacy(files: Files) -> Shards:
 def _add_stage(
     stage: list[Any], layers: dict[int | None, Ranks], before: int, folder: Path
 ) -> Order:
-    """Into `layers`, of which `before` are there already. Returns what was added, of a rank."""
+    """Add a stage to `layers`, after the first `before` layers; return how many it has per rank."""
     for rank, tensors in enumerate(stage):
         for name, layer, tensor in tensors:
             at = None if layer is None else before + layer
@@ -145,11 +149,13 @@ def _add_stage(
     return [(name, None if layer is None else before + layer) for name, layer, _ in stage[0]]
 
 
-def _chunk(state: Mapping[str, Any], v: int, path: Path) -> list[tuple[str, int | None, Tensor]]:
+def _chunk(
+    state: Mapping[str, Any], v: int, path: Path
+) -> list[tuple[str, int | None, ShardTensor]]:
     model = state.get("model" if "model" in state else f"model{v}")
     if not isinstance(model, Mapping):
         raise UserError(f"{path}: holds no model, but {', '.join(map(str, state))[:200]}")
-    found = []
+    tensors = []
     for key, value in flat(model):
         if key.endswith(NO_WEIGHTS):
             continue
@@ -158,16 +164,16 @@ def _chunk(state: Mapping[str, Any], v: int, path: Path) -> list[tuple[str, int 
             raise UserError(f"{path}: {key} is {type(value).__name__}, expected a tensor")
         _refuse_far(key, layer or 0, path)
         refuse_foreign(key, path)
-        found.append((name, layer, value))
-    return found
+        tensors.append((name, layer, value))
+    return tensors
 
 
 def _chunks(state: Mapping[str, Any]) -> int:
-    """Virtual pipeline stages of each rank."""
+    """Return the virtual pipeline stages of each rank."""
     return 1 if "model" in state else max(1, sum(f"model{v}" in state for v in range(len(state))))
 
 
-def _dist(files: Files) -> Shards:
+def _dist(files: MegatronFiles) -> Shards:
     folder = DistFolder(files.folder)
     common, paths = common_state(folder)
     layers: dict[int | None, Ranks] = {None: [{}]}
@@ -179,7 +185,9 @@ def _dist(files: Files) -> Shards:
         if inside and layer is None:  # all layers in one tensor
             count = tensor.shape[0] if tensor.shape else 0
             _refuse_far(key, count, files.folder)
-            parts: list[tuple[int | None, Tensor]] = [(i, tensor.part(i)) for i in range(count)]
+            parts: list[tuple[int | None, ShardTensor]] = [
+                (i, tensor.part(i)) for i in range(count)
+            ]
         else:
             _refuse_far(key, layer or 0, files.folder)
             parts = [(layer, tensor)]
@@ -204,7 +212,7 @@ def _dist(files: Files) -> Shards:
 
 
 def common_state(folder: DistFolder) -> tuple[Mapping[str, Any], list[Path]]:
-    """What is not sharded: since 2026-07 an object of the checkpoint, before it a file."""
+    """Read the state that is not sharded: since 2026-07 an object, before that a file."""
     for name, place in folder.objects.items():
         if name.startswith("common_state/"):
             content = place.open().content
@@ -217,8 +225,8 @@ def common_state(folder: DistFolder) -> tuple[Mapping[str, Any], list[Path]]:
     return _mapping(TorchFile(path)), [path]
 
 
-def _check_ranks(files: Files, states: list[list[dict[str, Any]]]) -> None:
-    """Raises UserError for ranks that are missing at the end, and for files of several steps."""
+def _check_ranks(files: MegatronFiles, states: list[list[dict[str, Any]]]) -> None:
+    """Raise a UserError if the last ranks are missing, or the files are of several steps."""
     args = _args(states[0][0].get("args"))
     tp, pp = (args.get(f"{kind}_model_parallel_size") or 1 for kind in ("tensor", "pipeline"))
     if isinstance(tp, int) and isinstance(pp, int) and tp * pp < 1 << 16:
@@ -233,12 +241,12 @@ def _check_ranks(files: Files, states: list[list[dict[str, Any]]]) -> None:
         for path, state in zip(paths, stage, strict=True)
     }
     if len(set(steps.values())) > 1:
-        said = ", ".join(f"{name} of step {step}" for name, step in steps.items())
-        raise UserError(f"{files.folder}: its files are of different steps: {said}")
+        listed = ", ".join(f"{name} of step {step}" for name, step in steps.items())
+        raise UserError(f"{files.folder}: its files are of different steps: {listed}")
 
 
 def _refuse_far(key: str, layer: int, where: Path) -> None:
-    """More layers than there can be would take memory for nothing."""
+    """Refuse an impossibly large layer number, which would take memory for nothing."""
     if layer > 1 << 20:
         raise UserError(f"{where}: {key}: a layer of that number is not expected")
 
@@ -257,21 +265,21 @@ def _mapping(file: TorchFile) -> dict[str, Any]:
     return dict(file.content)
 
 
-def _args(said: Any) -> dict[str, Any]:
-    """Of an argparse.Namespace, in which what is no plain value stays unknown."""
-    state = said.state if isinstance(said, Inert) else said
+def _args(args: Any) -> dict[str, Any]:
+    """Read an argparse.Namespace as a mapping; values that are not plain stay unknown."""
+    state = args.state if isinstance(args, Inert) else args
     return dict(state) if isinstance(state, Mapping) else {}
 
 
-def _number(said: Any) -> float:
-    if type(said) not in (int, float) or said not in (0, 1, 2, 3):
-        raise UserError(f"checkpoint_version {said!r} is unknown; there are 0, 1.0, 2.0 and 3.0")
-    return float(said)
+def _number(version: Any) -> float:
+    if type(version) not in (int, float) or version not in (0, 1, 2, 3):
+        raise UserError(f"checkpoint_version {version!r} is unknown; there are 0, 1.0, 2.0 and 3.0")
+    return float(version)
 
 
-def _step(state: Mapping[str, Any], files: Files) -> int:
-    """A `release` counts as step 0, whatever number or word it has."""
-    said = state.get("iteration")
-    if type(said) is int and said >= 0:
-        return said
+def _step(state: Mapping[str, Any], files: MegatronFiles) -> int:
+    """Return the step; a `release` counts as step 0, whatever number or word it has."""
+    iteration = state.get("iteration")
+    if type(iteration) is int and iteration >= 0:
+        return iteration
     return files.step or 0

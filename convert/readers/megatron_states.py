@@ -1,9 +1,9 @@
-"""Where Megatron-LM's two formats have Adam's states, by the names of the model's tensors.
+"""Finds Adam's states in Megatron-LM's two formats, by the names of the model's tensors.
 
-`torch` without the distributed optimizer: numbered, first those of the group with weight decay,
-then of the group without, each in the order of the module. With it: one `distrib_optim.pt` for all
-data-parallel ranks, with a flat buffer for each chunk of layers. `torch_dist`: by the parameters'
-names, or flat buffers in buckets (`dp_reshardable`). Measured: FORMATS.
+`torch` without the distributed optimizer: states are numbered, first those of the group with weight
+decay, then of the group without, each in the order of the module. With it: one `distrib_optim.pt`
+for all data-parallel ranks, with a flat buffer for each virtual stage. `torch_dist`: states have
+the parameters' names, or lie in flat buffers in buckets (`dp_reshardable`). Measured: FORMATS.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,8 @@ from jaxneox.errors import UserError
 
 KINDS = ("param", "exp_avg", "exp_avg_sq")
 MASTERS = "fp32_param"
-"""Another name of `param` in torch_dist: plain Adam's in half precision, and older versions'."""
+"""Another name of `param` in torch_dist: used by plain Adam in half precision, and by older
+versions."""
 DISTRIBUTED = "distrib_optim.pt"
 NO_STATES = "there are none"
 
@@ -34,11 +35,17 @@ MODULES = {
     "local": ("input_layernorm", PROJ, QKV, "pre_mlp_layernorm", FC1, FC2),
     "transformer_engine": (PROJ, "input_layernorm", QKV, "pre_mlp_layernorm", FC1, FC2),
 }
-"""A layer's modules in their order, by Megatron's implementations; torch_dist does not tell it."""
+"""A layer's modules in order, by Megatron's implementation; torch_dist does not record which."""
 
 
 class Scaler(NamedTuple):
-    """Of a loss scale that moves: its value, steps since an overflow, overflows still forgiven."""
+    """The state of a dynamic loss scale.
+
+    Attributes:
+        scale: its value.
+        growth: the steps since an overflow.
+        hysteresis: the overflows still forgiven.
+    """
 
     scale: float
     growth: int
@@ -47,9 +54,12 @@ class Scaler(NamedTuple):
 
 @dataclass
 class States:
-    """`layers` by kind, as `Shards.layers`; without `param` where the weights are float32.
+    """Adam's states by kind, in the structure of `Shards.layers`.
 
-    `schedule` is what Megatron keeps of the learning rate's, `scaler` of a loss scale that moves.
+    Attributes:
+        layers: by kind; `param` is absent if the weights are float32.
+        schedule: Megatron's state of the learning rate schedule.
+        scaler: the state of a dynamic loss scale, if there is one.
     """
 
     step: int = 0
@@ -66,7 +76,7 @@ class States:
 
 def legacy_states(shards: Shards) -> States:
     files = iter(file for file in shards.opened if isinstance(file, TorchFile))
-    found = States()
+    states = States()
     for p in range(shards.pp):
         for t in range(shards.tp):
             file = next(files)
@@ -74,21 +84,21 @@ def legacy_states(shards: Shards) -> States:
             if not isinstance(optimizer, Mapping):
                 raise UserError(NO_STATES)
             inner = optimizer.get("optimizer", optimizer)
-            found.groups = [dict(group) for group in inner["param_groups"]]
+            states.groups = [dict(group) for group in inner["param_groups"]]
             place = (_schedule(file.content), _scaler(optimizer))
-            if p + t and place != (found.schedule, found.scaler):
+            if p + t and place != (states.schedule, states.scaler):
                 raise UserError("its files say different places of the schedule or loss scales")
-            found.schedule, found.scaler = place
+            states.schedule, states.scaler = place
             if inner.get("state"):
-                _numbered(shards, p, t, optimizer, found)
+                _numbered(shards, p, t, optimizer, states)
             else:
-                found.step = int(scalar(found.groups[0].get("step", 0)))
-                _flat(shards, p, t, TorchFile(file.path.with_name(DISTRIBUTED)), found)
-    return found
+                states.step = int(scalar(states.groups[0].get("step", 0)))
+                _flat(shards, p, t, TorchFile(file.path.with_name(DISTRIBUTED)), states)
+    return states
 
 
-def _numbered(shards: Shards, p: int, t: int, optimizer: Mapping[str, Any], found: States) -> None:
-    """And where the model is in half precision lists of master weights, by group as well."""
+def _numbered(shards: Shards, p: int, t: int, optimizer: Mapping[str, Any], states: States) -> None:
+    """Read numbered states; a half-precision model has lists of master weights by group as well."""
     inner = optimizer.get("optimizer", optimizer)
     masters = optimizer.get("fp32_from_fp16_params")
     order = [entry for v in range(shards.chunks) for entry in shards.order[p, v]]
@@ -104,19 +114,19 @@ def _numbered(shards: Shards, p: int, t: int, optimizer: Mapping[str, Any], foun
         for at, (entry, index) in enumerate(zip(own, group["params"], strict=True)):
             state = inner["state"][index]
             for kind in KINDS[1:]:
-                found.put(kind, entry, t, shards.tp, state[kind])
+                states.put(kind, entry, t, shards.tp, state[kind])
             if masters is not None:
-                found.put("param", entry, t, shards.tp, masters[number][at])
-            found.step = max(found.step, int(scalar(state.get("step", group.get("step", 0)))))
+                states.put("param", entry, t, shards.tp, masters[number][at])
+            states.step = max(states.step, int(scalar(state.get("step", group.get("step", 0)))))
 
 
 def _decays(shards: Shards, entry: Entry, rank: int) -> bool:
-    """Weight decay is of matrices, and of no bias."""
+    """Tell which parameters have weight decay: matrices do, and biases do not."""
     name, layer = entry
     return len(shards.layers[layer][rank][name].shape) > 1 and not name.endswith(".bias")
 
 
-def _flat(shards: Shards, p: int, t: int, file: TorchFile, found: States) -> None:
+def _flat(shards: Shards, p: int, t: int, file: TorchFile, states: States) -> None:
     for v in range(shards.chunks):
         by_type = file.content.get(v) or {}
         if len(by_type) != 1:
@@ -127,33 +137,33 @@ def _flat(shards: Shards, p: int, t: int, file: TorchFile, found: States) -> Non
         starts = places(shapes, [buffer["param"].size])
         for entry, shape, (_, start) in zip(order, shapes, starts, strict=True):
             for kind in KINDS:
-                found.put(kind, entry, t, shards.tp, FlatPart(buffer[kind], start, shape))
+                states.put(kind, entry, t, shards.tp, FlatPart(buffer[kind], start, shape))
 
 
 def dist_states(shards: Shards, model: ModelConfig, fits: Callable[[States], bool]) -> States:
-    """`fits` says whether the states are in the right order, of which there are two."""
+    """Read the states of torch_dist. `fits` tells whether an order of them is the right one."""
     folder = DistFolder(shards.files.folder)
-    found = _settings(folder)
+    states = _settings(folder)
     for name, tensor in folder.tensors.items():
         kind, _, key = name.removeprefix("optimizer.state.").partition(".")
         kind = "param" if kind == MASTERS else kind
         if name.startswith("optimizer.state.") and kind in KINDS:
             for entry, part in _parts(key, tensor):
-                found.put(kind, entry, 0, 1, part)
-    if found.layers:
-        return found
+                states.put(kind, entry, 0, 1, part)
+    if states.layers:
+        return states
     if not any(name.startswith("optimizer.distributed.") for name in folder.tensors):
         raise UserError(NO_STATES)
     for modules in MODULES.values():
-        found.layers = {}
-        _from_buckets(shards, model, folder, modules, found)
-        if fits(found):
+        states.layers = {}
+        _from_buckets(shards, model, folder, modules, states)
+        if fits(states):
             break
-    return found
+    return states
 
 
 def _parts(key: str, tensor: DistTensor) -> Iterator[tuple[Entry, DistTensor]]:
-    """A tensor of all layers as one for each."""
+    """Split a tensor of all layers into one for each."""
     name, layer, inside = named(key)
     if not inside or layer is not None:
         yield (name, layer), tensor
@@ -163,7 +173,7 @@ def _parts(key: str, tensor: DistTensor) -> Iterator[tuple[Entry, DistTensor]]:
 
 
 def _settings(folder: DistFolder) -> States:
-    """All but the tensors: of the common state, and with `dp_reshardable` of objects beside it."""
+    """Read all but the tensors: the common state, and objects beside it (`dp_reshardable`)."""
     common, _ = common_state(folder)
     held = dict(common.get("optimizer") or {})
     for name, place in folder.objects.items():
@@ -180,17 +190,17 @@ def _settings(folder: DistFolder) -> States:
 
 
 def _schedule(state: Mapping[str, Any]) -> dict[str, Any]:
-    """`lr_scheduler` until 2022."""
+    """Return the schedule's state, which was named `lr_scheduler` until 2022."""
     return dict(state.get("opt_param_scheduler") or state.get("lr_scheduler") or {})
 
 
 def _scaler(held: Mapping[str, Any]) -> Scaler | None:
-    """None where there is none, and of a constant scale, which has no state."""
-    said = held.get("grad_scaler")
-    if not said:
+    """Return the dynamic loss scale, or None for a constant scale, which has no state."""
+    scaler = held.get("grad_scaler")
+    if not scaler:
         return None
     scale, growth, hysteresis = (
-        scalar(said[name]) for name in ("scale", "growth_tracker", "hysteresis_tracker")
+        scalar(scaler[name]) for name in ("scale", "growth_tracker", "hysteresis_tracker")
     )
     if not (0 < scale < 2.0**128 and 0 <= growth < 2**31 and abs(hysteresis) < 2**31):
         raise UserError(f"its loss scale is {scale:g}, trackers {growth:g} and {hysteresis:g}")
@@ -198,9 +208,9 @@ def _scaler(held: Mapping[str, Any]) -> Scaler | None:
 
 
 def _from_buckets(
-    shards: Shards, model: ModelConfig, folder: DistFolder, modules: tuple[str, ...], found: States
+    shards: Shards, model: ModelConfig, folder: DistFolder, modules: tuple[str, ...], states: States
 ) -> None:
-    """Of every model-parallel rank, whose number is stage * tp + tensor-parallel rank."""
+    """Read the buckets of every model-parallel rank, which is number stage * tp + tensor rank."""
     kinds = ("tensor", "pipeline", "virtual_pipeline")
     tp, pp, chunks = (shards.args.get(f"{kind}_model_parallel_size") or 1 for kind in kinds)
     shapes = _shapes(model, tp)
@@ -213,19 +223,19 @@ def _from_buckets(
             if entry == (HEAD, None) and model.tied_embedding:
                 continue  # the last stage's copy
             for kind in KINDS:
-                found.put(kind, entry, t, tp, FlatPart(buckets[kind][bucket], start, shape))
+                states.put(kind, entry, t, tp, FlatPart(buckets[kind][bucket], start, shape))
 
 
 def _shapes(model: ModelConfig, tp: int) -> dict[str, tuple[int, ...]]:
-    """Of a rank's tensors; of a tied embedding's copy as well."""
-    sizes, found = sizes_of(model), {}
+    """Return the shapes of a rank's tensors, including those of a tied embedding's copy."""
+    sizes, shapes = sizes_of(model), {}
     for inside in (False, True):
         for rule in rules(model, inside=inside):
             shape = share(rule, rule.shape(sizes), tp)
             if shape is None:
                 raise UserError(f"{rule.theirs} does not divide over {tp} ranks")
-            found[rule.theirs] = shape
-    return {HEAD: found[WORDS]} | found
+            shapes[rule.theirs] = shape
+    return {HEAD: shapes[WORDS]} | shapes
 
 
 def _order(
@@ -235,33 +245,33 @@ def _order(
     at: tuple[int, int],
     of: tuple[int, int],
 ) -> Order:
-    """The parameters of a stage's chunk, as its module has them."""
+    """Return the parameters of a virtual stage in the order of its module."""
     (p, v), (pp, chunks) = at, of
     each, chunk = model.num_layers // (pp * chunks), v * pp + p
-    found: Order = []
+    order: Order = []
     if chunk == 0:
-        found += [(name, None) for name in (WORDS, POSITIONS) if name in shapes]
+        order += [(name, None) for name in (WORDS, POSITIONS) if name in shapes]
     for layer in range(chunk * each, (chunk + 1) * each):
         for name in (f"{module}.{kind}" for module in modules for kind in ("weight", "bias")):
-            found += [(name, layer)] if name in shapes else []
+            order += [(name, layer)] if name in shapes else []
     if chunk == pp * chunks - 1:
         names = (f"{FINAL}.weight", f"{FINAL}.bias", HEAD)
         own_head = not model.tied_embedding or pp > 1
-        found += [(n, None) for n in names if n in shapes and (n != HEAD or own_head)]
-    return found
+        order += [(n, None) for n in names if n in shapes and (n != HEAD or own_head)]
+    return order
 
 
 def _buckets(folder: DistFolder, rank: int, chunk: int, kind: str) -> list[DistTensor]:
     prefix = f"optimizer.distributed.dp_group_idx_{rank}.gbuf_idx_{chunk}.dtype_"
-    found = {
+    buckets = {
         int(name.rpartition("bucket_idx_")[2].partition(".")[0]): tensor
         for name, tensor in folder.tensors.items()
         if name.startswith(prefix) and name.endswith(f".{kind}")
     }
-    if not found:
+    if not buckets:
         raise UserError(f"{prefix}….{kind} is missing")
-    return [found[index] for index in sorted(found)]
+    return [buckets[index] for index in sorted(buckets)]
 
 
-def scalar(said: Any) -> float:
-    return float(said.numpy().item() if hasattr(said, "numpy") else said)
+def scalar(value: Any) -> float:
+    return float(value.numpy().item() if hasattr(value, "numpy") else value)

@@ -1,4 +1,4 @@
-"""A GPT-NeoX checkpoint as named shards: which tensors there are, of which ranks, how laid out."""
+"""A GPT-NeoX checkpoint as named shards: its tensors, their ranks and their layouts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convert.readers.neox_files import Files
+from convert.readers.neox_files import NeoxFiles
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES
 from jaxneox.config import Settings
@@ -17,7 +17,7 @@ from jaxneox.errors import UserError
 from jaxneox.model.positions import alibi_slopes
 
 Shards = list[dict[str, LazyTensor]]
-"""One module's tensors by name (HEAD's), for every rank."""
+"""One module's tensors by HEAD's names, for every rank."""
 
 PREFIX = "sequential."
 
@@ -41,17 +41,20 @@ FOREIGN = {
 
 @dataclass
 class NeoxCheckpoint:
-    """Raises UserError for files that are missing, of different steps or of another kind.
+    """A GPT-NeoX checkpoint whose tensors are read lazily.
 
     Attributes:
-        yamls: where the configuration was read.
-        given: its keys.
-        notes: what a user should know of the YAML, one line each.
-        mp: model-parallel ranks, as the files have them.
+        yamls: the files that the configuration was read from.
+        given: the configuration's keys.
+        notes: what a user should know about the YAML, one line each.
+        mp: the number of model-parallel ranks in the files.
         engine: which of NeoX's two layouts the files have.
+
+    Raises:
+        UserError: files are missing, of different steps or of another kind.
     """
 
-    files: Files
+    files: NeoxFiles
     yamls: list[Path]
     given: dict[str, Any]
     renamed: set[str] = field(default_factory=set)
@@ -68,27 +71,30 @@ class NeoxCheckpoint:
 
     @property
     def pp(self) -> int:
-        """Stages; 0 for the Sequential engine, and 1 where nothing tells."""
+        """The number of stages; 0 for the Sequential engine, and 1 if no file tells."""
         if self.engine == "sequential":
             return 0
         return max(1, len(self.files.ranks) // self.mp)
 
     @property
     def dp(self) -> int:
-        """Data-parallel ranks: part of the global batch; 1 where nothing tells."""
-        said = [state.get("dp_world_size") for state in self.states]
-        return max([n for n in said if isinstance(n, int)], default=1) or 1
+        """The number of data-parallel ranks, a factor of the global batch; 1 if no file tells."""
+        world_sizes = [state.get("dp_world_size") for state in self.states]
+        return max([n for n in world_sizes if isinstance(n, int)], default=1) or 1
 
     @property
     def half_angles(self) -> bool:
-        """Whether rotary's angles were computed in half precision, as before 2024: then the buffer
-        of frequencies was halved with the weights, and multiplied by positions in that type."""
+        """Whether rotary's angles were computed in half precision, as before 2024.
+
+        Then the buffer of frequencies was cast with the weights, and multiplied by positions in
+        that type.
+        """
         half = self.dtype.itemsize == 2
         return half and self.generation == "2023" and self.model.positions.kind == "rotary"
 
     @property
     def half_slopes(self) -> bool:
-        """Whether alibi's slopes were rounded with the weights, to other numbers than they are."""
+        """Whether alibi's slopes were rounded to other numbers when the weights were cast."""
         if self.dtype.itemsize != 2 or self.model.positions.kind != "alibi":
             return False
         slopes = np.asarray(alibi_slopes(self.model.attention.num_heads))
@@ -102,23 +108,25 @@ class NeoxCheckpoint:
 
     @property
     def llama_mlp(self) -> bool:
-        """Whether the MLP is that of `mlp_type: llama`, by its tensors."""
+        """Whether the MLP is that of `mlp_type: llama`, according to its tensors."""
         names = {name for shards in self.shards.values() for name in shards[0]}
         return f"{next(iter(LLAMA_MLP))}.weight" in names
 
     @property
     def step(self) -> int:
-        said = {state["iteration"] for state in self.states if type(state.get("iteration")) is int}
-        return self.files.step if self.files.step is not None else max(said, default=0)
+        iterations = {
+            state["iteration"] for state in self.states if type(state.get("iteration")) is int
+        }
+        return self.files.step if self.files.step is not None else max(iterations, default=0)
 
     @property
     def layers(self) -> int:
-        """Blocks, as the files have them."""
+        """The number of blocks in the files."""
         return sum(index >= FIRST_BLOCK for index in self.shards) - self._tail
 
     @property
     def vocab_size(self) -> int:
-        """Padded."""
+        """The vocabulary size, including padding."""
         return sum(s["word_embeddings.weight"].shape[0] for s in self.shards[EMBEDDING])
 
     @property
@@ -127,7 +135,7 @@ class NeoxCheckpoint:
 
     @cached_property
     def keys(self) -> dict[str, Any]:
-        """The YAML's, with what the files say better and what NeoX does otherwise than it says."""
+        """The YAML's keys, corrected by the files and by what NeoX does against its YAML."""
         for name in ("attention_dropped", "logit_bias"):
             if name in self.given:
                 raise UserError(f"{self.yamls[0]}: {name} is no key of NeoX; leave it out")
@@ -145,39 +153,39 @@ class NeoxCheckpoint:
 
     @cached_property
     def opened(self) -> list[TorchFile]:
-        """Every file that the weights are read from, or that says something about them."""
+        """Every file that holds weights, or that says something about them."""
         layers = [path for shards in self.files.layers.values() for path in shards]
         return [TorchFile(path) for path in layers + self.files.ranks + self.files.merged]
 
     @cached_property
     def states(self) -> list[dict[str, Any]]:
-        """What the mp_rank files say beside weights, in order."""
+        """The contents of the mp_rank files besides weights, in order."""
         first = sum(map(len, self.files.layers.values()))
         return [_mapping(file) for file in self.opened[first : first + len(self.files.ranks)]]
 
     @cached_property
     def shards(self) -> dict[int, Shards]:
-        """By Sequential index."""
+        """The shards by Sequential index."""
         if self.engine == "sequential":
             ranks = [self._by_index(file, self._module(file)) for file in self.opened]
             if self.files.merged:
                 ranks = [self._one_rank(ranks)]
-            found = {i: [rank.get(i, {}) for rank in ranks] for i in sorted(set().union(*ranks))}
+            modules = {i: [rank.get(i, {}) for rank in ranks] for i in sorted(set().union(*ranks))}
         else:
             files = iter(self.opened)
-            found = {
+            modules = {
                 index: [self._named(_mapping(next(files)), where=index) for _ in paths]
                 for index, paths in self.files.layers.items()
             }
-        return {index: shards for index, shards in found.items() if any(shards)}
+        return {index: shards for index, shards in modules.items() if any(shards)}
 
     def ranks(self, index: int) -> list[Mapping[str, np.ndarray]]:
-        """One module's tensors as views of the files, by rank: what the oracle reads."""
+        """Return one module's tensors by rank, as views of the files for the oracle."""
         shards = self.shards.get(index, [{}] * self.mp)
         return [{n: t.numpy() for n, t in rank.items()} for rank in shards]
 
     def forget(self, index: int) -> None:
-        """Give back the memory of the module's pages; they are read again where wanted."""
+        """Give back the memory of the module's pages; they are read again when needed."""
         for file in {
             t.file.path: t.file for s in self.shards.get(index, []) for t in s.values()
         }.values():
@@ -185,7 +193,7 @@ class NeoxCheckpoint:
 
     @property
     def weight_files(self) -> list[TorchFile]:
-        """Those that the weights are read from."""
+        """The files that hold the weights."""
         return self.opened[: len(self.opened) - len(self.files.ranks)] or self.opened
 
     @property
@@ -194,12 +202,12 @@ class NeoxCheckpoint:
 
     @property
     def _tail(self) -> int:
-        """Modules after the blocks."""
+        """Return the modules after the blocks."""
         after = ("norm.", "final_linear.")
         return sum(any(n.startswith(after) for n in s[0]) for s in self.shards.values())
 
     def _module(self, file: TorchFile) -> Mapping[Any, Any]:
-        """A rank's state of the Sequential."""
+        """Return a rank's state of the Sequential."""
         module = _mapping(file) if self.files.merged else _mapping(file).get("module")
         if not isinstance(module, Mapping):
             raise UserError(
@@ -223,16 +231,16 @@ class NeoxCheckpoint:
     def _one_rank(
         self, parts: list[dict[int, dict[str, LazyTensor]]]
     ) -> dict[int, dict[str, LazyTensor]]:
-        """Of the files that one rank's modules were spread over."""
-        found: dict[int, dict[str, LazyTensor]] = {}
+        """Merge the files over which one rank's modules were spread."""
+        modules: dict[int, dict[str, LazyTensor]] = {}
         for part in parts:
             for index, tensors in part.items():
-                found.setdefault(index, {}).update(tensors)
-        return found
+                modules.setdefault(index, {}).update(tensors)
+        return modules
 
     def _named(self, tensors: Mapping[Any, Any], where: int) -> dict[str, LazyTensor]:
-        """By HEAD's names; every value has to be a tensor."""
-        found = {}
+        """Rename tensors to HEAD's names, and check that every value is a tensor."""
+        named = {}
         for key, tensor in tensors.items():
             name = str(key)
             self._refuse_foreign(name, where)
@@ -242,13 +250,13 @@ class NeoxCheckpoint:
                 if name.startswith(old):
                     name = new + name.removeprefix(old)
                     self.renamed.add(old)
-            if name in found:
+            if name in named:
                 raise UserError(
                     f"{self.files.folder}: {name} is there twice, by its old name and its new "
                     f"(module {where})"
                 )
-            found[name] = tensor
-        return found
+            named[name] = tensor
+        return named
 
     def _refuse_foreign(self, name: str, where: int) -> None:
         for sign, kind in FOREIGN.items():

@@ -1,7 +1,7 @@
-"""The optimizer without ZeRO: torch's own state, in each rank's `mp_rank_NN` file, by number.
+"""The optimizer without ZeRO: torch's own state, by number, in each rank's `mp_rank_NN` file.
 
-Numbered are the parameters that decay, then those that do not, in the order of the modules; with
-`weight-decay: 0` all in the order of the modules.
+Parameters that decay are numbered first, then those that do not, in the order of the modules; with
+`weight-decay: 0` all are numbered in the order of the modules.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ from jaxneox.errors import UserError
 
 
 def is_group_of(name: str) -> int:
-    """0 decays, 1 does not: norms, and whatever is called a bias (`megatron/model/utils.py`)."""
+    """Return 0 for a parameter with decay, 1 for norms and biases (`megatron/model/utils.py`)."""
     return int("norm" in name or name.rpartition(".")[2] == "bias")
 
 
 def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
-    """Without ZeRO: each rank's own file has its parameters' states by number."""
-    found = NeoxOptimizer({}, [], 0, 0, 0, 0.0)
+    """Read the states without ZeRO: each rank's own file has its parameters' states by number."""
+    optimizer = NeoxOptimizer({}, [], 0, 0, 0, 0.0)
     for path, state in zip(source.files.ranks, source.states, strict=True):
         torch = state.get("optimizer")
         if not isinstance(torch, Mapping) or not isinstance(torch.get("state"), Mapping):
@@ -40,17 +40,17 @@ def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
                 f"zero_pp_rank_D_mp_rank_NN_optim_states.pt files; {ALONE}"
             )
     with reading(source.files.ranks[0]):
-        found.stages = _stage_modules(source, max(1, len(source.files.ranks) // source.mp))
+        optimizer.stages = _stage_modules(source, max(1, len(source.files.ranks) // source.mp))
     for number, state in enumerate(source.states):
         path = source.files.ranks[number]
         stage, rank = divmod(number, source.mp)
         with reading(path):
-            _read_rank(found, source, state["optimizer"], found.stages[stage], rank, path)
-    return found
+            _read_rank(optimizer, source, state["optimizer"], optimizer.stages[stage], rank, path)
+    return optimizer
 
 
 def _read_rank(
-    found: NeoxOptimizer,
+    optimizer: NeoxOptimizer,
     source: NeoxCheckpoint,
     torch: Mapping[str, Any],
     modules: list[int],
@@ -58,7 +58,7 @@ def _read_rank(
     path: Path,
 ) -> None:
     described = torch["param_groups"]
-    take_constants(found, described)
+    take_constants(optimizer, described)
     groups = _groups(source, modules, [len(group["params"]) for group in described], path)
     numbers = [number for group in described for number in group["params"]]
     for at, param in zip(numbers, (param for group in groups for param in group), strict=True):
@@ -74,12 +74,12 @@ def _read_rank(
                     f"{path}: {quantity} number {at} is {there}, expected {list(param.shape)} "
                     f"of module {param.module}, {param.name}; {ALONE}"
                 )
-            put(found, quantity, rank, param, tensor, path)
-    found.counts[path.name] = updates_of(torch["state"].values(), described)
+            put(optimizer, quantity, rank, param, tensor, path)
+    optimizer.counts[path.name] = updates_of(torch["state"].values(), described)
 
 
 def _check_unused(source: NeoxCheckpoint, param: Param, at: int, path: Path) -> None:
-    """Only what has no effect, or has made no step, has never had a gradient."""
+    """Check that a parameter without a state has no effect, or has made no step."""
     second = source.model.shared_norm and param.name.startswith("post_attention_layernorm")
     if source.step and not second and not source.model.attention_dropped:
         raise UserError(
@@ -91,7 +91,7 @@ def _check_unused(source: NeoxCheckpoint, param: Param, at: int, path: Path) -> 
 def _groups(
     source: NeoxCheckpoint, modules: list[int], counts: list[int], path: Path
 ) -> list[list[Param]]:
-    """The parameters of a stage in the order of its optimizer: by group, then by module."""
+    """Return a stage's parameters in the order of its optimizer: by group, then by module."""
     params = [param for index in modules for param in _params(source, index)]
     groups = [[p for p in params if is_group_of(p.name) == kind] for kind in (0, 1)]
     if len(counts) == 1:
@@ -105,9 +105,9 @@ def _groups(
 
 
 def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:
-    """Consecutive modules, as many as each stage's optimizer has parameters of."""
+    """Assign consecutive modules to stages by the parameters in each stage's optimizer."""
     left = sorted(source.shards)
-    found: list[list[int]] = []
+    per_stage: list[list[int]] = []
     for stage in range(stages):
         torch = source.states[stage * source.mp].get("optimizer")
         wanted = sum(len(group["params"]) for group in torch["param_groups"]) if torch else 0
@@ -117,8 +117,8 @@ def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:
         while left and wanted > 0:
             wanted -= len(_params(source, left[0]))
             modules.append(left.pop(0))
-        found.append(modules)
-    return found
+        per_stage.append(modules)
+    return per_stage
 
 
 def _params(source: NeoxCheckpoint, index: int) -> list[Param]:

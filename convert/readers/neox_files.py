@@ -1,4 +1,4 @@
-"""GPT-NeoX's folders: which files a checkpoint consists of, and which of them is missing.
+"""Finds the files of a GPT-NeoX checkpoint, and those that are missing.
 
 The pipeline engine writes one file for each layer and rank, `layer_LL-model_MM-model_states.pt`,
 beside `mp_rank_NN_model_states.pt` (NN = stage * mp + rank) without weights; the Sequential engine
@@ -24,13 +24,13 @@ MEGATRON = f"a Megatron-LM checkpoint: {command('convert', 'from-megatron', 'SRC
 HUGGING_FACE = f"a Hugging Face model: {command('convert', 'from-hf', 'SRC', 'DST')}"
 ZERO_3 = re.compile(r"zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt")
 UNIVERSAL = "_universal"
-"""How DeepSpeed ends the name of a universal checkpoint's folder, which has a folder `zero`."""
+"""Suffix of DeepSpeed's folder for a universal checkpoint, in which there is a folder `zero`."""
 
 WHOLE = "pytorch_model.bin"
-"""What DeepSpeed's zero_to_fp32.py writes, or an index of its parts."""
+"""The file that DeepSpeed's zero_to_fp32.py writes; it may be an index of parts instead."""
 
 NAMED = re.compile(r"(sequential\.)?\d+\.[a-z]\w*\..+")
-"""A tensor of NeoX's Sequential, outside of NeoX's own files."""
+"""Matches the name of a tensor of NeoX's Sequential outside NeoX's own files."""
 
 OTHER_KINDS = {
     "latest_checkpointed_iteration.txt": MEGATRON,
@@ -41,11 +41,25 @@ OTHER_KINDS = {
 }
 
 
+def layer_file(index: int, rank: int) -> str:
+    """Name the file of one module of the Sequential and one model-parallel rank."""
+    return f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+
+
+def rank_file(number: int) -> str:
+    """Name the file of one rank; number = stage * mp + rank."""
+    return f"mp_rank_{number:02d}_model_states.pt"
+
+
 @dataclass(frozen=True)
-class Files:
-    """One step of a run. `layers` is by Sequential index, each a list by rank; empty for the
-    Sequential engine. `ranks` are the mp_rank files in order; empty where none were kept.
-    `merged` are the parts of what zero_to_fp32.py made of them, in their place."""
+class NeoxFiles:
+    """The files of one step of a run.
+
+    Attributes:
+        layers: by Sequential index, each a list by rank; empty for the Sequential engine.
+        ranks: the mp_rank files in order; empty if none were kept.
+        merged: the files that zero_to_fp32.py made in their place.
+    """
 
     folder: Path
     step: int | None
@@ -55,21 +69,25 @@ class Files:
     merged: list[Path] = field(default_factory=list)
 
 
-def find_files(src: Path, step: int | None = None) -> Files:
-    """`src` is a run or one of its `global_stepN` folders. Raises UserError for what is missing."""
+def find_files(src: Path, step: int | None = None) -> NeoxFiles:
+    """Find the files of a run or of one of its `global_stepN` folders.
+
+    Raises:
+        UserError: files are missing.
+    """
     folder = step_folder(src, step)
     names = sorted(path.name for path in folder.iterdir())
     grid = {(int(m[1]), int(m[2])): folder / m[0] for name in names if (m := LAYER.fullmatch(name))}
     ranks = {int(m[1]): folder / m[0] for name in names if (m := RANK.fullmatch(name))}
     if not grid and not ranks:
         if merged := merged_files(folder):
-            return Files(folder, None, {}, [], _yamls(folder), merged)
+            return NeoxFiles(folder, None, {}, [], _yamls(folder), merged)
         raise nothing_here(src, folder, names)
     largest = max([rank for _, rank in grid] + [*ranks])
     if largest >= MOST_RANKS:
         raise UserError(f"{folder}: a file of rank {largest}; at most {MOST_RANKS} are expected")
     number = STEP.fullmatch(folder.name)
-    return Files(
+    return NeoxFiles(
         folder,
         int(number[1]) if number else None,
         _whole_grid(folder, grid),
@@ -104,13 +122,13 @@ def step_folder(src: Path, step: int | None) -> Path:
 
 
 def _whole_grid(folder: Path, grid: dict[tuple[int, int], Path]) -> dict[int, list[Path]]:
-    """Raises UserError with every file that another rank has and one has not."""
+    """Raise a UserError that names every file which other ranks have and one lacks."""
     if not grid:
         return {}
     ranks = 1 + max(rank for _, rank in grid)
     indices = sorted({index for index, _ in grid})
     missing = [
-        f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+        layer_file(index, rank)
         for index in indices
         for rank in range(ranks)
         if (index, rank) not in grid
@@ -121,7 +139,7 @@ def _whole_grid(folder: Path, grid: dict[tuple[int, int], Path]) -> dict[int, li
 
 
 def _whole_list(folder: Path, ranks: dict[int, Path]) -> list[Path]:
-    missing = [f"mp_rank_{n:02d}_model_states.pt" for n in range(max(ranks, default=-1) + 1)
+    missing = [rank_file(n) for n in range(max(ranks, default=-1) + 1)
                if n not in ranks]  # fmt: skip
     if missing:
         raise missing_files(folder, missing)
@@ -129,16 +147,19 @@ def _whole_list(folder: Path, ranks: dict[int, Path]) -> list[Path]:
 
 
 def _yamls(folder: Path) -> list[Path]:
-    """The configuration that NeoX saved with the step, else what lies beside it."""
+    """Return the configuration that NeoX saved with the step, or else the files beside the step."""
     for place in (folder / "configs", folder, folder.parent):
-        if found := sorted(p for p in place.glob("*.y*ml") if p.suffix in (".yml", ".yaml")):
-            return found
+        if yamls := sorted(p for p in place.glob("*.y*ml") if p.suffix in (".yml", ".yaml")):
+            return yamls
     return []
 
 
 def merged_files(folder: Path) -> list[Path]:
-    """The files that zero_to_fp32.py wrote of a run of NeoX; none where there is another model's,
-    or a config.json, by which transformers reads them."""
+    """Return the files that zero_to_fp32.py wrote for a run of NeoX.
+
+    There are none if the files hold another model, or beside a config.json, by which transformers
+    reads them.
+    """
     index, whole = folder / f"{WHOLE}.index.json", folder / WHOLE
     if (folder / "config.json").exists() or not (index.is_file() or whole.is_file()):
         return []

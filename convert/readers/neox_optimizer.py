@@ -1,10 +1,10 @@
-"""Adam's state in a GPT-NeoX checkpoint, in whichever of DeepSpeed's two ways it is kept."""
+"""Reads Adam's state in a GPT-NeoX checkpoint, in either of DeepSpeed's two layouts."""
 
 from collections.abc import Mapping
 
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_adam import read_whole
-from convert.readers.neox_files import missing_files
+from convert.readers.neox_files import missing_files, rank_file
 from convert.readers.neox_state import ALONE, NeoxOptimizer, Quantity
 from convert.readers.neox_zero import partitions, read_partitions
 from jaxneox.errors import UserError
@@ -13,7 +13,7 @@ __all__ = ["NeoxOptimizer", "Quantity", "open_optimizer"]
 
 
 def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
-    """The state of all ranks and stages."""
+    """Open the optimizer's state of all ranks and stages."""
     folder = source.files.folder
     if source.files.merged:
         raise UserError(
@@ -21,40 +21,40 @@ def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
             "the global_stepN folder, or leave --optimizer out"
         )
     if not source.files.ranks:
-        raise missing_files(folder, ["mp_rank_00_model_states.pt"])
+        raise missing_files(folder, [rank_file(0)])
     there = partitions(folder)
-    found = read_partitions(source, there) if there else read_whole(source)
+    optimizer = read_partitions(source, there) if there else read_whole(source)
     first = source.states[0]
     schedule = first.get("lr_scheduler")
     position = schedule.get("num_iters") if isinstance(schedule, Mapping) else None
-    found.position = position if isinstance(position, int) else source.step
-    found.count = _count(source, found)
+    optimizer.position = position if isinstance(position, int) else source.step
+    optimizer.count = _count(source, optimizer)
     told = first.get("ds_config")
     clipping = told.get("gradient_clipping", 0.0) if isinstance(told, Mapping) else None
     if clipping is None:
         clipping = float(source.given.get("gradient_clipping", 1.0))
-    found.clipping = float(clipping)
-    return found
+    optimizer.clipping = float(clipping)
+    return optimizer
 
 
-def _count(source: NeoxCheckpoint, found: NeoxOptimizer) -> int:
-    """Of Adam's updates, by which it corrects the bias of its moments: all files say the same."""
-    folder, counts = source.files.folder, found.counts
+def _count(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> int:
+    """Count Adam's updates, which correct the bias of its moments; all files must agree on them."""
+    folder, counts = source.files.folder, optimizer.counts
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
         raise UserError(
-            f"{folder}: Adam has made another number of updates by each file ({said}): they are of "
-            f"different steps; copy the whole checkpoint, or {ALONE}"
+            f"{folder}: Adam has made another number of updates by each file ({listed}): they are "
+            f"of different steps; copy the whole checkpoint, or {ALONE}"
         )
     count = max(counts.values(), default=0)
-    if count <= 0 < found.position:
+    if count <= 0 < optimizer.position:
         raise UserError(
             f"{folder}: its optimizer's files do not say how many updates Adam has made (`step`, "
-            f"by parameter or by group), and the schedule is at {found.position}; {ALONE}"
+            f"by parameter or by group), and the schedule is at {optimizer.position}; {ALONE}"
         )
-    if count != found.position:
-        found.warnings.append(
-            f"Adam has made {count} updates and the schedule is at {found.position}: both are "
+    if count != optimizer.position:
+        optimizer.warnings.append(
+            f"Adam has made {count} updates and the schedule is at {optimizer.position}: both are "
             "taken as they are, as for a run that began again with a new optimizer"
         )
     return count

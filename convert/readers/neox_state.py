@@ -1,4 +1,4 @@
-"""Adam's state, tensor by tensor as NeoX names its weights."""
+"""Adam's state, tensor by tensor, by NeoX's names of the weights."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ ALONE = "the weights alone convert without --optimizer"
 
 
 class Numbers(Protocol):
-    """Something that is an array when it is asked."""
+    """Numbers that become an array when they are read."""
 
     def numpy(self) -> np.ndarray: ...
 
 
 class Param(NamedTuple):
-    """A parameter by the Sequential index of its module and its name there (HEAD's)."""
+    """A parameter by the Sequential index of its module and its HEAD name there."""
 
     module: int
     name: str
@@ -40,33 +40,36 @@ class Slice:
     shape: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
-        found, at = [], 0
+        pieces, at = [], 0
         end = self.start + int(np.prod(self.shape))
         for part in self.parts:
             first, last = max(self.start - at, 0), min(end - at, part.size)
             if first < last:
-                found.append(part.numpy()[first:last])
+                pieces.append(part.numpy()[first:last])
             at += part.size
-        flat = found[0] if len(found) == 1 else np.concatenate(found)
+        flat = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return flat.reshape(self.shape)
 
 
 @dataclass
 class NeoxOptimizer:
-    """Raises UserError for files that are missing, damaged, or of another step than the weights.
+    """The state of a NeoX run's Adam.
 
     Attributes:
-        tensors: by (quantity, rank, index, name); no master where the weights are in float32.
-        files: what was read besides the weights' files.
-        count: the updates that Adam has made.
-        counts: the same as each file says it, by name.
-        position: of the learning rate's schedule.
-        scale: of the loss, where it moves: DeepSpeed's `cur_scale` and its like.
-        partitions: data-parallel parts; 0 without ZeRO.
+        tensors: by (quantity, rank, index, name); there is no master if weights are float32.
+        files: the files that were read besides the weights' files.
+        count: the number of updates that Adam has made.
+        counts: the same number as each file gives it, by file name.
+        position: the position in the learning rate schedule.
+        scale: the dynamic loss scale: DeepSpeed's `cur_scale` and its like.
+        partitions: the number of data-parallel partitions; 0 without ZeRO.
         stages: the modules of each pipeline stage; none with ZeRO.
-        clipping: by global norm, as DeepSpeed was told; 0 is none.
-        lr: the learning rate that the next step would have; None where the files do not say.
-        constants: of Adam: `betas`, `eps`, `weight_decay` and others.
+        clipping: DeepSpeed's threshold for the global gradient norm; 0 means no clipping.
+        lr: the learning rate of the next step; None if the files do not say.
+        constants: Adam's `betas`, `eps`, `weight_decay` and others.
+
+    Raises:
+        UserError: files are missing, damaged, or of another step than the weights.
     """
 
     tensors: dict[tuple[Quantity, int, int, str], Numbers]
@@ -86,7 +89,7 @@ class NeoxOptimizer:
         return any(quantity == "master" for quantity, *_ in self.tensors)
 
     def ranks(self, quantity: Quantity, shards: Mapping[str, Any], index: int, mp: int) -> Any:
-        """One module's tensors of a quantity, by rank; zeros for what has never had a gradient."""
+        """Return a module's tensors of a quantity by rank; those without gradients are zero."""
         return [
             {
                 name: self._array(quantity, rank, index, name, tensor)
@@ -99,36 +102,42 @@ class NeoxOptimizer:
     def _array(
         self, quantity: Quantity, rank: int, index: int, name: str, tensor: LazyTensor
     ) -> np.ndarray:
-        found = self.tensors.get((quantity, rank, index, name))
-        return np.zeros(tensor.shape, np.float32) if found is None else found.numpy()
+        numbers = self.tensors.get((quantity, rank, index, name))
+        return np.zeros(tensor.shape, np.float32) if numbers is None else numbers.numpy()
 
 
 def put(
-    found: NeoxOptimizer, quantity: Quantity, rank: int, param: Param, value: Numbers, path: Path
+    optimizer: NeoxOptimizer,
+    quantity: Quantity,
+    rank: int,
+    param: Param,
+    value: Numbers,
+    path: Path,
 ) -> None:
-    """A tied embedding is there twice, in the first stage and in the last."""
+    """Record a tensor; a tied embedding comes twice, from the first stage and from the last."""
     key = (quantity, rank, param.module, param.name)
-    other = found.tensors.setdefault(key, value)
+    other = optimizer.tensors.setdefault(key, value)
     if other is not value and not np.array_equal(other.numpy(), value.numpy()):
-        found.warnings.append(
+        optimizer.warnings.append(
             f"{path.name}: {quantity} of the tied {param.name} is another one than the first "
             "stage's, which is taken"
         )
 
 
 def updates_of(states: Iterable[Any], groups: Iterable[Any]) -> int:
-    """That one file's Adam has made.
+    """Return the updates that Adam has made according to one file.
 
-    DeepSpeed's FusedAdam and torch's count by parameter, the former without ZeRO in the last one of
-    a group alone; Apex's, which NeoX takes where it is installed, counts by group.
+    DeepSpeed's FusedAdam and torch's Adam count by parameter, the former without ZeRO only in the
+    last parameter of a group. Apex's, which NeoX takes if it is installed, counts by group.
     """
     return max((integer(one.get("step")) for one in (*states, *groups)), default=0)
 
 
-def take_constants(found: NeoxOptimizer, groups: list[Any]) -> None:
-    """Adam's of the parameters that decay; those of the others differ in `weight_decay` alone.
+def take_constants(optimizer: NeoxOptimizer, groups: list[Any]) -> None:
+    """Record Adam's constants for parameters that decay; others differ only in `weight_decay`.
 
-    Raises ValueError where a file before said otherwise.
+    Raises:
+        ValueError: an earlier file had other constants.
     """
     decays = max(groups, key=lambda group: group.get("weight_decay", 0.0))
     lr = None if decays.get("lr") is None else number(decays["lr"])
@@ -138,14 +147,14 @@ def take_constants(found: NeoxOptimizer, groups: list[Any]) -> None:
     if "betas" in decays:
         first, second = decays["betas"]
         constants["betas"] = [number(first), number(second)]
-    if found.constants and (found.lr, found.constants) != (lr, constants):
+    if optimizer.constants and (optimizer.lr, optimizer.constants) != (lr, constants):
         raise ValueError("its Adam has another learning rate or constant than the files before")
-    found.lr, found.constants = lr, constants
+    optimizer.lr, optimizer.constants = lr, constants
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """An error of this file's where it is not built as DeepSpeed builds them."""
+    """Turn errors of unpacking into a UserError that names the file."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -161,7 +170,12 @@ def integer(value: Any) -> int:
 
 
 def number(value: Any) -> float:
-    """Raises TypeError or ValueError for what is none."""
+    """Return a value as a number.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is a tensor of several numbers.
+    """
     if isinstance(value, LazyTensor):
         value = value.numpy().item()
     if not isinstance(value, int | float):

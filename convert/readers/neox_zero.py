@@ -37,7 +37,7 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def partitions(folder: Path) -> dict[tuple[int, int], Path]:
-    """Files by (number of the mp_rank file, data-parallel rank)."""
+    """Map (number of the mp_rank file, data-parallel rank) to files."""
     return {
         (int(m[2]), int(m[1])): path
         for path in sorted(folder.iterdir())
@@ -46,11 +46,11 @@ def partitions(folder: Path) -> dict[tuple[int, int], Path]:
 
 
 def read_partitions(source: NeoxCheckpoint, there: Mapping[tuple[int, int], Path]) -> NeoxOptimizer:
-    """With ZeRO-1: flat arrays in parts."""
+    """Read the states of ZeRO-1: flat arrays in partitions."""
     folder = source.files.folder
     dp = 1 + max(part for _, part in there)
-    said = [state.get("dp_world_size") for state in source.states]
-    dp = max([dp, *(n for n in said if isinstance(n, int) and n < 65536)])
+    world_sizes = [state.get("dp_world_size") for state in source.states]
+    dp = max([dp, *(n for n in world_sizes if isinstance(n, int) and n < 65536)])
     before = next(iter(there.values())).name.partition("zero_pp_rank")[0]
     lacking = [
         f"{before}zero_pp_rank_{part}_mp_rank_{number:02d}_optim_states.pt"
@@ -60,17 +60,17 @@ def read_partitions(source: NeoxCheckpoint, there: Mapping[tuple[int, int], Path
     ]
     if lacking:
         raise UserError(f"{missing_files(folder, lacking)}; {ALONE}")
-    found = NeoxOptimizer({}, [], 0, 0, dp, 0.0)
+    optimizer = NeoxOptimizer({}, [], 0, 0, dp, 0.0)
     for at, state in enumerate(source.states):
         files = [TorchFile(there[at, part]) for part in range(dp)]
-        found.files += files
+        optimizer.files += files
         with reading(files[0].path):
-            _read_rank(found, source, state, at % source.mp, files)
-    return found
+            _read_rank(optimizer, source, state, at % source.mp, files)
+    return optimizer
 
 
 def _read_rank(
-    found: NeoxOptimizer,
+    optimizer: NeoxOptimizer,
     source: NeoxCheckpoint,
     state: Mapping[str, Any],
     rank: int,
@@ -84,13 +84,13 @@ def _read_rank(
     adams = [s["base_optimizer_state"] for s in saved]
     for file, adam in zip(files, adams, strict=True):
         with reading(file.path):
-            take_constants(found, adam["param_groups"])
+            take_constants(optimizer, adam["param_groups"])
         count = updates_of(adam["state"].values(), adam["param_groups"])
-        found.counts[file.path.name] = count
+        optimizer.counts[file.path.name] = count
     state_of = getattr(saved[0].get("loss_scaler"), "state", None)
     moves = saved[0].get("dynamic_loss_scale")
     if moves and isinstance(state_of, dict) and "cur_scale" in state_of:
-        found.scale = {name: number(state_of[name]) for name in SCALER if name in state_of}
+        optimizer.scale = {name: number(state_of[name]) for name in SCALER if name in state_of}
     for group, named in enumerate(shapes):
         flat: dict[Quantity, list[Any]] = {
             "master": [s["single_partition_of_fp32_groups"][group] for s in saved],
@@ -101,7 +101,7 @@ def _read_rank(
         at = 0
         for param in _named(named, source):
             for quantity, parts in flat.items():
-                put(found, quantity, rank, param, Slice(parts, at, param.shape), path)
+                put(optimizer, quantity, rank, param, Slice(parts, at, param.shape), path)
             at += int(np.prod(param.shape))
         for quantity, parts in flat.items():
             if sum(part.size for part in parts) < at:
@@ -126,7 +126,7 @@ def _saved(file: TorchFile) -> Mapping[str, Any]:
 
 
 def _check_parts(files: list[TorchFile], group: int, flat: Mapping[Quantity, list[Any]]) -> None:
-    """Every part begins where its master weights do: only the last may be without its padding."""
+    """Check that all parts begin with their master weights; only the last may lack its padding."""
     for file, master, *moments in list(zip(files, *flat.values(), strict=True))[:-1]:
         if any(moment.size != master.size for moment in moments):
             raise UserError(
@@ -136,7 +136,7 @@ def _check_parts(files: list[TorchFile], group: int, flat: Mapping[Quantity, lis
 
 
 def _named(shapes: Mapping[str, Any], source: NeoxCheckpoint) -> Iterator[Param]:
-    """The parameters of one group, by their Sequential names."""
+    """Return the parameters of one group by their Sequential names."""
     for full, shape in shapes.items():
         name = str(full).removeprefix("sequential.")
         if name.startswith(TIED):

@@ -1,7 +1,7 @@
-"""What a checkpoint's pickle may name: a short list, of which every entry is harmless here.
+"""The short list of names that a checkpoint's pickle may use; every entry is harmless here.
 
-A pickle is a program that imports what it names and calls it. Only the names below are known; what
-is not a tensor becomes an `Inert`, which keeps what it was given and does nothing.
+A pickle is a program that imports what it names and calls it. Only the names below are known; any
+other object than a tensor becomes an `Inert`, which keeps what it was given and does nothing.
 """
 
 import io
@@ -29,7 +29,7 @@ DTYPES: dict[str, np.dtype] = {
     "Long": np.dtype("int64"),
     "Bool": np.dtype("bool"),
 }
-"""By the names of torch's storage classes: `torch.HalfStorage` and so on."""
+"""Types by the names of torch's storage classes: `torch.HalfStorage` and so on."""
 
 TORCH_DTYPES = {f"torch.{dtype.name}" for dtype in DTYPES.values()}
 
@@ -61,7 +61,7 @@ HARMLESS = {
 """Classes and functions of the checkpoints' authors that hold no tensor; read, and never run."""
 
 OF_MEGATRON = ("megatron.core.", "megatron.training.", "megatron.legacy.")
-"""How the names begin of whatever Megatron-LM's arguments hold: enumerations, mostly."""
+"""Prefixes of the classes in Megatron-LM's arguments, which are mostly enumerations."""
 
 INDEX_OF_PARTS = {
     *(f"torch.distributed.checkpoint.metadata.{name}" for name in (
@@ -74,7 +74,7 @@ INDEX_OF_PARTS = {
     "torch.distributed.checkpoint.filesystem._StorageInfo",
     "torch.serialization._get_layout",
 }  # fmt: skip
-"""What a `.metadata` of torch.distributed.checkpoint consists of; read, and never run."""
+"""Classes in a `.metadata` of torch.distributed.checkpoint; read, and never run."""
 
 CONTAINERS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": OrderedDict,
@@ -87,11 +87,11 @@ CONTAINERS: dict[str, Callable[..., Any]] = {
 }
 
 OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
-"""As pickles of protocol 2 name them, which is torch's own."""
+"""Python 2's module names, which occur in pickles of protocol 2, torch's own."""
 
 
 class Inert:
-    """Stands where a file has an object of a class that is not needed here."""
+    """A stand-in for a file's object whose class is not needed here."""
 
     state: Any = None
 
@@ -109,14 +109,16 @@ class Inert:
 
 
 class Unpickler(pickle.Unpickler):
-    """`torch.save`'s pickle, with lazy tensors in place of torch's.
+    """An unpickler for `torch.save` that puts lazy tensors in place of torch's.
 
-    Whatever a pickle can get hold of is its own: types are handed to it as their names, since it
-    may set the state of every object. Containers may copy no more elements than it has bytes.
+    Objects that a pickle can get hold of belong to it alone: types are handed to it as their names,
+    since it may set the state of every object. Containers may copy no more elements than it has
+    bytes.
 
     Args:
-        storage: (key of the record, dtype, elements) -> what `tensor` gets for a storage.
-        tensor: (storage, offset, shape, stride) -> what stands for a tensor, in elements.
+        content: the pickle.
+        storage: maps (key of the record, dtype, elements) to what `tensor` gets for a storage.
+        tensor: maps (storage, offset, shape, stride), in elements, to what stands for a tensor.
     """
 
     def __init__(self, content: bytes, name: str, storage: Callable, tensor: Callable) -> None:
@@ -166,7 +168,7 @@ class Unpickler(pickle.Unpickler):
 
 
 def refuse_far_memos(content: bytes) -> None:
-    """A place in the memo beyond the pickle's own length would be memory for nothing."""
+    """Refuse a memo index beyond the pickle's own length, which would take memory for nothing."""
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
             raise ValueError(f"a memo at {argument}")

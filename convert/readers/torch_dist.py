@@ -1,4 +1,4 @@
-"""A folder of torch.distributed.checkpoint, read without torch: tensors in pieces, lazily.
+"""Reads a folder of torch.distributed.checkpoint without torch: tensors in pieces, lazily.
 
 `.metadata` is a pickle that says where each piece of each tensor lies: in which `.distcp` file,
 from which byte on, and where in the whole tensor. A piece is a whole `torch.save` file of its own
@@ -24,7 +24,7 @@ NUMPY = {name: np.dtype(name.removeprefix("torch.")) for name in TORCH_DTYPES}
 
 @dataclass(frozen=True)
 class Place:
-    """Of a piece or an object: bytes of a file."""
+    """The bytes of a file in which a piece or an object lies."""
 
     path: Path
     start: int
@@ -32,7 +32,11 @@ class Place:
     checked: set[tuple[Path, int]] = field(compare=False, repr=False)  # of the folder
 
     def open(self) -> TorchFile:
-        """Checksums are verified the first time. Raises UserError for what is damaged."""
+        """Open the place, and verify checksums the first time.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         file = TorchFile(self.path, self.start, self.length)
         if (self.path, self.start) not in self.checked:
             file.check()
@@ -42,6 +46,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Piece:
+    """A piece of a tensor, and where it is stored."""
+
     where: tuple[slice, ...]  # in the whole tensor
     place: Place
 
@@ -52,7 +58,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class DistTensor:
-    """Nothing is read before `numpy`, and no more than is asked for."""
+    """A tensor in pieces; nothing is read before `numpy`, and only what is asked for."""
 
     name: str
     shape: tuple[int, ...]
@@ -68,7 +74,7 @@ class DistTensor:
         return self.size * self.dtype.itemsize
 
     def part(self, first: int) -> "DistTensor":
-        """`[first]` of the first axis, without reading it."""
+        """Return index `first` of the first axis, without reading it."""
         pieces = tuple(p for p in self.pieces if p.where[0].start <= first < p.where[0].stop)
         return DistPart(self.name, self.shape[1:], self.dtype, pieces, first)
 
@@ -76,35 +82,35 @@ class DistTensor:
         return self._filled(self.shape, slice(None))
 
     def span(self, start: int, stop: int) -> np.ndarray:
-        """`[start:stop]` of a tensor of one axis: only the pieces in which it lies are read."""
-        found, filled = np.empty(stop - start, self.dtype), 0
+        """Read `[start:stop]` of a one-dimensional tensor, from the pieces that overlap it."""
+        values, filled = np.empty(stop - start, self.dtype), 0
         asked = [p for p in self.pieces if p.where[0].start < stop and start < p.where[0].stop]
         self._refuse_overlaps(asked)
         for piece in asked:
             (own,) = piece.where
             first, last = max(own.start, start), min(own.stop, stop)
             part = self._read(piece)[first - own.start : last - own.start]
-            found[first - start : last - start] = part
+            values[first - start : last - start] = part
             filled += part.size
-        self._refuse_gaps(f"elements {start} to {stop} of {self.name}", filled, found.size)
-        return found
+        self._refuse_gaps(f"elements {start} to {stop} of {self.name}", filled, values.size)
+        return values
 
     def _filled(self, shape: tuple[int, ...], first: int | slice) -> np.ndarray:
-        """Raises UserError where the pieces are not the whole, each number once."""
+        """Fill an array from pieces, or raise a UserError unless they cover each number once."""
         whole, filled = np.empty(shape, self.dtype), 0
         self._refuse_overlaps(self.pieces)
         for piece in self.pieces:
-            found = self._read(piece)
+            numbers = self._read(piece)
             where: tuple[slice, ...] = piece.where
             if isinstance(first, int):
-                found, where = found[first - where[0].start], where[1:]
-            whole[where] = found
-            filled += found.size
+                numbers, where = numbers[first - where[0].start], where[1:]
+            whole[where] = numbers
+            filled += numbers.size
         self._refuse_gaps(self.name, filled, whole.size)
         return whole
 
     def _refuse_overlaps(self, pieces: Sequence[Piece]) -> None:
-        """Else a number that is there twice could count for one that is missing."""
+        """Refuse pieces that overlap: a number given twice could hide one that is missing."""
         for one, other in combinations(pieces, 2):
             if all(max(a.start, b.start) < min(a.stop, b.stop)
                    for a, b in zip(one.where, other.where, strict=True)):  # fmt: skip
@@ -119,8 +125,8 @@ class DistTensor:
             )
 
     def _read(self, piece: Piece) -> np.ndarray:
-        found = piece.place.open().content
-        if not isinstance(found, LazyTensor) or (found.shape, found.dtype) != (
+        content = piece.place.open().content
+        if not isinstance(content, LazyTensor) or (content.shape, content.dtype) != (
             piece.shape,
             self.dtype,
         ):
@@ -128,7 +134,7 @@ class DistTensor:
                 f"{piece.place.path}: at byte {piece.place.start} is no {self.dtype} of shape "
                 f"{list(piece.shape)}, which {INDEX} says is there of {self.name}"
             )
-        return found.numpy()
+        return content.numpy()
 
 
 @dataclass(frozen=True)
@@ -142,11 +148,12 @@ class DistPart(DistTensor):
 
 
 class DistFolder:
-    """
+    """A folder of torch.distributed.checkpoint.
+
     Attributes:
-        tensors: by name.
-        objects: what is no tensor, by name; each a `torch.save` file.
-        paths: the files that these lie in.
+        tensors: the tensors by name.
+        objects: other values by name; each is a `torch.save` file.
+        paths: the files in which these lie.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -155,14 +162,14 @@ class DistFolder:
         try:
             state = _unpickled(index)
             self._places = dict(self._storage(state["storage_data"]))
-            said = state["state_dict_metadata"]
+            entries = state["state_dict_metadata"]
             self.tensors = {
                 name: self._tensor(name, entry.state)
-                for name, entry in said.items()
+                for name, entry in entries.items()
                 if "chunks" in (entry.state or ())
             }
             self.objects = {
-                name: self._places[name, None] for name in said if (name, None) in self._places
+                name: self._places[name, None] for name in entries if (name, None) in self._places
             }
         except UserError:
             raise
@@ -178,8 +185,8 @@ class DistFolder:
                 f"{folder}: missing {', '.join(missing[:8])}; copy the whole checkpoint"
             )
 
-    def _storage(self, said: Mapping[Inert, Inert]) -> Any:
-        for key, value in said.items():
+    def _storage(self, places: Mapping[Inert, Inert]) -> Any:
+        for key, value in places.items():
             name, offset = key.state["fqn"], key.state.get("offset")
             entry = value.state
             file, start, length = entry["relative_path"], entry["offset"], entry["length"]

@@ -1,4 +1,4 @@
-"""A file of `torch.save`, read without torch: a pickle that is held to a list, and mapped tensors.
+"""Reads a file of `torch.save` without torch: its pickle is restricted, and its tensors are mapped.
 
 The format is a zip archive whose records are stored uncompressed: `<prefix>/data.pkl`, the pickle,
 and `<prefix>/data/<key>`, one raw little-endian storage each (torch/csrc/jit/serialization, torch
@@ -50,7 +50,7 @@ class LazyTensor:
         return self.size * self.dtype.itemsize
 
     def numpy(self) -> np.ndarray:
-        """A read-only view of the file."""
+        """Return a read-only view of the file."""
         view = np.ndarray(self.shape, self.dtype, self.file.map, self.start, self.strides)
         view.flags.writeable = False
         return view
@@ -58,6 +58,8 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class Record:
+    """The bytes of a record of the archive, and their checksum."""
+
     start: int
     length: int
     crc: int
@@ -66,8 +68,8 @@ class Record:
         raise ValueError("a pickle that changes a record")
 
 
-class Window(io.RawIOBase):
-    """`length` bytes of a file, from `start`, as a file of their own that is read."""
+class FileWindow(io.RawIOBase):
+    """A part of a file, `length` bytes from `start` on, as a readable file of its own."""
 
     def __init__(self, path: Path, start: int, length: int) -> None:
         self._file, self._start, self._length, self._at = path.open("rb"), start, length, 0
@@ -98,13 +100,18 @@ class Window(io.RawIOBase):
 
 
 class TorchFile:
-    """Raises UserError, naming the file, for whatever is not a whole `torch.save` file.
+    """A file of `torch.save`.
 
-    The records' checksums are not verified here but where the whole file is read (`digest`), or by
-    `check`.
+    Checksums of records are not verified on opening, but by `digest`, which reads the whole file,
+    and by `check`.
 
     Args:
-        start, length: where it lies in a file that has several behind one another.
+        path: the file.
+        start: the first byte, in a file that is a concatenation of several.
+        length: the number of bytes, likewise.
+
+    Raises:
+        UserError: it is not a whole `torch.save` file; the message names the file.
     """
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
@@ -112,7 +119,7 @@ class TorchFile:
         refuse_pointer(path)
         try:
             self.size = path.stat().st_size - start if length is None else length
-            with Window(path, start, self.size) as file:
+            with FileWindow(path, start, self.size) as file:
                 if file.read(len(LEGACY)) == LEGACY:
                     raise UserError(
                         f"{path}: was saved by torch before 1.6; load and save it once with a "
@@ -129,7 +136,7 @@ class TorchFile:
 
     @cached_property
     def content(self) -> Any:
-        """What was saved, with LazyTensors."""
+        """The saved content, with LazyTensors."""
         name = next((n for n in self.records if n.endswith("/data.pkl")), None)
         if name is None:
             raise damaged(self.path, "no data.pkl in the archive")
@@ -149,22 +156,24 @@ class TorchFile:
             raise damaged(self.path, f"{type(error).__name__}: {error}") from error
 
     def check(self) -> None:
-        """Raises UserError where a record is not what was written."""
+        """Raise a UserError if a record is not what was written."""
         for name, record in self.records.items():
             with memoryview(self.map) as view:
                 if zlib.crc32(view[record.start : record.start + record.length]) != record.crc:
                     raise damaged(self.path, f"the checksum of its record {name} is wrong")
 
     def forget(self) -> None:
-        """Let the system take back the memory of what was read so far."""
+        """Let the system reclaim the memory of what was read so far."""
         with suppress(AttributeError):  # not on every system
             self.map.madvise(mmap.MADV_DONTNEED)
 
     def _storage(self, key: str, dtype: np.dtype, elements: int) -> tuple[Record, np.dtype]:
         record = self.records.get(f"{self._prefix}data/{key}")
         if record is None or elements * dtype.itemsize > record.length:
-            found = "missing" if record is None else f"{record.length} bytes"
-            raise ValueError(f"record {key} is {found}, expected {elements * dtype.itemsize} bytes")
+            actual = "missing" if record is None else f"{record.length} bytes"
+            raise ValueError(
+                f"record {key} is {actual}, expected {elements * dtype.itemsize} bytes"
+            )
         return record, dtype
 
     def _tensor(
@@ -184,9 +193,9 @@ class TorchFile:
         )
 
 
-def _records(file: Window, offset: int, size: int) -> Mapping[str, Record]:
-    """`size` bytes from `offset` on; where the records lie is counted from the file's beginning."""
-    found = {}
+def _records(file: FileWindow, offset: int, size: int) -> Mapping[str, Record]:
+    """Find records in `size` bytes from `offset` on; positions count from the file's start."""
+    records = {}
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
@@ -199,15 +208,15 @@ def _records(file: Window, offset: int, size: int) -> Mapping[str, Record]:
             start = info.header_offset + LOCAL_HEADER + name + extra
             if start + info.file_size > size:
                 raise ValueError(f"record {info.filename} ends after the file")
-            if info.filename in found:
+            if info.filename in records:
                 raise ValueError(f"record {info.filename} is there twice")
-            found[info.filename] = Record(offset + start, info.file_size, info.CRC)
+            records[info.filename] = Record(offset + start, info.file_size, info.CRC)
     end = 0
-    for at, record in sorted(found.items(), key=lambda item: item[1].start):
+    for at, record in sorted(records.items(), key=lambda item: item[1].start):
         if record.start < end:
             raise ValueError(f"record {at} overlaps another")
         end = record.start + record.length
-    return found
+    return records
 
 
 def damaged(path: Path, why: str) -> UserError:

@@ -1,1 +1,1 @@
-"""Which tensor of another program is which of ours, and in what order its numbers lie."""
+"""Rules that map the tensors of other programs to ours, including the order of their numbers."""

@@ -1,4 +1,4 @@
-"""Hugging Face's GPT2LMHeadModel by the names on disk, `{}` the layer.
+"""Hugging Face's GPT2LMHeadModel by the names on disk, with `{}` for the layer.
 
 Source: transformers 5.23, models/gpt2/modeling_gpt2.py. Its matrices are `Conv1D`s, [in, out]; all
 queries come first, then all keys, then all values.
@@ -17,9 +17,9 @@ LAYER = "transformer.h.{}."
 
 
 def rules(model: ModelConfig) -> tuple[Rule, ...]:
-    """All biases are there, whatever the model: the others have no such architecture."""
+    """Return the rules, with all biases: models without some of them have another architecture."""
     attention = "layers.attention."
-    found = [
+    table = [
         split("transformer.wte.weight", "embed.tokens", "V D -> V D"),
         split("transformer.wpe.weight", "embed.positions", "P D -> P D"),
         *norm(LAYER + "ln_1", "layers.norm1"),
@@ -35,5 +35,5 @@ def rules(model: ModelConfig) -> tuple[Rule, ...]:
         *norm("transformer.ln_f", "final_norm"),
     ]
     if not model.tied_embedding:
-        found.append(split(HEAD, "unembed.weight", "V D -> D V"))
-    return tuple(found)
+        table.append(split(HEAD, "unembed.weight", "V D -> D V"))
+    return tuple(table)

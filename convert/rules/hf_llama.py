@@ -1,8 +1,9 @@
-"""Hugging Face's LlamaForCausalLM by the names on disk, `{}` the layer; Mistral, Qwen2 and Qwen3
-call their tensors the same.
+"""Hugging Face's LlamaForCausalLM by the names on disk, with `{}` for the layer.
 
-Source: transformers 5.23, models/{llama,mistral,qwen2,qwen3}/modeling_*.py. Query head n reads
-key-value head n // group, as ours; `gate_proj` is what the activation is applied to.
+Mistral, Qwen2 and Qwen3 use the same names. Source: transformers 5.23,
+models/{llama,mistral,qwen2,qwen3}/modeling_*.py. Query head n reads key-value head n
+
+group, as ours; the activation is applied to `gate_proj`.
 """
 
 from convert.rules.hf_neox import split
@@ -19,7 +20,7 @@ BRANCHES = {"up_proj": "up", "gate_proj": "gate"}
 
 
 def rules(model: ModelConfig) -> tuple[Rule, ...]:
-    found = [
+    table = [
         split("model.embed_tokens.weight", "embed.tokens", "V D -> V D"),
         split(LAYER + "input_layernorm.weight", "layers.norm1.scale", "D -> D"),
         *attention(model),
@@ -28,35 +29,35 @@ def rules(model: ModelConfig) -> tuple[Rule, ...]:
         split("model.norm.weight", "final_norm.scale", "D -> D"),
     ]
     if not model.tied_embedding:
-        found.append(split(HEAD, "unembed.weight", "V D -> D V"))
-    return tuple(found)
+        table.append(split(HEAD, "unembed.weight", "V D -> D V"))
+    return tuple(table)
 
 
 def attention(model: ModelConfig) -> list[Rule]:
     qkv, out = "layers.attention.qkv", "layers.attention.out"
-    found = []
+    table = []
     for slot, heads in (("q", "(K G H)"), ("k", "(K O H)"), ("v", "(K O H)")):
         name, axes = f"{LAYER}self_attn.{slot}_proj", heads.strip("()")
-        found.append(split(f"{name}.weight", qkv, f"{heads} D -> D {axes}", slot))
+        table.append(split(f"{name}.weight", qkv, f"{heads} D -> D {axes}", slot))
         if model.attention.bias:
-            found.append(split(f"{name}.bias", f"{qkv}_bias", f"{heads} -> {axes}", slot))
-    found.append(split(LAYER + "self_attn.o_proj.weight", out, "D (K G H) -> K G H D"))
+            table.append(split(f"{name}.bias", f"{qkv}_bias", f"{heads} -> {axes}", slot))
+    table.append(split(LAYER + "self_attn.o_proj.weight", out, "D (K G H) -> K G H D"))
     if model.attention.biased_output:
-        found.append(split(LAYER + "self_attn.o_proj.bias", f"{out}_bias", "D -> D"))
+        table.append(split(LAYER + "self_attn.o_proj.bias", f"{out}_bias", "D -> D"))
     if model.attention.qk_norm_per_head:
         for norm in ("q_norm", "k_norm"):
             ours = f"layers.attention.{norm}.scale"
-            found.append(split(f"{LAYER}self_attn.{norm}.weight", ours, "H -> H"))
-    return found
+            table.append(split(f"{LAYER}self_attn.{norm}.weight", ours, "H -> H"))
+    return table
 
 
 def mlp(model: ModelConfig) -> list[Rule]:
-    found = []
+    table = []
     for theirs, ours in BRANCHES.items():
-        found.append(split(f"{LAYER}mlp.{theirs}.weight", f"layers.mlp.{ours}", "F D -> D F"))
+        table.append(split(f"{LAYER}mlp.{theirs}.weight", f"layers.mlp.{ours}", "F D -> D F"))
         if model.mlp.bias:
-            found.append(split(f"{LAYER}mlp.{theirs}.bias", f"layers.mlp.{ours}_bias", "F -> F"))
-    found.append(split(LAYER + "mlp.down_proj.weight", "layers.mlp.down", "D F -> F D"))
+            table.append(split(f"{LAYER}mlp.{theirs}.bias", f"layers.mlp.{ours}_bias", "F -> F"))
+    table.append(split(LAYER + "mlp.down_proj.weight", "layers.mlp.down", "D F -> F D"))
     if model.mlp.bias:
-        found.append(split(LAYER + "mlp.down_proj.bias", "layers.mlp.down_bias", "D -> D"))
-    return found
+        table.append(split(LAYER + "mlp.down_proj.bias", "layers.mlp.down_bias", "D -> D"))
+    return table

@@ -1,7 +1,7 @@
-"""Hugging Face's GPTNeoXForCausalLM by the names on disk, `{}` the layer.
+"""Hugging Face's GPTNeoXForCausalLM by the names on disk, with `{}` for the layer.
 
-Source: transformers 5.23, models/gpt_neox/modeling_gpt_neox.py; in memory it calls `embed_out`
-`lm_head`, on disk and in every 4.x not. Each head has its own `[q|k|v]`.
+Source: transformers 5.23, models/gpt_neox/modeling_gpt_neox.py. In memory it calls `embed_out`
+`lm_head`; on disk, and everywhere in 4.x, it does not. Each head has its own `[q|k|v]`.
 """
 
 from convert.rules.rule import Role, Rule, rule
@@ -16,7 +16,7 @@ LAYER = "gpt_neox.layers.{}."
 
 
 def rules(model: ModelConfig) -> tuple[Rule, ...]:
-    found = [
+    table = [
         split("gpt_neox.embed_in.weight", "embed.tokens", "V D -> V D"),
         *norm(LAYER + "input_layernorm", "layers.norm1"),
         *attention(model),
@@ -28,22 +28,22 @@ def rules(model: ModelConfig) -> tuple[Rule, ...]:
         *norm("gpt_neox.final_layer_norm", "final_norm"),
     ]
     if not model.tied_embedding:
-        found.append(split(HEAD, "unembed.weight", "V D -> D V"))
-    return tuple(found)
+        table.append(split(HEAD, "unembed.weight", "V D -> D V"))
+    return tuple(table)
 
 
 def attention(model: ModelConfig) -> list[Rule]:
     qkv, out = LAYER + "attention.query_key_value", LAYER + "attention.dense"
-    found = [
+    table = [
         split(f"{qkv}.weight", "layers.attention.qkv", "(K R H) D -> D K R H"),
         split(f"{out}.weight", "layers.attention.out", "D (K G H) -> K G H D"),
     ]
     if model.attention.bias:
-        found += [
+        table += [
             split(f"{qkv}.bias", "layers.attention.qkv_bias", "(K R H) -> K R H"),
             split(f"{out}.bias", "layers.attention.out_bias", "D -> D"),
         ]
-    return found
+    return table
 
 
 def norm(theirs: str, ours: str) -> list[Rule]:
@@ -54,5 +54,5 @@ def norm(theirs: str, ours: str) -> list[Rule]:
 
 
 def split(theirs: str, leaf: str, pattern: str, slot: str = "") -> Rule:
-    """Of one rank: whatever the role, it has the whole tensor."""
+    """Make a rule for one rank, which has the whole tensor whatever its role."""
     return rule(theirs, Role.SPLIT, (leaf, pattern, slot))

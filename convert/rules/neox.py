@@ -1,8 +1,8 @@
 """GPT-NeoX's tensors by the modules of its `to_sequential()`: FORMATS of its HEAD, ea7aefd8.
 
 Sources: megatron/model/{transformer,word_embeddings,norms,gpt2_model,positional_embeddings}.py and
-megatron/mpu/layers.py; that `(K R H)` is right for plain attention and each RANK's `[q|k|v]` for
-grouped heads was measured on real checkpoints, as was each RANK's `[x|gate]`.
+megatron/mpu/layers.py. Three facts were measured on real checkpoints: `(K R H)` is right for plain
+attention, and each RANK has `[q|k|v]` for grouped heads and `[x|gate]` for a gated MLP.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from jaxneox.config.schema import ModelConfig
 EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no parameters
 
 OLD_NAMES = {"mlp.dense_h_to_4h": "mlp.linear1", "mlp.dense_4h_to_h": "mlp.linear2"}
-"""Before 2024-09."""
+"""Names before 2024-09."""
 
 LLAMA_MLP = {"mlp.w3": "up", "mlp.w1": "gate", "mlp.w2": "down"}
-"""The matrices of `mlp_type: llama`, of NeoX from 2023-05 to 2024-09: w2(act(w1 x) * w3 x)."""
+"""The matrices of `mlp_type: llama`, in NeoX from 2023-05 to 2024-09: w2(act(w1 x) * w3 x)."""
 
 BUFFERS = ("attention.rotary_emb.inv_freq", "attention.alibi_embed.slopes")
 """Saved by some versions: computed from the configuration, and checked against it."""
@@ -33,17 +33,18 @@ def unembedding_index(layers: int) -> int:
 
 @cache
 def modules(model: ModelConfig, llama_mlp: bool = False) -> Mapping[int, tuple[Rule, ...]]:
-    """The rules of every module, by its index in the Sequential.
+    """Return the rules of every module, by its index in the Sequential.
 
     Args:
+        model: the model's configuration.
         llama_mlp: whether the MLP is that of NeoX's `mlp_type: llama`.
     """
     L = model.num_layers
     blocks = block(model, llama_mlp)
-    found = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
-    found[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
-    found[unembedding_index(L)] = unembedding(model)
-    return {index: rules for index, rules in found.items() if rules}
+    table = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
+    table[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
+    table[unembedding_index(L)] = unembedding(model)
+    return {index: rules for index, rules in table.items() if rules}
 
 
 def embedding(model: ModelConfig) -> tuple[Rule, ...]:
@@ -55,7 +56,7 @@ def embedding(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
-    """NeoX has no bias here; a model of ours may have one, from folding."""
+    """Return the unembedding's rules. NeoX has no bias there; ours may have one, from folding."""
     rules = []
     if not model.tied_embedding:
         weight = ("unembed.weight", "V D -> D V")
@@ -132,7 +133,7 @@ def _qk_norm(model: ModelConfig) -> list[Rule]:
 
 
 def shared(model: ModelConfig) -> tuple[Rule, ...]:
-    """Of a module that all blocks share and that is saved with each of them."""
+    """Return the rules of what all blocks share; it is saved with each of them."""
     if model.positions.kind != "rpe":
         return ()
     return (rule("attention.rpe.weight", Role.SPLIT, ("embed.rpe", "B (K G) -> B K G")),)
@@ -156,7 +157,7 @@ def mlp(model: ModelConfig) -> list[Rule]:
 
 
 def separate_mlp(model: ModelConfig) -> list[Rule]:
-    """Three matrices of their own. NeoX's have no biases; folded norms may need some."""
+    """Return the rules of three separate matrices, with biases that only folded norms may need."""
     rules = []
     for theirs, ours in LLAMA_MLP.items():
         inner, leaf = ours != "down", f"layers.mlp.{ours}"

@@ -1,4 +1,4 @@
-"""A rule says where the numbers of one foreign tensor lie in ours; it serves import and export.
+"""Rules that say where the numbers of a foreign tensor lie in ours, for import and for export.
 
 Layouts are einops patterns. Their letters, and those of this package's shapes, are
 
@@ -6,7 +6,7 @@ Layouts are einops patterns. Their letters, and those of this package's shapes, 
     K key-value heads   G query heads for each   R = G + 2: a group's queries, key and value
     H head dimension    O one
 
-Of these K, F and V are what tensor parallelism splits: in a shard they are a rank's share.
+Tensor parallelism splits K, F and V: in a shard they are a rank's share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ SPLIT = "KFV"
 
 
 class Role(Enum):
-    """What a tensor is to the ranks of a model-parallel run, and so how k of them are one."""
+    """A tensor's role for the ranks of a model-parallel run: how k of them become one."""
 
     SPLIT = "split"  # each rank holds a part: of the heads, the MLP's width or the vocabulary
     BIAS = "row-parallel bias"  # each rank adds a copy of its own, before or after the sum
@@ -33,8 +33,8 @@ class Role(Enum):
 
 
 @dataclass(frozen=True)
-class Part:
-    """`leaf` is ours, without the layer; `slot` is what it holds of a leaf's axis R: q, k or v."""
+class RulePart:
+    """One part of a tensor: `leaf` is ours, without the layer; `slot` is q, k or v."""
 
     leaf: str
     pattern: str  # theirs -> ours; theirs may be but a part of a tensor's first axis
@@ -47,22 +47,22 @@ class Part:
 
     @property
     def axes(self) -> list[str]:
-        """Of the leaf."""
+        """The axes of the leaf."""
         return self.sides[1].split()
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Theirs."""
+        """Return the shape of the foreign part."""
         return tuple(prod(sizes[a] for a in axis) for axis in _groups(self.sides[0]))
 
     def whole(self, sizes: Sizes) -> tuple[int, ...]:
-        """The leaf's shape, all its slots and without the layers."""
+        """Return the shape of the whole leaf: with all its slots, and without the layer axis."""
         axes = self.axes
         if self.slot:
             axes[axes.index("K") + 1] = "R"
         return tuple(sizes[axis] for axis in axes)
 
     def region(self, sizes: Sizes, rank: int) -> tuple[slice, ...]:
-        """Where in the whole leaf a rank's part lies; `sizes` are a rank's."""
+        """Return where a rank's part lies in the whole leaf; `sizes` are a rank's."""
         where = [slice(None)] * len(self.axes)
         for at, axis in enumerate(self.axes):
             if axis in SPLIT:
@@ -79,11 +79,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of theirs; more than one part where it stacks several along its first axis."""
+    """A rule for one foreign tensor; a tensor may stack several parts on its first axis."""
 
     theirs: str
     role: Role
-    parts: tuple[Part, ...]
+    parts: tuple[RulePart, ...]
     norm: str = ""  # our name of the norm whose output this tensor multiplies, or is added to
 
     @property
@@ -94,14 +94,16 @@ class Rule:
         shapes = [part.shape(sizes) for part in self.parts]
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    def put(self, theirs: np.ndarray, leaves: Mapping[str, np.ndarray], sizes: Sizes, rank: int):
-        """One rank's tensor into its places in our whole leaves."""
+    def put(
+        self, theirs: np.ndarray, leaves: Mapping[str, np.ndarray], sizes: Sizes, rank: int
+    ) -> None:
+        """Copy one rank's tensor into its places in our whole leaves."""
         for part, rows in zip(self.parts, self._rows(sizes), strict=True):
             into = leaves[part.leaf][part.region(sizes, rank)]
             copy(into, rearrange(theirs[rows], part.pattern, **part._named(sizes)))
 
     def get(self, leaves: Mapping[str, np.ndarray], sizes: Sizes, rank: int) -> np.ndarray:
-        """One rank's tensor out of our whole leaves: the inverse of `put`."""
+        """Read one rank's tensor from our whole leaves: the inverse of `put`."""
         dtype = leaves[self.parts[0].leaf].dtype
         theirs = np.empty(self.shape(sizes), dtype)
         for part, rows in zip(self.parts, self._rows(sizes), strict=True):
@@ -119,7 +121,7 @@ class Rule:
 
 
 def sizes_of(model: ModelConfig, ranks: int = 1) -> dict[str, int]:
-    """The letters' sizes in one of `ranks` shards."""
+    """Return the letters' sizes in one of `ranks` shards."""
     a = model.attention
     return {
         "D": model.hidden_size,
@@ -136,16 +138,17 @@ def sizes_of(model: ModelConfig, ranks: int = 1) -> dict[str, int]:
 
 
 def rule(theirs: str, role: Role, *parts: Sequence[str], norm: str = "") -> Rule:
-    return Rule(theirs, role, tuple(Part(*part) for part in parts), norm)
+    return Rule(theirs, role, tuple(RulePart(*part) for part in parts), norm)
 
 
 STRIP = 8
 
 
 def copy(target: np.ndarray, source: np.ndarray) -> None:
-    """`target[...] = source`, four times as fast as NumPy's own where the two are transposed.
+    """Set `target[...] = source`, four times as fast as NumPy if one is a transposed layout.
 
-    A few columns at a time: then the cache lines that are read and those that are written fit.
+    It copies a few columns at a time, so that the cache lines that are read and those that are
+    written fit into the cache.
     """
     if target.dtype == source.dtype:  # bits are bits: NumPy is slow at types that are not its own
         bits = f"u{source.itemsize}"
@@ -159,7 +162,7 @@ def copy(target: np.ndarray, source: np.ndarray) -> None:
 
 
 def _groups(side: str) -> Iterator[list[str]]:
-    """`(K G H) D` -> [K, G, H], [D]"""
+    """Parse a side of a pattern: `(K G H) D` becomes [K, G, H], [D]."""
     inside: list[str] | None = None
     for token in side.replace("(", "( ").replace(")", " )").split():
         if token == "(":

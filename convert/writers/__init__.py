@@ -1,1 +1,1 @@
-"""Checkpoints on disk, written piece by piece and complete only under their final name."""
+"""Writers of checkpoints, part by part; a checkpoint gets its final name only when complete."""

@@ -1,4 +1,4 @@
-"""Hugging Face's folders: safetensors in shards, each written when its last tensor has come."""
+"""Writes Hugging Face's folders: safetensors in shards, each when its last tensor has come."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ WHOLE = "model.safetensors"
 
 
 class HfWriter:
-    """`write` every tensor of `tensors` in their order, then `finish`; a shard is all it keeps."""
+    """A writer that takes every tensor of `tensors` in order, then `finish`; it keeps one shard."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ def nbytes(tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> int:
 
 
 def _in_shards(sizes: Mapping[str, int], limit: int) -> dict[str, str]:
-    """The file of every tensor, in order."""
+    """Assign tensors to shards, in order."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():

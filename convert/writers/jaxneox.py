@@ -1,7 +1,8 @@
-"""Our own checkpoints, one layer at a time: what Orbax lays out, filled chunk by chunk.
+"""Writes our own checkpoints, one layer at a time: Orbax makes the layout, filled chunk by chunk.
 
-Orbax takes whole arrays. Here it saves a scalar for each parameter, which settles all that is its
-own affair; each is then replaced by an array of the true shape whose chunks are single layers.
+Orbax takes whole arrays. Here it saves a scalar for each parameter, which creates all of its own
+metadata; each scalar is then replaced by an array of the true shape, whose chunks are single
+layers.
 """
 
 import json
@@ -27,17 +28,17 @@ Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 
 class Item:
-    """One of a step's folders of arrays, `params` or `training`; by dotted names."""
+    """One of a step's folders of arrays, `params` or `training`, by dotted names."""
 
     def __init__(self, folder: Path, scalars: Any, leaves: Shapes) -> None:
-        """`scalars` is a tree like what is saved, with a scalar of its dtype for each array."""
+        """Open a folder; `scalars` is the saved tree with a scalar for each array."""
         self._folder = folder.resolve()
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as saver:
             saver.save(literal(self._folder), args=ocp.args.PyTreeSave(scalars))
         self._arrays = {name: self._create(name, *leaf) for name, leaf in leaves.items()}
 
     def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:
-        """`value` is one layer's where `layer` is given; it must not change before the result."""
+        """Write one layer, or a whole value; `value` must not change before the result is ready."""
         array = self._arrays[name]
         return (array if layer is None else array[layer]).write(value)
 
@@ -57,7 +58,7 @@ class Item:
 
 
 class JaxneoxWriter:
-    """Writes `folder/step_N`: parameters first, in any order, then `training`, then `finish`."""
+    """A writer of `folder/step_N`: first parameters, in any order, then `training`, `finish`."""
 
     def __init__(self, folder: Path, step: int, leaves: Shapes) -> None:
         self.folder, self._step = folder, folder / f"{PREFIX}_{step}"
@@ -66,11 +67,11 @@ class JaxneoxWriter:
         self._params = Item(self._step / "params", scalars, leaves)
 
     def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:
-        """See Item."""
+        """Write a parameter, or one layer of it: see `Item.write`."""
         return self._params.write(name, layer, value)
 
     def training(self, scalars: Any, leaves: Shapes) -> Item:
-        """Optimizer and counters, for `Item.write`."""
+        """Begin the optimizer's state and the counters, which `Item.write` writes."""
         return Item(self._step / "training", scalars, leaves)
 
     def finish(self, keys: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
@@ -85,7 +86,11 @@ def nbytes(leaves: Shapes) -> int:
 
 
 def written(futures: list[ts.WriteFutures], where: Path) -> None:
-    """Waits for all of them. Raises UserError for what the disk refused."""
+    """Wait for all writes.
+
+    Raises:
+        UserError: the disk refused one.
+    """
     errors = [error for future in futures if (error := future.exception()) is not None]
     for error in errors:  # TensorStore raises ValueError for whatever the system says
         raise UserError(f"{where}: cannot be written ({str(error).splitlines()[0]})") from error

@@ -1,6 +1,6 @@
-"""Megatron-LM's own files, of either format, such that it loads weights from them.
+"""Writes Megatron-LM's own files, in either format, such that it loads weights from them.
 
-What it needs was tried on Megatron-LM itself (FORMATS): for `torch` an argparse.Namespace with
+Its requirements were tried on Megatron-LM itself (FORMATS): for `torch` an argparse.Namespace with
 thirteen fields or more, and no `_extra_state`; for `torch_dist` what plain
 torch.distributed.checkpoint writes, common.pt, metadata.json, and for every layer an empty
 `_extra_state` object of each of its four matrices.
@@ -19,7 +19,7 @@ from convert.parts import Part
 from convert.readers.megatron_files import COMMON, STATE, TRACKER, rank_folder
 from convert.rules.megatron import FC1, FC2, HEAD, PROJ, QKV, WORDS
 from convert.writers.torch_dist import DistWriter
-from convert.writers.torch_save import Waiting, save
+from convert.writers.torch_save import DiskArrays, save
 from jaxneox.config.schema import ModelConfig
 
 Tensors = Mapping[str, np.ndarray]
@@ -29,7 +29,7 @@ FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1,
           "common_backend": "torch", "common_backend_version": 1}  # fmt: skip
 
 FUSED = {"input_layernorm.": f"{QKV}.layer_norm_", "pre_mlp_layernorm.": f"{FC1}.layer_norm_"}
-"""Norms as Transformer Engine names them, and torch_dist whatever the implementation is."""
+"""Names of norms in Transformer Engine, and in torch_dist whatever the implementation."""
 
 
 def fused(name: str) -> str:
@@ -40,14 +40,15 @@ def fused(name: str) -> str:
 
 
 def folder_name(step: int) -> str:
-    """Megatron takes no step 0: weights without a step are a `release`."""
+    """Return the step's folder: `release` for step 0, which Megatron does not take."""
     return f"iter_{step:07d}" if step else "release"
 
 
 class LegacyWriter:
-    """`run/iter_NNNNNNN/mp_rank_TT[_PPP]/model_optim_rng.pt`: layers in any order, then `finish`.
+    """A writer of `run/iter_NNNNNNN/mp_rank_TT[_PPP]/model_optim_rng.pt`.
 
-    A rank's weights wait on the disk until its file is written, so that they need no memory.
+    Layers come in any order, then `finish`. A rank's weights wait on the disk until its file is
+    written, so that they need no memory.
     """
 
     def __init__(
@@ -58,14 +59,14 @@ class LegacyWriter:
         self._each = model.num_layers // (grid.pp * grid.chunks)
         self.folder.mkdir(parents=True)
         self._models = {
-            (p, t, v): Waiting(self.folder / f"waiting.{p}.{t}.{v}")
+            (p, t, v): DiskArrays(self.folder / f"waiting.{p}.{t}.{v}")
             for p in range(grid.pp)
             for t in range(grid.tp)
             for v in range(grid.chunks)
         }
 
     def write(self, part: Part, rank: int, tensors: Tensors) -> None:
-        """One rank's tensors of a part."""
+        """Write one rank's tensors of a part."""
         if not isinstance(part, int):
             self._write_outside(part, rank, tensors)
             return
@@ -87,7 +88,7 @@ class LegacyWriter:
         (self.run / TRACKER).write_text(self.folder.name.removeprefix("iter_").lstrip("0"))
 
     def _write_outside(self, part: Part, rank: int, tensors: Tensors) -> None:
-        """The embedding in the first stage, the head in the last; a tied embedding in both."""
+        """Write the embedding in the first stage, the head in the last, and a tied one in both."""
         last = (self._grid.pp - 1, rank, self._grid.chunks - 1)
         for name, tensor in tensors.items():
             self._keep((0, rank, 0) if part == "embedding" else last, name, tensor)
@@ -105,9 +106,9 @@ class LegacyWriter:
 
 
 class TorchDistWriter:
-    """`run/iter_NNNNNNN` of torch_dist: layers stacked on an axis before the others.
+    """A writer of `run/iter_NNNNNNN` in torch_dist: layers are stacked on a first axis.
 
-    The files are one for each stage, a layer a piece; any tensor-parallel size reads them.
+    Each stage is one file, and each layer one piece; any tensor-parallel size reads them.
     """
 
     def __init__(self, run: Path, step: int, model: ModelConfig, grid: MegatronGrid) -> None:
@@ -118,7 +119,7 @@ class TorchDistWriter:
         self._last = f"__{grid.pp - 1}_0.distcp"
 
     def write(self, part: Part, tensors: Tensors) -> None:
-        """Whole tensors of a part."""
+        """Write whole tensors of a part."""
         if not isinstance(part, int):
             file = "__0_0.distcp" if part == "embedding" else self._last
             for name, tensor in tensors.items():

@@ -1,8 +1,8 @@
-"""GPT-NeoX's own files: what its pipeline engine and its Sequential engine load.
+"""Writes GPT-NeoX's own files, which its pipeline engine and its Sequential engine load.
 
-Read of NeoX HEAD ea7aefd8 (megatron/checkpointing.py) and DeepSpeed 0.16.5 (runtime/engine.py):
-`args` is held against the YAML's, `mp_world_size` has to be the number of mp_rank files, and the
-tensors' names have to match without one missing or too many.
+Read from NeoX HEAD ea7aefd8 (megatron/checkpointing.py) and DeepSpeed 0.16.5 (runtime/engine.py):
+`args` is compared with the YAML's, `mp_world_size` has to be the number of mp_rank files, and the
+tensors' names have to match exactly.
 """
 
 import re
@@ -14,20 +14,21 @@ import numpy as np
 import yaml
 
 from convert.readers.neox import PREFIX
+from convert.readers.neox_files import layer_file, rank_file
 from convert.rules.neox import OLD_NAMES
 
 Tensors = Mapping[str, np.ndarray]
 
 
-class Training(Protocol):
-    """What the mp_rank files say besides weights, of a run that is to go on."""
+class TrainingContent(Protocol):
+    """The training state in the mp_rank files of a run that continues."""
 
     def state(self, stage: int, rank: int) -> dict[str, Any]:
-        """`optimizer`, `lr_scheduler` and counters of one file."""
+        """Return `optimizer`, `lr_scheduler` and the counters of one file."""
         ...
 
     def further(self, number: int, stage: int, rank: int) -> dict[str, Any]:
-        """The content of the files that go with the mp_rank file of this number, by name."""
+        """Return by name the content of the files that go with the mp_rank file of this number."""
         ...
 
 
@@ -35,9 +36,10 @@ NEW_NAMES = {new: old for old, new in OLD_NAMES.items()}
 
 
 class NeoxWriter:
-    """`folder/global_stepN`: modules in any order, then `finish`.
+    """A writer of `folder/global_stepN`: modules in any order, then `finish`.
 
-    `pp` stages, or 0 for the Sequential engine, whose one file a rank takes all of its modules.
+    `pp` is the number of stages, or 0 for the Sequential engine, which has all modules of a rank in
+    one file.
     """
 
     def __init__(self, folder: Path, step: int, *, mp: int, pp: int, old_names: bool) -> None:
@@ -49,7 +51,7 @@ class NeoxWriter:
     def write(self, index: int, rank: int, tensors: Tensors) -> None:
         named = {self._name(name): tensor for name, tensor in tensors.items()}
         if self._pp:
-            name = f"layer_{index:02d}-model_{rank:02d}-model_states.pt"
+            name = layer_file(index, rank)
             _save(named, self.folder / name)
         else:
             self._modules[rank] |= {
@@ -58,11 +60,14 @@ class NeoxWriter:
             }
 
     def finish(
-        self, keys: Mapping[str, Any], args: Mapping[str, Any], training: Training | None = None
+        self,
+        keys: Mapping[str, Any],
+        args: Mapping[str, Any],
+        training: TrainingContent | None = None,
     ) -> None:
         for number in range(self._mp * max(1, self._pp)):
             module = None if self._pp else self._modules[number]
-            path = self.folder / f"mp_rank_{number:02d}_model_states.pt"
+            path = self.folder / rank_file(number)
             state = self._state(module, args)
             if training is not None:
                 stage, rank = divmod(number, self._mp)
@@ -80,7 +85,7 @@ class NeoxWriter:
         (self.run / "latest").write_text(self.folder.name)
 
     def _state(self, module: Tensors | None, args: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that DeepSpeed and NeoX look at when they load weights alone."""
+        """Return the fields that DeepSpeed and NeoX read when they load weights alone."""
         return {
             "module": module,
             "buffer_names": [n for n in module or () if n.endswith(("inv_freq", "slopes"))],
@@ -100,7 +105,7 @@ class NeoxWriter:
         }
 
     def _kept(self, name: str, tensor: np.ndarray) -> np.ndarray:
-        """On the disk until its rank's file is written: a rank's whole weights need no memory."""
+        """Keep a tensor on the disk until its rank's file is written, to save memory."""
         path = self.folder / f"{name}.npy"
         kept = np.memmap(path, tensor.dtype, "w+", shape=tensor.shape)
         kept[...] = tensor

@@ -1,6 +1,6 @@
 """The optimizer's state as DeepSpeed without ZeRO keeps it, and where NeoX cuts its pipeline.
 
-Read of DeeperSpeed 0.16.5 (`runtime/engine.py`, `runtime/pipe/module.py`, `ops/adam`) and of NeoX
+Read from DeeperSpeed 0.16.5 (`runtime/engine.py`, `runtime/pipe/module.py`, `ops/adam`) and NeoX
 HEAD ea7aefd8 (`megatron/learning_rates.py`, `megatron/model/utils.py`).
 """
 
@@ -26,7 +26,7 @@ REGISTERED = (
 
 
 class Counters(NamedTuple):
-    """What goes with the moments: updates made, position of the schedule, rate and constants."""
+    """The numbers beside the moments: updates, position in the schedule, rate and constants."""
 
     updates: int
     position: int
@@ -39,7 +39,7 @@ class Counters(NamedTuple):
 
 @dataclass
 class AdamState:
-    """Collects the moments of all ranks on the disk, module by module, in any order."""
+    """A collector of all ranks' moments, on the disk, module by module in any order."""
 
     folder: Path
     counters: Counters
@@ -47,7 +47,7 @@ class AdamState:
     _unused: set[tuple[int, str]] = field(default_factory=set)
 
     def add(self, rank: int, index: int, name: str, **values: np.ndarray) -> None:
-        """`exp_avg` and `exp_avg_sq` of one tensor of a rank, and `master` where that is wanted."""
+        """Add `exp_avg` and `exp_avg_sq` of a rank's tensor, and `master` if it is wanted."""
         for kind, value in values.items():
             path = self.folder / f"{rank}.{index}.{name}.{kind}.npy"
             kept = np.memmap(path, np.float32, "w+", shape=value.shape)
@@ -56,19 +56,19 @@ class AdamState:
             self._kept[rank, index, name, kind] = kept
 
     def leave_out(self, index: int, name: str) -> None:
-        """A parameter without a gradient: it has a number and no state."""
+        """Leave out a parameter without a gradient, which has a number and no state."""
         self._unused.add((index, name))
 
     def state(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
-        """What the mp_rank file of a rank says, in the stage with these modules, in their order."""
+        """Return the state in a rank's mp_rank file, for the stage of these modules in order."""
         return {"optimizer": self._numbered(rank, modules)}
 
     def files(self, number: int, rank: int, modules: Sequence[int]) -> dict[str, Any]:
-        """The content of further files by name; `number` is that of the mp_rank file."""
+        """Return the content of further files by name; `number` is that of the mp_rank file."""
         return {}
 
     def _numbered(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
-        """Torch's own state."""
+        """Return torch's own state."""
         state: dict[int, Any] = {}
         described, number = [], 0
         for k, group in enumerate(self.groups(rank, modules)):
@@ -83,14 +83,14 @@ class AdamState:
         return {"state": state, "param_groups": described}
 
     def groups(self, rank: int, modules: Sequence[int]) -> list[list[tuple[int, str]]]:
-        """What decays and what does not, in the order of the modules; without decay all as one."""
+        """Group parameters by decay, in the modules' order; without decay there is one group."""
         order = [(index, name) for index in modules for name in self._names(rank, index)]
         if not self.counters.weight_decay:
             return [order]
         return [[p for p in order if is_group_of(p[1]) == kind] for kind in (0, 1)]
 
     def remove(self) -> None:
-        """Takes the collected files away."""
+        """Remove the collected files."""
         shutil.rmtree(self.folder)
 
     def _names(self, rank: int, index: int) -> list[str]:
@@ -118,7 +118,7 @@ class AdamState:
 
 
 def stage_modules(layers: int, stages: int, method: str) -> list[range]:
-    """Which of the Sequential's L + 5 modules each stage has."""
+    """List the modules of each stage, out of the Sequential's L + 5."""
     if method == "uniform":
         size, more = divmod(layers + 5, stages)
         bounds = [stage * size + min(stage, more) for stage in range(stages + 1)]
@@ -133,28 +133,28 @@ def stage_modules(layers: int, stages: int, method: str) -> list[range]:
 
 
 def balanced(weights: Sequence[int], parts: int) -> list[int]:
-    """Bounds of consecutive parts whose largest and smallest sums differ least.
+    """Return the bounds of consecutive parts whose largest and smallest sums differ least.
 
-    Of equal ones that with the latest bounds, as DeepSpeed's `partition_balanced` takes it: part by
-    part it keeps, for every number of first items, the largest and the smallest sum of its choice.
+    Ties are broken towards the latest bounds, like DeepSpeed's `partition_balanced`: part by part
+    it keeps, for every number of first items, the largest and the smallest sum of its choice.
     """
     sums = np.concatenate([[0], np.cumsum(weights)])
 
     @cache
     def best(items: int, count: int) -> tuple[float, float, float, int]:
-        """(difference, largest, smallest, begin of the last part)"""
+        """Return (difference, largest, smallest, begin of the last part)."""
         if count == 0:
             return (0.0, 0.0, np.inf, 0) if items == 0 else (np.inf, np.inf, np.inf, 0)
-        found = (np.inf, np.inf, np.inf, 0)
+        least = (np.inf, np.inf, np.inf, 0)
         if count > items:
-            return found
+            return least
         for begin in range(items):
             _, largest, smallest, _ = best(begin, count - 1)
             own = float(sums[items] - sums[begin])
             largest, smallest = max(largest, own), min(smallest, own)
-            if found[0] >= largest - smallest:
-                found = (largest - smallest, largest, smallest, begin)
-        return found
+            if least[0] >= largest - smallest:
+                least = (largest - smallest, largest, smallest, begin)
+        return least
 
     bounds = [len(weights)]
     for count in range(parts, 0, -1):

@@ -1,6 +1,6 @@
-"""The optimizer's state as DeepSpeed keeps it for bfloat16: flat float32 arrays in parts.
+"""The optimizer's state as DeepSpeed keeps it for bfloat16: flat float32 arrays in partitions.
 
-Read of DeeperSpeed 0.16.5 (`runtime/bf16_optimizer.py`, `_load_legacy_checkpoint`).
+Read from DeeperSpeed 0.16.5 (`runtime/bf16_optimizer.py`, `_load_legacy_checkpoint`).
 """
 
 from collections import OrderedDict
@@ -21,10 +21,10 @@ ALIGNED = 2  # every part begins on a multiple of so many numbers
 
 @dataclass
 class ZeroState(AdamState):
-    """Collects the master weights as well.
+    """A collector of moments and master weights.
 
     Attributes:
-        parts: data-parallel ranks, each of which has an equal part.
+        parts: the number of data-parallel ranks, each with an equal part.
         tied: whether the embedding has the name of a tied module.
         sequential: whether names begin as in the Sequential engine.
     """
@@ -35,7 +35,7 @@ class ZeroState(AdamState):
     clipping: float = 0.0
 
     def state(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
-        """`param_shapes`: what the flat arrays of each group consist of."""
+        """Return `param_shapes`, which describes the flat arrays of each group."""
         shapes = [
             OrderedDict(
                 (self._full(index, name), self._kept[rank, index, name, "master"].shape)
@@ -52,7 +52,7 @@ class ZeroState(AdamState):
         }
 
     def _partitions(self, rank: int, modules: Sequence[int]) -> list[dict[str, Any]]:
-        """The content of the file of each data-parallel rank."""
+        """Return the content of each data-parallel rank's file."""
         flat = [
             {
                 kind: np.concatenate(
@@ -92,7 +92,7 @@ class ZeroState(AdamState):
         return {"optimizer_state_dict": saved, "ds_config": {}, "ds_version": VERSION}
 
     def _padded(self, values: np.ndarray) -> np.ndarray:
-        """[parts, each]"""
+        """Pad a flat array and divide it: [parts, each]."""
         multiple = ALIGNED * self.parts
         return np.pad(values, (0, -values.size % multiple)).reshape(self.parts, -1)
 

@@ -1,7 +1,7 @@
-"""A folder that has its name only when it is whole.
+"""A folder that gets its name only when it is complete.
 
-It grows as `DST.partial` and is renamed at the end, so that whatever interrupts a conversion never
-leaves a DST that looks complete; the next start of the same command clears the rest away.
+It grows as `DST.partial` and is renamed at the end, so that an interrupted conversion never leaves
+a DST that looks complete; the next start of the same command removes the remains.
 """
 
 import fcntl
@@ -18,14 +18,15 @@ MARK = ".converting"
 
 
 class Unproven(UserError):
-    """What was written does not compute the same: it is kept, under a name that says so."""
+    """What was written does not compute the same; it is kept under a name that says so."""
 
 
 class Staging:
-    """`with Staging(dst, nbytes) as folder`: write into `folder`; it becomes `dst` at the end.
+    """A context, `with Staging(dst, nbytes) as folder`; `folder` becomes `dst` at the end.
 
-    Raises UserError where `dst` exists or is no path on a disk, where another conversion writes it,
-    and where the disk has no room for `nbytes`.
+    Raises:
+        UserError: `dst` exists or is no path on a disk, another conversion writes it, or the
+            disk has no room for `nbytes`.
     """
 
     def __init__(self, dst: Path, nbytes: int) -> None:
@@ -74,7 +75,7 @@ class Staging:
         (self.dst / MARK).unlink()
 
     def _clear(self) -> None:
-        """What an earlier conversion that was killed left; nothing that is not ours."""
+        """Remove what an earlier conversion left when it was killed, and nothing else."""
         if not self.folder.exists():
             return
         mark = self.folder / MARK

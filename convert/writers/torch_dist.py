@@ -1,7 +1,7 @@
-"""A folder of torch.distributed.checkpoint, written piece by piece.
+"""Writes a folder of torch.distributed.checkpoint, piece by piece.
 
-As torch 2.13's FileSystemWriter lays it out (torch/distributed/checkpoint/filesystem.py): pieces
-are `torch.save` files behind one another in `.distcp` files, and `.metadata` is a pickle that says
+The layout is that of torch 2.13's FileSystemWriter (torch/distributed/checkpoint/filesystem.py):
+pieces are concatenated `torch.save` files in `.distcp` files, and `.metadata` is a pickle that says
 where each lies.
 """
 
@@ -19,7 +19,7 @@ INDEX = ".metadata"
 
 
 class DistWriter:
-    """`write` pieces of tensors and whole objects in any order, then `finish`."""
+    """A writer of tensors' pieces and whole objects, in any order, then `finish`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +30,7 @@ class DistWriter:
     def write(
         self, file: str, name: str, shape: Sequence[int], at: Sequence[int], piece: np.ndarray
     ) -> None:
-        """`piece`, which lies `at` these indices of a tensor of that `shape`, into `file`."""
+        """Write `piece`, at indices `at` of a tensor of shape `shape`, into `file`."""
         import torch
         from torch.distributed.checkpoint import metadata as m
 

@@ -1,4 +1,4 @@
-"""`torch.save` of numpy arrays, of every type that we keep."""
+"""`torch.save` for numpy arrays of every supported type."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ import numpy as np
 
 
 def save(content: Any, path: Path) -> None:
-    """Arrays that map a file are read as they are written: a file needs the memory of none."""
+    """Save content; arrays that map a file are read while they are written, to save memory."""
     import torch
 
     torch.save(to_torch(content), path)
 
 
 def to_torch(value: Any) -> Any:
-    """The arrays in mappings as tensors that share their memory; all else as it is."""
+    """Turn the arrays in mappings into tensors that share their memory; leave other values."""
     import torch
 
     if isinstance(value, Mapping):
@@ -27,8 +27,8 @@ def to_torch(value: Any) -> Any:
     return torch.from_numpy(value)
 
 
-class Waiting:
-    """Arrays that lie in one file until what they belong to is whole: they need no memory."""
+class DiskArrays:
+    """Arrays kept in one file until what they belong to is complete, to save memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class Waiting:
             file.write(np.ascontiguousarray(array).view(np.uint8).data)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As they map the file, in the order in which they came."""
+        """Return the arrays in the order in which they came, as maps of the file."""
         if not self._places:
             return {}
         mapped = np.memmap(self._path, np.uint8, "c")

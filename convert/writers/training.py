@@ -1,4 +1,4 @@
-"""The optimizer's part of our checkpoints: Adam's moments and the counters."""
+"""Writes the optimizer's part of our checkpoints: Adam's moments and the counters."""
 
 from functools import partial
 from typing import Any, Literal
@@ -20,9 +20,10 @@ Moment = Literal["mu", "nu"]  # Adam's first and second
 
 
 class TrainingWriter:
-    """Writes `training` of the step that `writer` writes: every moment once, and the counters.
+    """A writer of `training` for the step of `writer`: every moment once, and the counters.
 
-    Raises UserError where the configuration's optimizer is not Adam, whose moments these are.
+    Raises:
+        UserError: the configuration's optimizer is not Adam, whose moments these are.
     """
 
     def __init__(self, writer: JaxneoxWriter, config: Config) -> None:
@@ -44,7 +45,7 @@ class TrainingWriter:
         self._adam = named.partition(".mu.")[0]
 
     def moments(self, moment: Moment, layer: int | None, values: dict[str, np.ndarray]) -> None:
-        """Moments of these parameters, of one layer where they are stacked; float32."""
+        """Write float32 moments of these parameters; of one layer if they are stacked."""
         futures: list[ts.WriteFutures] = [
             self._item.write(
                 f"{self._adam}.{moment}.{name}", layer if name.startswith(STACKED) else None, value
@@ -62,14 +63,15 @@ class TrainingWriter:
         skipped: int = 0,
         scale: tuple[float, int, int] | None = None,
     ) -> None:
-        """
+        """Write the counters.
+
         Args:
-            step: batches seen.
-            updates: that Adam has made.
-            position: of the learning rate's schedule.
-            skipped: steps without an update.
-            scale: of the loss: factor, steps of calm, overflows still forgiven; by default as a
-                run begins.
+            step: the number of batches seen.
+            updates: the number of updates that Adam has made.
+            position: the position in the learning rate schedule.
+            skipped: the number of steps without an update.
+            scale: the loss scale: factor, steps without overflow, overflows still forgiven; by
+                default that of a fresh run.
         """
         values: dict[str, Any] = {"step": step, "skipped": skipped, "streak": 0}
         loss = self._config.precision.loss_scale
@@ -87,7 +89,7 @@ class TrainingWriter:
 
 
 def _abstract(config: Config) -> dict[str, Any]:
-    """The tree of `training` as shapes, the same for every mesh."""
+    """Return the tree of `training` as shapes, the same for every mesh."""
     model = Model(config.model, rules_for(whole({}), 0, False))
     optimizer = build_optimizer(config.optimizer, config.schedule, model.axes)
     state = jax.eval_shape(partial(new_state, config, model, optimizer))

@@ -17,7 +17,7 @@ class TokenizerConfig:
     eod_token: str | None = None  # the text of the token that ends a document
 
 
-class Source(NamedTuple):
+class DataSource(NamedTuple):
     """The datasets of a split; weights and labels may be empty."""
 
     paths: tuple[str, ...]
@@ -67,9 +67,9 @@ class DataConfig:
                 "order of neox"
             )
 
-    def source(self, split: str) -> Source:
+    def source(self, split: str) -> DataSource:
         """Return the datasets of a split: "train", "valid" or "test"."""
-        return Source(
+        return DataSource(
             getattr(self, f"{split}_paths"),
             getattr(self, f"{split}_weights"),
             getattr(self, f"{split}_label_paths"),

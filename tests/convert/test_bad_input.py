@@ -264,7 +264,7 @@ def test_a_tokenizer_of_another_model(run_folder: Path, tmp_path: Path) -> None:
     words = {f"w{i}": i for i in range(100)}
     Tokenizer(models.WordLevel(words, unk_token="w0")).save(str(tmp_path / "large.json"))
     said = refused(run_folder, "--tokenizer", tmp_path / "large.json").error
-    assert "100 tokens, the model 64 rows" in said
+    assert "ids up to 99, but the model 64 rows" in said
 
 
 def test_a_tensor_by_its_old_name_and_its_new(run_folder: Path) -> None:

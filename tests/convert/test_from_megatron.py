@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the tests of conversion write torch
 
 import jaxneox  # noqa: E402
 from convert import from_megatron, to_megatron, verify  # noqa: E402
-from convert.megatron.config import ReadingChoices  # noqa: E402
+from convert.megatron.arguments_in import ReadingChoices  # noqa: E402
 from convert.oracle import JaxneoxForward, MegatronForward, run  # noqa: E402
 from convert.oracle.megatron import Conventions  # noqa: E402
 from convert.readers.jaxneox import open_jaxneox  # noqa: E402

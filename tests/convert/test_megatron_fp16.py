@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch", reason="the tests of conversion write torch
 
 from convert import from_megatron, to_megatron  # noqa: E402
 from convert.megatron.loss_scale import loss_scale_keys, loss_scale_of  # noqa: E402
-from convert.megatron.training import training_keys  # noqa: E402
+from convert.megatron.training_in import training_keys  # noqa: E402
 from convert.readers.jaxneox import JaxneoxMoments  # noqa: E402
 from convert.readers.megatron_optimizer import MegatronOptimizer  # noqa: E402
 from convert.readers.megatron_states import Scaler  # noqa: E402

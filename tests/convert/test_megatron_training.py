@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from convert import from_megatron
-from convert.megatron.training import training_keys
+from convert.megatron.training_in import training_keys
 from convert.readers.jaxneox import JaxneoxCheckpoint, JaxneoxMoments
 from convert.readers.megatron import open_megatron
 from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer

@@ -9,7 +9,7 @@ import tokenizers
 
 from convert import from_hf, from_neox, to_hf, to_neox
 from convert.hf.tokenizer import save_tokenizer, tokenizer_at
-from convert.neox.tokenizer import find_tokenizer
+from convert.neox.tokenizer_in import find_tokenizer
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data import build_tokenizer, load_tokenizer
 from jaxneox.errors import UserError
@@ -90,7 +90,7 @@ def test_too_many_ids_for_the_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     byte_level("<|endoftext|>").save(str(tmp_path / "large.json"))
     line = refused(from_neox.main, capsys, tmp_path / "neox", tmp_path / "dst", "--tokenizer",
                    tmp_path / "large.json")  # fmt: skip
-    assert "large.json: has 263 tokens, the model" in line
+    assert "large.json: the tokenizer has ids up to 262, but the model" in line
 
 
 def test_a_given_tokenizer_and_the_model_s_own_generation(tmp_path: Path) -> None:

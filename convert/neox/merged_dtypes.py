@@ -13,7 +13,7 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def choose_dtypes(plan: MergePlan, source: NeoxCheckpoint, asked: Dtype) -> None:
-    """`keep` is the source's, and float32 for leaves whose merged values that could not hold."""
+    """Choose each leaf's type; `keep` is the source's, or float32 if merged values need it."""
     theirs = source.dtype
     leaves = {leaf for rules in source_rules(plan.model) for rule in rules for leaf in rule.leaves}
     plan.dtypes = dict.fromkeys(leaves, chosen(asked, theirs))
@@ -45,6 +45,6 @@ def source_rules(model: ModelConfig) -> list[tuple[Rule, ...]]:
 
 
 def holds(dtype: np.dtype, values: np.ndarray) -> bool:
-    """Whether the type can represent every value."""
+    """Tell whether the type can represent every value."""
     with np.errstate(over="ignore"):
         return bool((values.astype(dtype).astype(np.float64) == values).all())

@@ -1,9 +1,9 @@
-"""The YAML of a model with `mlp_type: llama` in the keys of NeoX's HEAD.
+"""Translates the YAML of a model with `mlp_type: llama` to the keys of NeoX's HEAD.
 
 From 2023-05 to 2024-09 NeoX had an MLP of its own for llama and mistral models, without biases:
 w2(act(w1 x) * w3 x), `intermediate_size` wide, or 2/3 of 4 times the hidden size, rounded up to a
-multiple of 256 (LLaMAParallelMLP, megatron/model/transformer.py of v2.0). HEAD says the same by a
-gated activation, whose `intermediate_size` is three times the width.
+multiple of 256 (LLaMAParallelMLP, megatron/model/transformer.py of v2.0). HEAD expresses the same
+by a gated activation whose `intermediate_size` is three times the width.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,11 @@ MULTIPLE = 256
 
 
 def without_mlp_type(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises UserError for an activation that no gated one of HEAD has."""
+    """Translate the keys.
+
+    Raises:
+        UserError: HEAD has no gated activation for the YAML's activation.
+    """
     activation = keys.get("activation", "gelu")
     if activation not in GATED:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A run's training state besides its weights: Adam's moments and the counters, as ours."""
+"""A NeoX run's training state besides its weights, as ours: Adam's moments and the counters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from convert.checkpoint import Moment, Training
 from convert.neox.checkpoint import Merged
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
-from convert.neox.training_keys import batch_notes, summed_of
+from convert.neox.training_keys_in import batch_notes, summed_of
 from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint, Shards
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
@@ -22,7 +22,7 @@ from jaxneox.config.schema import LossScaleConfig
 from jaxneox.errors import UserError
 
 MOMENTS: tuple[tuple[Moment, Quantity, int], ...] = (("mu", "exp_avg", 1), ("nu", "exp_avg_sq", 2))
-"""Ours, NeoX's, and the power of the gradient."""
+"""Our moment, NeoX's quantity, and the power of the gradient in it."""
 
 
 class Counterpart(NeoxCheckpoint):
@@ -58,7 +58,7 @@ class Counterpart(NeoxCheckpoint):
 
 
 def masters(source: NeoxCheckpoint, training: "NeoxTraining") -> NeoxCheckpoint:
-    """The weights, in float32: half-precision ones are taken from their master weights."""
+    """Return the weights in float32; half-precision weights are read from their master weights."""
     if source.dtype.itemsize >= 4:
         return source
     return Counterpart(source, training.optimizer, "master")
@@ -66,12 +66,12 @@ def masters(source: NeoxCheckpoint, training: "NeoxTraining") -> NeoxCheckpoint:
 
 @dataclass(frozen=True)
 class NeoxTraining:
-    """What is carried over of a run of NeoX.
+    """The training state that is carried over from a run of NeoX.
 
     Attributes:
-        files: what it is read from, besides the weights'.
-        summed: micro-batches whose gradients NeoX's pipeline engine sums. Ours are averaged, so the
-            first moments are divided by it and the second by its square.
+        files: the files it is read from, besides the weights'.
+        summed: the number of micro-batches whose gradients NeoX's pipeline engine sums. Ours
+            are averaged, so the first moments are divided by it and the second by its square.
     """
 
     optimizer: NeoxOptimizer
@@ -80,7 +80,11 @@ class NeoxTraining:
 
 
 def open_training(source: NeoxCheckpoint) -> NeoxTraining:
-    """Raises UserError for files that are missing, or are not those of the weights."""
+    """Open the training state.
+
+    Raises:
+        UserError: files are missing, or do not belong to the weights.
+    """
     optimizer = open_optimizer(source)
     if optimizer.has_master():
         _check_masters(source, optimizer)
@@ -95,7 +99,7 @@ def open_training(source: NeoxCheckpoint) -> NeoxTraining:
 
 
 def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
-    """The weights are the master weights, rounded: else the files are of different steps."""
+    """Check that the weights are their master weights, rounded; else the files' steps differ."""
     for index, shards in source.shards.items():
         masters = optimizer.ranks("master", shards[0], index, source.mp)
         for rank, weights in enumerate(source.ranks(index)):
@@ -109,7 +113,7 @@ def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
 
 
 def training_notes(source: NeoxCheckpoint, training: NeoxTraining, plan: MergePlan) -> list[str]:
-    """What a user should know of the run that goes on."""
+    """List what a user should know about a run that continues from here."""
     notes = [*training.optimizer.warnings, *batch_notes(source)]
     loss = precision_config(Settings(plan.keys)).loss_scale
     if loss and loss.static is None and training.optimizer.scale is None:
@@ -135,11 +139,11 @@ def training_notes(source: NeoxCheckpoint, training: NeoxTraining, plan: MergePl
 
 
 def training_facts(training: NeoxTraining) -> dict[str, Any]:
-    """For the certificate."""
+    """Collect what the certificate says about the training state."""
     optimizer, n = training.optimizer, training.summed
-    said = "averages gradients over micro-batches, as we do"
+    engine = "averages gradients over micro-batches, as we do"
     if n > 1:
-        said = (
+        engine = (
             f"sums gradients over {n} micro-batches; here they are averaged, moments divided by "
             f"{n} and {n * n}, eps and the threshold of clipping by {n}: the same updates"
         )
@@ -149,15 +153,16 @@ def training_facts(training: NeoxTraining) -> dict[str, Any]:
         "updates made": optimizer.count,
         "position of the schedule": optimizer.position,
         "master weights": "float32" if optimizer.has_master() else "the weights themselves",
-        "NeoX's engine": said,
+        "NeoX's engine": engine,
         "clipping": optimizer.clipping or "none",
     }
 
 
-class Moments(Merged):
-    """A moment of Adam, of gradients that are averaged over the micro-batches of a step.
+class NeoxMoments(Merged):
+    """One of Adam's moments, for gradients that are averaged over the micro-batches of a step.
 
-    Copies of norms and biases have the same gradients, so the same moments; else their mean counts.
+    Copies of norms and biases have the same gradients and so the same moments; if they differ, the
+    mean is taken.
     """
 
     def __init__(
@@ -172,14 +177,14 @@ class Moments(Merged):
 
 
 def as_ours(source: NeoxCheckpoint, training: NeoxTraining) -> Training:
-    """The state as any target takes it."""
+    """Return the state in the form that any target takes."""
     optimizer = training.optimizer
 
     def scale(loss: LossScaleConfig) -> tuple[float, int, int] | None:
         return _scale(optimizer, loss)
 
-    moments: dict[Moment, Moments] = {
-        ours: Moments(source, optimizer, quantity, training.summed**times)
+    moments: dict[Moment, NeoxMoments] = {
+        ours: NeoxMoments(source, optimizer, quantity, training.summed**times)
         for ours, quantity, times in MOMENTS
     }
     return Training(
@@ -193,12 +198,12 @@ def as_ours(source: NeoxCheckpoint, training: NeoxTraining) -> Training:
 
 
 def _skipped(source: NeoxCheckpoint) -> int:
-    said = next((state.get("skipped_steps") for state in source.states), 0)
-    return said if isinstance(said, int) else 0
+    skipped = next((state.get("skipped_steps") for state in source.states), 0)
+    return skipped if isinstance(skipped, int) else 0
 
 
 def _scale(optimizer: NeoxOptimizer, loss: LossScaleConfig) -> tuple[float, int, int] | None:
-    """DeepSpeed's dynamic loss scaler as ours; its steps of calm count from the last overflow."""
+    """Return DeepSpeed's dynamic loss scale as ours, with steps counted from the last overflow."""
     state = optimizer.scale
     if state is None:
         return None

@@ -1,4 +1,4 @@
-"""The keys by which a run of ours goes on as NeoX's would."""
+"""The keys with which a run of ours continues as NeoX's would."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,17 +24,18 @@ SCHEDULES: dict[str, Version] = {
     "that of 2023-08 to 2026": {"neox_compat": False, "old_lr_schedule": False},
     "that before 2023-08": {"neox_compat": False, "old_lr_schedule": True},
 }
-"""Of NeoX, by the versions that have them."""
+"""NeoX's schedules, by the versions that have them."""
 
 
 def training_keys(
     source: NeoxCheckpoint, optimizer: NeoxOptimizer, summed: int, *, clean: bool
 ) -> dict[str, Any]:
-    """Of the optimizer and the schedule.
+    """Return the keys of the optimizer and the schedule.
 
-    With the mean of n micro-batches' gradients in place of their sum, Adam's eps and the threshold
-    of clipping are n times smaller for the same update. What DeepSpeed was told of clipping
-    decides, and Adam's own constants in the files, which NeoX loads with its moments, not the YAML.
+    With the mean of n micro-batches' gradients in place of their sum, Adam's eps and the clipping
+    threshold are n times smaller for the same update. DeepSpeed's own setting decides about
+    clipping, and the constants in the files, which NeoX loads with its moments, take precedence
+    over the YAML.
     """
     block = dict(source.keys.get("optimizer") or {})
     params = dict(block.get("params") or {}) | _constants(source, optimizer)
@@ -54,21 +55,25 @@ def training_keys(
 
 
 def _constants(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, Any]:
-    """Adam's, as the files have them; where they differ from the YAML's it is said."""
-    said = optimizer_config(Settings(source.keys))
-    named = {"betas": list(said.betas), "eps": said.eps, "weight_decay": said.weight_decay}
-    found = {name: optimizer.constants.get(name, value) for name, value in named.items()}
+    """Return Adam's constants in the files, and notes if they differ from the YAML's."""
+    configured = optimizer_config(Settings(source.keys))
+    named = {
+        "betas": list(configured.betas),
+        "eps": configured.eps,
+        "weight_decay": configured.weight_decay,
+    }
+    constants = {name: optimizer.constants.get(name, value) for name, value in named.items()}
     for name, value in named.items():
-        if found[name] != value:
+        if constants[name] != value:
             optimizer.warnings.append(
-                f"Adam's {name} is {found[name]} in the optimizer's files and {value} in the YAML: "
-                "NeoX goes on with the files', and so does the run"
+                f"Adam's {name} is {constants[name]} in the optimizer's files and {value} in the "
+                "YAML: NeoX goes on with the files', and so does the run"
             )
-    return found
+    return constants
 
 
 def summed_of(source: NeoxCheckpoint) -> int:
-    """The micro-batches of a step, whose gradients the pipeline engine sums."""
+    """Return the number of micro-batches in a step whose gradients the pipeline engine sums."""
     if source.engine != "pipeline":
         return 1
     steps = _told(source).get(ACCUMULATION)
@@ -76,7 +81,7 @@ def summed_of(source: NeoxCheckpoint) -> int:
 
 
 def batch_notes(source: NeoxCheckpoint) -> Iterator[str]:
-    """Where the order of the data may go on elsewhere: sequences are counted in global batches."""
+    """Note where the order of the data may change; sequences are counted in global batches."""
     told, size = _told(source).get(GLOBAL), _batch(source).global_size
     if isinstance(told, int) and told != size:
         yield (
@@ -92,7 +97,7 @@ def batch_notes(source: NeoxCheckpoint) -> Iterator[str]:
 
 
 def _told(source: NeoxCheckpoint) -> Mapping[str, Any]:
-    """DeepSpeed's configuration, of which NeoX leaves out what is its default."""
+    """Return DeepSpeed's configuration, from which NeoX omits DeepSpeed's defaults."""
     told = next((state.get("ds_config") for state in source.states), None)
     return told if isinstance(told, Mapping) else {}
 
@@ -107,7 +112,7 @@ def _batch(source: NeoxCheckpoint) -> BatchConfig:
 def _schedule_keys(
     source: NeoxCheckpoint, optimizer: NeoxOptimizer, keys: Mapping[str, Any]
 ) -> Version:
-    """The version of NeoX whose schedule has the learning rate that the files say comes next."""
+    """Choose the version of NeoX whose schedule gives the next learning rate in the files."""
     names = list(SCHEDULES)
     if source.generation == "2023":
         names.reverse()
@@ -146,7 +151,7 @@ def _rates(keys: Mapping[str, Any], steps: np.ndarray) -> np.ndarray:
 
 
 def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
-    """One bias of ours stands for the sum of mp copies, each of which makes NeoX's whole step."""
+    """Return factors for merged biases: one stands for mp copies that each make a step."""
     if source.mp == 1 or not source.model.parallel_residual:
         return {}
     rules = neox.modules(source.model, source.llama_mlp)[neox.FIRST_BLOCK]
@@ -154,14 +159,14 @@ def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
 
 
 def clip_leaves_out(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, int]:
-    """What DeepSpeed's norm without ZeRO does not count: copies, in stages after the first."""
+    """List what DeepSpeed's norm without ZeRO does not count: copies in stages after the first."""
     if len(optimizer.stages) < 2:
         return {}
     model = source.model
-    found: dict[str, int] = {}
+    layers: dict[str, int] = {}
     for stage in optimizer.stages[1:]:
         for index in stage:
             for rule in neox.modules(model, source.llama_mlp).get(index, ()):
                 if rule.role is not Role.SPLIT:
-                    found.setdefault(rule.parts[0].leaf, layer_of(index, model) or 0)
-    return found
+                    layers.setdefault(rule.parts[0].leaf, layer_of(index, model) or 0)
+    return layers

@@ -67,25 +67,25 @@ def arguments(export: Export) -> dict[str, Any]:
 
 def command_line(export: Export, implementation: str) -> str:
     """Return the flags with which pretrain_gpt.py builds this model and loads weights alone."""
-    said, grid, model = arguments(export), export.grid, export.model
+    args, grid, model = arguments(export), export.grid, export.model
     names = ["num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "seq_length",
              "max_position_embeddings", "position_embedding_type", "normalization", "norm_epsilon",
              "make_vocab_size_divisible_by", "tensor_model_parallel_size",
              "pipeline_model_parallel_size", "attention_dropout", "hidden_dropout"]  # fmt: skip
-    if said["group_query_attention"]:
+    if args["group_query_attention"]:
         names.append("num_query_groups")
     if model.positions.kind == "rotary":
         names += ["rotary_base", "rotary_percent"]
     if grid.chunks > 1:
         names.append("num_layers_per_virtual_pipeline_stage")
     switches = {
-        "group-query-attention": said["group_query_attention"],
-        "swiglu": said["swiglu"],
-        "disable-bias-linear": not said["add_bias_linear"],
+        "group-query-attention": args["group_query_attention"],
+        "swiglu": args["swiglu"],
+        "disable-bias-linear": not args["add_bias_linear"],
         "untie-embeddings-and-output-weights": not model.tied_embedding,
-        "no-bias-gelu-fusion": model.mlp.activation == "gelu" and said["add_bias_linear"],
+        "no-bias-gelu-fusion": model.mlp.activation == "gelu" and args["add_bias_linear"],
     }
-    flags = [f"--{name.replace('_', '-')} {said[name]}" for name in names]
+    flags = [f"--{name.replace('_', '-')} {args[name]}" for name in names]
     flags += [f"--{name}" for name, holds in switches.items() if holds]
     if grid.format == "torch":  # whose names are those of one of the two
         flags.append(f"--transformer-impl {implementation}")

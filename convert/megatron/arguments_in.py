@@ -35,10 +35,10 @@ class ReadingChoices:
     zero_centered: bool | None = None
     keys: Mapping[str, Any] | None = None
 
-    def said(self) -> dict[str, Any]:
+    def as_conversion(self) -> dict[str, Any]:
         """The choices that a checkpoint of ours records, so that both can be compared again."""
-        found = {"gelu": self.gelu, "zero_centered": self.zero_centered, "keys": self.keys}
-        return {"from": ORIGIN} | {k: v for k, v in found.items() if v is not None}
+        choices = {"gelu": self.gelu, "zero_centered": self.zero_centered, "keys": self.keys}
+        return {"from": ORIGIN} | {k: v for k, v in choices.items() if v is not None}
 
     @staticmethod
     def of(conversion: Mapping[str, Any]) -> "ReadingChoices":
@@ -136,8 +136,8 @@ def _refuse_unlike(args: Args, sizes: Sizes) -> None:
         f"{name} is {args[name]!r}, expected {kind}"
         for names, kind, types in ((NUMBERS, "a number", (int, float)), (SWITCHES, "a bool", bool))
         for name in names
-        if (said := args.get(name)) is not None
-        and not (isinstance(said, types) and isinstance(said, bool) == (types is bool))
+        if (value := args.get(name)) is not None
+        and not (isinstance(value, types) and isinstance(value, bool) == (types is bool))
     ]
     wrong += [
         f"{name} is {args[name]!r}, but here {fixed.why}"
@@ -158,8 +158,8 @@ def _refuse_unlike(args: Args, sizes: Sizes) -> None:
 def _norm(args: Args, sizes: Sizes, notes: list[str]) -> Keys:
     """Tell layer norms, which always have a bias there, from rms norms."""
     kind = "layernorm" if sizes.norm_bias else "rmsnorm"
-    said = {"LayerNorm": "layernorm", "RMSNorm": "rmsnorm"}.get(args.get("normalization", ""))
-    if said not in (None, kind):
+    stated = {"LayerNorm": "layernorm", "RMSNorm": "rmsnorm"}.get(args.get("normalization", ""))
+    if stated not in (None, kind):
         notes.append(
             f"args say {args['normalization']}, but the norms have "
             f"{'a bias' if sizes.norm_bias else 'no bias'}: {kind}"
@@ -172,23 +172,23 @@ def _norm(args: Args, sizes: Sizes, notes: list[str]) -> Keys:
 
 
 def _positions(args: Args, sizes: Sizes, given: Args, notes: list[str]) -> Keys:
-    said = args.get("position_embedding_type")
+    stated = args.get("position_embedding_type")
     if args.get("use_rotary_position_embeddings"):
-        said = "rope"
+        stated = "rope"
     if sizes.positions:
-        if said == "rope" and not args.get("position_embedding_type") and "pos_emb" not in given:
+        if stated == "rope" and not args.get("position_embedding_type") and "pos_emb" not in given:
             raise UserError(
                 "use_rotary_position_embeddings is True, but there is a table of positions: "
                 "Megatron-LM of 2023 computed with both, which no model has here; say which of the "
                 "two it was with --config X.yml (pos_emb: learned)"
             )
-        if said not in (None, "learned_absolute"):
-            notes.append(f"args say positions are {said}, but there is a table of them: learned")
+        if stated not in (None, "learned_absolute"):
+            notes.append(f"args say positions are {stated}, but there is a table of them: learned")
         return {"pos_emb": "learned"}
     known = {"rope": "rotary", "none": "none"}
-    if said not in known and "pos_emb" not in given:
+    if stated not in known and "pos_emb" not in given:
         raise UserError(
-            f"position_embedding_type is {said!r} and there is no table of positions; only rope "
+            f"position_embedding_type is {stated!r} and there is no table of positions; only rope "
             "and none are supported without one: say which with --config X.yml (pos_emb: rotary)"
         )
     fraction, base = args.get("rotary_percent") or 1.0, args.get("rotary_base") or 10000
@@ -196,8 +196,8 @@ def _positions(args: Args, sizes: Sizes, given: Args, notes: list[str]) -> Keys:
         notes.append("args do not say rope's base: it is 10000, Megatron's default")
     if base != int(base):
         raise UserError(f"rotary_base is {base!r}, expected a whole number, as in NeoX")
-    found = {"pos_emb": known.get(str(said), "")}
-    return found | {"rotary_pct": fraction, "rotary_emb_base": int(base)}
+    keys = {"pos_emb": known.get(str(stated), "")}
+    return keys | {"rotary_pct": fraction, "rotary_emb_base": int(base)}
 
 
 def _mlp(args: Args, sizes: Sizes, choices: ReadingChoices, notes: list[str]) -> Keys:
@@ -241,28 +241,30 @@ def _mlp(args: Args, sizes: Sizes, choices: ReadingChoices, notes: list[str]) ->
 def _contradictions(args: Args, sizes: Sizes, groups: int | None, notes: list[str]) -> None:
     """Note the arguments that contradict the tensors; the tensors are right."""
     grouped = args.get("group_query_attention")
-    said = args.get("num_query_groups") if grouped else None
+    stated = args.get("num_query_groups") if grouped else None
     tensors = {
         "ffn_hidden_size": sizes.ffn,
         "padded_vocab_size": sizes.vocab,
     }
     if args.get("add_bias_linear") is False:
         tensors["add_qkv_bias"] = sizes.qkv_bias
-    found = [
+    contradictions = [
         f"{name} is {args[name]!r}, the tensors have {there!r}"
         for name, there in tensors.items()
         if args.get(name) is not None and args[name] != there
     ]
-    if grouped is not None and said != groups:
-        found.append(f"num_query_groups is {said}, the tensors have {groups or 'no groups'}")
+    if grouped is not None and stated != groups:
+        contradictions.append(
+            f"num_query_groups is {stated}, the tensors have {groups or 'no groups'}"
+        )
     if args.get("add_qkv_bias") is False and sizes.qkv_bias and sizes.mlp_bias:
-        found.append("add_qkv_bias is False, the tensors have the bias")
-    notes += [f"args contradict the tensors, which are right: {line}" for line in found]
+        contradictions.append("add_qkv_bias is False, the tensors have the bias")
+    notes += [f"args contradict the tensors, which are right: {line}" for line in contradictions]
 
 
 def _either(args: Args, *names: str) -> Any:
     """Read a setting by its names of several years, or raise a UserError if they disagree."""
-    said = {name: args[name] for name in names if args.get(name) is not None}
-    if len(set(said.values())) > 1:
-        raise UserError(" but ".join(f"{name} is {value!r}" for name, value in said.items()))
-    return next(iter(said.values()), None)
+    values = {name: args[name] for name in names if args.get(name) is not None}
+    if len(set(values.values())) > 1:
+        raise UserError(" but ".join(f"{name} is {value!r}" for name, value in values.items()))
+    return next(iter(values.values()), None)

@@ -90,14 +90,14 @@ def as_ours(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> Trainin
     def scale(loss: LossScaleConfig) -> tuple[float, int, int] | None:
         return loss_scale_of(optimizer.scaler, loss)
 
-    moments: dict[Moment, Moments] = {
-        ours: Moments(optimizer.kinds[theirs]) for ours, theirs in MOMENTS
+    moments: dict[Moment, MegatronMoments] = {
+        ours: MegatronMoments(optimizer.kinds[theirs]) for ours, theirs in MOMENTS
     }
     facts = training_facts(source, optimizer)
     return Training(optimizer.step, schedule.position, moments, schedule.skipped, scale, facts)
 
 
-class Moments(Checkpoint):
+class MegatronMoments(Checkpoint):
     """One of Adam's moments, in float32."""
 
     def __init__(self, moments: MegatronCheckpoint) -> None:
@@ -114,7 +114,7 @@ def training_facts(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> 
     """Collect what the certificate says about the state."""
     decays = {group.get("wd_mult", 1.0) for group in optimizer.groups}
     schedule = schedule_of(source.shards.args, optimizer, source.shards.step)
-    found = {
+    record = {
         "optimizer": "Adam",
         "updates made": optimizer.step,
         "position of the schedule": schedule.position,
@@ -123,5 +123,5 @@ def training_facts(source: MegatronCheckpoint, optimizer: MegatronOptimizer) -> 
         else "all parameters there; matrices and embeddings here",
     }
     if optimizer.scaler:
-        found["loss scale"] = f"{optimizer.scaler.scale:g}"
-    return found
+        record["loss scale"] = f"{optimizer.scaler.scale:g}"
+    return record

@@ -1,4 +1,4 @@
-"""The tokenizer of a NeoX run, where it is at hand."""
+"""The tokenizer of a NeoX run, if its file is at hand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +17,21 @@ def find_tokenizer(
 
     Args:
         cfg: the YAML's keys.
-        given: `--tokenizer FILE`, which counts before them; its kind is found from the file.
+        given: `--tokenizer FILE`, which takes precedence; its kind is determined from the file.
         beside: the checkpoint's folder, where the YAML's file may lie.
 
     Returns:
-        The tokenizer, or None, and what there is to say, a line each.
+        The tokenizer, or None, and notes about it, one line each.
 
     Raises:
         UserError: a file is there and is no such tokenizer.
     """
     if given is not None:
-        found = tokenizer_at(given, cfg)
-        return found, notes_of(found)
+        tokenizer = tokenizer_at(given, cfg)
+        return tokenizer, notes_of(tokenizer)
     for candidate in _candidates(cfg, beside):
-        found = build_tokenizer(candidate)
-        return found, notes_of(found)
+        tokenizer = build_tokenizer(candidate)
+        return tokenizer, notes_of(tokenizer)
     try:
         return build_tokenizer(cfg), []  # a kind that needs no file
     except UserError:
