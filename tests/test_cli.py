@@ -49,6 +49,7 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -104,6 +105,7 @@ def test_one_line(args: str, said: str, folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before, "what was wrong must leave nothing behind"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "keys", "said"),
     [
@@ -152,6 +154,7 @@ def test_meshes_that_do_not_fit(mesh: str | None, keys: str, said: str) -> None:
         assert said in error("tiny.yml", *meshes, *sets)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_or_optimizer(folder: Path, tmp_path: Path) -> None:
     start = ("tiny.yml", *ONE, "--save", tmp_path / "run", "--set")
     succeeds(*start, "train-iters=2")
@@ -189,6 +192,7 @@ def test_a_dry_run_for_more_devices_than_can_be_had_shows_what_it_can() -> None:
     assert "not compiled: the mesh needs 16 devices, and XLA_FLAGS allow 8 virtual ones" in out
 
 
+@pytest.mark.slow
 def test_devices_of_a_process_of_its_own(folder: Path) -> None:
     """What is settled before JAX starts; data that is missing ends each process after it spoke."""
     virtual = "this machine has one CPU device: "
@@ -253,6 +257,7 @@ def test_help_names_every_flag() -> None:
     assert outcome.code == 0 and all(flag in outcome.out for flag in flags)
 
 
+@pytest.mark.slow
 def test_a_pipeline_says_its_bubble_and_what_would_shrink_it(folder: Path) -> None:
     """Nothing else of the run depends on it."""
     keys = ("--set", "train-iters=2", "train-batch-size=8")

@@ -43,6 +43,7 @@ def resumed(run: Path) -> str:
     return outcome.err
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_that_looks_like_a_pattern(folder: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     succeeds(write_yaml(folder, train_iters=3, checkpoint_factor=1), *ONE, "--save", plain)
@@ -72,6 +73,7 @@ def test_a_backslash_is_refused_at_the_start(folder: Path, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_parts_that_were_never_made_one_are_made_one(run: Path) -> None:
     expected = params(run)
     for item in ("params", "training"):
@@ -85,6 +87,7 @@ def test_parts_that_were_never_made_one_are_made_one(run: Path) -> None:
     assert all((found[name] == expected[name]).all() for name in expected)
 
 
+@pytest.mark.slow
 def test_a_save_without_its_manifest_is_no_save(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +96,7 @@ def test_a_save_without_its_manifest_is_no_save(
     assert "exp[1]/step_2/params: was saved without manifest.ocdbt" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt", "d/*", "ocdbt.process_0/d/*"])
 @pytest.mark.parametrize("kept", [0, 0.5])
 def test_truncated_files_are_proven_damage(name: str, kept: float, run: Path) -> None:

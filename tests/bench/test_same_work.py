@@ -55,6 +55,7 @@ def test_the_same_steps(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_as_many_new_tokens(tiny: None) -> None:
     case = Case("tiny", 2, 8, new=5)
     for prepare in (decode.prepare, their_decode.eager):

@@ -314,6 +314,7 @@ def test_verify_of_something_that_is_no_checkpoint(run_folder: Path, tmp_path: P
     assert said.status == 2 and "no such folder" in said.error
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path: Path) -> None:
     """A conversion that dies leaves no DST; the same command clears up after it."""
     large = Synthetic(layers=8, hidden=512, heads=8, vocab=20000)

@@ -195,6 +195,7 @@ def order_of_version(version: int):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "tp"), [(0, 1), (0, 2), (1, 2)])
 def test_the_order_of_queries_before_version_2(copied, tmp_path, version: int, tp: int) -> None:
     ours, source = copied(GPT2, tp)

@@ -17,6 +17,7 @@ from tests.convert.golden import BFLOAT16, FLOAT32, find_case, perplexity
 from tests.reference.compare import relative_l2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLOAT32)
 def test_logits_and_perplexity_are_those_of_neox(converted, name: str) -> None:
     case, dst = converted(name)
@@ -40,6 +41,7 @@ def test_bfloat16_is_as_close_as_its_rounding(converted, name: str) -> None:
     assert 8e-3 < relative_l2(rounded, case.logits) <= 1.6e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pythia_mp2_drift", "seqres_mp2", "legacy_v2_mp2"])
 def test_every_conversion_is_proved_and_certified(tmp_path, name: str) -> None:
     case = find_case(name)
@@ -58,6 +60,7 @@ def test_every_conversion_is_proved_and_certified(tmp_path, name: str) -> None:
     assert (tmp_path / "dst" / "certificate.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_historic_merges_cost_what_was_measured(converted) -> None:
     """PEER_SCORES.md, of seqres_mp2 and pythia_mp2_drift: perplexity 473.9901 for 469.0645, …"""
     measured = {
@@ -80,6 +83,7 @@ def test_the_historic_merges_cost_what_was_measured(converted) -> None:
         assert found == pytest.approx(expected, abs=6e-5)
 
 
+@pytest.mark.slow
 def test_a_historic_merge_is_certified_as_another_function(tmp_path) -> None:
     case, dst = find_case("pythia_mp2_drift"), tmp_path / "dst"
     said = call(from_neox, case.folder, dst, "--norms", "mean")
@@ -97,6 +101,7 @@ def test_a_converted_checkpoint_opens_on_any_mesh(converted, mesh: str) -> None:
     assert relative_l2(logits, case.logits) <= 1e-6
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_converted_checkpoint(converted, tmp_path) -> None:
     """The first loss is the one that NeoX had on its next batch, on another mesh."""
     case, dst = converted("pythia_mp2_drift")

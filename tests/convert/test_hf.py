@@ -57,6 +57,7 @@ def their_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
         return model(torch.tensor(tokens)).logits.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_logits_in_transformers(tmp_path: Path, name: str) -> None:
     architecture, keys = MODELS[name]
@@ -69,6 +70,7 @@ def test_the_same_logits_in_transformers(tmp_path: Path, name: str) -> None:
     assert relative_l2(found, neox_torch.logits(params, model, tokens)) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_jax_model_has_them_as_well(tmp_path: Path, family: str) -> None:
     model, params = write_run(tmp_path / "run", FAMILIES[family])
@@ -78,6 +80,7 @@ def test_the_jax_model_has_them_as_well(tmp_path: Path, family: str) -> None:
     assert relative_l2(their_logits(tmp_path / "hf", tokens), expected) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_there_and_back_bit_by_bit(tmp_path: Path, family: str, dtype: str) -> None:
@@ -156,6 +159,7 @@ THEIRS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", THEIRS)
 def test_models_of_transformers(tmp_path: Path, name: str) -> None:
     theirs = saved_by_transformers(tmp_path / "hf", name.split()[0].rstrip(","), **THEIRS[name])
@@ -229,6 +233,7 @@ def test_a_shared_norm_written_twice(tmp_path: Path) -> None:
     assert relative_l2(their_logits(tmp_path / "hf", tokens), expected) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", DTYPES)
 def test_weights_in_another_type(tmp_path: Path, asked: str) -> None:
     _, params = write_run(tmp_path / "run", GPT2)

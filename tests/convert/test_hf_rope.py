@@ -83,6 +83,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Both(tmp_path_factory.mktemp("rope"), request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [9, LONGER - 10])
 def test_logits_of_short_and_long_texts(both: Both, length: int) -> None:
     tokens = np.random.default_rng(length).integers(0, 40, (2, length))
@@ -94,6 +95,7 @@ def test_logits_of_short_and_long_texts(both: Both, length: int) -> None:
     assert relative_l2(run(JaxneoxForward(source.model, source.leaf), tokens), theirs) <= 1e-6
 
 
+@pytest.mark.slow
 def test_text_that_grows_beyond_the_original_length(both: Both) -> None:
     prompts = [np.random.default_rng(n).integers(0, 40, n).tolist() for n in (10, 20)]
     answers = both.ours.generate(prompts, max_tokens=30)
@@ -101,6 +103,7 @@ def test_text_that_grows_beyond_the_original_length(both: Both) -> None:
         assert answer.tokens == both.their_answer(prompt, 30, cache=True)
 
 
+@pytest.mark.slow
 def test_the_same_without_a_cache(both: Both) -> None:
     if not both.ours.config.model.positions.scaling.grows:
         pytest.skip("the cache changes the function of dynamic scaling alone")

@@ -47,6 +47,7 @@ def kinds(files: Path) -> dict[str, Tokenizer]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [GPT_NEOX, LLAMA, GPT2])
 @pytest.mark.parametrize("kind", ["HFTokenizer", "GPT2BPETokenizer", "HFGPT2Tokenizer"])
 def test_tokenizers_encode_the_same(tmp_path: Path, files: Path, kind: str, keys: Any) -> None:

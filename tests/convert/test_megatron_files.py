@@ -272,6 +272,7 @@ def test_arguments_that_lie_are_listed_and_the_tensors_are_right(legacy, tmp_pat
         assert words in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "flags", "form", "note"),
     [

@@ -113,6 +113,7 @@ EXPECTED = {"step": 3, "skipped": 1, "updates": 2, "position": 2, "scale.factor"
             "scale.calm": 7, "scale.patience": 2}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_next_step_has_megatrons_rate_and_scale(tmp_path: Path) -> None:
     dst = tmp_path / "dst"
     said = imported(legacy(tmp_path, grad_scaler=scaler()), dst)
@@ -134,6 +135,7 @@ def test_the_next_step_has_megatrons_rate_and_scale(tmp_path: Path) -> None:
     assert keys["precision"] == "fp16" and keys["fp16"]["loss_scale_window"] == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("masters", "apart"), [("fp32_param", False), ("param", False), ("param", True)]
 )

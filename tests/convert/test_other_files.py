@@ -44,6 +44,7 @@ def as_llama_mlp(step: Path) -> None:
         torch.save(tensors, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [{"mlp-type": "llama", "activation": "silu"}, {}])
 def test_the_mlp_of_llama_models_of_2023(tmp_path: Path, said: dict[str, str]) -> None:
     """By HEAD's keys, or by those of its time, of which the width is one."""
@@ -134,6 +135,7 @@ def merged(tmp_path: Path) -> tuple[Path, Path]:
     return step, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_what_zero_to_fp32_writes(merged: tuple[Path, Path], tmp_path: Path, parts: int) -> None:
     step, out = merged

@@ -10,6 +10,7 @@ from convert.scores import main
 from tests.convert.golden import find_case
 
 
+@pytest.mark.slow
 def test_ours_is_neoxs_and_the_old_merges_are_not(tmp_path: Path, capsys) -> None:
     golden = find_case("pythia_mp2_drift")
     windows = np.concatenate([golden.tokens, golden.arrays["labels"][:, -1:]], axis=1)

@@ -51,6 +51,7 @@ LAYOUTS += [(name, 4, 2, "torch") for name in MODELS if name != LLAMAS]
 LAYOUTS += [("gpt2", 2, 2, "torch_dist")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "tp", "pp", "form"), LAYOUTS)
 def test_there_and_back_bit_by_bit(runs, tmp_path: Path, name: str, tp, pp, form: str) -> None:
     flags = ("--tp", tp, "--pp", pp, "--format", form, "--no-verify")
@@ -172,6 +173,7 @@ def test_the_empty_states_of_torch_dist(runs, tmp_path: Path) -> None:
         assert torch.load(io.BytesIO(content)) == [None]
 
 
+@pytest.mark.slow
 def test_the_chain_through_all_programs(tmp_path: Path) -> None:
     """NeoX, here, Megatron, here, transformers, here, NeoX: the same logits at every station."""
     case = find_case("seqres_mp2")

@@ -37,6 +37,7 @@ THOROUGH = {path.name for path in HERE.iterdir()}
 LOGIT_BIAS = "pythia_mp2_drift"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FLOAT32, *BFLOAT16])
 def test_every_layout_computes_the_golden_logits_and_comes_back(
     converted, tmp_path, name: str

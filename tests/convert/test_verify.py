@@ -59,6 +59,7 @@ def test_an_untouched_checkpoint_is_the_same_function(converted, name: str) -> N
     assert f"on all {case.tokens.size} tokens of golden.npz" in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["seqres_mp2", "pythia_mp2_drift"])
 @pytest.mark.parametrize(
     ("leaf", "change"), CHANGES, ids=lambda part: getattr(part, "__name__", part)

@@ -37,6 +37,7 @@ def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, s
     return int(ended.value.code or 0), *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_perplexities_beside_each_other(run: Path, capsys, tmp_path: Path) -> None:
     files = ("--perplexity", run.parent / "w.npz", run.parent / "wiki.txt")
     output = ("--output", tmp_path / "out.json")
@@ -53,6 +54,7 @@ def test_perplexities_beside_each_other(run: Path, capsys, tmp_path: Path) -> No
     assert meshed[0]["loss"] == pytest.approx(mine[0]["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_tasks_of_lm_eval_on_local_files(run: Path, capsys, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="needs the evaluate extra")
     files = f"{run.parent}/lambada.jsonl,wikitext={run.parent}/wiki.txt"
@@ -97,6 +99,7 @@ def test_a_task_is_found_without_listing_all(monkeypatch: pytest.MonkeyPatch) ->
         harness.manager_of(["lambada_openai", "winogrande"])  # in default.yaml
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -126,6 +129,7 @@ def test_wrong_input_is_one_line(run: Path, capsys, args: list[str], says: str) 
     assert says in err and err.count("\n") == 1 and err.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_tasks_while_a_run_trains(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="needs the evaluate extra")
     file = f"lambada_openai={run.parent}/lambada.jsonl"

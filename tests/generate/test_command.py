@@ -38,6 +38,7 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_one_prompt_is_shown_with_its_text(run: Path, capsys) -> None:
     status, said = call(capsys, run, "--prompt", "the quick ")
     assert status == 0
@@ -129,6 +130,7 @@ def test_no_tokenizer(run: Path, capsys, tmp_path: Path) -> None:
     assert status == 2 and "has no tokenizer" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_terminal_and_a_keyboard_that_know_no_utf8(run: Path, tmp_path: Path) -> None:
     """In a process of its own: the streams are Python's."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "JAXNEOX_CACHE": str(tmp_path)}

@@ -96,6 +96,7 @@ def compare(answers: list[Answer], expected: list[Answer], context: int) -> None
         np.testing.assert_allclose(answer.logprobs, other.logprobs, rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_greedy_answers_are_those_without_a_cache(variant: str) -> None:
     cfg = configure(variant)
@@ -103,6 +104,7 @@ def test_greedy_answers_are_those_without_a_cache(variant: str) -> None:
     compare(case.cached(greedy), case.recomputed(greedy), cfg.seq_length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "variant"), [(mesh, v) for mesh, variants in MESHES.items() for v in variants]
 )

@@ -22,6 +22,7 @@ def drawn(**options) -> list[Answer]:
     return one().generate(PROMPTS, max_tokens=12, temperature=0.9, top_k=30, seed=5, **options)
 
 
+@pytest.mark.slow
 def test_few_rows_many_rows_and_no_cache_give_the_same_draws() -> None:
     few, many, slow = drawn(rows=2), drawn(rows=8), drawn(recompute=True)
     assert [a.tokens for a in few] == [a.tokens for a in many] == [a.tokens for a in slow]
@@ -149,6 +150,7 @@ def test_without_a_tokenizer_tokens_go_in_and_out() -> None:
         model.generate([[5]], stop=["x"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.9, "top_k": 5}, {"recompute": True}])
 @pytest.mark.parametrize("mesh", ["dp=1", "dp=2,tp=2"])
 def test_a_model_without_numbers_gives_no_answer(mesh: str, options: dict) -> None:

@@ -32,6 +32,7 @@ def expected(request: Request, model: LoadedModel) -> tuple[np.ndarray, np.ndarr
     return own - top - np.log(np.exp(logits - top[:, None]).sum(-1)), own >= top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 def test_scores_are_those_of_whole_logits(mesh: str) -> None:
     model = speaker(mesh)

@@ -46,6 +46,7 @@ LLAMA = replace(
 CASES = {"pythia": PYTHIA, "gpt2": GPT2, "llama": LLAMA}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_losses_of_twenty_steps(name: str) -> None:
     cfg = CASES[name]

@@ -15,6 +15,7 @@ from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_loss_and_every_gradient(variant: str) -> None:
     cfg = configure(variant)

@@ -278,6 +278,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["reference", "jax"])
 @pytest.mark.parametrize("name", CASES)
 def test_logits_equal_those_of_transformers(name: str, engine: str) -> None:

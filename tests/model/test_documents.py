@@ -58,6 +58,7 @@ def loss_and_grads(model: Model, params: Any, rows: Rows) -> tuple[float, dict[s
     return float(loss), jax.device_get(grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     ["", "learned", "alibi six_heads", "sinusoidal", "rpe gqa", "window gqa", "qk_norm mqa"],

@@ -122,6 +122,7 @@ def test_every_layer_and_branch_drops_something_else(parallel: bool) -> None:
     assert_independent(digits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dp", "tp", "sequence"), [(2, 2, False), (2, 2, True)], ids=["dp2-tp2", "sequence"]
 )

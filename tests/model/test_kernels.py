@@ -110,6 +110,7 @@ def test_the_formula_in_float64() -> None:
     assert relative_l2(out, np.einsum("bkgts,bskh->btkgh", weights, v)) < 1e-15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_blocks_are_the_formula(case: Case) -> None:
     with jax.enable_x64(True):
@@ -118,6 +119,7 @@ def test_blocks_are_the_formula(case: Case) -> None:
         assert relative_l2(found, expected) < FLOAT32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes", [{"dp": 2, "tp": 2}, {"cp": 2, "tp": 2}, {"dp": 2, "cp": 4}], ids=str
 )
@@ -145,6 +147,7 @@ def test_half_precision_is_as_near_as_the_formulas(monkeypatch: pytest.MonkeyPat
         assert relative_l2(mine, expected) < 2 * relative_l2(other, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

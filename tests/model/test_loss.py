@@ -122,6 +122,7 @@ def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
         return float(alone), float(value) / 3, third
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_loss_and_gradient_are_those_of_the_naive_formula(case: Case) -> None:
     expected, expected_grads = naive(case)

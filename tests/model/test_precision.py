@@ -51,6 +51,7 @@ def loss_and_grads(model: Model, dropout: bool = False) -> tuple[float, dict[str
         return float(loss), jax.device_get(grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", BITS)
 def test_half_precision_is_its_rounding_away(dtype) -> None:
     cfg = dataclasses.replace(MODEL, hidden_dropout=0.0)
@@ -100,6 +101,7 @@ def without_remat() -> tuple[float, dict[str, np.ndarray]]:
     return loss_and_grads(Model(MODEL, ONE_DEVICE, remat=Remat("none")), dropout=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["full", "dots"])
 def test_rematerialisation_changes_nothing(policy, without_remat) -> None:
     expected, expected_grads = without_remat

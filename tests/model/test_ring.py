@@ -103,6 +103,7 @@ def ring(case: Case) -> list[np.ndarray]:
         return [np.asarray(x, np.float64)[:, np.argsort(order)] for x in results]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -120,6 +121,7 @@ def test_the_ring_is_attention(case: Case) -> None:
         assert relative_l2(found, expected) <= 1e-6  # float32 sums in another order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2.0, 5.0])
 def test_half_precision_loses_no_more_than_plain_attention_in_it(scale: float) -> None:
     """Also where attention is peaked, and gradients are small differences."""

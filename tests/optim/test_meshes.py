@@ -13,6 +13,7 @@ OPTIMIZERS = {  # Adafactor is cut into matrices by the same code as SM3
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_same_update_on_every_mesh(name: str) -> None:
     def after_two_steps(zero, **sizes: int):

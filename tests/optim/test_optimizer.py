@@ -66,6 +66,7 @@ def test_adam_and_adamw_are_torchs_adamw() -> None:
     check(ours(dataclasses.replace(ADAM, kind="adamw")), adamw(ADAM))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.3, 40.0])
 def test_clipping_is_torchs(clip: float) -> None:
     norms = [np.sqrt(sum(np.sum(g**2) for g in grads.values())) for grads in gradients()]
@@ -156,6 +157,7 @@ def test_muon_sees_each_layers_matrices_and_adam_the_rest() -> None:
     check(ours(cfg), expected, 2e-5)
 
 
+@pytest.mark.slow
 def test_every_optimizer_is_tested_and_moves_every_parameter() -> None:
     for kind in UPDATES:
         cfg = dataclasses.replace(ADAM, kind=kind)

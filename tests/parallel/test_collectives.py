@@ -60,6 +60,7 @@ def reduced(text: str) -> list[int]:
 # the layers are scanned: the text of the program holds one layer forward and one backward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared_norm", [False, True])
 def test_a_parallel_layer_reduces_once_forward_and_once_backward(shared_norm: bool) -> None:
     cfg = dataclasses.replace(MODEL, shared_norm=shared_norm)
@@ -82,6 +83,7 @@ def over_dp(mesh: Mesh) -> int:
     return sum(row.bytes for row in found if row.axes == "dp" and row.kind == "all-reduce")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2])
 def test_gradients_are_summed_over_dp_once_a_step(zero: int) -> None:
     """Below stage 2 two micro-batches more send their vectors alone: biases, norms and the loss. At

@@ -34,6 +34,7 @@ def formula(model: Model, mesh: Mesh) -> tuple[float, float]:
     return parameters, moments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [

@@ -39,6 +39,7 @@ from tests.parallel.meshes import EOD, LENGTH, MODEL, Mesh, apart, config, token
 from tests.reference.parameters import random_params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", covering(on_or_off), ids=str)
 def test_a_run_is_the_same_on_every_mesh(case: Case) -> None:
     worst = check(case)
@@ -51,6 +52,7 @@ def test_dropout_drops() -> None:
     assert np.abs(np.array(dropped.losses) / np.array(whole.losses) - 1).min() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_a_tied_embedding_on_two_stages(zero: int) -> None:
     """Megatron-LM issue 844: its gradient and its update, with the optimizer split over dp."""
@@ -91,6 +93,7 @@ def test_a_tied_model_with_a_logit_bias_and_a_dropped_attention_on_a_mesh() -> N
     assert max(apart(found.params, expected.params).values()) <= PARAMETER
 
 
+@pytest.mark.slow
 def test_float16_gradients_are_scaled_by_the_replicas_and_back() -> None:
     """DeepSpeed's scale counts before the mean over replicas; the result must not know of it."""
     half = PrecisionConfig("float16", LossScaleConfig(initial=2.0**8))
@@ -140,6 +143,7 @@ VARIANTS: dict[str, tuple[Mesh, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_positions_and_masks_are_right_on_every_part_of_a_sequence(name: str) -> None:
     mesh, changes = VARIANTS[name]
@@ -159,6 +163,7 @@ PACKED: dict[str, Mesh] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PACKED)
 def test_packed_documents_are_the_same_on_every_mesh(kind: Any) -> None:
     """A ring, gathered keys and values in blocks, and the formula in stages."""
@@ -173,6 +178,7 @@ def test_packed_documents_are_the_same_on_every_mesh(kind: Any) -> None:
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
 
 
+@pytest.mark.slow
 def test_micro_batches_of_one_sequence() -> None:
     """A dimension of one forgets easily that it is split."""
     case, batches = Case(Mesh(pp=2, accumulation=2), dropout=True), tokens()[:1, :2]
@@ -181,6 +187,7 @@ def test_micro_batches_of_one_sequence() -> None:
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
 
 
+@pytest.mark.slow
 def test_what_a_stage_without_work_computes_does_not_matter() -> None:
     """Activations near float16's end would overflow if they went through all layers twice."""
     model = dataclasses.replace(MODEL, num_layers=4)

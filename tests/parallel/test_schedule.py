@@ -44,6 +44,7 @@ def test_the_bubble_is_the_share_of_idle_ticks(p: int, v: int, m: int) -> None:
         assert schedule.bubble == pytest.approx((p - 1) / (m * v + p - 1), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "v", "m"), [(2, 1, 4), (4, 1, 4), (2, 4, 4), (4, 2, 8), (2, 2, 3)])
 def test_the_compiled_loop_has_the_ticks_of_the_schedule(p: int, v: int, m: int) -> None:
     """Its length as XLA knows it: a loop that holds the stages' exchange."""

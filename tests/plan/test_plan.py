@@ -281,6 +281,7 @@ def test_what_is_planned_is_what_a_run_holds(planned: Planned) -> None:
     assert held == planned.memory.parameters + planned.memory.optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measured by Linux's account of a process")
 def test_what_is_planned_is_what_the_process_takes() -> None:
     """Within the 5 % that a user is told; what a process has besides arrays is half of that."""

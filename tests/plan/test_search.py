@@ -88,6 +88,7 @@ def test_a_pipeline_sends_in_every_tick(chunks: int, rounds: float) -> None:
     assert over_dp(one, cfg, plan, links) == pytest.approx((1 + 2 * rounds) * each, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_search_leaves_out_what_does_not_fit(planned: Planned, monkeypatch, capsys) -> None:
     """The first that are compiled need more than there is, or have a kernel that lacks the mesh."""
     plan = planned.plan

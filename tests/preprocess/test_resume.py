@@ -123,6 +123,7 @@ def chunks_done(prefix: pathlib.Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "workers"), [("KILL", 1), ("KILL", 2), ("INT", 2)])
 @pytest.mark.usefixtures("small_chunks")
 def test_killed_for_real(

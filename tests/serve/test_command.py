@@ -45,6 +45,7 @@ def command(checkpoint: Path) -> Iterator[subprocess.Popen[str]]:
         running.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_a_signal(command: subprocess.Popen[str], number: signal.Signals) -> None:
     assert command.stdout is not None

@@ -117,6 +117,7 @@ def test_while_it_loads() -> None:
         assert here.settles(status="failed", reason="UserError: no such checkpoint")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grace", [20, 0.3])
 def test_the_end_finishes_or_ends_what_runs(grace: float) -> None:
     with place() as here, here.slow(0.05), ThreadPoolExecutor(2) as clients:

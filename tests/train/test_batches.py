@@ -25,6 +25,7 @@ def samples(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return asked
 
 
+@pytest.mark.slow
 def test_a_growing_batch_also_after_a_restart(tmp_path: Path) -> None:
     yaml = write_yaml(tmp_path, rampup_batch_size=[2, 2, 5], train_iters=6)
     whole = tmp_path / "whole"
@@ -36,6 +37,7 @@ def test_a_growing_batch_also_after_a_restart(tmp_path: Path) -> None:
     assert losses(tmp_path / "run") == losses(whole)
 
 
+@pytest.mark.slow
 def test_a_changed_batch_leaves_out_no_sample(tmp_path: Path, samples: list[list[int]]) -> None:
     yaml = write_yaml(tmp_path, train_iters=3, do_valid=False, do_test=False)
     run = tmp_path / "run"

@@ -29,6 +29,7 @@ KEYS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_each_document_alone(tmp_path: Path) -> None:
     """The first step's, by the function that `jaxneox.load` gives for the weights before it."""
     chance = random.Random(0)

@@ -23,6 +23,7 @@ def earlier(
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["dp=1", "dp=2,tp=2"])
 def test_it_goes_on_with_the_losses_it_had(earlier: Path, mesh: str) -> None:
     out = succeeds("run", "--mesh", mesh)
@@ -36,6 +37,7 @@ def test_it_goes_on_with_the_losses_it_had(earlier: Path, mesh: str) -> None:
         assert found[step]["lr"] == pytest.approx(row["lr"], rel=1e-6), step
 
 
+@pytest.mark.slow
 def test_its_checkpoint_opens(earlier: Path) -> None:
     model = jaxneox.load("run")
     assert model(np.arange(8)[None]).shape == (1, 8, 512)

@@ -39,6 +39,7 @@ def test_a_known_vocabulary_is_not_assumed(capsys: pytest.CaptureFixture[str]) -
     assert "without the tokenizer" in notes[0] and "assumed" not in notes[0]
 
 
+@pytest.mark.slow
 def test_data_that_is_here_is_not_noted(
     capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
 ) -> None:
@@ -71,6 +72,7 @@ def test_pythias_yamls(shared: pathlib.Path, capsys: pytest.CaptureFixture[str])
         assert len(capsys.readouterr().err.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: pathlib.Path) -> None:
     yml = write_yaml(tmp_path)
     vocabulary = ("padded-vocab-size=null", "vocab-file=/elsewhere/vocab.json")

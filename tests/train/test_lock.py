@@ -55,6 +55,7 @@ def test_kill_9_leaves_no_obstacle(holder: FORK.Process, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_only_read_is_not_locked(tmp_path: Path) -> None:
     run, yaml = tmp_path / "run", write_yaml(tmp_path, train_iters=2)
     succeeds(yaml, *ONE, "--save", run)

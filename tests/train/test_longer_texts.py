@@ -23,6 +23,7 @@ def trained(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_weights_go_on_with_longer_texts(trained: Path, tmp_path: Path) -> None:
     longer = tmp_path / "longer"
     options = ("--finetune", "--save", longer, "--mesh", "dp=1", "--set", "train-iters=2", *LONGER)

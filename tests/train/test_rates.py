@@ -55,6 +55,7 @@ def test_a_run_that_would_learn_nothing(
     rates.check(ScheduleConfig("linear", 1e-3, 0.0, 10, 0.0), 9, 20)
 
 
+@pytest.mark.slow
 def test_the_one_line_and_the_refusal_at_the_start(tmp_path: Path) -> None:
     yaml = write_yaml(tmp_path, train_iters=1, warmup=0.1)
     line = error(yaml, *ONE, "--save", tmp_path / "run")
@@ -64,6 +65,7 @@ def test_the_one_line_and_the_refusal_at_the_start(tmp_path: Path) -> None:
     assert "learning rate: linear from 1.0e-02 to 0.0e+00 at step 250; this run ends at" in out
 
 
+@pytest.mark.slow
 def test_another_schedule_than_the_checkpoints_is_said(tmp_path: Path) -> None:
     keys = {"lr_decay_iters": None, "lr_decay_style": "cosine", "train_iters": 4}
     run = tmp_path / "run"
@@ -92,6 +94,7 @@ def test_a_loss_mask_of_impossible_numbers(wrong: float, tmp_path: Path) -> None
     assert f"loss_mask[1, 2, 3] is {wrong}, expected the weight of a label" in line
 
 
+@pytest.mark.slow
 def test_a_run_without_one_finite_loss_is_no_success(tmp_path: Path) -> None:
     run = tmp_path / "run"
     yaml = write_yaml(tmp_path, checkpoint_factor=2)

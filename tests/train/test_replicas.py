@@ -98,6 +98,7 @@ def test_of_several_arrays_the_first_is_named_and_the_others_counted(four: Runne
     assert "params.layers.mlp.up: cpu device 1" in said and "copies of 1 other arrays" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_no_false_alarm_after_steps_with_nans_and_both_zeros(zero: int) -> None:
     run = runner(2, 2, zero)
@@ -142,6 +143,7 @@ def test_every_width_is_hashed(dtype: str) -> None:
     assert len(hashes | {int(hash_bits(x))}) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", ["5", "100"])  # the latter compares before saves alone
 def test_the_command_stops_without_saving(
     every: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

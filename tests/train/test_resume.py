@@ -55,6 +55,7 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> Straight:
     return Straight(yaml, folder / "run")
 
 
+@pytest.mark.slow
 def test_a_second_start_continues(straight: Straight, tmp_path: Path) -> None:
     """With dropout, whose noise follows the step."""
     run = tmp_path / "run"
@@ -66,6 +67,7 @@ def test_a_second_start_continues(straight: Straight, tmp_path: Path) -> None:
     assert "nothing to do" in succeeds(*start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mesh", "changes"), [("dp=1", FP16), ("dp=2,tp=2", {})])
 def test_loss_scale_and_mesh_continue(mesh: str, changes: dict[str, Any], tmp_path: Path) -> None:
     yaml = write_yaml(tmp_path, **changes)
@@ -88,6 +90,7 @@ def test_another_mesh_continues(straight: Straight, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses(run), losses(straight.run)[4:], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits(long_run: Straight, tmp_path: Path) -> None:
     run = tmp_path / "run"
     child = process(
@@ -151,6 +154,7 @@ def hold_back(pipe: int) -> None:
     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_a_save(long_run: Straight, tmp_path: Path) -> None:
     run, start = tmp_path / "run", ("--mesh", "dp=1", "--set", "keep-last-n-checkpoints=2")
     halves = 0
@@ -195,6 +199,7 @@ def test_a_branch_needs_a_place_of_its_own(straight: Straight, tmp_path: Path) -
     assert metrics(run) == before and checkpoint.steps(run) == [4, 8, 12]
 
 
+@pytest.mark.slow
 def test_load_continues_and_finetune_begins_anew(straight: Straight, tmp_path: Path) -> None:
     yaml, mesh = straight.yaml, ("--mesh", "dp=1")
     load = (yaml, *mesh, "--load", straight.run, "--set", "iteration=8")
@@ -210,6 +215,7 @@ def test_load_continues_and_finetune_begins_anew(straight: Straight, tmp_path: P
     assert "already holds a run" in error(straight.run, *mesh, "--finetune", "--save", straight.run)
 
 
+@pytest.mark.slow
 def test_tokens_go_on_where_the_state_is(straight: Straight, tmp_path: Path) -> None:
     """Index 0 of a file is the next step; the same file again goes on inside it."""
     tokens = np.random.default_rng(0).integers(0, 256, (12, 4, 17))

@@ -66,6 +66,7 @@ def watched(save: Callable[..., None], note: Path) -> Callable[..., None]:
     return save_and_note
 
 
+@pytest.mark.slow
 def test_metrics_hold_each_step_and_evaluation(folder: Path) -> None:
     rows = metrics(folder / "run")
     assert [row["step"] for row in rows] == list(range(1, 13))
@@ -122,6 +123,7 @@ def test_saves_at(cfg: CheckpointConfig, steps: list[int]) -> None:
     assert [step for step in range(13) if saves_at(step, cfg)] == steps
 
 
+@pytest.mark.slow
 def test_step_0_is_saved_once(tmp_path: Path) -> None:
     """A run that was killed right after it goes on from step 0."""
     save = (write_yaml(tmp_path), *ONE, "--save", tmp_path / "run", "--set")
@@ -133,6 +135,7 @@ def test_step_0_is_saved_once(tmp_path: Path) -> None:
     assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_load_gives_the_function_of_the_training_state(folder: Path, tmp_path: Path) -> None:
     place = checkpoint.find(folder / "run", 8)
     keys = checkpoint.read_keys(place) | {"save": str(tmp_path / "run"), "load": str(place.folder)}
@@ -181,6 +184,7 @@ def test_a_step_that_was_copied_alone_goes_on(folder: Path, tmp_path: Path) -> N
     assert metrics(tmp_path / "run") == metrics(folder / "run")[11:]
 
 
+@pytest.mark.slow
 def test_weights_alone_can_be_loaded_and_finetuned_but_not_continued(tmp_path: Path) -> None:
     run = tmp_path / "run"
     out = succeeds(
@@ -195,6 +199,7 @@ def test_weights_alone_can_be_loaded_and_finetuned_but_not_continued(tmp_path: P
     assert jaxneox.load(run)(TOKENS).shape == (2, 16, 512)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_and_keeps_its_good_checkpoints(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -242,6 +247,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
     run = tmp_path / "run"
     start = (write_yaml(tmp_path), *ONE, "--save", run)
@@ -257,6 +263,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
     assert not list(run.glob("*tmp*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", ["params", "training", "meta"])
 def test_a_damaged_checkpoint_names_the_one_before(folder: Path, item: str, tmp_path: Path) -> None:
     for step in (11, 12):

@@ -138,6 +138,7 @@ def whole() -> dict[str, Any]:
     return Runner(REGULAR)(tokens(0), masked())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_no_split_changes_masked_and_dropped_batches(layout: dict[str, int], whole) -> None:
     runner = Runner(REGULAR, **layout)
@@ -150,6 +151,7 @@ def test_no_split_changes_masked_and_dropped_batches(layout: dict[str, int], who
     assert error <= 5e-6, leaf
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_the_tokens_that_count() -> None:
     z_loss, weights = 0.01, masked()
     runner = Runner(config(train=TrainConfig(10, z_loss=z_loss)), accumulation=2)
@@ -181,6 +183,7 @@ def test_a_masked_label_does_not_matter(runner: Runner) -> None:
     )
 
 
+@pytest.mark.slow
 def test_masks_change_with_step_and_row_and_evaluation_has_none() -> None:
     runner = Runner(config(DROPPING))
     start, losses = runner.state, []
