@@ -28,9 +28,9 @@ def _rows(config: Any, prefix: str) -> Iterator[tuple[str, str]]:
 def saved_keys(config: Config) -> dict[str, Any]:
     """Return the keys that are written to RUN/config.yml.
 
-    They are the user's, but for how the batch was cut for these devices: of that only the size that
-    a device bore is kept. Loaded again under any data parallel size that divides the global batch,
-    they give the same batch and the same model.
+    They are the user's, except for how the batch was cut for these devices: of that only the
+    largest micro-batch that a device held is kept. Loaded again under any data parallel size that
+    divides the global batch, they give the same batch and the same model.
     """
     cut_here = {MICRO, "batch_size", ACCUMULATION, "gas"}
     keys = {name: value for name, value in config.keys.items() if name not in cut_here}

@@ -91,7 +91,7 @@ def pretoken_cache(backend: tokenizers.Tokenizer) -> PretokenCache | None:
         and not backend.model.dropout
         and backend.truncation is None
         and backend.padding is None
-        # a token that takes spaces around it, or looks at what is around it, is not for itself
+        # a token that takes spaces around it, or looks at what is around it, cannot be cut out
         and not any(token.single_word or token.lstrip or token.rstrip for token in added)
         and not any(token.content == " " for token in added)
     )

@@ -1,4 +1,4 @@
-"""What a device's memory holds while a step runs, by kind."""
+"""The bytes of a device that are known without compiling, by kind."""
 
 import math
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
 def kept(plan: TrainPlan, mesh: Mesh) -> int:
     """Count the bytes that the forward pass keeps of one micro-batch.
 
-    With a pipeline it is of all, which pass it together.
+    With a pipeline they are those of all micro-batches, which pass it together.
     """
     batch = abstract_batch(plan, mesh)
     together = plan.sizes["pp"] > 1

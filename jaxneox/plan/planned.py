@@ -31,7 +31,7 @@ class Planned:
         """The bytes that the compiler holds against the device's memory.
 
         They are arguments, results that do not overwrite them, and temporaries. A TPU's compiler
-        counts places that temporaries share with arguments in both, and refuses a program by its
+        counts memory that temporaries share with arguments in both, and refuses a program by its
         peak (seen with `--xla_tpu_max_hbm_size_mib` set below and above it).
         """
         stats = self.compiled.program.memory_analysis()

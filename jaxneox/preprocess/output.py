@@ -173,7 +173,7 @@ class Output:
             ) from error
 
     def _empty(self) -> None:
-        """Remove what other input or settings left; the state first, which speaks of the rest."""
+        """Remove what other input or settings left; the state first, which describes the rest."""
         for path in (self.folder / STATE, *self.folder.iterdir()):
             if path.name != LOCK:
                 path.unlink(missing_ok=True)

@@ -181,7 +181,7 @@ def note_optimizer(start: ResumePoint, cfg: Config) -> None:
         if keys[name] and here is None:
             print(
                 f"note: {start.location.folder}: {name} is {_short(keys[name])} there and not "
-                "given here: the run goes on otherwise; keep the keys of "
+                "given here, so that the run goes on with other updates; keep the keys of "
                 f"{start.location.run}/config.yml"
             )
 

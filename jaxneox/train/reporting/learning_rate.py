@@ -67,8 +67,8 @@ def notes(
     if first < last <= cfg.warmup_iters:
         lines += (
             f"all {last - first} steps lie in the warm-up of {math.ceil(cfg.warmup_iters):,}: the "
-            f"rate never reaches {cfg.lr:.1e}; if they were meant for a longer run, set "
-            f"this run's with --set lr-decay-iters={last} and --set warmup=0.01",
+            f"rate never reaches {cfg.lr:.1e}; if that is the warm-up of a longer run, "
+            f"give this one its own with --set lr-decay-iters={last} warmup=0.01",
         )
     if before is not None and before != cfg and 0 < first < last:
         old, new = _rate(before, first), _rate(cfg, first)
