@@ -44,7 +44,7 @@ def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> Non
 
 
 def conversion(facts: Facts, command: str) -> Use:
-    """Show the command that converts the weights; numbers that are not finite prove nothing."""
+    """Return the command that converts the weights, unproved if some numbers are not finite."""
     if not facts.not_finite:
         return Use(command, "the weights, certified")
     return Use(f"{command} --no-verify", "the weights as they are, NaN included, unproved")
