@@ -19,7 +19,7 @@ from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
 
 Conversion = Mapping[str, Any]
-"""What a converted checkpoint records about how it was made."""
+"""A converted checkpoint's record of how it was made."""
 
 
 def open_pair(

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +98,11 @@ def reference(src: str, corpus: Corpus) -> Sequence[Scored]:
     source = open_neox(Path(src), step=None, config=None)
     forward = NeoxModel(source, make_plan(source, OURS["ours"])).forward
     with progress("NeoX's ranks in float64", len(corpus.requests), "windows") as advance:
-        return [told(scored(forward, request), advance) for request in corpus.requests]
-
-
-def told(one: Scored, advance: Callable[[int], None]) -> Scored:
-    advance(1)
-    return one
+        scores = []
+        for request in corpus.requests:
+            scores.append(scored(forward, request))
+            advance(1)
+    return scores
 
 
 def scored(forward: Forward, request: Request) -> Scored:

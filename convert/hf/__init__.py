@@ -1,4 +1,4 @@
-"""What is particular to Hugging Face's transformers.
+"""Models of Hugging Face's transformers as the source or the target of a conversion.
 
 families (an entry for each architecture), of the types in family; config (config.json <->
 ModelConfig) with activations, rope, windows, agreed (values that two keys must share) and

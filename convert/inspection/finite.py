@@ -30,7 +30,7 @@ def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> Non
     nbytes = facts.bytes.get("weights", 0)
     if nbytes > MOST and not whatever_size:
         facts.notes.append(
-            f"not looked for NaN: {nbytes / 1e9:.1f} GB of weights to read; --numbers reads them"
+            f"not searched for NaN: {nbytes / 1e9:.1f} GB of weights; --numbers reads them"
         )
         return
     for weight in weights:

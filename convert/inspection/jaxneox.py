@@ -95,7 +95,7 @@ def _uses(facts: Facts, location: Location, named: str, source: JaxneoxCheckpoin
     finetune = train_on(named, source.keys, tokenizer=tokenizer)
     return [
         Use(train, "goes on with training", goes_on, None if goes_on else WEIGHTS_ALONE),
-        Use(finetune, "trains on, from the weights"),
+        Use(finetune, "trains further, from the weights"),
         *of_run(named, source.model),
         verified(str(location.folder)),
     ]

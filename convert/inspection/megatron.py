@@ -128,8 +128,8 @@ def _from_ranks(facts: Facts) -> None:
     _describe(facts, RankTensors.of_files(models, tp), args)
     facts.optimizer = _optimizer(first, args, facts.path)
     facts.bytes["weights"] = nbytes(t for model in models.values() for t in model.values())
-    held = [dict(tensors_of(state.get("optimizer") or {})) for state in states.values()]
-    facts.bytes["optimizer"] = nbytes(t for own in held for t in own.values()) + sum(
+    optimizers = [dict(tensors_of(state.get("optimizer") or {})) for state in states.values()]
+    facts.bytes["optimizer"] = nbytes(t for own in optimizers for t in own.values()) + sum(
         path.stat().st_size for path in _apart(facts.path)
     )
 
@@ -137,11 +137,11 @@ def _from_ranks(facts: Facts) -> None:
 def _rank_state(facts: Facts, path: Path) -> Mapping[str, Any]:
     try:
         with path.open("rb") as file:
-            held = read_torch(file, path)
+            content = read_torch(file, path)
     except UserError as error:
         facts.problems.append(str(error))
         return {}
-    return held if isinstance(held, Mapping) else {}
+    return content if isinstance(content, Mapping) else {}
 
 
 def _model(state: Mapping[str, Any]) -> dict[str, TensorHeader]:
@@ -203,18 +203,18 @@ def _say_version(facts: Facts, state: Mapping[str, Any], nested: bool) -> None:
 
 def _optimizer(state: Mapping[str, Any], args: Mapping[str, Any], folder: Path) -> Optimizer | None:
     """Describe the optimizer of the format `torch`: each rank's own Adam, or flat arrays."""
-    held = state.get("optimizer")
+    saved = state.get("optimizer")
     apart = bool(_apart(folder))
-    if not isinstance(held, Mapping) and not apart:
+    if not isinstance(saved, Mapping) and not apart:
         return None
-    own = dict(tensors_of(held)) if isinstance(held, Mapping) else {}
+    own = dict(tensors_of(saved)) if isinstance(saved, Mapping) else {}
     master = apart or any("fp32_from_fp16" in name for name in own)
     return Optimizer(
         _named(args),
         partitions=_size(args, "data_parallel_size") or None if apart else 0,
-        updates=_updates(held),
+        updates=_updates(saved),
         master_weights="float32" if master else None,
-        loss_scale=_loss_scale(held),
+        loss_scale=_loss_scale(saved),
         layout="distributed optimizer, flat arrays" if apart else "whole on each rank",
     )
 
@@ -223,17 +223,17 @@ def _sharded_optimizer(index: DistIndex, args: Mapping[str, Any]) -> Optimizer |
     names = [name for name in index.tensors if name.startswith("optimizer.")]
     if not names:
         return None
-    held = index.common.get("optimizer")
-    kind = held.get("param_state_sharding_type") if isinstance(held, Mapping) else None
+    state = index.common.get("optimizer")
+    kind = state.get("param_state_sharding_type") if isinstance(state, Mapping) else None
     flat = any(".gbuf_idx_" in name for name in names)
     layout = f"distributed optimizer, {kind or ('flat buckets' if flat else 'by parameter')}"
     distributed = bool(kind or flat)
     return Optimizer(
         _named(args),
         partitions=_size(args, "data_parallel_size") or None if distributed else 0,
-        updates=_updates(held),
+        updates=_updates(state),
         master_weights="float32" if any(map(_is_master, names)) else None,
-        loss_scale=_loss_scale(held),
+        loss_scale=_loss_scale(state),
         layout=layout if distributed else "by parameter",
     )  # fmt: skip
 
@@ -247,9 +247,9 @@ def _named(args: Mapping[str, Any]) -> str:
     return str(args.get("optimizer") or "adam").capitalize()
 
 
-def _updates(held: Any) -> int | None:
+def _updates(state: Any) -> int | None:
     """Return the largest `step` anywhere in torch's state."""
-    waiting, values = [held], []
+    waiting, values = [state], []
     while waiting:
         at = waiting.pop()
         for name, value in at.items() if isinstance(at, Mapping) else ():
@@ -266,8 +266,8 @@ def _apart(folder: Path) -> list[Path]:
     return [path for path in folder.glob("mp_rank_*/*.pt") if path.name in OPTIMIZER_FILES]
 
 
-def _loss_scale(held: Any) -> float | None:
-    scaler = held.get("grad_scaler") if isinstance(held, Mapping) else None
+def _loss_scale(state: Any) -> float | None:
+    scaler = state.get("grad_scaler") if isinstance(state, Mapping) else None
     scale = scaler.get("scale") if isinstance(scaler, Mapping) else None
     return getattr(scale, "value", None)
 

@@ -68,17 +68,17 @@ def step_folder(path: Path, step: int | None) -> tuple[Path, list[int]]:
         path = path.resolve().parent  # one rank's folder
     own = ITERATION.fullmatch(path.resolve().name)
     run = path.resolve().parent if own else path
-    there = {int(m[1]): c for c in run.iterdir() if (m := ITERATION.fullmatch(c.name))}
+    folders = {int(m[1]): c for c in run.iterdir() if (m := ITERATION.fullmatch(c.name))}
     if step is None and not own and _newest(run) == RELEASE and (run / RELEASE).is_dir():
-        return run / RELEASE, sorted(there)
-    if own or not there:
+        return run / RELEASE, sorted(folders)
+    if own or not folders:
         if step is not None and not (own and int(own[1]) == step):
             raise UserError(f"{path}: is not iteration {step}: leave one of the two out")
-        return path, sorted(there)
-    if step is not None and step not in there:
-        known = ", ".join(map(str, sorted(there)))
+        return path, sorted(folders)
+    if step is not None and step not in folders:
+        known = ", ".join(map(str, sorted(folders)))
         raise UserError(f"{path}: no checkpoint of iteration {step}; there are: {known}")
-    return there[_latest(run, there) if step is None else step], sorted(there)
+    return folders[_latest(run, folders) if step is None else step], sorted(folders)
 
 
 def _latest(run: Path, there: Mapping[int, Path]) -> int:
@@ -87,7 +87,7 @@ def _latest(run: Path, there: Mapping[int, Path]) -> int:
         return max(there)
     if not (text.isdecimal() and len(text) < 20 and int(text) in there):
         raise UserError(
-            f"{run / LATEST}: names {text[:40]}, which is no folder here; choose one with --step"
+            f"{run / LATEST}: names {text[:40]}, which is not a folder here; choose one with --step"
         )
     return int(text)
 
@@ -131,7 +131,7 @@ def read_index(folder: Path) -> DistIndex:
         metadata = state_of(
             LenientUnpickler(path.read_bytes(), str(path), _no_tensors, _no_tensors).load()
         )
-        places = {
+        storage = {
             state_of(key)["fqn"]: state_of(place) for key, place in metadata["storage_data"].items()
         }
         for name, entry in metadata["state_dict_metadata"].items():
@@ -144,27 +144,27 @@ def read_index(folder: Path) -> DistIndex:
         raise
     except Exception as error:  # a damaged pickle can raise anything
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-    index.common = _common(folder, places)
+    index.common = _common(folder, storage)
     return index
 
 
-def _common(folder: Path, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _common(folder: Path, storage: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Read `common.pt`, or an object in its place; the optimizer's state may be another object."""
     path = folder / "common.pt"
     if path.is_file():
         with path.open("rb") as file:
             state = dict(read_torch(file, path))
     else:
-        state = _object(folder, places, "common_state/")
-    own = _object(folder, places, "optimizer.distributed.dp_group_idx_0.optimizer/")
+        state = _object(folder, storage, "common_state/")
+    own = _object(folder, storage, "optimizer.distributed.dp_group_idx_0.optimizer/")
     if own:
         state["optimizer"] = dict(state.get("optimizer") or {}) | own
     return state
 
 
-def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
+def _object(folder: Path, storage: Mapping[str, Mapping[str, Any]], prefix: str) -> dict[str, Any]:
     """Read a mapping that is saved among the tensors; empty if its file is missing or cut off."""
-    place = next((p for key, p in places.items() if key.startswith(prefix)), None)
+    place = next((p for key, p in storage.items() if key.startswith(prefix)), None)
     if place is None or not PARTS.fullmatch(str(place["relative_path"])):
         return {}
     path = folder / str(place["relative_path"])
@@ -172,9 +172,9 @@ def _object(folder: Path, places: Mapping[str, Mapping[str, Any]], prefix: str) 
         return {}
     with path.open("rb") as file:
         file.seek(place["offset"])
-        held = read_torch(io.BytesIO(file.read(min(place["length"], COMMON))), path)
-    held = held[0] if isinstance(held, list) and held else held
-    return dict(held) if isinstance(held, Mapping) else {}
+        content = read_torch(io.BytesIO(file.read(min(place["length"], COMMON))), path)
+    content = content[0] if isinstance(content, list) and content else content
+    return dict(content) if isinstance(content, Mapping) else {}
 
 
 def state_of(value: Any) -> dict[str, Any]:

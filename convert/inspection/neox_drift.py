@@ -52,7 +52,7 @@ def find(source: NeoxCheckpoint, facts: Facts, whatever_size: bool) -> LargestDr
     nbytes = sum(tensor.nbytes for copy in replicated for tensor in copy.ranks)
     if nbytes > MOST and not whatever_size:
         facts.notes.append(
-            f"drift not looked at: {nbytes / 1e9:.1f} GB of copies to read; --drift reads them"
+            f"drift not measured: {nbytes / 1e9:.1f} GB of copies; --drift reads them"
         )
         return None
     worst, where, differing = drift_of(np.zeros((1, 1))), None, 0

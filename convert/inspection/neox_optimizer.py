@@ -21,9 +21,9 @@ def find(source: NeoxCheckpoint, facts: Facts) -> tuple[Optimizer | None, str | 
     }
     if not partitions and not any(_has_own(state) for state in source.states):
         return None, "the files hold no optimizer"
-    told = _told(source)
-    name = str(_block(told, "optimizer").get("type") or "unknown")
-    stage = _block(told, "zero_optimization").get("stage")
+    config = _run_config(source)
+    name = str(_block(config, "optimizer").get("type") or "unknown")
+    stage = _block(config, "zero_optimization").get("stage")
     stage = stage if type(stage) is int else int(bool(partitions))
     if not source.yamls:  # which parameter is which is the configuration's to say
         return Optimizer(name, stage, len(partitions)), "needs the YAML: --config X.yml"
@@ -56,14 +56,14 @@ def _has_own(state: Mapping[str, Any]) -> bool:
     return bool(isinstance(state.get("optimizer"), Mapping) and state["optimizer"])
 
 
-def _told(source: NeoxCheckpoint) -> Mapping[str, Any]:
+def _run_config(source: NeoxCheckpoint) -> Mapping[str, Any]:
     """Return the keys that DeepSpeed was configured with, or else the YAML's."""
-    told = next((state.get("ds_config") for state in source.states), None)
-    return told if isinstance(told, Mapping) else source.given
+    config = next((state.get("ds_config") for state in source.states), None)
+    return config if isinstance(config, Mapping) else source.given
 
 
-def _block(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    block = told.get(name)
+def _block(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    block = config.get(name)
     return block if isinstance(block, Mapping) else {}
 
 

@@ -44,8 +44,8 @@ def recognise(path: Path, asked: Kind | None = None) -> Kind:
         return asked
     if len(kinds) > 1:
         raise UserError(
-            f"{path}: holds several things: {' and '.join(_named(kinds))}; choose one with --kind "
-            f"{'|'.join(kinds)}"
+            f"{path}: holds several kinds of checkpoint: {' and '.join(_named(kinds))}; choose one "
+            f"with --kind {'|'.join(kinds)}"
         )
     if not kinds:
         raise _nothing(path)
@@ -77,7 +77,8 @@ def _nothing(path: Path) -> UserError:
     if inside:
         more = f" and {len(inside) - 8} more" if len(inside) > 8 else ""
         return UserError(
-            f"{path}: is no checkpoint, but holds {', '.join(inside[:8])}{more}; name one of them"
+            f"{path}: is not a checkpoint, but holds {', '.join(inside[:8])}{more}; name one of "
+            "them"
         )
     known = ", ".join(TITLES.values())
     return UserError(f"{path}: holds no checkpoint that is known here; expected one of {known}")

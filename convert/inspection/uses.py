@@ -10,7 +10,7 @@ from convert.megatron.grid import MegatronGrid
 from convert.neox import grid as neox_grid
 from convert.neox.grid import NeoxGrid
 from convert.ours.next_command import train_on
-from convert.ours.unsaid import TRAINING
+from convert.ours.training_placeholders import TRAINING
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError
@@ -43,7 +43,7 @@ def after_conversion(
     """List the uses of a conversion's DST, given its configuration and tokenizer."""
     train = train_on("DST", keys or TRAINING, tokenizer=tokenizer)
     return [
-        Use(train, "trains on, from the weights", after=conversion),
+        Use(train, "trains further, from the weights", after=conversion),
         *of_run("DST", model, conversion),
     ]
 

@@ -1,4 +1,4 @@
-"""What is particular to Megatron-LM.
+"""Megatron-LM's checkpoints as the source or the target of a conversion.
 
 In:   source; arguments_in (its saved arguments and tensors -> NeoX's keys), sizes (what the tensors
       show), consistency (tensors held against the model), account, training_in, fixed (settings

@@ -36,7 +36,7 @@ class ReadingChoices:
     keys: Mapping[str, Any] | None = None
 
     def as_conversion(self) -> dict[str, Any]:
-        """The choices that a checkpoint of ours records, so that both can be compared again."""
+        """Return the choices as a checkpoint of ours records them, to compare both later."""
         choices = {"gelu": self.gelu, "zero_centered": self.zero_centered, "keys": self.keys}
         return {"from": ORIGIN} | {k: v for k, v in choices.items() if v is not None}
 

@@ -31,7 +31,7 @@ def loss_scale_keys(
     notes = []
     if not block["loss_scale"] and scaler is None:
         notes.append(
-            "the optimizer's files have no moving loss scale (grad_scaler): it begins anew, at "
+            "the optimizer's files have no dynamic loss scale (grad_scaler): it begins anew, at "
             f"{2.0 ** block['initial_scale_power']:g} (initial_loss_scale {initial:g})"
         )
     if not block["loss_scale"] and (window % 1 or (scaler and scaler.growth >= window)):

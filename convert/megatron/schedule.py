@@ -57,7 +57,7 @@ def schedule_of(
     saved = optimizer.schedule
     unit = 1.0 if "num_iters" in saved else number(args, "global_batch_size")
     position, notes = _position(optimizer, step, unit)
-    keys, further = _lengths(args, saved, unit)
+    keys, inexact = _lengths(args, saved, unit)
     style = next((saved[name] for name in STYLE if name in saved), args.get("lr_decay_style"))
     if style in STYLES:
         keys["lr_decay_style"] = style
@@ -65,23 +65,23 @@ def schedule_of(
     lr = number(decays, "max_lr") or number(saved, *MAX_LR) or number(args, "lr")
     low = number(decays, "min_lr") or number(saved, "min_lr") or number(args, "min_lr") or 0.0
     if style not in STYLES:
-        further.append(
-            f"lr_decay_style {style} has no equal here: set lr-decay-style and lr-decay-iters in "
-            "the run's config.yml before you go on"
+        inexact.append(
+            f"lr_decay_style {style} has no equivalent here: set lr-decay-style and lr-decay-iters "
+            "in the run's config.yml before you go on"
         )
     elif style == "linear" and low:
-        further.append(
+        inexact.append(
             "Megatron's linear decay ends at min_lr; NeoX's formula, which is ours, stops there"
         )
     if args.get("lr_warmup_init"):
-        further.append("Megatron's warm-up began above 0 (lr_warmup_init), ours begins at 0")
+        inexact.append("Megatron's warm-up began above 0 (lr_warmup_init), ours begins at 0")
     return MegatronSchedule(
         position,
         max(0, step - position),
         lr or float(decays["lr"]),
         low,
         keys,
-        notes + further,
+        notes + inexact,
     )
 
 
@@ -93,7 +93,7 @@ def _position(optimizer: MegatronOptimizer, step: int, unit: float | None) -> tu
         position = int(whole / unit)
         if whole % unit:
             notes.append(
-                f"Megatron's schedule is at sample {whole:.0f}, which is no whole number of "
+                f"Megatron's schedule is at sample {whole:.0f}, which is not a whole number of "
                 f"batches of {unit:g}: here it is at step {position}"
             )
     else:

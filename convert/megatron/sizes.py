@@ -86,10 +86,10 @@ def _missing(shards: Shards) -> Iterator[str]:
                 yield f"{name} of rank {rank}"
             elif name == WORDS and len(tensors[name].shape) != 2:
                 yield f"a matrix {name} of rank {rank}"
-    there = [index for index in shards.layers if index is not None]
-    if not there:
+    layers = [index for index in shards.layers if index is not None]
+    if not layers:
         yield "all layers"
-    for index in range(max(there, default=-1) + 1):
+    for index in range(max(layers, default=-1) + 1):
         for rank in range(shards.tp):
             tensors = shards.layers[index][rank] if index in shards.layers else {}
             for name in NEEDED:

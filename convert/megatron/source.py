@@ -12,7 +12,7 @@ from convert.hf.tokenizer import tokenizer_at
 from convert.megatron.account import account, facts, left_out
 from convert.megatron.arguments_in import ReadingChoices
 from convert.megatron.training_in import as_ours, training_keys
-from convert.ours.unsaid import OPTIMIZER_SAYS
+from convert.ours.training_placeholders import OPTIMIZER_KEYS
 from convert.parts import Leaves, Part, layer_of
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.megatron_optimizer import open_optimizer
@@ -57,7 +57,7 @@ class MegatronSource(Source):
         if options.optimizer:
             optimizer = open_optimizer(weights)
             own, notes = training_keys(shards.args, optimizer, shards.step, keys["precision"])
-            keys = {n: v for n, v in keys.items() if n not in OPTIMIZER_SAYS} | own
+            keys = {n: v for n, v in keys.items() if n not in OPTIMIZER_KEYS} | own
             self.checkpoint = optimizer.kinds["param"]  # the master weights
             self.training = as_ours(self.checkpoint, optimizer)
         self.path, self.step = src, shards.step

@@ -55,13 +55,13 @@ def _notes(args: Mapping[str, Any], step: int, groups: Sequence[Mapping[str, Any
     if args.get("rampup_batch_size") or args.get("step_batch_size_schedule"):
         notes.append(
             "Megatron's batch grew (rampup_batch_size, step_batch_size_schedule), ours is always "
-            f"global_batch_size {batch}: the next samples are other ones, and so is the learning "
+            f"global_batch_size {batch}: the next samples differ, and so does the learning "
             "rate if it had still to grow"
         )
     elif seen and batch and seen != step * batch:
         notes.append(
             f"consumed_train_samples is {seen}, which is not step {step} of batches of {batch}: "
-            "the next samples are other ones than Megatron's"
+            "the next samples differ from Megatron's"
         )
     if not all(group.get("decoupled_weight_decay", True) for group in groups) or (
         args.get("decoupled_weight_decay") is False

@@ -1,4 +1,4 @@
-"""What is particular to GPT-NeoX: how k ranks become one function, and one becomes k ranks.
+"""GPT-NeoX's checkpoints: how k ranks become one function, and one function becomes k ranks.
 
 In:   source (a run, its ranks merged while it is read)
       consistency (the tensors held against the YAML: missing, extra, misshapen)

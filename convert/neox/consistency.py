@@ -91,13 +91,13 @@ def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
     """Check that the frequencies and slopes that were saved are those that are computed here."""
-    wanted = {
+    expected_by_name = {
         "attention.rotary_emb.inv_freq": lambda: _frequencies(model),
         "attention.alibi_embed.slopes": lambda: _slopes(model),
     }
     for index, ranks in source.shards.items():
         for rank, tensors in enumerate(ranks):
-            for name, computed in wanted.items():
+            for name, computed in expected_by_name.items():
                 if name not in tensors:
                     continue
                 saved, expected = tensors[name].numpy(), computed()

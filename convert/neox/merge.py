@@ -248,7 +248,7 @@ def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
             copies = [rank[rule.theirs] for rank in source.ranks(index)]
             if any((a != b).any() for a, b in zip(first, copies, strict=True)):
                 raise UserError(
-                    f"{folder}: {rule.theirs} of module {index} is another one than the first "
+                    f"{folder}: {rule.theirs} of module {index} differs from the first "
                     "block's: the pipeline's stages trained tables of their own, and here all "
                     "layers share one"
                 )

@@ -118,7 +118,7 @@ def training_notes(source: NeoxCheckpoint, training: NeoxTraining, plan: MergePl
     loss = precision_config(Settings(plan.keys)).loss_scale
     if loss and loss.static is None and training.optimizer.scale is None:
         notes.append(
-            "the optimizer's files have no moving loss scale: it begins anew, at "
+            "the optimizer's files have no dynamic loss scale: it begins anew, at "
             f"{loss.initial:g} (initial_scale_power)"
         )
     drifted = sorted({d.theirs for d in plan.decisions if d.drift.max and "norm" in d.theirs})
@@ -145,7 +145,7 @@ def training_facts(training: NeoxTraining) -> dict[str, Any]:
     if n > 1:
         engine = (
             f"sums gradients over {n} micro-batches; here they are averaged, moments divided by "
-            f"{n} and {n * n}, eps and the threshold of clipping by {n}: the same updates"
+            f"{n} and {n * n}, eps and the clipping threshold by {n}: the same updates"
         )
     return {
         "optimizer": "Adam, "

@@ -76,30 +76,31 @@ def summed_of(source: NeoxCheckpoint) -> int:
     """Return the number of micro-batches in a step whose gradients the pipeline engine sums."""
     if source.engine != "pipeline":
         return 1
-    steps = _told(source).get(ACCUMULATION)
+    steps = _deepspeed_config(source).get(ACCUMULATION)
     return steps if isinstance(steps, int) and steps > 0 else _batch(source).accumulation
 
 
 def batch_notes(source: NeoxCheckpoint) -> Iterator[str]:
     """Note where the order of the data may change; sequences are counted in global batches."""
-    told, size = _told(source).get(GLOBAL), _batch(source).global_size
-    if isinstance(told, int) and told != size:
+    configured, size = _deepspeed_config(source).get(GLOBAL), _batch(source).global_size
+    if isinstance(configured, int) and configured != size:
         yield (
-            f"DeepSpeed was told of {told} sequences a step, and by the YAML they are {size}: the "
-            f"data go on as if all steps had had {size} (--config FILE.yml with another batch)"
+            f"DeepSpeed was configured with {configured} sequences a step, and the YAML gives "
+            f"{size}: the data go on as if every step had had {size} (--config FILE.yml with "
+            "another batch)"
         )
     known = any(isinstance(state.get("dp_world_size"), int) for state in source.states)
-    if not known and told is None and source.keys.get(GLOBAL) is None:
+    if not known and configured is None and source.keys.get(GLOBAL) is None:
         yield (
-            "neither the files nor the YAML say how many data-parallel ranks there were: taken is "
-            f"1, a global batch of {size}; give train-batch-size with --config FILE.yml"
+            "neither the files nor the YAML say how many data-parallel ranks there were: 1 is "
+            f"assumed, a global batch of {size}; give train-batch-size with --config FILE.yml"
         )
 
 
-def _told(source: NeoxCheckpoint) -> Mapping[str, Any]:
+def _deepspeed_config(source: NeoxCheckpoint) -> Mapping[str, Any]:
     """Return DeepSpeed's configuration, from which NeoX omits DeepSpeed's defaults."""
-    told = next((state.get("ds_config") for state in source.states), None)
-    return told if isinstance(told, Mapping) else {}
+    config = next((state.get("ds_config") for state in source.states), None)
+    return config if isinstance(config, Mapping) else {}
 
 
 def _batch(source: NeoxCheckpoint) -> BatchConfig:
@@ -137,8 +138,8 @@ def _schedule_keys(
         if apart.any():
             asked = " ".join(f"{n}={str(v).lower()}" for n, v in SCHEDULES[other].items())
             optimizer.warnings.append(
-                f"the learning rate in the files fits two of NeoX's schedules, which part by step "
-                f"{steps[apart][0]}: {taken} is taken; for {other}: "
+                f"the learning rate in the files fits two of NeoX's schedules, which differ from "
+                f"step {steps[apart][0]}: {taken} is taken; for {other}: "
                 f"{command('train', 'DST', '--set')} {asked.replace('_', '-')}"
             )
     return SCHEDULES[taken]

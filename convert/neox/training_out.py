@@ -50,7 +50,7 @@ class NeoxState:
             "global_samples": self.step * self.sequences,
         }
 
-    def further(self, number: int, stage: int, rank: int) -> dict[str, Any]:
+    def files(self, number: int, stage: int, rank: int) -> dict[str, Any]:
         return self.adam.files(number, rank, self.stages[stage])
 
 
@@ -210,7 +210,7 @@ def _notes(source: Source, settings: Settings, grid: NeoxGrid, summed: int) -> l
     if summed > 1:
         notes.append(
             f"NeoX's pipeline engine sums gradients over {summed} micro-batches: moments, eps and "
-            "the threshold of clipping are made for that; with another number of data-parallel "
+            "the clipping threshold are made for that; with another number of data-parallel "
             "ranks convert again with --dp"
         )
     biases = [

@@ -1,4 +1,4 @@
-"""What Megatron-LM computed, at the tensor-parallel degree at which it was saved.
+"""The function that Megatron-LM computed, at the tensor-parallel degree at which it was saved.
 
 Every rank is computed from its own tensors, in its own layout, and the all-reduces are sums over
 the ranks; biases of the two output matrices are added after them, by each rank its own copy.

@@ -1,4 +1,4 @@
-"""What GPT-NeoX computed, at the model-parallel degree at which it was saved.
+"""The function that GPT-NeoX computed, at the model-parallel degree at which it was saved.
 
 Every rank is computed by itself from its own tensors, in its own layout, and the all-reduces are
 sums over the ranks. If replicas drifted apart, each rank continues with its own.

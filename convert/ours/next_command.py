@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.ours.unsaid import RATE, is_unsaid
+from convert.ours.training_placeholders import RATE, is_placeholder
 from jaxneox.config import load_yaml
 from jaxneox.console.hints import command
 from jaxneox.data.text import is_text
@@ -28,7 +28,7 @@ def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
         tokenizer: whether it has a tokenizer, so that the data may be text.
     """
     settings = [f"train-iters={STEPS}"]
-    if is_unsaid(keys):
+    if is_placeholder(keys):
         settings += [f"train-batch-size={BATCH}", f"lr={RATE:g}"]
     if keys.get("lr_decay_iters") is not None:  # of a run that was longer or shorter
         settings.append("lr-decay-iters=null")

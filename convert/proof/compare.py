@@ -106,10 +106,10 @@ def prove(
         proof.different += compared.differences
         step()
     functions = {"the source": source.forward, "the converted model": target.forward}
-    logits, shaken = follow(
+    logits, rounding_error = follow(
         proof, functions | dict(source.alternatives), target.model, tokens_BT, step
     )
-    allowed = max(limit(target.model), ROOM * shaken)
+    allowed = max(limit(target.model), ROOM * rounding_error)
     run_program(proof, allowed, program, logits, tokens_BT[: len(logits)])
     proof.unexplained = settings + proof.different + proof.failures
     proof.failures = proof.unexplained + [
@@ -177,7 +177,7 @@ def follow(
     proof.layers.append(error)
     proof.perplexity, proof.tokens = totals.perplexity(), tokens_BT.size
     proof.logits = [totals.comparison(number) for number in range(1, len(functions))]
-    return first, totals.shaken()
+    return first, totals.rounding_error()
 
 
 def compare_logits(

@@ -57,8 +57,8 @@ class Totals:
             self.perplexity(side),
         )
 
-    def shaken(self) -> float:
-        """The relative L2 distance of the last function's logits from the second's."""
+    def rounding_error(self) -> float:
+        """Compute the relative L2 distance of the logits with rounded streams from the target's."""
         return float(np.sqrt(self._apart / (self._size or 1.0)))
 
     def relative(self, side: int) -> float:

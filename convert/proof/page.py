@@ -16,7 +16,7 @@ MERGES = {
     "NeoX's converter": "takes the ranks' mean of every norm and the sum of every output bias, "
     "whatever the residual.",
 }
-"""What NeoX's own merges did, by their titles in `ends`."""
+"""Descriptions of NeoX's own merges, by their titles in `ends`."""
 
 NO_PROOF = """\
 **Not proved.** The conversion was asked for with `--no-verify`: whether the function is the same
@@ -31,7 +31,7 @@ def page(record: Record) -> str:
     parts = [
         f"# Certificate: {record['title']}",
         verdict(record),
-        "![errors by layer, and drift where there is some](certificate.png)",
+        "![errors by layer, and drift if there is any](certificate.png)",
         *section("What was converted", table(("", ""), record["source"].items())),
         *section("What to know", bullets(record["warnings"])),
         *section("How the ranks' copies became one", merges(record)),
@@ -200,7 +200,7 @@ def proof_lines(record: Record) -> str:
         f"Against the source's own function, in float64, on {proof['text']}, with perplexity "
         f"{proof['perplexity_of_source']:.6f} over all rows of the vocabulary:",
         ends_table(proof, [ours, *rest]),
-        layers_said(proof),
+        layers_summary(proof),
         f"The program that you will use, in float32: {ran}.",
     ]
     if older:
@@ -226,7 +226,7 @@ def ends_table(proof: Record, ends: Sequence[Record]) -> str:
     return table(head, [tuple(f"**{cell}**" for cell in rows[0]), *rows[1:]])
 
 
-def layers_said(proof: Record) -> str:
+def layers_summary(proof: Record) -> str:
     tolerance = proof["tolerance"]
     worst = max(proof["layers"], key=lambda layer: layer["random"])
     off = "all are exactly the source's"

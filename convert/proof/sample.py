@@ -85,4 +85,4 @@ def _array(path: Path) -> np.ndarray:
             raise UserError(f"{path}: has no array `tokens`; it has {', '.join(loaded.files)}")
         return loaded["tokens"]
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is no whole .npy or .npz file ({error})") from error
+        raise UserError(f"{path}: is not a whole .npy or .npz file ({error})") from error

@@ -13,7 +13,7 @@ from convert.hf.config import family_of, keys_of, unknown_keys
 from convert.hf.family import Family
 from convert.hf.tokenizer import beside
 from convert.neox.consistency import as_computed
-from convert.ours.unsaid import TRAINING
+from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, HfTensor, read_json, tensors, weight_files
 from convert.readers.neox_files import merged_files
@@ -194,9 +194,9 @@ class HfCheckpoint(Checkpoint):
 
 def _common(dtypes: Iterable[np.dtype | None]) -> np.dtype:
     """Return the only type, or float32, which holds the numbers of all supported types."""
-    there = set(dtypes)
-    only = there.pop()
-    return np.dtype(np.float32) if there or only is None else only
+    types = set(dtypes)
+    only = types.pop()
+    return np.dtype(np.float32) if types or only is None else only
 
 
 def _of(path: Path, read: Callable[[], T]) -> T:

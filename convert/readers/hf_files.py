@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error})") from error
+        raise UserError(f"{path}: is not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, expected a block of keys")
     return content
@@ -93,7 +93,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise UserError(f"{index}: has no weight_map; copy it again from its source")
     outside = [name for name in weight_map.values() if Path(str(name)).name != name]
     if outside:
-        raise UserError(f"{index}: names {outside[0]!r}, which is no file beside it")
+        raise UserError(f"{index}: names {outside[0]!r}, which is not a file beside it")
     return weight_map
 
 
@@ -143,5 +143,5 @@ def _pickled(path: Path) -> Iterator[tuple[str, HfTensor]]:
 
 def damaged(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path}: is damaged or no safetensors file ({error}); copy it again from its source"
+        f"{path}: is damaged or not a safetensors file ({error}); copy it again from its source"
     )

@@ -30,7 +30,9 @@ def download(src: str, allow_patterns: Iterable[str]) -> Path:
     """
     name, _, revision = src.removeprefix(SCHEME).partition("@")
     if not NAME.fullmatch(name):
-        raise UserError(f"{src}: is no name of the hub; expected hf://owner/name[@revision]")
+        raise UserError(
+            f"{src}: is not a repository name of the hub; expected hf://owner/name[@revision]"
+        )
     by_hand = (
         f"download https://huggingface.co/{name}{f'/tree/{revision}' if revision else ''} by hand "
         "and give its folder as SRC"

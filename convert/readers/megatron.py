@@ -15,7 +15,7 @@ from convert.megatron.consistency import check_tensors
 from convert.megatron.sizes import sizes_of_tensors
 from convert.oracle import Forward, MegatronForward
 from convert.oracle.megatron import Conventions
-from convert.ours.unsaid import TRAINING
+from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
 from convert.readers.megatron_files import find_files
 from convert.readers.megatron_shards import Shards, open_shards

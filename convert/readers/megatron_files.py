@@ -86,8 +86,7 @@ def _tracked(src: Path, steps: dict[int, Path]) -> Path:
         if named.isdecimal() and len(named) < 20 and int(named) in steps:
             return steps[int(named)]
         raise UserError(
-            f"{tracker}: names {named[:40]!r}, of which there is no folder here; choose one with "
-            "--step"
+            f"{tracker}: names {named[:40]!r}, which is not a folder here; choose one with --step"
         )
     return steps[max(steps)] if steps else src
 

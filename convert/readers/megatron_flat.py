@@ -47,7 +47,7 @@ class FlatPart:
         return self.flat.numpy()[self.start : stop].reshape(self.shape)
 
 
-def places(shapes: Sequence[Shape], buckets: Sequence[int]) -> list[tuple[int, int]]:
+def parameter_offsets(shapes: Sequence[Shape], buckets: Sequence[int]) -> list[tuple[int, int]]:
     """Return the (bucket, element) at which each parameter begins, in the module's order.
 
     Args:

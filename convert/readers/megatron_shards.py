@@ -232,9 +232,9 @@ def _check_ranks(files: MegatronFiles, states: list[list[dict[str, Any]]]) -> No
     if isinstance(tp, int) and isinstance(pp, int) and tp * pp < 1 << 16:
         here = {path.parent.name for stage in files.ranks for path in stage}
         form = "mp_rank_{:02d}_{:03d}" if len(files.ranks) > 1 or pp > 1 else "mp_rank_{:02d}"
-        wanted = {form.format(t, p) for t in range(tp) for p in range(pp)}
+        expected = {form.format(t, p) for t in range(tp) for p in range(pp)}
         stated = files.ranks[0][0].name
-        require(files.folder / name / stated for name in sorted(wanted - here))
+        require(files.folder / name / stated for name in sorted(expected - here))
     steps = {
         path.parent.name: state.get("iteration")
         for paths, stage in zip(files.ranks, states, strict=True)

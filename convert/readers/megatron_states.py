@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from convert.megatron.consistency import share
-from convert.readers.megatron_flat import FlatPart, places
+from convert.readers.megatron_flat import FlatPart, parameter_offsets
 from convert.readers.megatron_names import named
 from convert.readers.megatron_shards import Order, Ranks, Shards, common_state
 from convert.readers.torch_dist import DistFolder, DistTensor
@@ -87,7 +87,7 @@ def legacy_states(shards: Shards) -> States:
             states.groups = [dict(group) for group in inner["param_groups"]]
             place = (_schedule(file.content), _scaler(optimizer))
             if p + t and place != (states.schedule, states.scaler):
-                raise UserError("its files say different places of the schedule or loss scales")
+                raise UserError("its files disagree on the schedule's position or the loss scale")
             states.schedule, states.scaler = place
             if inner.get("state"):
                 _numbered(shards, p, t, optimizer, states)
@@ -134,7 +134,7 @@ def _flat(shards: Shards, p: int, t: int, file: TorchFile, states: States) -> No
         (buffer,) = by_type.values()
         order = shards.order[p, v]
         shapes = [shards.layers[layer][t][name].shape for name, layer in order]
-        starts = places(shapes, [buffer["param"].size])
+        starts = parameter_offsets(shapes, [buffer["param"].size])
         for entry, shape, (_, start) in zip(order, shapes, starts, strict=True):
             for kind in KINDS:
                 states.put(kind, entry, t, shards.tp, FlatPart(buffer[kind], start, shape))
@@ -175,18 +175,18 @@ def _parts(key: str, tensor: DistTensor) -> Iterator[tuple[Entry, DistTensor]]:
 def _settings(folder: DistFolder) -> States:
     """Read all but the tensors: the common state, and objects beside it (`dp_reshardable`)."""
     common, _ = common_state(folder)
-    held = dict(common.get("optimizer") or {})
+    optimizer = dict(common.get("optimizer") or {})
     for name, place in folder.objects.items():
         key = name.removeprefix("optimizer.distributed.dp_group_idx_0.").partition("/")[0]
         if key in ("optimizer", "grad_scaler") and key != name.partition("/")[0]:
             content = place.open().content
-            held[key] = content[0] if isinstance(content, list) and content else content
-    inner = held.get("optimizer", held)
+            optimizer[key] = content[0] if isinstance(content, list) and content else content
+    inner = optimizer.get("optimizer", optimizer)
     if "param_groups" not in inner:
         raise UserError(NO_STATES)
     groups = [dict(group) for group in inner["param_groups"]]
     step = inner.get("state", {}).get("common_step", groups[0].get("step", 0))
-    return States(int(scalar(step)), groups, {}, _schedule(common), _scaler(held))
+    return States(int(scalar(step)), groups, {}, _schedule(common), _scaler(optimizer))
 
 
 def _schedule(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,9 +194,9 @@ def _schedule(state: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state.get("opt_param_scheduler") or state.get("lr_scheduler") or {})
 
 
-def _scaler(held: Mapping[str, Any]) -> Scaler | None:
+def _scaler(optimizer: Mapping[str, Any]) -> Scaler | None:
     """Return the dynamic loss scale, or None for a constant scale, which has no state."""
-    scaler = held.get("grad_scaler")
+    scaler = optimizer.get("grad_scaler")
     if not scaler:
         return None
     scale, growth, hysteresis = (
@@ -218,7 +218,7 @@ def _from_buckets(
         order = _order(model, shapes, modules, (p, v), (pp, chunks))
         buckets = {kind: _buckets(folder, p * tp + t, v, kind) for kind in KINDS}
         own = [shapes[name] for name, _ in order]
-        starts = places(own, [bucket.size for bucket in buckets["param"]])
+        starts = parameter_offsets(own, [bucket.size for bucket in buckets["param"]])
         for entry, shape, (bucket, start) in zip(order, own, starts, strict=True):
             if entry == (HEAD, None) and model.tied_embedding:
                 continue  # the last stage's copy

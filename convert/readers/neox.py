@@ -138,7 +138,7 @@ class NeoxCheckpoint:
         """The YAML's keys, corrected by the files and by what NeoX does against its YAML."""
         for name in ("attention_dropped", "logit_bias"):
             if name in self.given:
-                raise UserError(f"{self.yamls[0]}: {name} is no key of NeoX; leave it out")
+                raise UserError(f"{self.yamls[0]}: {name} is not a key of NeoX; leave it out")
         keys = self.given | {"padded_vocab_size": self.vocab_size}
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it

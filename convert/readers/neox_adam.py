@@ -110,12 +110,12 @@ def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:
     per_stage: list[list[int]] = []
     for stage in range(stages):
         torch = source.states[stage * source.mp].get("optimizer")
-        wanted = sum(len(group["params"]) for group in torch["param_groups"]) if torch else 0
+        remaining = sum(len(group["params"]) for group in torch["param_groups"]) if torch else 0
         tied = source.model.tied_embedding and 0 < stage == stages - 1
         modules = [EMBEDDING] if tied else []
-        wanted -= sum(len(_params(source, index)) for index in modules)
-        while left and wanted > 0:
-            wanted -= len(_params(source, left[0]))
+        remaining -= sum(len(_params(source, index)) for index in modules)
+        while left and remaining > 0:
+            remaining -= len(_params(source, left[0]))
             modules.append(left.pop(0))
         per_stage.append(modules)
     return per_stage

@@ -115,7 +115,8 @@ def step_folder(src: Path, step: int | None) -> Path:
         named = src / latest.read_text(errors="replace").strip()
         if named.parent != src or not named.is_dir():
             raise UserError(
-                f"{latest}: names {named.name!r}, which is no folder here; choose one with --step"
+                f"{latest}: names {named.name!r}, which is not a folder here; choose one with "
+                "--step"
             )
         return named
     return there[max(there)] if there else src

@@ -76,15 +76,15 @@ def _check_ranks(source: NeoxCheckpoint) -> None:
     if len(set(steps.values())) > 1:
         listed = ", ".join(f"{name} of step {step}" for name, step in steps.items())
         raise UserError(f"{files.folder}: its files are of different steps: {listed}")
-    wanted = max([Settings(source.given).parallel.tp, *_arguments(source, "model_parallel_size")])
-    if wanted > 1 and files.merged:
+    mp_size = max([Settings(source.given).parallel.tp, *_arguments(source, "model_parallel_size")])
+    if mp_size > 1 and files.merged:
         raise UserError(
             f"{files.folder}: holds what zero_to_fp32.py wrote of a run with model-parallel-size "
-            f"{wanted}, of whose ranks it does not make one model: convert the global_stepN folder"
+            f"{mp_size}, of whose ranks it does not make one model: convert the global_stepN folder"
         )
-    wanted = min(wanted, MOST_RANKS)
-    if wanted > mp:
-        names = _files_of(source, source.files.layers, range(mp, wanted))
+    mp_size = min(mp_size, MOST_RANKS)
+    if mp_size > mp:
+        names = _files_of(source, source.files.layers, range(mp, mp_size))
         raise missing_files(files.folder, names)
     for state in source.states if source.engine == "pipeline" else []:
         total = state.get("mp_world_size")  # the pipeline engine counts stages * ranks

@@ -22,15 +22,15 @@ def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
         )
     if not source.files.ranks:
         raise missing_files(folder, [rank_file(0)])
-    there = partitions(folder)
-    optimizer = read_partitions(source, there) if there else read_whole(source)
+    files = partitions(folder)
+    optimizer = read_partitions(source, files) if files else read_whole(source)
     first = source.states[0]
     schedule = first.get("lr_scheduler")
     position = schedule.get("num_iters") if isinstance(schedule, Mapping) else None
     optimizer.position = position if isinstance(position, int) else source.step
     optimizer.count = _count(source, optimizer)
-    told = first.get("ds_config")
-    clipping = told.get("gradient_clipping", 0.0) if isinstance(told, Mapping) else None
+    ds_config = first.get("ds_config")
+    clipping = ds_config.get("gradient_clipping", 0.0) if isinstance(ds_config, Mapping) else None
     if clipping is None:
         clipping = float(source.given.get("gradient_clipping", 1.0))
     optimizer.clipping = float(clipping)
@@ -43,8 +43,8 @@ def _count(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> int:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
         raise UserError(
-            f"{folder}: Adam has made another number of updates by each file ({listed}): they are "
-            f"of different steps; copy the whole checkpoint, or {ALONE}"
+            f"{folder}: the files disagree on how many updates Adam has made ({listed}): they "
+            f"are of different steps; copy the whole checkpoint, or {ALONE}"
         )
     count = max(counts.values(), default=0)
     if count <= 0 < optimizer.position:

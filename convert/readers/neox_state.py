@@ -119,7 +119,7 @@ def put(
     other = optimizer.tensors.setdefault(key, value)
     if other is not value and not np.array_equal(other.numpy(), value.numpy()):
         optimizer.warnings.append(
-            f"{path.name}: {quantity} of the tied {param.name} is another one than the first "
+            f"{path.name}: {quantity} of the tied {param.name} differs from the first "
             "stage's, which is taken"
         )
 
@@ -160,8 +160,7 @@ def reading(path: Path) -> Iterator[None]:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{path}: its optimizer is in no form that is known here ({what}); copy the file "
-            f"again, or {ALONE}"
+            f"{path}: its optimizer has an unknown form ({what}); copy the file again, or {ALONE}"
         ) from error
 
 

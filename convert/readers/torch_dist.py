@@ -175,7 +175,7 @@ class DistFolder:
             raise
         except Exception as error:  # a damaged pickle can be anything
             raise UserError(
-                f"{index}: is damaged or no index of a checkpoint ({type(error).__name__}: "
+                f"{index}: is damaged or not an index of a checkpoint ({type(error).__name__}: "
                 f"{str(error)[:200]}); copy it again from its source"
             ) from error
         self.paths = sorted({place.path for place in self._places.values()})
@@ -206,7 +206,9 @@ class DistFolder:
         properties = state["properties"].state
         kind = properties["dtype"] if isinstance(properties, Mapping) else properties[0]
         if kind not in NUMPY:
-            raise UserError(f"{self.folder}: {name} is {kind}, which is no weight that we keep")
+            raise UserError(
+                f"{self.folder}: {name} is {kind}, which is not a type of weight that we support"
+            )
         pieces = []
         for chunk in state["chunks"]:
             offsets, sizes = tuple(chunk.state["offsets"]), tuple(chunk.state["sizes"])

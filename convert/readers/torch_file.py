@@ -184,9 +184,11 @@ class TorchFile:
         if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in sizes):
             raise ValueError(f"a tensor of shape {reprlib.repr(shape)}")
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-        elements, there = math.prod(shape), record.length // dtype.itemsize
-        if elements and max(last + 1, elements) > there:  # more elements than numbers: an expansion
-            raise ValueError(f"a tensor of shape {list(shape)[:8]} in {there} elements")
+        elements, available = math.prod(shape), record.length // dtype.itemsize
+        if (
+            elements and max(last + 1, elements) > available
+        ):  # more elements than numbers: an expansion
+            raise ValueError(f"a tensor of shape {list(shape)[:8]} in {available} elements")
         strides = tuple(s * dtype.itemsize for s in stride)
         return LazyTensor(
             self, dtype, tuple(shape), strides, record.start + offset * dtype.itemsize
@@ -220,4 +222,6 @@ def _records(file: FileWindow, offset: int, size: int) -> Mapping[str, Record]:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path}: is damaged or no torch file ({why}); copy it again from its source")
+    return UserError(
+        f"{path}: is damaged or not a torch file ({why}); copy it again from its source"
+    )

@@ -27,7 +27,7 @@ class TrainingContent(Protocol):
         """Return `optimizer`, `lr_scheduler` and the counters of one file."""
         ...
 
-    def further(self, number: int, stage: int, rank: int) -> dict[str, Any]:
+    def files(self, number: int, stage: int, rank: int) -> dict[str, Any]:
         """Return by name the content of the files that go with the mp_rank file of this number."""
         ...
 
@@ -72,7 +72,7 @@ class NeoxWriter:
             if training is not None:
                 stage, rank = divmod(number, self._mp)
                 state |= training.state(stage, rank)
-                for name, content in training.further(number, stage, rank).items():
+                for name, content in training.files(number, stage, rank).items():
                     _save(content, self.folder / name)
             _save(state, path)
             for file in self.folder.glob(f"{number}.*.npy"):

@@ -18,7 +18,7 @@ MARK = ".converting"
 
 
 class Unproven(UserError):
-    """What was written does not compute the same; it is kept under a name that says so."""
+    """Raised for a target that does not compute the same; its kept files say so by their name."""
 
 
 class Staging:

@@ -278,7 +278,7 @@ def test_a_tensor_by_its_old_name_and_its_new(run_folder: Path) -> None:
 def test_keys_of_our_own_are_no_keys_of_neox(run_folder: Path) -> None:
     path = run_folder / "configs" / "neox_config.yml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"attention-dropped": True}))
-    assert "attention_dropped is no key of NeoX" in refused(run_folder).error
+    assert "attention_dropped is not a key of NeoX" in refused(run_folder).error
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -72,13 +72,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "truncated": (truncate, ("model.safetensors: is damaged",)),
     "garbled": (garble, ("model.safetensors: is damaged",)),
     "a shard is missing": (lose_shard, ("missing model-00002-of-",)),
-    "a path out of the folder": (escape, ("is no file beside it",)),
+    "a path out of the folder": (escape, ("is not a file beside it",)),
     "no weight map": (no_map, ("has no weight_map",)),
     "no weights": (remove("model.safetensors"), ("holds no weights",)),
     "no config": (remove("config.json"), ("config.json: cannot be read",)),
     "a config of noise": (
         lambda folder: (folder / "config.json").write_text("{"),
-        ("config.json: is no JSON",),
+        ("config.json: is not valid JSON",),
     ),
     "all that is wrong with tensors": (
         lambda folder: changed(

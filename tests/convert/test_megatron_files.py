@@ -95,7 +95,7 @@ BAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         remove(f"{STEP}/mp_rank_00_001", f"{STEP}/mp_rank_01_001"),
         ("missing mp_rank_00_001",),
     ),
-    "the step": (remove(STEP), ("names '3', of which there is no folder",)),
+    "the step": (remove(STEP), ("names '3', which is not a folder",)),
     "no step at all": (remove(STEP, "latest_checkpointed_iteration.txt"), ("no Megatron-LM",)),
     "another step": (
         lambda run: rewrite(run, lambda s: s.update(iteration=4)),

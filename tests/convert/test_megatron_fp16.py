@@ -161,7 +161,7 @@ def test_what_the_files_do_not_say_is_told(tmp_path: Path) -> None:
     rewrite(source, lambda state: state.pop("opt_param_scheduler"))
     said = imported(source, tmp_path / "dst")
     assert "do not say where the schedule is" in said.err
-    assert "no moving loss scale (grad_scaler): it begins anew, at 1.04858e+06" in said.err
+    assert "no dynamic loss scale (grad_scaler): it begins anew, at 1.04858e+06" in said.err
     fresh = {"scale.factor": 2.0**20, "scale.calm": 0, "scale.patience": 3}
     assert counters(tmp_path / "dst") == EXPECTED | fresh
 
@@ -242,7 +242,7 @@ def test_what_was_saved_is_the_schedule_whatever_the_arguments_say() -> None:
 
 
 def test_what_is_not_exact_is_told() -> None:
-    assert "which is no whole number of batches of 4: here it is at step 2" in read(
+    assert "which is not a whole number of batches of 4: here it is at step 2" in read(
         ARGS, SCHEDULE | {"num_steps": 9}, 3, 2
     )[1]  # fmt: skip
     assert "decays for 16.5 steps, ours for 16" in read(

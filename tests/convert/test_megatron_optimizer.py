@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the tests of conversion write torch
 
 from convert import to_megatron  # noqa: E402
 from convert.readers.megatron import MegatronCheckpoint, open_megatron  # noqa: E402
-from convert.readers.megatron_flat import places  # noqa: E402
+from convert.readers.megatron_flat import parameter_offsets  # noqa: E402
 from convert.readers.megatron_optimizer import MegatronOptimizer, open_optimizer  # noqa: E402
 from convert.rules.megatron import rules  # noqa: E402
 from convert.writers.torch_dist import DistWriter  # noqa: E402
@@ -150,7 +150,7 @@ def test_numbered_states_and_lists_of_master_weights(split: Path) -> None:
     shifted(source, found)
     one = next(states(split))
     torch.save(load(one) | {"opt_param_scheduler": {"num_steps": 8}}, one)
-    with pytest.raises(UserError, match="different places of the schedule"):
+    with pytest.raises(UserError, match="disagree on the schedule's position"):
         open_optimizer(open_megatron(split))
     rewrite(split, lambda s: s["optimizer"]["optimizer"]["param_groups"][0]["params"].pop())
     with pytest.raises(UserError, match=r"group 0 has .* convert the weights alone"):
@@ -254,8 +254,8 @@ def test_weights_alone_have_no_states(tmp_path: Path) -> None:
 
 
 def test_places_in_buckets() -> None:
-    assert places([(3, 5), (64,), (2,)], [64 + 64 + 15]) == [(0, 128), (0, 64), (0, 0)]
-    assert places([(4, 4), (65,)], [65, 16]) == [(1, 0), (0, 0)]
+    assert parameter_offsets([(3, 5), (64,), (2,)], [64 + 64 + 15]) == [(0, 128), (0, 64), (0, 0)]
+    assert parameter_offsets([(4, 4), (65,)], [65, 16]) == [(1, 0), (0, 0)]
     for buckets in ([144], [142], [143, 5]):
         with pytest.raises(UserError, match="are not filled by the 81 elements"):
-            places([(3, 5), (64,), (2,)], buckets)
+            parameter_offsets([(3, 5), (64,), (2,)], buckets)

@@ -148,7 +148,7 @@ def test_a_partition_without_a_part(tmp_path: Path, deepspeed: None, part: str) 
     name = "optimizer_state_dict"
     altered(source, lambda s: s[name]["base_optimizer_state"].pop(part), "zero_pp_rank_0*")
     line = refusal(source, tmp_path)
-    assert "zero_pp_rank_0_mp_rank_00_optim_states.pt: its optimizer is in no form" in line
+    assert "zero_pp_rank_0_mp_rank_00_optim_states.pt: its optimizer has an unknown form" in line
 
 
 def test_adams_constants_are_those_of_the_files(tmp_path: Path) -> None:
@@ -178,7 +178,9 @@ def test_summed_micro_batches_that_only_the_batch_tells(tmp_path: Path, told: bo
 def test_another_batch_than_deepspeeds(tmp_path: Path) -> None:
     source = copied("pythia_mp2", tmp_path)
     in_yaml(source, train_micro_batch_size_per_gpu=8)
-    assert "told of 4 sequences a step, and by the YAML they are 8" in imported(source, tmp_path)[2]
+    assert (
+        "configured with 4 sequences a step, and the YAML gives 8" in imported(source, tmp_path)[2]
+    )
 
 
 def test_a_number_of_replicas_that_nothing_tells(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_warm_up_that_fits_two_schedules(tmp_path: Path, name: str, said: bool
     source = altered(copied(name, tmp_path), warming)
     _, keys, lines = imported(source, tmp_path)
     assert keys["old_lr_schedule"] == said
-    assert ("fits two of NeoX's schedules, which part by step 3" in lines) == said
+    assert ("fits two of NeoX's schedules, which differ from step 3" in lines) == said
 
 
 def test_ranks_of_other_constants(tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_float16_without_its_loss_scale(tmp_path: Path, deepspeed: None) -> None
         tensors = torch.load(path, weights_only=True)
         torch.save({name: tensor.half() for name, tensor in tensors.items()}, path)
     in_yaml(source, precision="fp16")
-    assert "have no moving loss scale: it begins anew, at" in imported(source, tmp_path)[2]
+    assert "have no dynamic loss scale: it begins anew, at" in imported(source, tmp_path)[2]
 
 
 def test_what_neox_cannot_be_told_is_said(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ TRAINING: dict[str, Any] = {
 }
 """The least that makes a run of a model's keys; any warm-up would give its one step the rate 0."""
 
-OPTIMIZER_SAYS = ("train_micro_batch_size_per_gpu", "optimizer", "warmup")
+OPTIMIZER_KEYS = ("train_micro_batch_size_per_gpu", "optimizer", "warmup")
 """The keys of TRAINING that are left out if an optimizer is converted, which has its own."""
 
 
-def is_unsaid(keys: Any) -> bool:
+def is_placeholder(keys: Any) -> bool:
     """Tell whether a configuration has only these placeholders for its training."""
     return keys.get("train_iters") == 1 and keys.get("optimizer") in (None, TRAINING["optimizer"])
