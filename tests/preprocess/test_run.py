@@ -198,7 +198,7 @@ def test_an_empty_document_is_none_whatever_its_tokenizer_adds(
         ([*CHAR, "--only-last"], "need --chat-template"),
         ([*CHAR, "--mask-before-token", "1,x"], "expected token ids such as"),
         ([*CHAR, "--mask-before-token", "1", "--jsonl-keys", "a", "b"], "made of one key"),
-        ([*CHAR, "--jsonl-keys", "a", "a"], "'a' is twice"),
+        ([*CHAR, "--jsonl-keys", "a", "a"], "'a' is given twice"),
         ([*CHAR, "--jsonl-keys", "body"], 'in.jsonl, line 1: the keys text, n, expected .* "body"'),
         ([*CHAR, "--input", "none.jsonl"], "none.jsonl: no such file"),
         ([*CHAR, "--such"], "unrecognized arguments: --such; see .*preprocess --help"),
