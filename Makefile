@@ -1,16 +1,20 @@
-# make train | test | setup | lint | format: each needs Python >= 3.11 and nothing else
+# make train | test | test-fast | setup | lint | format: each needs Python >= 3.11 and nothing else
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test setup lint format clean package examples matrix faults bench bench-gpu
+.PHONY: train test test-fast setup lint format clean package examples matrix faults bench bench-gpu
 
 train: $(VENV)/.base
 	$(BIN)/jaxneox train
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# three minutes on two cores: what needs no other process and no golden cases
+test-fast: $(VENV)/.test
+	JAXNEOX_SHARED=none $(BIN)/python -m pytest --fast
 
 setup: $(VENV)/.base $(VENV)/.test $(VENV)/.lint
 

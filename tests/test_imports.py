@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections import Counter
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "jaxneox").rglob("*.py"))
 CONVERT = sorted((ROOT / "convert").rglob("*.py"))
@@ -181,6 +183,7 @@ def test_a_name_is_one_class() -> None:
     assert {name for name, count in names.items() if count > 1} == {"Pipeline", "Ring"}
 
 
+@pytest.mark.slow
 def test_importing_jaxneox_imports_nothing_heavy() -> None:
     code = "import jaxneox, sys; print({'jax', 'flax', 'orbax', 'numpy'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

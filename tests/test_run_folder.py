@@ -108,6 +108,7 @@ def test_truncated_files_are_proven_damage(name: str, kept: float, run: Path) ->
     assert "corrupt_step_3" in resumed(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -73,6 +73,7 @@ def command(monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.slow
 def test_contenders_in_turns(command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two processes, one with words of its own; their own clocks count."""
     work = kind(OURS | {"other": "fakes:twice"})
@@ -85,6 +86,7 @@ def test_contenders_in_turns(command, tmp_path: Path, capsys: pytest.CaptureFixt
     assert found["results"][0]["case"]["folder"] == ""
 
 
+@pytest.mark.slow
 def test_a_contender_that_dies_is_one_line_and_the_rest_is_measured(
     command, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,6 +136,7 @@ def test_every_command_has_its_doors() -> None:
     assert {one.words for one in COMMANDS if not one.words.startswith("data ")} == DOORS.keys()
 
 
+@pytest.mark.slow
 def test_the_working_folder_holds_no_module_of_ours(tmp_path: Path) -> None:
     """`convert.py` and a folder named like the package, beside which the command is typed."""
     (tmp_path / "convert.py").write_text("raise SystemExit('the wrong one')\n")
@@ -145,6 +146,7 @@ def test_the_working_folder_holds_no_module_of_ours(tmp_path: Path) -> None:
     assert done.returncode == 2 and "nowhere" in done.stderr and "wrong" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_script_above_a_clone_imports_the_package(tmp_path: Path) -> None:
     """The clone has the package's name, and Python sees a folder before it sees the package."""
     above = ROOT.parent

@@ -51,6 +51,7 @@ def supervised(command: list[str], restarts: int, prefix: str) -> tuple[int, str
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "restarts", "status", "count"),
     [
@@ -72,11 +73,13 @@ def test_restarts(text: str, restarts: int, status: int, count: int, tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_the_supervisor_lives_without_jax() -> None:
     code = "import sys, jaxneox.hosts.supervisor; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_c_trace_becomes_one_line(tmp_path: Path) -> None:
     text = f"sys.stderr.write({LOST!r})\nsys.stderr.flush()\nos.abort()"
     code, err = supervised(script(tmp_path, text), 0, "process 2: ")
@@ -86,6 +89,7 @@ def test_the_c_trace_becomes_one_line(tmp_path: Path) -> None:
     assert lines[1].startswith("process 2: process 1 has given no sign of life: killed, stopped")
 
 
+@pytest.mark.slow
 def test_other_crashes_are_told_whole(tmp_path: Path) -> None:
     words = "F1122 13:38:55.636259   14581 dso.cc:80] Check failed: x == y\n    @  0x7f  frame()\n"
     text = f"sys.stderr.write({words!r})\nsys.stderr.flush()\nos.abort()"
@@ -93,6 +97,7 @@ def test_other_crashes_are_told_whole(tmp_path: Path) -> None:
     assert supervised(script(tmp_path, text), 0, "") == (128 + signal.SIGABRT, told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_the_child_and_end_the_restarts(
     number: signal.Signals, tmp_path: Path

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.limits import PATIENCE
 
 CODE = """
@@ -15,6 +17,7 @@ jax.jit(lambda x: x + 1)(1.0)
 """
 
 
+@pytest.mark.slow
 def test_what_compiles_at_once_is_kept_as_well(tmp_path: Path) -> None:
     others = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     env = others | {"JAXNEOX_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}

@@ -185,6 +185,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "a.yml"
 
 
+@pytest.mark.slow
 def test_the_command_and_its_page(written: Path) -> None:
     page = written.parent / "plan.html"
     done = command(
@@ -197,6 +198,7 @@ def test_the_command_and_its_page(written: Path) -> None:
     assert not sources.fetched and "<svg" in page.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -260,6 +262,7 @@ def test_a_tpu_that_is_not_there(written: Path) -> None:
     assert unknown.returncode == 2 and "libtpu knows no such slice" in unknown.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
 def test_without_libtpu_the_line_that_installs_it(written: Path) -> None:
     done = command(Path.cwd(), written, "--topology", "v5p:2x2x1")

@@ -179,6 +179,7 @@ def test_tokenizer_of_a_yaml(tmp_path: pathlib.Path, capsys: pytest.CaptureFixtu
     assert "give one of the two" in call(capsys, *words, "--vocab-file", "x.json").refusal()
 
 
+@pytest.mark.slow
 def test_as_a_program(tmp_path: pathlib.Path) -> None:
     prefix = write(tmp_path / "x", DOCUMENTS)
     ran = [sys.executable, "-m", "jaxneox.data", "inspect"]

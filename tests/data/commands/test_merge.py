@@ -57,6 +57,7 @@ def test_documents_one_after_the_other(
         assert written == expected.with_suffix(suffix).read_bytes()
 
 
+@pytest.mark.slow
 def test_command(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = write(tmp_path / "a", A), write(tmp_path / "b", B)
     out = tmp_path / "out" / "v1.5"
