@@ -39,6 +39,7 @@ def test_as_many_parameters(size: str) -> None:
     assert plan_of(case).parameters == sum(w.numel() for w in theirs.parameters())
 
 
+@pytest.mark.slow
 def test_the_same_steps(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three losses from the same weights: data, loss, clipping and AdamW are the same. 1e-5 is some
     ten times what float32's order of additions changes; a step changes the loss by 1e-3."""

@@ -19,6 +19,8 @@ from jaxneox.config import shipped
 from jaxneox.console.hints import program
 from tests.train.runs import write_words, write_yaml
 
+pytestmark = pytest.mark.slow  # each command trains or converts
+
 pytest.importorskip("torch", reason="NeoX's files are written with torch")
 
 
@@ -86,7 +88,6 @@ def run(terminal: Terminal) -> str:
     return "runs/first"
 
 
-@pytest.mark.slow
 def test_after_training(terminal: Terminal) -> None:
     """The default's own two, and how another run goes on."""
     commands = list(printed(terminal.run("train --set data-path=words.jsonl")))
@@ -98,7 +99,6 @@ def test_after_training(terminal: Terminal) -> None:
     assert longer.endswith("train-iters=8")
 
 
-@pytest.mark.slow
 def test_a_longer_run_that_sees_its_data_again(terminal: Terminal) -> None:
     """It has the data in another order, which is a change that has to be allowed."""
     size = ("seq-length=16", "train-batch-size=64", "train-iters=13", "num-layers=1", "lr=1e-3")
@@ -110,7 +110,6 @@ def test_a_longer_run_that_sees_its_data_again(terminal: Terminal) -> None:
     assert "again/step_26 " in terminal.run(further)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jaxneox", "neox", "huggingface"])
 def test_what_inspect_says_can_be_done(terminal: Terminal, run: str, kind: str) -> None:
     source = {"jaxneox": run, "neox": terminal.new(), "huggingface": terminal.new()}[kind]

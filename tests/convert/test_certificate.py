@@ -226,6 +226,7 @@ def test_nothing_is_an_empty_table() -> None:
     assert "## Files read\n\nNot read, because no weight is in them: x.pt." in page(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [2, 12, 44])
 @pytest.mark.parametrize("between", [0.0, 1e-3])
 def test_the_picture(tmp_path: Path, layers: int, between: float) -> None:

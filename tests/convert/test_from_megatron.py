@@ -310,6 +310,7 @@ def test_layers_one_by_one_in_torch_dist(exports, tmp_path: Path) -> None:
     assert not differing(ours, tmp_path / "dst")
 
 
+@pytest.mark.slow
 def test_ranks_whose_copies_differ_are_said_and_measured(copied, tmp_path: Path) -> None:
     ours, source = copied(GPT2, 2)
     path = [*states(source)][1]

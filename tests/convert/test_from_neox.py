@@ -94,6 +94,7 @@ def test_a_historic_merge_is_certified_as_another_function(tmp_path) -> None:
     assert run(verify, case.folder, dst).status == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["dp=2,tp=2", "tp=4"])
 def test_a_converted_checkpoint_opens_on_any_mesh(converted, mesh: str) -> None:
     case, dst = converted("pythia_mp2_drift")

@@ -243,6 +243,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_megatron_cannot_have_is_refused(tmp_path: Path, name: str) -> None:
     keys, flags, words = REFUSED[name]

@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 
 import numpy as np
+import pytest
 
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.writer import write_index
@@ -18,6 +19,7 @@ LAST = 34 + 12 * len(SIZES) + 8 * len(DOC_IDX)
 HUGE = [0, 1, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 
 
+@pytest.mark.slow
 def test_damaged_indices(tmp_path: pathlib.Path) -> None:
     rng = random.Random(5)
     prefix = tmp_path / "x"

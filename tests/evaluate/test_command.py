@@ -150,6 +150,7 @@ def test_tasks_while_a_run_trains(run: Path, tmp_path: Path) -> None:
     assert len(saved["requests"]["lambada_openai"]) == 2
 
 
+@pytest.mark.slow
 def test_tasks_that_training_cannot_run(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="needs the evaluate extra")
     yaml = write_yaml(tmp_path, eval_tasks=["lambada_opnai"])

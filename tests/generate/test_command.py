@@ -59,6 +59,7 @@ def test_neox_keys_of_a_yaml(run: Path, capsys, tmp_path: Path) -> None:
     assert list(first) == ["context", "text", "length", "finished", "message", "duration_seconds"]
 
 
+@pytest.mark.slow
 def test_options_win_over_keys_and_seeds_repeat(run: Path, capsys, tmp_path: Path) -> None:
     keys = ("--set", "text_gen_type=unconditional", "--temperature", "1", "--seed", "3")
     for name in ("a", "b"):

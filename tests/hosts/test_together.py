@@ -16,6 +16,8 @@ from tests.hosts.processes import Ended, Processes, kill, steps_done, together, 
 from tests.parallel.meshes import apart
 from tests.train.runs import losses, metrics, params, succeeds, write_yaml
 
+pytestmark = pytest.mark.slow  # two processes train
+
 # Another number of processes or devices adds in another order: a float32's precision a step.
 TOLERANCE = 1e-6
 PARAMETER = 1e-4  # the matrix's 1e-5 at a learning rate ten times its own
@@ -43,7 +45,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     yield Pair(yaml, folder / "two", folder / "one", ended)
 
 
-@pytest.mark.slow
 def test_the_same_numbers_as_one_process(pair: Pair) -> None:
     assert [end.code for end in pair.ended] == [0, 0], pair.ended
     rows, expected = metrics(pair.two), metrics(pair.one)
@@ -72,13 +73,11 @@ def test_each_reads_its_rows_once(pair: Pair) -> None:
         assert {step for step, _ in read} >= set(range(12))
 
 
-@pytest.mark.slow
 def test_several_save_and_one_continues_on_another_mesh(pair: Pair, tmp_path: Path) -> None:
     succeeds(pair.two / "step_4", "--mesh", "dp=1", "--save", tmp_path / "run", *unlogged())
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(pair.one)[4:], rtol=TOLERANCE)
 
 
-@pytest.mark.slow
 def test_one_saves_and_several_continue_on_another_mesh(pair: Pair, tmp_path: Path) -> None:
     words = (pair.one / "step_4", "--mesh=dp=4", "--save", tmp_path / "run", *unlogged())
     assert [end.code for end in together(2, tmp_path, *words)] == [0, 0]
@@ -94,7 +93,6 @@ def unlogged() -> tuple[str, ...]:
 LONG = ("--set", "train-iters=250", "checkpoint-factor=5", "eval-iters=0", "log-dir=null")
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_stops_both_at_one_step_and_a_broken_checkpoint_is_left_out(
     pair: Pair, tmp_path: Path
 ) -> None:
@@ -121,7 +119,6 @@ def test_a_signal_to_one_stops_both_at_one_step_and_a_broken_checkpoint_is_left_
     assert [row["step"] for row in metrics(run)] == list(range(1, before + 6))
 
 
-@pytest.mark.slow
 def test_a_killed_process_and_the_rest_start_again(pair: Pair, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = (*LONG[:1], "train-iters=12", *LONG[3:])
@@ -138,7 +135,6 @@ def test_a_killed_process_and_the_rest_start_again(pair: Pair, tmp_path: Path) -
     np.testing.assert_allclose(losses(run), losses(tmp_path / "whole"), rtol=TOLERANCE)
 
 
-@pytest.mark.slow
 def test_a_stuck_loader_is_named(pair: Pair, tmp_path: Path) -> None:
     """And nobody waits for ever."""
     words = (pair.yaml, MESH, "--save", tmp_path / "run", *LONG)
@@ -150,7 +146,6 @@ def test_a_stuck_loader_is_named(pair: Pair, tmp_path: Path) -> None:
     assert len(first.err.splitlines()) == len(second.err.splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_an_error_of_one_is_told_by_all(pair: Pair, tmp_path: Path) -> None:
     """Two different configurations: the second process says what differs, the first quotes it."""
     with Processes(2, tmp_path, pair.yaml, MESH, each=["--set", "seed=1{i}"]) as processes:

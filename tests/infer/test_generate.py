@@ -114,6 +114,7 @@ def test_released_weights_generate_the_same() -> None:
     assert answer.tokens == expected.tokens
 
 
+@pytest.mark.slow
 def test_the_kernel_that_training_asked_for_is_not_asked_for_here() -> None:
     """Splash takes multiples of 128 tokens alone."""
     models = speaker(attention_kernel="splash"), speaker()
@@ -140,6 +141,7 @@ def test_wrong_wishes_are_one_line(options, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_without_a_tokenizer_tokens_go_in_and_out() -> None:
     model = speaker(tokenizer=False)
     (answer,) = model.generate([[5, 6, 7]], max_tokens=3)

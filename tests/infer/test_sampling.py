@@ -75,6 +75,7 @@ def test_a_row_draws_the_same_in_any_company() -> None:
         assert int(alone[0]) == together[row]
 
 
+@pytest.mark.slow
 def test_each_token_of_an_answer_is_another_draw() -> None:
     logits = jnp.zeros((1, 1000))
     how = sampling_arrays([Sampling(1.0)])

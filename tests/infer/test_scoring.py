@@ -51,6 +51,7 @@ def test_scores_are_those_of_whole_logits(mesh: str) -> None:
 DYNAMIC = {"type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 12}
 
 
+@pytest.mark.slow
 def test_dynamic_rope_scaling_sees_no_padding() -> None:
     """Beyond the original length all angles depend on the length of the row."""
     model = speaker(rope_scaling=DYNAMIC)

@@ -110,6 +110,7 @@ def test_positions_begin_anew_without_what_is_seen() -> None:
     assert abs(loss("", documents, rows) / loss("", None, rows) - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_logits_are_of_one_text() -> None:
     """Where a model is asked about text it reads all of it."""
     cfg = configure("learned")

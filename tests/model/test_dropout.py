@@ -113,6 +113,7 @@ def stream(cfg: ModelConfig, dp: int, tp: int, sequence: bool, source: Noise | N
         return np.asarray(run(laid, x, source)).sum(axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", [True, False])
 def test_every_layer_and_branch_drops_something_else(parallel: bool) -> None:
     cfg = dataclasses.replace(MODEL, parallel_residual=parallel)

@@ -126,6 +126,7 @@ def test_orthogonal_needs_no_more_than_its_matrix() -> None:
     assert compiled.memory_analysis().temp_size_in_bytes < 40 * 4096 * 8 * 4
 
 
+@pytest.mark.slow
 def test_the_same_numbers_on_every_mesh() -> None:
     init = InitConfig("small_init", "scaled_orthogonal")
     cfg = dataclasses.replace(MODEL, init=init, tied_embedding=False, logit_bias=True)

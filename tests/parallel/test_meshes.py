@@ -64,6 +64,7 @@ def test_a_tied_embedding_on_two_stages(zero: int) -> None:
     assert not any("unembed" in other for other in found.params)
 
 
+@pytest.mark.slow
 def test_sequential_residual_gated_and_rms_on_a_mesh() -> None:
     """A Llama: another block, another norm, a gate and no biases, but one of the logits."""
     model = dataclasses.replace(
@@ -80,6 +81,7 @@ def test_sequential_residual_gated_and_rms_on_a_mesh() -> None:
     assert max(apart(found.params, expected.params).values()) <= PARAMETER
 
 
+@pytest.mark.slow
 def test_a_tied_model_with_a_logit_bias_and_a_dropped_attention_on_a_mesh() -> None:
     """What is dropped has no gradient, and only decays."""
     changes = {"tied_embedding": True, "logit_bias": True, "attention_dropped": True}

@@ -25,6 +25,7 @@ class Wider(Mesh):
         return super().sizes | {"ep": 2}
 
 
+@pytest.mark.slow
 def test_a_new_mesh_axis_is_its_name_and_the_rows_that_it_splits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -43,6 +43,7 @@ CONDITIONALS = (
 )
 
 
+@pytest.mark.slow
 def test_flops_are_the_formulas(planned: Planned) -> None:
     """Attention of all positions is computed, and nothing twice without rematerialisation: what
     the model's formula has."""
@@ -269,6 +270,7 @@ def test_without_libtpu_the_line_that_installs_it(written: Path) -> None:
     assert done.returncode == 2 and "pip install 'jaxneox[tpu]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_planned_is_what_a_run_holds(planned: Planned) -> None:
     """The bytes of the state on a device, of arrays that are really there."""
     mesh = make_mesh(planned.plan.sizes)

@@ -45,6 +45,7 @@ def test_golden(
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_any_number_of_workers(lines: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert call(lines, tmp_path / "one", *CHAR) == call(lines, tmp_path / "two", *CHAR, workers=2)

@@ -67,6 +67,7 @@ def test_sizes_of_the_past_count() -> None:
     assert third.first(5) == 24
 
 
+@pytest.mark.slow
 def test_waiting_for_data_is_logged(tmp_path: Path) -> None:
     yaml = write_yaml(tmp_path, train_iters=2)
     succeeds(yaml, "--mesh", "dp=1", "--save", tmp_path / "run")

@@ -108,6 +108,7 @@ def test_a_run_without_one_finite_loss_is_no_success(tmp_path: Path) -> None:
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_run_whose_every_step_is_skipped_is_no_success(tmp_path: Path) -> None:
     """The losses are numbers, the gradients at such a scale are not."""
     fp16 = ("precision=fp16", "fp16.enabled=true", "fp16.initial_scale_power=127")

@@ -119,6 +119,7 @@ def test_sigterm_saves_and_exits(long_run: Straight, tmp_path: Path) -> None:
     assert_same_run(run, long_run.run)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_a_second_one_ends(
     long_run: Straight,
     tmp_path: Path,

@@ -78,6 +78,7 @@ def test_metrics_hold_each_step_and_evaluation(folder: Path) -> None:
     assert rows[0]["tokens"] == 64
 
 
+@pytest.mark.slow
 def test_figures_are_written_before_their_checkpoint(folder: Path) -> None:
     """Else a run that is killed after the checkpoint would never have its last step's figures."""
     notes = (folder / "saves").read_text().splitlines()
@@ -156,6 +157,7 @@ def test_load_gives_the_function_of_the_training_state(folder: Path, tmp_path: P
     assert loaded.config.model == cfg.model
 
 
+@pytest.mark.slow
 def test_load_finds_runs_steps_and_copies(folder: Path, tmp_path: Path) -> None:
     run = folder / "run"
     shutil.copytree(run / "step_8", tmp_path / "step_8")

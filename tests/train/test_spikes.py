@@ -114,6 +114,7 @@ def test_a_run_says_it_once_writes_it_and_goes_on(
     assert not any("first_sample" in row for row in rows(run) if row["step"] != 70)
 
 
+@pytest.mark.slow
 def test_a_continued_run_finds_what_an_unbroken_one_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
