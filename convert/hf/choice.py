@@ -46,7 +46,7 @@ REASONS = {
     "parallel_residual": "its residual is {ours:parallel|sequential}, there {theirs:parallel|"
     "sequential}",
     "attention.qk_norm": "queries and keys are normalised (use_qk_layernorm)",
-    "attention.window": "a token sees {ours} before it (sliding_window_width), there all",
+    "attention.window": "a token sees {ours} before it (sliding_window_width), and there all",
     "attention.kv_heads": "it has {ours} key-value heads, there {theirs} (one per head)",
     "attention.qk_norm_per_head": "its attention has {ours:norms|no norms} of each head's queries "
     "and keys (qk_norm_per_head)",

@@ -68,8 +68,8 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
         f"its learned positions begin at row {p.offset} (opt_pos_emb_offset)": (
             p.kind == "learned" and p.offset
         ),
-        "queries and keys are normalised (use_qk_layernorm), for all heads apart": a.qk_norm,
-        f"a token sees {a.window} before it (sliding_window_width), there all": (
+        "its queries and keys have norms (use_qk_layernorm), a scale for each head": a.qk_norm,
+        f"a token sees {a.window} before it (sliding_window_width), and there all": (
             a.window is not None
         ),
         f"its MLP is {'gated' if m.gated else 'not gated'} with {m.activation}; Megatron-LM has "

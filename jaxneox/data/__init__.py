@@ -28,7 +28,8 @@ Datasets:
 Tokenizers:
 
 - `tokenizer`: opens the one that the keys name, or that a run has saved.
-- `tokenizer_base`: what all kinds have in common, and the kind without a file.
+- `tokenizer_base`: what all kinds have in common, such as which token ends a document; the kind
+  without a file.
 - `huggingface`, `sentencepieces`, `tiktokens`: the other kinds; `pretokens` makes GPT-2's fast.
 - `companions`: the files beside a tokenizer, and what they say of its tokens.
 

@@ -126,7 +126,7 @@ def packing(
         "seq_length": request.seq_length,
         "seed": request.seed,
     }
-    # NeoX forgets which documents it was given and takes as many from the begin of the file.
+    # NeoX ignores which documents the split gave, and takes as many from the start of the file.
     useful = _useful(data, request, dataset, labels, len(documents))
     size, seq_length, seed = max(1, request.num_samples), request.seq_length, request.seed
 

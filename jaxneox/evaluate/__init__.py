@@ -3,9 +3,10 @@
 - `command`, `arguments`: the command and its options.
 - `corpus`: files as requests; texts are cut into sliding windows.
 - `perplexity`: perplexities with their errors, and how two checkpoints differ.
-- `harness`: lm-eval's tasks, by its own program; `local`: tasks from local files.
-- `mesh`: the mesh if none is asked for.
+- `harness`: lm-eval's tasks, by its own program, whose version stands in pyproject.toml; it checks
+  documents against their task. `local`: the files of tasks that are read here.
+- `mesh`: the default mesh, without `--mesh`.
 - `report`: figures as tables and as JSON.
 
-Requests are scored by `jaxneox.infer.scoring`, in batches of similar length.
+Requests are scored by `jaxneox.infer.scoring`, in batches of similar length, whose size it sets.
 """

@@ -89,7 +89,7 @@ def difference(one: Measured, other: Measured) -> tuple[float, float]:
     """
     if not np.array_equal(one.counts, other.counts):
         raise UserError(
-            f"{one.corpus.name}: the checkpoints cut it into other tokens; --compare needs the "
+            f"{one.corpus.name}: the two checkpoints tokenize it differently; --compare needs the "
             "same tokenizer and the same context"
         )
     apart = one.losses - other.losses

@@ -19,7 +19,7 @@ WITHOUT_ADDRESS = (
     ("PALS_RANKID", ""),
 )
 TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# torchrun's own store listens at MASTER_PORT; so many ports further there is nobody, as a rule.
+# torchrun's own store listens at MASTER_PORT; a port so far from it is usually free.
 PORT_OFFSET = 10007
 BY_FLAGS = "give --coordinator HOST:PORT of process 0, --num-processes N and --process-id I"
 

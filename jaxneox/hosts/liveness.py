@@ -11,7 +11,7 @@ SILENCE = 20.0  # seconds without a sign of life
 SILENCE_IN_TROUBLE = 8.0  # the same when another process has already lost a connection
 BEHIND = 20.0  # seconds that one may need more than the others before a step, at least
 STILL = 600.0  # seconds without any progress at all, at least
-PAUSE = 5.0  # a gap in this check's own time, which is nobody's silence
+PAUSE = 5.0  # if this check itself was paused for so long, no process is blamed
 
 WHAT_TO_DO = (
     "all processes stop. See to that host, then start all again with the same command: it "

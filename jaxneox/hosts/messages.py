@@ -15,7 +15,7 @@ from jaxneox.errors import UserError
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
-TIMEOUT = 24 * 3600 * 1000  # milliseconds; who does not come at all is the watch's business
+TIMEOUT = 24 * 3600 * 1000  # milliseconds; `watch` ends the run if a process never arrives
 _turns = itertools.count()
 
 

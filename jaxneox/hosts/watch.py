@@ -57,7 +57,7 @@ class Watchdog:
         try:
             if self.index == 0:
                 self._publish(line, status)
-                time.sleep(READING_TIME)  # its own threads are closed by now, which is no hurry
+                time.sleep(READING_TIME)  # for the others to read it; our own threads have stopped
             else:
                 self.client.key_value_set(
                     f"{ROOT}/stopped/{self.index}", json.dumps([line, status])

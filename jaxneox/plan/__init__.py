@@ -2,9 +2,11 @@
 
 - `command`: the command and its options; `setup`: YAML files to the plan of a run on a mesh.
 - `topology`, `chips`: the devices, and the rates of a chip.
-- `planned`: the compiled step, and its figures: `total` is the bytes of a device that are shown.
+- `planned`: the compiled step and its figures: memory (`total` is what one device needs), MFU and
+  days; `TooLarge` if the compiler finds no room.
 - `known_memory`: bytes that are known without compiling.
-- `times`: how long the step takes; `timeline`: a layer's work in order.
+- `times`: how long the step takes, with and without overlap of sending and computing; `timeline`:
+  a layer's work in order, for the page's picture.
 - `search`: meshes and settings, ranked by formulas; `best`: the likely best, compiled.
 - `report`, `page`: a plan in words, and as an HTML page.
 """

@@ -14,7 +14,7 @@ from jaxneox.plan.topology import Topology
 from jaxneox.train.plan import TrainPlan
 
 MAX_TRIES = 3
-"""Programs that are compiled for each that is asked for, until the search gives up."""
+"""At most so many compilations for each mesh that `--search N` asks for."""
 
 EQUAL_WITHIN = 0.01
 """The relative difference below which two times count as equal: peak rates tell no more."""
@@ -83,7 +83,7 @@ def table(compiled: list[tuple[Candidate, Planned]]) -> str:
             + [f"{100 * planned.mfu(step):.0f} %", short(planned.days(step), 1)]
         )
     why = (
-        "  ms: arithmetic, memory and links at their rates; a step between all at once and links "
-        "alone"
+        "  ms: arithmetic, memory and links at their rates; ms of a step: between full overlap of "
+        "the three and none"
     )
     return "\n".join([*columns(rows, left=1), why])

@@ -40,8 +40,8 @@ def timelines(planned: Planned) -> list[list[Interval]]:
 def _over_layers(program: Program, name: str, depth: int) -> list[Instruction]:
     """Find the loops of a computation, and of those inside them, that go round once a layer.
 
-    They go round as often, and no loop inside does most of the work, as that over layers in one
-    over micro-batches does.
+    A loop counts if it makes as many trips as there are layers, and no loop inside it does most of
+    its work: else it is the loop over micro-batches.
     """
     loops = []
     for one in program.computations[name]:

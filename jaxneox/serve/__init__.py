@@ -6,9 +6,10 @@
 - `command`, `arguments`: the command and its options.
 - `app`: the routes, and what `/v1/models` tells of the model.
 - `completions`: `/v1/completions`; an `Exchange` waits for a request's jobs, streams their text
-  as server-sent events, and cancels them if the client leaves.
+  as server-sent events, at last the usage, and cancels them if the client leaves.
 - `requests`, `fields`: the parsing of a request.
-- `jobs`: one choice of a request, on its way through the scheduler.
+- `jobs`: one choice of a request, on its way through the scheduler. Its text, as far as no stop
+  string can begin in it, is `jaxneox.infer.stream`'s.
 - `replies`: answers in OpenAI's format, whole or as chunks; `errors`: errors in it.
 - `served`: the model, and the limits of what may be asked of it.
 """
