@@ -93,7 +93,7 @@ class NeoxSource(Source):
         self._ranks, self._plan = ranks, plan
         self.checkpoint = NeoxModel(ranks, plan)
         self.path, self.step, self.dp = ranks.files.folder, ranks.step, ranks.dp
-        self.title = f"GPT-NeoX step {ranks.step} (model-parallel size {ranks.mp})"
+        self.title = f"GPT-NeoX step {ranks.step}, model-parallel size {ranks.mp}"
         self.dtypes = plan.dtypes
         keys = destination_keys(ranks, plan)
         self.tokenizer, notes = its_tokenizer(ranks, plan, keys, options.tokenizer)

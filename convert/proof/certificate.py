@@ -45,9 +45,10 @@ def certificate(
         warnings: what a person should know, one line each.
         files: the digests of the files that were read.
     """
+    comma = "," if "," in source.title else ""  # it ends what the first one began
     return {
         "certificate": 1,
-        "title": f"{source.title} to {target.title}",
+        "title": f"{source.title}{comma} to {target.title}",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": typed_command(),
         "source_path": str(source.path),
