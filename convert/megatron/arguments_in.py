@@ -1,7 +1,7 @@
 """NeoX's keys of a Megatron-LM model, from its tensors first and then from its arguments.
 
-Arguments are distrusted where they are known to be wrong (measured, FORMATS): `num_query_groups` is
-1 without grouped heads, `add_qkv_bias` was False in files with the bias, `add_position_embedding`
+Arguments are distrusted where real files were found to be wrong: `num_query_groups` is 1
+without grouped heads, `add_qkv_bias` was False in files with the bias, `add_position_embedding`
 is True for rope, and what Megatron's own tools convert always says that gelu is not fused, which
 means its erf form. Names and defaults are those of megatron/training/arguments.py, of its HEAD of
 2026-08 and of 2024-10.

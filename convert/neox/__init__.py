@@ -1,13 +1,16 @@
 """GPT-NeoX's checkpoints: how k ranks become one function, and one function becomes k ranks.
 
-Which tensor is which, in what layout: `rules.neox`. The names and contents of files:
-`readers.neox_files` and `readers.neox` (in); `writers.neox`, and `writers.neox_adam`, which knows
-the stage of each layer (out).
+- `rules.neox`: which tensor is which, in what layout, and which module of the Sequential is which
+  layer.
+- `readers.neox_files`, `readers.neox` (in); `writers.neox`, and `writers.neox_adam`, which knows
+  the stage of each layer (out): the names and contents of files.
 
-In:   source (a run, its ranks merged while it is read)
+In:   source (a run, its ranks merged while it is read; the keys as the files correct them, such as
+      the padded vocabulary: `readers.neox`)
       consistency (the tensors held against the YAML: missing, extra, misshapen)
-      plan, merge (what becomes of the copies that ranks have: a sum, a fold, a mean; how far they
+      merge (decides what becomes of the copies that ranks have: a sum, a fold, a mean; how far they
       have drifted is measured by `fate.drift_of`)
+      plan (the record of these decisions)
       merged_dtypes (the types of what was merged)
       join (ranks' tensors -> parameters, folds applied; the account of every element)
       checkpoint (the merged model, the function of the ranks, NeoX's own older merges)

@@ -1,7 +1,7 @@
 """How k ranks become one function: the decision about every tensor that each rank has a copy of.
 
 A split tensor is put together again; there is nothing to decide. Copies are another matter, because
-they drift apart, and what a rank does with its own copy is part of the function (FORMATS.md):
+they drift apart, and what a rank does with its own copy is part of the function:
 
 - The biases of the two row-parallel matrices. In a parallel residual every rank adds its own before
   the one sum over ranks, so the function has their SUM. In a sequential residual the bias comes
@@ -9,9 +9,7 @@ they drift apart, and what a rank does with its own copy is part of the function
 - The norms. A rank's own norm feeds only that rank's shards, so it can be folded into them exactly:
   with a reference (w, b) for all ranks, rank r's matrix and bias become
 
-    W' = W diag(w_r
-    )        c' = c + W (b_r - b w_r
-    )
+      W' = W diag(w_r / w)        c' = c + W (b_r - b w_r / w)
 
 - Learned positions are added to each rank's own residual stream.
 

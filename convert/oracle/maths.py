@@ -107,10 +107,9 @@ def slowdown(P: int, T: int, cfg: PositionConfig) -> Array:
     A pair that makes many turns in the original length is unchanged, and one that makes few is
     slowed down by the whole factor. Between the two, the share of a pair's speed that is kept grows
     evenly with the turns in llama3; in yarn it grows with the index of the pair, which is the
-    logarithm of the turns. For a text of length T, dynamic slows pair i down by s ** (i
-    (P - 1)), which is the effect of a base that is s ** (P
-    (P - 1)) times as large. Sources: Peng et al. 2023 (yarn), Llama 3.1; transformers,
-    modeling_rope_utils.py.
+    logarithm of the turns. For a text of length T, dynamic slows pair i down by
+    s ** (i / (P - 1)), which is the effect of a base that is s ** (P / (P - 1)) times as large.
+    Sources: Peng et al. 2023 (yarn), Llama 3.1; transformers, modeling_rope_utils.py.
     """
     scaling, pairs_P = cfg.scaling, np.arange(P)
     if scaling.type in ("default", "linear"):

@@ -5,7 +5,7 @@ the ranks; biases of the two output matrices are added after them, by each rank 
 
 Source: megatron/core/models/gpt/gpt_model.py, models/common/embeddings,
 transformer/{attention,dot_product_attention,mlp,transformer_layer}.py at d98e8a64, and for
-checkpoints before version 2 `fix_query_key_value_ordering`; layouts as measured in FORMATS.md.
+checkpoints before version 2 `fix_query_key_value_ordering`; layouts as measured on real files.
 Without sequence parallelism.
 """
 # R tensor-parallel ranks, B batch, T length, D hidden, V padded vocabulary, E = V / R

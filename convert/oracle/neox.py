@@ -4,7 +4,7 @@ Every rank is computed by itself from its own tensors, in its own layout, and th
 sums over the ranks. If replicas drifted apart, each rank continues with its own.
 
 Source: GPT-NeoX at ea7aefd8, `megatron/model/{transformer,word_embeddings,gpt2_model}.py` and
-`megatron/mpu/layers.py`; names and layouts as measured in FORMATS.md. Without sequence parallelism,
+`megatron/mpu/layers.py`; names and layouts as measured on real files. Without sequence parallelism,
 in which each rank applies its replicas to its own part of the sequence, not of the features.
 """
 # R model-parallel ranks, B batch, T length, D hidden, V padded vocabulary, E = V / R

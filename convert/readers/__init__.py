@@ -1,11 +1,14 @@
 """Files as lazy NumPy arrays; nothing that they name is run, and torch is not needed.
 
-torch_file (what torch.save wrote) by pickles (an unpickler that knows numbers and torch's types
-alone); torch_dist
-(torch.distributed's); digest (checksums, beside the reading).
-neox: neox_files (which files), neox_open (opened and whole), neox (its tensors by module and rank),
-neox_mlp_keys; its optimizer: neox_optimizer, neox_adam, neox_zero, neox_state.
-megatron: megatron_files, megatron_shards (ranks and stages), megatron_names, megatron (as
-parameters); its optimizer: megatron_optimizer, megatron_states, megatron_flat.
-hf, hf_files, hub; jaxneox (a step of ours).
+- torch_file: what torch.save wrote; pickles: an unpickler of numbers and torch's types alone.
+- torch_dist: what torch.distributed.checkpoint wrote.
+- digest: checksums, computed beside the reading.
+- neox_files: which files a run of NeoX has; neox_open: they are whole and of one run; neox: its
+  tensors by module and rank; neox_mlp_keys: the YAML of mlp_type llama in HEAD's keys.
+- neox_optimizer: Adam's state, by neox_adam (without ZeRO) or neox_zero (in parts); neox_state:
+  what both return.
+- megatron_files, megatron_shards, megatron_names, megatron: see `convert.megatron`.
+- megatron_optimizer: Adam's state, by megatron_states; megatron_flat: flat buffers cut up.
+- hf_files: a folder of transformers; hf: it as our parameters; hub: names and revisions of the hub.
+- jaxneox: a step of a run of ours, and its moments.
 """

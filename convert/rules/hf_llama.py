@@ -1,9 +1,8 @@
 """Hugging Face's LlamaForCausalLM by the names on disk, with `{}` for the layer.
 
 Mistral, Qwen2 and Qwen3 use the same names. Source: transformers 5.23,
-models/{llama,mistral,qwen2,qwen3}/modeling_*.py. Query head n reads key-value head n
-
-group, as ours; the activation is applied to `gate_proj`.
+models/{llama,mistral,qwen2,qwen3}/modeling_*.py. Query head n reads key-value head n // group, as
+ours; the activation is applied to `gate_proj`.
 """
 
 from convert.rules.hf_neox import split

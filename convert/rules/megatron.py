@@ -1,7 +1,7 @@
 """Megatron-LM's tensors by megatron.core's names, as a single rank would have them.
 
 Sources: megatron/core/transformer/{attention,mlp}.py and models/gpt/gpt_model.py. Two facts were
-measured on real checkpoints (FORMATS): linear_qkv has `[q x group, k, v]` for each query group, and
+measured on real checkpoints: linear_qkv has `[q x group, k, v]` for each query group, and
 a gated linear_fc1 starts with the rows that the activation is applied to. Tensor parallelism cuts a
 SPLIT tensor along one axis into equal shares, and a gated linear_fc1 in each of its halves; a share
 of linear_qkv may end inside a group. Every rank has a copy of the other tensors.

@@ -1,4 +1,4 @@
-"""GPT-NeoX's tensors by the modules of its `to_sequential()`: FORMATS of its HEAD, ea7aefd8.
+"""GPT-NeoX's tensors by the modules of its `to_sequential()`, as of its HEAD, ea7aefd8.
 
 Sources: megatron/model/{transformer,word_embeddings,norms,gpt2_model,positional_embeddings}.py and
 megatron/mpu/layers.py. Three facts were measured on real checkpoints: `(K R H)` is right for plain

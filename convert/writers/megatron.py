@@ -1,6 +1,6 @@
 """Writes Megatron-LM's own files, in either format, such that it loads weights from them.
 
-Its requirements were tried on Megatron-LM itself (FORMATS): for `torch` an argparse.Namespace with
+Its requirements were tried on Megatron-LM itself: for `torch` an argparse.Namespace with
 thirteen fields or more, and no `_extra_state`; for `torch_dist` what plain
 torch.distributed.checkpoint writes, common.pt, metadata.json, and for every layer an empty
 `_extra_state` object of each of its four matrices.
