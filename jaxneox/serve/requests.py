@@ -208,7 +208,7 @@ def stops_of(fields: Fields, served: Served) -> list[str]:
     stop = fields.texts("stop", STOPS)
     if stop and served.tokenizer is None:
         raise RefusedRequest(
-            400, "stop needs a tokenizer, and this checkpoint has none", param="stop"
+            400, "stop: the checkpoint has no tokenizer, which strings need", param="stop"
         )
     return stop
 
