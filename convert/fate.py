@@ -18,10 +18,17 @@ class Drift:
     of: float  # the rms of the mean itself
 
 
-@np.errstate(invalid="ignore")  # of copies that are not finite it is NaN, which is true
+def differ(copies: Iterable[np.ndarray]) -> bool:
+    """Tell whether the ranks' copies of a tensor differ; a NaN that all of them have does not."""
+    first, *others = copies
+    return not all(np.array_equal(first, other, equal_nan=True) for other in others)
+
+
+@np.errstate(invalid="ignore")
 def drift_of(copies_RD: np.ndarray) -> Drift:
+    """Measure how far the ranks' copies have drifted: NaN if a number is not finite in some."""
     away = copies_RD - copies_RD.mean(axis=0)
-    if not (copies_RD != copies_RD[0]).any():
+    if not differ(copies_RD):
         away = np.zeros((1, 1))  # and not what rounding the mean leaves
     rms, of = (float(np.sqrt(np.mean(x * x))) for x in (away, copies_RD.mean(axis=0)))
     between = float((away.max(axis=0) - away.min(axis=0)).max())

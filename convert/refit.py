@@ -6,12 +6,13 @@ has and this one lacks becomes a bias of zeros.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from convert.checkpoint import Checkpoint, Fidelity
 from convert.oracle import Forward
-from convert.parts import STACKED
+from convert.parts import STACKED, Shapes
 from jaxneox.config.schema import AttentionConfig, ModelConfig
 from jaxneox.data import Tokenizer
 
@@ -52,17 +53,38 @@ def rows_shape(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
     return shape if axis is None else (*shape[:axis], rows, *shape[axis + 1 :])
 
 
-class Refitted(Checkpoint):
-    """The checkpoint `source` with the rows and biases of `other`, and the function of `source`."""
+class View(Checkpoint):
+    """The checkpoint `source` with its parameters in another form; all else is the source's."""
+
+    def __init__(self, source: Checkpoint, model: ModelConfig, shapes: Shapes) -> None:
+        self._source, self.model, self.shapes = source, model, shapes
+        self.conversion = source.conversion
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self._source.tokenizer
+
+    @property
+    def forward(self) -> Forward:
+        return self._source.forward
+
+    @property
+    def fidelity(self) -> Fidelity:
+        return self._source.fidelity
+
+    @property
+    def alternatives(self) -> Mapping[str, Forward]:
+        return self._source.alternatives
+
+
+class Refitted(View):
+    """A view with the rows of the vocabulary and the biases of `other`."""
 
     def __init__(self, source: Checkpoint, other: Checkpoint) -> None:
-        self._source = source
-        self.model = refitted(source.model, other.model)
-        rows = self.model.vocab_size
-        same = {name: rows_shape(name, shape, rows) for name, shape in source.shapes.items()}
+        model = refitted(source.model, other.model)
+        same = {n: rows_shape(n, shape, model.vocab_size) for n, shape in source.shapes.items()}
         zeros = {n: s for n, s in other.shapes.items() if n.endswith("bias") and n not in same}
-        self.shapes = same | zeros
-        self.conversion = source.conversion
+        super().__init__(source, model, same | zeros)
 
     def dtype(self, name: str) -> np.dtype:
         return self._source.dtype(name if name in self._source.shapes else "embed.tokens")
@@ -74,24 +96,32 @@ class Refitted(Checkpoint):
         return fit_rows(name, self._source.leaf(name, layer), self.model.vocab_size)
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
-        return self._source.tokenizer
-
-    @property
     def forward(self) -> Forward:
-        return WithRows(self._source.forward, self._words, self.model.vocab_size)
-
-    @property
-    def fidelity(self) -> Fidelity:
-        return self._source.fidelity
+        return self._with_rows(self._source.forward)
 
     @property
     def alternatives(self) -> Mapping[str, Forward]:
-        rows, others = self.model.vocab_size, self._source.alternatives.items()
-        return {title: WithRows(forward, self._words, rows) for title, forward in others}
+        others = self._source.alternatives.items()
+        return {title: self._with_rows(forward) for title, forward in others}
 
-    def _words(self) -> np.ndarray:
-        return self._source.leaf("embed.tokens")
+    def _with_rows(self, forward: Forward) -> Forward:
+        words = partial(self._source.leaf, "embed.tokens")
+        return WithRows(forward, words, self.model.vocab_size)
+
+
+class Unshared(View):
+    """A view whose one norm for both branches (gpt_j_tied) is there twice."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        twice = {second(name): shape for name, shape in source.shapes.items()}
+        model = replace(source.model, shared_norm=False)
+        super().__init__(source, model, {**source.shapes, **twice})
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._source.dtype(first(name))
+
+    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        return self._source.leaf(first(name), layer)
 
 
 class WithRows:
@@ -123,39 +153,6 @@ class WithRows:
         logits_BTV = self._forward.logits(streams_RBTD)[..., : self.vocab]
         more = self.vocab - logits_BTV.shape[-1]
         return np.pad(logits_BTV, [(0, 0), (0, 0), (0, more)]) if more else logits_BTV
-
-
-class Unshared(Checkpoint):
-    """The checkpoint `source`, whose one norm for both branches (gpt_j_tied) is stored twice."""
-
-    def __init__(self, source: Checkpoint) -> None:
-        self._source = source
-        self.model = replace(source.model, shared_norm=False)
-        twice = {second(name): shape for name, shape in source.shapes.items()}
-        self.shapes = {**source.shapes, **twice}
-        self.conversion = source.conversion
-
-    def dtype(self, name: str) -> np.dtype:
-        return self._source.dtype(first(name))
-
-    def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
-        return self._source.leaf(first(name), layer)
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        return self._source.tokenizer
-
-    @property
-    def forward(self) -> Forward:
-        return self._source.forward
-
-    @property
-    def fidelity(self) -> Fidelity:
-        return self._source.fidelity
-
-    @property
-    def alternatives(self) -> Mapping[str, Forward]:
-        return self._source.alternatives
 
 
 def first(name: str) -> str:

@@ -96,7 +96,7 @@ def historic(source: NeoxCheckpoint) -> dict[str, Merged]:
 
 
 def with_exact_slopes(source: NeoxCheckpoint) -> Callable[[int], list[Mapping[str, np.ndarray]]]:
-    """Return the ranks' function with alibi's slopes as they were before they were rounded."""
+    """Return a reader of the ranks' tensors, with alibi's slopes as they were before rounding."""
     slopes = np.asarray(alibi_slopes(source.model.attention.num_heads), np.float32)
     name = "attention.alibi_embed.slopes"
 

@@ -27,10 +27,8 @@ def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modul
     """Return the modules with a part's parameters; the first block stands for shared ones."""
     rules, L = neox.modules(model, llama_mlp), model.num_layers
     if part == "embedding":
-        shared = neox.shared(model)
-        return [(neox.EMBEDDING, rules[neox.EMBEDDING])] + [(neox.FIRST_BLOCK, shared)] * bool(
-            shared
-        )
+        modules = [(neox.EMBEDDING, rules[neox.EMBEDDING]), (neox.FIRST_BLOCK, neox.shared(model))]
+        return [(index, wanted) for index, wanted in modules if wanted]
     if part == "head":
         after = (neox.final_norm_index(L), neox.unembedding_index(L))
         return [(index, rules[index]) for index in after if index in rules]

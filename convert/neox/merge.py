@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from convert.casting import chosen
-from convert.fate import drift_of
+from convert.fate import differ, drift_of
 from convert.neox.merged_dtypes import FLOAT32, choose_dtypes
 from convert.neox.plan import Decision, Fold, Loss, MergeChoices, MergePlan
 from convert.readers.neox import NeoxCheckpoint
@@ -79,7 +79,7 @@ def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
 
 def _merge_norm(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
     name = next(iter(copies)).parts[0].leaf.rpartition(".")[0]
-    drifted = any((c != c[0]).any() for c in copies.values())
+    drifted = any(map(differ, copies.values()))
     fold = choices.norms == "fold" and not plan.sequence_parallel
     why = NORMS[choices.norms]
     loss: Loss = "none" if fold else "asked"
@@ -147,7 +147,7 @@ def _merge_bias(plan: MergePlan, index: int, copies: Copies, choices: MergeChoic
     parallel = plan.model.parallel_residual
     total = parallel if choices.biases == "auto" else choices.biases == "sum"
     for rule, copies_RD in copies.items():
-        drifted = bool((copies_RD != copies_RD[0]).any())
+        drifted = differ(copies_RD)
         loss: Loss = "none" if total == parallel or len(copies_RD) == 1 else "asked"
         if total:
             value, why = copies_RD.sum(axis=0), SUM
@@ -165,7 +165,7 @@ def _merge_bias(plan: MergePlan, index: int, copies: Copies, choices: MergeChoic
 
 def _take_mean(plan: MergePlan, index: int, copies: Copies) -> None:
     for rule, copies_RD in copies.items():
-        same = bool((copies_RD == copies_RD[0]).all())
+        same = not differ(copies_RD)
         plan.values[rule.parts[0].leaf, index] = copies_RD[0] if same else copies_RD.mean(axis=0)
         loss: Loss = "none" if same else "unavoidable"
         _decide(plan, index, rule, SAME if same else OF_STREAMS, copies_RD, loss)

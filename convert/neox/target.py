@@ -12,7 +12,7 @@ from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices
 from convert.neox.split import Split
 from convert.neox.tokenizer_out import for_neox
-from convert.neox.training_out import NeoxState, collect, neox_state
+from convert.neox.training_out import NeoxState, collect, prepare
 from convert.parts import Leaves, Part
 from convert.readers.neox_mlp_keys import without_mlp_type
 from convert.readers.neox_open import open_neox
@@ -55,7 +55,7 @@ class NeoxTarget(Target):
         if source.training:
             kept = folder / ".moments"  # where they lie until their files are written
             kept.mkdir()
-            self._state, self._state_keys, notes = neox_state(
+            self._state, self._state_keys, notes = prepare(
                 source, source.training, grid, kept, self._dp
             )
             self.notes = [*self.notes, *notes]

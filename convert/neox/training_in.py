@@ -17,7 +17,6 @@ from convert.readers.neox import NeoxCheckpoint, Shards
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
 from convert.readers.torch_file import TorchFile
 from jaxneox.config import Settings
-from jaxneox.config.optimization import precision_config
 from jaxneox.config.schema import LossScaleConfig
 from jaxneox.errors import UserError
 
@@ -115,7 +114,7 @@ def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
 def training_notes(source: NeoxCheckpoint, training: NeoxTraining, plan: MergePlan) -> list[str]:
     """List what a user should know about a run that continues from here."""
     notes = [*training.optimizer.warnings, *batch_notes(source)]
-    loss = precision_config(Settings(plan.keys)).loss_scale
+    loss = Settings(plan.keys).precision.loss_scale
     if loss and loss.static is None and training.optimizer.scale is None:
         notes.append(
             "the optimizer's files have no dynamic loss scale: it begins anew, at "

@@ -12,7 +12,6 @@ from convert.rules import neox
 from convert.rules.rule import Role
 from jaxneox.config import Settings
 from jaxneox.config.batch import ACCUMULATION, GLOBAL, MICRO, batch_config
-from jaxneox.config.optimization import optimizer_config, schedule_config
 from jaxneox.config.schema import BatchConfig
 from jaxneox.console.hints import command
 from jaxneox.optim.schedule import build_schedule
@@ -56,7 +55,7 @@ def training_keys(
 
 def _constants(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, Any]:
     """Return Adam's constants in the files, and notes if they differ from the YAML's."""
-    configured = optimizer_config(Settings(source.keys))
+    configured = Settings(source.keys).optimizer
     named = {
         "betas": list(configured.betas),
         "eps": configured.eps,
@@ -146,9 +145,7 @@ def _schedule_keys(
 
 
 def _rates(keys: Mapping[str, Any], steps: np.ndarray) -> np.ndarray:
-    settings = Settings(keys)
-    schedule = build_schedule(schedule_config(settings, settings["optimizer.params.lr"]))
-    return np.asarray(schedule(steps))
+    return np.asarray(build_schedule(Settings(keys).schedule)(steps))
 
 
 def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:

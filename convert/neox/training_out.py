@@ -16,7 +16,6 @@ from convert.rules.rule import Role, Rule
 from convert.writers.neox_adam import AdamState, Counters, stage_modules
 from convert.writers.neox_zero import ZeroState
 from jaxneox.config import Settings
-from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
 from jaxneox.config.schema import ModelConfig, OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
@@ -54,10 +53,12 @@ class NeoxState:
         return self.adam.files(number, rank, self.stages[stage])
 
 
-def neox_state(
+def prepare(
     source: Source, state: Training, grid: NeoxGrid, folder: Path, dp: int
 ) -> tuple[NeoxState, dict[str, Any], list[str]]:
-    """Collect the state, the keys with which NeoX continues this run, and notes for the user.
+    """Prepare the state, the keys with which NeoX continues this run, and notes for the user.
+
+    `collect` puts the tensors into the state.
 
     NeoX's pipeline engine sums the gradients of the micro-batches of a step. Their number follows
     from the global batch, the micro-batch and `dp`.
@@ -67,13 +68,12 @@ def neox_state(
     """
     keys = source.keys
     settings = Settings(keys)
-    optimizer = optimizer_config(settings)
-    half = precision_config(settings).compute
+    optimizer, half = settings.optimizer, settings.precision.compute
     _refuse(source, half, optimizer.kind)
-    batch = Settings(keys).data_run(dp=dp, vocab_size=None).batch
+    batch = settings.batch(dp)
     summed = batch.accumulation if grid.pp else 1
     clip = optimizer.grad_clip * summed
-    counters = _counters(state, optimizer, schedule_config(settings, optimizer.lr), summed)
+    counters = _counters(state, optimizer, settings.schedule, summed)
     adam = AdamState(folder, counters)
     if half == "bfloat16":
         tied = source.checkpoint.model.tied_embedding and grid.pp > 0
@@ -85,7 +85,7 @@ def neox_state(
     )
     block = dict(keys.get("optimizer") or {})
     block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
-    further = {
+    more_keys = {
         "optimizer": block,
         "gradient_clipping": JUST_ABOVE_ONE if clip == 1.0 else clip,
         "zero_optimization": {"stage": int(isinstance(adam, ZeroState))},
@@ -94,7 +94,7 @@ def neox_state(
         "gradient_accumulation_steps": batch.accumulation,
         "no_load_rng": True,  # ours has no such state: a key and the step decide
     }
-    return training, further, _notes(source, settings, grid, summed)
+    return training, more_keys, _notes(source, settings, grid, summed)
 
 
 def _counters(
@@ -118,7 +118,7 @@ def _counters(
 
 
 def collect(
-    neox_state: NeoxState,
+    files: NeoxState,
     source: Source,
     state: Training,
     grid: NeoxGrid,
@@ -127,18 +127,17 @@ def collect(
     """Collect all tensors of all ranks; master weights too, where they are kept apart.
 
     Args:
-        neox_state: what NeoX's files will say; gets the tensors.
+        files: the content of NeoX's files, which gets the tensors.
         source: the run, for its master weights.
         state: its moments.
         grid: the ranks to cut for.
         advance: is called with the number of bytes of moments that were cut.
     """
-    adam = neox_state.adam
     cuts: dict[str, tuple[Split, Checkpoint]] = {
         "exp_avg": (MomentSplit(state.moments["mu"], grid), state.moments["mu"]),
         "exp_avg_sq": (MomentSplit(state.moments["nu"], grid), state.moments["nu"]),
     }
-    if isinstance(adam, ZeroState):
+    if isinstance(files.adam, ZeroState):
         cuts["master"] = Split(source.checkpoint, grid), source.checkpoint
     for part in parts_of(source.checkpoint.model):
         leaves = [values.leaves(part) for _, values in cuts.values()]
@@ -150,7 +149,7 @@ def collect(
             for rank in range(grid.mp):
                 tensors = [ranks[rank] for _, ranks, _ in one_module]
                 by_kind = dict(zip(cuts, tensors, strict=True))
-                _add(neox_state, source.checkpoint.model, (rank, index), by_kind)
+                _add(files, source.checkpoint.model, (rank, index), by_kind)
         advance(sum(leaf.nbytes for own in leaves[:2] for leaf in own.values()))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convert.checkpoint import Checkpoint, Fidelity, Logits
-from convert.fate import Drift, drift_of
+from convert.fate import Drift, differ, drift_of
 from convert.megatron.arguments_in import ReadingChoices, reading_of
 from convert.megatron.consistency import check_tensors
 from convert.megatron.sizes import sizes_of_tensors
@@ -173,13 +173,11 @@ class MegatronCheckpoint(Checkpoint):
     def drifted(self) -> bool:
         """Tell whether ranks' copies of a tensor differ: then no single model is theirs."""
         return any(
-            not np.array_equal(first, other)
+            differ(self.read(rule, layer))
             for inside in (False, True)
             for rule in rules(self.model, inside=inside)
             if rule.role is not Role.SPLIT and self.tp > 1
             for layer in (range(self.model.num_layers) if inside else [None])
-            for first, *others in [self.read(rule, layer)]
-            for other in others
         )
 
     def rules_of(self, leaf: str) -> tuple[Rule, ...]:
@@ -187,8 +185,8 @@ class MegatronCheckpoint(Checkpoint):
 
     def _one(self, rule: Rule, copies: list[np.ndarray]) -> np.ndarray:
         """Merge the ranks' copies, by their mean if they drifted apart."""
-        first, *others = copies
-        if any(not np.array_equal(first, other) for other in others):
+        first = copies[0]
+        if differ(copies):
             first = np.mean([copy.astype(np.float64) for copy in copies], axis=0).astype(
                 first.dtype
             )

@@ -244,6 +244,22 @@ def test_a_diverged_run_is_copied_as_it_is(diverged: Path, tmp_path: Path) -> No
     assert run(inspect, tmp_path / "hf").status == 2
 
 
+def test_a_nan_that_all_ranks_have_is_no_drift(tmp_path: Path) -> None:
+    """So that nothing is folded because of it, and every other number stays as it is."""
+    whole, broken = Synthetic().write(tmp_path / "a"), Synthetic().write(tmp_path / "b")
+    for path in broken.glob("layer_02-*"):
+        tensors = torch.load(path, weights_only=True)
+        tensors["input_layernorm.weight"][0] = float("nan")
+        torch.save(tensors, path)
+    call(from_neox, whole, tmp_path / "whole")
+    said = call(from_neox, broken, tmp_path / "broken", "--no-verify")
+    assert "layer 0, input_layernorm.weight: 2 of 64" in said.err
+    left, right = parameters(tmp_path / "whole"), parameters(tmp_path / "broken")
+    assert left.keys() == right.keys()
+    differ = {name: int((left[name] != right[name]).sum()) for name in left}
+    assert {name: count for name, count in differ.items() if count} == {"layers.norm1.scale": 1}
+
+
 def test_nan_of_a_megatron_run(tmp_path: Path) -> None:
     step = Synthetic(keys={"gpt-j-residual": False}).write(tmp_path / "run")
     call(from_neox, step, tmp_path / "ours")
