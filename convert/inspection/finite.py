@@ -8,14 +8,19 @@ import numpy as np
 
 from convert.fate import named, not_finite
 from convert.inspection.facts import Facts, Use
+from convert.parts import STACKED
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules.neox import FIRST_BLOCK
+from jaxneox.errors import UserError
 
 MOST = 1 << 30
 """Weights of up to this many bytes are read unasked."""
+
+CERTIFIED = ", certified"
+"""What a conversion is called whose source can be compared."""
 
 
 class Weight(NamedTuple):
@@ -25,29 +30,40 @@ class Weight(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> None:
-    """Name every weight that holds a number which is not finite, or note that none was read."""
+def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> str | None:
+    """Name every weight that holds a number which is not finite, or note that none was read.
+
+    Returns:
+        Why a weight cannot be read, which is a problem of the checkpoint and no error; or None.
+    """
     nbytes = facts.bytes.get("weights", 0)
     if nbytes > MOST and not whatever_size:
         facts.notes.append(
             f"not searched for NaN: {nbytes / 1e9:.1f} GB of weights; --numbers reads them"
         )
-        return
-    for weight in weights:
-        values = weight.read()
-        if bad := not_finite(values):
-            facts.not_finite.append(f"{weight.where}: {bad} of {values.size}")
+        return None
+    unreadable = None
+    try:
+        for weight in weights:
+            values = weight.read()
+            if bad := not_finite(values):
+                facts.not_finite.append(f"{weight.where}: {bad} of {values.size}")
+    except UserError as error:
+        unreadable = str(error)
+        facts.problems.append(unreadable)
     if facts.not_finite:
         facts.problems.append(
             f"{facts.path}: holds numbers that are NaN or infinite, in {named(facts.not_finite)}"
         )
+    return unreadable
 
 
-def conversion(facts: Facts, command: str) -> Use:
-    """Return the command that converts the weights, unproved if some numbers are not finite."""
-    if not facts.not_finite:
-        return Use(command, "the weights, certified")
-    return Use(f"{command} --no-verify", "the weights as they are, NaN included, unproved")
+def conversion(facts: Facts, command: str, what: str, why_not: str | None = None) -> Use:
+    """Return a command that converts, unproved if some numbers are not finite."""
+    if facts.not_finite:
+        command = f"{command} --no-verify"
+        what = f"{what.removesuffix(CERTIFIED)}, NaN included, unproved"
+    return Use(command, what, why_not is None, why_not)
 
 
 def of_neox(source: NeoxCheckpoint) -> Iterable[Weight]:
@@ -62,8 +78,10 @@ def of_neox(source: NeoxCheckpoint) -> Iterable[Weight]:
 
 
 def of_hf(source: HfCheckpoint) -> Iterable[Weight]:
+    """Yield a folder's tensors without saved masks, whose infinities are meant."""
     for name, tensor in source.tensors.items():
-        yield Weight(name, tensor.numpy)
+        if not name.endswith(source.family.table.BUFFERS):
+            yield Weight(name, tensor.numpy)
 
 
 def of_megatron(source: MegatronCheckpoint) -> Iterable[Weight]:
@@ -77,5 +95,10 @@ def of_megatron(source: MegatronCheckpoint) -> Iterable[Weight]:
 
 
 def of_ours(source: JaxneoxCheckpoint) -> Iterable[Weight]:
+    """Yield our parameters, one layer at a time, so that no leaf of all layers is read whole."""
     for name in source.shapes:
-        yield Weight(name, partial(source.leaf, name))
+        if not name.startswith(STACKED):
+            yield Weight(name, partial(source.leaf, name))
+            continue
+        for layer in range(source.model.num_layers):
+            yield Weight(f"layer {layer}, {name}", partial(source.leaf, name, layer))

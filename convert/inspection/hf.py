@@ -25,15 +25,17 @@ def inspect_hf(path: Path, *, numbers: bool = False) -> Facts:
         source = HfCheckpoint(path)
     except UserError as error:
         facts.problems.append(str(error))
+    why = next(iter(facts.problems), None)
+    if source is not None:
+        facts.architecture = of_model(source.model)
+        facts.notes += source.warnings
+        why = finite.find(facts, finite.of_hf(source), whatever_size=numbers)
     convert, what = command("convert", "from-hf", path, "DST"), "the weights, certified"
-    if source is None:
-        facts.uses = [refused(convert, what, facts.problems[0])]
+    if source is None or why is not None:
+        facts.uses = [refused(convert, what, why or "")]
         return facts
-    facts.architecture = of_model(source.model)
-    facts.notes += source.warnings
-    finite.find(facts, finite.of_hf(source), whatever_size=numbers)
     facts.uses = [
-        finite.conversion(facts, convert),
+        finite.conversion(facts, convert, what),
         verified(str(path)),
         *after_conversion("from-hf", source.model, tokenizer=_has_tokenizer(source)),
     ]

@@ -9,7 +9,7 @@ import tensorstore as ts
 from convert.inspection import finite
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts, Optimizer, Use
-from convert.inspection.uses import of_run, verified
+from convert.inspection.uses import of_run, refused, verified
 from convert.ours.next_command import go_on, train_on
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox import checkpoint
@@ -26,15 +26,19 @@ def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = Fals
     facts.steps = checkpoint.steps(location.run)
     facts.bytes = _sizes(location)
     named = str(path) if step is None else str(location.folder)
+    source = None
     try:
         source = JaxneoxCheckpoint(location)
         _describe(facts, source)
         facts.optimizer = _optimizer(location, source.keys)
-        finite.find(facts, finite.of_ours(source), whatever_size=numbers)
     except UserError as error:
         facts.problems.append(str(error))
+    why = next(iter(facts.problems), None)
+    if source is not None and why is None:
+        why = finite.find(facts, finite.of_ours(source), whatever_size=numbers)
+    if source is None or why is not None:
         load = f"jaxneox.load({named!r})"
-        facts.uses = [Use(load, "the model, in Python", False, str(error))]
+        facts.uses = [refused(load, "the model, in Python", why or "")]
         return facts
     facts.uses = _uses(facts, location, named, source)
     return facts

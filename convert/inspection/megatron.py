@@ -52,14 +52,16 @@ def inspect_megatron(path: Path, *, step: int | None = None, numbers: bool = Fal
     except UserError as error:
         facts.problems.append(str(error))
     _measure(facts)
+    why = next(iter(facts.problems), None)
+    if source is not None:
+        why = finite.find(facts, finite.of_megatron(source), whatever_size=numbers)
     convert = command("convert", "from-megatron", path if step is None else folder, "DST")
-    if facts.problems:
-        facts.uses = [refused(convert, "the weights, certified", facts.problems[0])]
-    else:
-        if source is not None:
-            finite.find(facts, finite.of_megatron(source), whatever_size=numbers)
-        facts.uses = [finite.conversion(facts, convert), *_going_on(facts, convert)]
-        facts.uses += after_conversion("from-megatron", source.model if source else None)
+    weights = "the weights, certified"
+    if source is None or why is not None:
+        facts.uses = [refused(convert, weights, why or "")]
+        return facts
+    facts.uses = [finite.conversion(facts, convert, weights), *_going_on(facts, convert)]
+    facts.uses += after_conversion("from-megatron", source.model)
     return facts
 
 
@@ -88,7 +90,7 @@ def _going_on(facts: Facts, convert: str) -> list[Use]:
         return []
     with_it = "from-megatron --optimizer"
     return [
-        Use(f"{convert} --optimizer", "with the optimizer: the run goes on"),
+        finite.conversion(facts, f"{convert} --optimizer", "with the optimizer: the run goes on"),
         Use(go_on("DST", {}), "goes on with training", after=with_it),
     ]
 

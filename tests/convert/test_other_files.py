@@ -227,7 +227,7 @@ def test_a_source_that_holds_nan_is_said_to(diverged: Path, tmp_path: Path) -> N
     assert "layer 0, input_layernorm.weight: 2 of 64" in said.error
     seen = run(inspect, diverged)
     assert seen.status == 2 and "layer 1, attention.dense.weight, rank 1: 1 of 512" in seen.error
-    assert "--no-verify" in seen.out and "the weights as they are, NaN included" in seen.out
+    assert "--no-verify" in seen.out and "the weights, NaN included, unproved" in seen.out
 
 
 def test_a_diverged_run_is_copied_as_it_is(diverged: Path, tmp_path: Path) -> None:
