@@ -19,7 +19,7 @@ class Drift:
 
 
 def differ(copies: Iterable[np.ndarray]) -> bool:
-    """Tell whether the ranks' copies of a tensor differ; a NaN that all of them have does not."""
+    """Tell whether copies of a tensor differ; a NaN that all of them have is the same."""
     first, *others = copies
     return not all(np.array_equal(first, other, equal_nan=True) for other in others)
 

@@ -47,6 +47,7 @@ NORMS = {
     "mean": "the ranks' mean (--norms mean), as in NeoX's own converter",
     "first": "rank 0's (--norms first), as in NeoX's zeroth partition",
 }
+NOT_FINITE = ", but for numbers that are not finite in some copy: these stay in the norm"
 
 
 @np.errstate(invalid="ignore")  # numbers that are not finite are named when they are moved
@@ -82,6 +83,8 @@ def _merge_norm(plan: MergePlan, index: int, copies: Copies, choices: MergeChoic
     drifted = any(map(differ, copies.values()))
     fold = choices.norms == "fold" and not plan.sequence_parallel
     why = NORMS[choices.norms]
+    if fold and not all(np.isfinite(copies_RD).all() for copies_RD in copies.values()):
+        why += NOT_FINITE
     loss: Loss = "none" if fold else "asked"
     if plan.sequence_parallel and choices.norms == "fold":
         why, loss = OF_POSITIONS, "unavoidable"
@@ -115,18 +118,23 @@ def _fold(
     scale: Rule | None,
     bias: Rule | None,
 ) -> Fold:
-    """Fold a norm's copies; the fold also makes up for rounding the reference to be stored."""
+    """Fold a norm's copies; the fold also makes up for rounding the reference to be stored.
+
+    A number that is not finite in some copy is not folded: it would make others so in every matrix
+    that reads the norm.
+    """
     assert scale is not None
     leaf = scale.parts[0].leaf
     w_RD = copies[scale]
     w_D = _round(plan, leaf, index)
-    ratio_RD = np.divide(w_RD, w_D, out=np.ones_like(w_RD), where=w_D != 0)
+    some_D = np.isfinite(w_D) & (w_D != 0)
+    ratio_RD = np.divide(w_RD, w_D, out=np.ones_like(w_RD), where=some_D)
     ratio_RD = np.broadcast_to(ratio_RD, (len(w_RD), plan.model.hidden_size))
     if bias is None:
         return Fold(ratio_RD, np.zeros_like(ratio_RD))
     leaf = bias.parts[0].leaf
     b_D = _round(plan, leaf, index)
-    return Fold(ratio_RD, copies[bias] - b_D * ratio_RD)
+    return Fold(ratio_RD, np.where(np.isfinite(b_D), copies[bias] - b_D * ratio_RD, 0.0))
 
 
 def _round(plan: MergePlan, leaf: str, index: int) -> np.ndarray:
@@ -244,7 +252,7 @@ def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
         first = [rank[rule.theirs] for rank in source.ranks(neox.FIRST_BLOCK)]
         for index in range(neox.FIRST_BLOCK, neox.FIRST_BLOCK + model.num_layers):
             copies = [rank[rule.theirs] for rank in source.ranks(index)]
-            if any((a != b).any() for a, b in zip(first, copies, strict=True)):
+            if any(map(differ, zip(first, copies, strict=True))):
                 raise UserError(
                     f"{folder}: {rule.theirs} of module {index} differs from the first "
                     "block's: the pipeline's stages trained tables of their own, and here all "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from convert.checkpoint import Moment, Training
+from convert.fate import differ
 from convert.neox.checkpoint import Merged
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
@@ -103,7 +104,7 @@ def _check_masters(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> None:
         masters = optimizer.ranks("master", shards[0], index, source.mp)
         for rank, weights in enumerate(source.ranks(index)):
             for name, master in masters[rank].items():
-                if not np.array_equal(master.astype(weights[name].dtype), weights[name]):
+                if differ([master.astype(weights[name].dtype), weights[name]]):
                     raise UserError(
                         f"{source.files.folder}: the optimizer's {name} of module {index}, rank "
                         f"{rank}, is not the weight that was saved: these files are of different "

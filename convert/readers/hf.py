@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from convert.checkpoint import Checkpoint, Logits
+from convert.fate import differ
 from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
 from convert.hf.family import Family
@@ -130,7 +131,9 @@ class HfCheckpoint(Checkpoint):
             if other not in tensors:
                 continue
             tensor = tensors.pop(other)
-            if not np.array_equal(tensors.setdefault(name, tensor).numpy(), tensor.numpy()):
+            if name not in tensors:
+                tensors[name] = tensor
+            elif differ([tensors[name].numpy(), tensor.numpy()]):
                 raise UserError(
                     f"{self.folder}: {name} and {other} are two names of one tensor, and their "
                     "numbers differ: keep the one that the model was saved with"
@@ -170,7 +173,7 @@ class HfCheckpoint(Checkpoint):
         blocks = next(r.theirs for r in self._rules if "{}" in r.theirs).partition("{}")[0]
         layer, _, rest = name.removeprefix(blocks).partition(".")
         if name == self.family.table.HEAD:
-            if not np.array_equal(tensor.numpy(), self.leaf("embed.tokens")):
+            if differ([tensor.numpy(), self.leaf("embed.tokens")]):
                 yield f"{name} is not the embedding, but tie_word_embeddings is true"
         elif not (layer.isdecimal() and rest in self.family.table.BUFFERS):
             yield f"{name} {list(tensor.shape)} is unknown"

@@ -75,9 +75,8 @@ class MegatronCheckpoint(Checkpoint):
             return True
         if self.shards.args.get("untie_embeddings_and_output_weights"):
             return False
-        return all(
-            np.array_equal(rank[HEAD].numpy(), rank[WORDS].numpy())
-            for rank in self.shards.layers[None]
+        return not any(
+            differ([rank[HEAD].numpy(), rank[WORDS].numpy()]) for rank in self.shards.layers[None]
         )
 
     def _shapes(self) -> Shapes:

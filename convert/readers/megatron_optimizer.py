@@ -5,8 +5,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
+from convert.fate import differ
 from convert.megatron.consistency import check_tensors
 from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.megatron_states import Scaler, States, dist_states, legacy_states
@@ -104,10 +103,8 @@ def same_masters(checkpoint: MegatronCheckpoint, masters: MegatronCheckpoint) ->
     for one in as_stored:
         one.reading = one.reading._replace(zero_centered=False)
     weights, others = as_stored
-    return all(
-        np.array_equal(
-            others.leaf(name, layer).astype(weights.dtype(name)), weights.leaf(name, layer)
-        )
+    return not any(
+        differ([others.leaf(name, layer).astype(weights.dtype(name)), weights.leaf(name, layer)])
         for inside in (False, True)
         for rule in rules(checkpoint.model, inside=inside)
         for name in rule.leaves

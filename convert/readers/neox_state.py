@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from convert.fate import differ
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import BUFFERS
 from jaxneox.errors import UserError
@@ -117,7 +118,7 @@ def put(
     """Record a tensor; a tied embedding comes twice, from the first stage and from the last."""
     key = (quantity, rank, param.module, param.name)
     other = optimizer.tensors.setdefault(key, value)
-    if other is not value and not np.array_equal(other.numpy(), value.numpy()):
+    if other is not value and differ([other.numpy(), value.numpy()]):
         optimizer.warnings.append(
             f"{path.name}: {quantity} of the tied {param.name} differs from the first "
             "stage's, which is taken"
