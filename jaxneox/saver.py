@@ -9,8 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxneox import damage
-from jaxneox.checkpoint import Tree, crc, dotted
-from jaxneox.checksums import checksums
+from jaxneox.checkpoint import Tree, crc
+from jaxneox.checksums import checksums, dotted
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.literal import literal
