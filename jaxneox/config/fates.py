@@ -128,6 +128,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Key:
+    """A row of the table: the kind and the default of a key's value, and the key's fate."""
+
     kind: Kind
     default: Any
     fate: Used | Alias | Needless | Refused

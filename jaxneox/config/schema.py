@@ -38,6 +38,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class NormConfig:
+    """The kind of all norms of the model, with their epsilon and bias."""
+
     kind: NormKind = "layernorm"
     epsilon: float = 1e-5
     bias: bool = True  # layernorm only; the other kinds have none
@@ -45,7 +47,7 @@ class NormConfig:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary's frequencies change for texts longer than those of pretraining.
+    """Says how rotary's frequencies change for texts longer than those of pretraining.
 
     The names are those of Hugging Face's config.json. A field that `type` does not read has its
     default, so that equal functions are equal values.
@@ -69,6 +71,8 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class PositionConfig:
+    """The kind of positions, and the settings of each kind."""
+
     kind: PositionKind = "learned"
     max_positions: int = 2048  # rows of a learned table
     offset: int = 0  # OPT adds 2 to every learned position
@@ -127,6 +131,8 @@ class MlpConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
+    """The methods by which the initial weights are drawn."""
+
     method: InitMethod = "normal"
     output_method: InitMethod = "scaled_normal"  # attention's and the MLP's output matrices
     std: float = 0.02
@@ -134,6 +140,8 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The model's architecture: its sizes, and the kinds of its parts."""
+
     num_layers: int
     hidden_size: int
     vocab_size: int  # padded
@@ -185,6 +193,8 @@ class PrecisionConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    """The optimizer, with its weight decay and the clipping of gradients."""
+
     kind: OptimizerKind = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -199,6 +209,8 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
+    """The learning rate's schedule: a warm-up, and `style` after it."""
+
     style: Literal["constant", "linear", "cosine", "exponential"] = "linear"
     lr: float = 1e-3
     min_lr: float = 0.0
@@ -210,7 +222,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """What the YAML asks of the mesh; `--mesh` overrides the sizes."""
+    """The mesh that the YAML asks for; `--mesh` overrides the sizes."""
 
     tp: int = 1
     pp: int = 1
@@ -230,6 +242,8 @@ class RematConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """Says where and when checkpoints are saved, and which one is loaded."""
+
     save: str | None = None
     load: str | None = None
     iteration: int | None = None  # which step to load; None is the newest
@@ -244,6 +258,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
+    """Says what is logged, where and how often."""
+
     interval: int = 100
     tensorboard_dir: str | None = None
     log_dir: str | None = None
@@ -256,7 +272,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How `jaxneox generate` writes text; training does not use it."""
+    """Says how `jaxneox generate` writes text; training does not use it."""
 
     kind: str | None = None  # text_gen_type
     temperature: float = 0.0
