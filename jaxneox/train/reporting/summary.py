@@ -17,7 +17,7 @@ LARGE_BUBBLE = 0.2
 """The share of idle ticks in a pipeline from which on a note is printed."""
 
 
-def greet(plan: TrainPlan, more: tuple[str, ...] = ()) -> None:
+def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     """Print what is about to be trained, on which devices, and all notes."""
     cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
     virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
@@ -32,7 +32,7 @@ def greet(plan: TrainPlan, more: tuple[str, ...] = ()) -> None:
         print(f"pipeline: {plan.schedule}")
     if plan.sizes["cp"] > 1:
         print(f"attention over cp: {'a ring' if plan.rules.ring else 'gathered keys and values'}")
-    notes = cfg.notes + tuple(f"the tokenizer: {note}" for note in more)
+    notes = cfg.notes + tuple(f"the tokenizer: {note}" for note in tokenizer_notes)
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
     notes += pipeline_notes(plan)
