@@ -90,7 +90,7 @@ class Saver:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a failed write
             if messages.count() > 1 and damage.is_a_lost_connection(error):
-                raise  # no fault of the disk: the watch knows who has ended
+                raise  # no fault of the disk: the watchdog knows who has ended
             kept = steps(self.run)
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
             raise UserError(

@@ -157,9 +157,10 @@ def packed_samples(
     request: SampleRequest,
     epochs: int | None = None,
 ) -> IndexedSamples:
-    """Build at least `num_samples` samples by `packed`, from as many epochs as that needs.
+    """Build at least `num_samples` samples by `packed`, unless `epochs` is given.
 
-    The order depends on the number of epochs, not on the number of samples asked for.
+    They come from as many epochs as that needs. The order depends on the number of epochs, not on
+    the number of samples asked for.
     """
     tokens = int(np.sum(dataset.sizes[documents.start : documents.stop], dtype=np.int64))
     if not tokens:
@@ -201,7 +202,10 @@ def _useful(
     labels: IndexedDataset | None,
     documents: int,
 ) -> NDArray[np.bool_]:
-    """Mark the first documents that may be in a sample: short enough, with a label to learn."""
+    """Tell of each of the first documents whether it may be in a sample.
+
+    It must be short enough, and have a label to learn from.
+    """
     width = request.seq_length + 1
     useful = np.ones(len(dataset), bool)
     if not data.allow_chopped:
