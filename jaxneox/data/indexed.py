@@ -126,7 +126,7 @@ class IndexedDataset:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What tells this data from other data, cheap at any size.
+        """A fingerprint that tells this data from other data, cheap at any size.
 
         It has the number of tokens; SHA-256 of the header and the sizes; and for each of at most 64
         equal blocks of the `.bin` 16 digits of the SHA-256 of its first MiB, which is all of a file

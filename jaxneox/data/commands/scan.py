@@ -34,7 +34,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is known of a dataset's tokens.
+    """Says how large a dataset's tokens are, and which documents lack their end.
 
     Attributes:
         least: of all tokens; 0 if there are none.

@@ -36,7 +36,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known of the tokens; None for what is not."""
+    """The vocabulary's size and end-of-document token; each is None if it is not known."""
 
     size: int | None = None
     eod: int | None = None
