@@ -30,6 +30,7 @@ from jaxneox.errors import UserError
 
 Open = Callable[[str], IndexedDataset]
 
+PACKED = "neox packed"  # the order of one dataset, by pack-impl packed
 MAX_DATASETS = 254  # dataset_index is a uint8, and NeoX keeps one value free
 FILL = 0  # of rows that are too short; without labels it has a loss, as in NeoX
 
@@ -169,7 +170,7 @@ def packed_samples(
         )
     epochs = epochs or epochs_needed(request.num_samples, tokens, request.seq_length)
     identity = {
-        "order": "neox packed",
+        "order": PACKED,
         "documents": [documents.start, documents.stop],
         "epochs": epochs,
         "seq_length": request.seq_length,

@@ -8,6 +8,7 @@ import jax
 from jaxneox import checkpoint
 from jaxneox.console.hints import command
 from jaxneox.data import TokensFile
+from jaxneox.data.neox import PACKED
 from jaxneox.parallel.mesh import show
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.reporting import learning_rate
@@ -107,11 +108,12 @@ def next_command(run: Run, folder: Path, last: int) -> str:
     length = ("--set", f"train-iters={last}")
     if isinstance(run.loader, TokensFile):
         return f"{command('train', folder, '--tokens', 'FILE.npz', *length)}   (more batches)"
-    end = run.loader.fingerprint().get("wraps_at")
-    if end is None or last * run.cfg.batch.global_size <= end:
+    data = run.loader.fingerprint()
+    fits = last * run.cfg.batch.global_size <= data["wraps_at"]
+    if fits and data["samples"]["order"] == PACKED:  # as many passes, in the same order
         return f"{command('train', folder, *length)}   (go on)"
     again = command("train", folder, *length, "--allow-data-change")
-    return f"{again}   (go on: the data comes again, in another order)"
+    return f"{again}   (go on: the data of a longer run is in another order)"
 
 
 def indented(text: str) -> str:
