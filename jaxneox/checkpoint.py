@@ -13,14 +13,13 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from jaxneox import damage
-from jaxneox.checksums import checksums, differing
+from jaxneox.checksums import checksums, differing, dotted
 from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
@@ -209,6 +208,3 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     """Return shapes by dotted names, for named tuples as for Orbax's dictionaries."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {dotted(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-dotted = partial(jax.tree_util.keystr, simple=True, separator=".")

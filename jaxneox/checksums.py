@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 Sums = dict[str, str]  # "float32:0badf00d"
+dotted = partial(jax.tree_util.keystr, simple=True, separator=".")
 
 
 def checksums(tree: Any) -> Sums:
     """Sum each array, by dotted names. On a mesh of several processes all must call this."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    dotted = partial(jax.tree_util.keystr, simple=True, separator=".")
     sums = _sums([leaf for _, leaf in leaves])
     return {
         dotted(path): f"{leaf.dtype}:{int(one):08x}"

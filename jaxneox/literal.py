@@ -14,9 +14,9 @@ _Local: Any = type(epath.Path("/"))  # the class of paths on a disk, which etils
 class LiteralPath(_Local):
     """A path on a disk whose `glob` takes only the given pattern for one.
 
-    etils joins path and pattern and globs the whole. Orbax finds the files of each process
-    so: in a folder called `exp[1]` it finds nothing, and leaves a checkpoint that no reader
-    can open. etils also takes `/gs/…` and `/s3/…`, where buckets are mounted, for `gs://…`.
+    etils joins path and pattern and globs the whole. Orbax looks in this way for the files of each
+    process: in a folder called `exp[1]` it finds none, and leaves a checkpoint that no reader can
+    open. etils also takes `/gs/…` and `/s3/…`, where buckets are mounted, for `gs://…`.
     """
 
     _uri_scheme = None

@@ -236,7 +236,10 @@ class LoadedModel:
 
 
 class _Functions:
-    """What is compiled of a model: it takes the weights as an argument, so that others can too."""
+    """The compiled functions of a model.
+
+    They take the weights as an argument, so that models with other weights share them.
+    """
 
     def __init__(self, config: Config, mesh: Mesh, rules: Rules, compute: Dtype):
         # with any kernel: training's was for its own devices, and for rows of one length

@@ -9,8 +9,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxneox import damage
-from jaxneox.checkpoint import Tree, crc, dotted
-from jaxneox.checksums import checksums
+from jaxneox.checkpoint import Tree, crc
+from jaxneox.checksums import checksums, dotted
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.literal import literal
@@ -90,7 +90,7 @@ class Saver:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a failed write
             if messages.count() > 1 and damage.is_a_lost_connection(error):
-                raise  # no fault of the disk: the watch knows who has ended
+                raise  # no fault of the disk: the watchdog knows who has ended
             kept = steps(self.run)
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
             raise UserError(

@@ -1,7 +1,7 @@
-"""`pytest --fast`: the tests of some minutes that start no process.
+"""`pytest --fast`: the tests of some minutes that start no program.
 
-What takes long or starts another process is marked `slow`, a test or a whole module, and left out.
-A test that starts a process without the mark fails here, so that the mark stays true.
+What takes long or starts another program is marked `slow`, a test or a whole module, and left out.
+A test that starts one by `subprocess` without the mark fails here, so that the mark stays true.
 """
 
 import subprocess
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-WHY = "this test starts a process: mark it slow, since --fast is for those that do not"
+WHY = "this test starts a program: mark it slow, since --fast is for those that do not"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes long or starts a process; not for --fast")
+    config.addinivalue_line("markers", "slow: takes long or starts a program; not for --fast")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+def no_program(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("--fast"):
         yield
         return

@@ -17,7 +17,7 @@ from convert.parts import Leaves, Part
 from convert.readers.neox_mlp_keys import without_mlp_type
 from convert.readers.neox_open import open_neox
 from convert.writers.neox import NeoxWriter
-from jaxneox.config.keys.further import OURS
+from jaxneox.config.keys.undocumented import OURS
 from jaxneox.config.present import in_present_names
 from jaxneox.data import Tokenizer
 

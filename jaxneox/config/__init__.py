@@ -9,13 +9,15 @@ From files to checked keys:
 - `merge`: reads YAML files strictly, and merges them into one dictionary.
 - `override`: `--set key=value`.
 - `present`: keys of NeoX's past in the names of today.
-- `swapped`: files whose layers and heads are exchanged, as in pythia-12b-deduped's.
+- `swapped`: files in which num_layers and num_attention_heads are exchanged, as in
+  pythia-12b-deduped.yml.
 - `keys/`: the table of all keys, one row each; `fates` has the kinds of rows.
 - `check`: holds keys against the table: names, types, what is refused.
+- `dotted`: keys inside blocks, by their dotted names.
 
 From keys to parts of a run, where no single key sets a field:
 
-- `settings`: is asked for the parts, and builds each when it is asked for.
+- `settings`: builds each part of a run when it is asked for.
 - `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling.
 - `batch`: global = micro * accumulation * dp.
 - `optimization`: precision, loss scale, optimizer and schedule.
@@ -23,7 +25,8 @@ From keys to parts of a run, where no single key sets a field:
 
 The result, and what is shown of it:
 
-- `schema`: the frozen parts; `data_schema` has those on which the batches depend.
+- `schema`: the frozen parts; `data_schema` has those on which the batches depend, `running_schema`
+  those of checkpoints, logs and generated text.
 - `describe`: a configuration in plain lines, and the keys that are saved with a run.
 - `docs`: makes docs/configuration.md.
 """

@@ -8,7 +8,7 @@ megatron/model/{norms,activations}.py of GPT-NeoX ea7aefd8.
 from typing import Any
 
 from jaxneox.config.check import CheckedKeys
-from jaxneox.config.keys.model import GATED, PLAIN
+from jaxneox.config.keys.model import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS
 from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
     AttentionConfig,
@@ -161,15 +161,17 @@ def _nearest_divisor(number: int, target: int) -> int:
 
 def _mlp(settings: CheckedKeys) -> MlpConfig:
     name = settings["activation"]
-    gated = name in GATED
-    # between the two, NeoX's mlp_type was there and had no effect on activations that are gated
-    llama = settings["mlp_type"] == "llama" and not gated
+    gated = name in GATED_ACTIVATIONS
+    llama = settings["mlp_type"] == "llama"
+    if llama and gated:
+        settings.note(f"mlp_type: llama changes nothing with the gated {name}, as in NeoX")
+        llama = False
     tanh = name == "gelu" and settings["bias_gelu_fusion"]
     return settings.fill(
         MlpConfig,
         "model.mlp",
         size=_llama_size(settings) if llama else _mlp_size(settings, gated),
-        activation="gelu_tanh" if tanh else (PLAIN | GATED)[name],
+        activation="gelu_tanh" if tanh else (PLAIN_ACTIVATIONS | GATED_ACTIVATIONS)[name],
         gated=gated or llama,
         bias=settings["use_bias_in_mlp"] and not llama,
     )

@@ -1,8 +1,11 @@
 """Build the batch: how many sequences a step takes, where global = micro * accumulation * dp."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from jaxneox.config.check import CheckedKeys
+from jaxneox.config.keys import ALIASES
 from jaxneox.config.schema import BatchConfig
 from jaxneox.errors import UserError
 
@@ -12,6 +15,12 @@ ACCUMULATION = "gradient_accumulation_steps"
 LARGEST_MICRO = "max_micro_batch_size"
 RAMP = "rampup_batch_size"
 DROP_LAST = "drop_last_samples"
+
+
+def uncut(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys without those that say how a global batch is cut for the devices."""
+    cut = {MICRO, ACCUMULATION}
+    return {name: value for name, value in keys.items() if ALIASES.get(name, name) not in cut}
 
 
 def batch_config(settings: CheckedKeys, dp: int) -> BatchConfig:

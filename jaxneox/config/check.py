@@ -91,6 +91,7 @@ class CheckedKeys:
         # an alias may have been NeoX's for another type, as a float for a count
         value = typed(alias, value, KEYS[name].kind)
         refuse_unheld(alias, value)
+        self._refuse(name, value, called=alias)
         if self._given.setdefault(name, value) != value:
             raise UserError(
                 f"{name} is {self._given[name]} but {alias} is {value}: they are one setting, "
@@ -105,22 +106,21 @@ class CheckedKeys:
             value = typed(name, raw, KEYS[name].kind)
             if isinstance(KEYS[name].fate, Used | Alias):
                 refuse_unheld(name, value)
-            self._refuse(name, value)
+            self._refuse(name, value, called=name)
             yield name, value
             if isinstance(value, dict) and name in BLOCKS:
                 yield from self._checked(value, f"{name}.")
 
-    def _refuse(self, name: str, value: Any) -> None:
+    def _refuse(self, name: str, value: Any, called: str) -> None:
         key = KEYS[name]
-        fate = KEYS[key.fate.of].fate if isinstance(key.fate, Alias) else key.fate
-        match fate:
+        match key.fate:
             case Refused(why) if not is_off(key, value):
-                raise UserError(f"{name}: {value} is not supported: {why}")
+                raise UserError(f"{called}: {value} is not supported: {why}")
             case Used(refused=refused):
                 for word in filter(refused.get, _words(value) if refused else ()):
-                    raise UserError(f"{name}: {word} is not supported: {refused[word]}")
+                    raise UserError(f"{called}: {word} is not supported: {refused[word]}")
             case Needless(why, told=True) if value not in (key.default, False):
-                self.note(f"{name}: {value} changes nothing: {why}")
+                self.note(f"{called}: {value} changes nothing: {why}")
 
 
 def stands_for(alias: str, value: Any) -> Any:
@@ -159,7 +159,8 @@ def _unknown(keys: Mapping[str, Any], block: str) -> Iterator[str]:
 
 def _nearest(name: str) -> str:
     block, _, short = name.rpartition(".")
-    living = [known for known in KEYS if known not in REMOVED]
+    dead = {*REMOVED, *RENAMED} - ALIASES.keys()
+    living = [known for known in KEYS if known not in dead]
     siblings = [known for known in living if known.rpartition(".")[0] == block]
     elsewhere = [known for known in living if known.rpartition(".")[2] == short]
     nearest = elsewhere or difflib.get_close_matches(name, siblings, n=1)

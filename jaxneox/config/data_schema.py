@@ -8,6 +8,8 @@ from jaxneox.errors import UserError
 
 @dataclass(frozen=True)
 class TokenizerConfig:
+    """The tokenizer's kind and files, and how its vocabulary is padded."""
+
     kind: str = "GPT2BPETokenizer"
     vocab_file: str | None = None
     merge_file: str | None = None
@@ -27,7 +29,7 @@ class DataSource(NamedTuple):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the data are, as `path` with `split` or as three lists, and how samples are made."""
+    """Says where the data are, by `path` and `split` or three lists, and how samples are made."""
 
     path: str | None = None
     split: str = "969, 30, 1"
@@ -89,6 +91,8 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """The steps of a run, its evaluations, its seed, and the z-loss."""
+
     train_iters: int
     eval_interval: int = 1000
     eval_iters: int = 100

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from jaxneox.config.batch import ACCUMULATION, DROP_LAST, GLOBAL, LARGEST_MICRO, MICRO
+from jaxneox.config.batch import DROP_LAST, GLOBAL, LARGEST_MICRO, uncut
 from jaxneox.config.schema import Config
 
 
@@ -32,9 +32,7 @@ def saved_keys(config: Config) -> dict[str, Any]:
     largest micro-batch that a device held is kept. Loaded again under any data parallel size that
     divides the global batch, they give the same batch and the same model.
     """
-    cut_here = {MICRO, "batch_size", ACCUMULATION, "gas"}
-    keys = {name: value for name, value in config.keys.items() if name not in cut_here}
-    return keys | {
+    return uncut(config.keys) | {
         GLOBAL: config.batch.global_size,
         LARGEST_MICRO: config.batch.micro,
         DROP_LAST: config.batch.drop_last,

@@ -16,8 +16,8 @@ A run is configured by GPT-NeoX's own YAML files. Several merge into one set of 
 `-` or `_`, in YAML or in the JSON-like style with trailing commas, comments and Python's `True`. A
 key that is given twice, in either spelling, in one file or in two, is an error. `--set key=value`
 and `--set block.key=value` override single keys; `null` unsets one. `A` is also found as `A.yml`.
-Where the comma at the end of a line before a quoted key is missing, as once in Pythia-12B's YAML,
-it is supplied with a warning.
+A comma that is missing at the end of a line before a quoted key, as one is in Pythia-12B's YAML, is
+supplied with a warning.
 
 Every key has exactly one fate:
 
@@ -104,7 +104,8 @@ to ea7aefd8) and EleutherAI/pythia, each distinct text once and in the year of i
 A version is read alone, for one device and a vocabulary of 50277 tokens. NeoX's files are meant to
 be combined, so that what is missing (a size of the model, the number of steps) is taken, key by
 key, from its present 125M.yml and local_setup.yml. `python -m tests.config.history GPT_NEOX PYTHIA`
-measures it anew from two clones. The 79 others are refused because they ask for
+measures all but the last column anew from two clones. The 79 others are refused because they ask
+for
 
 - sparse attention (20; in 2021 as `sparsity: interspersed`), Mamba, gMLP or RWKV layers (15),
 - compressed gradients (`onebitadam`, 11) or the optimizer `madgrad_wd` (1),
@@ -112,8 +113,8 @@ measures it anew from two clones. The 79 others are refused because they ask for
 - a relative bias beside learned positions (`rpe: true`, 1),
 
 or are not valid: heads that do not divide the width (5; one is Pythia-12B-deduped's, whose layers
-and heads are swapped), contradictory batch sizes (3), `num_samples: 0` (3), broken YAML (5) or
-layers (1), and misspelt keys and values (4).
+and heads are swapped), contradictory batch sizes (3), `num_samples: 0` (3), broken YAML (5), an
+`attention_config` for another number of layers (1), and misspelt keys and values (4).
 
 ## Other names of one setting
 

@@ -1,4 +1,4 @@
-"""The one fate of a YAML key: it is used, as it sets a field, or it is needless, or it is refused.
+"""The one fate of a YAML key: it sets a field, names another key, is needless, or is refused.
 
 `jaxneox.config.keys` is a table of these, one row a key. The fields of a configuration, the
 refusals and docs/configuration.md are all made from it.
@@ -88,8 +88,8 @@ def power_of_2(value: int) -> float:
 class Used:
     """The key sets the field `to` of `jaxneox.config.schema.Config`.
 
-    The field is `by` of the key's value. Where `by` is None, a function of this package derives
-    the field from this key and others.
+    `by` turns the key's value into the field's. Where it is None, a function of this package
+    derives the field from this key and others.
     """
 
     to: str
@@ -102,7 +102,7 @@ class Used:
 class Alias:
     """The key is another name of the key `of`; where both are given they must agree.
 
-    Its value stands for `by` of it, which is None where it is as if it were not given.
+    `by` turns its value into one of the key `of`; None means that nothing is given.
     """
 
     of: str
@@ -128,6 +128,8 @@ class Refused:
 
 @dataclass(frozen=True)
 class Key:
+    """A row of the table: the kind and the default of a key's value, and the key's fate."""
+
     kind: Kind
     default: Any
     fate: Used | Alias | Needless | Refused

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from jaxneox.config import dotted
 from jaxneox.config.check import refuse_unknown, stands_for
-from jaxneox.config.keys import ALIASES, BLOCKS
+from jaxneox.config.keys import ALIASES
 from jaxneox.config.merge import parse_value, spelled
 from jaxneox.errors import UserError
 
@@ -40,17 +41,25 @@ def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, 
         setting = ALIASES.get(name, name)
         if setting != name and value is not None:
             value = stands_for(name, value)
-        for alias in (alias for alias, of in ALIASES.items() if of == setting):
-            _drop(result, alias.split("."))
-        _put(result, setting.split("."), value, assignment)
-    _take_one_kind_of_data(result, {spelled(one.partition("=")[0]) for one in assignments})
+            if value is None:  # as rms_norm: false, which chooses no norm
+                continue
+        for alias in _aliases(setting):
+            dotted.remove(result, alias)
+        dotted.put(result, setting, value)
+    names = {spelled(assignment.partition("=")[0]) for assignment in assignments}
+    _take_one_kind_of_data(result, {ALIASES.get(name, name) for name in names})
     return result
+
+
+def _aliases(name: str) -> list[str]:
+    return [alias for alias, of in ALIASES.items() if of == name]
 
 
 def _take_one_kind_of_data(keys: dict[str, Any], given: set[str]) -> None:
     """Let data that is set take the place of the YAML's, also where that names it by other keys."""
     for ours, others in ((DATA_PATHS[:1], DATA_PATHS[1:]), (DATA_PATHS[1:], DATA_PATHS[:1])):
-        replaced = [name for name in others if keys.get(name) is not None]
+        named = [name for other in others for name in (other, *_aliases(other))]
+        replaced = [name for name in named if keys.get(name) is not None]
         chosen = [name for name in ours if name in given and keys.get(name) is not None]
         if chosen and replaced and not given & set(others):
             log.warning("--set %s takes the place of %s", chosen[0], ", ".join(replaced))
@@ -62,22 +71,3 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
     for part in reversed(name.split(".")):
         value = {part: value}
     return dict(value)
-
-
-def _drop(keys: dict[str, Any], path: list[str]) -> None:
-    block: Any = keys
-    for part in path[:-1]:
-        block = block.get(part) if isinstance(block, dict) else None
-    if isinstance(block, dict):
-        block.pop(path[-1], None)
-
-
-def _put(keys: dict[str, Any], path: list[str], value: Any, assignment: str) -> None:
-    inside = keys
-    for depth, part in enumerate(path[:-1]):
-        block = inside.get(part) or {}
-        if ".".join(path[: depth + 1]) not in BLOCKS or not isinstance(block, dict):
-            raise UserError(f"--set {assignment}: {part} has no keys inside it")
-        inside[part] = block
-        inside = block
-    inside[path[-1]] = value

@@ -47,9 +47,21 @@ def rope_scaling(settings: CheckedKeys, rotary_width: int) -> RopeScaling:
         raise UserError(f"rope_scaling needs pos_emb: rotary, found {settings['pos_emb']}")
     own = {name: settings[f"rope_scaling.{name}"] for name in (*needed, *optional)}
     if kind == "yarn":
+        _note_unread_magnitudes(settings)
         own["attention_factor"] = _attention_factor(own, *map(own.pop, MAGNITUDES))
     _check(kind, own, rotary_width, settings["rotary_emb_base"])
     return RopeScaling(kind, **own)
+
+
+def _note_unread_magnitudes(settings: CheckedKeys) -> None:
+    """Note each mscale that, as in transformers, does not count."""
+    both = ("rope_scaling.mscale", "rope_scaling.mscale_all_dim")
+    if settings.given("rope_scaling.attention_factor") or not all(settings[name] for name in both):
+        for name in filter(settings.given, both):
+            settings.note(
+                f"{name} changes nothing, as in transformers: mscale and mscale_all_dim count "
+                "together, and only without attention_factor"
+            )
 
 
 def _attention_factor(

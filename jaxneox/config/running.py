@@ -85,8 +85,11 @@ def generation_config(settings: CheckedKeys) -> GenerationConfig:
 
     Texts are printed where no output file is given; the key's default is the file that NeoX writes.
     """
-    given = settings.given("sample_output_file")
-    output_file = settings["sample_output_file"] if given else settings["genfile"]
+    output_file = settings["genfile"]
+    if settings.given("sample_output_file"):
+        output_file = settings["sample_output_file"]
+        if settings["genfile"] not in (None, output_file):
+            settings.note(f"genfile changes nothing: sample_output_file is {output_file}")
     return settings.fill(GenerationConfig, "generation", output_file=output_file)
 
 

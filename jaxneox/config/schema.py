@@ -14,6 +14,7 @@ from jaxneox.config.data_schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig
 from jaxneox.errors import UserError
 
 NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
@@ -38,6 +39,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class NormConfig:
+    """The kind of all norms of the model, with their epsilon and bias."""
+
     kind: NormKind = "layernorm"
     epsilon: float = 1e-5
     bias: bool = True  # layernorm only; the other kinds have none
@@ -45,7 +48,7 @@ class NormConfig:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary's frequencies change for texts longer than those of pretraining.
+    """Says how rotary's frequencies change for texts longer than those of pretraining.
 
     The names are those of Hugging Face's config.json. A field that `type` does not read has its
     default, so that equal functions are equal values.
@@ -69,6 +72,8 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class PositionConfig:
+    """The kind of positions, and the settings of each kind."""
+
     kind: PositionKind = "learned"
     max_positions: int = 2048  # rows of a learned table
     offset: int = 0  # OPT adds 2 to every learned position
@@ -127,6 +132,8 @@ class MlpConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
+    """The methods by which the initial weights are drawn."""
+
     method: InitMethod = "normal"
     output_method: InitMethod = "scaled_normal"  # attention's and the MLP's output matrices
     std: float = 0.02
@@ -134,6 +141,8 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The model's architecture: its sizes, and the kinds of its parts."""
+
     num_layers: int
     hidden_size: int
     vocab_size: int  # padded
@@ -185,6 +194,8 @@ class PrecisionConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
+    """The optimizer, with its weight decay and the clipping of gradients."""
+
     kind: OptimizerKind = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -199,6 +210,8 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
+    """The learning rate's schedule: a warm-up, and `style` after it."""
+
     style: Literal["constant", "linear", "cosine", "exponential"] = "linear"
     lr: float = 1e-3
     min_lr: float = 0.0
@@ -210,7 +223,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """What the YAML asks of the mesh; `--mesh` overrides the sizes."""
+    """The mesh that the YAML asks for; `--mesh` overrides the sizes."""
 
     tp: int = 1
     pp: int = 1
@@ -226,48 +239,6 @@ class RematConfig:
     """Activation checkpointing: which values of a layer the backward pass computes again."""
 
     policy: Literal["none", "full", "dots"] = "none"
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    save: str | None = None
-    load: str | None = None
-    iteration: int | None = None  # which step to load; None is the newest
-    every: int | None = None  # checkpoint-factor
-    scale: Literal["linear", "log"] = "linear"
-    extra_iters: tuple[int, ...] = ()
-    keep_last: int | None = None
-    finetune: bool = False  # weights only
-    save_optimizer: bool = True
-    load_optimizer: bool = True
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    interval: int = 100
-    tensorboard_dir: str | None = None
-    log_dir: str | None = None
-    wandb: dict[str, Any] | None = None  # project, group, team, host, name; None is off
-    param_norm: bool = False
-    profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
-    spike_factor: float = 6.0  # see train/reporting/spikes.py; 0 is never
-    peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How `jaxneox generate` writes text; training does not use it."""
-
-    kind: str | None = None  # text_gen_type
-    temperature: float = 0.0
-    top_p: float = 0.0
-    top_k: int = 0
-    max_tokens: int = 64
-    prompt_end: str = "\n"
-    input_file: str | None = None
-    output_file: str | None = None
-    samples: int = 1
-    recompute: bool = False
 
 
 @dataclass(frozen=True)

@@ -110,11 +110,11 @@ def ending(work: Callable[[], int | None], interrupted: str, foreign: bool = Fal
                          "shows where")  # fmt: skip
 
 
-def end(ending: Ending) -> NoReturn:
+def end(outcome: Ending) -> NoReturn:
     """Print the last line, if there is one, and exit."""
-    if ending.line is not None:
-        print(visible(ending.line.replace("\n", " ")), file=sys.stderr)
-    sys.exit(ending.status)
+    if outcome.line is not None:
+        print(visible(outcome.line.replace("\n", " ")), file=sys.stderr)
+    sys.exit(outcome.status)
 
 
 @functools.cache

@@ -1,14 +1,17 @@
-"""What is said of a tokenizer and of data that lie on another machine, when a run is only planned.
+"""The tokenizer and data of a run that is only planned, which may lie on another machine.
 
 A program is compiled from sizes alone, so that neither of them need be at hand.
 """
 
+from itertools import chain
 from pathlib import Path
 
 from jaxneox.config.schema import DataConfig, TokenizerConfig
 from jaxneox.data.indexed import dataset_prefix
+from jaxneox.data.megatron import blend_of
 from jaxneox.data.storage import is_url
 from jaxneox.data.text import is_text
+from jaxneox.errors import UserError
 
 ASSUMED_VOCABULARY = 50277
 """The size of GPT-NeoX-20B's tokenizer, which Pythia has as well."""
@@ -22,23 +25,45 @@ ASSUMPTION = (
 )
 
 
-def names_absent_file(tokenizer: TokenizerConfig) -> bool:
-    """Tell whether the keys name a file of the tokenizer that is not here."""
-    files = filter(None, (tokenizer.vocab_file, tokenizer.merge_file))
-    return any(not Path(file).exists() for file in files)
+def without_tokenizer(cfg: TokenizerConfig, error: UserError) -> tuple[int | None, str]:
+    """Return the vocabulary for a plan without its tokenizer, and a note that says so.
+
+    Args:
+        cfg: the tokenizer's keys. With a padded size the vocabulary is None: none is needed.
+        error: why the tokenizer could not be opened.
+
+    Raises:
+        UserError: the error given, if it is not that a file is absent, and training needs the
+            tokenizer: for its size, or to look up the eod-token.
+    """
+    files = filter(None, (cfg.vocab_file, cfg.merge_file))
+    needed = cfg.padded_size is None or cfg.eod_token is not None
+    if needed and all(Path(file).exists() for file in files):
+        raise error
+    if cfg.padded_size is not None:
+        return None, f"without the tokenizer ({error})"
+    return ASSUMED_VOCABULARY, f"without the tokenizer ({error}): {ASSUMPTION}"
 
 
 def absent_data(data: DataConfig) -> list[str]:
     """Return a line that names the first dataset that is not here, if there is one."""
-    paths = [path for split in ("train", "valid", "test") for path in data.source(split).paths]
-    absent = [path for path in dict.fromkeys([*filter(None, [data.path]), *paths]) if _absent(path)]
+    absent = [path for path in dict.fromkeys(_all_paths(data)) if _is_absent(path)]
     if not absent:
         return []
-    more = f" and {len(absent) - 1} more are" if len(absent) > 1 else " is"
-    return [f"the data {absent[0]}{more} not here: a training needs it"]
+    if len(absent) == 1:
+        return [f"the data {absent[0]} is not here; training needs it"]
+    return [f"the data {absent[0]} and {len(absent) - 1} more are not here; training needs them"]
 
 
-def _absent(path: str) -> bool:
+def _all_paths(data: DataConfig) -> list[str]:
+    one = [] if data.path is None else [data.path]
+    if data.path is not None and data.order == "megatron":
+        one = list(blend_of(data.path)[0])
+    sources = [data.source(split) for split in ("train", "valid", "test")]
+    return one + list(chain.from_iterable(source.paths + source.labels for source in sources))
+
+
+def _is_absent(path: str) -> bool:
     if is_url(path) or path.startswith("builtin:"):
         return False
     if is_text(path):

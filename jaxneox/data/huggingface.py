@@ -46,7 +46,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.files = files
         self.added = tuple(added)
         self._backend = backend
-        self._pieces = pretoken_cache(backend)
+        self._pretokens = pretoken_cache(backend)
 
     @property
     def rows(self) -> int:
@@ -56,8 +56,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return list(self._backend.encode(text).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        if self._pieces is not None:
-            return [self._pieces.encode(text) for text in texts]
+        if self._pretokens is not None:
+            return [self._pretokens.encode(text) for text in texts]
         return [np.asarray(e.ids, np.int32) for e in self._backend.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -94,13 +94,13 @@ class IndexedDataset:
         """Find where in all tokens of the `.bin` each of these sequences begins, int64."""
         return self._index.pointers[sequences] // self.dtype.itemsize
 
-    def runs(self, begins: ArrayLike, lengths: ArrayLike) -> Iterator[NDArray[Any]]:
-        """Read runs of tokens in the stored dtype: `lengths` from `begins` on, of all tokens.
+    def ranges(self, begins: ArrayLike, lengths: ArrayLike) -> Iterator[NDArray[Any]]:
+        """Read ranges of tokens in the stored dtype: `lengths` from `begins` on, of all tokens.
 
-        They are views if the dataset is local; if it is not, one request is made for many ranges.
+        They are views if the dataset is local; if it is not, one request is made for many of them.
 
         Raises:
-            IndexError: a run leaves the dataset.
+            IndexError: a range leaves the dataset.
         """
         first, count = np.asarray(begins, np.int64), np.asarray(lengths, np.int64)
         outside = (first < 0) | (count < 0) | (count > self.total - first)
@@ -121,12 +121,12 @@ class IndexedDataset:
         length = size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > size:
             raise IndexError(f"{length} tokens from {offset} on of {size} in sequence {i}")
-        (run,) = self.runs(self.begins(slice(i, i + 1)) + offset, [length])
-        return run
+        (tokens,) = self.ranges(self.begins(slice(i, i + 1)) + offset, [length])
+        return tokens
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What tells this data from other data, cheap at any size.
+        """A fingerprint that tells this data from other data, cheap at any size.
 
         It has the number of tokens; SHA-256 of the header and the sizes; and for each of at most 64
         equal blocks of the `.bin` 16 digits of the SHA-256 of its first MiB, which is all of a file

@@ -38,7 +38,7 @@ def with_loss(labels: IndexedDataset, prefix: int) -> NDArray[np.bool_]:
         lengths = labels.sizes[part].astype(np.int64)
         begins = labels.begins(part)
         total = np.array([lengths.sum()])
-        values = np.concatenate(list(labels.runs(begins[:1], total)))
+        values = np.concatenate(list(labels.ranges(begins[:1], total)))
         counted = np.concatenate([[0], np.cumsum(values != MASKED)])
         at = begins - begins[0]
         learned[part] = counted[at + np.minimum(lengths, prefix)] > counted[at]

@@ -82,6 +82,17 @@ class SampleLoader(Loader):
         pad: int | None = None,
         drop_last: int | None = None,
     ) -> None:
+        """Take samples of S + 1 tokens.
+
+        Args:
+            samples: where the rows are read.
+            sizes: the sequences of each optimizer step.
+            seq_length: S.
+            vocab_size: tokens must be below it; None is no limit.
+            masked_token: has no loss where it is the input, `eod-mask-loss`; None is none.
+            pad: has no loss where it is the label, and becomes token 0; None is none.
+            drop_last: only a multiple of it is used, see the class.
+        """
         self.samples = samples
         self.sizes = sizes
         self.seq_length = seq_length
@@ -120,7 +131,10 @@ class SampleLoader(Loader):
         return (first + np.asarray(chosen, np.int64)) % self._usable
 
     def sample_numbers(self, step: int) -> tuple[int, int]:
-        """Return them as found in `self.samples`: past the end they start again at 0."""
+        """Return the first and the last sample as `self.samples` numbers them.
+
+        Past the end they start again at 0.
+        """
         first, last = super().sample_numbers(step)
         return first % self._usable, last % self._usable
 

@@ -30,6 +30,7 @@ from jaxneox.errors import UserError
 
 Open = Callable[[str], IndexedDataset]
 
+PACKED = "neox packed"  # the order of one dataset, by pack-impl packed
 MAX_DATASETS = 254  # dataset_index is a uint8, and NeoX keeps one value free
 FILL = 0  # of rows that are too short; without labels it has a loss, as in NeoX
 
@@ -157,9 +158,10 @@ def packed_samples(
     request: SampleRequest,
     epochs: int | None = None,
 ) -> IndexedSamples:
-    """Build at least `num_samples` samples by `packed`, from as many epochs as that needs.
+    """Build at least `num_samples` samples by `packed`, unless `epochs` is given.
 
-    The order depends on the number of epochs, not on the number of samples asked for.
+    They come from as many epochs as that needs. The order depends on the number of epochs, not on
+    the number of samples asked for.
     """
     tokens = int(np.sum(dataset.sizes[documents.start : documents.stop], dtype=np.int64))
     if not tokens:
@@ -168,7 +170,7 @@ def packed_samples(
         )
     epochs = epochs or epochs_needed(request.num_samples, tokens, request.seq_length)
     identity = {
-        "order": "neox packed",
+        "order": PACKED,
         "documents": [documents.start, documents.stop],
         "epochs": epochs,
         "seq_length": request.seq_length,
@@ -201,7 +203,10 @@ def _useful(
     labels: IndexedDataset | None,
     documents: int,
 ) -> NDArray[np.bool_]:
-    """Mark the first documents that may be in a sample: short enough, with a label to learn."""
+    """Tell of each of the first documents whether it may be in a sample.
+
+    It must be short enough, and have a label to learn from.
+    """
     width = request.seq_length + 1
     useful = np.ones(len(dataset), bool)
     if not data.allow_chopped:

@@ -7,10 +7,10 @@ A byte-level tokenizer splits a text by a pattern and encodes each match by itse
 A match starts where the one before ended, and what it is depends on nothing that precedes it. So
 wherever two neighbouring characters can never be in one match, the text may be cut, and the parts
 encoded apart: between a letter and what is no letter, a digit and what is no digit, a mark other
-than the apostrophe and a letter, digit or space, and between anything visible and a space. `PIECE`
-cuts only before ASCII, where every version of Unicode agrees and where Unicode normalization
-joins nothing. The library itself encodes each new piece; a `PLAIN` one is a single match, which
-goes straight to its model.
+than the apostrophe and a letter, digit or space, and between anything visible and a space.
+`PRETOKEN` cuts only before ASCII, where every version of Unicode agrees and where Unicode
+normalization joins nothing. The library itself encodes each new pretoken; a `PLAIN` one is a single
+match, which goes straight to its model.
 
 Tokens that were added to the vocabulary are looked for before the split. Runs of spaces are never
 cut; a text in which another one is written goes to the library whole.
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 SPACE = r"[\t-\r ]"
-PIECE = re.compile(
+PRETOKEN = re.compile(
     rf"{SPACE}*+(?:'?[A-Za-z]++(?![^\x00-\x7f])"  # a word, at whose end is ASCII
     r"|[0-9]++(?![^\x00-\x7f])"
     rf"|[!-&(-/:-@\[-`{{-~]++(?=[A-Za-z0-9]|{SPACE}|\Z))"
@@ -36,8 +36,8 @@ PIECE = re.compile(
 )
 PLAIN = re.compile(r" ?(?:[A-Za-z]+|[0-9]+|[!-&(-/:-@\[-`{-~]+)")
 BYTE_OF_SPACE = "Ġ"  # in byte-level vocabularies; other visible ASCII stands for itself
-LONGEST = 64  # characters of a piece that is remembered
-MOST = 1 << 18  # pieces remembered; some 60 MB
+LONGEST = 64  # characters of a pretoken that is remembered
+MOST = 1 << 18  # pretokens remembered; some 60 MB
 MOST_ADDED = 32  # each is looked for in every text
 
 
@@ -54,21 +54,21 @@ class PretokenCache(dict[str, bytes]):
     def encode(self, text: str) -> NDArray[np.int32]:
         if self._must_be_whole(text):
             return np.asarray(self._backend.encode(text).ids, np.int32)
-        ids = b"".join(map(self.__getitem__, PIECE.findall(text)))
+        ids = b"".join(map(self.__getitem__, PRETOKEN.findall(text)))
         return np.frombuffer(ids, np.int32)
 
-    def __missing__(self, piece: str) -> bytes:
-        if PLAIN.fullmatch(piece):
-            tokens = self._model.tokenize(piece.replace(" ", BYTE_OF_SPACE))
+    def __missing__(self, pretoken: str) -> bytes:
+        if PLAIN.fullmatch(pretoken):
+            tokens = self._model.tokenize(pretoken.replace(" ", BYTE_OF_SPACE))
             ids = array("i", [token.id for token in tokens]).tobytes()
-        elif piece[0] == "\n" and piece[1:2] != " " and PLAIN.fullmatch(piece, 1):
-            ids = self["\n"] + self[piece[1:]]  # a single line end is a match of its own
+        elif pretoken[0] == "\n" and pretoken[1:2] != " " and PLAIN.fullmatch(pretoken, 1):
+            ids = self["\n"] + self[pretoken[1:]]  # a single line end is a match of its own
         else:
-            ids = array("i", self._backend.encode(piece).ids).tobytes()
-        if len(piece) <= LONGEST:
+            ids = array("i", self._backend.encode(pretoken).ids).tobytes()
+        if len(pretoken) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
-            self[piece] = ids
+            self[pretoken] = ids
         return ids
 
     def _must_be_whole(self, text: str) -> bool:

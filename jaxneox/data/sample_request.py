@@ -1,4 +1,4 @@
-"""What a run asks of the data, in any order."""
+"""The request for samples that a run makes, the same for every order of the data."""
 
 from typing import Literal, NamedTuple
 

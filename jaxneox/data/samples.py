@@ -22,7 +22,7 @@ class Rows(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A run of tokens of one document in one row; all integers."""
+    """A range of tokens of one document in one row; all integers."""
 
     row: int
     column: int
@@ -120,9 +120,9 @@ class IndexedSamples:
         row, column, document, offset, length = at
         wide = np.result_type(dataset.dtype, np.int32)
         out = np.full(rows * self._width, fill, wide)
-        pieces = dataset.runs(dataset.begins(document) + offset, length)
-        for piece, begin in zip(pieces, (row * self._width + column).tolist(), strict=True):
-            out[begin : begin + len(piece)] = piece
+        ranges = dataset.ranges(dataset.begins(document) + offset, length)
+        for tokens, begin in zip(ranges, (row * self._width + column).tolist(), strict=True):
+            out[begin : begin + len(tokens)] = tokens
         return out.reshape(rows, self._width)
 
     def _spans(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:

@@ -17,7 +17,7 @@ def checksum_path(prefix: pathlib.Path) -> pathlib.Path:
 
 
 def file_sha256(path: pathlib.Path, advance: Callable[[int], object] = bool) -> str:
-    """Compute it in hexadecimal; `advance` is called with the bytes that have been read."""
+    """Compute a file's SHA-256, in hexadecimal; `advance` is called with the bytes of each read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while data := file.read(CHUNK):

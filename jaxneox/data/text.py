@@ -59,7 +59,9 @@ def cached_dataset(path: str, tokenizer: Tokenizer) -> pathlib.Path:
     try:
         if not _whole(prefix):
             there = prefix.parent.is_dir() and any(prefix.parent.iterdir())
-            if there and not _whole(prefix):  # asked again: another process may just have made it
+            if there and _whole(prefix):  # another process has just made it
+                return prefix
+            if there:
                 say_damaged(prefix.parent)
             root.mkdir(parents=True, exist_ok=True)
             _build(prefix, path, files, tokenizer, tokenizer.eod)

@@ -31,7 +31,8 @@ def parser() -> Parser:
         help="checkpoints beside it")  # fmt: skip
     shown.add_argument("--output", metavar="FILE", help="all figures, as JSON")
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
+    where.add_argument("--step", type=int, metavar="N",
+        help="which of the run's checkpoints; the newest by default")  # fmt: skip
     where.add_argument("--mesh", metavar="dp=2,tp=4",
         help="devices by axis; one device by default, and of a CPU its cores")  # fmt: skip
     where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",

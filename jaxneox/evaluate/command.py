@@ -76,13 +76,13 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
     )
     tasks = harness.load(harness.check(args.tasks))
     cache = cache_of(name, model.tokenizer, args)
-    scores = harness.evaluate(
+    result = harness.evaluate(
         adapter, tasks, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
     )
     if adapter.cut:
         room = f"{adapter.max_length:,} tokens, the model's context"
         print(f"{adapter.cut} requests are longer than {room}: cut at the front", file=sys.stderr)
-    return scores
+    return result
 
 
 def cache_of(name: str, tokenizer: Tokenizer, args: argparse.Namespace) -> str | None:

@@ -140,16 +140,16 @@ class Adapter(TemplateLM):
         most = min(most, self.max_length - 1)
         sampled = settings.get("do_sample", bool(settings.get("temperature")))
         drawn = ("temperature", "top_p", "top_k") if sampled else ()
-        how = {key: settings[key] for key in drawn if settings.get(key)}
-        if sampled and "temperature" not in how:
-            how["temperature"] = 1.0
+        sampling = {key: settings[key] for key in drawn if settings.get(key)}
+        if sampled and "temperature" not in sampling:
+            sampling["temperature"] = 1.0
         prompts = []
         for request in requests:
             ids = self.tok_encode(request.args[0]) or [self.eot_token_id]
             prompts.append(ids[-(self.max_length - most) :])
             self.cut += len(prompts[-1]) < len(ids)
         stop = [text for text in stop if text]
-        return self._generate(prompts, max_tokens=most, stop=stop, on_answer=on_answer, **how)
+        return self._generate(prompts, max_tokens=most, stop=stop, on_answer=on_answer, **sampling)
 
 
 @functools.cache

@@ -60,7 +60,8 @@ def parser() -> Parser:
     keys.add_argument("--config", nargs="+", metavar="X.yml", help="YAML files with them")
     keys.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one of them")
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
+    where.add_argument("--step", type=int, metavar="N",
+        help="which of the run's checkpoints; the newest by default")  # fmt: skip
     where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
     where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
         help="type of the computation")  # fmt: skip

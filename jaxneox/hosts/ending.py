@@ -1,4 +1,4 @@
-"""How one process of several ends before the others: it says why, they are told, none waits.
+"""Ends one process of several before the others: it says why, they are told, none waits.
 
 The supervisor reads the exit statuses and must not import jax: only the functions here do.
 """

@@ -88,7 +88,7 @@ def group_of(
 
 @dataclass(frozen=True)
 class Detected:
-    """What the environment says; `no_address` is the error to raise if it gives no address."""
+    """The group as the environment has it; `no_address` is the error if it gives no address."""
 
     coordinator: str | None = None
     count: int | None = None

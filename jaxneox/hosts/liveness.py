@@ -20,7 +20,7 @@ WHAT_TO_DO = (
 
 
 class Heartbeat(NamedTuple):
-    """What a process says of itself.
+    """A sign of life, which each process gives once a second.
 
     All pass through the same work in the same order: `progress` counts it, `doing` names it. Work
     that may take any time (compiling, saving) is `patient`.
@@ -37,7 +37,7 @@ class Heartbeat(NamedTuple):
     progress: int
     doing: str
     patient: bool
-    longest: float  # seconds, of the steps until now
+    longest: float
 
 
 class Seen(NamedTuple):

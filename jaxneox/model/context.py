@@ -1,4 +1,4 @@
-"""What the layers of one forward pass share: where the tokens stand, the layout, the dropout."""
+"""The context that all layers of a forward pass share: token positions, layout and dropout."""
 # B batch, T length; * any axes before the length
 # K key-value heads, G query heads for each of them, S key length
 
@@ -11,7 +11,7 @@ from jaxneox.model.layout import Layout
 
 
 class TokenPositions(NamedTuple):
-    """Where the tokens of a batch stand, in the layout's order of a sequence.
+    """The positions of a batch's tokens, in the layout's order of a sequence.
 
     Attributes:
         order_T: int32 [T], counted over the whole row: which tokens precede which, and how far. In
@@ -38,7 +38,7 @@ class TokenPositions(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a layer knows besides its weights and the residual stream.
+    """All that a layer knows besides its weights and the residual stream.
 
     Attributes:
         positions: where the tokens stand.

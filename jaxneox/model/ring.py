@@ -38,7 +38,7 @@ Half = dict[str, Any]
 
 
 class RingSettings(NamedTuple):
-    """What is static while the computation is traced."""
+    """The settings that are static while the computation is traced."""
 
     cfg: AttentionConfig
     layout: Layout

@@ -23,8 +23,8 @@ EQUAL_WITHIN = 0.01
 def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) -> Planned:
     """Compile the `count` likely fastest settings that fit, print them, and return the best.
 
-    The best is the fastest by the mean of a step in which everything overlaps and one in which
-    nothing does; of equally fast ones the smallest.
+    The best is the fastest by the mean of a step in which everything overlaps and one in which the
+    links wait for the rest; of equally fast ones the smallest.
     """
     compiled: list[tuple[Candidate, Planned]] = []
     order = ranked(
@@ -84,6 +84,6 @@ def table(compiled: list[tuple[Candidate, Planned]]) -> str:
         )
     why = (
         "  ms: arithmetic, memory and links at their rates; ms of a step: between full overlap of "
-        "the three and none"
+        "the three and links that wait for the others"
     )
     return "\n".join([*columns(rows, left=1), why])

@@ -103,31 +103,36 @@ def label(entry: str | tuple[str, ...]) -> str:
 
 def drawn(planned: Planned) -> Iterator[str]:
     """Draw the loops over layers, the shortest first, which is the forward pass."""
-    passes = [spans for spans in timelines(planned) if sum(p.seconds for p in spans) > 0]
-    passes.sort(key=lambda spans: sum(p.seconds for p in spans))
+    passes = [intervals for intervals in timelines(planned) if seconds(intervals) > 0]
+    passes.sort(key=seconds)
     names = ("forward", "backward") if len(passes) == 2 else ("one pass",) * len(passes)
-    for name, spans in zip(names, passes, strict=True):
-        total = sum(span.seconds for span in spans)
-        lanes = list(dict.fromkeys(["arithmetic", "memory", *(p.lane for p in spans)]))
+    for name, intervals in zip(names, passes, strict=True):
+        total = seconds(intervals)
+        used = [interval.lane for interval in intervals]
+        lanes = list(dict.fromkeys(["arithmetic", "memory", *used]))
         colours = {lane: (LANES | AXES).get(lane, SEVERAL) for lane in lanes}
         scale, height = WIDTH / total, 26
         shapes = [
             rect(
-                scale * p.start,
-                4 + height * lanes.index(p.lane),
-                scale * p.seconds,
+                scale * interval.start,
+                4 + height * lanes.index(interval.lane),
+                scale * interval.seconds,
                 height - 4,
-                colours[p.lane],
-                caption(p),
+                colours[interval.lane],
+                caption(interval),
             )
-            for p in spans
+            for interval in intervals
         ]
         yield f"<p>{name}: {1e3 * total:,.2f} ms, if nothing overlaps</p>"
         yield svg(8 + height * len(lanes), shapes) + key(colours)
 
 
-def caption(span: Interval) -> str:
-    return f"{span.name}: {1e6 * span.seconds:,.1f} µs"
+def seconds(intervals: list[Interval]) -> float:
+    return sum(interval.seconds for interval in intervals)
+
+
+def caption(interval: Interval) -> str:
+    return f"{interval.name}: {1e6 * interval.seconds:,.1f} µs"
 
 
 def rect(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:

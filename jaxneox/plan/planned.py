@@ -102,7 +102,7 @@ class Planned:
 
     @property
     def model_flops(self) -> float:
-        """What the model's mathematics needs of one device in a step, nothing computed twice."""
+        """The FLOPs that a step of the model needs of one device, with nothing computed twice."""
         each = flops_per_token(self.plan.model.shapes, self.plan.cfg.model)
         return each * self.tokens / self.topology.count
 

@@ -3,7 +3,7 @@
 import math
 
 from jaxneox.config import Settings
-from jaxneox.data.elsewhere import ANY_TOKEN, ASSUMED_VOCABULARY, ASSUMPTION
+from jaxneox.data.elsewhere import ANY_TOKEN, without_tokenizer
 from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
@@ -40,14 +40,10 @@ def plan_of(settings: Settings, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
     notes: list[str] = []
     vocabulary = None
     if settings.tokenizer.padded_size is None:
-        vocabulary, assumptions = vocabulary_of(settings)
-        notes += assumptions
+        try:
+            vocabulary = build_tokenizer(settings.tokenizer).vocab_size
+        except UserError as error:
+            vocabulary, note = without_tokenizer(settings.tokenizer, error)
+            notes.append(note)
     cfg = settings.resolve(sizes["dp"], vocabulary)
     return build_plan(cfg, sizes, ANY_TOKEN), notes
-
-
-def vocabulary_of(settings: Settings) -> tuple[int, list[str]]:
-    try:
-        return build_tokenizer(settings.tokenizer).vocab_size, []
-    except UserError:
-        return ASSUMED_VOCABULARY, [f"the tokenizer's file is not here: {ASSUMPTION}"]

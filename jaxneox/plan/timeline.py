@@ -34,7 +34,7 @@ def timelines(planned: Planned) -> list[list[Interval]]:
     assert planned.topology.chip is not None
     program = parse(planned.text)
     loops = _over_layers(program, program.entry, planned.depth)
-    return [list(_laid(_spans(planned, program, loop))) for loop in loops]
+    return [list(_laid(_intervals(planned, program, loop))) for loop in loops]
 
 
 def _over_layers(program: Program, name: str, depth: int) -> list[Instruction]:
@@ -61,7 +61,7 @@ def _flops(program: Program, loop: Instruction) -> int:
     return work.of_instruction(program, loop, {}, {}).flops
 
 
-def _spans(planned: Planned, program: Program, loop: Instruction) -> Iterator[Interval]:
+def _intervals(planned: Planned, program: Program, loop: Instruction) -> Iterator[Interval]:
     chip = planned.topology.chip
     assert chip is not None
     sizes = tuple(planned.plan.sizes.items())
@@ -83,8 +83,8 @@ def _spans(planned: Planned, program: Program, loop: Instruction) -> Iterator[In
                 yield Interval(one.name, lane, 0.0, max(flops, moved))
 
 
-def _laid(spans: Iterator[Interval]) -> Iterator[Interval]:
+def _laid(intervals: Iterator[Interval]) -> Iterator[Interval]:
     start = 0.0
-    for span in spans:
-        yield replace(span, start=start)
-        start += span.seconds
+    for interval in intervals:
+        yield replace(interval, start=start)
+        start += interval.seconds

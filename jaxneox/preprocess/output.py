@@ -32,7 +32,7 @@ MOVED = (".bin", ".sha256", ".idx")  # in this order: without an index there is 
 
 @dataclass
 class State:
-    """What is done. `ends` has for each dataset the bytes of its growing files."""
+    """How much of the work is done. `ends` has for each dataset the bytes of its growing files."""
 
     identity: dict[str, Any]
     chunks: int = 0

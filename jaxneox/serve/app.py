@@ -25,8 +25,8 @@ def make_app(scheduler: Scheduler, timeout: float) -> Starlette:
         return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
 
     async def health(request: Request) -> Response:
-        health = scheduler.health()
-        return JSONResponse(health, 200 if health["status"] == "ready" else 503)
+        state = scheduler.health()
+        return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [described(scheduler.ready())]})

@@ -34,7 +34,8 @@ def parser() -> Parser:
     limits.add_argument("--timeout", type=seconds, default=300, metavar="S",
         help="seconds that a request may take")  # fmt: skip
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N", help="its step; the newest by default")
+    where.add_argument("--step", type=int, metavar="N",
+        help="which of the run's checkpoints; the newest by default")  # fmt: skip
     where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
     where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
         help="type of the computation")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What can be said of a training run without allocating anything."""
+"""Plans a training run without allocating anything."""
 
 import math
 from dataclasses import dataclass

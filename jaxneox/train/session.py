@@ -6,15 +6,10 @@ from pathlib import Path
 
 from jaxneox import checkpoint
 from jaxneox.config import Settings
+from jaxneox.config.batch import GLOBAL, LARGEST_MICRO, MICRO, uncut
 from jaxneox.config.schema import CheckpointConfig
 from jaxneox.data import Tokenizer, open_tokenizer
-from jaxneox.data.elsewhere import (
-    ANY_TOKEN,
-    ASSUMED_VOCABULARY,
-    ASSUMPTION,
-    absent_data,
-    names_absent_file,
-)
+from jaxneox.data.elsewhere import ANY_TOKEN, absent_data, without_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
@@ -97,13 +92,10 @@ def unfinished(folder: Path, train_iters: int) -> Path:
 
 def fit_to_tokens(settings: Settings, path: str) -> Settings:
     """Take the global batch from a file of tokens, cut into micro-batches as the keys ask."""
-    keys = settings.keys
     _, batch, _ = read_tokens_shape(path)
-    cut = ("train_micro_batch_size_per_gpu", "batch_size", "gradient_accumulation_steps", "gas")
-    micro = keys.get(cut[0]) or keys.get(cut[1])
-    kept = {name: value for name, value in keys.items() if name not in cut}
-    kept["train_batch_size"] = batch
-    return Settings(kept | ({"max_micro_batch_size": micro} if micro else {}))
+    keys = uncut(settings.keys) | {GLOBAL: batch}
+    micro = settings[MICRO]
+    return Settings(keys | ({LARGEST_MICRO: micro} if micro else {}))
 
 
 def tokenizer_for(settings: Settings) -> Tokenizer | None:
@@ -111,34 +103,36 @@ def tokenizer_for(settings: Settings) -> Tokenizer | None:
 
     It is None only if the padded vocabulary is given and the tokenizer's file is not there.
     """
-    cfg = settings.tokenizer
-    folders = [Path(settings[name]) for name in ("save", "load") if settings[name]]
     try:
-        return open_tokenizer(cfg, [run for path in folders for run in (path, path.parent)])
+        return open_runs_tokenizer(settings)
     except UserError:
-        if cfg.padded_size is None or cfg.eod_token is not None:
+        if settings.tokenizer.padded_size is None or settings.tokenizer.eod_token is not None:
             raise
         return None
 
 
+def open_runs_tokenizer(settings: Settings) -> Tokenizer:
+    folders = [Path(settings[name]) for name in ("save", "load") if settings[name]]
+    return open_tokenizer(
+        settings.tokenizer, [run for path in folders for run in (path, path.parent)]
+    )
+
+
 def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
-    """The plan for a dry run, with a note on a tokenizer and on data that are not here."""
+    """Plan a run for a dry run; note a tokenizer and data that are not here."""
     notes: list[str] = []
-    tokenizer, vocab_size = None, None
+    eod: int | None = ANY_TOKEN
     try:
-        tokenizer = tokenizer_for(settings)
-        vocab_size = tokenizer.vocab_size if tokenizer else None
+        tokenizer = open_runs_tokenizer(settings)
+        vocab_size, eod = tokenizer.vocab_size, tokenizer.eod
     except UserError as error:
-        if not names_absent_file(settings.tokenizer):
-            raise
-        known = settings.tokenizer.padded_size is not None
-        vocab_size = None if known else ASSUMED_VOCABULARY
-        notes.append(f"without the tokenizer ({error})" + ("" if known else f": {ASSUMPTION}"))
+        vocab_size, note = without_tokenizer(settings.tokenizer, error)
+        notes.append(note)
     cfg = settings.resolve(sizes["dp"], vocab_size)
     check_folders(cfg.checkpoint)
     for note in [*notes, *absent_data(cfg.data)]:
         print(f"note: {note}", file=sys.stderr)
-    return build_plan(cfg, sizes, tokenizer.eod if tokenizer else ANY_TOKEN)
+    return build_plan(cfg, sizes, eod)
 
 
 def check_folders(cfg: CheckpointConfig) -> None:

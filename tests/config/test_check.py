@@ -124,3 +124,6 @@ def test_data_that_is_set_takes_the_place_of_the_yamls(caplog: pytest.LogCapture
     assert apply_set({"data_path": "b"}, given) == lists
     both = {"data_path": "b", "train_data_paths": ["a"]}
     assert apply_set({}, ["data-path=b", "train-data-paths=[a]"]) == both, "refused by who reads it"
+    old = {f"{split}_data_path": "a" for split in ("train", "valid", "test")}
+    assert apply_set(old, ["data-path=b"]) == {"data_path": "b"}
+    assert apply_set({"data_path": "b"}, [f"{name}=a" for name in old]) == lists

@@ -37,6 +37,13 @@ def test_an_old_name_is_the_new_one(old: dict[str, Any], new: dict[str, Any]) ->
         assert getattr(ours, part) == getattr(theirs, part)
 
 
+def test_two_files_of_texts() -> None:
+    """Some YAMLs of 2021 name both."""
+    assert run(genfile="a", sample_output_file="a").notes == run(genfile="a").notes == ()
+    (note,) = run(genfile="a", sample_output_file="b").notes
+    assert note == "genfile changes nothing: sample_output_file is b"
+
+
 def test_paths_of_single_datasets() -> None:
     paths = {f"{split}_data_path": split for split in ("train", "valid", "test")}
     assert run(**paths).data.source("valid").paths == ("valid",)
@@ -50,6 +57,8 @@ def test_the_gated_mlp_of_llama_as_neox_had_it() -> None:
     assert (mlp.size, mlp.activation, mlp.gated, mlp.bias) == (11008, "silu", True, False)
     assert run(**llama, intermediate_size=14336).model.mlp.size == 14336
     assert run(mlp_type="llama", activation="swiglu").model.mlp.bias
+    (note,) = run(mlp_type="llama", activation="swiglu").notes
+    assert note == "mlp_type: llama changes nothing with the gated swiglu, as in NeoX"
     assert "mlp_type llama has none" in error(**llama, expansion_factor=3.5)
 
 
@@ -73,6 +82,7 @@ def test_set_by_an_old_name_sets_the_new_one() -> None:
         "norm": "rmsnorm",
     }
     assert apply_set({"save_interval": 5}, ["checkpoint_factor=7"]) == {"checkpoint_factor": 7}
+    assert apply_set({"norm": "scalenorm"}, ["rms_norm=false"]) == {"norm": "scalenorm"}
 
 
 def test_each_old_name_says_until_when() -> None:

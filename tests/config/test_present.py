@@ -38,3 +38,12 @@ def test_what_means_nothing_any_more_is_left_out() -> None:
     keys = {"hidden_size": 8, "cpu_torch_adam": True, "bf16": {"enabled": True, "bf16": True}}
     assert in_present_names(keys) == {"hidden_size": 8, "bf16": {"enabled": True}}
     assert "cpu_torch_adam" in REMOVED and in_present_names({"rms_norm": False}) == {}
+
+
+def test_a_null_under_the_present_name_gives_way() -> None:
+    assert in_present_names({"checkpoint_factor": None, "save_interval": 5}) == {
+        "checkpoint_factor": 5
+    }
+    assert in_present_names({"optimizer": None, "adam_eps": 1e-6}) == {
+        "optimizer": {"params": {"eps": 1e-6}}
+    }

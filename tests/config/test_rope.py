@@ -38,6 +38,27 @@ def test_what_yarn_multiplies_by() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "noted"),
+    [
+        ({"mscale": 0.7, "mscale_all_dim": 2}, []),
+        ({"mscale": 0.7}, ["mscale"]),
+        ({"mscale_all_dim": 2.0}, ["mscale_all_dim"]),
+        (
+            {"mscale": 0.7, "mscale_all_dim": 2, "attention_factor": 1.5},
+            ["mscale", "mscale_all_dim"],
+        ),
+    ],
+)
+def test_a_magnitude_that_does_not_count_is_noted(
+    given: dict[str, float], noted: list[str]
+) -> None:
+    notes = run(**ROTARY, rope_scaling=YARN | given).notes
+    assert [note.split(" changes nothing")[0] for note in notes] == [
+        f"rope_scaling.{name}" for name in noted
+    ]
+
+
+@pytest.mark.parametrize(
     ("block", "words"),
     [
         ({"type": "longrope", "factor": 2.0}, "rope_scaling.type: found 'longrope'"),

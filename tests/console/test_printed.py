@@ -106,8 +106,29 @@ def test_a_longer_run_that_sees_its_data_again(terminal: Terminal) -> None:
     (further,) = printed(terminal.run(line))
     assert further.endswith("train-iters=26 --allow-data-change")
     refused = terminal.run(further.removesuffix(" --allow-data-change"), status=2)
-    assert "passes over the data another number of times" in refused
+    assert "the order of this data depends on the run's length" in refused
     assert "again/step_26 " in terminal.run(further)
+
+
+@pytest.mark.parametrize("data", ["blend", "megatron", "overflow"])
+def test_a_longer_run_of_data_whose_order_depends_on_its_length(
+    terminal: Terminal, data: str
+) -> None:
+    """Even one that does not come to the end of its data."""
+    source = {
+        "blend": ("train-data-paths=[words.jsonl,words.jsonl]", "train-data-weights=[0.99,0.01]",
+                  "valid-data-paths=[words.jsonl]", "test-data-paths=[words.jsonl]"),
+        "megatron": ("data-path=words.jsonl", "order=megatron"),
+        "overflow": ("data-path=words.jsonl", "pack-impl=pack_until_overflow"),
+    }[data]  # fmt: skip
+    size = ("seq-length=16", "train-batch-size=8", "train-iters=3", "num-layers=1", "lr=1e-3")
+    line = f"train stdlib --save {data} --mesh dp=1 --set {' '.join((*source, *size))}"
+    (further,) = printed(terminal.run(line))
+    assert further.endswith("train-iters=6 --allow-data-change")
+    if data != "blend":  # some blends have the same order all the same
+        refused = terminal.run(further.removesuffix(" --allow-data-change"), status=2)
+        assert "the order of this data depends on the run's length" in refused
+    assert f"{data}/step_6 " in terminal.run(further)
 
 
 @pytest.mark.parametrize("kind", ["jaxneox", "neox", "huggingface"])

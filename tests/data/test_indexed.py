@@ -186,14 +186,14 @@ def test_runs_of_tokens(prefix: pathlib.Path) -> None:
     assert dataset.total == 8
     assert dataset.begins(slice(None)).tolist() == [0, 3, 4]
     assert dataset.begins(np.array([2, 0, 2])).tolist() == [4, 0, 4]
-    assert [piece.tolist() for piece in dataset.runs([2, 7, 8], [3, 1, 0])] == [
+    assert [tokens.tolist() for tokens in dataset.ranges([2, 7, 8], [3, 1, 0])] == [
         [7, 8, 9],
         [12],
         [],
     ]
     for begin, length in [(8, 1), (-1, 1), (0, 9), (0, -1), (1, 2**63 - 1), (2**63 - 1, 1)]:
         with pytest.raises(IndexError, match=f"{length} tokens from {begin} on of 8 in "):
-            dataset.runs([0, begin], [1, length])
+            dataset.ranges([0, begin], [1, length])
 
 
 def test_content_names_the_bytes_that_differ(

@@ -1,4 +1,4 @@
-"""Encoding piece by piece gives the ids of the library itself, or is not done at all."""
+"""Encoding pretoken by pretoken gives the ids of the library itself, or is not done at all."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
 from jaxneox.data import documents, pretokens
-from jaxneox.data.pretokens import PIECE, PretokenCache, pretoken_cache
+from jaxneox.data.pretokens import PRETOKEN, PretokenCache, pretoken_cache
 
 MERGES = [
     "t h", "th e", "Ġ the", "Ġ t", "a t", "Ġ Ġ", "' s", "1 2", ', "', "Ċ Ċ", "Â ł", "Âł Ċ", "Ã ©",
@@ -54,7 +54,7 @@ TOKENIZERS = {
     "nfc": byte_level(),
     "plain": byte_level(normalizer=False),
     "a normalized token": with_token("a.K", normalized=True),
-    "a token across pieces": with_token("the, 12", normalized=False),
+    "a token across pretokens": with_token("the, 12", normalized=False),
 }
 
 
@@ -63,7 +63,7 @@ TOKENIZERS = {
 @given(st.lists(st.sampled_from([*NASTY, "a.K", "a.\u212a", "the, 12"]), max_size=14))
 def test_nasty_text(kind: str, parts: list[str]) -> None:
     text = "".join(parts)
-    assert "".join(PIECE.findall(text)) == text
+    assert "".join(PRETOKEN.findall(text)) == text
     backend = TOKENIZERS[kind]
     assert fast(backend).encode(text).tolist() == backend.encode(text).ids
 

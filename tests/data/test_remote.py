@@ -120,10 +120,10 @@ def check_same(url: str, prefix: pathlib.Path) -> None:
     assert np.array_equal(far.sizes, near.sizes) and np.array_equal(far.doc_idx, near.doc_idx)
     assert [far.get(i).tolist() for i in range(len(far))] == DOCUMENTS
     wanted = [0, 6, 3, 8, 0], [8, 2, 0, 0, 1]
-    assert [p.tolist() for p in far.runs(*wanted)] == [p.tolist() for p in near.runs(*wanted)]
+    assert [r.tolist() for r in far.ranges(*wanted)] == [r.tolist() for r in near.ranges(*wanted)]
     assert far.content == near.content
     with pytest.raises(IndexError):
-        far.runs([7], [2])
+        far.ranges([7], [2])
     assert (far.prefix.name, str(far.prefix)) == (near.prefix.name, url)
     assert str(far.bin_path) == f"{url}.bin" and str(far.idx_path) == f"{url}.idx"
 
@@ -144,7 +144,7 @@ def test_index_is_fetched_once_and_pieces_by_ranges(server: Server, cache: pathl
     assert server.requests.count("GET /x.idx whole") == 1
     assert len(list(cache.iterdir())) == 1  # and no temporary file is left
     server.requests.clear()
-    assert [p.tolist() for p in datasets[2].runs([4, 0], [2, 1])] == [[9, 10], [5]]
+    assert [r.tolist() for r in datasets[2].ranges([4, 0], [2, 1])] == [[9, 10], [5]]
     assert sorted(server.requests) == ["GET /x.bin bytes=0-1", "GET /x.bin bytes=8-11"]
 
 
@@ -168,7 +168,7 @@ def test_all_pieces_of_a_batch_are_one_call(memory: str, monkeypatch: pytest.Mon
     kind = type(fsspec.filesystem("memory"))
     ask = kind.cat_ranges
     monkeypatch.setattr(kind, "cat_ranges", lambda *a, **k: calls.append(a[2]) or ask(*a, **k))
-    list(dataset.runs([*range(8), 3], [1] * 8 + [0]))  # nothing is asked for an empty one
+    list(dataset.ranges([*range(8), 3], [1] * 8 + [0]))  # nothing is asked for an empty one
     assert calls == [[0, 2, 4, 6, 8, 10, 12, 14]]
 
 
@@ -190,17 +190,17 @@ def test_another_index_at_the_same_place_is_fetched_again(server: Server) -> Non
 def test_busy_server_is_asked_again(server: Server) -> None:
     dataset = IndexedDataset(serve(server))
     server.broken = 1
-    assert [p.tolist() for p in dataset.runs([0, 2, 7], [2, 1, 1])] == [[5, 6], [7], [12]]
+    assert [r.tolist() for r in dataset.ranges([0, 2, 7], [2, 1, 1])] == [[5, 6], [7], [12]]
     server.broken = 9
     with pytest.raises(UserError, match=r"x\.bin: cannot read 4 bytes at offset 8: .*503"):
-        dataset.runs([0, 4], [0, 2])
+        dataset.ranges([0, 4], [0, 2])
 
 
 def test_server_without_ranges(server: Server) -> None:
     server.ranges = False
     dataset = IndexedDataset(serve(server))
     with pytest.raises(UserError, match="4 bytes at offset 8: 16 bytes came: the server may not"):
-        dataset.runs([4], [2])
+        dataset.ranges([4], [2])
 
 
 def test_file_that_changes_or_goes(memory: str) -> None:

@@ -222,14 +222,14 @@ def test_a_timeline_is_a_layer_forward_and_one_backward(planned: Planned) -> Non
     pod.__dict__["links"] = Links(POD, sizes, {name: {} for name in sizes})
     found = timelines(pod)
     assert len(found) == 2
-    for pieces in found:
-        assert all(a.start + a.seconds == b.start for a, b in itertools.pairwise(pieces))
-        assert any(piece.lane == "tp" for piece in pieces)
+    for intervals in found:
+        assert all(a.start + a.seconds == b.start for a, b in itertools.pairwise(intervals))
+        assert any(interval.lane == "tp" for interval in intervals)
     shapes = planned.plan.model.shapes
     weights = sum(math.prod(s) // s[0] for n, s in shapes.items() if n.startswith("layers."))
     tokens = planned.tokens / 4 / planned.plan.cfg.batch.accumulation
     assert POD.chip is not None
-    total = sum(p.seconds for pieces in found for p in pieces if p.lane != "tp")
+    total = sum(one.seconds for intervals in found for one in intervals if one.lane != "tp")
     assert total >= 6 * weights * tokens / POD.chip.flops
 
 

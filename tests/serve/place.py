@@ -40,7 +40,7 @@ class Place(Client):
         return answer
 
     def settles(self, **expected: Any) -> bool:
-        """Whether health says so within some seconds."""
+        """Wait until health says so, and tell whether it does; a fast machine needs an instant."""
         end = time.monotonic() + PATIENCE
         while not (found := expected.items() <= self.health.items()) and time.monotonic() < end:
             time.sleep(0.01)

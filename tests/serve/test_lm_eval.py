@@ -23,8 +23,8 @@ def test_loglikelihood_and_generate_until(here: Place, concurrent: int) -> None:
         num_concurrent=concurrent,
     )
     prompts = ["The old man", "x", "a b c"]
-    wishes = [(prompt, {"until": ["\n\n"], "max_gen_toks": 9}) for prompt in prompts]
-    asked = [Instance("generate_until", {}, completion, i) for i, completion in enumerate(wishes)]
+    requests = [(prompt, {"until": ["\n\n"], "max_gen_toks": 9}) for prompt in prompts]
+    asked = [Instance("generate_until", {}, request, i) for i, request in enumerate(requests)]
     answers = [here.alone(prompt, max_tokens=9).text for prompt in prompts]
     assert api.generate_until(asked) == answers
 

@@ -87,8 +87,8 @@ def test_only_the_request_without_numbers_fails() -> None:
         prompts = ["old man", "The~", "x", "~~", "a b c", "The man~ is", "!", "old~", "The"]
         echoed = {"echo": True, "logprobs": 1, "max_tokens": 0}
         for options in ({"temperature": 0, "max_tokens": 20}, {"seed": 3}, echoed):
-            wishes = [{"prompt": prompt, **options} for prompt in prompts]
-            answers = list(clients.map(lambda completion: here.complete(**completion), wishes))
+            requests = [{"prompt": prompt, **options} for prompt in prompts]
+            answers = list(clients.map(lambda request: here.complete(**request), requests))
             for prompt, answer in zip(prompts, answers, strict=True):
                 assert answer.status == (500 if "~" in prompt else 200), prompt
                 assert answer.status == 200 or "log-probability is nan" in answer.reason

@@ -7,6 +7,7 @@ import pytest
 
 from jaxneox.config import Settings, load_yaml
 from jaxneox.errors import UserError
+from jaxneox.plan.setup import plan_of
 from jaxneox.train.session import plan_without_files
 from tests.config.cases import SMALLEST
 from tests.train.runs import command, write_yaml
@@ -30,13 +31,16 @@ def test_what_is_elsewhere_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert size == 50304
     assert tokenizer.startswith("note: without the tokenizer (/elsewhere/20B_tokenizer.json: no ")
     assert "50,277 tokens, those of GPT-NeoX-20B's, are assumed" in tokenizer
-    assert data == "note: the data /elsewhere/pile is not here: a training needs it"
+    assert data == "note: the data /elsewhere/pile is not here; training needs it"
 
 
 def test_a_known_vocabulary_is_not_assumed(capsys: pytest.CaptureFixture[str]) -> None:
     size, notes = vocabulary_and_notes(capsys, padded_vocab_size=640, eod_token="<end>")
     assert size == 640
     assert "without the tokenizer" in notes[0] and "assumed" not in notes[0]
+    for file in (ELSEWHERE["vocab_file"], None):  # nothing that a plan needs of it
+        size, notes = vocabulary_and_notes(capsys, padded_vocab_size=640, vocab_file=file)
+        assert size == 640 and "without the tokenizer" in notes[0]
 
 
 @pytest.mark.slow
@@ -52,15 +56,24 @@ def test_data_that_is_here_is_not_noted(
     paths = [*here, "/elsewhere/c"]
     lists = {f"{split}_data_paths": paths for split in ("train", "valid", "test")}
     _, notes = vocabulary_and_notes(capsys, data_path=None, **lists)
-    assert notes[1:] == ["note: the data /elsewhere/c is not here: a training needs it"]
+    assert notes[1:] == ["note: the data /elsewhere/c is not here; training needs it"]
+    blend = f"0.3 {tmp_path}/b 0.7 /elsewhere/d"
+    _, notes = vocabulary_and_notes(capsys, data_path=blend, order="megatron")
+    assert notes[1:] == ["note: the data /elsewhere/d is not here; training needs it"]
+    lists["train_label_data_paths"] = ["/elsewhere/e", *paths[1:]]
+    _, notes = vocabulary_and_notes(capsys, data_path=None, **lists)
+    expected = "note: the data /elsewhere/c and 1 more are not here; training needs them"
+    assert notes[1:] == [expected]
 
 
 def test_a_tokenizer_that_is_here_must_be_one(tmp_path: pathlib.Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     broken = {"vocab_file": str(tmp_path / "tokenizer.json")}
     for keys in (broken, {"vocab_file": None}):
-        with pytest.raises(UserError):
-            plan_without_files(Settings(SMALLEST | ELSEWHERE | keys), ONE)
+        settings = Settings(SMALLEST | ELSEWHERE | keys)
+        for plan in (plan_without_files, plan_of):
+            with pytest.raises(UserError, match=r"vocab-file|as a tokenizer"):
+                plan(settings, ONE)
 
 
 def test_pythias_yamls(shared: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

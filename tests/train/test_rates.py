@@ -115,4 +115,7 @@ def test_a_run_whose_every_step_is_skipped_is_no_success(tmp_path: Path) -> None
     run = tmp_path / "run"
     line = error(write_yaml(tmp_path), *ONE, "--save", run, "--set", "train-iters=12", *fp16)
     assert "all 12 steps until step 12 were skipped" in line and "loss scale" in line
+    out = succeeds(tmp_path / "tiny.yml", *ONE, "--save", tmp_path / "interrupted", "--set",
+                   "train-iters=24", "exit-interval=12", *fp16)  # fmt: skip
+    assert "stopped at step 12 of 24, amid skipped steps: not saved" in out, "it may yet succeed"
     assert any(row["loss"] for row in metrics(run))

@@ -2,11 +2,12 @@
 
 The sections and defaults are those of NeoX's documentation (configs/neox_arguments.md); a dotted
 name is a key inside a block. `model`, `training`, `running` and `deepspeed` have the sections of
-that documentation, `further` has keys that it does not list, and `past` those that were renamed.
+that documentation, `undocumented` has keys that it does not list, and `past` those that were
+renamed or removed.
 """
 
 from jaxneox.config.fates import Alias, Key, Section
-from jaxneox.config.keys import deepspeed, further, model, past, running, training
+from jaxneox.config.keys import deepspeed, model, past, running, training, undocumented
 
 SECTIONS: dict[str, Section] = {
     "NeoXArgsModel": model.MODEL,
@@ -22,10 +23,10 @@ SECTIONS: dict[str, Section] = {
     "NeoXArgsDeepspeedConfig": deepspeed.DEEPSPEED,
     "NeoXArgsDeepspeedRunner": running.RUNNER,
     "Blocks of DeepSpeed": deepspeed.BLOCKS,
-    "Newer than NeoX's documentation": further.NEWER,
-    "From forks": further.FORKS,
+    "Newer than NeoX's documentation": undocumented.NEWER,
+    "From forks": undocumented.FORKS,
     "From NeoX's past": past.PAST,
-    "jaxneox's own": further.OURS,
+    "jaxneox's own": undocumented.OURS,
 }
 
 KEYS: dict[str, Key] = {name: key for section in SECTIONS.values() for name, key in section.items()}

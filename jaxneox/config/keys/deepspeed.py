@@ -16,6 +16,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.keys.model import SPARSE
 from jaxneox.config.keys.training import OPTIMIZER_TYPES, OPTIMIZERS
 
 AMP = "apex is not here: use precision: bfloat16 or the fp16 block"
@@ -33,7 +34,6 @@ ONLY_1BIT = "only for 1-bit optimizers"
 LAYOUT = "XLA lays out the memory"
 L2 = "Adam with L2 instead of decoupled decay is not here: leave it out"
 OWN_LOGGER = "DeepSpeed's loggers are not here: use tensorboard_dir, or use_wandb"
-SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
 
 DEEPSPEED: Section = {
     "deepspeed": needless(bool, True, "there is no DeepSpeed to turn on"),

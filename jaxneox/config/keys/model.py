@@ -18,7 +18,7 @@ from jaxneox.config.fates import (
 from jaxneox.config.schema import Activation, InitMethod, NormKind, PositionKind
 
 FUSED = "XLA fuses these operations by itself; the function is the same"
-PLAIN: dict[str, Activation] = {
+PLAIN_ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "relu": "relu",
     "softsign": "softsign",
@@ -26,14 +26,16 @@ PLAIN: dict[str, Activation] = {
     "mish": "mish",
     "silu": "silu",
 }
-GATED: dict[str, Activation] = {
+"""NeoX's names of the activations of a plain MLP, and ours."""
+
+GATED_ACTIVATIONS: dict[str, Activation] = {
     "geglu": "gelu",
     "reglu": "relu",
     "swiglu": "silu",
     "bilinear": "identity",
     "glu": "sigmoid",
 }
-"""NeoX's names of the activations of an MLP, and of what gates one."""
+"""NeoX's names of gated MLPs, and the functions of their gates."""
 
 NORMS = (*get_args(NormKind), "te_rmsnorm", "te_layernorm")
 TE_NORM = "te_layernorm and te_rmsnorm are the same functions as layernorm and rmsnorm"
@@ -92,7 +94,7 @@ MODEL: Section = {
     "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
     "make_vocab_size_divisible_by": used(COUNT, 128, "tokenizer.divisible_by"),
     "activation": derived(
-        (*PLAIN, *GATED),
+        (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS),
         "gelu",
         "model.mlp.activation",
         "gelu with bias_gelu_fusion is the tanh form",

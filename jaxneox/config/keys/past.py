@@ -15,7 +15,7 @@ from jaxneox.config.fates import (
     needless,
     refused,
 )
-from jaxneox.config.keys.deepspeed import COLLECTIVES, LAYOUT, ONLY_1BIT
+from jaxneox.config.keys.deepspeed import COLLECTIVES, L2, LAYOUT, ONLY_1BIT
 from jaxneox.config.keys.model import NO_MOE, ONLY_MOE, SPARSE
 from jaxneox.config.keys.running import LAUNCH, SET_BY_NEOX
 from jaxneox.config.keys.training import ADAM_FOR_1BIT
@@ -24,7 +24,6 @@ ANY_OPTIMIZER = "every optimizer works with every ZeRO stage"
 NO_BERT = "only for Megatron's BERT and retrieval models, which NeoX never trained"
 BF16_SCALE = "bfloat16 has the range of float32 and needs no loss scale"
 ON_DEVICE = "the optimizer runs on the training device"
-L2 = "Adam with L2 instead of decoupled decay is not here: leave it out"
 BETAS = "NeoX took it from the optimizer's block: set optimizer.params.betas"
 WIDE = "it was wider: set activation to geglu and intermediate_size to 12 x hidden_size"
 ONE_PATH = "a single path, until 2021-05"

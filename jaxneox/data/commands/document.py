@@ -42,7 +42,7 @@ def document_tokens(dataset: IndexedDataset, document: int) -> NDArray[Any]:
         return np.empty(0, dataset.dtype)
     sequences = slice(first, last)
     begin = dataset.begins(slice(first, first + 1))
-    (tokens,) = dataset.runs(begin, [dataset.sizes[sequences].sum(dtype=np.int64)])
+    (tokens,) = dataset.ranges(begin, [dataset.sizes[sequences].sum(dtype=np.int64)])
     return tokens
 
 

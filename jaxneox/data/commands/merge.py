@@ -79,7 +79,7 @@ def check(out: pathlib.Path, datasets: Sequence[IndexedDataset], overwrite: bool
     """Check that the datasets can be one, and that OUT may be written.
 
     Raises:
-        UserError: they cannot, or it may not.
+        UserError: the datasets differ in kind, or OUT exists.
     """
     first = datasets[0]
     for dataset in datasets:

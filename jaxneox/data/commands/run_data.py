@@ -17,7 +17,7 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 class RunData(NamedTuple):
-    """The data of a run, and what was noted while it was opened."""
+    """The data of a run, its tokenizer if that is at hand, and its folder if that was given."""
 
     loader: SampleLoader
     tokenizer: Tokenizer | None

@@ -25,16 +25,16 @@ class Count:
     number: int = 0
     first: int | None = None
 
-    def plus(self, true: NDArray[np.bool_], at: int) -> "Count":
-        """Add those that are True, of which element 0 is number `at`."""
-        number = int(np.count_nonzero(true))
-        first = at + int(np.argmax(true)) if number else None
+    def plus(self, flags: NDArray[np.bool_], at: int) -> "Count":
+        """Add the flags that are True; element 0 is number `at`."""
+        number = int(np.count_nonzero(flags))
+        first = at + int(np.argmax(flags)) if number else None
         return Count(self.number + number, first if self.first is None else self.first)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is known of a dataset's tokens.
+    """Says how large a dataset's tokens are, and which documents lack their end.
 
     Attributes:
         least: of all tokens; 0 if there are none.
@@ -60,7 +60,7 @@ def chunks(dataset: IndexedDataset, label: str) -> Iterator[tuple[int, NDArray[n
     """Yield all tokens in order, some millions at a time, and the number of the first of them."""
     with progress(f"{label} {dataset.prefix.name}", dataset.bin_size, at_least=LARGE) as advance:
         for at in range(0, dataset.total, CHUNK):
-            (tokens,) = dataset.runs([at], [min(CHUNK, dataset.total - at)])
+            (tokens,) = dataset.ranges([at], [min(CHUNK, dataset.total - at)])
             yield at, tokens
             advance(tokens.nbytes)
 
@@ -98,7 +98,7 @@ def survey(
 
 def likely_eod(dataset: IndexedDataset, begins: NDArray[np.int64]) -> int | None:
     """Guess the token that most documents end with, by the dataset's first tokens."""
-    (tokens,) = dataset.runs([0], [min(EARLY, dataset.total)])
+    (tokens,) = dataset.ranges([0], [min(EARLY, dataset.total)])
     lasts = begins[1:][begins[1:] > begins[:-1]] - 1
     values, counts = np.unique(tokens[lasts[lasts < len(tokens)]], return_counts=True)
     if not len(values) or 2 * counts.max() < counts.sum():

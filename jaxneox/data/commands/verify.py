@@ -36,7 +36,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What is known of the tokens; None for what is not."""
+    """The vocabulary's size and end-of-document token; each is None if it is not known."""
 
     size: int | None = None
     eod: int | None = None
@@ -177,7 +177,7 @@ def in_words(dataset: IndexedDataset, begins: NDArray[np.int64], count: Count) -
     assert count.first is not None
     offset = count.first
     document = int(np.searchsorted(begins, offset, "right")) - 1
-    (tokens,) = dataset.runs([offset], [1])
+    (tokens,) = dataset.ranges([offset], [1])
     others = f", the first of {count.number:,}" if count.number > 1 else ""
     return (
         f"{dataset.bin_path}: token {tokens[0]} at byte {offset * dataset.dtype.itemsize}, number "

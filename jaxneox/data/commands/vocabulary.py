@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def tokenizer_from(args: argparse.Namespace) -> Tokenizer | None:
-    """Build it; None if no flag was given."""
+    """Build the tokenizer that the flags or YAMLs name; None if neither is given."""
     flags = args.tokenizer_type or args.vocab_file or args.merge_file or args.eod_token
     if args.config and flags:
         raise UserError("--config and the tokenizer's own flags: give one of the two")

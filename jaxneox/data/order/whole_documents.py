@@ -59,7 +59,7 @@ def unpacked(useful: NDArray[np.bool_], *, num_samples: int, seed: int) -> Sampl
 
 
 def _firsts(lengths: NDArray[np.int32], width: int) -> NDArray[np.int64]:
-    """Mark the documents that begin a sample when each takes as many as fit into `width` tokens.
+    """Find the documents that begin a sample when each takes as many as fit into `width` tokens.
 
     A sample of no tokens yet is begun anew by the next document.
     """

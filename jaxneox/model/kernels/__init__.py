@@ -27,7 +27,7 @@ from jaxneox.model.positions import Alibi
 
 @dataclass(frozen=True)
 class Extra:
-    """What changes the scores besides queries and keys.
+    """The inputs that change the scores besides queries and keys.
 
     Attributes:
         alibi: adds its slopes times the distance.

@@ -31,7 +31,7 @@ ROWS: Axes = ("batch", "kv_heads", None, "length")
 
 
 class MaskInputs(NamedTuple):
-    """What decides, beside queries and keys, which scores count and what is added to them.
+    """The inputs beside queries and keys that decide which scores count and what is added to them.
 
     Attributes:
         queries: positions of the queries [T].
@@ -65,7 +65,7 @@ DOCUMENTS: tuple[Axes, ...] = (("batch", "length"), ("batch", None))
 
 
 class BlockedSettings(NamedTuple):
-    """What is static while the computation is traced. `alibi` is False if all slopes are 0."""
+    """The settings that are static while tracing. `alibi` is False if all slopes are 0."""
 
     cfg: AttentionConfig
     layout: Layout
@@ -208,7 +208,7 @@ class _Block(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """What a device computes for one row: q [K, G, T, H], k [K, (G,) S, H] and v [K, S, H]."""
+    """Computes one row on a device: q [K, G, T, H], k [K, (G,) S, H] and v [K, S, H]."""
 
     settings: BlockedSettings
     mask: MaskInputs

@@ -199,8 +199,8 @@ def schedule_before(start: ResumePoint | None) -> ScheduleConfig | None:
     return None
 
 
-OF_THE_LENGTH = {"samples.epochs", "wraps_at"}
-"""Entries of a fingerprint that alone differ if a run of the same data is longer or shorter."""
+OF_THE_LENGTH = {"epochs", "num_samples", "size", "wraps_at"}
+"""Entries of a fingerprint, of a blend's datasets too, that depend on how long the run is."""
 
 
 def check_data(location: Location, loader: Loader, first: int, allowed: bool) -> int:
@@ -226,11 +226,11 @@ def check_data(location: Location, loader: Loader, first: int, allowed: bool) ->
     if allowed:
         return first
     changes = list(_changes(saved["fingerprint"], now))
-    if {name for name, _, _ in changes} <= OF_THE_LENGTH:
+    if {name.rpartition(".")[2] for name, _, _ in changes} <= OF_THE_LENGTH:
         raise UserError(
-            f"{location.folder}: a run of this length passes over the data another number of "
-            "times, and so has it in another order than the checkpoint's run. Keep train-iters, or "
-            "accept the other order with --allow-data-change"
+            f"{location.folder}: the order of this data depends on the run's length, and is "
+            "another one now than in the checkpoint's run. Keep train-iters, or accept the other "
+            "order with --allow-data-change"
         )
     changed = [f"{name} was {there} and is {here}" for name, there, here in changes]
     if len(changed) > MAX_CHANGES:

@@ -1,4 +1,4 @@
-"""What a run shows: figures, progress, plots, and text.
+"""Shows a run by figures, progress, plots and text.
 
 - `reporter`: takes each step's figures from the device, and hands them to the others.
 - `metrics`: metrics.jsonl, TensorBoard and W&B; `progress`: the terminal; `plot`: the loss curve.

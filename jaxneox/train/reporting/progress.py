@@ -1,4 +1,4 @@
-"""The progress of a run on the terminal: a bar, and a line now and then."""
+"""The progress of a run: a bar on a terminal, and elsewhere a line now and then."""
 
 import sys
 from pathlib import Path

@@ -45,8 +45,8 @@ class Reporter:
         """Refuse to call a start a success in which nothing was learned.
 
         Raises:
-            UserError: no loss was finite; or there were enough steps to find a loss scale, and none
-                of them changed a weight.
+            UserError: no loss was finite; or the run is at its end, and none of its steps, of which
+                more than ten were taken now, changed a weight.
         """
         if self.seen and not self.finite:
             raise UserError(
@@ -55,7 +55,8 @@ class Reporter:
                 "Look at the data and its loss_mask, and run again with a smaller learning rate or "
                 "loss scale"
             )
-        if self.seen > PATIENCE and not self.updates:
+        at_the_end = self.run.step >= self.run.last  # else its loss scale may yet be found
+        if at_the_end and self.seen > PATIENCE and not self.updates:
             raise UserError(
                 f"all {self.seen} steps until step {self.run.step} were skipped, since their "
                 "gradients were not finite: nothing was learned, and no more is saved of it; "

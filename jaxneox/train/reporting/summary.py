@@ -8,6 +8,7 @@ import jax
 from jaxneox import checkpoint
 from jaxneox.console.hints import command
 from jaxneox.data import TokensFile
+from jaxneox.data.neox import PACKED
 from jaxneox.parallel.mesh import show
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.reporting import learning_rate
@@ -17,7 +18,7 @@ LARGE_BUBBLE = 0.2
 """The share of idle ticks in a pipeline from which on a note is printed."""
 
 
-def greet(plan: TrainPlan, more: tuple[str, ...] = ()) -> None:
+def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     """Print what is about to be trained, on which devices, and all notes."""
     cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
     virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
@@ -32,7 +33,7 @@ def greet(plan: TrainPlan, more: tuple[str, ...] = ()) -> None:
         print(f"pipeline: {plan.schedule}")
     if plan.sizes["cp"] > 1:
         print(f"attention over cp: {'a ring' if plan.rules.ring else 'gathered keys and values'}")
-    notes = cfg.notes + tuple(f"the tokenizer: {note}" for note in more)
+    notes = cfg.notes + tuple(f"the tokenizer: {note}" for note in tokenizer_notes)
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
     notes += pipeline_notes(plan)
@@ -107,11 +108,12 @@ def next_command(run: Run, folder: Path, last: int) -> str:
     length = ("--set", f"train-iters={last}")
     if isinstance(run.loader, TokensFile):
         return f"{command('train', folder, '--tokens', 'FILE.npz', *length)}   (more batches)"
-    end = run.loader.fingerprint().get("wraps_at")
-    if end is None or last * run.cfg.batch.global_size <= end:
+    data = run.loader.fingerprint()
+    fits = last * run.cfg.batch.global_size <= data["wraps_at"]
+    if fits and data["samples"]["order"] == PACKED:  # as many passes, in the same order
         return f"{command('train', folder, *length)}   (go on)"
     again = command("train", folder, *length, "--allow-data-change")
-    return f"{again}   (go on: the data comes again, in another order)"
+    return f"{again}   (go on: the data of a longer run is in another order)"
 
 
 def indented(text: str) -> str:

@@ -15,7 +15,7 @@ from jaxneox.train.step.step import Batch
 
 
 class Feed:
-    """The batch of any step, cut into accumulation steps and split over dp.
+    """Makes a step's batch, `feed(step)`: cut into accumulation steps and split over dp.
 
     Consecutive rows of the global batch make one accumulation step, and within it one replica's
     micro-batch, as in NeoX. `first` is the run's step at which the loader's step 0 is due.

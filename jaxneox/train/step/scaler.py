@@ -19,9 +19,9 @@ class Scale(NamedTuple):
         patience: int32 [], overflows that are still forgiven.
     """
 
-    factor: jax.Array  # float32 []
-    calm: jax.Array  # int32 []
-    patience: jax.Array  # int32 []
+    factor: jax.Array
+    calm: jax.Array
+    patience: jax.Array
 
 
 def initial_scale(cfg: LossScaleConfig | None) -> Scale:

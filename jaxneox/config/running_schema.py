@@ -1,0 +1,50 @@
+"""The part of the schema for what a run saves, loads, logs and writes, as frozen values."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Says where and when checkpoints are saved, and which one is loaded."""
+
+    save: str | None = None
+    load: str | None = None
+    iteration: int | None = None  # which step to load; None is the newest
+    every: int | None = None  # checkpoint-factor
+    scale: Literal["linear", "log"] = "linear"
+    extra_iters: tuple[int, ...] = ()
+    keep_last: int | None = None
+    finetune: bool = False  # weights only
+    save_optimizer: bool = True
+    load_optimizer: bool = True
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Says what is logged, where and how often."""
+
+    interval: int = 100
+    tensorboard_dir: str | None = None
+    log_dir: str | None = None
+    wandb: dict[str, Any] | None = None  # project, group, team, host, name; None is off
+    param_norm: bool = False
+    profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
+    spike_factor: float = 6.0  # see train/reporting/spikes.py; 0 is never
+    peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Says how `jaxneox generate` writes text; training does not use it."""
+
+    kind: str | None = None  # text_gen_type
+    temperature: float = 0.0
+    top_p: float = 0.0
+    top_k: int = 0
+    max_tokens: int = 64
+    prompt_end: str = "\n"
+    input_file: str | None = None
+    output_file: str | None = None
+    samples: int = 1
+    recompute: bool = False
