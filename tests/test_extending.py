@@ -26,7 +26,11 @@ TABLES: dict[str, tuple[Any, Collection[str]]] = {
     "activations of the oracle": (Activation, maths.ACTIVATIONS),
     "activations by NeoX's names": (
         Activation,
-        {*keys.PLAIN.values(), *keys.GATED.values(), "gelu_tanh"},  # by bias_gelu_fusion
+        {
+            *keys.PLAIN_ACTIVATIONS.values(),
+            *keys.GATED_ACTIVATIONS.values(),
+            "gelu_tanh",
+        },  # by bias_gelu_fusion
     ),
     "norms": (NormKind, norms.KINDS),
     "optimizers": (OptimizerKind, optimizer.UPDATES),

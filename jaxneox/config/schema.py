@@ -257,7 +257,7 @@ class Config:
     checkpoint: CheckpointConfig
     log: LogConfig
     train: TrainConfig
-    generation: GenerationConfig = GenerationConfig()
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     neox_compat: bool = False
     keys: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a reader of the YAML should know, one line each

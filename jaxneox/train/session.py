@@ -121,11 +121,13 @@ def open_runs_tokenizer(settings: Settings) -> Tokenizer:
 def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
     """Plan a run for a dry run; note a tokenizer and data that are not here."""
     notes: list[str] = []
-    eod: int | None = ANY_TOKEN
+    vocab_size: int | None
+    eod: int | None
     try:
         tokenizer = open_runs_tokenizer(settings)
         vocab_size, eod = tokenizer.vocab_size, tokenizer.eod
     except UserError as error:
+        eod = ANY_TOKEN
         vocab_size, note = without_tokenizer(settings.tokenizer, error)
         notes.append(note)
     cfg = settings.resolve(sizes["dp"], vocab_size)
