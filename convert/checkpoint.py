@@ -168,6 +168,11 @@ class Source(ABC):
     training: Training | None = None
     dp: int = 1
 
+    @property
+    def shapes(self) -> Shapes:
+        """The shape of each whole parameter that `read` returns."""
+        return self.checkpoint.shapes
+
     @abstractmethod
     def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
         """Read one part: its parameters, and the fates of the tensors that they were made of."""

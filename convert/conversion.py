@@ -75,7 +75,7 @@ def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
     parts = parts_of(source.checkpoint.model)
     with (
         Digests(source.files) as digests,
-        progress("converting", nbytes(source.checkpoint.shapes, source.dtypes)) as advance,
+        progress("converting", nbytes(source.shapes, source.dtypes)) as advance,
     ):
 
         def move_part(part: Part) -> list[Fate]:
@@ -98,7 +98,7 @@ def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:
 def move_training(source: Source, target: Target) -> None:
     """Move the optimizer's state, if it was asked for."""
     if source.training is not None:
-        total = 2 * nbytes(source.checkpoint.shapes, source.dtypes)
+        total = 2 * nbytes(source.shapes, source.dtypes)
         with progress("carrying over the optimizer", total) as advance:
             target.write_training(source.training, advance)
 

@@ -10,7 +10,7 @@ from convert.hf.families import FAMILIES
 from convert.hf.source import HfSource
 from convert.ours.target import JaxneoxTarget
 from jaxneox.console.execute import entry_point
-from jaxneox.console.parser import Parser
+from jaxneox.console.parser import Parser, count
 
 
 def parser() -> Parser:
@@ -30,6 +30,8 @@ def parser() -> Parser:
     how.add_argument("--tokenizer", type=Path, metavar="FILE",
         help="instead of the one beside the model")  # fmt: skip
     how.add_argument("--dtype", choices=CHOICES, default="keep", help="type of the stored weights")
+    how.add_argument("--vocab-multiple", type=count, default=1, metavar="N",
+        help="add rows of zeros to the vocabulary until N divides it")  # fmt: skip
     how.add_argument("--no-verify", action="store_true", help="do not prove the result")
     return p
 
@@ -37,7 +39,12 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     return convert(
         args.dst,
-        lambda: HfSource(local(args.src), dtype=args.dtype, tokenizer=args.tokenizer),
+        lambda: HfSource(
+            local(args.src),
+            dtype=args.dtype,
+            tokenizer=args.tokenizer,
+            vocab_multiple=args.vocab_multiple,
+        ),
         JaxneoxTarget,
         verify=not args.no_verify,
     )

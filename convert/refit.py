@@ -48,6 +48,14 @@ def fit_rows(name: str, leaf: np.ndarray, rows: int) -> np.ndarray:
     return np.pad(kept, more)
 
 
+def more_rows(rows: int, needed: int, why: str) -> str:
+    """Say that a vocabulary of `rows` was padded to the rows that are needed, and why."""
+    return (
+        f"{needed - rows} rows of zeros were added to the vocabulary's {rows}, {why}: their logits "
+        "are 0, which a softmax over all rows sees"
+    )
+
+
 def rows_shape(name: str, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
     axis = VOCABULARY_AXIS.get(name)
     return shape if axis is None else (*shape[:axis], rows, *shape[axis + 1 :])

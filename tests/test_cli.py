@@ -134,12 +134,10 @@ def test_one_line(args: str, said: str, folder: Path) -> None:
                      "all it splits is tp=4"),
         ("tp=4", "num-kv-heads=2", "tp=4 does not divide num-kv-heads 2; the nearest smaller that "
                                    "divides all it splits is tp=2"),
-        ("tp=3", "", "does not divide the padded vocabulary 512 and num-attention-heads 4 and the "
-                     "MLP's width 128; the nearest smaller that divides all it splits is tp=2"),
+        ("tp=3", "", "does not divide num-attention-heads 4 and the MLP's width 128; the nearest "
+                     "smaller that divides all it splits is tp=2"),
         ("tp=4", "intermediate-size=50", "does not divide the MLP's width 50; the nearest smaller "
                                          "that divides all it splits is tp=2"),
-        ("tp=4", "padded-vocab-size=513", "the padded vocabulary 513; the nearest smaller that "
-                                          "divides all it splits is tp=1"),
         ("tp=4", "seq-length=10 sequence-parallel=true", "does not divide seq-length, split by "
          "sequence-parallel, 10; the nearest smaller that divides all it splits is tp=2"),
         ("tp=2,dp=-1", "", "train_batch_size 4 is not a multiple of dp 4"),

@@ -9,7 +9,7 @@ from convert.checkpoint import Checkpoint
 from convert.fate import Fate, bit_sum, not_finite
 from convert.megatron.grid import MegatronGrid, refuse_grid, to_write
 from convert.parts import Leaves, Part, layer_of
-from convert.refit import fit_rows
+from convert.refit import fit_rows, more_rows
 from convert.rules.megatron import cut, rules, rules_in
 from convert.rules.rule import Role, Rule, sizes_of
 from jaxneox.data.tokenizer import SentencePieceTokenizer
@@ -109,13 +109,9 @@ class Export:
                 f"Llama2Tokenizer reads the tokenizer's {len(tokenizer.added)} added tokens as "
                 "ordinary text: a sentencepiece model has no place for them"
             )
-        more = self.model.vocab_size - self.source.model.vocab_size
-        if more:
-            yield (
-                f"{more} rows of zeros were added to the vocabulary's "
-                f"{self.source.model.vocab_size}, for {self.grid.tp} ranks: their logits are 0, "
-                "which a softmax over all rows sees"
-            )
+        rows, needed = self.source.model.vocab_size, self.model.vocab_size
+        if needed != rows:
+            yield more_rows(rows, needed, f"for {self.grid.tp} ranks")
         before = self.source.model
         if (self.model.attention.bias, self.model.mlp.bias, self.model.norm.bias) != (
             before.attention.bias,

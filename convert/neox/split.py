@@ -10,7 +10,7 @@ from convert.neox.grid import NeoxGrid, refuse_grid
 from convert.neox.join import layer_of, modules_of
 from convert.neox.unfold import unfolded
 from convert.parts import Leaves, Part
-from convert.refit import fit_rows
+from convert.refit import fit_rows, more_rows
 from convert.rules import neox
 from convert.rules.rule import Role, Rule, Sizes, sizes_of
 from jaxneox.config.schema import ModelConfig
@@ -147,11 +147,7 @@ class Split:
         """Pad the vocabulary to divide over the ranks, unless it already does."""
         rows = -(-model.vocab_size // self.grid.mp) * self.grid.mp
         if rows != model.vocab_size:
-            self.warnings.append(
-                f"{rows - model.vocab_size} rows of zeros were added to the vocabulary's "
-                f"{model.vocab_size}, for {self.grid.mp} ranks: their logits are 0, which a "
-                "softmax over all rows sees"
-            )
+            self.warnings.append(more_rows(model.vocab_size, rows, f"for {self.grid.mp} ranks"))
         return replace(model, vocab_size=rows)
 
     def _fitted(self, leaves: Leaves) -> Leaves:

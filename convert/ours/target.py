@@ -29,11 +29,11 @@ class JaxneoxTarget(Target):
     def __init__(self, source: Source) -> None:
         self._source = source
         self._config = Settings(source.keys).resolve(dp=source.dp, vocab_size=None)
-        self.nbytes = nbytes(source.checkpoint.shapes, source.dtypes)
+        self.nbytes = nbytes(source.shapes, source.dtypes)
 
     def start(self, folder: Path) -> None:
         source = self._source
-        leaves = {n: (shape, source.dtypes[n]) for n, shape in source.checkpoint.shapes.items()}
+        leaves = {n: (shape, source.dtypes[n]) for n, shape in source.shapes.items()}
         self._writer = JaxneoxWriter(folder, source.step, leaves)
 
     def write(self, part: Part, leaves: Leaves) -> list[Fate]:

@@ -5,6 +5,8 @@ tokenizer/tokenizer.py (padding), megatron/model/transformer.py (ParallelMLP, ro
 megatron/model/{norms,activations}.py of GPT-NeoX ea7aefd8.
 """
 
+import reprlib
+from dataclasses import replace
 from typing import Any
 
 from jaxneox.config.check import CheckedKeys
@@ -36,11 +38,17 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
     attention = _attention(settings)
     _check_attention_types(settings, num_layers)
     seq_length = settings.needed("seq_length")
-    if settings.needed("max_position_embeddings") < seq_length:
-        raise UserError(
-            f"max_position_embeddings {settings['max_position_embeddings']} is less than "
-            f"seq_length {seq_length}: raise it to {seq_length} or shorten the sequences"
+    settings.needed("max_position_embeddings")
+    positions = _positions(settings, attention.head_dim)
+    if positions.max_positions < seq_length:
+        too_few = (
+            f"max_position_embeddings {positions.max_positions} is less than seq_length "
+            f"{seq_length}"
         )
+        if positions.kind == "learned":
+            raise UserError(f"{too_few}: raise it to {seq_length} or shorten the sequences")
+        settings.note(f"{too_few}: no learned positions depend on it, {seq_length} is taken")
+        positions = replace(positions, max_positions=seq_length)
     if settings["gpt_j_tied"] and not settings["gpt_j_residual"]:
         settings.note("gpt_j_tied: changes nothing without gpt_j_residual, as in NeoX")
     _check_dropout(settings, "hidden_dropout")
@@ -51,7 +59,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         attention=attention,
         mlp=_mlp(settings),
         norm=_norm(settings),
-        positions=_positions(settings, attention.head_dim),
+        positions=positions,
         init=settings.fill(InitConfig, "model.init"),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
     )
@@ -86,49 +94,55 @@ def padded_vocab(tokenizer: TokenizerConfig, vocab_size: int | None) -> int:
     if vocab_size is not None and vocab_size > padded:
         raise UserError(
             f"the tokenizer has {vocab_size} tokens but padded_vocab_size is {padded}: "
-            "use the tokenizer that the model was made for"
+            "use the tokenizer that the model was made for, or add rows for its tokens with "
+            f"--finetune and --set padded_vocab_size={vocab_size}"
         )
     return padded
 
 
 def _check_attention_types(settings: CheckedKeys, num_layers: int) -> None:
-    types = _expanded(settings["attention_config"], num_layers)
-    for kind in types:
+    patterns = _patterns(settings["attention_config"], num_layers)
+    kinds = [kind for pattern, _ in patterns for kind in pattern]
+    for kind in kinds:
         if kind not in ("global", "flash"):
-            raise UserError(f"attention_config: unknown type {kind!r}: use global or flash")
-    if len(types) != num_layers:
+            raise UserError(
+                f"attention_config: unknown type {reprlib.repr(kind)}: use global or flash"
+            )
+    described = sum(len(pattern) * times for pattern, times in patterns)
+    if described != num_layers:
         raise UserError(
-            f"attention_config describes {len(types)} layers but num_layers is {num_layers}: "
-            f"make them equal, or write [[[{types[0] if types else 'global'}], all]]"
+            f"attention_config describes {described} layers but num_layers is {num_layers}: "
+            f"make them equal, or write [[[{kinds[0] if kinds else 'global'}], all]]"
         )
 
 
-def _expanded(attention_config: list[Any] | None, num_layers: int) -> list[str]:
-    """Return the attention type of each layer.
+def _patterns(attention_config: list[Any] | None, num_layers: int) -> list[tuple[list[Any], int]]:
+    """Return the patterns of attention types, and how often each is repeated.
 
     `[[[a, b], 2], [[c], 1]]` stands for a, b, a, b, c, and `all` repeats a pattern to the end.
     """
     if attention_config is None:
-        return ["global"] * num_layers
+        return [(["global"], num_layers)]
     if all(isinstance(entry, str) for entry in attention_config):
-        return attention_config
-    types: list[str] = []
+        return [(attention_config, 1)]
+    patterns: list[tuple[list[Any], int]] = []
     for entry in attention_config:
         match entry:
             case [[*pattern], "all"] if pattern and num_layers % len(pattern) == 0:
-                return pattern * (num_layers // len(pattern))
+                return [(pattern, num_layers // len(pattern))]
             case [[*pattern], "all"]:
                 raise UserError(
-                    f"attention_config: the pattern {pattern} does not divide {num_layers} layers"
+                    f"attention_config: the pattern {reprlib.repr(pattern)} does not divide "
+                    f"{num_layers} layers"
                 )
-            case [[*pattern], int(times)]:
-                types += pattern * min(times, num_layers + 1)  # more would be too many anyway
+            case [[*pattern], int(times)] if times > 0:
+                patterns.append((pattern, times))
             case _:
                 raise UserError(
-                    f"attention_config: found {entry!r}, expected [[types], times], "
+                    f"attention_config: found {reprlib.repr(entry)}, expected [[types], times], "
                     "as in [[[global], 12]] or [[[global], all]]"
                 )
-    return types
+    return patterns
 
 
 def _attention(settings: CheckedKeys) -> AttentionConfig:

@@ -87,7 +87,6 @@ class Recompute:
             number_B: jax.Array,
         ) -> Chosen:
             logits_BSV = self._model.logits(params, tokens_BS)
-            logits_BSV = jax.reshard(logits_BSV, layout.activation("batch", None, "vocab"))
             last_BS = jax.nn.one_hot(last_B, tokens_BS.shape[1], dtype=jnp.bool_)
             logits_BV = jnp.sum(jnp.where(last_BS[..., None], logits_BSV, 0), axis=1)
             return pick(layout, self.known, 0, logits_BV, settings, number_B)

@@ -16,6 +16,7 @@ A layer:
 
 Before and after the layers:
 
+- `vocabulary`: its padding, where the devices do not divide it.
 - `embed`, `positions`, `rope_scaling`: the embeddings; rotations and biases by position.
 - `documents`: where each document of a row begins; the masks of `kernels/` stop there.
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.

@@ -23,6 +23,7 @@ from jaxneox.model.loss import Unembedding, project
 from jaxneox.model.neox import Model
 from jaxneox.model.parameters import LAYERS, Params
 from jaxneox.model.positions import RelativeBias
+from jaxneox.model.vocabulary import hide_added, padded
 
 
 class Cache(NamedTuple):
@@ -94,9 +95,10 @@ class Decoder:
         model = self.model
 
         def laid(name: str) -> jax.Array:
-            spec = model.layout.weight(*model.axes[name])
+            axes = model.axes[name]
             w = params.pop(name) if release else params[name]
-            return jax.device_put(w, NamedSharding(mesh, spec))
+            w = padded(w, axes, model.layout)
+            return jax.device_put(w, NamedSharding(mesh, model.layout.weight(*axes)))
 
         take = jax.jit(lambda w, i: w.at[i].get(mode="promise_in_bounds").astype(model.compute))
         unembed = jax.jit(lambda w: w.astype(model.compute))
@@ -111,6 +113,7 @@ class Decoder:
             bias, weight_DV = outer.pop("unembed.bias", None), outer.pop("unembed.weight", None)
             if weight_DV is None:
                 weight_DV = jax.jit(jnp.transpose)(outer["embed.tokens"])
+            bias = hide_added(bias, model.cfg.vocab_size, model.layout)
             return Weights(outer, layers, Unembedding(unembed(weight_DV), bias))
 
     def empty(self, rows: int, length: int, mesh: Mesh) -> Cache:

@@ -25,6 +25,7 @@ from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
 from jaxneox.model.scores import scores
+from jaxneox.model.vocabulary import added_rows, hide_added, padded
 
 NO_REMAT = RematConfig("none")
 
@@ -92,7 +93,8 @@ class Model:
         with self.matmuls():
             model = self._outer_modules(params)
             x_BTD = self._texts(model, params, tokens_BT)
-            return project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
+            logits_BTV = project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
+            return self._without_added(logits_BTV)
 
     def scores(
         self, params: Params, tokens_BT: jax.Array, positions_BC: jax.Array, labels_BC: jax.Array
@@ -272,16 +274,25 @@ class Model:
         """Return the matrix to logits; a tied model's is its one embedding leaf, transposed."""
         weight, bias = model.unembed.weight, model.unembed.bias
         weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
-        return Unembedding(weight_DV.astype(self.compute), None if bias is None else bias[...])
+        bias_V = None if bias is None else bias[...]
+        bias_V = hide_added(bias_V, self.cfg.vocab_size, self.layout)
+        return Unembedding(weight_DV.astype(self.compute), bias_V)
+
+    def _without_added(self, logits_BTV: jax.Array) -> jax.Array:
+        """Leave out the logits of rows that were added for the devices."""
+        if not added_rows(self.cfg.vocab_size, self.layout):
+            return logits_BTV
+        whole = jax.reshard(logits_BTV, self.layout.activation("batch", None, None))
+        return whole[..., : self.cfg.vocab_size]
 
     def _gathered(self, weights: Params) -> Params:
         """Make weights whole over the devices that each store a part."""
 
-        def spec(name: str, w: jax.Array) -> PartitionSpec:
-            axes = self.axes[name]
-            return self.layout.weight(*axes[len(axes) - w.ndim :])
+        def whole(name: str, w: jax.Array) -> jax.Array:
+            axes = self.axes[name][len(self.axes[name]) - w.ndim :]
+            return gather(padded(w, axes, self.layout), self.layout.weight(*axes))
 
-        return {name: gather(w, spec(name, w)) for name, w in weights.items()}
+        return {name: whole(name, w) for name, w in weights.items()}
 
 
 def _length(weights: Params) -> int:

@@ -119,7 +119,6 @@ def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring
         "tp",
         tp,
         {
-            "the padded vocabulary": cfg.vocab_size,
             "num-kv-heads" if heads.group > 1 else "num-attention-heads": heads.kv_heads,
             "the MLP's width": cfg.mlp.size,
         }

@@ -27,6 +27,9 @@ WEIGHTS: dict[str, str | None] = {
     "one": None,
 }
 
+PADDED = {"vocab"}
+"""Axes that need not divide: the model pads them while it computes (`jaxneox.model.vocabulary`)."""
+
 ACTIVATIONS: dict[str, MeshAxes] = {
     "micro": ("pp",),  # micro-batches, before the first layer and after the last
     "batch": ("dp",),
@@ -90,11 +93,12 @@ class Rules:
         apart, and add them up once a step instead of once for every micro-batch. This works for
         matrices that the mesh splits within a layer, since only products and the lookup of tokens
         read them. Parameters that are added to a stream (biases, learned positions) or scale it
-        cannot have such a gradient; they are small.
+        cannot have such a gradient; they are small. Nor can matrices that are padded, whose
+        gradient is cut before it is added up.
         """
         spec = self.parameter(name, axes, shape)
         split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}
-        if self.zero_stage >= 2 or "embed" not in axes or not split:
+        if self.zero_stage >= 2 or "embed" not in axes or not split or self._pads(axes, shape):
             return spec
         return P(*spec, reduced=self._any(("batch", "length")))
 
@@ -123,7 +127,7 @@ class Rules:
                 raise UserError(f"{name}: its axis {axis!r} has no rule in parallel/rules.py")
             mesh_axis = WEIGHTS[axis]
             parts = self.size(mesh_axis)
-            if size % parts:
+            if size % parts and axis not in PADDED:
                 nearest = max(d for d in range(1, parts + 1) if size % d == 0)
                 raise UserError(
                     f"{name}: {mesh_axis}={parts} does not divide its axis {axis} of {size}; "
@@ -175,9 +179,13 @@ class Rules:
         """Return a sharding with copies over dp and cp, and over pp of what is in no layer.
 
         If a stage has several chunks its layers are not neighbours, and pp splits another axis
-        until they are needed.
+        until they are needed. In the place of an axis that is padded while the model computes, its
+        mesh axis splits another one.
         """
         spec = self.weight(*axes)
+        for i in self._pads(axes, shape):
+            without = P(*(None if j == i else entry for j, entry in enumerate(spec)))
+            spec = self._over(_names(spec[i]), without, axes, shape)
         if "layers" not in axes or self.size("pp") == 1:
             return spec
         if self.chunks == 1:
@@ -198,6 +206,14 @@ class Rules:
             if split != spec:
                 return split
         return spec
+
+    def _pads(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> list[int]:
+        """List the places of axes that the model pads, because the mesh does not divide them."""
+        return [
+            i
+            for i, (axis, size) in enumerate(zip(axes, shape, strict=True))
+            if axis in PADDED and size % self.size(WEIGHTS[axis])
+        ]
 
     def _over(self, extra: MeshAxes, spec: P, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Add `extra` to the longest axis that it divides, to a free axis before a shared one.

@@ -87,7 +87,7 @@ def candidates(cfg: Config, count: int) -> Iterator[Candidate]:
     """List all settings that divide. ZeRO is 1 or 3: 0 and 2 save nothing that these do not."""
     heads, layers = cfg.model.attention.kv_heads, cfg.model.num_layers
     for tp, pp in itertools.product(divisors(count), repeat=2):
-        if count % (tp * pp) or heads % tp or cfg.model.vocab_size % tp or cfg.model.mlp.size % tp:
+        if count % (tp * pp) or heads % tp or cfg.model.mlp.size % tp:
             continue
         dp = count // (tp * pp)
         if layers % (pp * cfg.parallel.chunks) or cfg.batch.global_size % dp or tp > 16:

@@ -125,7 +125,9 @@ def test_dense_attention_is_one_function(config: list[object] | None) -> None:
     [
         ([[["mamba"], 2]], "attention_config: mamba is not supported: only dense layers"),
         ([[["global", "local"], "all"]], "attention_config: local is not supported: sparse"),
-        ([[["global"], 3]], "describes 3 layers but num_layers is 2"),
+        ([[["global"], 4]], "describes 4 layers but num_layers is 2"),
+        ([[["global"], 10**12]], "describes 1000000000000 layers but num_layers is 2"),
+        ([[["global"], -1]], "expected [[types], times]"),
         ([[["global", "flash", "flash"], "all"]], "does not divide 2 layers"),
         ([["global", 2]], "expected [[types], times]"),
         ([[["globl"], 2]], "unknown type 'globl'"),
@@ -141,9 +143,11 @@ def test_positions() -> None:
     assert run(max_position_embeddings=64).model.positions.max_positions == 64
     assert "turns 3 dimensions" in error(pos_emb="rotary", rotary_pct=0.2)
     assert "for 2 set rotary_pct to 0.125" in error(pos_emb="rotary", rotary_pct=0.05)
-    assert "max_position_embeddings 16 is less than seq_length 32" in error(
-        max_position_embeddings=16
-    )
+    few = "max_position_embeddings 16 is less than seq_length 32: "
+    assert error(max_position_embeddings=16).startswith(few + "raise it to 32")
+    rotary = run(max_position_embeddings=16, pos_emb="rotary")
+    assert rotary.notes == (few + "no learned positions depend on it, 32 is taken",)
+    assert rotary.model.positions.max_positions == 32
 
 
 def test_residuals_and_tying() -> None:

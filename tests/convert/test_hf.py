@@ -15,6 +15,7 @@ transformers = pytest.importorskip("transformers", reason="needs the torch extra
 
 from safetensors.torch import save_file  # noqa: E402
 
+import jaxneox  # noqa: E402
 from convert import from_hf, to_hf  # noqa: E402
 from convert.hf.config import keys_of, unknown_keys  # noqa: E402
 from convert.readers.hf import PRECISION, HfCheckpoint  # noqa: E402
@@ -267,3 +268,21 @@ def test_keys_that_are_unknown_are_told(tmp_path: Path, capsys: pytest.CaptureFi
     convert(from_hf.main, tmp_path / "hf", tmp_path / "ours")
     said = capsys.readouterr().err
     assert "warning: " in said and "residual_multiplier is 0.5" in said
+
+
+def test_a_vocabulary_may_get_rows_that_a_number_divides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The proof holds it against the source's function, whose further logits are 0."""
+    saved_by_transformers(tmp_path / "hf", "GPTNeoX", intermediate_size=36)
+    before = HfCheckpoint(tmp_path / "hf")
+    rows = before.model.vocab_size
+    wanted = -(-rows // 13) * 13
+    convert(from_hf.main, tmp_path / "hf", tmp_path / "ours", "--vocab-multiple", 13)
+    said = capsys.readouterr()
+    assert f"{wanted - rows} rows of zeros were added to the vocabulary's {rows}" in said.err
+    model = jaxneox.load(tmp_path / "ours")
+    assert model.config.model.vocab_size == wanted > rows
+    embed = np.asarray(model.params["embed.tokens"])
+    assert np.array_equal(embed[:rows], before.leaf("embed.tokens"))
+    assert not embed[rows:].any()

@@ -73,3 +73,15 @@ def test_an_axis_without_a_rule_raises() -> None:
 def test_a_size_that_tp_does_not_divide_raises_with_the_nearest_that_does() -> None:
     with pytest.raises(UserError, match=r"tp=4 does not divide its axis kv_heads of 6; .* tp=3"):
         rules_for({"dp": 1, "tp": 4}, 0, False).check("q", ("kv_heads",), (6,))
+
+
+def test_a_vocabulary_that_tp_does_not_divide_lies_along_another_axis() -> None:
+    """The model pads it while it computes; gradients are cut again before they are added up."""
+    odd = ("embed.tokens", ("vocab", "embed"), (525, 32))
+    bias = ("unembed.bias", ("vocab",), (525,))
+    plain, split = (rules_for(EIGHT, zero, False) for zero in (0, 3))
+    plain.check(*odd)
+    assert plain.parameter(*odd) == plain.in_step(*odd) == plain.gradient(*odd) == P(None, "tp")
+    assert split.parameter(*odd) == P(None, ("tp", "dp"))
+    assert plain.parameter(*bias) == plain.gradient(*bias) == P(None)
+    assert plain.weight(*odd[1]) == P("tp", None)

@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged
 from jaxneox.hosts import messages
+from jaxneox.model import Params
+from jaxneox.train.checkpoints.new_rows import with_new_rows, with_saved_rows
 from jaxneox.train.checkpoints.resume import ResumePoint
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import (
@@ -23,18 +25,32 @@ from jaxneox.train.step.state import (
 
 def initial_state(plan: TrainPlan, mesh: Mesh, start: ResumePoint | None) -> TrainState:
     """Make the state of a new run, or restore it from the checkpoint that a run starts from."""
-    cfg, abstract = plan.cfg, abstract_state(plan, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    abstract = abstract_state(plan, mesh)
     if start is None:
-        new = partial(new_state, cfg, plan.model, plan.optimizer)
+        new = partial(new_state, plan.cfg, plan.model, plan.optimizer)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         return jax.jit(new, out_shardings=shardings)()
-    params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     if start.weights_only:
-        checkpoint.check_sums(start.location, params=params)
-        fresh = jax.jit(partial(with_params, cfg, plan.optimizer), out_shardings=shardings)
-        return fresh(params)
+        return new_training(plan, mesh, start, abstract)
+    params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     checkpoint.check_sums(start.location, params=params, training=training)
     return TrainState(params, **training)
+
+
+def new_training(
+    plan: TrainPlan, mesh: Mesh, start: ResumePoint, abstract: TrainState
+) -> TrainState:
+    """Take a checkpoint's weights alone, with new rows for the tokens that its model lacks."""
+    saved = with_saved_rows(start.location, abstract.params, plan, mesh)
+    read = partial(checkpoint.restore_params, start.location, saved)
+    params = messages.fail_together(Damaged, read)
+    checkpoint.check_sums(start.location, params=params)
+
+    def fresh(params: Params) -> TrainState:
+        return with_params(plan.cfg, plan.optimizer, with_new_rows(params, abstract.params))
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(fresh, out_shardings=shardings)(params)
 
 
 def abstract_state(plan: TrainPlan, mesh: Mesh) -> TrainState:
@@ -53,8 +69,6 @@ def restore(
     """Read this process's parts of the arrays: parameters, and the rest of the state by name."""
     shapes: Any = abstract.params
     params = checkpoint.restore_params(start.location, shapes)
-    if start.weights_only:
-        return params, {}
     return params, checkpoint.restore_training(start.location, training_part(abstract))
 
 

@@ -24,8 +24,11 @@ VISIBLE_WITHIN = 60.0
 TOKENS = "tokens file"  # the `order` in the fingerprint of a file of batches
 MAX_CHANGES = 8  # of the data, listed one by one
 
-# What may change between two runs of one model: its function of a sequence is the same.
 MAY_CHANGE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
+"""What may change between two runs of one model: its function of a sequence is the same."""
+
+LEARNED = {"positions.max_positions"}
+"""What may change as well unless positions are learned."""
 
 
 class ResumePoint(NamedTuple):
@@ -155,16 +158,20 @@ def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
         UserError: with every setting that differs.
     """
     saved = Settings(checkpoint.read_meta(start.location)["keys"]).model(vocab_size=None)
-    differences = [
-        f"{name} is {there} there and {here} here"
+    free = MAY_CHANGE if cfg.positions.kind == "learned" else MAY_CHANGE | LEARNED
+    differences = {
+        name: f"{name} is {there} there and {here} here"
         for name, there, here in _changes(dataclasses.asdict(saved), dataclasses.asdict(cfg))
-        if name not in MAY_CHANGE and not name.startswith("init.")
-    ]
+        if name not in free and not name.startswith("init.")
+    }
     if differences and not start.weights_only:
         raise UserError(
-            f"{start.location.folder} is a checkpoint of another model: {'; '.join(differences)}"
+            f"{start.location.folder} is a checkpoint of another model: "
+            f"{'; '.join(differences.values())}"
         )
-    for difference in differences:
+    if cfg.vocab_size > saved.vocab_size:
+        differences["vocab_size"] += ": each new row is the mean of those that are there"
+    for difference in differences.values():
         print(f"note: {start.location.folder}: {difference}")
 
 

@@ -37,6 +37,12 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
     notes += pipeline_notes(plan)
+    rows, tp = cfg.model.vocab_size, plan.sizes["tp"]
+    if rows % tp:
+        notes += (
+            f"the vocabulary of {rows} is padded to {rows + -rows % tp} for tp={tp}, in memory "
+            "alone: checkpoints and losses do not know of it",
+        )
     used = math.prod(plan.sizes.values())
     if used < len(devices):
         notes += (f"{used} of {len(devices)} devices are used; --mesh dp=-1,… takes all",)
