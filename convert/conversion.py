@@ -15,7 +15,8 @@ from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude
 from convert.readers.digest import Digest, Digests
 from convert.writers.staging import Staging, refuse_existing
-from jaxneox.console.progress import progress, warn
+from jaxneox.console.progress import progress
+from jaxneox.console.say import say, warn
 from jaxneox.errors import UserError
 
 
@@ -58,7 +59,7 @@ def convert(
         verdict = conclude(record, case, folder, dst)
     here, next_step = target.result(dst)
     proved = " and how it was proved" if verify else ""
-    print(*verdict, here, f"{dst}/certificate.md   what was done{proved}", next_step, sep="\n")
+    say(*verdict, here, f"{dst}/certificate.md   what was done{proved}", next_step)
     return 0
 
 

@@ -9,6 +9,7 @@ from convert.inspection.recognise import recognise
 from convert.inspection.screen import screen
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
+from jaxneox.console.say import say
 from jaxneox.errors import UserError
 
 
@@ -43,7 +44,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     kind = recognise(args.path, args.kind)
     facts = inspect(args, kind)
-    print(json.dumps(facts.as_json(), indent=1) if args.json else screen(facts))
+    say(json.dumps(facts.as_json(), indent=1) if args.json else screen(facts))
     if facts.problems:
         more = len(facts.problems) - 1
         raise UserError(facts.problems[0] + (f" (and {more} more)" if more else ""))

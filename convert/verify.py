@@ -9,6 +9,7 @@ from convert.proof.conclude import prove_with_bar, report
 from convert.proof.sample import read_tokens
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
+from jaxneox.console.say import say
 
 
 def parser() -> Parser:
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         text = read_tokens(args.tokens, target.model, source.tokenizer or target.tokenizer)
     case = Case.of(source, target, text)
     proof = prove_with_bar(case)
-    print("\n".join(report(case, proof)))
+    say(*report(case, proof))
     return 0 if proof.holds else 1
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from jaxneox.console.execute import Ending, end
 from jaxneox.console.hints import command
+from jaxneox.console.say import say
 
 GROUPS = ("convert", "data")
 """The first words of commands that have two."""
@@ -101,7 +102,7 @@ def start(module: str, words: Sequence[str]) -> NoReturn:
 
 
 def end_with(text: str) -> NoReturn:
-    print(text)
+    say(text)
     sys.exit(0)
 
 

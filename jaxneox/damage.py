@@ -9,12 +9,13 @@ the format) may succeed tomorrow or on another machine.
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import tensorstore as ts
+
+from jaxneox.console.say import tell
 
 MANIFEST = "manifest.ocdbt"
 PER_PROCESS = "ocdbt.process_"
@@ -62,10 +63,9 @@ def merge(item: Path) -> None:
         for part in parts:
             source = ts.KvStore.open(_database(part), context=context).result()
             source.experimental_copy_range_to(whole.with_transaction(transaction)).result()
-    print(
+    tell(
         f"note: {item}: what its processes had written was never made one (Orbax stumbles over "
-        "some characters in a path); it is now",
-        file=sys.stderr,
+        "some characters in a path); it is now"
     )
 
 

@@ -3,5 +3,5 @@
 case (two checkpoints to be proved, and the tolerance) -> compare (numbers and functions), of which
 architectures (the settings that differ), numbers (parameter by parameter), logits (end to end),
 program (what a user runs) and sample (the text) are parts; conclude (the verdict), certificate
-(the record), page and picture (for a person).
+(the record), page, of blocks in Markdown, and picture (for a person).
 """

@@ -2,11 +2,13 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from convert.proof.blocks import bullets, count, safe, section, table
 from convert.proof.case import SLACK
 from convert.proof.compare import EXACT
+from jaxneox.console.text import markdown, markdown_block, markdown_code
 
 Record = dict[str, Any]
 
@@ -29,11 +31,11 @@ ROUNDED = {2.0**-7: "bfloat16", 2.0**-10: "float16", 2.0**-23: "float32"}
 
 def page(record: Record) -> str:
     parts = [
-        f"# Certificate: {record['title']}",
+        f"# Certificate: {markdown(record['title'])}",
         verdict(record),
         "![errors by layer, and drift if there is any](certificate.png)",
-        *section("What was converted", table(("", ""), record["source"].items())),
-        *section("What to know", bullets(record["warnings"])),
+        *section("What was converted", table(("", ""), safe(record["source"].items()))),
+        *section("What to know", bullets(map(markdown, record["warnings"]))),
         *section("How the ranks' copies became one", merges(record)),
         *section("Where every number went", fates(record)),
         *section("The proof", proof_lines(record)),
@@ -41,12 +43,6 @@ def page(record: Record) -> str:
         *section("How to check again", again(record)),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def section(title: str, body: str) -> Iterator[str]:
-    if body:
-        yield f"## {title}"
-        yield body
 
 
 def verdict(record: Record) -> str:
@@ -75,7 +71,7 @@ def verdict(record: Record) -> str:
         )
     more = [f"and {n} more, in certificate.json"] if (n := len(proof["failures"]) - 20) > 0 else []
     differ = f" The two differ by {cost(proof)}" if proof["ends"] else ""
-    listed = bullets([*proof["failures"][:20], *more])
+    listed = bullets([*map(markdown, proof["failures"][:20]), *more])
     return f"**The proof FAILED: do not use this model.**{differ}\n\n{listed}"
 
 
@@ -89,8 +85,9 @@ def cost(proof: Record) -> str:
     end, source = proof["ends"][0], proof["perplexity_of_source"]
     return (
         f"at most {end['max_abs']:.1e} in a logit, {end['relative']:.1e} relative, KL "
-        f"{max(end['kl'], 0):.1e} nats, on {proof['text']}, both in float64; perplexity: source "
-        f"{source:.6f}, converted {end['perplexity']:.6f} ({change(end['perplexity'], source)})."
+        f"{max(end['kl'], 0):.1e} nats, on {markdown(proof['text'])}, both in float64; perplexity: "
+        f"source {source:.6f}, converted {end['perplexity']:.6f} "
+        f"({change(end['perplexity'], source)})."
     )
 
 
@@ -109,15 +106,15 @@ def merges(record: Record) -> str:
     for (name, fate), tensors in kinds.items():
         drifts = [tensor["drift"] for tensor in tensors]
         if not any(drift["between"] for drift in drifts):
-            same.setdefault(fate, []).append(f"`{name}`")
+            same.setdefault(fate, []).append(markdown_code(name))
             continue
         differ = sum(drift["between"] > 0 for drift in drifts)
         largest, rms, of = (max(d[key] for d in drifts) for key in ("between", "rms", "of"))
         sizes = f"{largest:.1e}", f"{rms:.1e}", f"{of:.1e}"
-        rows.append((f"`{name}`", f"{differ} of {len(drifts)}", *sizes, fate))
+        rows.append((markdown_code(name), f"{differ} of {len(drifts)}", *sizes, markdown(fate)))
     head = ("tensor", "layers where they differ", "largest difference between ranks",
             "rms from the mean", "rms of the mean", "made one by")  # fmt: skip
-    lines = bullets(f"{', '.join(names)}: {fate}" for fate, names in same.items())
+    lines = bullets(f"{', '.join(names)}: {markdown(fate)}" for fate, names in same.items())
     if rows and lines:
         lines = "These copies do not differ:\n\n" + lines
     return "\n\n".join(part for part in (undrifted(record), table(head, rows), lines) if part)
@@ -160,7 +157,7 @@ def fates(record: Record) -> str:
     )
     head = ("tensor", "in jaxneox", "tensors", "elements", "used", "changed", "same bits",
             "what was done")  # fmt: skip
-    rows = [(f"`{name}`", f"`{leaf}`" if leaf else "", *fate_cells(group))
+    rows = [(markdown_code(name), markdown_code(leaf) if leaf else "", *fate_cells(group))
             for (name, leaf), group in kinds.items()]  # fmt: skip
     return f"{summary}\n\n{table(head, rows)}" if rows else ""
 
@@ -181,7 +178,7 @@ def fate_cells(kind: list[Record]) -> Iterator[str]:
     whys = Counter(tensor["fate"] for tensor in kind)
     many = len(whys) > 1
     why = "; ".join(f"{fate} ({n} of {len(kind)})" if many else fate for fate, n in whys.items())
-    yield why if used or why.startswith("not used") else f"not used: {why}"
+    yield markdown(why if used or why.startswith("not used") else f"not used: {why}")
 
 
 def proof_lines(record: Record) -> str:
@@ -194,11 +191,13 @@ def proof_lines(record: Record) -> str:
     older = [end for end in others if end["title"] in MERGES]
     rest = [end for end in others if end["title"] not in MERGES]
     ran = proof["program"]
-    if not isinstance(ran, str):
+    if isinstance(ran, str):
+        ran = markdown(ran)
+    else:
         ran = f"its logits are within {ran:.1e} of float64's, relative"
     parts = [
-        f"Against the source's own function, in float64, on {proof['text']}, with perplexity "
-        f"{proof['perplexity_of_source']:.6f} over all rows of the vocabulary:",
+        f"Against the source's own function, in float64, on {markdown(proof['text'])}, with "
+        f"perplexity {proof['perplexity_of_source']:.6f} over all rows of the vocabulary:",
         ends_table(proof, [ours, *rest]),
         layers_summary(proof),
         f"The program that you will use, in float32: {ran}.",
@@ -219,8 +218,9 @@ def ends_table(proof: Record, ends: Sequence[Record]) -> str:
     head = ("model", "largest logit difference", "relative L2", "KL, nats", "perplexity",
             "relative to the source's")  # fmt: skip
     rows = [
-        (e["title"], f"{e['max_abs']:.1e}", f"{e['relative']:.1e}", f"{max(e['kl'], 0):.1e}",
-         f"{e['perplexity']:.6f}", change(e["perplexity"], proof["perplexity_of_source"]))
+        (markdown(e["title"]), f"{e['max_abs']:.1e}", f"{e['relative']:.1e}",
+         f"{max(e['kl'], 0):.1e}", f"{e['perplexity']:.6f}",
+         change(e["perplexity"], proof["perplexity_of_source"]))
         for e in ends
     ]  # fmt: skip
     return table(head, [tuple(f"**{cell}**" for cell in rows[0]), *rows[1:]])
@@ -231,7 +231,9 @@ def layers_summary(proof: Record) -> str:
     worst = max(proof["layers"], key=lambda layer: layer["random"])
     off = "all are exactly the source's"
     if worst["random"] != 0:
-        off = f"the worst is {worst['name']}, off by {worst['random']:.1e} of what it adds"
+        off = (
+            f"the worst is {markdown(worst['name'])}, off by {worst['random']:.1e} of what it adds"
+        )
     limit = "nothing was rounded, so that it is float64's own rounding, summed up over a layer"
     if tolerance > EXACT:
         eps = tolerance / SLACK
@@ -244,11 +246,11 @@ def layers_summary(proof: Record) -> str:
 
 
 def files(record: Record) -> str:
-    rows = [(f["name"], f"{f['size']:,}", f"`{f['sha256']}`") for f in record["files"]]
+    rows = [(markdown(f["name"]), f"{f['size']:,}", f"`{f['sha256']}`") for f in record["files"]]
     others = record["files_not_read"]
     text = table(("file", "bytes", "SHA-256"), rows)
     if others:
-        names = ", ".join(f["name"] for f in others[:6]) + (" …" if len(others) > 6 else "")
+        names = ", ".join(markdown(f["name"]) for f in others[:6]) + " …" * (len(others) > 6)
         text += f"\n\nNot read, because no weight is in them: {names}."
     return text.strip()
 
@@ -258,10 +260,9 @@ def again(record: Record) -> str:
     config = options(record["command"], "--config")
     check = shlex.join(["jaxneox", "verify", *paths]) + (f" {config}" * bool(config))
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return (
-        f"```sh\n{check}   # exits 0 or 1; --tokens FILE for another text\n```\n\n"
-        f"Made {record['made']} by\n\n```sh\n{record['command']}\n```\n\nwith {versions}."
-    )
+    checked = markdown_block(f"{check}   # exits 0 or 1; --tokens FILE for another text", "sh")
+    made = markdown_block(record["command"], "sh")
+    return f"{checked}\n\nMade {record['made']} by\n\n{made}\n\nwith {versions}."
 
 
 def options(command: str, *names: str) -> str:
@@ -273,21 +274,3 @@ def options(command: str, *names: str) -> str:
         taken = word in names if word.startswith("-") else taken
         kept += [shlex.quote(word)] * taken
     return " ".join(kept)
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Format a table; empty without rows."""
-    lines = [head, ["---"] * len(head), *rows]
-    if len(lines) == 2:
-        return ""
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines
-    )

@@ -18,7 +18,10 @@ MOST = 16  # labels of layers
 
 
 def picture(record: Record, path: Path) -> None:
-    draw(record).savefig(path, dpi=110, metadata={"Software": None})
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False}):  # a name with $ is no formula
+        draw(record).savefig(path, dpi=110, metadata={"Software": None})
 
 
 def draw(record: Record) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxneox.config.fates import Alias, Key, Kind, Needless, Refused, Section, Used
 from jaxneox.config.keys import ALIASES, KEYS, SECTIONS
+from jaxneox.console.say import say
 
 _HEAD = """\
 # Configuration
@@ -181,4 +182,4 @@ def _fate(key: Key) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    say(page(), end="")

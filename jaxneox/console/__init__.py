@@ -3,7 +3,8 @@
 - `parser`: help, grouped options and examples.
 - `execute`: runs a command, from its words to an exit status; errors become one line.
 - `hints`: commands as they are printed for the user to run next.
-- `text`: text from files and users as a terminal may show it.
+- `text`: text from files and users, made safe for a terminal, for Markdown and for HTML.
+- `say`: prints such text; nothing else in a command prints.
 - `progress`: a bar for long work.
 - `outputs`: checks of an output file that are made before the work starts.
 - `extras`: optional packages, and which extra brings each.

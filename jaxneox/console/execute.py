@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from jaxneox.console import hints
 from jaxneox.console.extras import EXTRAS, missing
 from jaxneox.console.parser import Parser
-from jaxneox.console.text import tolerate_any_text, visible
+from jaxneox.console.say import tell
+from jaxneox.console.text import message, tolerate_any_text
 from jaxneox.errors import UserError
 
 TRACE = "JAXNEOX_TRACE"
@@ -66,6 +67,7 @@ def entry_point(
     def main(argv: Sequence[str] | None = None) -> NoReturn:
         hush()
         tolerate_any_text()
+        show_warnings_as_messages()
         words = list(sys.argv[1:] if argv is None else argv)
 
         def work() -> int | None:
@@ -113,8 +115,21 @@ def ending(work: Callable[[], int | None], interrupted: str, foreign: bool = Fal
 def end(outcome: Ending) -> NoReturn:
     """Print the last line, if there is one, and exit."""
     if outcome.line is not None:
-        print(visible(outcome.line.replace("\n", " ")), file=sys.stderr)
+        tell(outcome.line)
     sys.exit(outcome.status)
+
+
+class MessageFormatter(logging.Formatter):
+    """Shows what the library logs as a command's other messages are shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return message(super().format(record))
+
+
+def show_warnings_as_messages() -> None:
+    """Let warnings that the library logs, which may quote a file, be one visible line each."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(MessageFormatter())
 
 
 @functools.cache
@@ -130,10 +145,10 @@ def hush() -> None:
     )
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    tell = sys.unraisablehook
+    report = sys.unraisablehook
 
-    def tell_other(unraisable: Any) -> None:
+    def report_others(unraisable: Any) -> None:
         if not LEFT_BEHIND.match(str(unraisable.exc_value)):
-            tell(unraisable)
+            report(unraisable)
 
-    sys.unraisablehook = tell_other
+    sys.unraisablehook = report_others

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from jaxneox.console.text import visible
 
@@ -53,9 +53,3 @@ def progress(label: str, total: int, unit: str = "bytes", at_least: int = 0) -> 
     with bar:
         task = bar.add_task(escape(visible(label)), total=total)
         yield lambda amount: bar.advance(task, amount)
-
-
-def warn(lines: Sequence[str]) -> None:
-    """Print each line on the standard error as a warning."""
-    for line in lines:
-        print(f"warning: {line}", file=sys.stderr)

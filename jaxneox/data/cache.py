@@ -10,10 +10,10 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+from jaxneox.console.say import tell
 from jaxneox.data.sha256 import file_sha256
 
 
@@ -68,7 +68,7 @@ def sums_hold(folder: pathlib.Path, text: str) -> bool:
 
 
 def say_damaged(entry: pathlib.Path) -> None:
-    print(f"the cache's {entry} is damaged: making it again", file=sys.stderr)
+    tell(f"the cache's {entry} is damaged: making it again")
 
 
 @contextlib.contextmanager

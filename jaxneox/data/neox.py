@@ -4,7 +4,6 @@ Sources: gpt-neox `megatron/data/data_utils.py` and `gpt2_dataset.py`.
 """
 
 import hashlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.config.schema import DataConfig
+from jaxneox.console.say import tell
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.label_datasets import check_in_step, with_loss
 from jaxneox.data.order.blend import (
@@ -50,10 +50,9 @@ def _part(data: DataConfig, request: SampleRequest, open_: Open) -> Samples | No
     documents = dict(zip(("train", "valid", "test"), parts, strict=True))[request.split]
     if documents:
         if data.pack != "packed" and request.split != "train":
-            print(
+            tell(
                 f"note: pack-impl: {data.pack} takes the documents of {request.split} from the "
-                "begin of the file, as NeoX does, so from the training documents too",
-                file=sys.stderr,
+                "begin of the file, as NeoX does, so from the training documents too"
             )
         return packing(data, request, dataset, None, documents)
     if request.split == "train":

@@ -2,9 +2,9 @@
 
 import argparse
 import itertools
-import sys
 
 from jaxneox.config.schema import GenerationConfig
+from jaxneox.console.say import tell
 from jaxneox.errors import UserError
 from jaxneox.generate.write import put
 from jaxneox.loading import LoadedModel
@@ -35,7 +35,7 @@ def converse(model: LoadedModel, settings: GenerationConfig, args: argparse.Name
         except KeyboardInterrupt:
             put(" …")
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell(f"error: {error}")
         put("\n")
 
 

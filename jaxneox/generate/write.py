@@ -1,7 +1,6 @@
 """Answers on the terminal while they grow, and in a file when they are whole."""
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import Progress
 
-from jaxneox.console.text import visible
+from jaxneox.console.say import say, tell
 from jaxneox.data.atomic import atomic_file
 from jaxneox.infer.generate import Answer
 
@@ -50,7 +49,7 @@ class Screen:
             seconds = time.perf_counter() - self._began
             where = f" -> {self._output}" if self._output else ""
             rate = f"{self._tokens:,} tokens in {seconds:.1f} s, compiling included{where}"
-            print(f"{len(self._prompts):,} answers, {rate}", file=sys.stderr)
+            tell(f"{len(self._prompts):,} answers, {rate}")
 
     def text(self, number: int, new: str) -> None:
         if self._alone:
@@ -80,7 +79,7 @@ class Screen:
 
 
 def put(text: str) -> None:
-    print(visible(text), end="", flush=True)
+    say(text, end="")
 
 
 def write_lines(name: str, prompts: Sequence[str], answers: Sequence[Answer]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from jaxneox.console.say import tell
 from jaxneox.hosts.ending import FAULT, NO_RESTART
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,7 @@ def supervise(command: Sequence[str], restarts: int, prefix: str) -> int:
         if status in NO_RESTART or ending_signals or not left:
             return status
         left -= 1
-        say(f"{prefix}ended with {meaning(status)}; starting again, {left} more to go")
+        tell(f"{prefix}ended with {meaning(status)}; starting again, {left} more to go")
         time.sleep(SETTLE)
 
 
@@ -82,14 +83,14 @@ def once(command: Sequence[str], prefix: str) -> tuple[int, bool]:
     if not reader.is_alive():  # else a grandchild holds the other end
         child.stderr.close()
     if code < 0 and stderr.lost:
-        say(
+        tell(
             f"{prefix}{stderr.cause()} (noticed at {time.strftime('%H:%M:%S')}); all processes "
             "stop. See to that host, then start all again with the same command: it continues "
             "from the newest checkpoint"
         )
         return FAULT, bool(ending_signals)
     if code < 0:
-        say(f"{prefix}ended by {meaning(128 - code)}")
+        tell(f"{prefix}ended by {meaning(128 - code)}")
         return 128 - code, bool(ending_signals)
     return code, bool(ending_signals)
 
@@ -174,7 +175,3 @@ def die_with_supervisor() -> None:
     """Arrange, in the child, for SIGKILL when the supervisor ends in whatever way (Linux only)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
 """Compiles the settings that are likely the best, and ranks them by what the compiler says."""
 
-import sys
-
 from jaxneox.config import Settings
+from jaxneox.console.say import say, tell
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
@@ -33,7 +32,7 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
         topology,
         lambda sizes: links_of(make_mesh(sizes, topology.devices), topology),
     )
-    print(f"{len(order)} settings should fit; by formulas the best are compiled", file=sys.stderr)
+    tell(f"{len(order)} settings should fit; by formulas the best are compiled")
     for estimate in order[: MAX_TRIES * count]:
         one = estimate.candidate
         try:
@@ -42,9 +41,9 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
             if not planned.fits:
                 raise TooLarge(f"needs {planned.total / GIB:,.1f} GiB of a device")
         except UserError as error:  # too large, or a kernel that has no such mesh
-            print(f"  {one}: {error}", file=sys.stderr)
+            tell(f"  {one}: {error}")
             continue
-        print(f"  {one}: compiled in {planned.compiled.seconds:.0f} s", file=sys.stderr)
+        tell(f"  {one}: compiled in {planned.compiled.seconds:.0f} s")
         compiled.append((one, planned))
         if len(compiled) == count:
             break
@@ -58,7 +57,7 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
         return not near, pair[1].total if near else step
 
     compiled.sort(key=order_of)
-    print(table(compiled) + "\n")
+    say(table(compiled) + "\n")
     return compiled[0][1]
 
 

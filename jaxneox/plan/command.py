@@ -1,13 +1,13 @@
 """The command `jaxneox plan CONFIG.yml --topology v5p:4x4x4 --mesh dp=16,tp=4`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
 from jaxneox.console.parser import Parser
+from jaxneox.console.say import say, tell
 from jaxneox.errors import UserError
 from jaxneox.plan.topology import parse_topology, prepare
 
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{topology.name} has {len(topology.devices)} devices, not one a chip")
     plan, notes = plan_of(settings, sizes_on(args.mesh, settings, topology))
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
     planned = (
         best(settings, plan, topology, args.search) if args.search else compile_for(plan, topology)
     )
-    print(report(planned))
+    say(report(planned))
     if args.html:
         write_page(planned, args.html)
-        print(f"\nwritten: {args.html}")
+        say(f"\nwritten: {args.html}")
     return 0
 
 

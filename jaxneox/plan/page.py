@@ -1,9 +1,9 @@
 """A plan as one HTML page with its pictures in it: memory, sharding, a layer's timeline."""
 
-import html
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxneox.console.text import as_html
 from jaxneox.data.atomic import atomic_file
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.report import GIB, MEANS, report
@@ -29,8 +29,8 @@ def write_page(planned: Planned, path: Path) -> None:
     parts = [section("Memory of a device", bars(planned)), section("Sharding", sharding(planned))]
     if planned.topology.chip is not None:
         parts.append(section("A layer's timeline", "".join(drawn(planned))))
-    title = html.escape(f"{planned.plan.parameters:,} parameters on {planned.topology.name}")
-    text = html.escape(report(planned))
+    title = as_html(f"{planned.plan.parameters:,} parameters on {planned.topology.name}")
+    text = as_html(report(planned))
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f"<style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}"
@@ -41,13 +41,12 @@ def write_page(planned: Planned, path: Path) -> None:
 
 
 def section(title: str, body: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>{body}"
+    return f"<h2>{as_html(title)}</h2>{body}"
 
 
 def key(entries: dict[str, str]) -> str:
     spans = (
-        f'<span class="key" style="background:{c}"></span>{html.escape(n)}'
-        for n, c in entries.items()
+        f'<span class="key" style="background:{c}"></span>{as_html(n)}' for n, c in entries.items()
     )
     return f"<p>{''.join(spans)}</p>"
 
@@ -87,7 +86,7 @@ def sharding(planned: Planned) -> str:
             f"{cell(colours, e)}{axis} {size:,}</td>"
             for axis, size, e in zip(plan.model.axes[name], shape, entries, strict=True)
         )
-        rows.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+        rows.append(f"<tr><td>{as_html(name)}</td>{cells}</tr>")
     return key(colours) + f"<table>{''.join(rows)}</table>"
 
 
@@ -138,7 +137,7 @@ def caption(interval: Interval) -> str:
 def rect(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
     return (
         f'<rect x="{x:.2f}" y="{y}" width="{max(width, 0.3):.2f}" height="{height}" '
-        f'fill="{colour}"><title>{html.escape(title)}</title></rect>'
+        f'fill="{colour}"><title>{as_html(title)}</title></rect>'
     )
 
 

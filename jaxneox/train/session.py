@@ -1,13 +1,13 @@
 """The training command from keys to the last line that it prints."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from jaxneox import checkpoint
 from jaxneox.config import Settings
 from jaxneox.config.batch import GLOBAL, LARGEST_MICRO, MICRO, uncut
 from jaxneox.config.schema import CheckpointConfig
+from jaxneox.console.say import say, tell
 from jaxneox.data import Tokenizer, open_tokenizer
 from jaxneox.data.elsewhere import ANY_TOKEN, absent_data, without_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
@@ -56,18 +56,18 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
 
 def work(run: Run, samples: int, by_default: bool) -> int:
     if run.step >= run.last:
-        print(summary.already_done(run))
+        say(summary.already_done(run))
         return 0
     if run.step:
-        print(f"continuing at step {run.step} of {run.last}")
+        say(f"continuing at step {run.step} of {run.last}")
     check_learning_rate(run)
     finished = train(run)
     if finished and samples and run.tokenizer is not None:
         text = sample(run, run.tokenizer, samples, "def ", 0.7)
-        print(f"\nThe model writes:\n{summary.indented(text)}")
+        say(f"\nThe model writes:\n{summary.indented(text)}")
     if run.folder is not None and messages.is_first():
         plot_loss(run.folder / "metrics.jsonl", run.folder / "loss.png")
-    print(f"\n{summary.finished(run, by_default) if finished else summary.stopped_early(run)}")
+    say(f"\n{summary.finished(run, by_default) if finished else summary.stopped_early(run)}")
     return 0
 
 
@@ -78,7 +78,7 @@ def check_learning_rate(run: Run) -> None:
     last = run.last - int(run.state.skipped)
     learning_rate.check(cfg, first, last)
     for note in learning_rate.notes(cfg, run.schedule_before, first, last):
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def unfinished(folder: Path, train_iters: int) -> Path:
@@ -133,7 +133,7 @@ def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
     cfg = settings.resolve(sizes["dp"], vocab_size)
     check_folders(cfg.checkpoint)
     for note in [*notes, *absent_data(cfg.data)]:
-        print(f"note: {note}", file=sys.stderr)
+        tell(f"note: {note}")
     return build_plan(cfg, sizes, eod)
 
 

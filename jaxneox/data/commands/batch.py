@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
-from jaxneox.console.text import visible
+from jaxneox.console.say import say
 from jaxneox.data.atomic import atomic_file
 from jaxneox.data.commands import run_data
 from jaxneox.data.loader import SampleLoader
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         np.savez(file, **arrays)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     first, last = loader.sample_numbers(steps.start)[0], loader.sample_numbers(steps[-1])[1]
-    print(visible(f"{args.out}: {shapes}; samples {first} to {last} of {args.split}"))
+    say(f"{args.out}: {shapes}; samples {first} to {last} of {args.split}")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxneox.console.text import visible
+from jaxneox.console.say import say
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.tokenizer import Tokenizer
 from jaxneox.errors import UserError
@@ -22,13 +22,13 @@ def show(dataset: IndexedDataset, tokenizer: Tokenizer | None, args: argparse.Na
     text = tokenizer.decode(learned.tolist()) if tokenizer else None
     if args.json:
         document = {"document": args.document, "tokens": chosen.tolist(), "text": text}
-        print(json.dumps(document))
+        say(json.dumps(document))
         return 0
     part = f", of which {args.tokens}" if args.tokens else ""
-    print(visible(f"{dataset.prefix.name}, document {args.document}: {len(tokens):,} tokens{part}"))
-    print(textwrap.fill(" ".join(map(str, chosen.tolist())), 100))
+    say(f"{dataset.prefix.name}, document {args.document}: {len(tokens):,} tokens{part}")
+    say(textwrap.fill(" ".join(map(str, chosen.tolist())), 100))
     if text is not None:
-        print(visible(f"\n{text}"))
+        say(f"\n{text}")
     return 0
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
-from jaxneox.console.text import visible
+from jaxneox.console.say import say
 from jaxneox.data.commands import document, run_data, step, vocabulary
 from jaxneox.data.commands.histogram import Bin, draw, draw_png, histogram
 from jaxneox.data.commands.scan import (
@@ -77,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
     if args.png:
         draw_png(bins, dataset.prefix.name, args.png)
     if args.json:
-        print(json.dumps(shown))
+        say(json.dumps(shown))
     else:
-        print(visible("\n".join([*page(shown), "", *draw(bins)])))
+        say(*[*page(shown), "", *draw(bins)])
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
-from jaxneox.console.text import visible
+from jaxneox.console.say import say
 from jaxneox.data.atomic import atomic_file
 from jaxneox.data.commands.scan import chunks, is_label
 from jaxneox.data.indexed import IndexedDataset, dataset_prefix
@@ -52,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     merged = IndexedDataset(out)
     documents = len(merged.doc_idx) - 1
-    print(visible(
-        f"{out}: {len(datasets)} datasets, {documents:,} documents, {merged.total:,} tokens"
-    ))  # fmt: skip
+    say(f"{out}: {len(datasets)} datasets, {documents:,} documents, {merged.total:,} tokens")
     return 0
 
 

@@ -2,11 +2,11 @@
 
 import argparse
 import pathlib
-import sys
 from typing import NamedTuple
 
 from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.schema import TokenizerConfig
+from jaxneox.console.say import tell
 from jaxneox.data.build import open_loader
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.sample_request import Split
@@ -73,5 +73,5 @@ def _tokenizer(cfg: TokenizerConfig, folder: pathlib.Path | None) -> Tokenizer |
     except UserError as error:
         if cfg.eod_token is not None:
             raise
-        print(f"note: without a tokenizer ({error})", file=sys.stderr)
+        tell(f"note: without a tokenizer ({error})")
         return None

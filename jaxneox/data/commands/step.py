@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxneox.console.text import visible
+from jaxneox.console.say import say
 from jaxneox.data.commands.document import token_range
 from jaxneox.data.commands.run_data import RunData, open_run
 from jaxneox.data.loader import HostBatch
@@ -32,9 +32,9 @@ def show(args: argparse.Namespace) -> int:
         "rows": shown,
     }
     if args.json:
-        print(json.dumps(figures))
+        say(json.dumps(figures))
         return 0
-    print(visible("\n".join(page(figures, run, args.full, size - len(rows)))))
+    say(*page(figures, run, args.full, size - len(rows)))
     return 0
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.progress import LARGE, progress
-from jaxneox.console.text import visible
+from jaxneox.console.say import say
 from jaxneox.data.commands import vocabulary
 from jaxneox.data.commands.scan import (
     IGNORED,
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.write_checksums and not checksum_path(dataset_prefix(prefix)).is_file():
             write_checksums(dataset_prefix(prefix), digests(IndexedDataset(prefix)))
         lines = report.findings or [f"{prefix}: all is well: {', '.join(report.checked)}"]
-        print("\n".join(visible(line.replace("\n", " ")) for line in lines), flush=True)
+        say(*(line.replace("\n", " ") for line in lines))
     return status
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxneox.console.say import tell
 from jaxneox.data.cache import cache_root, new_entry, say_damaged, sums_hold, sums_of
 from jaxneox.data.storage import Prefix
 
@@ -54,7 +54,7 @@ def kept(
     taken = time.monotonic() - begun
     for home in homes:
         if (arrays_on_disk := _save(home / name, arrays)) is not None:
-            print(f"built the index of {beside} in {taken:.1f} s: {home / name}", file=sys.stderr)
+            tell(f"built the index of {beside} in {taken:.1f} s: {home / name}")
             return arrays_on_disk
     return arrays
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +12,7 @@ from jaxneox import checkpoint
 from jaxneox.checkpoint import Damaged, Location
 from jaxneox.config import Config, Settings
 from jaxneox.config.schema import CheckpointConfig, ModelConfig, ScheduleConfig
+from jaxneox.console.say import say, warn
 from jaxneox.data import Loader
 from jaxneox.errors import UserError
 from jaxneox.foreign import refuse_foreign
@@ -99,10 +99,7 @@ def earlier(start: ResumePoint, damage: Damaged, c: CheckpointConfig) -> ResumeP
     reason = str(damage).rpartition("; ")[0]
     aside = messages.broadcast(lambda: str(checkpoint.put_aside(start.location)))
     if messages.is_first():
-        print(
-            f"warning: {reason}; it is now {aside}, and the run goes on from step {before[-1]}",
-            file=sys.stderr,
-        )
+        warn([f"{reason}; it is now {aside}, and the run goes on from step {before[-1]}"])
     return ResumePoint(Location(start.location.run, before[-1]), start.weights_only)
 
 
@@ -172,7 +169,7 @@ def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
     if cfg.vocab_size > saved.vocab_size:
         differences["vocab_size"] += ": each new row is the mean of those that are there"
     for difference in differences.values():
-        print(f"note: {start.location.folder}: {difference}")
+        say(f"note: {start.location.folder}: {difference}")
 
 
 def note_optimizer(start: ResumePoint, cfg: Config) -> None:
@@ -186,7 +183,7 @@ def note_optimizer(start: ResumePoint, cfg: Config) -> None:
     for name in ("lr_factors", "clip_leaves_out", "old_lr_schedule", "neox_compat"):
         here = cfg.keys.get(name)
         if keys[name] and here is None:
-            print(
+            say(
                 f"note: {start.location.folder}: {name} is {_short(keys[name])} there and not "
                 "given here, so that the run goes on with other updates; keep the keys of "
                 f"{start.location.run}/config.yml"

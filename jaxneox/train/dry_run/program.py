@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from jaxneox.console.say import say
 from jaxneox.hlo import sent
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.report import report
@@ -24,8 +25,8 @@ VIRTUAL = (
 
 def dry_run(plan: TrainPlan) -> None:
     """Print what is known at once, then what the compiler says, which takes a while."""
-    print(report(plan), flush=True)
-    print("\n" + of_the_program(plan))
+    say(report(plan))
+    say("\n" + of_the_program(plan))
 
 
 @dataclass(frozen=True)

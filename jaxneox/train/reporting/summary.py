@@ -7,6 +7,7 @@ import jax
 
 from jaxneox import checkpoint
 from jaxneox.console.hints import command
+from jaxneox.console.say import say
 from jaxneox.data import TokensFile
 from jaxneox.data.neox import PACKED
 from jaxneox.parallel.mesh import show
@@ -22,17 +23,17 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     """Print what is about to be trained, on which devices, and all notes."""
     cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
     virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
-    print(f"{plan.parameters:,} parameters, {cfg.precision.compute}, on{virtual} "
+    say(f"{plan.parameters:,} parameters, {cfg.precision.compute}, on{virtual} "
           f"{devices[0].device_kind} devices, mesh {show(plan.sizes)}")  # fmt: skip
     if virtual:
-        print(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
-    print(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "
+        say(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
+    say(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "
           f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
-    print(learning_rate.in_words(cfg.schedule, cfg.train.train_iters))
+    say(learning_rate.in_words(cfg.schedule, cfg.train.train_iters))
     if plan.schedule is not None:
-        print(f"pipeline: {plan.schedule}")
+        say(f"pipeline: {plan.schedule}")
     if plan.sizes["cp"] > 1:
-        print(f"attention over cp: {'a ring' if plan.rules.ring else 'gathered keys and values'}")
+        say(f"attention over cp: {'a ring' if plan.rules.ring else 'gathered keys and values'}")
     notes = cfg.notes + tuple(f"the tokenizer: {note}" for note in tokenizer_notes)
     if cfg.checkpoint.save is None:
         notes += ("nothing will be saved: name a folder with --save DIR",)
@@ -47,7 +48,7 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     if used < len(devices):
         notes += (f"{used} of {len(devices)} devices are used; --mesh dp=-1,… takes all",)
     for note in notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def pipeline_notes(plan: TrainPlan) -> tuple[str, ...]:
