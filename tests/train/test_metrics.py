@@ -55,13 +55,38 @@ def test_what_lies_beyond_the_start_is_forgotten(tmp_path: Path) -> None:
     assert written(path, 0, range(1, 2)) == [1]
 
 
-@pytest.mark.parametrize("line", ["{}", "nonsense", "[1]", "3"])
-def test_a_foreign_line_is_an_error(line: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"{}", b"nonsense", b"[1]", b"3", b"\xff", b"", b"null", b"\x00"),
+        *(
+            b'{"step": 1e400}',
+            b'{"step": "1"}',
+            b'{"step": null}',
+            b'{"step": ' + b"9" * 5000 + b"}",
+        ),
+        *(
+            b"[" * 100_000,
+            b'{"step": 2, "x": ' + b"[" * 10**5,
+            b'{"step": 2, "x": "' + b"x" * 2**21,
+        ),
+    ],
+    ids=lambda line: repr(line[:20]),
+)
+def test_a_foreign_line_is_an_error(line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(UserError, match="is not the figures of a step; move the file away"):
+    content = b'{"step": 1, "loss": 2.0}\n' + line + b"\n"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"jsonl:2: .* is not the figures of a step; take the line"):
         MetricsFile(path, 3)
-    assert path.read_text() == line + "\n"
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("torn", [b"\xe2\x82", b'{"step": 2, "loss": 1', b"\xff", b"[" * 10**5])
+def test_a_torn_last_line_is_dropped(torn: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + torn)
+    assert written(path, 1, range(2, 3)) == [1, 2]
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,9 @@ from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 
 Figures = dict[str, Any]
+
+LONGEST_LINE = 1 << 20
+"""Bytes of a step's figures, at most; they are a few hundred."""
 
 
 class Sink(Protocol):
@@ -28,9 +32,9 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, step: int):
-        kept = [line for line in _lines(path) if _read(path, line)["step"] <= step]
+        kept = [line for line, figures in _read(path) if figures["step"] <= step]
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(kept))
+        temporary.write_bytes(b"".join(kept))
         temporary.replace(path)
         self.file = path.open("a")
 
@@ -121,25 +125,42 @@ def open_sinks(log: LogConfig, keys: Figures, run: Path | None, step: int) -> li
 
 
 def read_metrics(path: Path) -> list[Figures]:
-    return [_read(path, line) for line in _lines(path)]
+    """Read the figures of every step that was written whole.
+
+    Raises:
+        UserError: a line is something else; it names the line.
+    """
+    return [figures for _, figures in _read(path)]
 
 
-def _read(path: Path, line: str) -> Figures:
+def _read(path: Path) -> Iterator[tuple[bytes, Figures]]:
+    """Yield each whole line with its figures: a killed run may have left half of one at the end."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            yield line, _figures(path, number, line)
+
+
+def _figures(path: Path, number: int, line: bytes) -> Figures:
     try:
-        figures = json.loads(line)
-        int(figures["step"])
-    except (ValueError, TypeError, KeyError) as error:
-        begin = line.strip()[:40]
-        raise UserError(
-            f"{path}: {begin!r} is not the figures of a step; move the file away"
-        ) from error
-    return figures
+        figures = json.loads(line) if len(line) <= LONGEST_LINE else None
+        numbers = isinstance(figures, dict) and all(map(_is_figure, figures.values()))
+        if numbers and isinstance(figures["step"], int):
+            return figures
+    except (ValueError, KeyError, RecursionError):  # ValueError also of bytes that are not UTF-8
+        pass
+    raise UserError(
+        f"{path}:{number}: {line[:40].strip()!r} is not the figures of a step; take the line out, "
+        "or move the file away"
+    )
 
 
-def _lines(path: Path) -> list[str]:
-    """Read the whole lines: a killed run may have left half of one at the end."""
-    text = path.read_text() if path.exists() else ""
-    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+def _is_figure(value: Any) -> bool:
+    """Tell whether a value is a finite number, or the null that stands for another."""
+    return value is None or (isinstance(value, int | float) and abs(value) < 2.0**63)
 
 
 def _is_bad(value: Any) -> bool:
