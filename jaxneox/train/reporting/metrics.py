@@ -147,15 +147,16 @@ def _read(path: Path) -> Iterator[tuple[bytes, Figures]]:
 def _figures(path: Path, number: int, line: bytes) -> Figures:
     try:
         figures = json.loads(line) if len(line) <= LONGEST_LINE else None
-        numbers = isinstance(figures, dict) and all(map(_is_figure, figures.values()))
-        if numbers and isinstance(figures["step"], int):
-            return figures
-    except (ValueError, KeyError, RecursionError):  # ValueError also of bytes that are not UTF-8
-        pass
-    raise UserError(
-        f"{path}:{number}: {line[:40].strip()!r} is not the figures of a step; take the line out, "
-        "or move the file away"
-    )
+    except (ValueError, RecursionError):  # the first also of bytes that are not UTF-8
+        figures = None
+    if not isinstance(figures, dict) or not isinstance(figures.get("step"), int):
+        figures = {}
+    if not figures or not all(map(_is_figure, figures.values())):
+        raise UserError(
+            f"{path}:{number}: {line[:40].strip()!r} is not the figures of a step; take the line "
+            "out, or move the file away"
+        )
+    return figures
 
 
 def _is_figure(value: Any) -> bool:
