@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from jaxneox.console.text import visible
+from jaxneox.console.waiting import waiting
 
 LARGE = 256 << 20
 """How many bytes take long enough to read for a bar."""
@@ -16,7 +17,7 @@ Advance = Callable[[int], None]
 def progress(label: str, total: int, unit: str = "bytes", at_least: int = 0) -> Iterator[Advance]:
     """Show a bar on the standard error while the block runs, if that is a terminal.
 
-    In a log there is a line instead, where `at_least` says what takes long.
+    In a log there is a line instead, if the block takes long.
 
     Args:
         label: what is being done; may come from a file.
@@ -48,8 +49,6 @@ def progress(label: str, total: int, unit: str = "bytes", at_least: int = 0) -> 
         console=console, transient=True,
         disable=not console.is_terminal or total < at_least,
     )  # fmt: skip
-    if not console.is_terminal and 0 < at_least <= total:
-        print(f"{visible(label)} …", file=console.file, flush=True)
-    with bar:
+    with bar if console.is_terminal else waiting(label):
         task = bar.add_task(escape(visible(label)), total=total)
         yield lambda amount: bar.advance(task, amount)

@@ -183,9 +183,48 @@ def test_lines_show_means_without_the_compilation(
     bar.close()
     figures = "loss 2.5000  norm 1.000  lr 1.00e-03"
     assert out.getvalue().splitlines() == [
-        f"step      2  {figures}  64 tokens/s  MFU 20%  1000 ms",
+        f"step      1  {figures}  1 min 0 s, compiling included",
+        f"step      2  {figures}  64 tokens/s  MFU 20%  1 s",
         f"step      4  {figures}  128 tokens/s  MFU 40%  500 ms",
         f"step      5  {figures}  128 tokens/s  MFU 40%  500 ms",
         "[not] markup",
     ]
     assert (tmp_path / "logs/train.log").read_text() == out.getvalue()
+
+
+def test_profiled_steps_tell_nothing_of_the_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    bar = Bar(0, 5, LogConfig(interval=2), Rate(flops_per_token=2.0, peak=640.0))
+    for step, seconds in enumerate((60.0, 0.5, 50.0, 50.0, 0.5), 1):
+        bar.show(step, FIGURES | {"seconds": seconds}, timed=step not in (3, 4))
+    bar.close()
+    times = [line.partition("1.00e-03")[2] for line in out.getvalue().splitlines()]
+    assert times[1:] == ["  128 tokens/s  MFU 40%  500 ms", "", "  128 tokens/s  MFU 40%  500 ms"]
+
+
+def test_a_peak_that_is_too_low_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    bar = Bar(0, 3, LogConfig(interval=1), Rate(flops_per_token=2e12, peak=1.2e14))
+    for step in (1, 2, 3):
+        bar.show(step, FIGURES | {"seconds": 1e-4})
+    bar.close()
+    assert "MFU" not in out.getvalue().replace("MFU is not shown", "")
+    assert out.getvalue().count("more than the 120 TFLOP/s that were taken for their peak") == 1
+
+
+def test_small_numbers_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    bar = Bar(1, 3, LogConfig(), Rate(flops_per_token=2.0, peak=1e9))
+    small = {"loss": 2e-5, "grad_norm": 1e-4, "seconds": 3e-4}
+    for step in (2, 3):
+        bar.show(step, FIGURES | small)
+    bar.close()
+    assert out.getvalue().splitlines()[1] == (
+        "step      3  loss 2.00e-05  norm 1.00e-04  lr 1.00e-03  213,333 tokens/s  MFU 0.043%  "
+        "0.3 ms"
+    )

@@ -103,10 +103,11 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                 raise
             waited = time.perf_counter() - since
             mark(f"in step {done + 1}", early)
-            trace.before(done + 1)
+            if trace.begins_at(done + 1):
+                with reporter.aside():
+                    trace.start()
             run.state, figures = run_step(run.state, batch)
             done += 1
-            trace.after(done, run.state)
             if evaluates_at(done, cfg.train):
                 with reporter.aside():
                     first = (done // cfg.train.eval_interval - 1) * cfg.train.eval_iters
@@ -119,7 +120,10 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                     scores = tasks(run.state.params, done)
                 reporter.bar.say(tasks.line(done, scores))
                 figures |= scores
-            reporter.add(done, figures | {"data_wait": waited})
+            reporter.add(done, figures | {"data_wait": waited}, timed=not trace.running)
+            if trace.ends_at(done):
+                with reporter.aside():
+                    trace.close()
             if run.replicas and run.replicas.is_due(done):
                 with reporter.aside():
                     run.replicas.check(run.state, done)

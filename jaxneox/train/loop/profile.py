@@ -22,15 +22,15 @@ class Trace:
         if log.profile and self.folder is None:
             raise UserError("profile: true needs a folder for its trace: set save, by --save DIR")
 
-    def before(self, step: int) -> None:
-        if self.first <= step <= self.last and not self.running:
-            jax.profiler.start_trace(str(self.folder))
-            self.running = True
+    def begins_at(self, step: int) -> bool:
+        return self.first <= step <= self.last and not self.running
 
-    def after(self, step: int, result: object) -> None:
-        if self.running and step >= self.last:
-            jax.block_until_ready(result)
-            self.close()
+    def ends_at(self, step: int) -> bool:
+        return self.running and step >= self.last
+
+    def start(self) -> None:
+        jax.profiler.start_trace(str(self.folder))
+        self.running = True
 
     def close(self) -> None:
         if self.running:

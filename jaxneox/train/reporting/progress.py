@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxneox.config.schema import LogConfig
+from jaxneox.console.text import visible
+from jaxneox.console.units import decimals, rate, seconds, share, significant
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 
@@ -19,8 +21,9 @@ WORTH_SAYING = 0.01  # of the time spent waiting for data
 class Bar:
     """A progress bar with the latest figures, and every `interval` steps a line above it.
 
-    Its times are means over the steps since the last line, without the first, which the compiler
-    took. The lines are also appended to `log-dir/train.log`.
+    The first step has a line as well. Times are means over the steps since the last line that tell
+    of the program's speed: without the first, which the compiler took, and without those that were
+    profiled. The lines are also appended to `log-dir/train.log`.
     """
 
     def __init__(self, start: int, total: int, log: LogConfig, rate: "Rate"):
@@ -40,35 +43,55 @@ class Bar:
         self.task = self.bar.add_task("", total=total, completed=start, figures="compiling")
         self.bar.start()
 
-    def show(self, step: int, figures: Figures) -> None:
-        if step == self.first + 1:
-            self.forget()
-        self.steps += 1
-        self.tokens += figures["tokens"]
-        self.seconds += figures["seconds"]
-        self.waited += figures["data_wait"]
-        loss, speed = f"loss {figures['loss']:.4f}", self.speed()
-        self.bar.update(self.task, completed=step, figures=f"{loss}  {speed}")
-        if step % self.interval == 0 or step == self.last:
-            rest = f"norm {figures['grad_norm']:.3f}  lr {figures['lr']:.2e}"
-            milliseconds = 1000 * self.seconds / self.steps
-            waited = self.waited / self.seconds
-            slow = f"  {waited:.0%} of it waiting for data" if waited > WORTH_SAYING else ""
-            self.say(f"step {step:>6}  {loss}  {rest}  {speed}  {milliseconds:.0f} ms{slow}")
+    def show(self, step: int, figures: Figures, timed: bool = True) -> None:
+        """Show a step.
+
+        Args:
+            step: its number.
+            figures: as they go to metrics.jsonl.
+            timed: whether its time tells how fast the program is.
+        """
+        if timed and step != self.first:
+            self.steps += 1
+            self.tokens += figures["tokens"]
+            self.seconds += figures["seconds"]
+            self.waited += figures["data_wait"]
+        loss = f"loss {decimals(figures['loss'], 4)}"
+        self.bar.update(self.task, completed=step, figures=f"{loss}  {self.speed()}")
+        if step in (self.first, self.last) or step % self.interval == 0:
+            rest = f"norm {decimals(figures['grad_norm'], 3)}  lr {figures['lr']:.2e}"
+            times = self.times()
+            if step == self.first:
+                times = f"{seconds(figures['seconds'])}, compiling included"
+            self.say("  ".join(filter(None, (f"step {step:>6}", loss, rest, times))))
+            if self.steps and self.rate.is_beyond_its_peak(self.tokens / self.seconds):
+                self.say(self.rate.explain())
             self.forget()
         for name in ("valid_loss", "test_loss"):
             if name in figures:
-                self.say(f"step {step:>6}  {name.replace('_', ' ')} {figures[name]:.4f}")
+                value = decimals(figures[name], 4)
+                self.say(f"step {step:>6}  {name.replace('_', ' ')} {value}")
 
     def speed(self) -> str:
+        """Say how many tokens there are in a second, and what part of the peak that is."""
+        if not self.steps:
+            return ""
         tokens = self.tokens / self.seconds
         utilisation = self.rate.utilisation(tokens)
-        return f"{tokens:,.0f} tokens/s" + (f"  MFU {utilisation:.0%}" if utilisation else "")
+        return f"{rate(tokens)} tokens/s" + (f"  MFU {share(utilisation)}" if utilisation else "")
+
+    def times(self) -> str:
+        if not self.steps:
+            return ""
+        waited = self.waited / self.seconds
+        slow = f"  {share(waited)} of it waiting for data" if waited > WORTH_SAYING else ""
+        return f"{self.speed()}  {seconds(self.seconds / self.steps)}{slow}"
 
     def forget(self) -> None:
         self.steps, self.tokens, self.seconds, self.waited = 0, 0, 0.0, 0.0
 
     def say(self, text: str) -> None:
+        text = visible(text)
         self.console.print(text, highlight=False, markup=False)
         if self.file is not None:
             self.file.write(text + "\n")
@@ -95,4 +118,19 @@ class Rate:
         self.flops_per_token, self.peak = flops_per_token, peak
 
     def utilisation(self, tokens_per_second: float) -> float | None:
-        return tokens_per_second * self.flops_per_token / self.peak if self.peak else None
+        """Return the share; None if the peak is not known, or is less than what is done."""
+        if not self.peak or self.is_beyond_its_peak(tokens_per_second):
+            return None
+        return tokens_per_second * self.flops_per_token / self.peak
+
+    def is_beyond_its_peak(self, tokens_per_second: float) -> bool:
+        return self.peak is not None and tokens_per_second * self.flops_per_token > self.peak
+
+    def explain(self) -> str:
+        """Say why there is no share from now on, and forget the peak that was wrong."""
+        assert self.peak is not None
+        wrong, self.peak = self.peak / 1e12, None
+        return (
+            f"note: the devices do more than the {significant(wrong, 3)} TFLOP/s that were taken "
+            "for their peak, so that MFU is not shown; set peak-tflops"
+        )

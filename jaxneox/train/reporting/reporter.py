@@ -27,13 +27,20 @@ class Reporter:
         self.run, self.sinks, self.bar = run, sinks, bar
         self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
         self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
-        self.waiting: deque[tuple[int, Figures]] = deque()
+        self.waiting: deque[tuple[int, Figures, bool]] = deque()
         self.clock = time.perf_counter()
         # steps of this start, those whose loss was a number, and those that changed the weights
         self.seen = self.finite = self.updates = 0
 
-    def add(self, step: int, figures: Figures) -> None:
-        self.waiting.append((step, figures))
+    def add(self, step: int, figures: Figures, timed: bool = True) -> None:
+        """Take the figures of a step, and pass on those of the step before.
+
+        Args:
+            step: its number.
+            figures: of which some may still be computed on the device.
+            timed: whether its time tells how fast the program is, which a profiled step's does not.
+        """
+        self.waiting.append((step, figures, timed))
         if len(self.waiting) > 1:
             self._pass_on()
 
@@ -74,7 +81,7 @@ class Reporter:
         self.clock += time.perf_counter() - start
 
     def _pass_on(self) -> None:
-        step, on_device = self.waiting.popleft()
+        step, on_device, timed = self.waiting.popleft()
         figures = {name: np.asarray(value).item() for name, value in on_device.items()}
         now = time.perf_counter()
         figures |= self._of_the_batch(step) | {"seconds": now - self.clock}
@@ -85,7 +92,7 @@ class Reporter:
         self.updates += not figures["streak"]
         for sink in self.sinks:
             sink.write(step, figures)
-        self.bar.show(step, figures)
+        self.bar.show(step, figures, timed)
         if line:
             self.bar.say(line)
         if figures["streak"] >= self.limit:
