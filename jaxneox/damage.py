@@ -6,6 +6,7 @@ not hold. Whatever else fails (a permission, a disk, memory, too many open files
 the format) may succeed tomorrow or on another machine.
 """
 
+import errno
 import json
 import os
 import re
@@ -93,6 +94,20 @@ def cause(error: BaseException) -> str:
         return os.strerror(number)
     text = str(error).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200]
+
+
+def remedy(error: BaseException) -> str:
+    """Say what to do about a write that failed."""
+    number = _errno(error)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Free some space or save elsewhere"
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in str(error):
+        return "Allow more open files (ulimit -n 65536)"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Make the folder writable or save elsewhere"
+    if number == errno.ENOMEM or isinstance(error, MemoryError):
+        return "Free some memory"
+    return "See to that or save elsewhere"
 
 
 def _database(folder: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Saver:
             newest = f"step {kept[-1]} is whole" if kept else "there was none before"
             raise UserError(
                 f"{self.run}: a checkpoint could not be written ({damage.cause(error)}); {newest}. "
-                "Free some space or save elsewhere, then run the same command again"
+                f"{damage.remedy(error)}, then run the same command again"
             ) from error
 
 

@@ -179,3 +179,19 @@ def test_a_model_without_its_weights_is_foreign_and_another_config_is_not(tmp_pa
         refuse_foreign(tmp_path)
     (tmp_path / "config.json").write_text('{"port": 80}')
     assert foreign(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "Free some space or save elsewhere"),
+        (OSError(errno.EMFILE, "Too many open files"), "Allow more open files (ulimit -n 65536)"),
+        (ValueError("x [source] os_error_code='24'"), "Allow more open files (ulimit -n 65536)"),
+        (ValueError("UNKNOWN: Too many open files"), "Allow more open files (ulimit -n 65536)"),
+        (OSError(errno.EROFS, "Read-only"), "Make the folder writable or save elsewhere"),
+        (MemoryError(), "Free some memory"),
+        (ValueError("something"), "See to that or save elsewhere"),
+    ],
+)
+def test_each_failed_write_has_its_own_remedy(fault: Exception, words: str) -> None:
+    assert damage.remedy(fault) == words

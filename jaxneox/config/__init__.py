@@ -13,6 +13,7 @@ From files to checked keys:
   pythia-12b-deduped.yml.
 - `keys/`: the table of all keys, one row each; `fates` has the kinds of rows.
 - `check`: holds keys against the table: names, types, what is refused.
+- `other_names`: names in other programs, for suggestions.
 - `dotted`: keys inside blocks, by their dotted names.
 
 From keys to parts of a run, where no single key sets a field:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused, Used, is_off, same
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
 from jaxneox.config.keys.past import REMOVED, RENAMED
+from jaxneox.config.other_names import MEANT
 from jaxneox.errors import UserError
 
 LEAST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32 without its subnormal numbers
@@ -163,6 +164,8 @@ def _nearest(name: str) -> str:
     living = [known for known in KEYS if known not in dead]
     siblings = [known for known in living if known.rpartition(".")[0] == block]
     elsewhere = [known for known in living if known.rpartition(".")[2] == short]
+    if short in MEANT and not elsewhere:
+        return f" (did you mean {MEANT[short]}?)"
     nearest = elsewhere or difflib.get_close_matches(name, siblings, n=1)
     if not nearest:
         return ""

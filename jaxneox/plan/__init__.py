@@ -4,7 +4,6 @@
 - `topology`, `chips`: the devices, and the rates of a chip.
 - `planned`: the compiled step and its figures: memory (`total` is what one device needs), MFU and
   days; `TooLarge` if the compiler finds no room.
-- `known_memory`: bytes that are known without compiling, from the shardings of `train.step.state`.
 - `times`: how long the step takes, with and without overlap of sending and computing; `timeline`:
   a layer's work in order, for the page's picture.
 - `search`: meshes and settings, ranked by formulas of memory and time (pipeline bubble, ZeRO,

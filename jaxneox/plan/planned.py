@@ -9,9 +9,9 @@ from jaxneox.errors import UserError
 from jaxneox.hlo import sent
 from jaxneox.hlo.work import Work, work
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.plan.known_memory import Memory, memory_of
 from jaxneox.plan.times import Links, Times, links_of, times
 from jaxneox.plan.topology import Topology
+from jaxneox.train.dry_run.memory import Memory, memory_of
 from jaxneox.train.dry_run.program import Compiled, compile_step
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.flops import flops_per_token

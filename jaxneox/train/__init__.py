@@ -4,5 +4,6 @@
 - `session`: the command from keys to the last line that it prints.
 - `plan`: what can be said of a run without allocating anything.
 - `run`: a plan on its mesh, with its state, its data and its folder.
+- `out_of_memory`: what a run that does not fit says.
 - `step/`, `loop/`, `reporting/`, `checkpoints/`, `dry_run/`: see their docstrings.
 """

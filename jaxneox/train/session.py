@@ -1,7 +1,11 @@
 """The training command from keys to the last line that it prints."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+import jax
 
 from jaxneox import checkpoint
 from jaxneox.config import Settings
@@ -19,6 +23,7 @@ from jaxneox.train.checkpoints.lock import locked
 from jaxneox.train.dry_run.program import dry_run
 from jaxneox.train.loop.loop import train
 from jaxneox.train.loop.replicas import Replicas
+from jaxneox.train.out_of_memory import is_out_of_memory, out_of_memory
 from jaxneox.train.plan import TrainPlan, build_plan
 from jaxneox.train.reporting import learning_rate, summary
 from jaxneox.train.reporting.plot import plot_loss
@@ -47,11 +52,22 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
     plan = build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
     summary.greet(plan, tokenizer.notes if tokenizer else ())
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
-    with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None):
+    with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None), fitting(plan):
         run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
         if args.check_replicas:
             run.replicas = Replicas(run.mesh, run.state, run.step, args.check_replicas)
         return work(run, samples, by_default)
+
+
+@contextlib.contextmanager
+def fitting(plan: TrainPlan) -> Iterator[None]:
+    """Turn the end of memory into one line that says what would fit."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(plan, error) from error
 
 
 def work(run: Run, samples: int, by_default: bool) -> int:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from jaxneox.config import Settings, apply_set
 from jaxneox.config.check import typed
 from jaxneox.config.fates import COUNT, FLOATS, SHARE
+from jaxneox.config.keys import KEYS
+from jaxneox.config.other_names import MEANT
 from jaxneox.errors import UserError
 from tests.config.cases import SMALLEST, error, run
 
@@ -127,3 +129,23 @@ def test_data_that_is_set_takes_the_place_of_the_yamls(caplog: pytest.LogCapture
     old = {f"{split}_data_path": "a" for split in ("train", "valid", "test")}
     assert apply_set(old, ["data-path=b"]) == {"data_path": "b"}
     assert apply_set({"data_path": "b"}, [f"{name}=a" for name in old]) == lists
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("learning_rate=1e-3", "lr"),
+        ("n_layer=2", "num_layers"),
+        ("max_steps=5", "train_iters"),
+        ("rope_theta=5", "rotary_emb_base"),
+        ("save_steps=5", "checkpoint_factor"),
+    ],
+)
+def test_a_name_of_another_program_is_understood(typed: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"{typed.partition('=')[0]} \(did you mean {meant}\?\)"):
+        Settings(apply_set(dict(SMALLEST), [typed]))
+
+
+def test_suggested_names_are_keys_and_other_names_are_none() -> None:
+    assert set(MEANT.values()) <= KEYS.keys()
+    assert not MEANT.keys() & KEYS.keys()

@@ -24,7 +24,6 @@ from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.hlo.text import parse
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.plan.known_memory import memory_of
 from jaxneox.plan.planned import Planned, TooLarge
 from jaxneox.plan.report import report
 from jaxneox.plan.setup import plan_of, sizes_on
@@ -32,6 +31,7 @@ from jaxneox.plan.timeline import timelines
 from jaxneox.plan.times import Links, Ways, links_of
 from jaxneox.plan.topology import parse_topology
 from jaxneox.train.checkpoints.restore import initial_state
+from jaxneox.train.dry_run.memory import memory_of
 from jaxneox.train.plan import build_plan
 from tests.limits import PATIENCE
 from tests.parallel.meshes import Mesh, config

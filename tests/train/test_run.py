@@ -98,7 +98,7 @@ def test_what_it_says_is_there(folder: Path) -> None:
     assert all(Path(path).exists() for path in named)
     assert "The model writes:\n    def " in out
     lines = [line for line in out.splitlines() if line.startswith("step ")]
-    assert [int(line.split()[1]) for line in lines] == [4, 5, 8, 10, 12, 12, 12]
+    assert [int(line.split()[1]) for line in lines] == [1, 4, 5, 8, 10, 12, 12, 12]
     assert (folder / "logs/train.log").read_text().splitlines() == lines
     assert list((folder / "board").glob("events.*"))
     assert list((folder / "board/plugins/profile").rglob("*.xplane.pb"))
