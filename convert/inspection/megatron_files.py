@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from convert.readers.pickles import DTYPES, TORCH_DTYPES, Inert, Unpickler
-from convert.readers.torch_file import damaged
+from convert.readers.torch_file import damaged, reason
 from jaxneox.errors import UserError
 
 ITERATION = re.compile(r"iter_(\d{7,})")
@@ -108,13 +108,14 @@ def read_torch(file: BinaryIO, path: Path) -> Any:
             folder = name.removesuffix("data.pkl")
 
             def storage(key: str, dtype: np.dtype, elements: int) -> tuple[np.dtype, Any]:
-                alone = archive.read(f"{folder}data/{key}") if elements == 1 else b""
-                value = np.frombuffer(alone, dtype, 1)[0] if alone else None
+                record = archive.getinfo(f"{folder}data/{key}")
+                alone = elements == 1 and record.file_size == dtype.itemsize
+                value = np.frombuffer(archive.read(record), dtype)[0] if alone else None
                 return dtype, value
 
             return LenientUnpickler(archive.read(name), str(path), storage, _tensor).load()
     except Exception as error:  # a damaged file can raise anything
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
+        raise damaged(path, reason(error)) from error
 
 
 def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any) -> TensorHeader:
@@ -143,7 +144,7 @@ def read_index(folder: Path) -> DistIndex:
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
+        raise damaged(path, reason(error)) from error
     index.common = _common(folder, storage)
     return index
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from convert.readers.pickles import TORCH_DTYPES, Inert, Unpickler
-from convert.readers.torch_file import LazyTensor, TorchFile
+from convert.readers.torch_file import LazyTensor, TorchFile, reason
 from jaxneox.errors import UserError
 
 INDEX = ".metadata"
@@ -175,8 +175,8 @@ class DistFolder:
             raise
         except Exception as error:  # a damaged pickle can be anything
             raise UserError(
-                f"{index}: is damaged or not an index of a checkpoint ({type(error).__name__}: "
-                f"{str(error)[:200]}); copy it again from its source"
+                f"{index}: is damaged or not an index of a checkpoint ({reason(error)}); copy it "
+                "again from its source"
             ) from error
         self.paths = sorted({place.path for place in self._places.values()})
         missing = [path.name for path in self.paths if not path.is_file()]
