@@ -1,7 +1,7 @@
-"""Reads small files that others have written: within a size, as text or JSON, with one line a fault.
+"""Reads small files of others: within a size, as text or JSON, with one line for each fault.
 
-A path that a user gives may be a pipe, whose opening waits for a writer, or a device without an end;
-a file of keys may be gigabytes long or nested without end. All that reads such a file whole comes
+A path that a user gives may be a pipe, whose opening waits for a writer, or a device without end;
+a file of keys may be gigabytes long or nested without end. What reads such a file whole comes
 through here.
 """
 

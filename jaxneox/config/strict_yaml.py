@@ -124,7 +124,7 @@ class _Loader(yaml.SafeLoader):
             shown = f"{node.value[:40]!r} " if isinstance(node, yaml.ScalarNode) else "this "
             raise _broken(node, f"{shown}is no {kind}: put text in quotes") from error
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         if isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):
             raise _broken(node, "a text with half a character (a surrogate)")
@@ -166,7 +166,8 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _broken(place: yaml.Node | yaml.Event, problem: str) -> BrokenYaml:
-    return BrokenYaml(problem, place.start_mark.line + 1)
+    mark = place.start_mark
+    return BrokenYaml(problem, mark.line + 1 if mark else 1)
 
 
 def _lines(root: yaml.Node | None) -> dict[str, int]:
