@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and how it lists what it found."""
+
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -9,3 +11,23 @@ class UserError(Exception):
     """
 
     status = 2
+
+
+def listed(items: Iterable[object], most: int = 8, separator: str = ", ") -> str:
+    """Join names or reasons for an error's line, which has an end however many there are.
+
+    Args:
+        items: all of them; of each at most 200 characters are shown.
+        most: how many are shown; the others are counted.
+        separator: what stands between them.
+    """
+    shown: list[str] = []
+    more = 0
+    for item in items:
+        if len(shown) < most:
+            text = str(item)
+            shown.append(text if len(text) <= 200 else f"{text[:200]}…")
+        else:
+            more += 1
+    end = f"{separator.rstrip(', ')} and {more} more" if more else ""
+    return separator.join(shown) + end

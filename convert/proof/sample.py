@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 ROWS, LENGTH = 2, 64
 
@@ -82,7 +82,7 @@ def _array(path: Path) -> np.ndarray:
         if isinstance(loaded, np.ndarray):
             return loaded
         if "tokens" not in loaded:
-            raise UserError(f"{path}: has no array `tokens`; it has {', '.join(loaded.files)}")
+            raise UserError(f"{path}: has no array `tokens`; it has {listed(loaded.files)}")
         return loaded["tokens"]
     except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: is not a whole .npy or .npz file ({error})") from error

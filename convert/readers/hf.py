@@ -23,7 +23,7 @@ from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 FLOATS = tuple(np.dtype(dtype) for dtype in DTYPES.values())
@@ -66,6 +66,7 @@ class HfCheckpoint(Checkpoint):
         self._rules = self.family.rules(self.model)
         self.shapes = self._shapes()
         self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
+        self._refuse_claims()
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
         self.keys: dict[str, Any] = keys | {"precision": precision} | TRAINING
@@ -152,7 +153,15 @@ class HfCheckpoint(Checkpoint):
         if wrong:
             raise UserError(
                 f"{self.folder}: its tensors are not those of its config.json in {len(wrong)} "
-                f"places: {'; '.join(wrong)}"
+                f"places: {listed(wrong, 64, '; ')}"
+            )
+
+    def _refuse_claims(self) -> None:
+        """Compare the number of layers with the files before any layer is listed."""
+        if self.model.num_layers > len(self.tensors):
+            raise UserError(
+                f"{self.folder}: the files have {len(self.tensors)} tensors, config.json claims "
+                f"{self.model.num_layers} layers; copy the whole checkpoint, or correct the file"
             )
 
     def _contradictions(self) -> Iterator[str]:

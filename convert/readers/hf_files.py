@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from convert.readers.torch_file import TorchFile
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 from jaxneox.lfs import refuse_pointer
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -83,7 +83,7 @@ def _shards(index: Path) -> list[Path]:
     names = sorted(set(_weight_map(index).values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise UserError(f"{index.parent}: missing {', '.join(missing)}; copy the whole checkpoint")
+        raise UserError(f"{index.parent}: missing {listed(missing)}; copy the whole checkpoint")
     return [index.parent / name for name in names]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 TRACKER = "latest_checkpointed_iteration.txt"
 STEP = re.compile(r"iter_(\d{7,})")
@@ -135,7 +135,6 @@ def require(paths: Iterable[Path]) -> None:
     """Raise a UserError that names the paths which are not files."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        names = [f"{path.parent.name}/{path.name}" for path in missing[:8]]
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        names = [f"{path.parent.name}/{path.name}" for path in missing]
         folder = missing[0].parent.parent
-        raise UserError(f"{folder}: missing {', '.join(names)}{more}; copy the whole checkpoint")
+        raise UserError(f"{folder}: missing {listed(names)}; copy the whole checkpoint")

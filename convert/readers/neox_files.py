@@ -12,7 +12,7 @@ from pathlib import Path
 
 from convert.readers.torch_file import TorchFile
 from jaxneox.console.hints import command
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 LAYER = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -173,9 +173,7 @@ def merged_files(folder: Path) -> list[Path]:
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> UserError:
-    names = list(names)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return UserError(f"{folder}: missing {', '.join(names[:8])}{more}; copy the whole checkpoint")
+    return UserError(f"{folder}: missing {listed(names)}; copy the whole checkpoint")
 
 
 def nothing_here(src: Path, folder: Path, names: list[str]) -> UserError:

@@ -16,7 +16,7 @@ import numpy as np
 
 from convert.readers.pickles import TORCH_DTYPES, Inert, Unpickler
 from convert.readers.torch_file import LazyTensor, TorchFile, reason
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 INDEX = ".metadata"
 NUMPY = {name: np.dtype(name.removeprefix("torch.")) for name in TORCH_DTYPES}
@@ -181,9 +181,7 @@ class DistFolder:
         self.paths = sorted({place.path for place in self._places.values()})
         missing = [path.name for path in self.paths if not path.is_file()]
         if missing:
-            raise UserError(
-                f"{folder}: missing {', '.join(missing[:8])}; copy the whole checkpoint"
-            )
+            raise UserError(f"{folder}: missing {listed(missing)}; copy the whole checkpoint")
 
     def _storage(self, places: Mapping[Inert, Inert]) -> Any:
         for key, value in places.items():

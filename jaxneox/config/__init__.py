@@ -22,6 +22,7 @@ From keys to parts of a run, where no single key sets a field:
 - `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling.
 - `batch`: global = micro * accumulation * dp.
 - `optimization`: precision, loss scale, optimizer and schedule.
+- `divisors`: of a number of any size.
 - `running`: data, logs, rematerialization, generation, mesh and tokenizer.
 
 The result, and what is shown of it:

@@ -9,10 +9,11 @@ from typing import Any, TypeVar, cast
 from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused, Used, is_off, same
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
 from jaxneox.config.keys.past import REMOVED, RENAMED
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 LEAST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32 without its subnormal numbers
 LARGEST = 2**31 - 1
+MOST_UNKNOWN = 16  # keys that an error names
 
 
 Part = TypeVar("Part")
@@ -143,7 +144,9 @@ def refuse_unknown(keys: Mapping[str, Any]) -> None:
     """Raise UserError with every unknown name, each with the nearest known one."""
     unknown = list(_unknown(keys, ""))
     if unknown:
-        names = ", ".join(f"{name}{_nearest(name)}" for name in unknown)
+        names = listed((f"{name}{_nearest(name)}" for name in unknown[:MOST_UNKNOWN]), MOST_UNKNOWN)
+        if len(unknown) > MOST_UNKNOWN:  # the nearest of thousands would take minutes to find
+            names += f" and {len(unknown) - MOST_UNKNOWN} more"
         plural = "keys" if len(unknown) > 1 else "key"
         raise UserError(f"unknown {plural}: {names}; docs/configuration.md lists all")
 

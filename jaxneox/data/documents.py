@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 from jaxneox.lfs import refuse_pointer
 
 KINDS = {
@@ -180,7 +180,7 @@ def text_of(record: Record, key: str = "text") -> str:
         elif key in value:
             shown = f'"{key}" is {repr(text)[:40]}'
         else:
-            shown = f"the keys {', '.join(value)}"
+            shown = f"the keys {listed(value)}"
         raise UserError(f'{where}: {shown}, expected a string or an object with a "{key}"')
     try:
         text.encode()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 UNREADABLE = (ValueError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 """The exceptions that reading a damaged .npz raises."""
@@ -115,5 +115,5 @@ def _read_npz(path: str) -> dict[str, NDArray[Any]]:
     except (OSError, *UNREADABLE) as error:
         raise UserError(f"{path}: not a .npz of numbers ({error})") from error
     if "tokens" not in content:
-        raise UserError(f"{path}: arrays {', '.join(names) or 'none'}, expected 'tokens'")
+        raise UserError(f"{path}: arrays {listed(names) or 'none'}, expected 'tokens'")
     return content
