@@ -41,6 +41,17 @@ def refuse_special(path: str | Path) -> None:
             raise UserError(f"{path}: is {name}, expected a file")
 
 
+def refuse_unreadable(path: str | Path) -> None:
+    """Refuse what is no regular file, and a Git LFS pointer in a file's place.
+
+    Raises:
+        UserError: it is one of these.
+        OSError: nothing is there, or it may not be looked at.
+    """
+    refuse_special(path)
+    refuse_pointer(Path(path))
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """Read a whole file.
 
@@ -52,8 +63,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         UserError: it is no regular file, cannot be read, is a Git LFS pointer or is longer.
     """
     try:
-        refuse_special(path)
-        refuse_pointer(path)
+        refuse_unreadable(path)
         with path.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:
@@ -123,6 +133,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
     try:
         value = json.loads(text, parse_int=_whole, parse_float=_float, parse_constant=_no_number)
         _refuse_deep(value)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character, which JSON can name
     except RecursionError:
         raise UserError(f"{where}: {_DEEP}") from None
     except ValueError as error:

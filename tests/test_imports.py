@@ -20,7 +20,8 @@ BELOW["data"] = {"config", "lfs"}
 BELOW["preprocess"] = {"config", "data"}
 BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["lfs"] = set()
 BELOW["reading"] = {"lfs"}
-EVERYWHERE = {"errors", "console", "reading"}
+BELOW["npz"] = set()
+EVERYWHERE = {"errors", "console", "reading", "npz"}
 BELOW["foreign"] = {"lfs"}
 BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
@@ -39,7 +40,7 @@ OPENS_CONVERT = {"jaxneox.cli"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}
-CONVERT_MAY |= {"lfs", "reading", "literal", "run_folder", "saver"}
+CONVERT_MAY |= {"lfs", "npz", "reading", "literal", "run_folder", "saver"}
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
     "convert.ours.program": {""},  # runs the program that a user will run

@@ -31,6 +31,7 @@ from convert.readers.neox_files import MOST_RANKS
 from convert.rules.megatron import WORDS
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError, listed
+from jaxneox.reading import refuse_special
 
 OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
 
@@ -135,6 +136,7 @@ def _from_ranks(facts: Facts) -> None:
 
 def _rank_state(facts: Facts, path: Path) -> Mapping[str, Any]:
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             content = read_torch(file, path)
     except UserError as error:

@@ -16,9 +16,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from convert.readers.pickle_opcodes import LONGEST
 from convert.readers.pickles import DTYPES, TORCH_DTYPES, Inert, Unpickler
 from convert.readers.torch_file import damaged, reason
 from jaxneox.errors import UserError
+from jaxneox.reading import NAME_SIZE, read_bytes, read_text
 
 ITERATION = re.compile(r"iter_(\d{7,})")
 RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_\d+)?")
@@ -95,7 +97,7 @@ def _latest(run: Path, there: Mapping[int, Path]) -> int:
 def _newest(run: Path) -> str | None:
     """Return the iteration that a run names as its newest."""
     path = run / LATEST
-    return path.read_text(errors="replace").strip() if path.is_file() else None
+    return read_text(path, NAME_SIZE, errors="replace").strip() if path.is_file() else None
 
 
 def read_torch(file: BinaryIO, path: Path) -> Any:
@@ -130,7 +132,7 @@ def read_index(folder: Path) -> DistIndex:
     index = DistIndex()
     try:
         metadata = state_of(
-            LenientUnpickler(path.read_bytes(), str(path), _no_tensors, _no_tensors).load()
+            LenientUnpickler(read_bytes(path, LONGEST), str(path), _no_tensors, _no_tensors).load()
         )
         storage = {
             state_of(key)["fqn"]: state_of(place) for key, place in metadata["storage_data"].items()

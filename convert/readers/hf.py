@@ -16,7 +16,7 @@ from convert.hf.tokenizer import beside
 from convert.neox.consistency import as_computed
 from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
-from convert.readers.hf_files import DTYPES, HfTensor, read_json, tensors, weight_files
+from convert.readers.hf_files import DTYPES, HfTensor, tensors, weight_files
 from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
 from jaxneox.config import Settings
@@ -24,6 +24,7 @@ from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError, listed
+from jaxneox.reading import read_object
 
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 FLOATS = tuple(np.dtype(dtype) for dtype in DTYPES.values())
@@ -56,7 +57,7 @@ class HfCheckpoint(Checkpoint):
                 f"{folder}: holds GPT-NeoX's weights as zero_to_fp32.py writes them: "
                 f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
             )
-        self.config: dict[str, Any] = read_json(config_file)
+        self.config: dict[str, Any] = read_object(config_file)
         self.family: Family = _of(config_file, lambda: family_of(self.config))
         keys = _of(config_file, lambda: keys_of(self.config))
         self.model: ModelConfig = _of(config_file, lambda: Settings(keys).model(vocab_size=None))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxneox.errors import UserError, listed
+from jaxneox.reading import NAME_SIZE, read_text
 
 TRACKER = "latest_checkpointed_iteration.txt"
 STEP = re.compile(r"iter_(\d{7,})")
@@ -80,7 +81,7 @@ def _tracked(src: Path, steps: dict[int, Path]) -> Path:
     """Return the step that the run names as its newest; if it names none, the largest step."""
     tracker = src / TRACKER
     if tracker.is_file():
-        named = tracker.read_text(errors="replace").strip()
+        named = read_text(tracker, NAME_SIZE, errors="replace").strip()
         if named == "release" and (src / named).is_dir():
             return src / named
         if named.isdecimal() and len(named) < 20 and int(named) in steps:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from convert.readers.pickle_opcodes import LONGEST
 from convert.readers.pickles import TORCH_DTYPES, Inert, Unpickler
 from convert.readers.torch_file import LazyTensor, TorchFile, reason
 from jaxneox.errors import UserError, listed
+from jaxneox.reading import read_bytes
 
 INDEX = ".metadata"
 NUMPY = {name: np.dtype(name.removeprefix("torch.")) for name in TORCH_DTYPES}
@@ -222,7 +224,7 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
     def refuse(*_: Any) -> None:
         raise ValueError("an index that has a tensor")
 
-    state = Unpickler(path.read_bytes(), str(path), refuse, refuse).load().state
+    state = Unpickler(read_bytes(path, LONGEST), str(path), refuse, refuse).load().state
     if not isinstance(state, Mapping):
         raise ValueError("it holds no index")
     return state

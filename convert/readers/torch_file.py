@@ -22,7 +22,7 @@ import numpy as np
 
 from convert.readers.pickles import Unpickler
 from jaxneox.errors import UserError
-from jaxneox.lfs import refuse_pointer
+from jaxneox.reading import refuse_unreadable
 
 LOCAL_HEADER = 30  # bytes before the name in a zip's local header
 MOST_AXES, BEYOND = 32, 1 << 63  # what NumPy's arrays and torch's tensors can have
@@ -111,8 +111,8 @@ class TorchFile:
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
         self.path = path
-        refuse_pointer(path)
         try:
+            refuse_unreadable(path)
             self.size = path.stat().st_size - start if length is None else length
             with FileWindow(path, start, self.size) as file:
                 if file.read(len(LEGACY)) == LEGACY:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxneox.errors import UserError, listed
-from jaxneox.lfs import refuse_pointer
+from jaxneox.reading import refuse_unreadable
 
 KINDS = {
     "lines": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"),
@@ -118,7 +118,7 @@ def input_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     """
     files = _readable_files(path)
     for file in files:
-        refuse_pointer(file)
+        refuse_unreadable(file)
     return files
 
 
