@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+LONGEST = 200  # characters of a value in an error
+LONGEST_LINE = 6000  # and of a whole line
+
 
 class UserError(Exception):
     """Wrong input from outside: one line that says what, where, what was expected and what to do.
@@ -11,6 +14,20 @@ class UserError(Exception):
     """
 
     status = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= LONGEST_LINE else _shortened(message))
+
+
+def _shortened(line: str) -> str:
+    """Leave out the middle of a line: what and where is at its beginning, what to do at its end."""
+    third = LONGEST_LINE // 3
+    return f"{line[: 2 * third]} […] {line[-third // 2 :]}"
+
+
+def cut(text: str) -> str:
+    """Return a text, or its beginning if it is too long for an error's line."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def listed(items: Iterable[object], most: int = 8, separator: str = ", ") -> str:
@@ -25,8 +42,7 @@ def listed(items: Iterable[object], most: int = 8, separator: str = ", ") -> str
     more = 0
     for item in items:
         if len(shown) < most:
-            text = str(item)
-            shown.append(text if len(text) <= 200 else f"{text[:200]}…")
+            shown.append(cut(str(item)))
         else:
             more += 1
     end = f"{separator.rstrip(', ')} and {more} more" if more else ""

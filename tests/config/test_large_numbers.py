@@ -56,6 +56,12 @@ def test_a_huge_mesh_is_refused_at_once() -> None:
     assert time.process_time() - began < 1
 
 
+def test_a_line_has_an_end_too() -> None:
+    line = str(UserError("file: found " + "x" * 10**6 + ", do this"))
+    assert len(line) < 6000 and line.startswith("file: found x") and line.endswith("x, do this")
+    assert str(UserError("short")) == "short"
+
+
 def test_a_list_has_an_end() -> None:
     assert listed(["a", "b"]) == "a, b" and listed([]) == ""
     assert listed(range(10), most=2) == "0, 1 and 8 more"
