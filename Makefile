@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test test-fast setup lint format clean package examples matrix faults bench bench-gpu
+.PHONY: train test test-fast setup lint format clean package examples matrix faults fuzz bench bench-gpu
 
 train: $(VENV)/.base
 	$(BIN)/jaxneox train
@@ -71,6 +71,10 @@ matrix: $(VENV)/.test
 # kill -9 of a process of four, ten times in a row: the table in docs/hosts.md; a quarter of an hour
 faults: $(VENV)/.test
 	$(BIN)/python -m tests.hosts.faults
+
+# broken and hostile files given to the commands; three minutes, and each case can be repeated
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz
 
 # beside transformers' GPTNeoX, eager and compiled: the tables in docs/performance.md; some minutes.
 # On a machine with a GPU, whose environment has jax[cuda12], a CUDA torch and transformers:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxneox.errors import listed
+
 ANEW = "laid out anew"
 
 
@@ -80,8 +82,7 @@ def laid_out(
 
 def named(where: Sequence[str]) -> str:
     """Say how many tensors there are, and name the first eight of them."""
-    more = f"; and {len(where) - 8} more" if len(where) > 8 else ""
-    return f"{len(where)} tensor{'s' * (len(where) > 1)}: {'; '.join(where[:8])}{more}"
+    return f"{len(where)} tensor{'s' * (len(where) > 1)}: {listed(where, separator='; ')}"
 
 
 def not_finite(array: np.ndarray) -> int:

@@ -48,9 +48,9 @@ def read_meta(location: Location) -> dict[str, Any]:
         if not isinstance(meta, dict) or ("crc32" in meta and meta.pop("crc32") != crc(meta)):
             raise ValueError("meta is not what was saved")
         return meta
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         gone = isinstance(error, FileNotFoundError | NotADirectoryError)
-        proven = gone or isinstance(error, ValueError)
+        proven = gone or not isinstance(error, OSError)
         raise _unreadable(
             location, damage.cause(error), Damaged if proven else UserError
         ) from error

@@ -127,7 +127,7 @@ def _files_damaged(item: Path) -> bool:
                 pass
     try:
         wants_manifest = json.loads((item / METADATA).read_text()).get("use_ocdbt", True)
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
         return True
     return wants_manifest and not (item / MANIFEST).exists()
 

@@ -1,4 +1,9 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and how it lists what it found."""
+
+from collections.abc import Iterable
+
+LONGEST = 200  # characters of a value in an error
+LONGEST_LINE = 2000  # and of a whole line
 
 
 class UserError(Exception):
@@ -9,3 +14,42 @@ class UserError(Exception):
     """
 
     status = 2
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message))
+
+
+def shortened(line: str) -> str:
+    """Leave out the middle of a line that a file would have made endless.
+
+    What was found and where is at its beginning, and what to do at its end.
+    """
+    if len(line) <= LONGEST_LINE:
+        return line
+    end = LONGEST_LINE // 4
+    left_out = len(line) - LONGEST_LINE
+    return f"{line[: LONGEST_LINE - end]} [… {left_out:,} characters …] {line[-end:]}"
+
+
+def cut(text: str) -> str:
+    """Return a text, or its beginning if it is too long for an error's line."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def listed(items: Iterable[object], most: int = 8, separator: str = ", ") -> str:
+    """Join names or reasons for an error's line, which has an end however many there are.
+
+    Args:
+        items: all of them; of each at most 200 characters are shown.
+        most: how many are shown; the others are counted.
+        separator: what stands between them.
+    """
+    shown: list[str] = []
+    more = 0
+    for item in items:
+        if len(shown) < most:
+            shown.append(cut(str(item)))
+        else:
+            more += 1
+    end = f"{separator.rstrip(', ')} and {more} more" if more else ""
+    return separator.join(shown) + end

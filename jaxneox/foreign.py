@@ -58,6 +58,8 @@ def foreign(folder: Path) -> Foreign | None:
 def _describes_a_model(path: Path) -> bool:
     """Tell whether a config.json is transformers', of a model whose weights are not there (yet)."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return b'"model_type"' in file.read(1 << 20)
     except OSError:

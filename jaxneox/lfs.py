@@ -13,6 +13,8 @@ SIGN = b"version https://git-lfs.github.com/spec/"
 def is_pointer(path: Path) -> bool:
     """Tell whether a file only says where the real one is."""
     try:
+        if not path.is_file():  # a pipe's opening would wait for a writer
+            return False
         with path.open("rb") as file:
             return file.read(len(SIGN)) == SIGN
     except OSError:

@@ -17,7 +17,7 @@ from jaxneox import checkpoint
 from jaxneox.config import Settings
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer, load_tokenizer
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 from jaxneox.frozen import ADVICE, FrozenParams
 from jaxneox.infer.generate import Answer, Pools, generate
 from jaxneox.infer.recompute import Recompute
@@ -82,7 +82,7 @@ class LoadedModel:
             if name in params and _form(params[name]) != _form(leaf)
         ]
         if wrong:
-            raise UserError(f"these are no parameters of this model: {'; '.join(wrong)}")
+            raise UserError(f"these are no parameters of this model: {listed(wrong, 64, '; ')}")
         laid = {name: jax.device_put(params[name], expected[name].sharding) for name in expected}
         return LoadedModel(
             self.config,

@@ -12,6 +12,8 @@ from convert.hf.families import FAMILIES
 from convert.hf.family import Family
 from convert.hf.keys_without_a_field import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
+from jaxneox.config.check import typed
+from jaxneox.config.keys import KEYS
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
@@ -55,8 +57,7 @@ def keys_of(config: Config) -> dict[str, Any]:
     _check_heads(family, config, keys)
     if family.windows is not None:
         layers = keys["num_layers"]
-        if not isinstance(layers, int):
-            raise UserError(f"num_hidden_layers: found {layers!r}, expected a number of layers")
+        layers = typed("num_hidden_layers", layers, KEYS["num_layers"].kind)
         keys["sliding_window_width"] = family.windows.read(config, layers)
     rope = rope_keys(family, config, keys["max_position_embeddings"])
     keys |= _mlp(family, config) | rope

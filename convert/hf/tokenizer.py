@@ -17,6 +17,7 @@ from jaxneox.data.tokenizer import (
 )
 from jaxneox.data.tokenizer_base import DESCRIPTION
 from jaxneox.errors import UserError
+from jaxneox.reading import INDEX_SIZE, read_json
 
 WHOLE, VOCABULARY, MERGES, PIECES = "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"
 ENCODING = {"pat_str", "ranks"}
@@ -68,8 +69,8 @@ def tokenizer_at(path: Path, keys: TokenizerConfig | None = None) -> Tokenizer:
 def contents(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one for any other file, which later code refuses."""
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError):
+        content = read_json(path, INDEX_SIZE)
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -4,10 +4,11 @@ transformers counts the token itself: its window of n has n - 1 preceding tokens
 transformers 5.23, masking_utils.py, models/mistral and models/qwen2.
 """
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -63,11 +64,13 @@ def common_window(kinds: Any, width: Any, layers: int) -> int | None:
         UserError: layers differ or contradict `width`.
     """
     if not isinstance(kinds, list) or len(kinds) != layers:
-        raise UserError(f"layer_types: found {kinds!r}, expected a kind for each of {layers}")
+        raise UserError(
+            f"layer_types: found {reprlib.repr(kinds)}, expected a kind for each of {layers}"
+        )
     different = sorted(set(map(str, kinds)))
     if len(different) > 1:
         raise UserError(
-            f"layers of several kinds ({', '.join(different)}) are not supported: here all layers "
+            f"layers of several kinds ({listed(different)}) are not supported: here all layers "
             "have the same window (layer_types, max_window_layers)"
         )
     if different not in ([FULL], [SLIDING]):

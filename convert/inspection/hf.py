@@ -8,9 +8,10 @@ from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts
 from convert.inspection.uses import after_conversion, refused, verified
 from convert.readers.hf import HfCheckpoint
-from convert.readers.hf_files import read_json, tensors, weight_files
+from convert.readers.hf_files import tensors, weight_files
 from jaxneox.console.hints import command
 from jaxneox.errors import UserError
+from jaxneox.reading import read_object
 
 WEIGHTS = (".safetensors", ".bin")
 
@@ -45,7 +46,7 @@ def inspect_hf(path: Path, *, numbers: bool = False) -> Facts:
 def _describe(facts: Facts) -> None:
     """Record the facts that hold for a model of any architecture."""
     path = facts.path
-    config = read_json(path / "config.json")
+    config = read_object(path / "config.json")
     named = config.get("architectures") or config.get("model_type") or "an unnamed architecture"
     version = config.get("transformers_version")
     facts.generation = ", ".join(map(str, named)) if isinstance(named, list) else str(named)

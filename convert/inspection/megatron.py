@@ -30,7 +30,8 @@ from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.neox_files import MOST_RANKS
 from convert.rules.megatron import WORDS
 from jaxneox.console.hints import command
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
+from jaxneox.reading import refuse_special
 
 OPTIMIZER_FILES = ("distrib_optim.pt", "optim.pt")
 
@@ -114,11 +115,8 @@ def _from_ranks(facts: Facts) -> None:
         raise UserError(f"{facts.path}: {tp * pp} ranks; at most {MOST_RANKS} are expected")
     absent = [(t, p) for p in range(pp) for t in range(tp) if (t, p) not in states]
     if absent:
-        names = [f"mp_rank_{t:02d}" + (f"_{p:03d}" if pp > 1 else "") for t, p in absent[:8]]
-        more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
-        facts.problems.append(
-            f"{facts.path}: missing {', '.join(names)}{more}; copy the whole checkpoint"
-        )
+        names = [f"mp_rank_{t:02d}" + (f"_{p:03d}" if pp > 1 else "") for t, p in absent]
+        facts.problems.append(f"{facts.path}: missing {listed(names)}; copy the whole checkpoint")
     if facts.problems:
         return
     models = {where: _model(state) for where, state in states.items()}
@@ -138,6 +136,7 @@ def _from_ranks(facts: Facts) -> None:
 
 def _rank_state(facts: Facts, path: Path) -> Mapping[str, Any]:
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             content = read_torch(file, path)
     except UserError as error:

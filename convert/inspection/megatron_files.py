@@ -16,9 +16,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from convert.readers.pickle_opcodes import LONGEST
 from convert.readers.pickles import DTYPES, TORCH_DTYPES, Inert, Unpickler
-from convert.readers.torch_file import damaged
+from convert.readers.torch_file import damaged, reason
 from jaxneox.errors import UserError
+from jaxneox.reading import NAME_SIZE, read_bytes, read_text
 
 ITERATION = re.compile(r"iter_(\d{7,})")
 RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_\d+)?")
@@ -95,7 +97,7 @@ def _latest(run: Path, there: Mapping[int, Path]) -> int:
 def _newest(run: Path) -> str | None:
     """Return the iteration that a run names as its newest."""
     path = run / LATEST
-    return path.read_text(errors="replace").strip() if path.is_file() else None
+    return read_text(path, NAME_SIZE, errors="replace").strip() if path.is_file() else None
 
 
 def read_torch(file: BinaryIO, path: Path) -> Any:
@@ -108,13 +110,14 @@ def read_torch(file: BinaryIO, path: Path) -> Any:
             folder = name.removesuffix("data.pkl")
 
             def storage(key: str, dtype: np.dtype, elements: int) -> tuple[np.dtype, Any]:
-                alone = archive.read(f"{folder}data/{key}") if elements == 1 else b""
-                value = np.frombuffer(alone, dtype, 1)[0] if alone else None
+                record = archive.getinfo(f"{folder}data/{key}")
+                alone = elements == 1 and record.file_size == dtype.itemsize
+                value = np.frombuffer(archive.read(record), dtype)[0] if alone else None
                 return dtype, value
 
             return LenientUnpickler(archive.read(name), str(path), storage, _tensor).load()
     except Exception as error:  # a damaged file can raise anything
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
+        raise damaged(path, reason(error)) from error
 
 
 def _tensor(storage: tuple[np.dtype, Any], offset: int, shape: Any, stride: Any) -> TensorHeader:
@@ -129,7 +132,7 @@ def read_index(folder: Path) -> DistIndex:
     index = DistIndex()
     try:
         metadata = state_of(
-            LenientUnpickler(path.read_bytes(), str(path), _no_tensors, _no_tensors).load()
+            LenientUnpickler(read_bytes(path, LONGEST), str(path), _no_tensors, _no_tensors).load()
         )
         storage = {
             state_of(key)["fqn"]: state_of(place) for key, place in metadata["storage_data"].items()
@@ -143,7 +146,7 @@ def read_index(folder: Path) -> DistIndex:
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
+        raise damaged(path, reason(error)) from error
     index.common = _common(folder, storage)
     return index
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from convert.inspection.facts import TITLES, Kind
 from convert.readers.neox_files import LAYER, RANK, UNIVERSAL, ZERO_3, merged_files
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 SIGNS: dict[Kind, re.Pattern[str]] = {
     "neox": re.compile(
@@ -75,10 +75,8 @@ def _nothing(path: Path) -> UserError:
     folders = sorted(child for child in path.iterdir() if child.is_dir())[:LOOKED_AT]
     inside = [f"{c.name} ({TITLES[kind]})" for c in folders for kind in signs(c)]
     if inside:
-        more = f" and {len(inside) - 8} more" if len(inside) > 8 else ""
         return UserError(
-            f"{path}: is not a checkpoint, but holds {', '.join(inside[:8])}{more}; name one of "
-            "them"
+            f"{path}: is not a checkpoint, but holds {listed(inside)}; name one of them"
         )
     known = ", ".join(TITLES.values())
     return UserError(f"{path}: holds no checkpoint that is known here; expected one of {known}")

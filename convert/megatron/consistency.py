@@ -8,7 +8,7 @@ from convert.readers.megatron_shards import Shards, ShardTensor
 from convert.rules.megatron import HEAD, PROJ, rules, split_axis
 from convert.rules.rule import Role, Rule, sizes_of
 from jaxneox.config.schema import ModelConfig
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 FLOATS = ("float32", "float16", "bfloat16")
 
@@ -31,7 +31,7 @@ def check_tensors(shards: Shards, model: ModelConfig) -> None:
     if wrong:
         raise UserError(
             f"{folder}: its tensors are not those of one model in {len(wrong)} places: "
-            f"{'; '.join(wrong)}"
+            f"{listed(wrong, 64, '; ')}"
         )
 
 

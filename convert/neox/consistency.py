@@ -11,7 +11,7 @@ from convert.readers.neox_open import require_modules
 from convert.rules import neox
 from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 SAID = {
     "num_layers": lambda m: m.num_layers,
@@ -162,5 +162,5 @@ def _raise(folder: Any, problems: list[str]) -> None:
     if problems:
         raise UserError(
             f"{folder}: its tensors contradict the configuration in {len(problems)} places: "
-            + "; ".join(problems)
+            + listed(problems, 64, "; ")
         )

@@ -1,7 +1,6 @@
 """The text on which two functions are compared."""
 
 import argparse
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,8 @@ import numpy as np
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
+from jaxneox.npz import read_arrays
+from jaxneox.reading import INDEX_SIZE, read_text
 
 ROWS, LENGTH = 2, 64
 
@@ -49,7 +50,8 @@ def read_tokens(
             "`tokens`"
         )
     else:
-        tokens = np.asarray(tokenizer.encode(path.read_text(errors="replace")), np.int64)
+        text = read_text(path, INDEX_SIZE, errors="replace")
+        tokens = np.asarray(tokenizer.encode(text), np.int64)
     _check(path, tokens, model)
     if tokens.ndim == 1:
         length = min(len(tokens), longest(model))
@@ -77,12 +79,5 @@ def longest(model: ModelConfig) -> int:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        if "tokens" not in loaded:
-            raise UserError(f"{path}: has no array `tokens`; it has {', '.join(loaded.files)}")
-        return loaded["tokens"]
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is not a whole .npy or .npz file ({error})") from error
+    arrays = read_arrays(path, ("tokens", ""))
+    return next(iter(arrays.values()))

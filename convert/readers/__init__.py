@@ -1,6 +1,7 @@
 """Files as lazy NumPy arrays; nothing that they name is run, and torch is not needed.
 
-- torch_file: what torch.save wrote; pickles: an unpickler of numbers and torch's types alone.
+- torch_file: what torch.save wrote; pickles: an unpickler of numbers and torch's types alone, by
+  pickle_opcodes on a pickle_machine; pickle_extent: how deep and large a value may be.
 - torch_dist: what torch.distributed.checkpoint wrote.
 - digest: checksums, computed beside the reading.
 - neox_files: which files a run of NeoX has; neox_open: they are whole and of one run; neox: its

@@ -16,14 +16,15 @@ from convert.hf.tokenizer import beside
 from convert.neox.consistency import as_computed
 from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
-from convert.readers.hf_files import DTYPES, HfTensor, read_json, tensors, weight_files
+from convert.readers.hf_files import DTYPES, HfTensor, tensors, weight_files
 from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
+from jaxneox.reading import read_object
 
 PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 FLOATS = tuple(np.dtype(dtype) for dtype in DTYPES.values())
@@ -56,7 +57,7 @@ class HfCheckpoint(Checkpoint):
                 f"{folder}: holds GPT-NeoX's weights as zero_to_fp32.py writes them: "
                 f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
             )
-        self.config: dict[str, Any] = read_json(config_file)
+        self.config: dict[str, Any] = read_object(config_file)
         self.family: Family = _of(config_file, lambda: family_of(self.config))
         keys = _of(config_file, lambda: keys_of(self.config))
         self.model: ModelConfig = _of(config_file, lambda: Settings(keys).model(vocab_size=None))
@@ -66,6 +67,7 @@ class HfCheckpoint(Checkpoint):
         self._rules = self.family.rules(self.model)
         self.shapes = self._shapes()
         self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
+        self._refuse_claims()
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]
         self.keys: dict[str, Any] = keys | {"precision": precision} | TRAINING
@@ -152,7 +154,15 @@ class HfCheckpoint(Checkpoint):
         if wrong:
             raise UserError(
                 f"{self.folder}: its tensors are not those of its config.json in {len(wrong)} "
-                f"places: {'; '.join(wrong)}"
+                f"places: {listed(wrong, 64, '; ')}"
+            )
+
+    def _refuse_claims(self) -> None:
+        """Compare the number of layers with the files before any layer is listed."""
+        if self.model.num_layers > len(self.tensors):
+            raise UserError(
+                f"{self.folder}: the files have {len(self.tensors)} tensors, config.json claims "
+                f"{self.model.num_layers} layers; copy the whole checkpoint, or correct the file"
             )
 
     def _contradictions(self) -> Iterator[str]:

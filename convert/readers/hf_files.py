@@ -1,17 +1,16 @@
 """The files of a Hugging Face folder and the tensors in them, none of which is read here."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
 
 from convert.readers.torch_file import TorchFile
-from jaxneox.errors import UserError
-from jaxneox.lfs import refuse_pointer
+from jaxneox.errors import UserError, listed
+from jaxneox.reading import INDEX_SIZE, read_object, refuse_unreadable
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
@@ -48,19 +47,6 @@ class SafeTensor:
             raise damaged(self.path, error) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    refuse_pointer(path)
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__}, expected a block of keys")
-    return content
-
-
 def weight_files(folder: Path) -> list[Path]:
     """List a folder's weight files as transformers looks for them.
 
@@ -83,12 +69,12 @@ def _shards(index: Path) -> list[Path]:
     names = sorted(set(_weight_map(index).values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise UserError(f"{index.parent}: missing {', '.join(missing)}; copy the whole checkpoint")
+        raise UserError(f"{index.parent}: missing {listed(missing)}; copy the whole checkpoint")
     return [index.parent / name for name in names]
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_object(index, INDEX_SIZE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; copy it again from its source")
     outside = [name for name in weight_map.values() if Path(str(name)).name != name]
@@ -119,8 +105,8 @@ def _opened(path: Path) -> Iterator[tuple[str, HfTensor]]:
 def _safe(path: Path) -> Iterator[tuple[str, HfTensor]]:
     from safetensors import SafetensorError, safe_open
 
-    refuse_pointer(path)
     try:
+        refuse_unreadable(path)
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 part = file.get_slice(name)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
+from jaxneox.reading import NAME_SIZE, read_text
 
 TRACKER = "latest_checkpointed_iteration.txt"
 STEP = re.compile(r"iter_(\d{7,})")
@@ -80,7 +81,7 @@ def _tracked(src: Path, steps: dict[int, Path]) -> Path:
     """Return the step that the run names as its newest; if it names none, the largest step."""
     tracker = src / TRACKER
     if tracker.is_file():
-        named = tracker.read_text(errors="replace").strip()
+        named = read_text(tracker, NAME_SIZE, errors="replace").strip()
         if named == "release" and (src / named).is_dir():
             return src / named
         if named.isdecimal() and len(named) < 20 and int(named) in steps:
@@ -135,7 +136,6 @@ def require(paths: Iterable[Path]) -> None:
     """Raise a UserError that names the paths which are not files."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        names = [f"{path.parent.name}/{path.name}" for path in missing[:8]]
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        names = [f"{path.parent.name}/{path.name}" for path in missing]
         folder = missing[0].parent.parent
-        raise UserError(f"{folder}: missing {', '.join(names)}{more}; copy the whole checkpoint")
+        raise UserError(f"{folder}: missing {listed(names)}; copy the whole checkpoint")

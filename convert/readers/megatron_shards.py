@@ -12,7 +12,7 @@ from convert.readers.megatron_names import NO_WEIGHTS, flat, named
 from convert.readers.pickles import Inert
 from convert.readers.torch_dist import DistFolder
 from convert.readers.torch_file import TorchFile
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 
 class ShardTensor(Protocol):
@@ -154,7 +154,7 @@ def _chunk(
 ) -> list[tuple[str, int | None, ShardTensor]]:
     model = state.get("model" if "model" in state else f"model{v}")
     if not isinstance(model, Mapping):
-        raise UserError(f"{path}: holds no model, but {', '.join(map(str, state))[:200]}")
+        raise UserError(f"{path}: holds no model, but {listed(state)}")
     tensors = []
     for key, value in flat(model):
         if key.endswith(NO_WEIGHTS):

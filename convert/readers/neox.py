@@ -13,7 +13,7 @@ from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 from jaxneox.model.positions import alibi_slopes
 
 Shards = list[dict[str, LazyTensor]]
@@ -274,4 +274,4 @@ def _mapping(file: TorchFile) -> dict[str, Any]:
 
 
 def unknown_tensors(names: list[str]) -> UserError:
-    return UserError(f"{len(names)} unknown tensors: {'; '.join(names)}")
+    return UserError(f"{len(names)} unknown tensors: {listed(names, separator='; ')}")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from convert.readers.torch_file import TorchFile
 from jaxneox.console.hints import command
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
+from jaxneox.reading import NAME_SIZE, read_text
 
 LAYER = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 RANK = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -112,7 +113,7 @@ def step_folder(src: Path, step: int | None) -> Path:
         return there[step]
     latest = src / "latest"
     if latest.is_file():
-        named = src / latest.read_text(errors="replace").strip()
+        named = src / read_text(latest, NAME_SIZE, errors="replace").strip()
         if named.parent != src or not named.is_dir():
             raise UserError(
                 f"{latest}: names {named.name!r}, which is not a folder here; choose one with "
@@ -173,9 +174,7 @@ def merged_files(folder: Path) -> list[Path]:
 
 
 def missing_files(folder: Path, names: Iterable[str]) -> UserError:
-    names = list(names)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return UserError(f"{folder}: missing {', '.join(names[:8])}{more}; copy the whole checkpoint")
+    return UserError(f"{folder}: missing {listed(names)}; copy the whole checkpoint")
 
 
 def nothing_here(src: Path, folder: Path, names: list[str]) -> UserError:

@@ -10,7 +10,7 @@ from convert.readers.neox_mlp_keys import without_mlp_type
 from convert.rules.neox import EMBEDDING
 from jaxneox.config import Settings, load_yaml
 from jaxneox.config.swapped import exchanged
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 
 def open_neox(
@@ -60,7 +60,7 @@ def _check_embedding(source: NeoxCheckpoint) -> None:
         if name not in tensors or len(tensors[name].shape) != 2:
             raise UserError(
                 f"{source.files.folder}: module {EMBEDDING} of rank {rank} has no matrix {name}; "
-                f"it has {', '.join(sorted(tensors)) or 'nothing'}"
+                f"it has {listed(sorted(tensors)) or 'nothing'}"
             )
 
 

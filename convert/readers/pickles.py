@@ -4,17 +4,17 @@ A pickle is a program that imports what it names and calls it. Only the names be
 other object than a tensor becomes an `Inert`, which keeps what it was given and does nothing.
 """
 
-import io
-import pickle
-import pickletools
 import reprlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from convert.readers.pickle_extent import refuse_overgrown
+from convert.readers.pickle_machine import Inert, Machine, refuse_keys
+from convert.readers.pickle_opcodes import run
 from jaxneox.errors import UserError
 
 DTYPES: dict[str, np.dtype] = {
@@ -90,41 +90,22 @@ OLD_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Python 2's module names, which occur in pickles of protocol 2, torch's own."""
 
 
-class Inert:
-    """A stand-in for a file's object whose class is not needed here."""
-
-    state: Any = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None: ...
-
-    def extend(self, values: Any) -> None: ...
-
-
-class Unpickler(pickle.Unpickler):
+class Unpickler:
     """An unpickler for `torch.save` that puts lazy tensors in place of torch's.
 
-    Objects that a pickle can get hold of belong to it alone: types are handed to it as their names,
-    since it may set the state of every object. Containers may copy no more elements than it has
-    bytes.
+    Only `pickle_opcodes` interprets the pickle, never Python's own `pickle`. Containers that are
+    called may copy no more elements than the pickle has bytes.
 
     Args:
         content: the pickle.
+        name: the file's, for errors.
         storage: maps (key of the record, dtype, elements) to what `tensor` gets for a storage.
         tensor: maps (storage, offset, shape, stride), in elements, to what stands for a tensor.
     """
 
     def __init__(self, content: bytes, name: str, storage: Callable, tensor: Callable) -> None:
-        refuse_far_memos(content)
-        super().__init__(io.BytesIO(content))
-        self._name, self._storage, self._room = name, storage, len(content)
+        self._content, self._name, self._storage = content, name, storage
+        self._room = len(content)
         self._known: dict[str, Any] = {
             full: self._bounded(kind) for full, kind in CONTAINERS.items()
         } | {
@@ -134,6 +115,17 @@ class Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_parameter": lambda data, *_: data,
             "torch.nn.parameter.Parameter": lambda data, *_: data,
         }
+
+    def load(self) -> Any:
+        """Return the pickle's value.
+
+        Raises:
+            UserError: the pickle names what is not known here.
+            ValueError: it is damaged, or its structure goes beyond what is read.
+        """
+        value = run(Machine(self._content, self.find_class, self.persistent_load))
+        refuse_overgrown(value, len(self._content))
+        return value
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{OLD_MODULES.get(module, module)}.{name}"
@@ -162,13 +154,19 @@ class Unpickler(pickle.Unpickler):
             self._room -= sum(len(a) for a in arguments if hasattr(a, "__len__"))
             if self._room < 0:
                 raise ValueError("it copies its own content over and over")
+            if kind is slice and not all(isinstance(a, int | None) for a in arguments):
+                raise ValueError("a slice whose bounds are no numbers")
+            refuse_keys(_hashed(kind, arguments))
             return kind(*arguments)
 
         return make
 
 
-def refuse_far_memos(content: bytes) -> None:
-    """Refuse a memo index beyond the pickle's own length, which would take memory for nothing."""
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise ValueError(f"a memo at {argument}")
+def _hashed(kind: Callable[..., Any], arguments: tuple[Any, ...]) -> list[Any]:
+    """Return what a container that is called with these arguments is going to hash."""
+    content = arguments[0] if arguments else ()
+    if kind in (set, frozenset):
+        return list(content)
+    if kind in (dict, OrderedDict) and not isinstance(content, Mapping):
+        return [key for key, _ in content]
+    return []

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from convert.readers.pickle_opcodes import LONGEST
 from convert.readers.pickles import TORCH_DTYPES, Inert, Unpickler
-from convert.readers.torch_file import LazyTensor, TorchFile
-from jaxneox.errors import UserError
+from convert.readers.torch_file import LazyTensor, TorchFile, reason
+from jaxneox.errors import UserError, listed
+from jaxneox.reading import read_bytes
 
 INDEX = ".metadata"
 NUMPY = {name: np.dtype(name.removeprefix("torch.")) for name in TORCH_DTYPES}
@@ -175,15 +177,13 @@ class DistFolder:
             raise
         except Exception as error:  # a damaged pickle can be anything
             raise UserError(
-                f"{index}: is damaged or not an index of a checkpoint ({type(error).__name__}: "
-                f"{str(error)[:200]}); copy it again from its source"
+                f"{index}: is damaged or not an index of a checkpoint ({reason(error)}); copy it "
+                "again from its source"
             ) from error
         self.paths = sorted({place.path for place in self._places.values()})
         missing = [path.name for path in self.paths if not path.is_file()]
         if missing:
-            raise UserError(
-                f"{folder}: missing {', '.join(missing[:8])}; copy the whole checkpoint"
-            )
+            raise UserError(f"{folder}: missing {listed(missing)}; copy the whole checkpoint")
 
     def _storage(self, places: Mapping[Inert, Inert]) -> Any:
         for key, value in places.items():
@@ -224,7 +224,7 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
     def refuse(*_: Any) -> None:
         raise ValueError("an index that has a tensor")
 
-    state = Unpickler(path.read_bytes(), str(path), refuse, refuse).load().state
+    state = Unpickler(read_bytes(path, LONGEST), str(path), refuse, refuse).load().state
     if not isinstance(state, Mapping):
         raise ValueError("it holds no index")
     return state

@@ -22,9 +22,10 @@ import numpy as np
 
 from convert.readers.pickles import Unpickler
 from jaxneox.errors import UserError
-from jaxneox.lfs import refuse_pointer
+from jaxneox.reading import refuse_unreadable
 
 LOCAL_HEADER = 30  # bytes before the name in a zip's local header
+MOST_AXES, BEYOND = 32, 1 << 63  # what NumPy's arrays and torch's tensors can have
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch before 1.6 began its files
 
 
@@ -37,9 +38,6 @@ class LazyTensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in bytes
     start: int  # in bytes from the file's beginning
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a pickle that changes a tensor")
 
     @property
     def size(self) -> int:
@@ -63,9 +61,6 @@ class Record:
     start: int
     length: int
     crc: int
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a pickle that changes a record")
 
 
 class FileWindow(io.RawIOBase):
@@ -116,8 +111,8 @@ class TorchFile:
 
     def __init__(self, path: Path, start: int = 0, length: int | None = None) -> None:
         self.path = path
-        refuse_pointer(path)
         try:
+            refuse_unreadable(path)
             self.size = path.stat().st_size - start if length is None else length
             with FileWindow(path, start, self.size) as file:
                 if file.read(len(LEGACY)) == LEGACY:
@@ -153,7 +148,7 @@ class TorchFile:
         except UserError:
             raise
         except Exception as error:  # a damaged pickle can raise anything
-            raise damaged(self.path, f"{type(error).__name__}: {error}") from error
+            raise damaged(self.path, reason(error)) from error
 
     def check(self) -> None:
         """Raise a UserError if a record is not what was written."""
@@ -181,7 +176,10 @@ class TorchFile:
     ) -> LazyTensor:
         record, dtype = storage
         sizes = (offset, *shape, *stride)
-        if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in sizes):
+        if (
+            not len(shape) == len(stride) <= MOST_AXES
+            or not all(type(n) is int and 0 <= n < BEYOND for n in sizes)
+        ):  # fmt: skip
             raise ValueError(f"a tensor of shape {reprlib.repr(shape)}")
         last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
         elements, available = math.prod(shape), record.length // dtype.itemsize
@@ -219,6 +217,12 @@ def _records(file: FileWindow, offset: int, size: int) -> Mapping[str, Record]:
             raise ValueError(f"record {at} overlaps another")
         end = record.start + record.length
     return records
+
+
+def reason(error: Exception) -> str:
+    """Return what a damaged file made a reader raise; our own ValueErrors are half sentences."""
+    own = type(error) is ValueError and str(error)
+    return str(error) if own else f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def damaged(path: Path, why: str) -> UserError:

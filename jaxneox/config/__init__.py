@@ -6,7 +6,8 @@ parts of a run, and its `resolve` builds the whole run, a frozen `Config`.
 From files to checked keys:
 
 - `shipped`: the configurations of the package, found by name.
-- `merge`: reads YAML files strictly, and merges them into one dictionary.
+- `strict_yaml`: parses YAML that nobody has to trust; `merge` reads files of it, and merges them
+  into one dictionary.
 - `override`: `--set key=value`.
 - `present`: keys of NeoX's past in the names of today.
 - `swapped`: files in which num_layers and num_attention_heads are exchanged, as in
@@ -22,6 +23,7 @@ From keys to parts of a run, where no single key sets a field:
 - `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling.
 - `batch`: global = micro * accumulation * dp.
 - `optimization`: precision, loss scale, optimizer and schedule.
+- `divisors`: of a number of any size.
 - `running`: data, logs, rematerialization, generation, mesh and tokenizer.
 
 The result, and what is shown of it:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxneox.config.check import CheckedKeys
+from jaxneox.config.divisors import divisors
 from jaxneox.config.keys.model import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS
 from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
@@ -169,8 +170,7 @@ def _attention(settings: CheckedKeys) -> AttentionConfig:
 
 
 def _nearest_divisor(number: int, target: int) -> int:
-    divisors = (d for d in range(1, number + 1) if number % d == 0)
-    return min(divisors, key=lambda d: abs(d - target))
+    return min(divisors(number), key=lambda d: abs(d - target))
 
 
 def _mlp(settings: CheckedKeys) -> MlpConfig:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxneox.config.check import CheckedKeys
+from jaxneox.config.divisors import divisors
 from jaxneox.config.keys import ALIASES
 from jaxneox.config.schema import BatchConfig
 from jaxneox.errors import UserError
@@ -85,8 +86,7 @@ def _largest_micro(total: int, limit: int, dp: int) -> int:
             f"{GLOBAL} {total} is not a multiple of dp {dp}: "
             f"the nearest that fits is {_nearest(total, dp)}"
         )
-    each = total // dp
-    return max(size for size in range(1, min(limit, each) + 1) if each % size == 0)
+    return max(size for size in divisors(total // dp) if size <= limit)
 
 
 def _contradiction(total: int, micro: int | None, steps: int | None, dp: int) -> UserError:

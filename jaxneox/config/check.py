@@ -10,10 +10,11 @@ from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused,
 from jaxneox.config.keys import ALIASES, BLOCKS, KEYS
 from jaxneox.config.keys.past import REMOVED, RENAMED
 from jaxneox.config.other_names import MEANT
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, cut, listed
 
 LEAST, GREATEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32 without its subnormal numbers
 LARGEST = 2**31 - 1
+MOST_UNKNOWN = 16  # keys that an error names
 
 
 Part = TypeVar("Part")
@@ -95,8 +96,8 @@ class CheckedKeys:
         self._refuse(name, value, called=alias)
         if self._given.setdefault(name, value) != value:
             raise UserError(
-                f"{name} is {self._given[name]} but {alias} is {value}: they are one setting, "
-                "keep one of the two"
+                f"{name} is {cut(str(self._given[name]))} but {alias} is {cut(str(value))}: they "
+                "are one setting, keep one of the two"
             )
 
     def _checked(self, keys: Mapping[str, Any], block: str) -> Iterator[tuple[str, Any]]:
@@ -116,12 +117,12 @@ class CheckedKeys:
         key = KEYS[name]
         match key.fate:
             case Refused(why) if not is_off(key, value):
-                raise UserError(f"{called}: {value} is not supported: {why}")
+                raise UserError(f"{called}: {cut(str(value))} is not supported: {why}")
             case Used(refused=refused):
                 for word in filter(refused.get, _words(value) if refused else ()):
-                    raise UserError(f"{called}: {word} is not supported: {refused[word]}")
+                    raise UserError(f"{called}: {cut(word)} is not supported: {refused[word]}")
             case Needless(why, told=True) if value not in (key.default, False):
-                self.note(f"{called}: {value} changes nothing: {why}")
+                self.note(f"{called}: {cut(str(value))} changes nothing: {why}")
 
 
 def stands_for(alias: str, value: Any) -> Any:
@@ -144,7 +145,9 @@ def refuse_unknown(keys: Mapping[str, Any]) -> None:
     """Raise UserError with every unknown name, each with the nearest known one."""
     unknown = list(_unknown(keys, ""))
     if unknown:
-        names = ", ".join(f"{name}{_nearest(name)}" for name in unknown)
+        names = listed((f"{name}{_nearest(name)}" for name in unknown[:MOST_UNKNOWN]), MOST_UNKNOWN)
+        if len(unknown) > MOST_UNKNOWN:  # the nearest of thousands would take minutes to find
+            names += f" and {len(unknown) - MOST_UNKNOWN} more"
         plural = "keys" if len(unknown) > 1 else "key"
         raise UserError(f"unknown {plural}: {names}; docs/configuration.md lists all")
 
@@ -166,7 +169,7 @@ def _nearest(name: str) -> str:
     elsewhere = [known for known in living if known.rpartition(".")[2] == short]
     if short in MEANT and not elsewhere:
         return f" (did you mean {MEANT[short]}?)"
-    nearest = elsewhere or difflib.get_close_matches(name, siblings, n=1)
+    nearest = elsewhere or difflib.get_close_matches(cut(name), siblings, n=1)
     if not nearest:
         return ""
     meant = ALIASES[nearest[0]] if nearest[0] in RENAMED and nearest[0] in ALIASES else nearest[0]
@@ -235,11 +238,13 @@ def _choice(name: str, value: Any, words: tuple[str, ...]) -> str:
     for word in words:
         if isinstance(value, str) and value.lower() == word.lower():
             return word
-    nearest = difflib.get_close_matches(str(value), words, n=1)
+    nearest = difflib.get_close_matches(cut(str(value)), words, n=1)
     hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-    raise UserError(f"{name}: found {value!r}{hint}, expected one of {', '.join(words)}")
+    raise UserError(f"{name}: found {cut(repr(value))}{hint}, expected one of {', '.join(words)}")
 
 
 def _wrong(name: str, value: Any, kind: Kind) -> UserError:
     expected = kind.__name__ if isinstance(kind, type) else str(kind)
-    return UserError(f"{name}: found {value!r} ({type(value).__name__}), expected {expected}")
+    return UserError(
+        f"{name}: found {cut(repr(value))} ({type(value).__name__}), expected {expected}"
+    )

@@ -18,9 +18,10 @@ class Number:
     most: float | None = None
 
     def __str__(self) -> str:
-        limits = f"from {self.least:g}"
+        whole = "," if self.of is int else "g"
+        limits = f"from {self.least:{whole}}"
         if self.most is not None:
-            limits += f" to {self.most:g}"
+            limits += f" to {self.most:{whole}}"
         return f"{self.of.__name__} ({limits})"
 
 
@@ -39,6 +40,9 @@ Kind = type | Number | ListOf | Choice
 
 COUNT = Number(int, 1)
 WHOLE = Number(int, 0)
+LAYERS = Number(int, 1, 10_000)  # all of them are listed where files are read
+WIDTH = Number(int, 1, 1 << 22)  # of a matrix: the largest model's is below 1 << 18
+LENGTH = Number(int, 1, 1 << 28)  # of a text, or of a vocabulary
 AMOUNT = Number(float, 0)
 SHARE = Number(float, 0, 1)
 INTS, FLOATS, STRINGS = ListOf(int), ListOf(float), ListOf(str)

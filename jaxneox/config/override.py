@@ -8,7 +8,8 @@ from typing import Any
 from jaxneox.config import dotted
 from jaxneox.config.check import refuse_unknown, stands_for
 from jaxneox.config.keys import ALIASES
-from jaxneox.config.merge import parse_value, spelled
+from jaxneox.config.merge import parse_value
+from jaxneox.config.strict_yaml import spelled
 from jaxneox.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,7 @@ import io
 import re
 import sys
 
-LONGEST = 2000
-"""Characters of a line that says what is wrong, however much a file would have it say."""
+from jaxneox.errors import shortened
 
 STEERS_MARKDOWN = re.compile(r"[\\`*\[\]<>#~]|(?<![^\W_])_|_(?![^\W_])")
 """What begins or ends markup; an underscore inside a word does not."""
@@ -25,11 +24,7 @@ def one_line(text: str) -> str:
 
 def message(text: str) -> str:
     """Make one visible line of a message, and cut it in the middle if it is endless."""
-    line = visible(re.sub(r"[\t\r\n]+", " ", text))
-    if len(line) <= LONGEST:
-        return line
-    left = len(line) - LONGEST
-    return f"{line[: LONGEST // 2]} … {left:,} more characters … {line[-LONGEST // 2 :]}"
+    return visible(shortened(re.sub(r"[\t\r\n]+", " ", text)))
 
 
 def markdown(text: object) -> str:

@@ -5,13 +5,13 @@ What they mean follows transformers: tokenizer_config.json counts before special
 and its added_tokens_decoder before added_tokens.json.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxneox.errors import UserError
+from jaxneox.reading import parse_json, refuse_special
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 GENERATION, MODEL = "generation_config.json", "config.json"
@@ -155,6 +155,7 @@ def read(path: Path) -> bytes:
         UserError: it cannot be read, or is too large for what it should be.
     """
     try:
+        refuse_special(path)
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
@@ -171,9 +172,9 @@ def parsed(path: Path, content: bytes) -> dict[str, Any]:
         UserError: it is anything else.
     """
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not valid JSON ({_line(error)}); copy it again") from error
+        value = parse_json(content, path)
+    except UserError as error:
+        raise UserError(f"{error}; copy it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds {_short(value)}, expected a block of keys")
     return value

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from jaxneox.errors import UserError
-from jaxneox.lfs import refuse_pointer
+from jaxneox.errors import UserError, listed
+from jaxneox.reading import refuse_unreadable
 
 KINDS = {
     "lines": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"),
@@ -118,7 +118,7 @@ def input_files(path: str | pathlib.Path) -> list[pathlib.Path]:
     """
     files = _readable_files(path)
     for file in files:
-        refuse_pointer(file)
+        refuse_unreadable(file)
     return files
 
 
@@ -180,7 +180,7 @@ def text_of(record: Record, key: str = "text") -> str:
         elif key in value:
             shown = f'"{key}" is {repr(text)[:40]}'
         else:
-            shown = f"the keys {', '.join(value)}"
+            shown = f"the keys {listed(value)}"
         raise UserError(f'{where}: {shown}, expected a string or an object with a "{key}"')
     try:
         text.encode()

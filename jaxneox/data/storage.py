@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jaxneox.errors import UserError
-from jaxneox.lfs import refuse_pointer
+from jaxneox.reading import refuse_unreadable
 
 Buffer = bytes | memoryview
 
@@ -75,8 +75,8 @@ class LocalFiles:
 
 def mapped(path: pathlib.Path) -> memoryview:
     """Map a file's bytes without reading them; an empty file cannot be mapped, and need not be."""
+    refuse_unreadable(path)
     if not path.stat().st_size:
         return memoryview(b"")
-    refuse_pointer(path)
     with path.open("rb") as file:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

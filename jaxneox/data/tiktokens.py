@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from jaxneox.data.tokenizer_base import EOD, Tokenizer, existing
 from jaxneox.errors import UserError
+from jaxneox.reading import INDEX_SIZE, read_object
 
 
 class TiktokenTokenizer(Tokenizer):
@@ -19,7 +20,7 @@ class TiktokenTokenizer(Tokenizer):
         except ImportError as error:
             raise UserError(f"tokenizer-type: {self.name} needs `pip install tiktoken`") from error
         if encoding.endswith(".json"):
-            saved = json.loads(existing(encoding, "vocab-file").read_text())
+            saved = read_object(existing(encoding, "vocab-file"), INDEX_SIZE)
             ranks = {base64.b64decode(token): rank for token, rank in saved.pop("ranks").items()}
             self._backend = tiktoken.Encoding(**saved, mergeable_ranks=ranks)
         else:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import NONE, Added, Companions
 from jaxneox.errors import UserError
-from jaxneox.lfs import refuse_pointer
+from jaxneox.reading import refuse_unreadable
 
 EOD = "<|endoftext|>"
 PADDING = "<|padding|>"
@@ -217,5 +217,5 @@ def existing(path: str, key: str) -> Path:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; {key} must be the path of a file here")
-    refuse_pointer(Path(path))
+    refuse_unreadable(path)
     return Path(path)

@@ -1,8 +1,6 @@
 """Exactly the batches of a file, `--tokens FILE.npz`, for comparisons and experiments."""
 
 import hashlib
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,7 @@ from numpy.typing import NDArray
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
 from jaxneox.errors import UserError
-
-UNREADABLE = (ValueError, TypeError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile)
-"""The exceptions that reading a damaged .npz raises."""
+from jaxneox.npz import read_arrays
 
 
 class TokensFile(Loader):
@@ -107,13 +103,9 @@ def read_tokens_shape(path: str) -> tuple[int, int, int]:
 
 def _read_npz(path: str) -> dict[str, NDArray[Any]]:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = arrays.files
-            content = {name: arrays[name] for name in ("tokens", "loss_mask") if name in names}
+        content = read_arrays(path, ("tokens", "loss_mask"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (OSError, *UNREADABLE) as error:
-        raise UserError(f"{path}: not a .npz of numbers ({error})") from error
     if "tokens" not in content:
-        raise UserError(f"{path}: arrays {', '.join(names) or 'none'}, expected 'tokens'")
+        raise UserError(f"{path}: has no array `tokens`")
     return content

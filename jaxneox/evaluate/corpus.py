@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
-from jaxneox.data.tokens_file import UNREADABLE
 from jaxneox.errors import UserError
 from jaxneox.infer.scoring import Request
+from jaxneox.npz import read_arrays
+from jaxneox.reading import refuse_special
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ def read(
 
 def texts_of(name: str) -> Iterator[str]:
     """Read the `text` of each line of a JSONL file, or any other file as one text."""
+    refuse_special(name)
     try:
         whole = Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -136,14 +136,9 @@ def rows_of(name: str, cfg: ModelConfig) -> list[Request]:
     Each row stands by itself, its first token as context. If there are several arrays, it is the
     one called windows or tokens.
     """
-    try:
-        with np.load(name, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except UNREADABLE as error:
-        raise UserError(f"{name}: no .npz file of plain arrays ({error})") from error
-    arrays = {key: array for key, array in arrays.items() if isinstance(array, np.ndarray)}
+    arrays = read_arrays(name)
     fitting = {k: a for k, a in arrays.items() if a.ndim == 2 and a.dtype.kind in "iu"}
-    named = [key for key in ("windows", "tokens") if key in fitting] or list(fitting)
+    named: list[str] = [key for key in ("windows", "tokens") if key in fitting] or list(fitting)
     if not named or (len(named) > 1 and len(fitting) > 1 and named == list(fitting)):
         shapes = ", ".join(f"{k} {a.dtype}{list(a.shape)}" for k, a in arrays.items())
         raise UserError(

@@ -5,6 +5,7 @@ from typing import TextIO
 
 from jaxneox.errors import UserError
 from jaxneox.infer.stream import check_text
+from jaxneox.reading import INDEX_SIZE, read_text
 
 
 def from_file(name: str | None, end: str) -> list[str]:
@@ -12,11 +13,7 @@ def from_file(name: str | None, end: str) -> list[str]:
         raise UserError(
             "text_gen_type is input-file and sample_input_file is missing: --input FILE"
         )
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: byte {error.start} is no UTF-8; expected a text file") from error
-    return _split(text, end, name)
+    return _split(read_text(Path(name), INDEX_SIZE), end, name)
 
 
 def from_stream(stream: TextIO, end: str) -> list[str]:

@@ -16,10 +16,13 @@ import jax
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh
 
+from jaxneox.config.divisors import divisors
 from jaxneox.config.schema import ModelConfig, ParallelConfig
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 AXES = ("pp", "dp", "cp", "tp")
+MOST_DEVICES = 1 << 20
+MOST_VIRTUAL = 1024  # devices of a CPU: XLA takes 0.3 GB for them, and four times as many 8 s
 Sizes = dict[str, int]
 
 
@@ -31,7 +34,8 @@ def parse_mesh(text: str) -> Sizes:
     sizes: Sizes = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
-        if name not in AXES or name in sizes or not value.removeprefix("-").isdecimal():
+        number = value.removeprefix("-")
+        if name not in AXES or name in sizes or not (number.isdecimal() and len(number) < 10):
             raise UserError(
                 f"--mesh {text!r}: {part.strip()!r} is not one of {', '.join(AXES)} given once "
                 "with a whole number, as in --mesh dp=2,tp=4"
@@ -39,6 +43,8 @@ def parse_mesh(text: str) -> Sizes:
         sizes[name] = int(value)
     if any(size < 1 and size != -1 for size in sizes.values()):
         raise UserError(f"--mesh {text!r}: a size is a positive number, or -1 for all that is left")
+    if math.prod(size for size in sizes.values() if size > 0) > MOST_DEVICES:
+        raise UserError(f"--mesh {text!r}: at most {MOST_DEVICES:,} devices can be asked for")
     if list(sizes.values()).count(-1) > 1:
         raise UserError(f"--mesh {text!r}: only one axis can be -1, all that is left")
     return sizes
@@ -70,6 +76,11 @@ def prepare_devices(asked: Sizes, processes: int = 1) -> None:
     if -1 not in asked.values():
         check_divides_over(processes, needed)
     needed //= processes
+    if needed > MOST_VIRTUAL:
+        raise UserError(
+            f"the mesh {show(asked)} needs {needed:,} devices of one process, which makes at most "
+            f"{MOST_VIRTUAL:,} virtual ones; ask for a smaller one with --mesh"
+        )
     if needed > 1:
         wait_for_virtual_devices()
     if needed > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -145,7 +156,7 @@ def _check_stages(pp: int, chunks: int, layers: int) -> None:
 def _check(axis: str, size: int, split: dict[str, int]) -> None:
     wrong = [f"{name} {n}" for name, n in split.items() if n % size]
     if wrong:
-        nearest = max(n for n in range(1, size) if not any(total % n for total in split.values()))
+        nearest = max(n for n in divisors(math.gcd(*split.values())) if n < size)
         raise UserError(
             f"the mesh's {axis}={size} does not divide {' and '.join(wrong)}; "
             f"the nearest smaller that divides all it splits is {axis}={nearest}"
@@ -153,7 +164,7 @@ def _check(axis: str, size: int, split: dict[str, int]) -> None:
 
 
 def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+    return listed(divisors(number), most=32)
 
 
 def make_mesh(sizes: Sizes, devices: Sequence[Any] | None = None) -> Mesh:

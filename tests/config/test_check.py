@@ -27,10 +27,10 @@ def test_all_unknown_keys_are_named_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("num_layers", "two", "found 'two' (str), expected int (from 1)"),
-        ("num_layers", True, "found True (bool), expected int (from 1)"),
-        ("num_layers", 0, "found 0 (int), expected int (from 1)"),
-        ("num_layers", 2.5, "found 2.5 (float), expected int (from 1)"),
+        ("num_layers", "two", "found 'two' (str), expected int (from 1 to 10,000)"),
+        ("num_layers", True, "found True (bool), expected int (from 1 to 10,000)"),
+        ("num_layers", 0, "found 0 (int), expected int (from 1 to 10,000)"),
+        ("num_layers", 2.5, "found 2.5 (float), expected int (from 1 to 10,000)"),
         ("hidden_dropout", 1.5, "found 1.5 (float), expected float (from 0 to 1)"),
         ("min_lr", float("nan"), "found nan (float), expected float (from 0)"),
         ("gpt_j_residual", "yes", "found 'yes' (str), expected bool"),

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxneox.config import load_yaml
-from jaxneox.config.merge import _parse, parse_value
+from jaxneox.config.merge import parse_value
+from jaxneox.config.strict_yaml import parse
 from jaxneox.errors import UserError
 
 
@@ -62,7 +63,7 @@ def test_a_path_without_its_suffix(tmp_path: pathlib.Path) -> None:
 def test_a_duplicate_in_one_file_names_both_lines(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, "hidden-size: 1\nlr: 2\nhidden_size: 3\n")
     line = refusal(path)
-    assert line == f"{path}: hidden_size is set twice, on lines 1 and 3: keep one of the two"
+    assert line == f"{path}:3: hidden_size is set twice, on lines 1 and 3: keep one of the two"
     nested = write(tmp_path, "fp16:\n  enabled: true\n  enabled: true\n")
     assert "enabled is set twice, on lines 2 and 3" in refusal(nested)
 
@@ -106,7 +107,7 @@ def test_any_keys_survive_in_either_spelling_or_are_called_duplicates(keys: dict
     text = yaml.safe_dump(keys, default_flow_style=True)
     spelled = {name.replace("-", "_"): value for name, value in keys.items()}
     if len(spelled) == len(keys):
-        assert _parse(text)[0] == spelled
+        assert parse(text)[0] == spelled
         assert parse_value(json.dumps(keys)) == spelled
     else:
         with pytest.raises(UserError, match="twice"):

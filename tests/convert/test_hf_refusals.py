@@ -187,6 +187,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("kind", BY_TYPE)
+@pytest.mark.parametrize("layers", [10**9, 9999])
+def test_layers_that_the_files_have_not_are_not_listed(
+    exported: Path, tmp_path: Path, capsys, kind: str, layers: int
+) -> None:
+    folder = tmp_path / "hf"
+    shutil.copytree(exported / kind, folder)
+    name = "n_layer" if kind == "gpt2" else "num_hidden_layers"
+    change_config(folder, **{name: layers, "layer_types": None})
+    line = refused(from_hf.main, capsys, folder, tmp_path / "out")
+    said = f"config.json claims {layers} layers" if layers < 10**4 else f"{layers} (int), expected"
+    assert said in line and len(line) < 400 + len(str(folder))
+
+
 FULL = "full_attention"
 WINDOW = {"use_sliding_window": True, "sliding_window": 4}
 

@@ -161,7 +161,6 @@ BOMBS = {
     + b"e0("
     + b"cbuiltins\nlist\n(h\x01tR" * 1200
     + b"t.",
-    "a far memo": b"\x80\x02Nr\x00\x84\xd7\x17.",
     "a dtype's own state": b"\x80\x02ctorch\nBFloat16Storage\n"
     b"(K\x03X\x01\x00\x00\x00<NNNK\x01K\x01K\x00tb.",
     "doubling": b"\x80\x02(K\x01K\x01tq\x01"

@@ -11,12 +11,12 @@ import pytest
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.writer import write_index
 from jaxneox.errors import UserError
+from tests.fuzz.damage import HUGE, cut, flip, insert
 
 SIZES = np.array([3, 1, 0, 4, 2, 5])
 DOC_IDX = np.array([0, 1, 1, 3, 6])
 HEADER_FIELDS = [("<Q", 9), ("<B", 17), ("<Q", 18), ("<Q", 26)]
 LAST = 34 + 12 * len(SIZES) + 8 * len(DOC_IDX)
-HUGE = [0, 1, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1]
 
 
 @pytest.mark.slow
@@ -59,22 +59,6 @@ def check_within(dataset: IndexedDataset, tokens: np.ndarray) -> None:
     bounds = dataset.doc_idx
     assert bounds[0] == 0 and bounds[-1] == len(dataset) and (np.diff(bounds) >= 0).all()
     assert dataset.content["tokens"] == dataset.total
-
-
-def flip(data: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice([1, 1, 2, 8])):
-        if data:
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-
-
-def cut(data: bytearray, rng: random.Random) -> None:
-    begin = rng.randrange(len(data) + 1)
-    del data[begin : begin + rng.choice([1, 4, 8, len(data)])]
-
-
-def insert(data: bytearray, rng: random.Random) -> None:
-    at = rng.randrange(len(data) + 1)
-    data[at:at] = rng.randbytes(rng.choice([1, 4, 6, 8, 64]))
 
 
 def huge(data: bytearray, rng: random.Random) -> None:

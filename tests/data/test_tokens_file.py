@@ -67,7 +67,7 @@ def test_beyond_the_end(tmp_path: pathlib.Path, step: int) -> None:
         ({"tokens": TOKENS, "loss_mask": MASK[:1]}, "loss_mask of 1 steps, tokens of 2"),
         ({"tokens": TOKENS + 1}, r"tokens\[1, 2, 4\] is 30, outside the vocabulary of 30"),
         ({"tokens": TOKENS - 1}, r"tokens\[0, 0, 0\] is -1, outside"),
-        ({"tokens": np.array([object()])}, "not a .npz of numbers"),
+        ({"tokens": np.array([object()])}, "no .npz file"),
     ],
 )
 def test_wrong_content(tmp_path: pathlib.Path, arrays: dict[str, Any], message: str) -> None:
@@ -80,7 +80,7 @@ def test_wrong_content(tmp_path: pathlib.Path, arrays: dict[str, Any], message: 
 def test_wrong_file(tmp_path: pathlib.Path, content: bytes) -> None:
     path = tmp_path / "x.npz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.npz: not a \.npz"):
+    with pytest.raises(UserError, match=r"x\.npz: is no \.npz"):
         TokensFile(str(path), global_batch=3, seq_length=4)
     with pytest.raises(UserError, match=r"none\.npz: no such file"):
         TokensFile(str(tmp_path / "none.npz"), global_batch=3, seq_length=4)
@@ -88,5 +88,5 @@ def test_wrong_file(tmp_path: pathlib.Path, content: bytes) -> None:
 
 def test_npy_is_no_npz(tmp_path: pathlib.Path) -> None:
     np.save(tmp_path / "x.npy", TOKENS)
-    with pytest.raises(UserError, match=r"x\.npy: not a \.npz"):
+    with pytest.raises(UserError, match=r"x\.npy: is no \.npz"):
         TokensFile(str(tmp_path / "x.npy"), global_batch=3, seq_length=4)

@@ -102,7 +102,7 @@ def test_an_answer_of_no_tokens_says_so_as_neox_does(run: Path, capsys, tmp_path
         (["--prompt", "x", "--seed", "-1"], "seed -1"),
         (["--prompt", "x" * 48], "the prompt has 48 tokens: the model's context is 48"),
         (["--prompt", "x", "--mesh", "tp=3"], "tp=3 does not divide"),
-        (["--input", "nowhere.txt"], "nowhere.txt: No such file"),
+        (["--input", "nowhere.txt"], "nowhere.txt: cannot be read (No such file"),
         (["--set", "text_gen_type=precompute"], "evaluate CKPT --perplexity"),
         (["--set", "text_gen_type=sing"], "text_gen_type"),
         (["--set", "text_gen_type=input-file"], "sample_input_file is missing"),

@@ -5,8 +5,11 @@ from typing import get_args
 from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
+    LAYERS,
+    LENGTH,
     SHARE,
     WHOLE,
+    WIDTH,
     Number,
     Section,
     derived,
@@ -60,20 +63,20 @@ MODEL: Section = {
     "precision": derived(
         ("fp16", "fp32", "bfloat16"), None, "precision.compute", "null: fp16's or bf16's block"
     ),
-    "num_layers": used(COUNT, None, "model.num_layers"),
-    "hidden_size": used(COUNT, None, "model.hidden_size"),
+    "num_layers": used(LAYERS, None, "model.num_layers"),
+    "hidden_size": used(WIDTH, None, "model.hidden_size"),
     "intermediate_size": derived(
-        COUNT, None, "model.mlp.size", "4 x hidden_size; a gated branch is a third of it"
+        WIDTH, None, "model.mlp.size", "4 x hidden_size; a gated branch is a third of it"
     ),
-    "mlp_multiple_of": derived(COUNT, 1, "model.mlp.size", "one branch is rounded up to it"),
+    "mlp_multiple_of": derived(WIDTH, 1, "model.mlp.size", "one branch is rounded up to it"),
     "expansion_factor": derived(AMOUNT, None, "model.mlp.size", "instead of intermediate_size"),
-    "num_attention_heads": used(COUNT, None, "model.attention.num_heads"),
-    "num_kv_heads": derived(COUNT, None, "model.attention.kv_heads", "null: one per head"),
-    "seq_length": used(COUNT, None, "model.seq_length"),
+    "num_attention_heads": used(WIDTH, None, "model.attention.num_heads"),
+    "num_kv_heads": derived(WIDTH, None, "model.attention.kv_heads", "null: one per head"),
+    "seq_length": used(LENGTH, None, "model.seq_length"),
     "sliding_window_width": used(
         WHOLE, None, "model.attention.window", "a token sees itself and so many before it"
     ),
-    "max_position_embeddings": used(COUNT, None, "model.positions.max_positions"),
+    "max_position_embeddings": used(LENGTH, None, "model.positions.max_positions"),
     "norm": derived(NORMS, "layernorm", "model.norm.kind", TE_NORM),
     "layernorm_fusion": needless(bool, False, FUSED),
     "rmsnorm_fusion": needless(bool, False, FUSED),
@@ -82,7 +85,7 @@ MODEL: Section = {
     "rms_norm_epsilon": derived(AMOUNT, 1e-08, "model.norm.epsilon"),
     "scalenorm_epsilon": derived(AMOUNT, 1e-08, "model.norm.epsilon"),
     "pos_emb": used(get_args(PositionKind), "learned", "model.positions.kind"),
-    "rpe_num_buckets": used(COUNT, 32, "model.positions.rpe_buckets"),
+    "rpe_num_buckets": used(WIDTH, 32, "model.positions.rpe_buckets"),
     "rpe_max_distance": used(COUNT, 128, "model.positions.rpe_max_distance"),
     "opt_pos_emb_offset": used(WHOLE, 0, "model.positions.offset"),
     "no_weight_tying": used(bool, False, "model.tied_embedding", by=inverted),
@@ -92,7 +95,7 @@ MODEL: Section = {
     "sparsity_config": refused(dict, None, SPARSE),
     "num_unique_layers": refused(COUNT, None, SHARED),
     "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
-    "make_vocab_size_divisible_by": used(COUNT, 128, "tokenizer.divisible_by"),
+    "make_vocab_size_divisible_by": used(LENGTH, 128, "tokenizer.divisible_by"),
     "activation": derived(
         (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS),
         "gelu",

@@ -7,6 +7,7 @@ from jaxneox.config.fates import (
     COUNT,
     FLOATS,
     INTS,
+    LENGTH,
     SHARE,
     STRINGS,
     WHOLE,
@@ -79,7 +80,7 @@ OPTIMIZER: Section = {
 TOKENIZER: Section = {
     "tokenizer_type": used(TOKENIZERS, "GPT2BPETokenizer", "tokenizer.kind"),
     "padded_vocab_size": used(
-        COUNT, None, "tokenizer.padded_size", "set: wins over make_vocab_size_divisible_by"
+        LENGTH, None, "tokenizer.padded_size", "set: wins over make_vocab_size_divisible_by"
     ),
 }
 

@@ -7,6 +7,7 @@ from jaxneox.config.fates import (
     COUNT,
     INTS,
     SHARE,
+    WIDTH,
     Number,
     Section,
     alias,
@@ -104,7 +105,7 @@ OURS: Section = {
         "auto: the fastest that has all the model needs",
     ),
     "head_dim": derived(
-        COUNT, None, "model.attention.head_dim", "null: hidden_size / num_attention_heads"
+        WIDTH, None, "model.attention.head_dim", "null: hidden_size / num_attention_heads"
     ),
     "attention_output_bias": derived(
         bool,

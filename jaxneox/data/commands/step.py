@@ -11,6 +11,7 @@ from jaxneox.data.commands.document import token_range
 from jaxneox.data.commands.run_data import RunData, open_run
 from jaxneox.data.loader import HostBatch
 from jaxneox.errors import UserError
+from jaxneox.reading import parse_json
 
 SHOWN = 16  # rows, unless asked
 WIDTH, PREVIEW = 100, 64  # characters of a line, and tokens that are decoded to fill it
@@ -66,9 +67,14 @@ def logged(run: RunData, step: int) -> dict[str, Any] | None:
     """Read the figures of that step from the run's metrics.jsonl."""
     if run.folder is None or not (run.folder / "metrics.jsonl").is_file():
         return None
-    with (run.folder / "metrics.jsonl").open() as lines:
-        for line in lines:
-            row = json.loads(line)
+    path = run.folder / "metrics.jsonl"
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            row = parse_json(line, f"{path}:{number}")
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise UserError(
+                    f"{path}:{number}: is no row of a log: expected the number of a step"
+                )
             if row["step"] == step:
                 return row
     return None
