@@ -7,7 +7,8 @@
 - `app`: the routes, and what `/v1/models` tells of the model.
 - `completions`: `/v1/completions`; an `Exchange` waits for a request's jobs, streams their text
   as server-sent events, at last the usage, and cancels them if the client leaves.
-- `requests`, `fields`: the parsing of a request.
+- `requests`, `fields`: the parsing of a request; `unsupported`: the fields of others' servers that
+  are taken only where they change nothing.
 - `jobs`: one choice of a request, on its way through the scheduler. Its text, as far as no stop
   string can begin in it, is `jaxneox.infer.stream`'s; `jaxneox.infer.tasks` ends it at a token, a
   stop string or the limit.

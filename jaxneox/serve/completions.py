@@ -155,17 +155,20 @@ async def events(
     exchange: Exchange, reply: Reply, completion: CompletionRequest
 ) -> AsyncIterator[str]:
     """Yield server-sent events: a chunk for each new text, and at last the usage if asked for."""
-    usage = {"usage": None} if completion.usage else {}
+    usage: dict[str, object] = {"usage": None} if completion.usage else {}
+    every_token = completion.token_ids or completion.continuous_usage
     left = len(reply.choices)
     try:
         while left:
             update = await exchange.next()
             left -= update.finished
-            if update.text or update.finished or completion.token_ids:
+            if update.text or update.finished or every_token:
                 task = completion.choices[update.index]
                 choice = reply.choices[update.index].part(
                     task, update.text, update.tokens, update.finished
                 )
+                if completion.continuous_usage:
+                    usage = {"usage": reply.usage(so_far=True)}
                 yield event(reply.frame | {"choices": [choice]} | usage)
     except RefusedRequest as refused:  # the status has been sent
         yield event(refused.body())

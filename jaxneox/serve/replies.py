@@ -33,9 +33,11 @@ class Reply:
         choices = [choice.part(task) for choice, task in pairs]
         return self.frame | {"choices": choices, "usage": self.usage()}
 
-    def usage(self) -> Part:
+    def usage(self, *, so_far: bool = False) -> Part:
+        """Count the tokens of all prompts and answers, or `so_far` those that have been told."""
         prompt = sum(len(prompt.tokens) for prompt in self._completion.prompts)
-        answer = sum(len(task.answer.tokens) for task in self._tasks)
+        told = sum(choice.told for choice in self.choices)
+        answer = told if so_far else sum(len(task.answer.tokens) for task in self._tasks)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": answer,
@@ -48,13 +50,17 @@ class Reply:
 
 
 class Choice:
-    """One choice of an answer; each `part` continues where the one before ended."""
+    """One choice of an answer; each `part` continues where the one before ended.
+
+    Attributes:
+        told: how many tokens the parts have by now.
+    """
 
     def __init__(self, served: Served, completion: CompletionRequest, index: int):
         self._served, self._completion, self.index = served, completion, index
         self._prompt = completion.prompt_of(index)
         self._begun = False
-        self._told = 0  # tokens
+        self.told = 0
         self._offsets = Offsets(served)
 
     def part(
@@ -70,8 +76,8 @@ class Choice:
         """
         answer, completion = task.answer, self._completion
         text = (answer.text or "") if text is None else text
-        start, end = self._told, len(answer.tokens) if tokens is None else tokens
-        first, self._begun, self._told = not self._begun, True, end
+        start, end = self.told, len(answer.tokens) if tokens is None else tokens
+        first, self._begun, self.told = not self._begun, True, end
         echoed = completion.echo and first
         body: Part = {
             "index": self.index,
