@@ -8,7 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from jaxneox.serve.access import AccessRules
 from jaxneox.serve.completions import Completions
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.requests import check_model
@@ -20,7 +22,22 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 POLICY += "connect-src 'self'; img-src data:; form-action 'none'; frame-ancestors 'none'"
 
 
-def make_app(scheduler: Scheduler, timeout: float) -> Starlette:
+class Guarded:
+    """An application that refuses, before a body is read, what its rules do not allow."""
+
+    def __init__(self, app: ASGIApp, access: AccessRules):
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._access.check(scope)
+        except RefusedRequest as refused:
+            await refuse(refused)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def make_app(scheduler: Scheduler, timeout: float, access: AccessRules) -> Guarded:
     async def page(request: Request) -> Response:
         return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
 
@@ -52,13 +69,15 @@ def make_app(scheduler: Scheduler, timeout: float) -> Starlette:
 
     async def other(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        where = f"{request.method} {request.url.path[:200]}"
+        where = f"{request.method} {request.scope['path'][:200]}"  # its URL would trust the Host
         what = {404: f"{where}: no such path; there are {paths}", 405: f"{where}: wrong method"}
         message = what.get(error.status_code, str(error.detail))
         return refuse(RefusedRequest(error.status_code, message, headers=error.headers))
 
     handlers: dict[Any, Any] = {RefusedRequest: refused, HTTPException: other, Exception: failed}
-    return Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # so that no Host is sent back as an address
+    return Guarded(app, access)
 
 
 def described(served: Served) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 
 from jaxneox.errors import UserError
+from jaxneox.serve.access import AccessRules
 from jaxneox.serve.app import make_app
 from jaxneox.serve.scheduler import Load, Scheduler
 
@@ -27,9 +28,9 @@ Python's 5e-3 are as long as a small model's step.
 class Server(uvicorn.Server):
     """Ends by itself if the scheduler ends before it is ready; a signal ends it with status 0."""
 
-    def __init__(self, scheduler: Scheduler, timeout: float):
+    def __init__(self, scheduler: Scheduler, timeout: float, access: AccessRules):
         config = uvicorn.Config(
-            make_app(scheduler, timeout),
+            make_app(scheduler, timeout, access),
             lifespan="off",
             log_config=None,  # it would close the handlers of whoever started us
             log_level="warning",
@@ -78,6 +79,7 @@ def serve(
     listener: socket.socket,
     scheduler: Scheduler,
     timeout: float,
+    access: AccessRules,
     load: Load,
     ready: Callable[[], object],
 ) -> None:
@@ -86,7 +88,7 @@ def serve(
     `load(say)` makes what is served, in the thread that goes on with it; what it raises is raised
     here. `ready()` is called there when requests are taken.
     """
-    server = Server(scheduler, timeout)
+    server = Server(scheduler, timeout, access)
     sys.setswitchinterval(SWITCH)
 
     def work() -> None:

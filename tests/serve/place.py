@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from jaxneox.loading import LoadedModel
+from jaxneox.serve.access import rules_at
 from jaxneox.serve.scheduler import Load, Scheduler
 from jaxneox.serve.served import Served
 from jaxneox.serve.server import Server, bind
@@ -71,6 +72,8 @@ def place(
     queue: int = 16,
     timeout: float = 60,
     load: Load | None = None,
+    names: Sequence[str] = (),
+    key: str | None = None,
 ) -> Iterator[Place]:
     def ready(say) -> Served:
         model = speaker(tokenizer=tokenizer, broken=broken)
@@ -78,7 +81,7 @@ def place(
 
     listener = bind("127.0.0.1", 0)
     scheduler = Scheduler(queue)
-    server = Server(scheduler, timeout)
+    server = Server(scheduler, timeout, rules_at("127.0.0.1", names, key))
     threads = [
         threading.Thread(target=scheduler.run, args=(load or ready,)),
         threading.Thread(target=server.run, args=([listener],)),
