@@ -4,6 +4,7 @@
 `app` -> `completions` -> `requests` (what it asks for) -> `jobs` -> `replies` (its answer).
 
 - `command`, `arguments`: the command and its options.
+- `connections`: their number, and the time that each has to send a request and to read its answer.
 - `access`: who is answered: names of this server, and a key.
 - `app`: the routes, and what `/v1/models` tells of the model.
 - `completions`: `/v1/completions`; an `Exchange` waits for a request's jobs, streams their text

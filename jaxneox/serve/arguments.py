@@ -38,6 +38,9 @@ def parser() -> Parser:
     limits.add_argument(
         "--queue", type=count, default=64, metavar="N", help="answers that may wait"
     )
+    limits.add_argument("--connections", type=count, default=512, metavar="N",
+        help="clients that may be connected; for another one, the one is closed that has waited "
+        "longest without sending a whole request")  # fmt: skip
     limits.add_argument("--max-tokens", type=count, metavar="N",
         help="length of an answer; by default the model's context")  # fmt: skip
     limits.add_argument("--timeout", type=seconds, default=300, metavar="S",

@@ -23,12 +23,17 @@ def run(args: argparse.Namespace) -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"serving needs `pip install 'jaxneox[serve]'` ({error})") from error
+    from jaxneox.serve.connections import file_limit
     from jaxneox.serve.scheduler import Scheduler
     from jaxneox.serve.server import address_of, bind, serve
 
     key = args.api_key or key_in_environment()
     listener = bind(args.host, args.port)
     address = address_of(listener)
+    connections = file_limit(args.connections)
+    if connections < args.connections:
+        warn([f"--connections {args.connections}: there can be only {connections}, because this "
+              "process may open few files; raise `ulimit -n`"])  # fmt: skip
     bound = listener.getsockname()[0]
     if key is None and not is_loopback(bound):
         warn([f"{address} is open to all who can reach this machine: anyone may use the model. Set "
@@ -38,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
         Scheduler(args.queue),
         args.timeout,
         rules_at(bound, args.allow_host, key),
+        connections,
         load=lambda say: load(args, address, say),
         ready=lambda: tell(f"ready at {address}"),
     )

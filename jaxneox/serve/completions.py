@@ -23,6 +23,9 @@ CHARACTERS = 8
 READ_ANYWAY = 16
 """A body of up to so many times the limit is still read, so that its sender gets the error."""
 
+BODY = 60.0
+"""Seconds in which a body must come, if --timeout is not less."""
+
 READERS = 2
 """Bodies that are parsed at the same time: large ones take much memory."""
 
@@ -37,13 +40,12 @@ class Completions:
     async def __call__(self, request: Request) -> Response:
         served = self._scheduler.ready()
         deadline = asyncio.get_running_loop().time() + self._timeout
+        limit = min(self._timeout, BODY)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(limit):
                 body = await read_body(request, self._largest(served))
         except TimeoutError as error:
-            raise RefusedRequest(
-                408, f"the body did not come within {self._timeout:g} s"
-            ) from error
+            raise RefusedRequest(408, f"the body did not come within {limit:g} s") from error
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         most = self._scheduler.queue

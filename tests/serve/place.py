@@ -15,7 +15,7 @@ from jaxneox.loading import LoadedModel
 from jaxneox.serve.access import rules_at
 from jaxneox.serve.scheduler import Load, Scheduler
 from jaxneox.serve.served import Served
-from jaxneox.serve.server import Server, bind
+from jaxneox.serve.server import CONNECTIONS, Server, bind
 from tests.infer.models import speaker
 from tests.limits import PATIENCE
 from tests.serve.client import Client
@@ -74,6 +74,7 @@ def place(
     load: Load | None = None,
     names: Sequence[str] = (),
     key: str | None = None,
+    connections: int = CONNECTIONS,
 ) -> Iterator[Place]:
     def ready(say) -> Served:
         model = speaker(tokenizer=tokenizer, broken=broken)
@@ -81,7 +82,7 @@ def place(
 
     listener = bind("127.0.0.1", 0)
     scheduler = Scheduler(queue)
-    server = Server(scheduler, timeout, rules_at("127.0.0.1", names, key))
+    server = Server(scheduler, timeout, rules_at("127.0.0.1", names, key), connections)
     threads = [
         threading.Thread(target=scheduler.run, args=(load or ready,)),
         threading.Thread(target=server.run, args=([listener],)),
