@@ -14,6 +14,7 @@
 - `jobs`: one choice of a request, on its way through the scheduler. Its text, as far as no stop
   string can begin in it, is `jaxneox.infer.stream`'s; `jaxneox.infer.tasks` ends it at a token, a
   stop string or the limit.
-- `replies`: answers in OpenAI's format, whole or as chunks; `errors`: errors in it.
+- `replies`: answers in OpenAI's format, whole or as chunks; `offsets`: where in the text each token
+  begins; `errors`: errors in it.
 - `served`: the model, and the limits of what may be asked of it.
 """

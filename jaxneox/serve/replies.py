@@ -5,12 +5,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxneox.infer.stream import TextStream
 from jaxneox.infer.tasks import Task, Top
+from jaxneox.serve.offsets import Offsets, prompt_offsets
 from jaxneox.serve.requests import CompletionRequest
 from jaxneox.serve.served import Served
 
 Part = dict[str, Any]
+Scored = tuple[int, float | None, Top]
+"""A token, its log-probability, and the most likely ones in its place."""
 
 
 class Reply:
@@ -61,7 +63,8 @@ class Choice:
         self._prompt = completion.prompt_of(index)
         self._begun = False
         self.told = 0
-        self._offsets = Offsets(served)
+        self._echo = self._echoed() if completion.echo else ""
+        self._offsets = Offsets(served, self._echo)
 
     def part(
         self, task: Task, text: str | None = None, tokens: int | None = None, finished: bool = True
@@ -81,7 +84,7 @@ class Choice:
         echoed = completion.echo and first
         body: Part = {
             "index": self.index,
-            "text": self._echo() + text if echoed else text,
+            "text": self._echo + text if echoed else text,
             "logprobs": None,
             "finish_reason": None,
         }
@@ -92,17 +95,17 @@ class Choice:
             span = slice(start, end)
             fresh = zip(answer.tokens[span], answer.logprobs[span], answer.tops[span], strict=True)
             ended = [answer.end] if finished and answer.end is not None else []
-            body["logprobs"] = self._logprobs([*scored, *fresh, *ended])
+            body["logprobs"] = self._logprobs(scored, [*fresh, *ended])
         if completion.token_ids:
             body["token_ids"] = answer.tokens[start:end]
             body |= {"prompt_token_ids": self._prompt.tokens} if first else {}
         return body
 
-    def _echo(self) -> str:
+    def _echoed(self) -> str:
         text = self._prompt.text
         return self._served.decode(self._prompt.tokens) if text is None else text
 
-    def _of_prompt(self, task: Task) -> list[tuple[int, float | None, Top]]:
+    def _of_prompt(self, task: Task) -> list[Scored]:
         """Return the prompt's tokens with their scores.
 
         The first has none, since nothing precedes it.
@@ -114,8 +117,10 @@ class Choice:
         pairs = zip(self._prompt.tokens, [None, *logprobs], [(), *tops], strict=True)
         return list(pairs)
 
-    def _logprobs(self, scored: Sequence[tuple[int, float | None, Top]]) -> Part:
-        piece = self._served.piece
+    def _logprobs(self, prompt: Sequence[Scored], answer: Sequence[Scored]) -> Part:
+        piece, scored = self._served.piece, [*prompt, *answer]
+        offsets = self._prompt_offsets() if prompt else []
+        offsets += [self._offsets.next(token) for token, *_ in answer]
         tops: list[dict[str, float] | None] = []
         for token, logprob, top in scored:
             if logprob is None:
@@ -129,17 +134,9 @@ class Choice:
             "tokens": [piece(token) for token, *_ in scored],
             "token_logprobs": [logprob for _, logprob, _ in scored],
             "top_logprobs": tops,
-            "text_offset": [self._offsets.next(token) for token, *_ in scored],
+            "text_offset": offsets,
         }
 
-
-class Offsets:
-    """Tells at which character of the text each token begins."""
-
-    def __init__(self, served: Served):
-        self._stream = TextStream(served.decode)
-
-    def next(self, token: int) -> int:
-        place = len(self._stream.text)
-        self._stream.add(token)
-        return place
+    def _prompt_offsets(self) -> list[int]:
+        prompt = self._prompt
+        return prompt_offsets(self._served, prompt.text, prompt.tokens, self._echo)
