@@ -26,6 +26,7 @@ class Answered(NamedTuple):
 class Client:
     def __init__(self, port: int, timeout: float = 300):
         self.port, self._timeout = port, timeout
+        self.headers: dict[str, str] = {}
 
     def ask(
         self,
@@ -77,7 +78,7 @@ class Client:
     ):
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self._timeout)
         own = {"Connection": "close"} | ({"Content-Type": kind} if body is not None else {})
-        link.request(method, path, body, own | dict(headers))
+        link.request(method, path, body, own | self.headers | dict(headers))
         return link
 
 
