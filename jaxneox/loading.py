@@ -23,6 +23,7 @@ from jaxneox.infer.generate import Answer, Pools, generate
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.scoring import Scorer, pair
+from jaxneox.infer.stopping import StopConditions
 from jaxneox.infer.stream import check_text
 from jaxneox.model import Model, Params
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
@@ -112,6 +113,9 @@ class LoadedModel:
         *,
         max_tokens: int | None = 64,
         stop: Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        min_tokens: int = 0,
         temperature: float = 0.0,
         top_p: float = 0.0,
         top_k: int = 0,
@@ -127,6 +131,9 @@ class LoadedModel:
             prompts: one text, or several texts or lists of tokens.
             max_tokens: of each answer; None for all that the context has room for.
             stop: strings before which an answer ends.
+            stop_token_ids: tokens before which it ends, besides the tokenizer's end tokens.
+            ignore_eos: go on after an end token, as if it were any other.
+            min_tokens: of each answer. Until then no end token is chosen and no stop string counts.
             temperature: as NeoX's key, see `Sampling`.
             top_p: as NeoX's key.
             top_k: as NeoX's key.
@@ -153,7 +160,7 @@ class LoadedModel:
             self.tokenizer,
             sampling=each,
             max_tokens=max_tokens,
-            stop=stop,
+            until=StopConditions(stop, stop_token_ids, ignore_eos, min_tokens),
             rows=rows,
             on_text=on_text,
             on_answer=on_answer,

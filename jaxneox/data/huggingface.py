@@ -1,6 +1,8 @@
 """Tokenizers of Hugging Face's `tokenizers` library: a tokenizer.json, and GPT-2's two files."""
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,19 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text).ids)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return [(begin, end) for begin, end in self._untrimmed.encode(text).offsets]
+
+    @cached_property
+    def _untrimmed(self) -> tokenizers.Tokenizer:
+        """The same tokenizer, whose offsets count the spaces at the ends of tokens."""
+        description = json.loads(self._backend.to_str())
+        last = description.get("post_processor") or {}
+        for step in (last, *last.get("processors", ())):
+            if "trim_offsets" in step:
+                step["trim_offsets"] = False
+        return tokenizers.Tokenizer.from_str(json.dumps(description))
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         if self._pretokens is not None:

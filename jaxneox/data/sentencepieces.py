@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxneox.data.companions import Added, Companions
 from jaxneox.data.tokenizer_base import Tokenizer
@@ -76,19 +77,40 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         begin = [self.bos] if self._add_bos and self.bos is not None else []
-        if self._cuts is None:
-            return begin + list(self._backend.encode(text))
-        return begin + [i for part in self._parts(text) for i in part]
+        for start, end, token in self._parts(text):
+            begin += self._between(text[start:end], first=start == 0) if token is None else [token]
+        return begin
 
-    def _parts(self, text: str) -> Iterator[list[int]]:
-        assert self._cuts is not None
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        found = [(0, 0)] if self._add_bos and self.bos is not None else []
+        for start, end, token in self._parts(text):
+            if token is not None:
+                found.append((start, end))
+                continue
+            apart = "" if start == 0 or self._legacy else APART
+            made = self._pieces(apart + text[start:end]) if end > start else []
+            shift = start - len(apart)
+            for first, last in made[len(self._marks) if apart else 0 :]:
+                found.append((max(start, shift + first), shift + last))
+        return found
+
+    def _pieces(self, text: str) -> list[tuple[int, int]]:
+        """Return the characters of each piece of a text without added tokens."""
+        until_0_2_1 = getattr(self._backend, "encode_as_immutable_proto", None)
+        if until_0_2_1 is not None:
+            return [(piece.begin, piece.end) for piece in until_0_2_1(text).pieces]
+        found: dict[str, Any] = self._backend.encode(text, out_type="offset_mapping")
+        return [(first, last) for first, last in found["offsets"]]
+
+    def _parts(self, text: str) -> Iterator[tuple[int, int, int | None]]:
+        """Cut a text at its added tokens: (start, end, token), or None for what is between them."""
         at = 0
-        for cut in self._cuts.finditer(text):
-            yield self._between(text[at : cut.start()], first=at == 0)
+        for cut in self._cuts.finditer(text) if self._cuts is not None else ():
+            yield at, cut.start(), None
             assert cut.lastindex is not None
-            yield [self._longest_first[cut.lastindex - 1].id]
+            yield cut.start(), cut.end(), self._longest_first[cut.lastindex - 1].id
             at = cut.end()
-        yield self._between(text[at:], first=at == 0)
+        yield at, len(text), None
 
     def _between(self, text: str, *, first: bool) -> list[int]:
         if not text:

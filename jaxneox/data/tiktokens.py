@@ -47,6 +47,15 @@ class TiktokenTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         return self._backend.encode(text, allowed_special="all")
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        at = [place for place, character in enumerate(text) for _ in character.encode()]
+        found, start = list[tuple[int, int]](), 0
+        for token in self.encode(text):
+            end = start + len(self._backend.decode_single_token_bytes(token))
+            found.append((at[start], at[end - 1] + 1))
+            start = end
+        return found
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode([int(i) for i in ids])
 

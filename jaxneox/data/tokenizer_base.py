@@ -55,6 +55,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    @abstractmethod
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return from which characters of a text each token of `encode(text)` was made.
+
+        They are half-open ranges, in order. Those of tokens that share a character have it in
+        common; a token that is put before or after the text has an empty one.
+        """
+
     def text_of(self, token: int) -> str:
         """Return the text by which `id_of` finds a token."""
         return self.decode([token])
@@ -180,6 +188,9 @@ class CharLevelTokenizer(Tokenizer):
     @property
     def natural_eod(self) -> int | None:
         return 0
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return [(at, at + 1) for at, character in enumerate(text) for _ in character.encode()]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]

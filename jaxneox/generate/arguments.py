@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.schema import GenerationConfig
-from jaxneox.console.parser import Parser
+from jaxneox.console.parser import Parser, whole_number
 
 KEYS = {
     "temperature": "temperature",
@@ -55,6 +55,11 @@ def parser() -> Parser:
     how.add_argument("--top-k", type=int, metavar="K", help="only the K most likely tokens")
     how.add_argument("--stop", action="append", default=[], metavar="TEXT",
         help="text that ends an answer; may be repeated")  # fmt: skip
+    how.add_argument("--stop-token-id", action="append", default=[], type=whole_number, metavar="N",
+        help="a token that ends an answer; may be repeated")  # fmt: skip
+    how.add_argument("--min-tokens", type=whole_number, default=0, metavar="N",
+        help="least length of an answer: before, nothing ends it")  # fmt: skip
+    how.add_argument("--ignore-eos", action="store_true", help="go on after the end of a document")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the first answer")
     keys = p.add_argument_group("NeoX's text generation keys")
     keys.add_argument("--config", nargs="+", metavar="X.yml", help="YAML files with them")
@@ -69,6 +74,13 @@ def parser() -> Parser:
     where.add_argument("--recompute", action="store_true", default=None,
         help="recompute every token, without a cache: slow")  # fmt: skip
     return p
+
+
+def conditions_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ends an answer, as arguments of `LoadedModel.generate`."""
+    names = {"stop": "stop", "stop_token_id": "stop_token_ids"}
+    names |= {name: name for name in ("ignore_eos", "min_tokens")}
+    return {name: getattr(args, option) for option, name in names.items()}
 
 
 def settings_of(args: argparse.Namespace, saved: Mapping[str, Any]) -> GenerationConfig:

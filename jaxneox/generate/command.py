@@ -7,7 +7,7 @@ from jaxneox.config.schema import GenerationConfig
 from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
 from jaxneox.errors import UserError
-from jaxneox.generate.arguments import parser, settings_of
+from jaxneox.generate.arguments import conditions_of, parser, settings_of
 from jaxneox.generate.interactive import converse
 from jaxneox.generate.prompts import from_file, from_stream
 from jaxneox.generate.write import Screen, write_lines
@@ -85,7 +85,7 @@ def answer(
         answers = model.generate(
             prompts,
             max_tokens=settings.max_tokens,
-            stop=args.stop,
+            **conditions_of(args),
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,

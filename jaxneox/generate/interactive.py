@@ -6,6 +6,7 @@ import itertools
 from jaxneox.config.schema import GenerationConfig
 from jaxneox.console.say import tell
 from jaxneox.errors import UserError
+from jaxneox.generate.arguments import conditions_of
 from jaxneox.generate.write import put
 from jaxneox.loading import LoadedModel
 
@@ -24,7 +25,7 @@ def converse(model: LoadedModel, settings: GenerationConfig, args: argparse.Name
             model.generate(
                 prompt,
                 max_tokens=settings.max_tokens,
-                stop=args.stop,
+                **conditions_of(args),
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 top_k=settings.top_k,

@@ -4,6 +4,7 @@
 - `engine`: a pool of rows that generate together, each with a cache of keys and values.
 - `tasks`: the answers that are being generated, one in each row.
 - `sampling`: the choice of the next token.
+- `stopping`: what ends an answer.
 - `stream`: text while it is being generated, and where it ends.
 - `recompute`: generation without a cache.
 - `scoring`: how likely given tokens are; requests run in batches of similar length.

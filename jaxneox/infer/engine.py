@@ -188,9 +188,11 @@ class Engine:
             logits_BV, cache = self._decoder.step(weights, cache, state.token_B, position_B, span)
             number_B = state.number_B + 1
             chosen = self._pick(logits_BV, state.settings, number_B)
-            moved = RowStates(chosen.token_B, state.position_B + 1, number_B, state.settings)
-            kept = jax.tree.map(lambda new, old: jnp.where(moving_B, new, old), moved, state)
-            return cache, kept, chosen
+            moved = (chosen.token_B, state.position_B + 1, number_B)
+            token_B, position_B, number_B = (
+                jnp.where(moving_B, new, old) for new, old in zip(moved, state[:3], strict=True)
+            )
+            return cache, RowStates(token_B, position_B, number_B, state.settings), chosen
 
         return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
 
@@ -214,13 +216,14 @@ class Engine:
         ) -> tuple[jax.Array]:
             here = slots - numbers[0]
             here = jnp.where(here < 0, held.shape[0], here)
-            if held.ndim < 2:
+            if held.ndim < 3:
                 return (held.at[here].set(fresh, mode="drop"),)
             heads = (slice(None),) * (held.ndim - 3)
             return (held.at[(here, *heads, slice(fresh.shape[-2]))].set(fresh, mode="drop"),)
 
         def place(held: jax.Array, fresh: jax.Array) -> jax.Array:
-            axes = cache_axes(held.ndim) if held.ndim > 1 else ("batch",)
+            settings: Axes = ("batch", None)
+            axes = cache_axes(held.ndim) if held.ndim > 2 else settings[: held.ndim]
             inputs: tuple[Axes, ...] = (axes, (None, *axes[1:]), (None,), ("batch",))
             whole = jax.reshard(fresh, layout.activation(None, *axes[1:]))
             slots = jax.reshard(jnp.asarray(slots_n), layout.activation(None))

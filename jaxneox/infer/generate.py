@@ -13,7 +13,7 @@ from jaxneox.errors import UserError
 from jaxneox.infer.engine import SHORTEST, Engine, power
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
-from jaxneox.infer.stream import TextStream, check_stop
+from jaxneox.infer.stopping import MAX_TOKENS_ONLY, StopConditions
 from jaxneox.infer.tasks import ActiveTasks, Answer, Task, TaskUpdate
 from jaxneox.model import Model, Params
 from jaxneox.model.decode import Decoder, Weights
@@ -75,7 +75,7 @@ def generate(
     *,
     sampling: Sequence[Sampling],
     max_tokens: int | None = 64,
-    stop: Sequence[str] = (),
+    until: StopConditions = MAX_TOKENS_ONLY,
     rows: int = 8,
     on_text: Callable[[int, str], None] | None = None,
     on_answer: Callable[[int, Answer], None] | None = None,
@@ -89,7 +89,7 @@ def generate(
         tokenizer: turns tokens into text; None for answers without text.
         sampling: one for each prompt.
         max_tokens: of each answer; None for as many as the context has room for.
-        stop: strings that end an answer; a tokenizer is needed.
+        until: what ends an answer besides.
         rows: how many answers are generated at once.
         on_text: called with (number of the prompt, new text) as soon as it is certain.
         on_answer: called with (number of the prompt, answer) as soon as it is finished.
@@ -97,21 +97,22 @@ def generate(
     Raises:
         UserError: a prompt or a setting cannot be used, or the model gives no numbers.
     """
-    stop = check_stop(stop)
-    if stop and tokenizer is None:
-        raise UserError("stop strings need a tokenizer, and the checkpoint has none")
+    until.check(tokenizer, cfg.vocab_size)
+    if max_tokens is not None and until.min_tokens > max_tokens:
+        raise UserError(
+            f"min_tokens {until.min_tokens}: expected max_tokens, {max_tokens}, or less"
+        )
     tasks = []
     for number, (prompt, its_sampling) in enumerate(zip(prompts, sampling, strict=True), 1):
         name = f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
         room = room_for(prompt, cfg, max_tokens, name)
-        stream = TextStream(tokenizer.decode, stop) if tokenizer else None
-        tasks.append(Task(Answer(list(prompt)), its_sampling, room, stream))
+        tasks.append(until.task(prompt, its_sampling, room, tokenizer))
     if not tasks:
         return []
     longest = max(len(task.answer.prompt) + task.room for task in tasks)
     engine = pool(min(rows, len(tasks)), longest, tokenizer.rows if tokenizer else None)
     numbers = {task: number for number, task in enumerate(tasks)}
-    for task, new in _run(ActiveTasks(engine, tokenizer.stops if tokenizer else ()), tasks):
+    for task, new in _run(ActiveTasks(engine), tasks):
         if task.fault:
             raise UserError(task.fault)
         if new and on_text:

@@ -3,7 +3,7 @@
 What is drawn depends on the request's seed and on the number of the token in its answer alone, on
 no other row, so that an answer is the same alone and in company.
 """
-# B rows, V padded vocabulary
+# B rows, V padded vocabulary, E tokens that may end an answer
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +16,13 @@ import numpy as np
 from jaxneox.errors import UserError
 from jaxneox.model.layout import Axes, Layout, on_devices
 
+MOST_ENDS = 64
+"""How many tokens may end an answer that has a least length."""
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """NeoX's keys of sampling.
+    """How the tokens of an answer are chosen: NeoX's keys of sampling, and vLLM's `min_tokens`.
 
     The choice is greedy if temperature, top_k and top_p are all 0; a temperature of 0 with one of
     the others draws at temperature 1, as there.
@@ -30,12 +33,16 @@ class Sampling:
         top_p: tokens are drawn from the most likely ones, up to the one with which their
             probabilities exceed this sum; 0 for no such limit.
         seed: the same seed draws the same tokens.
+        min_tokens: how many tokens are chosen before one of `ends` may be.
+        ends: these tokens; they are needed only with `min_tokens`.
     """
 
     temperature: float = 0.0
     top_p: float = 0.0
     top_k: int = 0
     seed: int = 0
+    min_tokens: int = 0
+    ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.temperature) and self.temperature >= 0):
@@ -46,6 +53,10 @@ class Sampling:
             raise UserError(f"top_k {self.top_k}: expected a number of tokens, 0 for no limit")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed {self.seed}: expected 0 to {2**32 - 1}")
+        if not 0 <= self.min_tokens < 2**31:
+            raise UserError(f"min_tokens {self.min_tokens}: expected a number of tokens")
+        if len(self.ends) > MOST_ENDS:
+            raise UserError(f"{len(self.ends)} ends of an answer: expected {MOST_ENDS} at most")
 
 
 class SamplingArrays(NamedTuple):
@@ -55,6 +66,8 @@ class SamplingArrays(NamedTuple):
     top_p_B: jax.Array
     top_k_B: jax.Array
     seed_B: jax.Array
+    min_tokens_B: jax.Array
+    ends_BE: jax.Array  # filled up with numbers that are no tokens
 
 
 def sampling_arrays(rows: list[Sampling]) -> SamplingArrays:
@@ -62,11 +75,16 @@ def sampling_arrays(rows: list[Sampling]) -> SamplingArrays:
         """Keep a small number from becoming 0 in float32, where 0 means something else."""
         return max(number, 1e-30) if number else 0.0
 
+    ends_BE = np.full((len(rows), MOST_ENDS), np.iinfo(np.int32).max, np.int32)
+    for i, row in enumerate(rows):
+        ends_BE[i, : len(row.ends)] = row.ends
     return SamplingArrays(
         jnp.array([kept(row.temperature) for row in rows], jnp.float32),
         jnp.array([kept(row.top_p) for row in rows], jnp.float32),
         jnp.array([row.top_k for row in rows], jnp.int32),
         jnp.array([row.seed for row in rows], jnp.uint32),
+        jnp.array([row.min_tokens for row in rows], jnp.int32),
+        jnp.array(ends_BE),
     )
 
 
@@ -110,12 +128,13 @@ def pick(
 
     row: Axes = ("batch",)
     wide: Axes = ("batch", None)
-    run = on_devices(local, (wide, *[row] * 5), (row, row, wide, wide), layout)
+    run = on_devices(local, (wide, *[row] * 6, wide), (row, row, wide, wide), layout)
     return Chosen(*run(logits_BV, number_B, *settings))
 
 
 def choose(logits_BV: jax.Array, settings: SamplingArrays, number_B: jax.Array) -> jax.Array:
     """Choose one token of each row, int32 [B]; `number_B` counts the tokens of each answer."""
+    logits_BV = withhold(logits_BV, settings, number_B)
     most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
     best_B = first(logits_BV == most_B1)
     limited_B = (settings.top_k_B > 0) | (settings.top_p_B > 0)
@@ -130,6 +149,18 @@ def choose(logits_BV: jax.Array, settings: SamplingArrays, number_B: jax.Array) 
         return jnp.where(greedy_B, best_B, draw(kept_BV, settings.seed_B, number_B))
 
     return jax.lax.cond(jnp.all(greedy_B), lambda: best_B, drawn_B)
+
+
+def withhold(logits_BV: jax.Array, settings: SamplingArrays, number_B: jax.Array) -> jax.Array:
+    """Set the tokens that end an answer to -inf in rows that do not have their least length."""
+    early_B = number_B < settings.min_tokens_B
+
+    def without_ends() -> jax.Array:
+        rows_B = jnp.arange(logits_BV.shape[0])
+        ends_BE = jnp.where(early_B[:, None], settings.ends_BE, logits_BV.shape[1])
+        return logits_BV.at[rows_B[:, None], ends_BE].set(-jnp.inf, mode="drop")
+
+    return jax.lax.cond(jnp.any(early_B), without_ends, lambda: logits_BV)
 
 
 def first(true_BV: jax.Array) -> jax.Array:

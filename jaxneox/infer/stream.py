@@ -12,7 +12,8 @@ class TextStream:
 
     A token's text depends on its neighbours (a character of several bytes, a space that a tokenizer
     leaves out at the start), so that new tokens are decoded after a few old ones. Text that may
-    still become a stop string is held back.
+    still become a stop string is held back. A stop string that is complete within the first `least`
+    tokens is text as any other, as in vLLM.
 
     Attributes:
         text: all that is certain so far, without the stop string.
@@ -22,8 +23,11 @@ class TextStream:
     OVERLAP = 8
     """Tokens before the new ones that are decoded with them."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()):
-        self._decode, self._stop = decode, stop
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = (), least: int = 0
+    ):
+        self._decode, self._stop, self._least = decode, stop, least
+        self._free = 0  # characters of the first `least` tokens
         self._ids: list[int] = []
         self._certain = 0  # tokens whose text is in `_seen`
         self._seen = ""
@@ -54,12 +58,18 @@ class TextStream:
         if self.ended:
             return ""
         self._seen += new
-        starts = [at for s in self._stop if (at := self._seen.find(s, len(self.text))) >= 0]
+        if len(self._ids) <= self._least:
+            self._free = len(self._seen)
+        starts = [at for s in self._stop if (at := self._seen.find(s, self._from(s))) >= 0]
         self.ended = bool(starts)
         back = self._maybe_stop() if held else 0
         end = min(starts) if starts else len(self._seen) - back
         known, self.text = self.text, self._seen[:end]
         return self.text[len(known) :]
+
+    def _from(self, stop: str) -> int:
+        """Return where a stop string may begin: in text that is not certain, and to end late."""
+        return max(len(self.text), self._free - len(stop) + 1)
 
     def _maybe_stop(self) -> int:
         """Count the characters at the end that may be the beginning of a stop string."""

@@ -6,7 +6,7 @@ The device is one step ahead of what is read here.
 import itertools
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,12 +33,13 @@ class Answer:
         prompt: the prompt's tokens.
         text: the answer as text, which ends before the stop string; None without a tokenizer.
         tokens: all that were generated, also those of a stop string, without the end-of-document
-            token.
+            token and without one that was to end it.
         logprobs: of each token, by the model itself, before any sampling setting.
         tops: the most likely tokens at each position, as many as the engine was asked for.
-        end: the end-of-document token that ended it, with its log-probability and the most likely
-            tokens in its place.
-        finished: what ended it: the end-of-document token, a stop string, or the limit of tokens.
+        end: the token that ended it, with its log-probability and the most likely tokens in its
+            place.
+        finished: what ended it: an end-of-document token, a stop string or another token that was
+            to, or the limit of tokens.
         seconds: from when its prompt was read to its last token.
     """
 
@@ -61,6 +62,7 @@ class Task:
         sampling: how its tokens are chosen.
         room: tokens that it may still have; 0 when it is finished.
         stream: its text; None without a tokenizer.
+        ends: the tokens that end it, and what `Answer.finished` is then.
         scored: whether `scores` is to have the log-probabilities of the prompt's tokens.
         scores: these, once the prompt has been read.
         fault: why there is no answer: the model gave no numbers.
@@ -71,21 +73,19 @@ class Task:
     sampling: Sampling
     room: int
     stream: TextStream | None
+    ends: Mapping[int, Finish] = field(default_factory=dict)
     scored: bool = False
     scores: PromptScores | None = None
     fault: str | None = None
     began: float = 0.0
 
-    def take(self, token: int, logprob: float, top: Top, end: int | None) -> str:
-        """Add the next token, and return the text that has become certain with it.
-
-        `end` is the token that ends an answer here.
-        """
+    def take(self, token: int, logprob: float, top: Top) -> str:
+        """Add the next token, and return the text that has become certain with it."""
         if not math.isfinite(logprob):
             return self.fail(logprob)
         answer, new = self.answer, ""
-        if token == end:
-            answer.finished, self.room = "eod", 0
+        if token in self.ends:
+            answer.finished, self.room = self.ends[token], 0
             answer.end = token, logprob, top
         else:
             answer.tokens.append(token)
@@ -114,13 +114,10 @@ TaskUpdate = tuple[Task, str]
 
 
 class ActiveTasks:
-    """The tasks in an engine's rows; it is true while there are any.
+    """The tasks in an engine's rows; it is true while there are any."""
 
-    `stops` are the tokens that end an answer.
-    """
-
-    def __init__(self, engine: Engine | Recompute, stops: Collection[int]):
-        self.engine, self._stops = engine, frozenset(stops)
+    def __init__(self, engine: Engine | Recompute):
+        self.engine = engine
         self._running: dict[int, Task] = {}
         self._ahead: tuple[Chosen, dict[int, Task]] | None = None
 
@@ -196,9 +193,7 @@ class ActiveTasks:
         for row, (slot, task) in zip(rows, tasks.items(), strict=True):
             if task.room:  # else it ended while this step was on its way
                 top = tuple(zip(ids[row].tolist(), likely[row].tolist(), strict=True))
-                token = int(tokens[row])
-                end = token if token in self._stops else None
-                new = task.take(token, float(logprobs[row]), top, end)
+                new = task.take(int(tokens[row]), float(logprobs[row]), top)
                 if task.fault:
                     self.engine.clear(slot)
                 yield task, new

@@ -2,8 +2,10 @@
 
 import argparse
 import math
+import re
 
 from jaxneox.console.parser import Parser, count
+from jaxneox.serve.access import VARIABLE, host_name, is_key
 
 
 def parser() -> Parser:
@@ -24,11 +26,21 @@ def parser() -> Parser:
     net.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     net.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one")
     net.add_argument("--name", help="the model's name for its clients; by default the folder's")
+    who = p.add_argument_group("who is answered")
+    who.add_argument("--allow-host", action="append", default=[], type=name, metavar="NAME",
+        help="a name by which clients call this machine, besides localhost; may be repeated. At a "
+        "loopback address no other is answered")  # fmt: skip
+    who.add_argument("--api-key", type=key, metavar="KEY",
+        help=f"what clients must send as Authorization: Bearer KEY. Others on this machine see it "
+        f"in `ps`; the environment variable {VARIABLE} is better")  # fmt: skip
     limits = p.add_argument_group("how much at a time")
     limits.add_argument("--slots", type=count, default=8, metavar="N", help="answers at a time")
     limits.add_argument(
         "--queue", type=count, default=64, metavar="N", help="answers that may wait"
     )
+    limits.add_argument("--connections", type=count, default=512, metavar="N",
+        help="clients that may be connected; for another one, the one is closed that has waited "
+        "longest without sending a whole request")  # fmt: skip
     limits.add_argument("--max-tokens", type=count, metavar="N",
         help="length of an answer; by default the model's context")  # fmt: skip
     limits.add_argument("--timeout", type=seconds, default=300, metavar="S",
@@ -46,6 +58,20 @@ def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
     return int(text)
+
+
+def name(text: str) -> str:
+    bare = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
+    found = host_name(bare)
+    if found is None or re.search(r"[^\]]:\d*$|\]:", bare):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a host, without a port")
+    return found
+
+
+def key(text: str) -> str:
+    if not is_key(text):  # which is not shown
+        raise argparse.ArgumentTypeError("expected visible ASCII characters without spaces")
+    return text
 
 
 def seconds(text: str) -> float:

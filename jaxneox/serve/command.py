@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxneox.console.execute import entry_point
+from jaxneox.console.progress import warn
 from jaxneox.console.text import visible
 from jaxneox.errors import UserError
+from jaxneox.serve.access import VARIABLE, is_loopback, key_in_environment, rules_at
 from jaxneox.serve.arguments import parser
 
 if TYPE_CHECKING:
@@ -21,15 +23,27 @@ def run(args: argparse.Namespace) -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"serving needs `pip install 'jaxneox[serve]'` ({error})") from error
+    from jaxneox.serve.connections import file_limit
     from jaxneox.serve.scheduler import Scheduler
     from jaxneox.serve.server import address_of, bind, serve
 
+    key = args.api_key or key_in_environment()
     listener = bind(args.host, args.port)
     address = address_of(listener)
+    connections = file_limit(args.connections)
+    if connections < args.connections:
+        warn([f"--connections {args.connections}: there can be only {connections}, because this "
+              "process may open few files; raise `ulimit -n`"])  # fmt: skip
+    bound = listener.getsockname()[0]
+    if key is None and not is_loopback(bound):
+        warn([f"{address} is open to all who can reach this machine: anyone may use the model. Set "
+              f"the environment variable {VARIABLE}, or listen at --host 127.0.0.1"])  # fmt: skip
     serve(
         listener,
         Scheduler(args.queue),
         args.timeout,
+        rules_at(bound, args.allow_host, key),
+        connections,
         load=lambda say: load(args, address, say),
         ready=lambda: tell(f"ready at {address}"),
     )

@@ -23,6 +23,9 @@ CHARACTERS = 8
 READ_ANYWAY = 16
 """A body of up to so many times the limit is still read, so that its sender gets the error."""
 
+BODY = 60.0
+"""Seconds in which a body must come, if --timeout is not less."""
+
 READERS = 2
 """Bodies that are parsed at the same time: large ones take much memory."""
 
@@ -37,13 +40,12 @@ class Completions:
     async def __call__(self, request: Request) -> Response:
         served = self._scheduler.ready()
         deadline = asyncio.get_running_loop().time() + self._timeout
+        limit = min(self._timeout, BODY)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(limit):
                 body = await read_body(request, self._largest(served))
         except TimeoutError as error:
-            raise RefusedRequest(
-                408, f"the body did not come within {self._timeout:g} s"
-            ) from error
+            raise RefusedRequest(408, f"the body did not come within {limit:g} s") from error
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         most = self._scheduler.queue
@@ -155,17 +157,20 @@ async def events(
     exchange: Exchange, reply: Reply, completion: CompletionRequest
 ) -> AsyncIterator[str]:
     """Yield server-sent events: a chunk for each new text, and at last the usage if asked for."""
-    usage = {"usage": None} if completion.usage else {}
+    usage: dict[str, object] = {"usage": None} if completion.usage else {}
+    every_token = completion.token_ids or completion.continuous_usage
     left = len(reply.choices)
     try:
         while left:
             update = await exchange.next()
             left -= update.finished
-            if update.text or update.finished or completion.token_ids:
+            if update.text or update.finished or every_token:
                 task = completion.choices[update.index]
                 choice = reply.choices[update.index].part(
                     task, update.text, update.tokens, update.finished
                 )
+                if completion.continuous_usage:
+                    usage = {"usage": reply.usage(so_far=True)}
                 yield event(reply.frame | {"choices": [choice]} | usage)
     except RefusedRequest as refused:  # the status has been sent
         yield event(refused.body())

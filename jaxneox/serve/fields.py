@@ -65,11 +65,11 @@ class Fields:
             raise wrong(name, value, f"a number from {least} to {most}")
         return float(value)
 
-    def flag(self, name: str) -> bool:
+    def flag(self, name: str, default: bool = False) -> bool:
         value = self.take(name)
         if value is not None and not isinstance(value, bool):
             raise wrong(name, value, "true or false")
-        return bool(value)
+        return default if value is None else bool(value)
 
     def text(self, name: str) -> str | None:
         value = self.take(name)
@@ -87,16 +87,17 @@ class Fields:
             raise many(name, len(listed), most)
         return listed
 
-    def without_effect(self, name: str, *values: Any) -> None:
-        """Refuse a field that this server does not have, unless its value asks for nothing."""
+    def tokens(self, name: str, most: int, vocabulary: int) -> list[int]:
+        """Take a list of at most so many tokens of a vocabulary."""
         value = self.take(name)
-        if value is not None and value not in values:
-            raise RefusedRequest(
-                400,
-                f"{name}: {shown(value)} is not supported here; leave it out",
-                param=name,
-                code="unsupported_parameter",
-            )
+        listed = [] if value is None else value
+        if not isinstance(listed, list) or not all(
+            type(x) is int and 0 <= x < vocabulary for x in listed
+        ):
+            raise wrong(name, value, f"a list of tokens, each from 0 to {vocabulary - 1}")
+        if len(listed) > most:
+            raise many(name, len(listed), most)
+        return listed
 
     def end(self) -> None:
         """Refuse the fields that nobody took."""

@@ -5,12 +5,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxneox.infer.stream import TextStream
 from jaxneox.infer.tasks import Task, Top
+from jaxneox.serve.offsets import Offsets, prompt_offsets
 from jaxneox.serve.requests import CompletionRequest
 from jaxneox.serve.served import Served
 
 Part = dict[str, Any]
+Scored = tuple[int, float | None, Top]
+"""A token, its log-probability, and the most likely ones in its place."""
 
 
 class Reply:
@@ -33,9 +35,11 @@ class Reply:
         choices = [choice.part(task) for choice, task in pairs]
         return self.frame | {"choices": choices, "usage": self.usage()}
 
-    def usage(self) -> Part:
+    def usage(self, *, so_far: bool = False) -> Part:
+        """Count the tokens of all prompts and answers, or `so_far` those that have been told."""
         prompt = sum(len(prompt.tokens) for prompt in self._completion.prompts)
-        answer = sum(len(task.answer.tokens) for task in self._tasks)
+        told = sum(choice.told for choice in self.choices)
+        answer = told if so_far else sum(len(task.answer.tokens) for task in self._tasks)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": answer,
@@ -48,14 +52,19 @@ class Reply:
 
 
 class Choice:
-    """One choice of an answer; each `part` continues where the one before ended."""
+    """One choice of an answer; each `part` continues where the one before ended.
+
+    Attributes:
+        told: how many tokens the parts have by now.
+    """
 
     def __init__(self, served: Served, completion: CompletionRequest, index: int):
         self._served, self._completion, self.index = served, completion, index
         self._prompt = completion.prompt_of(index)
         self._begun = False
-        self._told = 0  # tokens
-        self._offsets = Offsets(served)
+        self.told = 0
+        self._echo = self._echoed() if completion.echo else ""
+        self._offsets = Offsets(served, self._echo)
 
     def part(
         self, task: Task, text: str | None = None, tokens: int | None = None, finished: bool = True
@@ -70,12 +79,12 @@ class Choice:
         """
         answer, completion = task.answer, self._completion
         text = (answer.text or "") if text is None else text
-        start, end = self._told, len(answer.tokens) if tokens is None else tokens
-        first, self._begun, self._told = not self._begun, True, end
+        start, end = self.told, len(answer.tokens) if tokens is None else tokens
+        first, self._begun, self.told = not self._begun, True, end
         echoed = completion.echo and first
         body: Part = {
             "index": self.index,
-            "text": self._echo() + text if echoed else text,
+            "text": self._echo + text if echoed else text,
             "logprobs": None,
             "finish_reason": None,
         }
@@ -86,17 +95,17 @@ class Choice:
             span = slice(start, end)
             fresh = zip(answer.tokens[span], answer.logprobs[span], answer.tops[span], strict=True)
             ended = [answer.end] if finished and answer.end is not None else []
-            body["logprobs"] = self._logprobs([*scored, *fresh, *ended])
+            body["logprobs"] = self._logprobs(scored, [*fresh, *ended])
         if completion.token_ids:
             body["token_ids"] = answer.tokens[start:end]
             body |= {"prompt_token_ids": self._prompt.tokens} if first else {}
         return body
 
-    def _echo(self) -> str:
+    def _echoed(self) -> str:
         text = self._prompt.text
         return self._served.decode(self._prompt.tokens) if text is None else text
 
-    def _of_prompt(self, task: Task) -> list[tuple[int, float | None, Top]]:
+    def _of_prompt(self, task: Task) -> list[Scored]:
         """Return the prompt's tokens with their scores.
 
         The first has none, since nothing precedes it.
@@ -108,8 +117,10 @@ class Choice:
         pairs = zip(self._prompt.tokens, [None, *logprobs], [(), *tops], strict=True)
         return list(pairs)
 
-    def _logprobs(self, scored: Sequence[tuple[int, float | None, Top]]) -> Part:
-        piece = self._served.piece
+    def _logprobs(self, prompt: Sequence[Scored], answer: Sequence[Scored]) -> Part:
+        piece, scored = self._served.piece, [*prompt, *answer]
+        offsets = self._prompt_offsets() if prompt else []
+        offsets += [self._offsets.next(token) for token, *_ in answer]
         tops: list[dict[str, float] | None] = []
         for token, logprob, top in scored:
             if logprob is None:
@@ -123,17 +134,9 @@ class Choice:
             "tokens": [piece(token) for token, *_ in scored],
             "token_logprobs": [logprob for _, logprob, _ in scored],
             "top_logprobs": tops,
-            "text_offset": [self._offsets.next(token) for token, *_ in scored],
+            "text_offset": offsets,
         }
 
-
-class Offsets:
-    """Tells at which character of the text each token begins."""
-
-    def __init__(self, served: Served):
-        self._stream = TextStream(served.decode)
-
-    def next(self, token: int) -> int:
-        place = len(self._stream.text)
-        self._stream.add(token)
-        return place
+    def _prompt_offsets(self) -> list[int]:
+        prompt = self._prompt
+        return prompt_offsets(self._served, prompt.text, prompt.tokens, self._echo)

@@ -6,29 +6,19 @@ from typing import Any
 
 from jaxneox.errors import UserError
 from jaxneox.infer.sampling import Sampling
-from jaxneox.infer.stream import TextStream
-from jaxneox.infer.tasks import Answer, Task
+from jaxneox.infer.stopping import StopConditions
+from jaxneox.infer.tasks import Task
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.fields import Fields, many, object_of, shown, wrong
 from jaxneox.serve.served import TOPS, Served
+from jaxneox.serve.unsupported import check_unsupported, unsupported
 
 STOPS = 16
+STOP_TOKENS = 32
 MIN_TEMPERATURE = 1e-5
 """Below this temperature an answer is greedy, as in vLLM: the engine computes in float32."""
 LONG_PROMPT = 16
 """A prompt with more characters than this for each token of the context is not encoded whole."""
-WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "suffix": ("",),
-    "repetition_penalty": (1,),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "num_beams": (1,),
-    "ignore_eos": (False,),
-}
-"""Fields of OpenAI's and vLLM's that this server lacks, with the values at which nobody notices."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +40,7 @@ class CompletionRequest:
         echo: whether each answer begins with its prompt.
         stream: whether the answer is streamed.
         usage: whether a stream ends with its usage.
+        continuous_usage: whether each part of a stream has its usage so far.
         token_ids: whether the tokens are returned as numbers, too.
     """
 
@@ -59,6 +50,7 @@ class CompletionRequest:
     echo: bool
     stream: bool
     usage: bool
+    continuous_usage: bool
     token_ids: bool
 
     def prompt_of(self, index: int) -> Prompt:
@@ -80,7 +72,9 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
     check_model(fields.text("model"), served)
     prompts = prompts_of(fields.take("prompt"), served, most)
     n = fields.whole("n", 1, 1, most)
-    fields.without_effect("best_of", n)
+    best_of = fields.take("best_of")
+    if best_of not in (None, n):
+        raise unsupported("best_of", best_of, f"all n answers, {n}, are returned")
     if len(prompts) * n > most:
         raise RefusedRequest(
             400, f"{len(prompts)} prompts x n {n}: expected {most} answers at most"
@@ -92,20 +86,20 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
     logprobs = fields.whole("logprobs", -1, 0, TOPS)
     scored = echo and (logprobs >= 0 or not max_tokens)
     rooms = [room_of(prompt, max_tokens, served) for prompt in prompts]
-    stop = stops_of(fields, served)
+    until = stop_conditions(fields, served, max_tokens)
     choices = []
     for number, sampling in enumerate(samplings(fields, len(prompts) * n)):
-        answer = Answer(prompts[number // n].tokens)
-        text = TextStream(served.tokenizer.decode, stop) if served.tokenizer else None
-        choices.append(Task(answer, sampling, rooms[number // n], text, scored))
+        tokens, room = prompts[number // n].tokens, rooms[number // n]
+        choices.append(until.task(tokens, sampling, room, served.tokenizer, scored=scored))
     token_ids = fields.flag("return_token_ids") or served.tokenizer is None
-    stream, usage = streaming(fields)
-    fields.text("user")
-    for name, values in WITHOUT_EFFECT.items():
-        fields.without_effect(name, *values)
+    stream, usage, continuous = streaming(fields)
+    text = any(prompt.text is not None for prompt in prompts)
+    check_unsupported(fields, served, text=text)
     fields.end()
     top_tokens = None if logprobs < 0 else logprobs
-    return CompletionRequest(prompts, choices, top_tokens, echo, stream, usage, token_ids)
+    return CompletionRequest(
+        prompts, choices, top_tokens, echo, stream, usage, continuous, token_ids
+    )
 
 
 def check_model(name: str | None, served: Served) -> None:
@@ -204,23 +198,37 @@ def samplings(fields: Fields, count: int) -> list[Sampling]:
     return [Sampling(temperature, limit, max(top_k, 0), seed) for seed in seeds]
 
 
-def stops_of(fields: Fields, served: Served) -> list[str]:
+def stop_conditions(fields: Fields, served: Served, max_tokens: int) -> StopConditions:
     stop = fields.texts("stop", STOPS)
     if stop and served.tokenizer is None:
         raise RefusedRequest(
             400, "stop: the checkpoint has no tokenizer, which strings need", param="stop"
         )
-    return stop
+    until = StopConditions(
+        stop,
+        fields.tokens("stop_token_ids", STOP_TOKENS, served.vocabulary),
+        fields.flag("ignore_eos"),
+        fields.whole("min_tokens", 0, 0, max_tokens),
+    )
+    try:
+        until.check(served.tokenizer, served.vocabulary)
+    except UserError as error:
+        raise RefusedRequest(400, str(error)) from error
+    return until
 
 
-def streaming(fields: Fields) -> tuple[bool, bool]:
-    """Tell whether the answer is streamed, and whether its usage is to come at the end."""
+def streaming(fields: Fields) -> tuple[bool, bool, bool]:
+    """Tell whether the answer is streamed, and whether its usage comes at the end, and always."""
     stream, options = fields.flag("stream"), fields.take("stream_options")
     if options is None:
-        return stream, False
+        return stream, False, False
     if not isinstance(options, dict) or not stream:
         raise wrong("stream_options", options, "an object, beside stream: true")
     inside = Fields(options, "stream_options")
-    usage = inside.flag("include_usage")
+    continuous = inside.flag("continuous_usage_stats")
+    usage = inside.flag("include_usage", default=continuous)
+    if inside.flag("include_obfuscation"):
+        reason = "nothing is added to hide how long a part is; leave it out"
+        raise unsupported("include_obfuscation", True, reason)
     inside.end()
-    return stream, usage
+    return stream, usage, continuous

@@ -105,7 +105,7 @@ class Scheduler:
         """Run the thread until `stop` or a fault. `ready` is called when requests are taken."""
         try:
             served = load(self._say)
-            active = ActiveTasks(served.engine, served.stops)
+            active = ActiveTasks(served.engine)
             with self._changed:
                 self.served = served
                 if self._state == "loading":

@@ -31,11 +31,6 @@ class Served:
         self.engine: Engine = model.pools(slots, self.context, known, tops=TOPS)
         self.piece = lru_cache(1 << 17)(self._piece)
 
-    @property
-    def stops(self) -> frozenset[int]:
-        """The tokens that end an answer."""
-        return frozenset() if self.tokenizer is None else self.tokenizer.stops
-
     def encode(self, text: str) -> list[int]:
         """Encode a text.
 

@@ -1,21 +1,34 @@
 """The process: a socket, uvicorn in the main thread, the scheduler in another, and its end."""
 
+import asyncio
 import contextlib
+import functools
+import logging
 import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
 from jaxneox.errors import UserError
+from jaxneox.serve.access import AccessRules
 from jaxneox.serve.app import make_app
+from jaxneox.serve.connections import Connection, Connections
 from jaxneox.serve.scheduler import Load, Scheduler
 
 GRACE = 5.0
-"""Seconds that running answers have at the end."""
+"""Seconds that running answers have at the end; two more, and all is over."""
+
+CONNECTIONS = 512
+BACKLOG = 128
+"""Connections that are accepted at one time, before the limit is looked at."""
+SWEEP = 0.5
+"""Seconds between two looks at all connections."""
 
 SWITCH = 5e-4
 """Seconds after which a thread gives way; the engine's thread waits for the requests' no longer.
@@ -27,17 +40,29 @@ Python's 5e-3 are as long as a small model's step.
 class Server(uvicorn.Server):
     """Ends by itself if the scheduler ends before it is ready; a signal ends it with status 0."""
 
-    def __init__(self, scheduler: Scheduler, timeout: float):
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        timeout: float,
+        access: AccessRules,
+        connections: int = CONNECTIONS,
+    ):
+        self.connections = Connections(connections)
         config = uvicorn.Config(
-            make_app(scheduler, timeout),
+            make_app(scheduler, timeout, access),
+            http=cast(Any, functools.partial(Connection, self.connections)),
+            ws="none",
+            backlog=BACKLOG,
+            proxy_headers=False,
             lifespan="off",
             log_config=None,  # it would close the handlers of whoever started us
-            log_level="warning",
+            log_level="error",  # its warnings are of clients' mistakes
             access_log=False,
             timeout_graceful_shutdown=int(GRACE) + 2,
         )
         super().__init__(config)
         self._scheduler = scheduler
+        self.end = float("inf")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal.
@@ -46,10 +71,35 @@ class Server(uvicorn.Server):
         """
         self.force_exit = self.should_exit
         self.should_exit = True
+        if self.force_exit:
+            silence()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.connections.sweep()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.end = time.monotonic() + GRACE + 2
         self._scheduler.stop(GRACE)
+        hurry = asyncio.get_running_loop().call_later(GRACE + 1, self._hurry)
         await super().shutdown(sockets)
+        hurry.cancel()
+        self._sweeper.cancel()
+
+    def _hurry(self) -> None:
+        """Close the connections of clients that neither send nor read what is left."""
+        silence()
+        self.connections.abort()
+
+
+def silence() -> None:
+    """Keep uvicorn from printing where each request was when it was cut off at the end."""
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -78,6 +128,8 @@ def serve(
     listener: socket.socket,
     scheduler: Scheduler,
     timeout: float,
+    access: AccessRules,
+    connections: int,
     load: Load,
     ready: Callable[[], object],
 ) -> None:
@@ -86,7 +138,7 @@ def serve(
     `load(say)` makes what is served, in the thread that goes on with it; what it raises is raised
     here. `ready()` is called there when requests are taken.
     """
-    server = Server(scheduler, timeout)
+    server = Server(scheduler, timeout, access, connections)
     sys.setswitchinterval(SWITCH)
 
     def work() -> None:
@@ -97,7 +149,7 @@ def serve(
     thread = threading.Thread(target=work, name="scheduler", daemon=True)
     thread.start()
     server.run([listener])
-    thread.join(1 if server.force_exit else GRACE)
+    thread.join(1 if server.force_exit else max(1, server.end - time.monotonic()))
     if scheduler.fault is not None and scheduler.served is None:
         raise scheduler.fault
     if thread.is_alive():  # it compiles, and cannot be told to stop

@@ -3,8 +3,10 @@
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+
+NONE: Mapping[str, str] = {}
 
 
 class Answered(NamedTuple):
@@ -24,6 +26,7 @@ class Answered(NamedTuple):
 class Client:
     def __init__(self, port: int, timeout: float = 300):
         self.port, self._timeout = port, timeout
+        self.headers: dict[str, str] = {}
 
     def ask(
         self,
@@ -31,8 +34,9 @@ class Client:
         path: str,
         body: bytes | None = None,
         kind: str = "application/json",
+        headers: Mapping[str, str] = NONE,
     ) -> Answered:
-        link = self._open(method, path, body, kind)
+        link = self._open(method, path, body, kind, headers)
         try:
             answer = link.getresponse()
             headers = {name.lower(): value for name, value in answer.getheaders()}
@@ -64,10 +68,17 @@ class Client:
                 link.sock.shutdown(socket.SHUT_RDWR)
             link.close()
 
-    def _open(self, method: str, path: str, body: bytes | None, kind: str):
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        kind: str,
+        headers: Mapping[str, str] = NONE,
+    ):
         link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self._timeout)
-        headers = {"Connection": "close"} | ({"Content-Type": kind} if body is not None else {})
-        link.request(method, path, body, headers)
+        own = {"Connection": "close"} | ({"Content-Type": kind} if body is not None else {})
+        link.request(method, path, body, own | self.headers | dict(headers))
         return link
 
 

@@ -1,8 +1,11 @@
 """Many clients for minutes, some of them rude: `python -m tests.serve.load CKPT [--minutes 5]`.
 
 Each answer is compared with that of `LoadedModel.generate` to the same prompt alone; greedy and
-seeded draws, whole and streamed. Prints a report; exits with 1 where something is lost, mixed up,
-leaked or refused without a reason.
+seeded draws, with and without ends, whole, streamed and as guidellm asks for them. Meanwhile 800
+connections hold half of a head, and others send foreign names, wrong keys, 1 MB prompts and what
+is no HTTP. `--openai PYTHON` is that of an environment with `openai`, whose client asks as well.
+Prints a report; exits with 1 where something is lost, mixed up, leaked, logged or refused without
+a reason.
 """
 
 import argparse
@@ -24,9 +27,11 @@ from typing import Any
 import numpy as np
 
 from tests.serve.client import Client, Unanswered
+from tests.serve.rude import HalfHeads, foreign, garbage, wrong_key
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("JAXNEOX_SHARED", ROOT.parent / "shared"))
+KEY = "only-for-this-trial"
 BAD: list[tuple[bytes, int]] = [
     (b'{"prompt": "The', 400),
     (b"[1, 2]", 400),
@@ -66,8 +71,10 @@ def cases_of(checkpoint: str, count: int, seed: int) -> list[Case]:
         prompt = model.tokenizer.encode(text[start : start + 4000])[: draw.randint(1, most)]
         wanted = draw.choice((1, 4, 16, 32, 64))
         warm = {"temperature": 0.8, "top_p": 0.9, "seed": number} if number % 5 == 0 else {}
-        (answer,) = model.generate([prompt], max_tokens=wanted, rows=1, **warm)
-        fields = {"prompt": prompt, "max_tokens": wanted, "temperature": 0, **warm}
+        until: dict[str, Any] = {"ignore_eos": True} if number % 3 == 0 else {}
+        until |= {"min_tokens": min(8, wanted)} if number % 4 == 0 else {}
+        (answer,) = model.generate([prompt], max_tokens=wanted, rows=1, **warm, **until)
+        fields = {"prompt": prompt, "max_tokens": wanted, "temperature": 0, **warm, **until}
         cases.append(Case(fields, answer.tokens, answer.text))
     return cases
 
@@ -77,6 +84,7 @@ class Crowd:
 
     def __init__(self, port: int, cases: list[Case], end: float):
         self.client, self.cases, self.end = Client(port), cases, end
+        self.client.headers = {"Authorization": f"Bearer {KEY}"}
         self.count: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
         self.first: list[float] = []
@@ -86,9 +94,9 @@ class Crowd:
 
     def live(self, number: int) -> None:
         draw = random.Random(number)
-        ways = (self.ask, self.listen, self.score, self.leave, self.err)
+        ways = (self.ask, self.listen, self.measure, self.score, self.leave, self.err, self.intrude)
         while time.monotonic() < self.end:
-            (way,) = draw.choices(ways, weights=(50, 25, 5, 12, 8))
+            (way,) = draw.choices(ways, weights=(45, 20, 10, 5, 12, 8, 8))
             try:
                 kind = way(draw)
             except Unanswered as refused:
@@ -132,6 +140,25 @@ class Crowd:
         self.check(case, tokens, text)
         return "streamed"
 
+    def measure(self, draw: random.Random) -> str:
+        """As guidellm does."""
+        case, text, count = draw.choice(self.cases), "", 0
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        for event in self.client.stream(**case.fields, stop=None, stream_options=options):
+            text += "".join(choice["text"] for choice in event["choices"])
+            if event["usage"]["completion_tokens"] < count:
+                self.blame(f"usage falls from {count} to {event['usage']}")
+            count = event["usage"]["completion_tokens"]
+        if (text, count) != (case.text, len(case.tokens)):
+            self.blame(f"{case.fields} -> {text!r}, {count} tokens, alone {case.text!r}")
+        return "measured"
+
+    def intrude(self, draw: random.Random) -> str:
+        way = draw.choice((garbage, foreign, wrong_key))
+        if wrong := way(self.client, draw):
+            self.blame(f"{way.__name__}: {wrong}")
+        return way.__name__
+
     def score(self, draw: random.Random) -> str:
         prompt = draw.choice(self.cases).fields["prompt"]
         answer = self.client.complete(prompt=prompt, max_tokens=1, echo=True, logprobs=1)
@@ -151,7 +178,9 @@ class Crowd:
                     pass
         else:
             with contextlib.suppress(TimeoutError):
-                Client(self.client.port, timeout=draw.uniform(0.01, 0.3)).complete(**fields)
+                hasty = Client(self.client.port, timeout=draw.uniform(0.01, 0.3))
+                hasty.headers = self.client.headers
+                hasty.complete(**fields)
         return "left"
 
     def err(self, draw: random.Random) -> str:
@@ -171,13 +200,35 @@ def resident(pid: int) -> float:
 
 def start(checkpoint: str) -> tuple[subprocess.Popen[str], int]:
     command = (sys.executable, "-m", "jaxneox.serve", checkpoint, "--port", "0")
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"JAXNEOX_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert server.stdout is not None
     for line in server.stdout:
         print(line, end="", flush=True)
         if ready := re.match(r"ready at http://.*:(\d+)", line):
             return server, int(ready[1])
     raise SystemExit("the server did not start")
+
+
+def ask_by_openai(python: str, port: int, crowd: Crowd) -> None:
+    """Let OpenAI's client ask, again and again."""
+    cases = []
+    for case in crowd.cases:
+        fields = {name: value for name, value in case.fields.items() if name != "prompt"}
+        cases.append({"prompt": case.fields["prompt"], "text": case.text, "fields": fields})
+    command = (python, ROOT / "tests/serve/openai_calls.py", f"http://localhost:{port}/v1", KEY)
+    while time.monotonic() < crowd.end:
+        some = json.dumps(random.sample(cases, 16))
+        done = subprocess.run(command, input=some, text=True, capture_output=True, cwd="/")
+        if done.returncode:
+            crowd.blame(f"openai: {done.stdout[:300]} {done.stderr[-300:]}")
+        crowd.count["by openai's client"] += 2 * 16
 
 
 def times(name: str, seconds: list[float]) -> str:
@@ -193,6 +244,8 @@ def main() -> None:
     p.add_argument("--minutes", type=float, default=5)
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--cases", type=int, default=150)
+    p.add_argument("--half-heads", type=int, default=800)
+    p.add_argument("--openai", metavar="PYTHON")
     args = p.parse_args()
     began = time.monotonic()
     cases = cases_of(args.checkpoint, args.cases, seed=1)
@@ -200,6 +253,10 @@ def main() -> None:
     server, port = start(args.checkpoint)
     crowd = Crowd(port, cases, time.monotonic() + 60 * args.minutes)
     clients = [threading.Thread(target=crowd.live, args=(i,)) for i in range(args.clients)]
+    half = HalfHeads(port, args.half_heads)
+    clients.append(threading.Thread(target=half.keep_up, args=(crowd.end,)))
+    if args.openai:
+        clients.append(threading.Thread(target=ask_by_openai, args=(args.openai, port, crowd)))
     began, memory = time.monotonic(), []
     for client in clients:
         client.start()
@@ -212,15 +269,21 @@ def main() -> None:
     time.sleep(1)
     health = crowd.client.ask("GET", "/health").json
     server.send_signal(signal.SIGTERM)
+    stopped = time.monotonic()
     status = server.wait(30)
+    print(f"ended {time.monotonic() - stopped:.1f} s after SIGTERM")
+    logged = server.stdout.read() if server.stdout else ""
+    if logged:
+        crowd.blame(f"logged: {logged[:500]}")
+    print(f"{half.opened} half-sent heads, {half.closed} of them closed by the server")
     print(json.dumps(health), f"exit status {status}")
     print(dict(crowd.count))
     print(f"{crowd.tokens:,} tokens checked: {crowd.tokens / seconds:.0f} tokens/s")
     print(times("first token", crowd.first), times("whole answers", crowd.whole), sep="\n")
-    half = [point for point in memory if point[0] > seconds / 3]
-    slope = np.polyfit(*zip(*half, strict=True), 1)[0] * 60 if len(half) > 2 else 0.0
+    late = [point for point in memory if point[0] > seconds / 3]
+    slope = np.polyfit(*zip(*late, strict=True), 1)[0] * 60 if len(late) > 2 else 0.0
     print(
-        f"memory: {memory[0][1]:.0f} MiB at first, {half[0][1]:.0f} after a third, "
+        f"memory: {memory[0][1]:.0f} MiB at first, {late[0][1]:.0f} after a third, "
         f"{memory[-1][1]:.0f} at the end, highest {max(m for _, m in memory):.0f}; "
         f"in the last two thirds {slope:+.1f} MiB a minute"
     )

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +12,10 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from jaxneox.loading import LoadedModel
+from jaxneox.serve.access import rules_at
 from jaxneox.serve.scheduler import Load, Scheduler
 from jaxneox.serve.served import Served
-from jaxneox.serve.server import Server, bind
+from jaxneox.serve.server import CONNECTIONS, Server, bind
 from tests.infer.models import speaker
 from tests.limits import PATIENCE
 from tests.serve.client import Client
@@ -71,6 +72,9 @@ def place(
     queue: int = 16,
     timeout: float = 60,
     load: Load | None = None,
+    names: Sequence[str] = (),
+    key: str | None = None,
+    connections: int = CONNECTIONS,
 ) -> Iterator[Place]:
     def ready(say) -> Served:
         model = speaker(tokenizer=tokenizer, broken=broken)
@@ -78,7 +82,7 @@ def place(
 
     listener = bind("127.0.0.1", 0)
     scheduler = Scheduler(queue)
-    server = Server(scheduler, timeout)
+    server = Server(scheduler, timeout, rules_at("127.0.0.1", names, key), connections)
     threads = [
         threading.Thread(target=scheduler.run, args=(load or ready,)),
         threading.Thread(target=server.run, args=([listener],)),

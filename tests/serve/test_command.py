@@ -76,6 +76,23 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return line
 
 
+def test_an_address_that_others_reach_without_a_key_is_warned_of(
+    capsys, tmp_path: Path, monkeypatch
+) -> None:
+    def printed(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main([str(tmp_path / "absent"), "--port", "0", *words])
+        return capsys.readouterr().err
+
+    monkeypatch.delenv("JAXNEOX_API_KEY", raising=False)
+    assert "warning: http://0.0.0.0:" in printed("--host", "0.0.0.0")
+    assert "warning" not in printed()
+    assert "warning" not in printed("--host", "0.0.0.0", "--api-key", "se-cret")
+    monkeypatch.setenv("JAXNEOX_API_KEY", "se-cret")
+    said = printed("--host", "0.0.0.0")
+    assert "warning" not in said and "se-cret" not in said
+
+
 def test_what_keeps_it_from_starting_is_one_line(capsys, tmp_path: Path, monkeypatch) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
