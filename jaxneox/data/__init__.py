@@ -31,6 +31,7 @@ Tokenizers:
 - `tokenizer_base`: what all kinds have in common, such as which token ends a document; the kind
   without a file.
 - `huggingface`, `sentencepieces`, `tiktokens`: the other kinds; `pretokens` makes GPT-2's fast.
+- `library`: what their libraries raise as one line, and a limit of time.
 - `companions`: the files beside a tokenizer, and what they say of its tokens.
 
 `commands/` are those of `jaxneox data`.

@@ -7,6 +7,6 @@ their names when they are whole.
 
 - `command`, `arguments`: the command and its flags; `run`: its work.
 - `workers`: the worker processes; `encode`: documents to tokens and labels.
-- `chat`: conversations to tokens; `templates` renders them, `turns` finds what is learned.
+- `chat`: conversations to tokens; `jaxneox.templates` renders them, `turns` finds what is learned.
 - `output`: the datasets as they grow.
 """

@@ -101,9 +101,13 @@ class TextEncoder:
         }
 
     def encode(self, chunk: Chunk) -> Encoded:
-        every = (self._texts(record) for record in chunk.records())
-        texts = [row for row in every if all(row)]  # a document without text is none
-        columns = [self._tokenizer.encode_batch(column) for column in zip(*texts, strict=True)]
+        every = ((record[0], self._texts(record)) for record in chunk.records())
+        texts = [(where, row) for where, row in every if all(row)]  # else it is no document
+        wheres = [where for where, _ in texts]
+        columns = [
+            self._tokenizer.encode_batch(column, wheres)
+            for column in zip(*(row for _, row in texts), strict=True)
+        ]
         rows = [ids for ids in zip(*columns, strict=True) if all(map(len, ids))]
         return packed(chunk.read, list(map(self._document, rows)), self.dtypes)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tokenizers
 
-from jaxneox.preprocess.templates import Rendered, Span
+from jaxneox.templates.jinja import Rendered, Span
 
 SPACE = "Ġ"
 """A space in the tokens of a byte-level vocabulary; it is trimmed from their offsets."""
