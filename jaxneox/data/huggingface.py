@@ -116,21 +116,20 @@ class RenderedTexts:
         self._backend, self._path = backend, path
         self._timed = has_expressions(backend)
 
-    def encoding(self, text: str, where: str) -> tokenizers.Encoding:
-        """Encode a text.
+    def encodings(self, texts: Sequence[str], where: str) -> list[tokenizers.Encoding]:
+        """Encode texts.
 
         Args:
-            text: any.
-            where: what an error calls it, such as a file and a line.
+            texts: any.
+            where: what an error calls them, such as a file and a line.
 
         Raises:
             TokenizerFault: the library fails, or does not end.
         """
         with faults(f"{where}: the tokenizer {self._path} cannot encode a text"):
-            if not self._timed:
-                return self._backend.encode(text, add_special_tokens=False)
-            call = functools.partial(self._backend.encode_batch, [text], add_special_tokens=False)
-            return within(call, len(text))[0]
+            every = list(texts)
+            call = functools.partial(self._backend.encode_batch, every, add_special_tokens=False)
+            return within(call, sum(map(len, every))) if self._timed else call()
 
 
 def made_whole(backend: tokenizers.Tokenizer) -> float:

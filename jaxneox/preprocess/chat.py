@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import tokenizers
 
 from jaxneox.data.companions import MAP, companions_in
 from jaxneox.data.documents import Chunk
@@ -132,7 +133,7 @@ class ChatEncoder:
     def _columns(self, chat: Chat, growing: list[Rendered]) -> Document:
         tokens: Sequence[Sequence[int]]
         if self.recipe.no_mask:
-            tokens = [self._texts.encoding(growing[-1].text, chat.where).ids]
+            tokens = [one.ids for one in self._texts.encodings([growing[-1].text], chat.where)]
         else:
             tokens = self._labelled(chat, growing)
         return tuple(np.asarray(column, np.int32) for column in tokens)
@@ -144,19 +145,20 @@ class ChatEncoder:
         those until the one before. That loses words where the former do not begin with the latter:
         there the characters decide.
         """
-        tokens = [self._texts.encoding(one.text, chat.where).ids for one in growing]
+        encodings = self._texts.encodings([one.text for one in growing], chat.where)
+        tokens = [encoding.ids for encoding in encodings]
         if are_beginnings(tokens):
             spans = spans_of_growth(tokens, chat.conversation.learned)
             seen = [any(a <= i < b for a, b in spans) for i in range(len(tokens[-1]))]
         else:
-            seen = self._seen(chat, growing)
+            seen = self._seen(chat, growing, encodings[-1])
         labels = [token if one else UNSEEN for token, one in zip(tokens[-1], seen, strict=True)]
         if self._eos is None:
             return tokens[-1], labels
         last = self._eos if labels and labels[-1] != UNSEEN else UNSEEN
         return [*tokens[-1], self._eos], [*labels, last]
 
-    def _seen(self, chat: Chat, growing: list[Rendered]) -> list[bool]:
+    def _seen(self, chat: Chat, growing: list[Rendered], whole: tokenizers.Encoding) -> list[bool]:
         """Mark the tokens of the whole conversation that are learned, by its characters."""
         conversation = chat.conversation
         texts = [one.text for one in growing]
@@ -168,7 +170,7 @@ class ChatEncoder:
                 spans = spans_of_marks(growing[-1], conversation)
         if spans is None:
             spans = self._without_prompts(chat)
-        return reached(self._texts.encoding(texts[-1], chat.where), texts[-1], spans)
+        return reached(whole, texts[-1], spans)
 
     def _without_prompts(self, chat: Chat) -> list[Span]:
         """Find the learned turns without their prompts.
