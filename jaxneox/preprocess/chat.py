@@ -148,8 +148,9 @@ class ChatEncoder:
         encodings = self._texts.encodings([one.text for one in growing], chat.where)
         tokens = [encoding.ids for encoding in encodings]
         if are_beginnings(tokens):
-            spans = spans_of_growth(tokens, chat.conversation.learned)
-            seen = [any(a <= i < b for a, b in spans) for i in range(len(tokens[-1]))]
+            seen = [False] * len(tokens[-1])
+            for start, end in spans_of_growth(tokens, chat.conversation.learned):
+                seen[start:end] = [True] * (end - start)
         else:
             seen = self._seen(chat, growing, encodings[-1])
         labels = [token if one else UNSEEN for token, one in zip(tokens[-1], seen, strict=True)]
