@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import NONE, Added, Companions
+from jaxneox.data.input_files import regular_file
 from jaxneox.data.library import TokenizerFault, faults
 from jaxneox.errors import UserError
 from jaxneox.lfs import refuse_pointer
@@ -269,7 +270,7 @@ def existing(path: str, key: str) -> Path:
     Raises:
         UserError: it does not exist, or is a Git LFS pointer.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise UserError(f"{path}: no such file; {key} must be the path of a file here")
-    refuse_pointer(Path(path))
+    refuse_pointer(regular_file(path))
     return Path(path)

@@ -33,21 +33,29 @@ from jaxneox.templates.limited import LimitedTemplate, ToRender
 
 Turns = list[dict[str, Any]]
 INT32 = np.dtype(np.int32)
+CONVERSATIONS = ("conversation", "messages")
+PROMPT, COMPLETION = "prompt", "completion"
 
 
 @dataclass(frozen=True)
 class ChatRecipe:
     """Settings for keys that each hold a conversation, a list of {"role": …, "content": …}.
 
-    The turns of `role` are learned.
+    The turns of `role` are learned; of a `pair`, a prompt with its completion, only those of the
+    completion.
     """
 
     folder: pathlib.Path  # tokenizer.json, tokenizer_config.json
     template: pathlib.Path | None = None  # in place of the folder's
-    keys: tuple[str, ...] = ("conversation",)
+    keys: tuple[str, ...] = CONVERSATIONS[:1]
     role: str = "assistant"
     only_last: bool = False
     no_mask: bool = False
+    pair: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (PROMPT, *self.keys) if self.pair else self.keys
 
     def build(self) -> "ChatEncoder":
         return ChatEncoder(self)
@@ -89,18 +97,18 @@ class ChatEncoder:
             "template": source,
             "special": special,
             "keys": list(recipe.keys),
-            "settings": [recipe.role, recipe.only_last, recipe.no_mask],
+            "settings": [recipe.role, recipe.only_last, recipe.no_mask, recipe.pair],
         }
 
     def encode(self, chunk: Chunk) -> Encoded:
         records = [
-            (where, [_turns(value, key, where) for key in self.recipe.keys])
+            (where, [self._conversation(value, key, where) for key in self.recipe.keys])
             for where, value in chunk.records()
         ]
         every = [
-            Chat(self._conversation(turns), where, key)
-            for where, values in records
-            for key, turns in zip(self.recipe.keys, values, strict=True)
+            Chat(conversation, where, key)
+            for where, conversations in records
+            for key, conversation in zip(self.recipe.keys, conversations, strict=True)
         ]
         columns = [self._columns(*one) for one in zip(every, self._rendered(every), strict=True)]
         width = len(self.recipe.keys)
@@ -113,8 +121,13 @@ class ChatEncoder:
     def _names(self, key: str) -> list[str]:
         return [key] if self.recipe.no_mask else [key, f"{key}_label"]
 
-    def _conversation(self, turns: Turns) -> Conversation:
-        return Conversation(turns, self.recipe.role, self.recipe.only_last)
+    def _conversation(self, value: Any, key: str, where: str) -> Conversation:
+        role, only_last = self.recipe.role, self.recipe.only_last
+        if not self.recipe.pair:
+            return Conversation(_turns(value, key, where), role, only_last)
+        asked = _turns(_spoken(value, PROMPT, "user"), PROMPT, where)
+        answered = _turns(_spoken(value, COMPLETION, role), COMPLETION, where)
+        return Conversation([*asked, *answered], role, only_last, first=len(asked))
 
     def _rendered(self, chats: Sequence[Chat], prompts: bool = True) -> list[list[Rendered]]:
         """Render the beginnings of conversations, or with --no-mask the whole ones alone."""
@@ -225,6 +238,12 @@ def _turns(value: Any, key: str, where: str) -> Turns:
         f'{where}: "{key}" is no conversation, expected '
         f'{{"{key}": [{{"role": "user", "content": "…"}}, …]}}'
     )
+
+
+def _spoken(value: Any, key: str, role: str) -> Any:
+    """Make a turn of a text; a list of turns is one already."""
+    text = value.get(key) if isinstance(value, dict) else None
+    return {key: [{"role": role, "content": text}]} if isinstance(text, str) else value
 
 
 def _is_turn(turn: Any) -> bool:

@@ -26,6 +26,7 @@ from jaxneox.errors import UserError
 from jaxneox.preprocess.arguments import inputs_of, recipe_of
 from jaxneox.preprocess.encode import Encoder
 from jaxneox.preprocess.output import Output
+from jaxneox.preprocess.recognition import recognized
 from jaxneox.preprocess.workers import encoded, processes
 
 AHEAD = 2  # chunks for each worker that wait or are under way
@@ -38,20 +39,21 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     recipe = recipe_of(args)
     files = [file for path in inputs_of(args) for file in documents.input_files(path)]
+    recipe, notes = recognized(recipe, files)
     total = sum(file.stat().st_size for file in files)
     workers = min(args.workers or os.cpu_count() or 1, total // documents.CHUNK + 1)
     console = Console(stderr=True)
     with processes(recipe, workers) as pool:
         encoder = recipe.build()  # while the processes start
-        for note in encoder.notes:
-            console.print(f"note: the tokenizer: {note}", highlight=False, markup=False)
+        for note in (*notes, *(f"the tokenizer: {note}" for note in encoder.notes)):
+            console.print(f"note: {note}", highlight=False, markup=False)
         identity = _identity(encoder, files)
         prefix = pathlib.Path(args.output_prefix)
         with Output(prefix, encoder.dtypes, identity, args.overwrite) as out:
             before = out.state.read
             if before:
                 console.print(f"going on after {out.state.documents:,} documents", highlight=False)
-            todo = itertools.islice(documents.chunks(files), out.state.chunks, None)
+            todo = itertools.islice(documents.chunks(files, recipe.columns), out.state.chunks, None)
             with _progress(console, total, out) as show:
                 for result in encoded(encoder, todo, pool, AHEAD * workers):
                     out.add(result)

@@ -13,13 +13,19 @@ SPACE = "Ġ"
 
 
 class Conversation:
-    """A conversation, and which of its turns are learned: those of a role, or the last of them."""
+    """A conversation, and which of its turns are learned: those of a role, or the last of them.
 
-    def __init__(self, turns: list[dict[str, Any]], role: str, only_last: bool) -> None:
+    Turns before number `first` are not learned, whosever they are.
+    """
+
+    def __init__(
+        self, turns: list[dict[str, Any]], role: str, only_last: bool, first: int = 0
+    ) -> None:
         self.turns, self.role = turns, role
         last = len(turns) - 1
         self.learned = [
-            turn["role"] == role and (i == last or not only_last) for i, turn in enumerate(turns)
+            turn["role"] == role and i >= first and (i == last or not only_last)
+            for i, turn in enumerate(turns)
         ]
 
     def prompted(self, count: int) -> bool:

@@ -48,7 +48,7 @@ def folder_of(path: pathlib.Path, template: str, *, trim: bool = True) -> pathli
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.post_processor = tokenizers.processors.ByteLevel(trim_offsets=trim)
-    path.mkdir()
+    path.mkdir(exist_ok=True)
     backend.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return path
@@ -57,7 +57,8 @@ def folder_of(path: pathlib.Path, template: str, *, trim: bool = True) -> pathli
 def learned(folder: pathlib.Path, chat: Any, **settings: Any) -> tuple[str, str]:
     """All of the text, and what of it is learned."""
     encoder = ChatRecipe(folder, **settings).build()
-    one = Chat(encoder._conversation(chat), "line 1", "conversation")
+    given = encoder._conversation({"conversation": chat}, "conversation", "line 1")
+    one = Chat(given, "line 1", "conversation")
     (growing,) = encoder._rendered([one])
     tokens, labels = encoder._labelled(one, growing)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
