@@ -47,9 +47,9 @@ def check(args: argparse.Namespace) -> None:
         if not Path(name).is_file():
             raise UserError(f"{name}: no such file; --perplexity reads text, .jsonl and .npz files")
     if args.tasks:
-        from jaxneox.evaluate import harness
+        from jaxneox.evaluate import tasks
 
-        harness.check(args.tasks)
+        tasks.check(args.tasks, args.include_path)
 
 
 def report(name: str, args: argparse.Namespace) -> Report:
@@ -60,7 +60,7 @@ def report(name: str, args: argparse.Namespace) -> Report:
 
 
 def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
-    from jaxneox.evaluate import harness
+    from jaxneox.evaluate import harness, tasks
 
     if model.tokenizer is None:
         raise UserError(
@@ -74,10 +74,10 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
         lambda requests, on_done: scorer(model.params, requests, on_done),
         model.generate,
     )
-    tasks = harness.load(harness.check(args.tasks))
+    loaded = tasks.load(tasks.check(args.tasks, args.include_path))
     cache = cache_of(name, model.tokenizer, args)
     result = harness.evaluate(
-        adapter, tasks, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
+        adapter, loaded, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
     )
     if adapter.cut:
         room = f"{adapter.max_length:,} tokens, the model's context"
