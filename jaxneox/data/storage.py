@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from jaxneox.data.input_files import regular_file
 from jaxneox.errors import UserError
 from jaxneox.lfs import refuse_pointer
 
@@ -61,6 +62,8 @@ class LocalFiles:
     def __init__(self, bin_path: pathlib.Path, idx_path: pathlib.Path) -> None:
         for path in (idx_path, bin_path):
             if not path.is_file():
+                if path.exists():
+                    regular_file(path)  # says what it is
                 raise UserError(
                     f"{path}: no such file; a dataset is a pair PREFIX.bin and PREFIX.idx, and "
                     "text must end in .txt or .jsonl or be a folder of such files"

@@ -127,7 +127,10 @@ class Tokenizer(ABC):
     @cached_property
     def begin(self) -> int | None:
         """The begin-of-text token, if `encode` puts it before every text; else None."""
-        first = self.encode("")[:1]
+        try:
+            first = self.encode("")[:1]
+        except TokenizerFault:  # whoever encodes a text will be told
+            return None
         return self.bos if self.bos != self.eod and first == [self.bos] else None
 
     @property

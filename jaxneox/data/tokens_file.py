@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.data.batches import BatchSizes
+from jaxneox.data.input_files import regular_file
 from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
 from jaxneox.errors import UserError
 
@@ -106,12 +107,11 @@ def read_tokens_shape(path: str) -> tuple[int, int, int]:
 
 
 def _read_npz(path: str) -> dict[str, NDArray[Any]]:
+    regular_file(path)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
             content = {name: arrays[name] for name in ("tokens", "loss_mask") if name in names}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
     except (OSError, *UNREADABLE) as error:
         raise UserError(f"{path}: not a .npz of numbers ({error})") from error
     if "tokens" not in content:

@@ -11,6 +11,7 @@ from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
 from jaxneox.console.progress import progress
 from jaxneox.data import Tokenizer
+from jaxneox.data.input_files import regular_file
 from jaxneox.errors import UserError
 from jaxneox.evaluate.arguments import parser
 from jaxneox.evaluate.corpus import read
@@ -44,8 +45,9 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
     for name in args.perplexity:
-        if not Path(name).is_file():
+        if not Path(name).exists():
             raise UserError(f"{name}: no such file; --perplexity reads text, .jsonl and .npz files")
+        regular_file(name)
     if args.tasks:
         from jaxneox.evaluate import tasks
 

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tokenizers
 
-from jaxneox.data.companions import MAP, companions_in
+from jaxneox.data.companions import MAP, companions_in, read
 from jaxneox.data.documents import Chunk
 from jaxneox.data.huggingface import RenderedTexts, made_whole, notes_on, opened, register
-from jaxneox.data.library import faults
+from jaxneox.data.input_files import regular_file
+from jaxneox.data.library import faults, reason
 from jaxneox.data.tokenizer_base import existing
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import UNSEEN, Document, Encoded, packed
@@ -208,8 +209,8 @@ def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
     beside = recipe.folder / "chat_template.jinja"
     if path := recipe.template or (beside if beside.is_file() else None):
         try:
-            return path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            return read(regular_file(path)).decode()
+        except UnicodeDecodeError as error:
             raise UserError(f"{path}: cannot read the chat template ({error})") from error
     template = config.get("chat_template")
     if isinstance(template, list):  # several, by names
@@ -251,10 +252,14 @@ def _is_turn(turn: Any) -> bool:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+    if not path.exists():
         raise UserError(
-            f"{path}: cannot be read ({error}); --tokenizer-path is a Hugging Face folder"
+            f"{path}: cannot be read (no such file); --tokenizer-path is a Hugging Face folder"
+        )
+    try:
+        content = json.loads(read(regular_file(path)))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({reason(error)}); --tokenizer-path is a Hugging Face folder"
         ) from error
     return content if isinstance(content, dict) else {}

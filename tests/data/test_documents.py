@@ -12,9 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data import compressed, documents, tables
 from jaxneox.data.documents import chunks, input_files, text_of
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.tokenizer import build_tokenizer
+from jaxneox.data.tokens_file import TokensFile
 from jaxneox.errors import UserError
+from jaxneox.evaluate.arguments import parser
+from jaxneox.evaluate.command import check
+from jaxneox.preprocess.chat import ChatRecipe
 
 LINES = [json.dumps({"text": f"{i} é" * (i % 7), "id": i}) for i in range(40)]
 JSONL = ("\n".join(LINES) + "\n").encode()
@@ -168,3 +175,18 @@ def test_pipes_and_folders_are_no_files(tmp_path: pathlib.Path) -> None:
         input_files("/dev/null")
     with pytest.raises(UserError, match="nothing to read"):
         input_files(tmp_path)
+
+
+def test_nothing_waits_for_a_pipe(tmp_path: pathlib.Path) -> None:
+    """Wherever data or a tokenizer is read; a pipe that nobody writes to would be for ever."""
+    for name in ("x.bin", "x.idx", "t.npz", "tokenizer.json", "tokenizer_config.json"):
+        os.mkfifo(tmp_path / name)
+    for read_it in (
+        lambda: IndexedDataset(tmp_path / "x"),
+        lambda: TokensFile(str(tmp_path / "t.npz"), global_batch=1, seq_length=1),
+        lambda: build_tokenizer(TokenizerConfig("HFTokenizer", str(tmp_path / "tokenizer.json"))),
+        lambda: ChatRecipe(tmp_path).build(),
+        lambda: check(parser().parse_args(["run", "--perplexity", str(tmp_path / "t.npz")])),
+    ):
+        with pytest.raises(UserError, match=r"is a pipe \(FIFO\), expected a file"):
+            read_it()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from jaxneox.config.schema import TokenizerConfig
+from convert.proof.sample import sample
+from jaxneox.config.schema import AttentionConfig, MlpConfig, ModelConfig, TokenizerConfig
 from jaxneox.data import library
 from jaxneox.data.library import TokenizerFault, faults, reason, within
 from jaxneox.data.text import cached_dataset
@@ -99,6 +100,14 @@ def test_a_limit_of_time(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(TokenizerFault, match=r"in, line 1: .*longer than 0 seconds"):
         tokenizer.encode_batch([("a" * 19 + "!") * 2000], ["in, line 1"])
     assert time.monotonic() - began < 5
+
+
+def test_a_conversion_is_proven_with_other_tokens(tmp_path: pathlib.Path) -> None:
+    """A model's weights are no worse for a tokenizer that cannot be used."""
+    broken = opened(saved(tmp_path / "t.json", **PANICS))
+    assert broken.begin is None
+    tokens, what = sample(ModelConfig(1, 8, 16, 32, AttentionConfig(2, 2, 4), MlpConfig(8)), broken)
+    assert tokens.size and "random tokens (the tokenizer " in what and "cannot encode" in what
 
 
 def test_truncation_and_padding_are_off(tmp_path: pathlib.Path) -> None:
