@@ -14,6 +14,7 @@ reader that it uses, lm_dataformat:
 A list of strings is joined by empty lines. Empty documents are dropped.
 """
 
+import io
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -65,8 +66,8 @@ class Lines:
     read: int
 
     def records(self) -> Iterator[Record]:
-        for number, line in enumerate(self.data.split(b"\n"), self.first):
-            if not line or line.isspace():
+        for number, line in enumerate(io.BytesIO(self.data), self.first):  # one at a time
+            if line.isspace():
                 continue
             text = _decoded(line, self.path, number).removeprefix("\ufeff")
             where = f"{self.path}, line {number}"

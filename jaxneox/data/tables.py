@@ -16,6 +16,10 @@ from jaxneox.errors import UserError
 
 ROWS = 256  # of a table, held as Python's values at a time
 CHUNK = 1 << 20  # bytes of an Arrow stream from which on a chunk is whole
+SLICE = 1 << 24  # bytes of a row group, by its own account, from which on it is several chunks
+SLICES = 16  # at most: each is decoded from the group's first row on
+LARGEST = 1 << 28  # bytes that a slice, or a record batch, may be in truth
+HELD = 1 << 31  # bytes of ROWS, if each were the longest that the row group can have
 FEATHER = b"ARROW1"
 """The first bytes of Arrow's file format, which is not its stream."""
 
@@ -24,22 +28,34 @@ Columns = tuple[str, ...]
 
 @dataclass(frozen=True)
 class RowGroup:
-    """One row group of a parquet file."""
+    """Some rows of a row group of a parquet file."""
 
     path: pathlib.Path
     index: int
-    first: int  # row, counted from 1
+    start: int  # row of the group, counted from 0
+    stop: int
+    first: int  # row of the file, counted from 1
     columns: Columns
     read: int
+    held: int  # rows at a time
+    largest: int  # bytes of all
 
     def records(self) -> Iterator[tuple[str, Any]]:
-        number = self.first
+        number, at, size = self.first, 0, 0
         file = _parquet(self.path)
         names = list(self.columns)
         try:
-            for batch in file.iter_batches(ROWS, row_groups=[self.index], columns=names):
-                yield from _rows(batch, self.path, number)
-                number += batch.num_rows
+            for batch in file.iter_batches(self.held, row_groups=[self.index], columns=names):
+                part = batch.slice(max(0, self.start - at), max(0, self.stop - max(at, self.start)))
+                at += batch.num_rows
+                if not part.num_rows:
+                    continue
+                size += part.nbytes
+                _check_size(size, self.largest, self.path, number)
+                yield from _rows(part, self.path, number)
+                number += part.num_rows
+                if at >= self.stop:
+                    break
         except UserError:
             raise
         except Exception as error:  # pyarrow's are of many kinds
@@ -66,6 +82,7 @@ class ArrowBatches:
                     batch = ipc.read_record_batch(ipc.read_message(source), schema)
                     batch = batch.select(list(self.columns))
                     batch.validate(full=True)  # else a damaged one may end this process
+                    _check_size(batch.nbytes, LARGEST, self.path, number)
                     yield from _rows(batch, self.path, number)
                     number += batch.num_rows
         except UserError:
@@ -81,8 +98,19 @@ def row_groups(path: pathlib.Path, columns: Columns) -> Iterator[RowGroup]:
     groups = file.metadata
     first, share = 1, path.stat().st_size // max(groups.num_row_groups, 1)
     for index in range(groups.num_row_groups):
-        yield RowGroup(path, index, first, columns, share)
-        first += groups.row_group(index).num_rows
+        group = groups.row_group(index)
+        every = (group.column(i) for i in range(group.num_columns))
+        asked = [one for one in every if one.path_in_schema.partition(".")[0] in columns]
+        size = sum(one.total_uncompressed_size for one in asked)
+        held = max(1, min(ROWS, HELD // max(size, 1)))
+        slices = min(SLICES, max(1, -(-size // SLICE)))
+        largest = max(LARGEST, 4 * size // slices)
+        rows = max(1, -(-group.num_rows // slices))
+        for start in range(0, group.num_rows, rows):
+            stop = min(start + rows, group.num_rows)
+            part = share * (stop - start) // group.num_rows
+            yield RowGroup(path, index, start, stop, first + start, columns, part, held, largest)
+        first += group.num_rows
 
 
 def arrow_batches(path: pathlib.Path, columns: Columns) -> Iterator[ArrowBatches]:
@@ -163,6 +191,14 @@ def _rows(batch: Any, path: pathlib.Path, first: int) -> Iterator[tuple[str, Any
             raise
         for i, row in enumerate(rows, first + start):
             yield f"{path}, row {i}", row
+
+
+def _check_size(size: int, largest: int, path: pathlib.Path, number: int) -> None:
+    if size > largest:
+        raise UserError(
+            f"{path}, row {number}: the rows here unpack to more than {largest >> 20:,} MiB; write "
+            "the file again in smaller row groups, or record batches"
+        )
 
 
 def _check_columns(path: pathlib.Path, columns: Columns, there: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from jaxneox.preprocess.recognition import recognized
 from jaxneox.preprocess.workers import encoded, processes
 
 AHEAD = 2  # chunks for each worker that wait or are under way
-FORMAT = 1  # raise it when the same input would give other chunks or tokens
+FORMAT = 2  # raise it when the same input would give other chunks or tokens
 LIBRARIES = ("tokenizers", "ftfy", "jinja2", "sentencepiece", "tiktoken")
 
 

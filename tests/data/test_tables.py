@@ -62,6 +62,26 @@ def test_other_columns_do_not_matter(
         read(path, "body")
 
 
+def test_large_row_groups_and_bombs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value is stored once, however many rows have it."""
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"text": TEXTS, "n": list(range(len(TEXTS)))}), path)
+    for size in (1, 40, 1 << 24):
+        monkeypatch.setattr(tables, "SLICE", size)
+        monkeypatch.setattr(tables, "HELD", size)
+        assert read(path) == [(f"{path}, row {i}", t) for i, t in enumerate(TEXTS, 1)]
+        assert (len(list(chunks([path]))) == 1) == (size > 1000)
+    monkeypatch.setattr(tables, "LARGEST", 1 << 20)
+    parquet.write_table(pa.table({"text": ["x" * 10_000] * 4000}), path)
+    with pytest.raises(UserError, match=r"row \d+: the rows here unpack to more than 1 MiB"):
+        read(path)
+    arrow(tmp_path / "x.arrow", pa.table({"text": ["x" * 10_000] * 400}), rows=400)
+    with pytest.raises(UserError, match=r"row 1: the rows here unpack to more than 1 MiB"):
+        read(tmp_path / "x.arrow")
+
+
 def test_damaged(tmp_path: pathlib.Path) -> None:
     path = arrow(tmp_path / "x.arrow", pa.table({"text": TEXTS}))
     whole = path.read_bytes()
