@@ -41,6 +41,20 @@ def refuse_special(path: str | Path) -> None:
             raise UserError(f"{path}: is {name}, expected a file")
 
 
+def regular_file(path: str | Path) -> Path:
+    """Return the path of a file that can be read more than once, and to its end.
+
+    Raises:
+        UserError: there is none, or it is a folder, a pipe, a socket or a device.
+    """
+    try:
+        refuse_special(path)
+    except (OSError, ValueError) as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else f"no file ({error})"
+        raise UserError(f"{path}: {why}") from error
+    return Path(path)
+
+
 def refuse_unreadable(path: str | Path) -> None:
     """Refuse what is no regular file, and a Git LFS pointer in a file's place.
 

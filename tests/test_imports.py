@@ -17,7 +17,8 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["data"] = {"config", "lfs"}
-BELOW["preprocess"] = {"config", "data"}
+BELOW["templates"] = set()
+BELOW["preprocess"] = {"config", "data", "templates"}
 BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["lfs"] = set()
 BELOW["reading"] = {"lfs"}
 BELOW["npz"] = set()

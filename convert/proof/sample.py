@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
+from jaxneox.data.library import TokenizerFault
 from jaxneox.errors import UserError
 from jaxneox.npz import read_arrays
 from jaxneox.reading import INDEX_SIZE, read_text
@@ -21,13 +22,21 @@ float64."""
 def sample(model: ModelConfig, tokenizer: Tokenizer | None) -> tuple[np.ndarray, str]:
     """Return int tokens [B, T] and their description.
 
-    They are a source file of Python's library, or random tokens without a tokenizer.
+    They are a source file of Python's library, or random tokens without a tokenizer that can
+    encode it.
     """
     length = min(LENGTH, longest(model))
-    if tokenizer is None:
+    why = "there is no tokenizer"
+    ids: list[int] = []
+    if tokenizer is not None:
+        try:
+            ids = tokenizer.encode(Path(argparse.__file__).read_text())
+            why = "the tokenizer makes no tokens of a text"
+        except TokenizerFault as fault:
+            why = str(fault)
+    if not ids:
         tokens = np.random.default_rng(0).integers(0, model.vocab_size, (ROWS, length))
-        return tokens, f"{tokens.size} random tokens (there is no tokenizer)"
-    ids = tokenizer.encode(Path(argparse.__file__).read_text())
+        return tokens, f"{tokens.size} random tokens ({why})"
     tokens = np.resize(np.asarray(ids, np.int64), (ROWS, length))
     return tokens, f"the first {tokens.size} tokens of Python's argparse.py"
 

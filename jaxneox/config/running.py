@@ -16,14 +16,21 @@ _SPLITS = ("train", "valid", "test")
 
 
 def data_config(settings: CheckedKeys) -> DataConfig:
-    """Build the data; raise UserError if data_path and the lists are mixed, or lengths differ."""
+    """Build the data; raise UserError if data_path and the lists are mixed, or lengths differ.
+
+    NeoX wants the paths of all three splits. Here those of training are enough: what has no paths
+    is not evaluated.
+    """
     named = [split for split in _SPLITS if settings[f"{split}_data_paths"]]
-    missing = [split for split in _SPLITS if split not in named]
-    if named and missing:
+    if named and "train" not in named:
         raise UserError(
-            f"{named[0]}_data_paths is set without "
-            f"{' and '.join(f'{split}_data_paths' for split in missing)}: set all three, or "
-            "data_path with split"
+            f"{named[0]}_data_paths is set without train_data_paths: set them too, or data_path "
+            "with split"
+        )
+    missing = [f"{split}_data_paths" for split in _SPLITS if split not in named]
+    if named and missing and settings["eval_iters"]:
+        settings.note(
+            f"{' and '.join(missing)} not set: nothing is evaluated there, as with eval_iters: 0"
         )
     if named and settings["data_path"] is not None:
         raise UserError("data_path and train_data_paths are both set: keep one of the two")

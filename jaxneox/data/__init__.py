@@ -22,6 +22,7 @@ Datasets:
 - `label_datasets`: a second dataset whose tokens are -100 where there is no loss.
 - `sha256`: the checksums beside a dataset.
 - `documents`: documents out of JSON lines, text and tables; `text`: text as a cached dataset.
+- `input_files`: the files behind a path; `compressed` and `tables` read some of their kinds.
 - `cache`, `atomic`: files that are made once, and have their name only when they are whole.
 - `elsewhere`: data and tokenizers that lie on another machine, for plans and dry runs.
 
@@ -31,6 +32,7 @@ Tokenizers:
 - `tokenizer_base`: what all kinds have in common, such as which token ends a document; the kind
   without a file.
 - `huggingface`, `sentencepieces`, `tiktokens`: the other kinds; `pretokens` makes GPT-2's fast.
+- `library`: what their libraries raise as one line, and a limit of time.
 - `companions`: the files beside a tokenizer, and what they say of its tokens.
 
 `commands/` are those of `jaxneox data`.

@@ -62,7 +62,8 @@ def build_loader(
     if data.path is None and not data.train_paths:
         raise UserError(
             "no data: set data-path (a .bin/.idx prefix, .txt, .jsonl, a folder or builtin:stdlib)"
-            " with split, or train-data-paths, valid-data-paths and test-data-paths"
+            " with split, or train-data-paths; valid-data-paths and test-data-paths are evaluated "
+            "where they are set"
         )
     if data.eod_mask_loss and (tokenizer is None or tokenizer.eod is None):
         raise UserError(

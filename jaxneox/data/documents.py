@@ -7,31 +7,42 @@ reader that it uses, lm_dataformat:
     .jsonl                      a line is one: an object with a key, "text", or a bare string
     .txt                        the file is one; any line end becomes "\n"
     .parquet                    a row is one: the column "text"
-    each with .gz or .zst       the same, compressed; also .json.gz and .json.zst, of lines
+    .arrow                      the same, as in a folder that `datasets` has saved
+    .jsonl, .txt, each with     the same, compressed; also .json.gz and .json.zst, of lines
+    .gz or .zst
 
 A list of strings is joined by empty lines. Empty documents are dropped.
 """
 
+import io
 import json
 import pathlib
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jaxneox.data.compressed import DamagedError, blocks
+from jaxneox.data.input_files import SUFFIXES, input_files, kind_of
+from jaxneox.data.tables import arrow_batches, columns_of, row_groups
 from jaxneox.errors import UserError, listed
-from jaxneox.reading import refuse_unreadable
 
-KINDS = {
-    "lines": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"),
-    "text": (".txt", ".txt.gz", ".txt.zst"),
-    "table": (".parquet",),
-}
-SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
+__all__ = [
+    "CHUNK",
+    "SUFFIXES",
+    "Chunk",
+    "Record",
+    "chunks",
+    "input_files",
+    "keys_of",
+    "kind_of",
+    "text_of",
+]
+
 CHUNK = 1 << 20  # bytes, decompressed
-BLOCK = 1 << 16  # bytes read at a time: decompressed they may be a thousand times more
-LONGEST_WINDOW = 1 << 31  # bytes that zstd --long=31 looks back
-ROWS = 1 << 12  # of a table, held at a time
+LONGEST_LINE = 1 << 28  # bytes of one line, decompressed
+LONGEST_TEXT = 1 << 32  # bytes of a text file, which is one document
+LONGEST_UNPACKED = 1 << 30  # bytes of one that is compressed
+TEXT = ("text",)
 
 Record = tuple[str, Any]  # where it is, and a text or what its line of JSON holds
 
@@ -55,8 +66,8 @@ class Lines:
     read: int
 
     def records(self) -> Iterator[Record]:
-        for number, line in enumerate(self.data.split(b"\n"), self.first):
-            if not line or line.isspace():
+        for number, line in enumerate(io.BytesIO(self.data), self.first):  # one at a time
+            if line.isspace():
                 continue
             text = _decoded(line, self.path, number).removeprefix("\ufeff")
             where = f"{self.path}, line {number}"
@@ -77,10 +88,7 @@ class Texts:
 
     def records(self) -> Iterator[Record]:
         for path in self.paths:
-            try:
-                data = b"".join(block for block, _ in _blocks(path))
-            except _DamagedError as error:
-                raise UserError(f"{path}: {error}; copy the file again") from error
+            data = _whole(path)
             if path.suffix == ".py":
                 # An interpreter may carry a module in another encoding: no reason not to train.
                 text = data.decode(errors="replace")
@@ -89,64 +97,13 @@ class Texts:
             yield str(path), text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-@dataclass(frozen=True)
-class RowGroup:
-    """One row group of a parquet file."""
+def chunks(files: Iterable[pathlib.Path], columns: Sequence[str] = TEXT) -> Iterator[Chunk]:
+    """Yield the files in order, cut at the same places each time.
 
-    path: pathlib.Path
-    index: int
-    first: int  # row, counted from 1
-    read: int
-
-    def records(self) -> Iterator[Record]:
-        number = self.first
-        file = _parquet(self.path)
-        try:
-            for batch in file.iter_batches(ROWS, row_groups=[self.index]):
-                for row in batch.to_pylist():
-                    yield f"{self.path}, row {number}", row
-                    number += 1
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}, row {number}: damaged ({_line(error)})") from error
-
-
-def input_files(path: str | pathlib.Path) -> list[pathlib.Path]:
-    """List a file, or all files of a folder that can be read, sorted.
-
-    Raises:
-        UserError: there are none, or one is a Git LFS pointer.
+    Args:
+        files: those of `input_files`.
+        columns: which columns of tables are read.
     """
-    files = _readable_files(path)
-    for file in files:
-        refuse_unreadable(file)
-    return files
-
-
-def _readable_files(path: str | pathlib.Path) -> list[pathlib.Path]:
-    root = pathlib.Path(path)
-    if root.is_dir():
-        files = sorted(p for p in root.rglob("*") if kind_of(p) and p.is_file())
-        if not files:
-            raise UserError(f"{path}: nothing to read, expected files {', '.join(SUFFIXES)}")
-        return files
-    if not root.is_file():
-        raise UserError(f"{path}: no such file")
-    if kind_of(root) is None:
-        raise UserError(
-            f"{path}: unknown kind of file, expected {', '.join(SUFFIXES)}; unpack an archive first"
-        )
-    return [root]
-
-
-def kind_of(path: pathlib.Path) -> str | None:
-    for kind, suffixes in KINDS.items():
-        if path.name.endswith(suffixes):
-            return kind
-    return None
-
-
-def chunks(files: Iterable[pathlib.Path]) -> Iterator[Chunk]:
-    """Yield the files in order, cut at the same places each time."""
     small: list[pathlib.Path] = []
     size = 0
     for path in files:
@@ -159,9 +116,22 @@ def chunks(files: Iterable[pathlib.Path]) -> Iterator[Chunk]:
         if kind == "lines":
             yield from _lines(path)
         elif kind == "table":
-            yield from _row_groups(path)
+            yield from row_groups(path, tuple(columns))
+        elif kind == "arrow":
+            yield from arrow_batches(path, tuple(columns))
     if small:
         yield Texts(tuple(small), size)
+
+
+def keys_of(files: Sequence[pathlib.Path]) -> tuple[str, ...]:
+    """Return the keys of the first document, or a table's columns; none of plain text."""
+    for path in files:
+        if kind_of(path) in ("table", "arrow"):
+            return tuple(columns_of(path))
+        for chunk in chunks([path]):
+            for _, value in chunk.records():
+                return tuple(value) if isinstance(value, dict) else ()
+    return ()
 
 
 def text_of(record: Record, key: str = "text") -> str:
@@ -200,12 +170,30 @@ def _decoded(data: bytes, path: pathlib.Path, line: int) -> str:
         ) from error
 
 
+def _whole(path: pathlib.Path) -> bytes:
+    """Read a file that is one document."""
+    longest = LONGEST_TEXT if path.suffix in (".txt", ".py") else LONGEST_UNPACKED
+    parts, size = [], 0
+    try:
+        for block, _ in blocks(path):
+            parts.append(block)
+            size += len(block)
+            if size > longest:
+                raise UserError(
+                    f"{path}: a text of more than {longest >> 20:,} MiB, which is one document; "
+                    "cut it into several files"
+                )
+    except DamagedError as error:
+        raise UserError(f"{path}: {error}; copy the file again") from error
+    return b"".join(parts)
+
+
 def _lines(path: pathlib.Path) -> Iterator[Lines]:
     held = bytearray()
     end = 0  # of the last whole line in `held`
     first, before, now = 1, 0, 0
     try:
-        for block, now in _blocks(path):
+        for block, now in blocks(path):
             if newline := block.rfind(b"\n") + 1:
                 end = len(held) + newline
             held += block
@@ -215,69 +203,13 @@ def _lines(path: pathlib.Path) -> Iterator[Lines]:
                 first += data.count(b"\n")
                 before, end = now, 0
                 del held[: len(data)]
-    except _DamagedError as error:
+            if len(held) > LONGEST_LINE:
+                raise UserError(
+                    f"{path}, line {first}: longer than {LONGEST_LINE >> 20:,} MiB; expected a "
+                    "document on each line: cut it into several"
+                )
+    except DamagedError as error:
         line = first + held.count(b"\n")
         raise UserError(f"{path}, line {line}: {error}; copy the file again") from error
     if held:
         yield Lines(path, bytes(held), first, now - before)
-
-
-def _row_groups(path: pathlib.Path) -> Iterator[RowGroup]:
-    groups = _parquet(path).metadata
-    first, share = 1, path.stat().st_size // max(groups.num_row_groups, 1)
-    for index in range(groups.num_row_groups):
-        yield RowGroup(path, index, first, share)
-        first += groups.row_group(index).num_rows
-
-
-def _parquet(path: pathlib.Path) -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(f"{path}: reading parquet needs `pip install pyarrow`") from error
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a whole parquet file ({_line(error)})") from error
-
-
-class _DamagedError(Exception):
-    """A compressed file that ends too early or is not what its name says."""
-
-
-def _blocks(path: pathlib.Path) -> Iterator[tuple[bytes, int]]:
-    """Yield a file's content, decompressed, and how many of its bytes are read so far."""
-    new = {".gz": _gzip, ".zst": _zstandard}.get(path.suffix)
-    stream: Any = None
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            read = file.tell()
-            while new and block:  # a file may be several compressed streams, one after another
-                stream = stream or new(path)
-                try:
-                    content = stream.decompress(block)
-                except Exception as error:  # each library has its own
-                    raise _DamagedError(f"damaged {path.suffix} ({_line(error)})") from error
-                yield content, read
-                block = stream.unused_data if stream.eof else b""
-                stream = None if stream.eof else stream
-            if new is None:
-                yield block, read
-    if stream is not None:
-        raise _DamagedError(f"truncated {path.suffix}, it ends within its compressed data")
-
-
-def _gzip(path: pathlib.Path) -> Any:
-    return zlib.decompressobj(wbits=31)
-
-
-def _zstandard(path: pathlib.Path) -> Any:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UserError(f"{path}: reading .zst needs `pip install zstandard`") from error
-    return zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,9 +1,10 @@
 """Tokenizers of Hugging Face's `tokenizers` library: a tokenizer.json, and GPT-2's two files."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tokenizers
@@ -12,9 +13,12 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import Added, Companions
-from jaxneox.data.pretokens import pretoken_cache
+from jaxneox.data.library import faults, within
+from jaxneox.data.pretokens import pretoken_cache, settings
 from jaxneox.data.tokenizer_base import EOD, PADDING, Tokenizer, existing, vocab_file
 from jaxneox.errors import UserError
+
+T = TypeVar("T")
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -49,18 +53,22 @@ class HuggingFaceTokenizer(Tokenizer):
         self.added = tuple(added)
         self._backend = backend
         self._pretokens = pretoken_cache(backend)
+        self._call = within if has_expressions(backend) else _at_once
 
     @property
     def rows(self) -> int:
         return 1 + max(self._backend.get_vocab().values(), default=-1)
 
-    def encode(self, text: str) -> list[int]:
-        return list(self._backend.encode(text).ids)
+    def _encode(self, text: str) -> list[int]:
+        if self._call is _at_once:
+            return list(self._backend.encode(text).ids)
+        # of the library's calls those for several texts give up Python's lock
+        return list(self._call(lambda: self._backend.encode_batch([text]), len(text))[0].ids)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         return [(begin, end) for begin, end in self._untrimmed.encode(text).offsets]
 
-    @cached_property
+    @functools.cached_property
     def _untrimmed(self) -> tokenizers.Tokenizer:
         """The same tokenizer, whose offsets count the spaces at the ends of tokens."""
         description = json.loads(self._backend.to_str())
@@ -70,13 +78,17 @@ class HuggingFaceTokenizer(Tokenizer):
                 step["trim_offsets"] = False
         return tokenizers.Tokenizer.from_str(json.dumps(description))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    def _encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         if self._pretokens is not None:
             return [self._pretokens.encode(text) for text in texts]
-        return [np.asarray(e.ids, np.int32) for e in self._backend.encode_batch_fast(list(texts))]
+        every = list(texts)
+        size = sum(map(len, every))
+        encodings = self._call(lambda: self._backend.encode_batch_fast(every), size)
+        return [np.asarray(e.ids, np.int32) for e in encodings]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._backend.decode([int(i) for i in ids]))
+    def _decode(self, ids: Sequence[int]) -> str:
+        numbers = [int(i) for i in ids]
+        return str(self._call(lambda: self._backend.decode_batch([numbers]), len(numbers))[0])
 
     def id_of(self, token: str) -> int | None:
         id_: int | None = self._backend.token_to_id(token)
@@ -88,6 +100,49 @@ class HuggingFaceTokenizer(Tokenizer):
     def whole(self) -> bytes:
         """Return a tokenizer.json that encodes as this tokenizer does, whoever opens it."""
         return str(self._backend.to_str(pretty=True)).encode()
+
+
+def has_expressions(backend: tokenizers.Tokenizer) -> bool:
+    """Tell whether a file's own regular expressions are searched for, which may never end."""
+    parts = (backend.normalizer, backend.pre_tokenizer, backend.decoder)
+    return any("Regex" in json.dumps(settings(part)) for part in parts)
+
+
+def _at_once(call: Callable[[], T], characters: int = 0) -> T:
+    return call()
+
+
+def opened(path: Path, content: bytes) -> tokenizers.Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        TokenizerFault: the library cannot read it.
+    """
+    with faults(f"{path}: not a tokenizer.json that the tokenizers library can read"):
+        return tokenizers.Tokenizer.from_buffer(content)
+
+
+class RenderedTexts:
+    """Encodes texts that have their special tokens already, such as rendered conversations."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, path: Path) -> None:
+        self._backend, self._path = backend, path
+        self._timed = has_expressions(backend)
+
+    def encodings(self, texts: Sequence[str], where: str) -> list[tokenizers.Encoding]:
+        """Encode texts.
+
+        Args:
+            texts: any.
+            where: what an error calls them, such as a file and a line.
+
+        Raises:
+            TokenizerFault: the library fails, or does not end.
+        """
+        with faults(f"{where}: the tokenizer {self._path} cannot encode a text"):
+            every = list(texts)
+            call = functools.partial(self._backend.encode_batch, every, add_special_tokens=False)
+            return within(call, sum(map(len, every))) if self._timed else call()
 
 
 def made_whole(backend: tokenizers.Tokenizer) -> float:
@@ -117,10 +172,7 @@ def notes_on(dropout: float) -> tuple[str, ...]:
 def tokenizer_json(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
     path = vocab_file(cfg)
     content = path.read_bytes()
-    try:
-        backend = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises the bare class
-        raise UserError(f"{path}: vocab-file is no tokenizer.json ({error})") from error
+    backend = opened(path, content)
     added, notes = register(backend, companions)
     tokenizer = HuggingFaceTokenizer("HFTokenizer", backend, {path.name: content}, added)
     tokenizer.notes += tuple(notes)
@@ -208,17 +260,13 @@ def _gpt2(
     name: str, vocab: Path, merges: Path, companions: Companions, *more: str
 ) -> HuggingFaceTokenizer:
     """Make GPT-2's tokenizer: bytes as printable characters, merged by rank, no leading space."""
-    try:
+    with faults(f"{vocab}, {merges}: no vocab.json and merges.txt"):
         ids, ranks = models.BPE.read_file(str(vocab), str(merges))
         _check_places(vocab, ids, companions.added)
         # The library numbers added tokens itself, but for those that the vocabulary has.
         backend = tokenizers.Tokenizer(
             models.BPE(ids | {token.content: token.id for token in companions.added}, ranks)
         )
-    except UserError:
-        raise
-    except Exception as error:  # the library raises the bare class
-        raise UserError(f"{vocab}, {merges}: no vocab.json and merges.txt ({error})") from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     if backend.token_to_id(EOD) is not None:

@@ -80,13 +80,13 @@ class PretokenCache(dict[str, bytes]):
 def pretoken_cache(backend: tokenizers.Tokenizer) -> PretokenCache | None:
     """Return a way to encode pretoken by pretoken; None for a tokenizer that may not allow it."""
     added = backend.get_added_tokens_decoder().values()
-    split, normalizer = _settings(backend.pre_tokenizer), _settings(backend.normalizer)
+    split, normalizer = settings(backend.pre_tokenizer), settings(backend.normalizer)
     allowed = (
         split.get("type") == "ByteLevel"
         and split.get("use_regex", True)
         and not split["add_prefix_space"]
         and normalizer in ({}, {"type": "NFC"})
-        and _settings(backend.post_processor).get("type", "ByteLevel") == "ByteLevel"
+        and settings(backend.post_processor).get("type", "ByteLevel") == "ByteLevel"
         and isinstance(backend.model, models.BPE)
         and not backend.model.dropout
         and backend.truncation is None
@@ -103,6 +103,6 @@ def pretoken_cache(backend: tokenizers.Tokenizer) -> PretokenCache | None:
     return PretokenCache(backend, [token.content for token in written], hidden)
 
 
-def _settings(part: Any) -> dict[str, Any]:
+def settings(part: Any) -> dict[str, Any]:
     """Read a part of a tokenizer, as in tokenizer.json; empty for none."""
     return {} if part is None else dict(json.loads(part.__getstate__()))

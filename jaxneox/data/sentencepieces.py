@@ -75,7 +75,7 @@ class SentencePieceTokenizer(Tokenizer):
         """The text of the piece that stands for what the model does not know."""
         return str(self._backend.id_to_piece(self._backend.unk_id()))
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         begin = [self.bos] if self._add_bos and self.bos is not None else []
         for start, end, token in self._parts(text):
             begin += self._between(text[start:end], first=start == 0) if token is None else [token]
@@ -123,7 +123,7 @@ class SentencePieceTokenizer(Tokenizer):
         flags = {"bos": self._add_bos, "legacy": self._legacy}
         return super()._own() + [name for name, there in flags.items() if there]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
         numbers = [int(i) for i in ids]
         if not self._by_id.keys() & {*numbers}:
             return str(self._backend.decode(numbers))

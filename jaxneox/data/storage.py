@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jaxneox.errors import UserError
-from jaxneox.reading import refuse_unreadable
+from jaxneox.reading import refuse_unreadable, regular_file
 
 Buffer = bytes | memoryview
 
@@ -61,6 +61,8 @@ class LocalFiles:
     def __init__(self, bin_path: pathlib.Path, idx_path: pathlib.Path) -> None:
         for path in (idx_path, bin_path):
             if not path.is_file():
+                if path.exists():
+                    regular_file(path)  # says what it is
                 raise UserError(
                     f"{path}: no such file; a dataset is a pair PREFIX.bin and PREFIX.idx, and "
                     "text must end in .txt or .jsonl or be a folder of such files"

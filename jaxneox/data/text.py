@@ -125,8 +125,8 @@ def _build(
 ) -> None:
     with new_entry(prefix.parent, lambda: _whole(prefix)) as folder:
         with IndexedWriter(folder / prefix.name, token_dtype(tokenizer.vocab_size)) as out:
-            for text_batch in _batches(path, files):
-                for ids in tokenizer.encode_batch(text_batch):
+            for wheres, texts in _batches(path, files):
+                for ids in tokenizer.encode_batch(texts, wheres):
                     out.add(np.append(ids, eod))
             if not len(out):
                 raise UserError(f"{path}: no text in {len(files)} file(s), only empty documents")
@@ -134,10 +134,15 @@ def _build(
         (folder / CONTENT).write_text(json.dumps(content))
 
 
-def _batches(path: str, files: list[pathlib.Path]) -> Iterator[list[str]]:
-    """Yield documents in lists of about a million characters, with a bar if there is much text."""
+def _batches(path: str, files: list[pathlib.Path]) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield where documents are, and their texts, with a bar if there is much of it.
+
+    A list has about a million characters.
+    """
     total = sum(file.stat().st_size for file in files)
     with progress(f"tokenizing {path}", total, at_least=LARGE) as advance:
         for chunk in documents.chunks(files):
-            yield [text for record in chunk.records() if (text := documents.text_of(record))]
+            every = ((record[0], documents.text_of(record)) for record in chunk.records())
+            found = [(where, text) for where, text in every if text]
+            yield [where for where, _ in found], [text for _, text in found]
             advance(chunk.read)

@@ -44,7 +44,7 @@ class TiktokenTokenizer(Tokenizer):
         }
         self.files = {"tiktoken.json": json.dumps(content).encode()}
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         return self._backend.encode(text, allowed_special="all")
 
     def spans(self, text: str) -> list[tuple[int, int]]:
@@ -56,7 +56,7 @@ class TiktokenTokenizer(Tokenizer):
             start = end
         return found
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode([int(i) for i in ids])
 
     def id_of(self, token: str) -> int | None:

@@ -28,6 +28,7 @@ from jaxneox.data.huggingface import (
     hf_gpt2,
     tokenizer_json,
 )
+from jaxneox.data.library import faults
 from jaxneox.data.sentencepieces import SentencePieceTokenizer
 from jaxneox.data.tiktokens import TiktokenTokenizer
 from jaxneox.data.tokenizer_base import (
@@ -102,7 +103,9 @@ def _made(cfg: TokenizerConfig, companions: Companions, saved: int | None) -> To
             f"tokenizer-type: {cfg.kind!r} is unknown, did you mean {near}? "
             f"There are {', '.join(BUILDERS)}"
         )
-    tokenizer = builders[cfg.kind.lower()](cfg, companions)
+    with faults(f"{cfg.vocab_file}: not what a {cfg.kind} is made from"):
+        tokenizer = builders[cfg.kind.lower()](cfg, companions)
+    tokenizer.origin = cfg.vocab_file or ""
     tokenizer.settle(companions, cfg.eod_token, saved)
     return tokenizer
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import NONE, Added, Companions
+from jaxneox.data.library import TokenizerFault, faults
 from jaxneox.errors import UserError
 from jaxneox.reading import refuse_unreadable
 
@@ -29,6 +30,7 @@ class Tokenizer(ABC):
 
     Attributes:
         name: NeoX's `tokenizer-type`.
+        origin: the file that it was opened from, for messages.
         vocab_size: as NeoX counts it, before padding.
         eod: the token after each document; None if nothing names one.
         bos: the token that begins a text, if that is known.
@@ -40,6 +42,7 @@ class Tokenizer(ABC):
     """
 
     name: str
+    origin: str = ""
     vocab_size: int
     eod: int | None
     bos: int | None = None
@@ -49,11 +52,58 @@ class Tokenizer(ABC):
     added: tuple[Added, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @abstractmethod
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text.
+
+        Raises:
+            TokenizerFault: the tokenizer's library fails, or does not end.
+        """
+        with faults(f"the tokenizer {self.origin or self.name} cannot encode {_shown(text)}"):
+            return self._encode(text)
+
+    def encode_batch(
+        self, texts: Sequence[str], where: Sequence[str] | None = None
+    ) -> list[NDArray[np.int32]]:
+        """Encode each text, the fastest way there is.
+
+        Args:
+            texts: any number.
+            where: what an error calls each of them, such as a file and a line.
+
+        Raises:
+            TokenizerFault: the tokenizer's library fails, or does not end; it names the text.
+        """
+        try:
+            with faults(f"the tokenizer {self.origin or self.name} cannot encode a text"):
+                return self._encode_batch(texts)
+        except TokenizerFault as fault:
+            if isinstance(fault.__cause__, TimeoutError) and len(texts) == 1:
+                raise _at(where, 0, fault) from fault
+        results = []
+        for number, text in enumerate(texts):
+            try:
+                results.append(np.asarray(self.encode(text), np.int32))
+            except TokenizerFault as fault:
+                raise _at(where, number, fault) from fault
+        return results
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens.
+
+        Raises:
+            TokenizerFault: the tokenizer's library fails, or does not end.
+        """
+        with faults(f"the tokenizer {self.origin or self.name} cannot decode {len(ids)} tokens"):
+            return self._decode(ids)
 
     @abstractmethod
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def _encode(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def _decode(self, ids: Sequence[int]) -> str: ...
+
+    def _encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        return [np.asarray(self._encode(text), np.int32) for text in texts]
 
     @abstractmethod
     def spans(self, text: str) -> list[tuple[int, int]]:
@@ -71,10 +121,6 @@ class Tokenizer(ABC):
     def id_of(self, token: str) -> int | None:
         """Return the id of the one token that has this text; None if there is none."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Encode each text, the fastest way there is."""
-        return [np.asarray(self.encode(text), np.int32) for text in texts]
-
     @property
     def rows(self) -> int:
         """Rows of an embedding that its ids can name; more than its tokens where ids have gaps."""
@@ -88,7 +134,10 @@ class Tokenizer(ABC):
     @cached_property
     def begin(self) -> int | None:
         """The begin-of-text token, if `encode` puts it before every text; else None."""
-        first = self.encode("")[:1]
+        try:
+            first = self.encode("")[:1]
+        except TokenizerFault:  # whoever encodes a text will be told
+            return None
         return self.bos if self.bos != self.eod and first == [self.bos] else None
 
     @property
@@ -182,7 +231,7 @@ class CharLevelTokenizer(Tokenizer):
     eod = 0
     files: Mapping[str, bytes] = {}
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         return list(text.encode())
 
     @property
@@ -192,16 +241,24 @@ class CharLevelTokenizer(Tokenizer):
     def spans(self, text: str) -> list[tuple[int, int]]:
         return [(at, at + 1) for at, character in enumerate(text) for _ in character.encode()]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    def _encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
         # UTF-8 has no byte 255: it stands for the ids that are no bytes and shows as U+FFFD.
         return bytes(min(int(i), 255) for i in ids if i != self.eod).decode(errors="replace")
 
     def id_of(self, token: str) -> int | None:
         ids = self.encode(token)
         return ids[0] if len(ids) == 1 else None
+
+
+def _shown(text: str) -> str:
+    return ascii(text) if len(text) <= 40 else ascii(text[:40]) + "…"
+
+
+def _at(where: Sequence[str] | None, number: int, fault: TokenizerFault) -> TokenizerFault:
+    return fault if where is None else TokenizerFault(f"{where[number]}: {fault}")
 
 
 def given(cfg: TokenizerConfig) -> str:
@@ -226,7 +283,7 @@ def existing(path: str, key: str) -> Path:
     Raises:
         UserError: it does not exist, or is a Git LFS pointer.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise UserError(f"{path}: no such file; {key} must be the path of a file here")
     refuse_unreadable(path)
     return Path(path)

@@ -10,6 +10,7 @@ from jaxneox.data.batches import BatchSizes
 from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
 from jaxneox.errors import UserError
 from jaxneox.npz import read_arrays
+from jaxneox.reading import regular_file
 
 
 class TokensFile(Loader):
@@ -102,6 +103,7 @@ def read_tokens_shape(path: str) -> tuple[int, int, int]:
 
 
 def _read_npz(path: str) -> dict[str, NDArray[Any]]:
+    regular_file(path)
     try:
         content = read_arrays(path, ("tokens", "loss_mask"))
     except FileNotFoundError as error:

@@ -3,8 +3,9 @@
 - `command`, `arguments`: the command and its options.
 - `corpus`: files as requests; texts are cut into sliding windows.
 - `perplexity`: perplexities with their errors, and how two checkpoints differ.
-- `harness`: lm-eval's tasks, by its own program, whose version stands in pyproject.toml; it checks
-  documents against their task. `local`: the files of tasks that are read here.
+- `harness`: lm-eval's own program, whose version stands in pyproject.toml, on our model.
+- `tasks`: its tasks and a user's own, checked against their documents; `local`: the files of tasks
+  that are read here.
 - `mesh`: the default mesh, without `--mesh`.
 - `report`: figures as tables and as JSON.
 

@@ -17,7 +17,10 @@ def parser() -> Parser:
     what = p.add_argument_group("what to measure")
     what.add_argument("--tasks", metavar="NAME[=FILE],…",
         help="lm-eval's, by name; with a file they are read from there, without a network. A FILE "
-        "alone: .jsonl is lambada_openai, .txt wikitext")  # fmt: skip
+        "alone: .jsonl is lambada_openai, .txt wikitext, .yaml a task of your own")  # fmt: skip
+    what.add_argument("--include-path", nargs="+", default=[], metavar="DIR",
+        help="folders of tasks of your own, as lm-eval's YAML; what their !function names "
+        "is run")  # fmt: skip
     what.add_argument("--perplexity", nargs="+", default=[], metavar="FILE",
         help="text, .jsonl, or an .npz of token windows")  # fmt: skip
     what.add_argument("--limit", type=int, metavar="N", help="at most N documents of each")

@@ -3,13 +3,13 @@
 import argparse
 import gc
 import hashlib
-import sys
 from pathlib import Path
 
 from jaxneox import checkpoint
 from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
 from jaxneox.console.progress import progress
+from jaxneox.console.say import tell
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.evaluate.arguments import parser
@@ -20,6 +20,7 @@ from jaxneox.evaluate.report import Report, Scores, show, write
 from jaxneox.infer.scoring import Scorer
 from jaxneox.loading import LoadedModel, load_model
 from jaxneox.parallel.compilation import use_compilation_cache
+from jaxneox.reading import regular_file
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,12 +45,13 @@ def check(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
     for name in args.perplexity:
-        if not Path(name).is_file():
+        if not Path(name).exists():
             raise UserError(f"{name}: no such file; --perplexity reads text, .jsonl and .npz files")
+        regular_file(name)
     if args.tasks:
-        from jaxneox.evaluate import harness
+        from jaxneox.evaluate import tasks
 
-        harness.check(args.tasks)
+        tasks.check(args.tasks, args.include_path)
 
 
 def report(name: str, args: argparse.Namespace) -> Report:
@@ -60,7 +62,7 @@ def report(name: str, args: argparse.Namespace) -> Report:
 
 
 def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
-    from jaxneox.evaluate import harness
+    from jaxneox.evaluate import harness, tasks
 
     if model.tokenizer is None:
         raise UserError(
@@ -74,14 +76,14 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
         lambda requests, on_done: scorer(model.params, requests, on_done),
         model.generate,
     )
-    tasks = harness.load(harness.check(args.tasks))
+    loaded = tasks.load(tasks.check(args.tasks, args.include_path))
     cache = cache_of(name, model.tokenizer, args)
     result = harness.evaluate(
-        adapter, tasks, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
+        adapter, loaded, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
     )
     if adapter.cut:
         room = f"{adapter.max_length:,} tokens, the model's context"
-        print(f"{adapter.cut} requests are longer than {room}: cut at the front", file=sys.stderr)
+        tell(f"{adapter.cut} requests are longer than {room}: cut at the front")
     return result
 
 

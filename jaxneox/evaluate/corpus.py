@@ -50,11 +50,12 @@ def read(
             f"{name}: the checkpoint has no tokenizer for text; expected one in its folder, or an "
             ".npz file of token windows"
         )
-    texts = list(texts_of(name))[:limit]
+    documents = list(texts_of(name))[:limit]
+    wheres, texts = [where for where, _ in documents], [text for _, text in documents]
     before = tokenizer.eod if tokenizer.begin is None else None  # else each text has its own
     requests = [
         window
-        for ids in tokenizer.encode_batch(texts)
+        for ids in tokenizer.encode_batch(texts, wheres)
         for window in windows(ids.tolist(), before, cfg.seq_length, stride)
     ]
     if not requests:
@@ -64,18 +65,19 @@ def read(
     return Corpus(name, requests, size, sum(len(text.split()) for text in texts))
 
 
-def texts_of(name: str) -> Iterator[str]:
-    """Read the `text` of each line of a JSONL file, or any other file as one text."""
+def texts_of(name: str) -> Iterator[tuple[str, str]]:
+    """Read the `text` of each line of a JSONL file, or any other file as one; and where it is."""
     refuse_special(name)
     try:
         whole = Path(name).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: byte {error.start} is no UTF-8; expected text") from error
     if not name.endswith((".jsonl", ".json")):
-        yield whole
+        yield name, whole
         return
     for number, line in lines_of(whole):
-        yield text_of(line, f"{name}, line {number}")
+        where = f"{name}, line {number}"
+        yield where, text_of(line, where)
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:

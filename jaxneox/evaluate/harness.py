@@ -1,43 +1,23 @@
-"""EleutherAI's lm-eval with one of our checkpoints as its model. Nothing else imports lm_eval."""
+"""EleutherAI's lm-eval with one of our checkpoints as its model."""
 
-import contextlib
 import functools
-import io
-import logging
-import os
-import re
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxneox.console.progress import progress
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
-from jaxneox.evaluate import local
 from jaxneox.evaluate.report import Scores
+from jaxneox.evaluate.tasks import (
+    TaskManager,
+    TemplateLM,
+    get_rolling_token_windows,
+    lm_eval,
+    make_disjoint_window,
+    quiet,
+)
 from jaxneox.infer.generate import Answer
 from jaxneox.infer.scoring import Request, Scored
-
-for noisy in ("lm_eval", "huggingface_hub", "datasets"):
-    logging.getLogger(noisy).setLevel(logging.ERROR)
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("DISABLE_MULTIPROC", "1")  # it forks, and a fork beside JAX's threads hangs
-
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import datasets
-        import lm_eval
-        import lm_eval.tasks
-        from lm_eval.api.model import TemplateLM
-        from lm_eval.tasks import TaskManager
-        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-except ImportError as error:
-    raise UserError(
-        f"tasks need lm-eval, and {error.name or 'a part of it'} is not installed; "
-        "pip install 'jaxneox[evaluate]'"
-    ) from error
 
 # Each document's templates are compiled anew otherwise: as much time as a small model takes.
 lm_eval.utils.env.from_string = functools.cache(lm_eval.utils.env.from_string)
@@ -152,100 +132,6 @@ class Adapter(TemplateLM):
         return self._generate(prompts, max_tokens=most, stop=stop, on_answer=on_answer, **sampling)
 
 
-@functools.cache
-def manager(*folders: Path) -> TaskManager:
-    """Index all of lm-eval's tasks, which takes seconds, or those in these folders."""
-    return (
-        TaskManager(include_path=list(folders), include_defaults=False)
-        if folders
-        else TaskManager()
-    )
-
-
-def manager_of(names: Iterable[str]) -> TaskManager:
-    folders = [folder_of(name) for name in names]
-    return manager() if None in folders else manager(*dict.fromkeys(filter(None, folders)))
-
-
-@functools.cache
-def folder_of(name: str) -> Path | None:
-    """Find the folder where NAME.yaml defines the task of that name, as it does for most."""
-    if re.fullmatch(r"[\w-]+", name):
-        for path in Path(lm_eval.tasks.__file__).parent.rglob(f"{name}.yaml"):
-            if re.search(rf"^task: *{name} *$", path.read_text(encoding="utf-8"), re.MULTILINE):
-                return path.parent
-    return None
-
-
-class Known(Collection[str]):
-    """The names of lm-eval's tasks, listed only if that is needed."""
-
-    def __contains__(self, name: object) -> bool:
-        return folder_of(str(name)) is not None or name in manager().all_tasks
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(manager().all_tasks)
-
-    def __len__(self) -> int:
-        return len(manager().all_tasks)
-
-
-def check(words: str) -> dict[str, Path | None]:
-    """Parse the tasks and files of `--tasks`; raise UserError for one that does not exist."""
-    return local.parse(words, Known())
-
-
-def load(tasks: dict[str, Path | None]) -> list[Any]:
-    """Load lm-eval's own tasks, with the documents of our files if there are any."""
-    specs: list[dict[str, Any]] = []
-    for name, path in tasks.items():
-        own: dict[str, Any] = {"task": name}
-        if path is not None:
-            rows = local.documents(name, path)
-            own["custom_dataset"] = lambda rows=rows, **_: {
-                "test": datasets.Dataset.from_list(rows)
-            }
-            own |= {"test_split": "test", "training_split": None, "validation_split": None}
-            own |= {"fewshot_split": None}
-        specs.append(own)
-    try:
-        with quiet():
-            members = manager_of(tasks).load([{"group": "asked", "task": specs}])
-    except Exception as error:  # a task's own code, and what fetches its dataset, raise anything
-        line = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(
-            f"--tasks: lm-eval could not load {', '.join(tasks)} ({type(error).__name__}: {line}); "
-            "a file must hold the keys of the task's own dataset; without a network give files, "
-            "as --tasks lambada_openai=lambada_test.jsonl"
-        ) from error
-    loaded = list(members["tasks"].values())
-    for task in loaded:
-        path = tasks.get(task.config.task)
-        if path is not None:
-            check_documents(task, path)
-    return loaded
-
-
-def check_documents(task: Any, path: Path) -> None:
-    """Check that the task's templates, which may fail in any way, can read the file's documents."""
-    number = 0
-    try:
-        with quiet():
-            for document in task.test_docs():
-                number += 1
-                made = [task.doc_to_text(document), task.doc_to_target(document)]
-                if task.config.doc_to_choice is not None:
-                    made += task.doc_to_choice(document)
-                if None in made:  # what a document lacks and another has is None
-                    raise KeyError("a key is missing")
-    except Exception as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}, document {number or 1}: not as {task.config.task} has them "
-            f"({type(error).__name__}: {line}); expected the keys of the task's own dataset"
-        ) from error
-
-
 def evaluate(
     adapter: Adapter,
     tasks: list[Any],
@@ -261,7 +147,7 @@ def evaluate(
             limit=limit,
             num_fewshot=num_fewshot,
             use_cache=cache,
-            task_manager=manager_of(task.config.task for task in tasks),
+            task_manager=TaskManager(include_defaults=False),  # they are loaded already
             bootstrap_iters=BOOTSTRAPS,
             log_samples=True,
         )
@@ -283,16 +169,3 @@ def evaluate(
 def _figure(value: Any) -> float:
     """Return a document's figure; of (log-probability, units) the mean of a unit."""
     return float(value[0] / value[1]) if isinstance(value, list | tuple) else float(value)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what lm-eval prints, its bars, and what the libraries below it warn of."""
-    nowhere = io.StringIO()
-    with (
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield

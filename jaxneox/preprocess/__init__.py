@@ -5,8 +5,9 @@ appends what comes back, in order, to files in a hidden folder beside the output
 is noted every few seconds, so that a command that was killed goes on from there; the files get
 their names when they are whole.
 
-- `command`, `arguments`: the command and its flags; `run`: its work.
+- `command`, `arguments`: the command and its flags; `recognition`: which keys are read without
+  any; `run`: its work.
 - `workers`: the worker processes; `encode`: documents to tokens and labels.
-- `chat`: conversations to tokens; `templates` renders them, `turns` finds what is learned.
+- `chat`: conversations to tokens; `jaxneox.templates` renders them, `turns` finds what is learned.
 - `output`: the datasets as they grow.
 """

@@ -8,7 +8,7 @@ from jaxneox.config.schema import TokenizerConfig
 from jaxneox.console.parser import Parser
 from jaxneox.data.tokenizer import BUILDERS
 from jaxneox.errors import UserError
-from jaxneox.preprocess.chat import ChatRecipe
+from jaxneox.preprocess.chat import COMPLETION, PROMPT, ChatRecipe
 from jaxneox.preprocess.encode import Recipe, TextRecipe
 
 REWARDS = "reward models are not trained here, so their datasets are not made"
@@ -31,7 +31,8 @@ def parser() -> Parser:
     p.add_argument("--output-prefix", required=True, metavar="PREFIX",
         help="the output without its suffix")  # fmt: skip
     p.add_argument("--jsonl-keys", nargs="+", metavar="KEY",
-        help="keys or columns that are read; `text` by default")  # fmt: skip
+        help="keys or columns that are read; by default `text`, or of conversations `messages`, "
+        "`conversation` or `prompt` with `completion`")  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="replace datasets of that prefix")
     p.add_argument(
         "--workers", type=int, metavar="N", help="processes; by default one for each core"
@@ -68,7 +69,7 @@ def parser() -> Parser:
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """Make the recipe for a document.
+    """Make the recipe for a document, without keys if no flag names any.
 
     Raises:
         UserError: the flags do not go together.
@@ -91,7 +92,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         tokenizer=TokenizerConfig(
             args.tokenizer_type, args.vocab_file, args.merge_file, eod_token=args.eod_token
         ),
-        keys=_distinct(args.jsonl_keys or ["text"]),
+        keys=_distinct(args.jsonl_keys or []),
         append_eod=args.append_eod,
         ftfy=args.ftfy,
         mask_before=_ids(args.mask_before_token or ""),
@@ -106,10 +107,13 @@ def _chat(args: argparse.Namespace) -> Recipe:
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag}: is not for conversations, their template says it all")
+    keys = _distinct(args.jsonl_keys or [])
+    pair = {*keys} == {PROMPT, COMPLETION}
     return ChatRecipe(
         folder=pathlib.Path(args.tokenizer_path),
         template=pathlib.Path(args.chat_template) if args.chat_template else None,
-        keys=_distinct(args.jsonl_keys or ["conversation"]),
+        keys=(COMPLETION,) if pair else keys,
+        pair=pair,
         role=args.generation_role,
         only_last=args.only_last,
         no_mask=args.no_mask,

@@ -7,18 +7,20 @@ it loses nothing.
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 
-from jaxneox.data.companions import MAP, companions_in
-from jaxneox.data.documents import Chunk, Record
-from jaxneox.data.huggingface import made_whole, notes_on, register
+from jaxneox.data.companions import MAP, companions_in, read
+from jaxneox.data.documents import Chunk
+from jaxneox.data.huggingface import RenderedTexts, made_whole, notes_on, opened, register
+from jaxneox.data.library import faults, reason
+from jaxneox.data.tokenizer_base import existing
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import UNSEEN, Document, Encoded, packed
-from jaxneox.preprocess.templates import Rendered, Span, TemplateFault, renderer
 from jaxneox.preprocess.turns import (
     Conversation,
     are_beginnings,
@@ -26,27 +28,46 @@ from jaxneox.preprocess.turns import (
     spans_of_growth,
     spans_of_marks,
 )
+from jaxneox.reading import regular_file
+from jaxneox.templates.jinja import Rendered, Span, TemplateFault
+from jaxneox.templates.limited import LimitedTemplate, ToRender
 
 Turns = list[dict[str, Any]]
 INT32 = np.dtype(np.int32)
+CONVERSATIONS = ("conversation", "messages")
+PROMPT, COMPLETION = "prompt", "completion"
 
 
 @dataclass(frozen=True)
 class ChatRecipe:
     """Settings for keys that each hold a conversation, a list of {"role": …, "content": …}.
 
-    The turns of `role` are learned.
+    The turns of `role` are learned; of a `pair`, a prompt with its completion, only those of the
+    completion.
     """
 
     folder: pathlib.Path  # tokenizer.json, tokenizer_config.json
     template: pathlib.Path | None = None  # in place of the folder's
-    keys: tuple[str, ...] = ("conversation",)
+    keys: tuple[str, ...] = CONVERSATIONS[:1]
     role: str = "assistant"
     only_last: bool = False
     no_mask: bool = False
+    pair: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (PROMPT, *self.keys) if self.pair else self.keys
 
     def build(self) -> "ChatEncoder":
         return ChatEncoder(self)
+
+
+class Chat(NamedTuple):
+    """A conversation, and where it is: the line of a file, and the key."""
+
+    conversation: Conversation
+    where: str
+    key: str
 
 
 class ChatEncoder:
@@ -59,74 +80,102 @@ class ChatEncoder:
         special = _special_tokens(_json(older)) if older.is_file() else {}
         special |= _special_tokens(config)
         source = _template(recipe, config)
-        self._render = renderer(source, special)
-        path = recipe.folder / "tokenizer.json"
-        try:
-            content = path.read_text()
-            self._backend = tokenizers.Tokenizer.from_str(content)
-        except Exception as error:  # the library raises the bare class
-            raise UserError(f"{path}: no tokenizer.json ({error})") from error
-        notes = notes_on(made_whole(self._backend))
-        _, more = register(self._backend, companions_in(recipe.folder, without=(path.name,)))
+        self._template = LimitedTemplate(source, special)
+        path = existing(str(recipe.folder / "tokenizer.json"), "--tokenizer-path's")
+        content = path.read_bytes()
+        backend = opened(path, content)
+        with faults(f"{path}: the tokenizers library cannot use it"):
+            notes = notes_on(made_whole(backend))
+            _, more = register(backend, companions_in(recipe.folder, without=(path.name,)))
+        self._texts = RenderedTexts(backend, path)
         self.notes = (*notes, *more)
         eos = special.get("eos_token")
-        self._eos = None if eos is None else self._backend.token_to_id(eos)
+        self._eos = None if eos is None else backend.token_to_id(eos)
+        self._template.check()
         self.dtypes = {name: INT32 for key in recipe.keys for name in self._names(key)}
         self.identity = {
-            "tokenizer": hashlib.sha256(content.encode()).hexdigest(),
+            "tokenizer": hashlib.sha256(content).hexdigest(),
             "template": source,
             "special": special,
             "keys": list(recipe.keys),
-            "settings": [recipe.role, recipe.only_last, recipe.no_mask],
+            "settings": [recipe.role, recipe.only_last, recipe.no_mask, recipe.pair],
         }
 
     def encode(self, chunk: Chunk) -> Encoded:
-        documents = [self._document(record) for record in chunk.records()]
+        records = [
+            (where, [self._conversation(value, key, where) for key in self.recipe.keys])
+            for where, value in chunk.records()
+        ]
+        every = [
+            Chat(conversation, where, key)
+            for where, conversations in records
+            for key, conversation in zip(self.recipe.keys, conversations, strict=True)
+        ]
+        columns = [self._columns(*one) for one in zip(every, self._rendered(every), strict=True)]
+        width = len(self.recipe.keys)
+        documents = [
+            tuple(column for some in columns[i : i + width] for column in some)
+            for i in range(0, len(columns), width)
+        ]
         return packed(chunk.read, documents, self.dtypes)
 
     def _names(self, key: str) -> list[str]:
         return [key] if self.recipe.no_mask else [key, f"{key}_label"]
 
-    def _document(self, record: Record) -> Document:
-        where, value = record
-        columns: list[list[int]] = []
-        for key in self.recipe.keys:
-            turns = _turns(value, key, where)
-            try:
-                if self.recipe.no_mask:
-                    columns.append(self._encoded(self._rendered(turns).text).ids)
-                else:
-                    columns += self._labelled(turns, where, key)
-            except TemplateFault as error:
-                raise UserError(f'{where}: the chat template fails on "{key}": {error}') from error
-        return tuple(np.asarray(column, np.int32) for column in columns)
+    def _conversation(self, value: Any, key: str, where: str) -> Conversation:
+        role, only_last = self.recipe.role, self.recipe.only_last
+        if not self.recipe.pair:
+            return Conversation(_turns(value, key, where), role, only_last)
+        asked = _turns(_spoken(value, PROMPT, "user"), PROMPT, where)
+        answered = _turns(_spoken(value, COMPLETION, role), COMPLETION, where)
+        return Conversation([*asked, *answered], role, only_last, first=len(asked))
 
-    def _labelled(self, turns: Turns, where: str, key: str) -> tuple[list[int], list[int]]:
+    def _rendered(self, chats: Sequence[Chat], prompts: bool = True) -> list[list[Rendered]]:
+        """Render the beginnings of conversations, or with --no-mask the whole ones alone."""
+        asked = []
+        for chat in chats:
+            turns = chat.conversation.turns
+            counts = range(1, len(turns) + 1)
+            grown = [(i, prompts and chat.conversation.prompted(i)) for i in counts]
+            asked.append(ToRender(turns, [(len(turns), False)] if self.recipe.no_mask else grown))
+        try:
+            return self._template.render(asked)
+        except TemplateFault as fault:
+            _, where, key = chats[fault.number]
+            raise UserError(f'{where}: the chat template fails on "{key}": {fault}') from fault
+
+    def _columns(self, chat: Chat, growing: list[Rendered]) -> Document:
+        tokens: Sequence[Sequence[int]]
+        if self.recipe.no_mask:
+            tokens = [one.ids for one in self._texts.encodings([growing[-1].text], chat.where)]
+        else:
+            tokens = self._labelled(chat, growing)
+        return tuple(np.asarray(column, np.int32) for column in tokens)
+
+    def _labelled(self, chat: Chat, growing: list[Rendered]) -> tuple[list[int], list[int]]:
         """Make tokens, and labels that are UNSEEN but in the turns that are learned.
 
         NeoX takes for a turn's tokens those by which the tokens of all turns until it are more than
         those until the one before. That loses words where the former do not begin with the latter:
         there the characters decide.
         """
-        conversation = Conversation(turns, self.recipe.role, self.recipe.only_last)
-        counts = range(1, len(turns) + 1)
-        growing = [self._rendered(turns[:i], conversation.prompted(i)) for i in counts]
-        tokens = [self._encoded(one.text).ids for one in growing]
+        encodings = self._texts.encodings([one.text for one in growing], chat.where)
+        tokens = [encoding.ids for encoding in encodings]
         if are_beginnings(tokens):
-            spans = spans_of_growth(tokens, conversation.learned)
-            seen = [any(a <= i < b for a, b in spans) for i in range(len(tokens[-1]))]
+            seen = [False] * len(tokens[-1])
+            for start, end in spans_of_growth(tokens, chat.conversation.learned):
+                seen[start:end] = [True] * (end - start)
         else:
-            seen = self._seen(conversation, growing, where, key)
+            seen = self._seen(chat, growing, encodings[-1])
         labels = [token if one else UNSEEN for token, one in zip(tokens[-1], seen, strict=True)]
         if self._eos is None:
             return tokens[-1], labels
         last = self._eos if labels and labels[-1] != UNSEEN else UNSEEN
         return [*tokens[-1], self._eos], [*labels, last]
 
-    def _seen(
-        self, conversation: Conversation, growing: list[Rendered], where: str, key: str
-    ) -> list[bool]:
+    def _seen(self, chat: Chat, growing: list[Rendered], whole: tokenizers.Encoding) -> list[bool]:
         """Mark the tokens of the whole conversation that are learned, by its characters."""
+        conversation = chat.conversation
         texts = [one.text for one in growing]
         spans: list[Span] | None = []
         if any(conversation.learned):
@@ -135,30 +184,24 @@ class ChatEncoder:
             else:
                 spans = spans_of_marks(growing[-1], conversation)
         if spans is None:
-            spans = self._without_prompts(conversation, where, key)
-        return reached(self._encoded(texts[-1]), texts[-1], spans)
+            spans = self._without_prompts(chat)
+        return reached(whole, texts[-1], spans)
 
-    def _without_prompts(self, conversation: Conversation, where: str, key: str) -> list[Span]:
+    def _without_prompts(self, chat: Chat) -> list[Span]:
         """Find the learned turns without their prompts.
 
         A prompt may be of another role than the turn that follows, or say more than it does.
         """
-        turns = conversation.turns
-        texts = [self._rendered(turns[:i]).text for i in range(1, len(turns) + 1)]
+        (growing,) = self._rendered([chat], prompts=False)
+        texts = [one.text for one in growing]
         if are_beginnings(texts):
-            return spans_of_growth(texts, conversation.learned)
+            return spans_of_growth(texts, chat.conversation.learned)
         raise UserError(
-            f'{where}: the chat template renders the first turns of "{key}" in another way than '
-            "all of them, so that the turns cannot be told apart; give a template that marks what "
-            "the assistant writes with {% generation %} (--chat-template FILE), or learn "
-            "everything (--no-mask)"
+            f'{chat.where}: the chat template renders the first turns of "{chat.key}" in another '
+            "way than all of them, so that the turns cannot be told apart; give a template that "
+            "marks what the assistant writes with {% generation %} (--chat-template FILE), or "
+            "learn everything (--no-mask)"
         )
-
-    def _rendered(self, turns: Turns, prompt: bool = False) -> Rendered:
-        return self._render(messages=turns, add_generation_prompt=prompt)
-
-    def _encoded(self, text: str) -> tokenizers.Encoding:
-        return self._backend.encode(text, add_special_tokens=False)
 
 
 def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
@@ -166,8 +209,8 @@ def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
     beside = recipe.folder / "chat_template.jinja"
     if path := recipe.template or (beside if beside.is_file() else None):
         try:
-            return path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            return read(regular_file(path)).decode()
+        except UnicodeDecodeError as error:
             raise UserError(f"{path}: cannot read the chat template ({error})") from error
     template = config.get("chat_template")
     if isinstance(template, list):  # several, by names
@@ -198,15 +241,25 @@ def _turns(value: Any, key: str, where: str) -> Turns:
     )
 
 
+def _spoken(value: Any, key: str, role: str) -> Any:
+    """Make a turn of a text; a list of turns is one already."""
+    text = value.get(key) if isinstance(value, dict) else None
+    return {key: [{"role": role, "content": text}]} if isinstance(text, str) else value
+
+
 def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and isinstance(turn.get("role"), str)
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+    if not path.exists():
         raise UserError(
-            f"{path}: cannot be read ({error}); --tokenizer-path is a Hugging Face folder"
+            f"{path}: cannot be read (no such file); --tokenizer-path is a Hugging Face folder"
+        )
+    try:
+        content = json.loads(read(regular_file(path)))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({reason(error)}); --tokenizer-path is a Hugging Face folder"
         ) from error
     return content if isinstance(content, dict) else {}

@@ -18,7 +18,7 @@ from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
 
 UNSEEN = -100  # the label of a token that is not learned
-LABEL = "label"
+LABEL, TEXT = "label", "text"
 
 Document = tuple[NDArray[Any], ...]  # tokens [n], one array for each dataset
 
@@ -51,6 +51,14 @@ class Encoder(Protocol):
 class Recipe(Protocol):
     """Settings that can be sent to a worker, which makes its encoder of them."""
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that become datasets; empty until it is known which the input has."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of tables that are read."""
+
     def build(self) -> Encoder: ...
 
 
@@ -62,10 +70,14 @@ class TextRecipe:
     """
 
     tokenizer: TokenizerConfig
-    keys: tuple[str, ...] = ("text",)
+    keys: tuple[str, ...] = (TEXT,)
     append_eod: bool = False
     ftfy: bool = False
     mask_before: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.keys
 
     def build(self) -> "TextEncoder":
         return TextEncoder(self)
@@ -101,9 +113,13 @@ class TextEncoder:
         }
 
     def encode(self, chunk: Chunk) -> Encoded:
-        every = (self._texts(record) for record in chunk.records())
-        texts = [row for row in every if all(row)]  # a document without text is none
-        columns = [self._tokenizer.encode_batch(column) for column in zip(*texts, strict=True)]
+        every = ((record[0], self._texts(record)) for record in chunk.records())
+        texts = [(where, row) for where, row in every if all(row)]  # else it is no document
+        wheres = [where for where, _ in texts]
+        columns = [
+            self._tokenizer.encode_batch(column, wheres)
+            for column in zip(*(row for _, row in texts), strict=True)
+        ]
         rows = [ids for ids in zip(*columns, strict=True) if all(map(len, ids))]
         return packed(chunk.read, list(map(self._document, rows)), self.dtypes)
 

@@ -21,15 +21,17 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from jaxneox.console.say import tell
 from jaxneox.data import documents
 from jaxneox.errors import UserError
 from jaxneox.preprocess.arguments import inputs_of, recipe_of
 from jaxneox.preprocess.encode import Encoder
 from jaxneox.preprocess.output import Output
+from jaxneox.preprocess.recognition import recognized
 from jaxneox.preprocess.workers import encoded, processes
 
 AHEAD = 2  # chunks for each worker that wait or are under way
-FORMAT = 1  # raise it when the same input would give other chunks or tokens
+FORMAT = 2  # raise it when the same input would give other chunks or tokens
 LIBRARIES = ("tokenizers", "ftfy", "jinja2", "sentencepiece", "tiktoken")
 
 
@@ -38,20 +40,21 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     recipe = recipe_of(args)
     files = [file for path in inputs_of(args) for file in documents.input_files(path)]
+    recipe, notes = recognized(recipe, files)
     total = sum(file.stat().st_size for file in files)
     workers = min(args.workers or os.cpu_count() or 1, total // documents.CHUNK + 1)
     console = Console(stderr=True)
     with processes(recipe, workers) as pool:
         encoder = recipe.build()  # while the processes start
-        for note in encoder.notes:
-            console.print(f"note: the tokenizer: {note}", highlight=False, markup=False)
+        for note in (*notes, *(f"the tokenizer: {note}" for note in encoder.notes)):
+            tell(f"note: {note}")
         identity = _identity(encoder, files)
         prefix = pathlib.Path(args.output_prefix)
         with Output(prefix, encoder.dtypes, identity, args.overwrite) as out:
             before = out.state.read
             if before:
-                console.print(f"going on after {out.state.documents:,} documents", highlight=False)
-            todo = itertools.islice(documents.chunks(files), out.state.chunks, None)
+                tell(f"going on after {out.state.documents:,} documents")
+            todo = itertools.islice(documents.chunks(files, recipe.columns), out.state.chunks, None)
             with _progress(console, total, out) as show:
                 for result in encoded(encoder, todo, pool, AHEAD * workers):
                     out.add(result)
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 out.state.chunks = 0  # nothing to go on from
                 raise UserError(f"{args.input[0]}: no text in {len(files)} file(s)")
             out.finish()
-    console.print(_summary(out, time.monotonic() - began, before), highlight=False, soft_wrap=True)
+    tell(_summary(out, time.monotonic() - began, before))
     return 0
 
 

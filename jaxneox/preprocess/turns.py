@@ -6,20 +6,26 @@ from typing import Any
 
 import tokenizers
 
-from jaxneox.preprocess.templates import Rendered, Span
+from jaxneox.templates.jinja import Rendered, Span
 
 SPACE = "Ġ"
 """A space in the tokens of a byte-level vocabulary; it is trimmed from their offsets."""
 
 
 class Conversation:
-    """A conversation, and which of its turns are learned: those of a role, or the last of them."""
+    """A conversation, and which of its turns are learned: those of a role, or the last of them.
 
-    def __init__(self, turns: list[dict[str, Any]], role: str, only_last: bool) -> None:
+    Turns before number `first` are not learned, whosever they are.
+    """
+
+    def __init__(
+        self, turns: list[dict[str, Any]], role: str, only_last: bool, first: int = 0
+    ) -> None:
         self.turns, self.role = turns, role
         last = len(turns) - 1
         self.learned = [
-            turn["role"] == role and (i == last or not only_last) for i, turn in enumerate(turns)
+            turn["role"] == role and i >= first and (i == last or not only_last)
+            for i, turn in enumerate(turns)
         ]
 
     def prompted(self, count: int) -> bool:

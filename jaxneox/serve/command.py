@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxneox.console.execute import entry_point
-from jaxneox.console.progress import warn
-from jaxneox.console.text import visible
+from jaxneox.console.say import say, warn
+from jaxneox.console.units import seconds
+from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.serve.access import VARIABLE, is_loopback, key_in_environment, rules_at
 from jaxneox.serve.arguments import parser
@@ -44,39 +45,35 @@ def run(args: argparse.Namespace) -> None:
         args.timeout,
         rules_at(bound, args.allow_host, key),
         connections,
-        load=lambda say: load(args, address, say),
-        ready=lambda: tell(f"ready at {address}"),
+        load=lambda status: load(args, address, status),
+        ready=lambda: say(f"ready at {address}"),
     )
 
 
-def load(args: argparse.Namespace, address: str, say: Callable[[str], None]) -> "Served":
-    """Load the model and compile all its programs, with progress on the terminal and to `say`."""
-    say(f"loading {args.checkpoint}")
-    from jaxneox.loading import load_model
-    from jaxneox.parallel.compilation import use_compilation_cache
-    from jaxneox.serve.served import Served
+def load(args: argparse.Namespace, address: str, status: Callable[[str], None]) -> "Served":
+    """Load the model and compile all its programs, with progress on the terminal and to `status`."""
+    status(f"loading {args.checkpoint}")
+    with waiting(f"loading {args.checkpoint}"):
+        from jaxneox.loading import load_model
+        from jaxneox.parallel.compilation import use_compilation_cache
+        from jaxneox.serve.served import Served
 
-    use_compilation_cache()
-    model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
+        use_compilation_cache()
+        model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
     name = args.name or Path(args.checkpoint).resolve().name
     served = Served(name, model.release(), slots=args.slots, max_tokens=args.max_tokens)
-    tell(
+    say(
         f"{address} will serve {name} in {served.engine.rows} slots, "
         f"each with a context of {served.context:,} tokens"
     )
     began, programs = time.perf_counter(), []
-    for what in served.engine.warm():
-        say(f"compiling {what}")
-        programs.append(what)
-    tell(
-        f"compiled {len(programs)} programs in {time.perf_counter() - began:.1f} s: "
-        f"{', '.join(programs)}"
-    )
+    with waiting("compiling all programs that answers may need"):
+        for what in served.engine.warm():
+            status(f"compiling {what}")
+            programs.append(what)
+    taken = seconds(time.perf_counter() - began)
+    say(f"compiled {len(programs)} programs in {taken}: {', '.join(programs)}")
     return served
-
-
-def tell(line: str) -> None:
-    print(visible(line), flush=True)
 
 
 main = entry_point(parser, run)

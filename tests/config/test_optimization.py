@@ -168,7 +168,19 @@ def test_data() -> None:
     data = run(**paths, train_data_weights=[1, 2]).data
     assert (data.train_paths, data.train_weights) == (("a", "b"), (1.0, 2.0))
     assert data.test_weights == ()
-    assert "set without valid_data_paths and test_data_paths" in error(train_data_paths=["a"])
+    alone = run(train_data_paths=["a"], train_label_data_paths=["b"])
+    assert alone.data.source("valid").paths == () and alone.data.train_label_paths == ("b",)
+    assert alone.notes == (
+        "valid_data_paths and test_data_paths not set: nothing is evaluated there, as with "
+        "eval_iters: 0",
+    )
+    some = run(train_data_paths=["a"], valid_data_paths=["b"])
+    assert some.notes[0].startswith("test_data_paths not set")
+    assert not run(train_data_paths=["a"], eval_iters=0).notes
+    assert "set without train_data_paths" in error(valid_data_paths=["a"])
+    assert "valid_label_data_paths has 1 entries" in error(
+        train_data_paths=["a"], valid_label_data_paths=["b"]
+    )
     assert "keep one" in error(**paths, data_path="a")
     assert "has 1 entries but train_data_paths has 2" in error(**paths, train_data_weights=[1])
     assert "none below 0" in error(**paths, train_data_weights=[2, -1])

@@ -175,9 +175,9 @@ def test_two_at_once(
     (tmp_path / "x.txt").write_text("text")
     both = threading.Barrier(2)
 
-    def slowly(texts: list[str]) -> list[object]:
+    def slowly(texts: list[str], where: list[str]) -> list[object]:
         both.wait(10)
-        return type(char).encode_batch(char, texts)  # type: ignore[return-value]
+        return type(char).encode_batch(char, texts, where)  # type: ignore[return-value]
 
     monkeypatch.setattr(char, "encode_batch", slowly)
     found: list[pathlib.Path] = []

@@ -21,6 +21,7 @@ from jaxneox.evaluate import harness
 from jaxneox.evaluate.harness import Adapter
 from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.report import Scores
+from jaxneox.evaluate.tasks import AskedTasks, load
 from jaxneox.parallel.compilation import use_compilation_cache
 
 
@@ -40,7 +41,7 @@ def greedy(found: Scores, name: str) -> list[Any]:
 
 
 def timed(lm: Any, name: str, path: Path, limit: int) -> tuple[Scores, float]:
-    tasks = harness.load({name: path})
+    tasks = load(AskedTasks({name: path}, {}))
     began = time.perf_counter()
     found = harness.evaluate(lm, tasks, limit=limit)
     return found, time.perf_counter() - began

@@ -81,22 +81,22 @@ def test_tasks_of_lm_eval_on_local_files(run: Path, capsys, tmp_path: Path) -> N
 
 def test_a_task_is_found_without_listing_all(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval", reason="needs the evaluate extra")
-    from jaxneox.evaluate import harness
+    from jaxneox.evaluate import tasks
 
     def whole() -> list[str]:
         raise AssertionError("all of lm-eval's tasks were listed")
 
-    monkeypatch.setattr(harness, "manager", lambda *folders: folders or whole())
-    assert harness.check("lambada_openai,wikitext,piqa").keys() == {
+    monkeypatch.setattr(tasks, "manager", lambda *folders: folders or whole())
+    assert tasks.check("lambada_openai,wikitext,piqa").files.keys() == {
         "lambada_openai",
         "wikitext",
         "piqa",
     }
-    (folder,) = harness.manager_of(["lambada_openai"])
+    (folder,) = tasks.manager_of(tasks.AskedTasks({"lambada_openai": None}, {}))
     assert folder.name == "lambada"
-    assert harness.folder_of("mmlu_*") is None and harness.folder_of("../piqa") is None
+    assert tasks.folder_of("mmlu_*") is None and tasks.folder_of("../piqa") is None
     with pytest.raises(AssertionError, match="listed"):
-        harness.manager_of(["lambada_openai", "winogrande"])  # in default.yaml
+        tasks.manager_of(tasks.AskedTasks({"winogrande": None}, {}))  # in default.yaml
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_padding_is_a_third_at_most(number: int) -> None:
 class Pairs(CharLevelTokenizer):
     """Like a BPE: two equal letters side by side are one token."""
 
-    def encode(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> list[int]:
         ids, i = [], 0
         while i < len(text):
             twice = text[i : i + 2] == 2 * text[i]

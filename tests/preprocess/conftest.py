@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from jaxneox.data import documents
+from jaxneox.data import compressed, documents
 
 
 @pytest.fixture
@@ -22,4 +22,4 @@ def lines(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "CHUNK", 256)
-    monkeypatch.setattr(documents, "BLOCK", 100)
+    monkeypatch.setattr(compressed, "BLOCK", 100)

@@ -11,7 +11,7 @@ import tokenizers
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.errors import UserError
 from jaxneox.preprocess.chat import ChatRecipe
-from jaxneox.preprocess.templates import renderer
+from jaxneox.templates.jinja import renderer
 from tests.preprocess.command import made, status_of
 
 PLAIN = """{{ bos_token }}
@@ -200,5 +200,5 @@ def test_wrong_folders(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
         ChatRecipe(tmp_path).build()
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer\.json: no tokenizer\.json"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer\.json"):
         ChatRecipe(folder).build()

@@ -96,10 +96,10 @@ def start(path: pathlib.Path, prefix: pathlib.Path, workers: int) -> subprocess.
     """The command in a process of its own, slow enough to be met at work."""
     code = (
         "import sys, time\n"
-        "from jaxneox.data import documents\n"
+        "from jaxneox.data import compressed, documents\n"
         "from jaxneox.preprocess import output\n"
         "from jaxneox.preprocess.command import main\n"
-        "documents.CHUNK, documents.BLOCK, output.EVERY = 256, 100, 0\n"
+        "documents.CHUNK, compressed.BLOCK, output.EVERY = 256, 100, 0\n"
         "add = output.Output.add\n"
         "output.Output.add = lambda *given: (add(*given), time.sleep(0.1))\n"
         "if __name__ == '__main__':\n"

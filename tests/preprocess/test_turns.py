@@ -12,10 +12,10 @@ from tokenizers import models, pre_tokenizers
 from jaxneox.data.documents import chunks
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.errors import UserError
-from jaxneox.preprocess.chat import ChatRecipe
+from jaxneox.preprocess.chat import Chat, ChatRecipe
 from jaxneox.preprocess.encode import UNSEEN
-from jaxneox.preprocess.templates import renderer
 from jaxneox.preprocess.turns import Conversation, are_beginnings, spans_of_marks
+from jaxneox.templates.jinja import renderer
 from tests.preprocess.test_chat import CHATML, call, turns, write
 
 # the prompt ends in a space, which is one token with the answer's first word
@@ -48,7 +48,7 @@ def folder_of(path: pathlib.Path, template: str, *, trim: bool = True) -> pathli
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.post_processor = tokenizers.processors.ByteLevel(trim_offsets=trim)
-    path.mkdir()
+    path.mkdir(exist_ok=True)
     backend.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return path
@@ -57,7 +57,10 @@ def folder_of(path: pathlib.Path, template: str, *, trim: bool = True) -> pathli
 def learned(folder: pathlib.Path, chat: Any, **settings: Any) -> tuple[str, str]:
     """All of the text, and what of it is learned."""
     encoder = ChatRecipe(folder, **settings).build()
-    tokens, labels = encoder._labelled(chat, "line 1", "conversation")
+    given = encoder._conversation({"conversation": chat}, "conversation", "line 1")
+    one = Chat(given, "line 1", "conversation")
+    (growing,) = encoder._rendered([one])
+    tokens, labels = encoder._labelled(one, growing)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert all(label in (UNSEEN, token) for token, label in zip(tokens, labels, strict=True))
     return backend.decode(tokens), backend.decode([i for i in labels if i != UNSEEN])

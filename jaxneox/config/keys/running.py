@@ -120,7 +120,7 @@ TEXTGEN: Section = {
         STRINGS,
         None,
         "train.eval_tasks",
-        "every eval_interval steps; TASK=FILE for local files",
+        "every eval_interval steps; TASK=FILE for local files, a YAML file for a task of one's own",
         by=entries,
     ),
 }

@@ -22,13 +22,13 @@ class Tasks:
         self.names = ",".join(cfg.eval_tasks)
         if not self.names:
             return
-        from jaxneox.evaluate import harness  # slow to import
+        from jaxneox.evaluate import harness, tasks  # slow to import
 
         if run.tokenizer is None:
             raise UserError(
                 "eval_tasks needs a tokenizer and the run has none: leave eval_tasks out"
             )
-        self.harness, self.tasks = harness, harness.load(harness.check(self.names))
+        self.harness, self.tasks = harness, tasks.load(tasks.check(self.names))
         generating = [t.config.task for t in self.tasks if t.OUTPUT_TYPE == "generate_until"]
         if generating:
             raise UserError(

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from jaxneox.errors import UserError
 
 Span = tuple[int, int]
+NOTHING = {"tools": None, "documents": None}
+"""What transformers gives to a template, and a conversation may not have."""
 
 
 class Rendered(NamedTuple):
@@ -21,7 +23,15 @@ Render = Callable[..., Rendered]
 
 
 class TemplateFault(Exception):
-    """A template cannot render a conversation."""
+    """A template cannot render a conversation.
+
+    Attributes:
+        number: which of the conversations, counted from 0.
+    """
+
+    def __init__(self, reason: str, number: int = 0) -> None:
+        super().__init__(reason)
+        self.number = number
 
 
 def renderer(source: str, special: dict[str, str]) -> Render:
@@ -62,17 +72,19 @@ def renderer(source: str, special: dict[str, str]) -> Render:
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     try:
         template = environment.from_string(source)
-    except TemplateError as error:
+    except Exception as error:  # Python's compiler has limits of its own
         raise UserError(f"the chat template is not Jinja: {_line(error)}") from error
 
     def render(**values: Any) -> Rendered:
         try:
             blocks.clear()
             marks.clear()
-            for block in template.generate(tools=None, documents=None, **special, **values):
+            for block in template.generate(NOTHING | special | values):
                 blocks.append(block)
             text = "".join(blocks)
             text.encode()  # half a surrogate pair has no tokens
+        except MemoryError:
+            raise
         except Exception as error:  # a template may do anything
             raise TemplateFault(_line(error)) from error
         spans = tuple((at, at + len(part)) for at, part in marks)
@@ -97,4 +109,8 @@ def _tojson(
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, MemoryError):
+        return "it needs too much memory"
+    return " ".join(str(error).split())[:500] or type(error).__name__
