@@ -10,6 +10,7 @@ from convert.inspection.screen import screen
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.say import say
+from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 
 
@@ -43,7 +44,8 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     kind = recognise(args.path, args.kind)
-    facts = inspect(args, kind)
+    with waiting(f"reading {args.path}"):
+        facts = inspect(args, kind)
     say(json.dumps(facts.as_json(), indent=1) if args.json else screen(facts))
     if facts.problems:
         more = len(facts.problems) - 1

@@ -10,6 +10,7 @@ from typing import NamedTuple, NoReturn
 from jaxneox.console.execute import Ending, end
 from jaxneox.console.hints import command
 from jaxneox.console.say import say
+from jaxneox.console.waiting import waiting
 
 GROUPS = ("convert", "data")
 """The first words of commands that have two."""
@@ -94,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def start(module: str, words: Sequence[str]) -> NoReturn:
     """Hand the words to a command, whose modules take a second or two to be read."""
     try:
-        command_module = importlib.import_module(module)
+        with waiting("starting"):
+            command_module = importlib.import_module(module)
     except KeyboardInterrupt:
         end(Ending(128 + signal.SIGINT, "interrupted before anything was done"))
     command_module.main(words)

@@ -10,6 +10,7 @@ from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
 from jaxneox.console.progress import progress
 from jaxneox.console.say import tell
+from jaxneox.console.waiting import waiting
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.evaluate.arguments import parser
@@ -56,7 +57,8 @@ def check(args: argparse.Namespace) -> None:
 
 def report(name: str, args: argparse.Namespace) -> Report:
     mesh = args.mesh or usual_mesh(name, args.step)
-    model = load_model(name, step=args.step, mesh=mesh, compute=args.dtype)
+    with waiting(f"loading {name}"):
+        model = load_model(name, step=args.step, mesh=mesh, compute=args.dtype)
     files = [perplexity(model, file, args) for file in args.perplexity]
     return Report(name, files, scores(model, name, args) if args.tasks else None)
 

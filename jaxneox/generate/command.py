@@ -6,6 +6,7 @@ import sys
 from jaxneox.config.schema import GenerationConfig
 from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
+from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.generate.arguments import conditions_of, parser, settings_of
 from jaxneox.generate.interactive import converse
@@ -22,7 +23,8 @@ def run(args: argparse.Namespace) -> None:
     check(args)
     given = prompts_of(args)
     use_compilation_cache()
-    model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
+    with waiting(f"loading {args.checkpoint}"):
+        model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
     if model.tokenizer is None:
         raise UserError(
             f"{args.checkpoint}: the checkpoint has no tokenizer; train or convert it with one, "

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import jax
 
+from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.hlo import sent
 from jaxneox.hlo.work import Work, work
@@ -138,7 +139,8 @@ def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
     mesh = make_mesh(plan.sizes, topology.devices)
     known = memory_of(plan, mesh)
     try:
-        compiled = compile_step(plan, list(mesh.devices.flat))
+        with waiting(f"compiling the step for {topology.name}"):
+            compiled = compile_step(plan, list(mesh.devices.flat))
     except jax.errors.JaxRuntimeError as error:
         line = str(error).splitlines()[0]
         if "RESOURCE_EXHAUSTED" not in line:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace, address: str, status: Callable[[str], None]) -> "Served":
-    """Load the model and compile all its programs, with progress on the terminal and to `status`."""
+    """Load the model and compile all its programs; progress goes to the terminal and `status`."""
     status(f"loading {args.checkpoint}")
     with waiting(f"loading {args.checkpoint}"):
         from jaxneox.loading import load_model

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config, ScheduleConfig
+from jaxneox.console.waiting import waiting
 from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
@@ -138,10 +139,14 @@ def start(
             if resume is not None:
                 check_model(resume, cfg.model)
                 note_optimizer(resume, cfg)
-            loader = loader or train_loader(cfg, tokenizer, tokens)
+            with waiting("opening the data"):
+                loader = loader or train_loader(cfg, tokenizer, tokens)
             allowed = allow_data_change or tokens is not None
             first = first_step(resume, loader, tokens, allowed)
-            with jax.set_mesh(mesh):
+            begin = (
+                "drawing the parameters" if resume is None else f"reading {resume.location.folder}"
+            )
+            with jax.set_mesh(mesh), waiting(begin):
                 state = initial_state(plan, mesh, resume)
             break
         except Damaged as damage:

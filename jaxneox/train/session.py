@@ -12,6 +12,7 @@ from jaxneox.config import Settings
 from jaxneox.config.batch import GLOBAL, LARGEST_MICRO, MICRO, uncut
 from jaxneox.config.schema import CheckpointConfig
 from jaxneox.console.say import say, tell
+from jaxneox.console.waiting import waiting
 from jaxneox.data import Tokenizer, open_tokenizer
 from jaxneox.data.elsewhere import ANY_TOKEN, absent_data, without_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
@@ -79,7 +80,8 @@ def work(run: Run, samples: int, by_default: bool) -> int:
     check_learning_rate(run)
     finished = train(run)
     if finished and samples and run.tokenizer is not None:
-        text = sample(run, run.tokenizer, samples, "def ", 0.7)
+        with waiting("writing a sample of text"):
+            text = sample(run, run.tokenizer, samples, "def ", 0.7)
         say(f"\nThe model writes:\n{summary.indented(text)}")
     if run.folder is not None and messages.is_first():
         plot_loss(run.folder / "metrics.jsonl", run.folder / "loss.png")

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from jaxneox.console.say import say
+from jaxneox.console.waiting import waiting
 from jaxneox.hlo import sent
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.report import report
@@ -82,7 +83,8 @@ def of_the_program(plan: TrainPlan) -> str:
             f"allow {len(jax.devices('cpu'))} virtual ones; unset "
             "xla_force_host_platform_device_count"
         )
-    compiled = compile_step(plan, devices)
+    with waiting("compiling the step"):
+        compiled = compile_step(plan, devices)
     head = f"the training step, compiled or read from the cache in {compiled.seconds:.1f} s"
     if compiled.platform == "cpu":
         head += f"\n{VIRTUAL}"

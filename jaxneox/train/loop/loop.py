@@ -2,12 +2,13 @@
 
 import threading
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 import jax
 
 from jaxneox.config.schema import Config
+from jaxneox.console.waiting import waiting
 from jaxneox.data import Split, prefetch
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
@@ -76,13 +77,14 @@ def train(run: Run) -> bool:
         saving = stack.enter_context(closing(Saving(run, reporter)))
         stack.enter_context(jax.set_mesh(run.mesh))
         steps(run, reporter, saving, interrupted)
-        saving.wait()
+        with waiting("writing the checkpoint", bar.say):
+            saving.wait()
     return run.step >= run.last
 
 
 def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
     """Run steps until the end or an interruption; save and evaluate when it is due."""
-    cfg, plan = run.cfg, run.plan
+    cfg, plan, bar = run.cfg, run.plan, reporter.bar
     step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
     validate, test, tasks = Evaluator(run, "valid"), Evaluator(run, "test"), Tasks(run)
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
@@ -106,7 +108,8 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             if trace.begins_at(done + 1):
                 with reporter.aside():
                     trace.start()
-            run.state, figures = run_step(run.state, batch)
+            with waiting("compiling the step", bar.say) if early else nullcontext():
+                run.state, figures = run_step(run.state, batch)
             done += 1
             if evaluates_at(done, cfg.train):
                 with reporter.aside():
@@ -118,7 +121,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             if tasks.due(done):
                 with reporter.aside():
                     scores = tasks(run.state.params, done)
-                reporter.bar.say(tasks.line(done, scores))
+                bar.say(tasks.line(done, scores))
                 figures |= scores
             reporter.add(done, figures | {"data_wait": waited}, timed=not trace.running)
             if trace.ends_at(done):
