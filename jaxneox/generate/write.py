@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxneox.console.say import say, tell
+from jaxneox.console.units import seconds
 from jaxneox.data.atomic import atomic_file
 from jaxneox.infer.generate import Answer
 
@@ -46,9 +47,9 @@ class Screen:
         self._bar.stop()
         if kind is None:
             self._end()
-            seconds = time.perf_counter() - self._began
+            taken = seconds(time.perf_counter() - self._began)
             where = f" -> {self._output}" if self._output else ""
-            rate = f"{self._tokens:,} tokens in {seconds:.1f} s, compiling included{where}"
+            rate = f"{self._tokens:,} tokens in {taken}, compiling included{where}"
             tell(f"{len(self._prompts):,} answers, {rate}")
 
     def text(self, number: int, new: str) -> None:

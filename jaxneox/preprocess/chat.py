@@ -79,8 +79,8 @@ class ChatEncoder:
         older = recipe.folder / MAP
         special = _special_tokens(_json(older)) if older.is_file() else {}
         special |= _special_tokens(config)
-        source = _template(recipe, config)
-        self._template = LimitedTemplate(source, special)
+        source, origin = _template(recipe, config)
+        self._template = LimitedTemplate(source, special, str(origin))
         path = existing(str(recipe.folder / "tokenizer.json"), "--tokenizer-path's")
         content = path.read_bytes()
         backend = opened(path, content)
@@ -204,12 +204,15 @@ class ChatEncoder:
         )
 
 
-def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
-    """Return the file that was given, the folder's chat_template.jinja, or its configuration's."""
+def _template(recipe: ChatRecipe, config: dict[str, Any]) -> tuple[str, pathlib.Path]:
+    """Return a template, and the file that it comes from.
+
+    It is the one that was given, the folder's chat_template.jinja, or its configuration's.
+    """
     beside = recipe.folder / "chat_template.jinja"
     if path := recipe.template or (beside if beside.is_file() else None):
         try:
-            return read(regular_file(path)).decode()
+            return read(regular_file(path)).decode(), path
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: cannot read the chat template ({error})") from error
     template = config.get("chat_template")
@@ -221,7 +224,7 @@ def _template(recipe: ChatRecipe, config: dict[str, Any]) -> str:
             f"{recipe.folder}: no chat_template.jinja and no chat_template in "
             "tokenizer_config.json; give --chat-template FILE"
         )
-    return template
+    return template, recipe.folder / "tokenizer_config.json"
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from jaxneox.console.say import tell
+from jaxneox.console.units import seconds, significant
 from jaxneox.data import documents
 from jaxneox.errors import UserError
 from jaxneox.preprocess.arguments import inputs_of, recipe_of
@@ -105,12 +106,12 @@ def _identity(encoder: Encoder, files: list[pathlib.Path]) -> dict[str, Any]:
     }
 
 
-def _summary(out: Output, seconds: float, before: int) -> str:
+def _summary(out: Output, taken: float, before: int) -> str:
     name, dtype = next(iter(out.dtypes.items()))
     tokens = out.state.ends[name][0] // dtype.itemsize
-    speed = (out.state.read - before) / 1e6 / max(seconds, 1e-9)
+    speed = significant((out.state.read - before) / 1e6 / max(taken, 1e-9), 2)
     names = ", ".join(f"{out.target(name)}.bin" for name in out.dtypes)
     return (
-        f"{out.state.documents:,} documents, {tokens:,} tokens in {seconds:.1f} s "
-        f"({speed:.1f} MB/s): {names} with .idx and .sha256"
+        f"{out.state.documents:,} documents, {tokens:,} tokens in {seconds(taken)} "
+        f"({speed} MB/s): {names} with .idx and .sha256"
     )

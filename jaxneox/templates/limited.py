@@ -47,13 +47,15 @@ class LimitedTemplate:
     when it is needed again. Not for several threads at a time.
     """
 
-    def __init__(self, source: str, special: Mapping[str, str]) -> None:
+    def __init__(self, source: str, special: Mapping[str, str], origin: str = "") -> None:
         """Start to compile a template.
 
         Args:
             source: Jinja.
             special: the texts of special tokens by name, such as eos_token.
+            origin: the file that it comes from, for errors.
         """
+        self._origin = f"{origin}: " * bool(origin)
         self._setup = {
             "source": source,
             "special": dict(special),
@@ -77,9 +79,9 @@ class LimitedTemplate:
             try:
                 answer = self._answer()
             except TemplateFault as fault:
-                raise UserError(f"the chat template cannot be compiled: {fault}") from fault
+                raise self._wrong(f"the chat template cannot be compiled: {fault}") from fault
             if "wrong" in answer:
-                raise UserError(answer["wrong"])
+                raise self._wrong(answer["wrong"])
             self._compiled = True
 
     def render(self, conversations: Sequence[ToRender]) -> list[list[Rendered]]:
@@ -109,6 +111,9 @@ class LimitedTemplate:
         if first is not None:
             raise first
         return results
+
+    def _wrong(self, why: str) -> UserError:
+        return UserError(f"{self._origin}{why}")
 
     def _start(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)

@@ -190,7 +190,10 @@ def test_wrong_conversations(
 def test_wrong_folders(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config = json.loads((folder / "tokenizer_config.json").read_text())
     for changed, message in (
-        (config | {"chat_template": "{% for %}"}, "the chat template is not Jinja"),
+        (
+            config | {"chat_template": "{% for %}"},
+            "tokenizer_config.json: the chat template is not Jinja",
+        ),
         ({"bos_token": "<s>"}, r"no chat_template\.jinja and no chat_template"),
     ):
         (folder / "tokenizer_config.json").write_text(json.dumps(changed))
