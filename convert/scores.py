@@ -90,7 +90,7 @@ def score(src: str, dst: Path, choices: MergeChoices, args: argparse.Namespace) 
         from_neox.run(from_neox.parser().parse_args(words))
     model = jaxneox.load(str(dst))
     corpus = read(args.perplexity, model.config.model, model.tokenizer, None, args.limit)
-    return measured(corpus, model.scorer(model.params, corpus.requests))
+    return measured(corpus, model.score(corpus.requests))
 
 
 def reference(src: str, corpus: Corpus) -> Sequence[Scored]:

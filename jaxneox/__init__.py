@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxneox.config.schema import Dtype
-    from jaxneox.loading import LoadedModel
+    from jaxneox.loaded import LoadedModel
 
 __version__ = "0.2.0"
 

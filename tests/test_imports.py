@@ -28,11 +28,14 @@ BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
-BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "infer"}
+BELOW["pure"] = BELOW["resting"] = {"config", "model", "parallel"}
+BELOW["compiled"] = {"config", "infer", "model", "parallel", "pure"}
+BELOW["loaded"] = {*BELOW["checkpoint"], "compiled", "infer", "pure", "resting"}
+BELOW["loading"] = {*BELOW["loaded"], "checkpoint", "loaded"}
 BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo", "saver"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
 for part in ("generate", "evaluate", "serve"):
-    BELOW[part] = {*BELOW["loading"], "loading"}
+    BELOW[part] = {*BELOW["loading"], "loading", "loaded"}
 BELOW["cli"] = {""}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 

@@ -18,8 +18,8 @@ from jaxneox.evaluate.corpus import read
 from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.perplexity import Measured, measured
 from jaxneox.evaluate.report import Report, Scores, show, write
-from jaxneox.infer.scoring import Scorer
-from jaxneox.loading import LoadedModel, load_model
+from jaxneox.loaded import LoadedModel
+from jaxneox.loading import load_model
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.reading import regular_file
 
@@ -71,11 +71,10 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
             f"{name}: the checkpoint has no tokenizer, which tasks need; train or convert it with "
             "one, or give --perplexity an .npz of tokens"
         )
-    scorer = Scorer(model.scorer.model, model.scorer.mesh, args.batch_tokens)
     adapter = harness.Adapter(
         model.tokenizer,
         model.config.model.seq_length,
-        lambda requests, on_done: scorer(model.params, requests, on_done),
+        lambda requests, on_done: model.score(requests, on_done, args.batch_tokens),
         model.generate,
     )
     loaded = tasks.load(tasks.check(args.tasks, args.include_path))
@@ -104,9 +103,8 @@ def cache_of(name: str, tokenizer: Tokenizer, args: argparse.Namespace) -> str |
 
 def perplexity(model: LoadedModel, name: str, args: argparse.Namespace) -> Measured:
     corpus = read(name, model.config.model, model.tokenizer, args.stride, args.limit)
-    scorer = Scorer(model.scorer.model, model.scorer.mesh, args.batch_tokens)
     with progress(Path(name).name, len(corpus.requests), "windows") as advance:
-        return measured(corpus, scorer(model.params, corpus.requests, advance))
+        return measured(corpus, model.score(corpus.requests, advance, args.batch_tokens))
 
 
 main = entry_point(parser, run)

@@ -19,6 +19,7 @@ Before and after the layers:
 - `vocabulary`: its padding, where the devices do not divide it.
 - `embed`, `positions`, `rope_scaling`: the embeddings; rotations and biases by position.
 - `documents`: where each document of a row begins; the masks of `kernels/` stop there.
+- `token_losses`: the loss of each token, for derivatives of any order.
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
 - `decode`: prompts and next tokens, with a cache.
 """

@@ -25,6 +25,7 @@ from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
 from jaxneox.model.scores import scores
+from jaxneox.model.token_losses import token_losses
 from jaxneox.model.vocabulary import added_rows, hide_added, padded
 
 NO_REMAT = RematConfig("none")
@@ -118,6 +119,22 @@ class Model:
             x_BTD = self._texts(model, params, tokens_BT)
             unembedding = self._unembedding(model)
             return scores(x_BTD, unembedding, positions_BC, labels_BC, self.layout)
+
+    def token_losses(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
+        """Compute how unlikely each token is after those before it; a row is one text.
+
+        Args:
+            params: parameters by dotted name.
+            tokens_BT: int [B, T + 1].
+
+        Returns:
+            The cross-entropy of every token but the first, float32 [B, T] in nats.
+        """
+        with self.matmuls():
+            model = self._outer_modules(params)
+            x_BTD = self._texts(model, params, tokens_BT[:, :-1])
+            labels_BT = jax.reshard(tokens_BT[:, 1:], self.layout.activation("batch", None))
+            return token_losses(x_BTD, self._unembedding(model), labels_BT, self.layout)
 
     def loss_sum(
         self,

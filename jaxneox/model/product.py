@@ -1,10 +1,15 @@
 """Products of activations and weights.
 
 `into` has its gradients written out: for a weight's, jax derives a product over the two axes B and
-T in an order for which XLA has no fast program on CPUs; this one takes half the time. `PRODUCT` is
+T in an order for which XLA has no fast program on CPUs; this one takes half the time. What is
+written out has no derivative in forward mode, so that `as_derived` leaves it to jax. `PRODUCT` is
 the name by which rematerialisation knows the results.
 """
 # B batch, T length, X what is summed over, Y what comes out
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +23,8 @@ PRODUCT = "product"
 
 def into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
     """Multiply by a weight whose columns may be split: [B, T, Y], split as they are."""
-    return checkpoint_name(_into(x_BTX, w_XY), PRODUCT)
+    product = _product if _derived.get() else _into
+    return checkpoint_name(product(x_BTX, w_XY), PRODUCT)
 
 
 def out_of(x_BTX: jax.Array, w_XY: jax.Array, partial: PartitionSpec) -> jax.Array:
@@ -30,9 +36,24 @@ def out_of(x_BTX: jax.Array, w_XY: jax.Array, partial: PartitionSpec) -> jax.Arr
     return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY, out_sharding=partial)
 
 
-@jax.custom_vjp
-def _into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
+_derived = contextvars.ContextVar("derived", default=False)
+
+
+@contextlib.contextmanager
+def as_derived() -> Iterator[None]:
+    """Let jax derive the gradients of what is traced inside: in any mode, any number of times."""
+    token = _derived.set(True)
+    try:
+        yield
+    finally:
+        _derived.reset(token)
+
+
+def _product(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
     return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY)
+
+
+_into = jax.custom_vjp(_product)
 
 
 def _forward(x_BTX: jax.Array, w_XY: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:

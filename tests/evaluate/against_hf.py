@@ -78,7 +78,7 @@ def main() -> None:
     ours = Adapter(
         model.tokenizer,
         model.config.model.seq_length,
-        lambda requests, on_done: model.scorer(model.params, requests, on_done),
+        lambda requests, on_done: model.score(requests, on_done),
         model.generate,
     )
     how: dict[str, Any] = {"device": "cpu", "dtype": "float32", "batch_size": 16}

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 
 from jaxneox.config import Settings
 from jaxneox.data.tokenizer import CharLevelTokenizer
-from jaxneox.loading import LoadedModel
+from jaxneox.loaded import LoadedModel
+from jaxneox.model import Model
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, whole
 from jaxneox.parallel.rules import rules_for
+from jaxneox.resting import laid_out
 from tests.reference.parameters import random_params
 from tests.train.runs import KEYS
 
@@ -31,11 +33,6 @@ def speaker(
     for character in broken:
         embed = params["embed.tokens"]
         params["embed.tokens"] = embed.at[own.encode(character)[0]].set(jnp.nan)
-    return LoadedModel(
-        config,
-        params,
-        own if tokenizer else None,
-        make_mesh(sizes),
-        rules_for(sizes, 0, False),
-        "float32",
-    )
+    devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
+    laid = laid_out(params, Model(config.model, rules), rules, devices)
+    return LoadedModel(config, laid, own if tokenizer else None, devices, rules, "float32")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxneox.data.tokenizer import CharLevelTokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.scoring import Request, Scorer, padded, pair
-from jaxneox.loading import LoadedModel
+from jaxneox.loaded import LoadedModel
 from tests.infer.models import speaker
 from tests.infer.test_stream import HURRY
 
@@ -37,8 +37,8 @@ def expected(request: Request, model: LoadedModel) -> tuple[np.ndarray, np.ndarr
 def test_scores_are_those_of_whole_logits(mesh: str) -> None:
     model = speaker(mesh)
     told: list[int] = []
-    params = jax.device_put(model.params, jax.NamedSharding(model._mesh, jax.P()))
-    scorer = Scorer(model.scorer.model, model._mesh, budget=128)
+    params = jax.device_put(model._params, jax.NamedSharding(model._mesh, jax.P()))
+    scorer = Scorer(model._functions.scorer.model, model._mesh, budget=128)
     scored = scorer(params, requests(), told.append)
     assert sum(told) == len(LENGTHS)
     for one, request in zip(scored, requests(), strict=True):
@@ -55,12 +55,12 @@ DYNAMIC = {"type": "dynamic", "factor": 4.0, "original_max_position_embeddings":
 def test_dynamic_rope_scaling_sees_no_padding() -> None:
     """Beyond the original length all angles depend on the length of the row."""
     model = speaker(rope_scaling=DYNAMIC)
-    scorer = Scorer(model.scorer.model, model._mesh, budget=128)
-    for one, request in zip(scorer(model.params, requests()), requests(), strict=True):
+    scorer = Scorer(model._functions.scorer.model, model._mesh, budget=128)
+    for one, request in zip(scorer(model._params, requests()), requests(), strict=True):
         np.testing.assert_allclose(one.logprobs, expected(request, model)[0], rtol=0, atol=2e-5)
     split = speaker("cp=2", rope_scaling=DYNAMIC)
     with pytest.raises(UserError, match=r"19 tokens needs a row of 19.* multiples of 4"):
-        split.scorer(split.params, [Request([1] * 20, 1)])
+        split.score([Request([1] * 20, 1)])
 
 
 def test_the_likeliest_token_is_known() -> None:
@@ -68,14 +68,14 @@ def test_the_likeliest_token_is_known() -> None:
     tokens = [5, 6, 7]
     best = int(np.asarray(model(np.array([tokens])))[0, -1].argmax())
     for last in (best, (best + 1) % 500):
-        (one,) = model.scorer(model.params, [Request([*tokens, last], 3)])
+        (one,) = model.score([Request([*tokens, last], 3)])
         assert bool(one.likeliest[0]) is (last == best)
 
 
 def test_a_token_without_an_embedding_is_refused() -> None:
     model = speaker()
     with pytest.raises(UserError, match=r"token 9999 .*another model's"):
-        model.scorer(model.params, [Request([1, 9999, 2], 1)])
+        model.score([Request([1, 9999, 2], 1)])
 
 
 def test_many_requests_are_few_programs() -> None:
@@ -83,16 +83,20 @@ def test_many_requests_are_few_programs() -> None:
     model = speaker(seq_length=2048)
     lengths = rng.integers(2, 2049, 1000)
     many = [Request(range(n), int(rng.integers(1, n))) for n in lengths]
-    shapes = {model.scorer.shape(one) for one in many}
+    shapes = {model._functions.scorer.shape(one) for one in many}
     assert len({shape.length for shape in shapes}) <= 13
     assert len(shapes) <= 60
-    assert all(shape.length >= len(r.tokens) - 1 for r in many if (shape := model.scorer.shape(r)))
+    assert all(
+        shape.length >= len(r.tokens) - 1
+        for r in many
+        if (shape := model._functions.scorer.shape(r))
+    )
 
 
 @given(st.lists(st.tuples(st.integers(2, 300), st.integers(1, 299)), max_size=60))
 @HURRY
 def test_each_request_is_in_one_batch_that_has_room(lengths: list[tuple[int, int]]) -> None:
-    scorer = speaker("dp=2").scorer
+    scorer = speaker("dp=2")._functions.scorer
     many = [Request(range(n), min(given, n - 1)) for n, given in lengths]
     batches = list(scorer.batches(many))
     assert sorted(n for batch in batches for n in batch.numbers) == list(range(len(many)))
@@ -148,7 +152,7 @@ def test_pairs_are_split_as_lm_eval_does(context: str, continuation: str, room: 
 def test_loglikelihood_is_a_sum_over_the_continuation() -> None:
     model = speaker()
     found = model.loglikelihood([("the old", " man"), ("x", "y")])
-    (one,) = model.scorer(model.params, [pair(model.tokenizer, "the old", " man", 48)])
+    (one,) = model.score([pair(model.tokenizer, "the old", " man", 48)])
     assert found[0][0] == pytest.approx(one.total, abs=1e-5)  # in another batch
     assert found[0][1] is bool(one.likeliest.all())
     assert len(one.logprobs) == 4 and found[0][0] == pytest.approx(
