@@ -65,7 +65,9 @@ class PureFunctions:
 
     def __init__(self, model: Model, rules: Rules, mesh: Mesh) -> None:
         attention = replace(model.cfg.attention, kernel="einsum")
-        self._rules = WholeSums(**{field.name: getattr(rules, field.name) for field in fields(rules)})
+        self._rules = WholeSums(
+            **{field.name: getattr(rules, field.name) for field in fields(rules)}
+        )
         cfg = replace(model.cfg, attention=attention)
         self.model = replace(model, cfg=cfg, layout=self._rules)
         self._mesh = mesh

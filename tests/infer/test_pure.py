@@ -27,12 +27,12 @@ def on_mesh() -> LoadedModel:
     return speaker("dp=2,tp=2")
 
 
-def own_loss(model: LoadedModel, params, tokens: jax.Array) -> jax.Array:  # noqa: ANN001
+def own_loss(model: LoadedModel, params, tokens: jax.Array) -> jax.Array:
     logprobs = jax.nn.log_softmax(model.logits(params, tokens[:, :-1]))
     return -jnp.mean(jnp.take_along_axis(logprobs, tokens[:, 1:, None], axis=-1))
 
 
-def close(found, expected, bound: float = ONE) -> None:  # noqa: ANN001
+def close(found, expected, bound: float = ONE) -> None:
     def check(a: jax.Array, b: jax.Array) -> None:
         a, b = np.asarray(a), np.asarray(b)
         assert np.abs(a - b).max() <= bound * max(np.abs(b).max(), 1e-3)
@@ -74,12 +74,12 @@ def test_hessian_vector_products_agree(model: LoadedModel, tokens: jax.Array) ->
     random = np.random.default_rng(1)
     v = {name: jnp.asarray(random.normal(size=w.shape), jnp.float32) for name, w in params.items()}
 
-    def gradient(p):  # noqa: ANN001, ANN202
+    def gradient(p):
         return jax.grad(lambda q: own_loss(model, q, tokens))(p)
 
     forward = jax.jit(lambda p: jax.jvp(gradient, (p,), (v,))[1])(params)
 
-    def along(p):  # noqa: ANN001, ANN202
+    def along(p):
         return sum(jnp.vdot(g, v[name]) for name, g in gradient(p).items())
 
     close(jax.jit(jax.grad(along))(params), forward, 1e-4)
@@ -115,7 +115,9 @@ def test_on_a_mesh_the_same_code_has_the_same_numbers(
         return {
             "logits": one(tokens),
             "losses": one.token_losses(params, tokens),
-            "loss": one.loss(params, tokens, jnp.broadcast_to(jnp.arange(LENGTH - 1), (BATCH, LENGTH - 1))),
+            "loss": one.loss(
+                params, tokens, jnp.broadcast_to(jnp.arange(LENGTH - 1), (BATCH, LENGTH - 1))
+            ),
             "vmap": jax.vmap(lambda p: own_loss(one, p, tokens))(stacked),
             **{f"gradient of {name}": g for name, g in gradient(params).items()},
             **{f"hessian of {name}": h for name, h in hessian.items()},
