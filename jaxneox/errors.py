@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 LONGEST = 200  # characters of a value in an error
-LONGEST_LINE = 2000  # and of a whole line
+LONGEST_LINE = 6000  # and of a whole line
 
 
 class UserError(Exception):
