@@ -16,6 +16,7 @@ from convert.rules.rule import Role, Rule
 from convert.writers.neox_adam import AdamState, Counters, stage_modules
 from convert.writers.neox_zero import ZeroState
 from jaxneox.config import Settings
+from jaxneox.config.present import in_present_names
 from jaxneox.config.schema import ModelConfig, OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
@@ -83,7 +84,7 @@ def prepare(
     training = NeoxState(
         adam, _stages(source, grid), state.position, source.step, batch.global_size, summed
     )
-    block = dict(keys.get("optimizer") or {})
+    block = dict(in_present_names(keys).get("optimizer") or {})
     block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
     more_keys = {
         "optimizer": block,

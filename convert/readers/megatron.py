@@ -20,6 +20,7 @@ from convert.parts import STACKED, Shapes
 from convert.readers.megatron_files import find_files
 from convert.readers.megatron_shards import Shards, open_shards
 from convert.readers.torch_file import TorchFile
+from convert.replaced_keys import replaced
 from convert.rules.megatron import HEAD, QKV, WORDS, joined, rules
 from convert.rules.rule import Role, Rule, sizes_of
 from jaxneox.config import Settings
@@ -48,7 +49,7 @@ class MegatronCheckpoint(Checkpoint):
         try:
             self.reading = reading_of(shards.args, sizes_of_tensors(shards), choices)
             plain = {"no_weight_tying": not self.tied} | self.reading.keys
-            self.keys: dict[str, Any] = plain | self._precision() | TRAINING
+            self.keys: dict[str, Any] = replaced(plain, self._precision() | TRAINING)
             self.keys |= {"train_iters": max(1, shards.step)}
             self.model: ModelConfig = Settings(self.keys).model(vocab_size=None)
         except UserError as error:
