@@ -89,7 +89,10 @@ def _check_heads(family: Family, config: Config, keys: Mapping[str, Any]) -> Non
 
 
 def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
-    """Write config.json for transformers 5 and 4.x, of the model or as near as the family gets."""
+    """Return the content of config.json for transformers 5 and 4.x.
+
+    It is of the model, or as near as the family gets.
+    """
     config: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.model_type,

@@ -61,7 +61,7 @@ def rope_keys(family: Family, config: Config, length: Any) -> dict[str, Any]:
 
 
 def rope_config(rope: Rope, model: ModelConfig) -> dict[str, Any]:
-    """Write a model's rotary settings as config.json has them, for both versions."""
+    """Return a model's rotary settings as config.json has them, for both versions."""
     positions, base = model.positions, model.positions.rotary_base
     written: dict[str, Any] = {rope.theta: int(base) if base == int(base) else base}
     parameters = _fields(positions.scaling)

@@ -71,9 +71,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
             p.kind == "learned" and p.offset
         ),
         "its queries and keys have norms (use_qk_layernorm), a scale for each head": a.qk_norm,
-        f"a token sees {a.window} before it (sliding_window_width), and there all": (
-            a.window is not None
-        ),
+        f"a token sees {a.window} before it (sliding_window_width)": a.window is not None,
         f"its MLP is {'gated' if m.gated else 'not gated'} with {m.activation}; Megatron-LM has "
         "swiglu, and gelu that is not gated": (m.activation, m.gated) not in ACTIVATIONS,
         f"{model.num_layers} layers do not divide over {pp * chunks} stages": (

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.casting import as_computed
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import layer_file
 from convert.readers.neox_open import require_modules
@@ -13,7 +14,7 @@ from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, listed
 
-SAID = {
+REPEATED_IN_ARGS = {
     "num_layers": lambda m: m.num_layers,
     "hidden_size": lambda m: m.hidden_size,
     "num_attention_heads": lambda m: m.attention.num_heads,
@@ -51,7 +52,7 @@ def unused(model: ModelConfig) -> tuple[str, ...]:
 def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
     for path, state in zip(source.files.ranks, source.states, strict=True):
         args = state.get("args")
-        for name, of in SAID.items() if isinstance(args, Mapping) else ():
+        for name, of in REPEATED_IN_ARGS.items() if isinstance(args, Mapping) else ():
             stated = args.get(name) if args else None
             if isinstance(stated, int) and stated != of(model):
                 yield f"{name} is {of(model)}, {path.name} says {stated}"
@@ -108,14 +109,6 @@ def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
                         f"{_file(source, index, rank)}: {name} is not what the configuration gives "
                         f"({saved.ravel()[:3]}…, expected {expected.ravel()[:3]}…)"
                     )
-
-
-def as_computed(saved: np.ndarray, expected: np.ndarray) -> bool:
-    """Tell whether values agree but for the last bits of their type: libraries differ in powers."""
-    bits = {2: 7, 4: 20, 8: 20}.get(saved.itemsize)
-    return saved.shape == expected.shape and np.allclose(
-        saved.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
-    )
 
 
 def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:

@@ -21,7 +21,7 @@ BATCH = 8
 
 
 def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
-    """Write the command that starts a new training from the weights alone.
+    """Return the command that starts a new training from the weights alone.
 
     Args:
         run: the checkpoint's folder.
@@ -37,12 +37,12 @@ def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
 
 
 def go_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
-    """Write the command that continues the training whose optimizer was converted too."""
+    """Return the command that continues the training whose optimizer was converted too."""
     return command("train", run, *([] if _data_is_here(keys) else _data(tokenizer, [])))
 
 
 def after(dst: Path, *, optimizer: bool = False) -> str:
-    """Write the line that ends a conversion."""
+    """Return the line that ends a conversion."""
     write = go_on if optimizer else train_on
     tokenizer = (dst / "tokenizer").is_dir()
     return f"Next: {write(str(dst), load_yaml([dst / 'config.yml']), tokenizer=tokenizer)}"

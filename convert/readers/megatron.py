@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.casting import PRECISION
 from convert.checkpoint import Checkpoint, Fidelity, Logits
 from convert.fate import Drift, differ, drift_of
 from convert.megatron.arguments_in import ReadingChoices, reading_of
@@ -26,8 +27,6 @@ from convert.rules.rule import Role, Rule, sizes_of
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
-
-PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 
 
 class MegatronCheckpoint(Checkpoint):
@@ -71,7 +70,10 @@ class MegatronCheckpoint(Checkpoint):
 
     @cached_property
     def tied(self) -> bool:
-        """Whether several stages have a copy of a tied embedding, in place of an output layer."""
+        """Whether the embedding is tied.
+
+        Several stages then have a copy of it in place of an output layer.
+        """
         if HEAD not in self.shards.layers[None][0]:
             return True
         if self.shards.args.get("untie_embeddings_and_output_weights"):

@@ -184,7 +184,7 @@ def test_a_snapshot_of_the_hub(llama: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert from_hf.local("hf://owner/name@v1") == llama
+    assert from_hf.folder_of_model("hf://owner/name@v1") == llama
     assert asked == [("owner/name", "v1", "model*.safetensors")]
 
 
