@@ -22,6 +22,9 @@ REPEATED_IN_ARGS = {
 }
 """Fields of the architecture that the mp_rank files' own `args` repeat."""
 
+MOST_FILES = 2
+"""The files that an error names for each problem; the others are counted."""
+
 
 def check_consistency(source: NeoxCheckpoint) -> None:
     """Check the files against the configuration.
@@ -65,6 +68,16 @@ def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
+    """Yield each problem of a tensor once, after the files that have it."""
+    files_of: dict[str, list[str]] = {}
+    for file, problem in _misfits(source, model):
+        files_of.setdefault(problem, []).append(file)
+    for problem, files in files_of.items():
+        yield f"{listed(files, MOST_FILES)}: {problem}"
+
+
+def _misfits(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[tuple[str, str]]:
+    """Yield a file and a problem for each tensor that the configuration does not give."""
     expected = neox.modules(model, source.llama_mlp)
     sizes = sizes_of(model, source.mp)
     dtype = source.dtype
@@ -75,19 +88,21 @@ def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
         ignored = neox.BUFFERS + (unused(model) if inner else ())
         ranks = source.shards.get(index, [{}])
         for rank, tensors in enumerate(ranks):
-            where = f"{_file(source, index, rank)}: "
+            file = _file(source, index, rank)
             for name in sorted(shapes.keys() - tensors.keys()):
-                yield f"{where}{name} {list(shapes[name])} is missing"
+                yield file, f"{name} {list(shapes[name])} is missing"
             for name in sorted(tensors.keys() - shapes.keys()):
                 if name not in ignored:
-                    yield f"{where}{name} {list(tensors[name].shape)} is not in this architecture"
+                    shape = list(tensors[name].shape)
+                    yield file, f"{name} {shape} is not in this architecture"
             for name in sorted(tensors.keys() & shapes.keys()):
                 tensor = tensors[name]
                 if tensor.shape != shapes[name]:
                     expect = list(shapes[name])
-                    yield f"{where}{name} is {list(tensor.shape)}, the configuration gives {expect}"
+                    shape = list(tensor.shape)
+                    yield file, f"{name} is {shape}, the configuration gives {expect}"
                 elif tensor.dtype != dtype:
-                    yield f"{where}{name} is {tensor.dtype}, the embedding {dtype}"
+                    yield file, f"{name} is {tensor.dtype}, the embedding {dtype}"
 
 
 def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
@@ -154,6 +169,6 @@ def _file(source: NeoxCheckpoint, index: int, rank: int) -> str:
 def _raise(folder: Any, problems: list[str]) -> None:
     if problems:
         raise UserError(
-            f"{folder}: its tensors contradict the configuration in {len(problems)} places: "
+            f"{folder}: its tensors contradict the configuration in {len(problems)} ways: "
             + listed(problems, 64, "; ")
         )
