@@ -97,9 +97,10 @@ def put_aside(location: Location) -> Path:
 
 
 def _step_of(folder: Path) -> int | None:
-    """Return the N of a folder that is called `step_N`, else None."""
+    """Return the N of a folder that is called `step_N`, as it is saved, else None."""
     prefix, _, number = folder.name.rpartition("_")
-    return int(number) if prefix == PREFIX and number.isdecimal() else None
+    saved = prefix == PREFIX and number.isdecimal() and str(int(number)) == number  # not 004
+    return int(number) if saved else None
 
 
 def _nothing_at(path: str | Path, folder: Path, step: int | None) -> UserError:

@@ -81,6 +81,13 @@ def test_what_is_no_path_is_one_line(folder: Path, tmp_path: Path) -> None:
             on_disk(path)
 
 
+@pytest.mark.parametrize("name", ["step_004", "step_\N{ARABIC-INDIC DIGIT FOUR}", "step_-4"])
+def test_a_step_has_the_name_that_it_was_saved_with(name: str, tmp_path: Path) -> None:
+    (tmp_path / name / "meta").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no whole checkpoint; expected a run with step_N"):
+        find(tmp_path)
+
+
 @pytest.mark.slow
 def test_parts_that_were_never_made_one_are_made_one(run: Path) -> None:
     expected = params(run)
