@@ -7,9 +7,35 @@ and the library in Rust then ends the whole process.
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import tokenizers
+
+from jaxneox.data.library import TokenizerFault
+from jaxneox.data.pretokens import settings
+
 MOST = 64  # times; tokenizers of models write one or two characters for one
+
+
+def bounded(backend: tokenizers.Tokenizer, path: Path) -> tokenizers.Tokenizer:
+    """Return a tokenizer, unless it can make a text much longer.
+
+    Args:
+        backend: the tokenizer.
+        path: its file, for errors.
+
+    Raises:
+        TokenizerFault: names the part that does it.
+    """
+    for name in ("normalizer", "decoder"):
+        times = growth(settings(getattr(backend, name)))
+        if times > MOST:
+            raise TokenizerFault(
+                f"{path}: its {name} can make a text {times:,} times as long, expected at most "
+                f"{MOST} times; is it the model's own?"
+            )
+    return backend
 
 
 def growth(part: Mapping[str, Any]) -> int:

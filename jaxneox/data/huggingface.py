@@ -13,8 +13,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import Added, Companions
-from jaxneox.data.growth import MOST, growth
-from jaxneox.data.library import TokenizerFault, faults, within
+from jaxneox.data.growth import bounded
+from jaxneox.data.library import faults, within
 from jaxneox.data.pretokens import pretoken_cache, settings
 from jaxneox.data.tokenizer_base import EOD, PADDING, Tokenizer, existing, vocab_file
 from jaxneox.errors import UserError
@@ -120,15 +120,7 @@ def opened(path: Path, content: bytes) -> tokenizers.Tokenizer:
         TokenizerFault: the library cannot read it, or it makes far more of a text than there is.
     """
     with faults(f"{path}: not a tokenizer.json that the tokenizers library can read"):
-        backend = tokenizers.Tokenizer.from_buffer(content)
-    for name in ("normalizer", "decoder"):
-        times = growth(settings(getattr(backend, name)))
-        if times > MOST:
-            raise TokenizerFault(
-                f"{path}: its {name} can make a text {times:,} times as long, expected at most "
-                f"{MOST} times; is it the model's own?"
-            )
-    return backend
+        return bounded(tokenizers.Tokenizer.from_buffer(content), path)
 
 
 class RenderedTexts:
