@@ -24,6 +24,7 @@ BELOW["reading"] = {"lfs"}
 BELOW["npz"] = set()
 EVERYWHERE = {"errors", "console", "reading", "npz"}
 BELOW["foreign"] = {"lfs"}
+BELOW["metadata"] = set()
 BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
