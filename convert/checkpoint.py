@@ -136,7 +136,7 @@ class Source(ABC):
 
     Attributes:
         checkpoint: the opened checkpoint that the target is proved against.
-        path: the path as the user typed it.
+        path: the path of what is read, for messages and the certificate.
         title: the program, the step and the parallel sizes, in a few words.
         step: the step that training had reached; 0 if no file tells.
         keys: NeoX's YAML keys for the converted run.

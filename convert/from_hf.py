@@ -5,7 +5,7 @@ from pathlib import Path
 
 from convert.casting import CHOICES
 from convert.conversion import convert
-from convert.hf.download import local
+from convert.hf.download import folder_of_model
 from convert.hf.families import FAMILIES
 from convert.hf.source import HfSource
 from convert.ours.target import JaxneoxTarget
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     return convert(
         args.dst,
         lambda: HfSource(
-            local(args.src),
+            folder_of_model(args.src),
             dtype=args.dtype,
             tokenizer=args.tokenizer,
             vocab_multiple=args.vocab_multiple,

@@ -8,7 +8,7 @@ from convert.conversion import convert
 from convert.neox.plan import MergeChoices
 from convert.neox.source import NeoxOptions, NeoxSource
 from convert.ours.target import JaxneoxTarget
-from convert.readers.hub import local
+from convert.readers.hub import folder_of
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     )
     return convert(
         args.dst,
-        lambda: NeoxSource(local(args.src, HUB_FILES), options),
+        lambda: NeoxSource(folder_of(args.src, HUB_FILES), options),
         JaxneoxTarget,
         verify=not args.no_verify,
     )

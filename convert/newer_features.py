@@ -1,6 +1,6 @@
-"""Features of newer Hugging Face families that GPT-NeoX and Megatron-LM files cannot express.
+"""Features of newer Hugging Face families that are not written for GPT-NeoX and Megatron-LM.
 
-This concerns the kinds of files that are written here.
+NeoX has none of them. Megatron-LM has some, but not in the files that are written here.
 """
 
 from jaxneox.config.schema import ModelConfig

@@ -1,4 +1,4 @@
-"""The parts in which a model is moved, so that memory holds one layer at a time.
+"""The parts in which a model is moved, so that memory holds one part, or a few, at a time.
 
 The parts are `"embedding"`, the number of each layer, and `"head"`: the final norm and the
 unembedding.

@@ -121,15 +121,15 @@ class Unshared(View):
     """A view whose one norm for both branches (gpt_j_tied) is there twice."""
 
     def __init__(self, source: Checkpoint) -> None:
-        twice = {second(name): shape for name, shape in source.shapes.items()}
+        twice = {name_of_second_norm(name): shape for name, shape in source.shapes.items()}
         model = replace(source.model, shared_norm=False)
         super().__init__(source, model, {**source.shapes, **twice})
 
     def dtype(self, name: str) -> np.dtype:
-        return self._source.dtype(first(name))
+        return self._source.dtype(name_when_shared(name))
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
-        return self._source.leaf(first(name), layer)
+        return self._source.leaf(name_when_shared(name), layer)
 
 
 class WithRows:
@@ -163,11 +163,11 @@ class WithRows:
         return np.pad(logits_BTV, [(0, 0), (0, 0), (0, more)]) if more else logits_BTV
 
 
-def first(name: str) -> str:
+def name_when_shared(name: str) -> str:
     return name.replace(".norm2.", ".norm1.")
 
 
-def second(name: str) -> str:
+def name_of_second_norm(name: str) -> str:
     return name.replace(".norm1.", ".norm2.")
 
 

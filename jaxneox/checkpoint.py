@@ -9,9 +9,7 @@ their parts of the arrays, in one folder that they share.
 """
 
 import contextlib
-import json
 import logging
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +22,8 @@ from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.literal import literal
+from jaxneox.metadata import read_metadata
+from jaxneox.reading import refuse_odd_files
 from jaxneox.run_folder import PREFIX, Location, find, on_disk, put_aside, run_of, steps
 
 Tree = Any
@@ -44,10 +44,7 @@ class Damaged(UserError):
 def read_meta(location: Location) -> dict[str, Any]:
     """Read a checkpoint's `meta` as the plain JSON that it is: Orbax would start jax's devices."""
     try:
-        meta = json.loads((location.folder / "meta" / "metadata").read_text())
-        if not isinstance(meta, dict) or ("crc32" in meta and meta.pop("crc32") != crc(meta)):
-            raise ValueError("meta is not what was saved")
-        return meta
+        return read_metadata(location.folder / "meta" / "metadata")
     except (OSError, ValueError, RecursionError) as error:
         gone = isinstance(error, FileNotFoundError | NotADirectoryError)
         proven = gone or not isinstance(error, OSError)
@@ -171,6 +168,7 @@ def _readable(location: Location, item: str) -> Iterator[None]:
     """
     folder = location.folder / item
     try:
+        refuse_odd_files(folder)
         if damage.unmerged(folder):
             damage.merge(folder)
         yield
@@ -197,11 +195,6 @@ def _reader() -> ocp.StandardCheckpointer:
         primary_host=messages.index(), active_processes={messages.index()}
     )
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
-
-
-def crc(meta: dict[str, Any]) -> int:
-    """Sum up a checkpoint's `meta`, to tell whether it is what was saved."""
-    return zlib.crc32(json.dumps(json.loads(json.dumps(meta)), sort_keys=True).encode())
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 LONGEST = 200  # characters of a value in an error
-LONGEST_LINE = 2000  # and of a whole line
+LONGEST_LINE = 6000  # and of a whole line
+SLACK = 300  # more are let through, so that a line with `error:` before it is not cut once more
 
 
 class UserError(Exception):
@@ -24,7 +25,7 @@ def shortened(line: str) -> str:
 
     What was found and where is at its beginning, and what to do at its end.
     """
-    if len(line) <= LONGEST_LINE:
+    if len(line) <= LONGEST_LINE + SLACK:
         return line
     end = LONGEST_LINE // 4
     left_out = len(line) - LONGEST_LINE

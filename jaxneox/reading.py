@@ -6,6 +6,7 @@ through here.
 """
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +40,25 @@ def refuse_special(path: str | Path) -> None:
     for is_kind, name in KINDS:
         if is_kind(mode):
             raise UserError(f"{path}: is {name}, expected a file")
+
+
+def refuse_odd_files(folder: Path) -> None:
+    """Refuse a folder in which anything at any depth is a pipe, a socket or a device.
+
+    For what libraries open by themselves; nothing is asked of the system for an ordinary file.
+
+    Raises:
+        UserError: it has one.
+        OSError: a folder cannot be listed.
+    """
+    folders = [os.fspath(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not (entry.is_file() or entry.is_dir()) and Path(entry.path).exists():
+                    refuse_special(entry.path)
 
 
 def regular_file(path: str | Path) -> Path:

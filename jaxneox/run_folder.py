@@ -42,15 +42,18 @@ def on_disk(path: str | Path) -> Path:
     """Make a run's or a checkpoint's path absolute, with links followed.
 
     Raises:
-        UserError: no checkpoint could be saved there: the path is an address as s3://…, or has a
-            backslash, which TensorStore takes for a slash.
+        UserError: no checkpoint could be saved there: the path is an address as s3://…, is none of
+            the system's, or has a backslash, which TensorStore takes for a slash.
     """
     if is_address(path):
         raise UserError(
             f"{path}: runs and checkpoints are folders on a disk, and this is an address; save in "
             "a folder and copy it there, or name one where the bucket is mounted"
         )
-    folder = Path(path).resolve()
+    try:
+        folder = Path(path).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a null character, links in a circle
+        raise UserError(f"{path}: is not a path ({error}); give another folder") from error
     if "\\" in str(folder):
         raise UserError(
             f"{folder}: has a backslash in its name, which the checkpoints' library takes for a "
@@ -94,9 +97,10 @@ def put_aside(location: Location) -> Path:
 
 
 def _step_of(folder: Path) -> int | None:
-    """Return the N of a folder that is called `step_N`, else None."""
+    """Return the N of a folder that is called `step_N`, as it is saved, else None."""
     prefix, _, number = folder.name.rpartition("_")
-    return int(number) if prefix == PREFIX and number.isdecimal() else None
+    saved = prefix == PREFIX and number.isdecimal() and str(int(number)) == number  # not 004
+    return int(number) if saved else None
 
 
 def _nothing_at(path: str | Path, folder: Path, step: int | None) -> UserError:

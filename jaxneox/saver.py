@@ -9,11 +9,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxneox import damage
-from jaxneox.checkpoint import Tree, crc
+from jaxneox.checkpoint import Tree
 from jaxneox.checksums import checksums, dotted
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.literal import literal
+from jaxneox.metadata import crc
 from jaxneox.run_folder import PREFIX, Location, steps
 
 CHUNK = 64 << 20

@@ -73,6 +73,21 @@ def test_a_backslash_is_refused_at_the_start(folder: Path, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_path_is_one_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    assert "is not a path" in error(write_yaml(folder), *ONE, "--save", tmp_path / "circle")
+    for path in (tmp_path / "circle", tmp_path / "a\0b"):
+        with pytest.raises(UserError, match="is not a path"):
+            on_disk(path)
+
+
+@pytest.mark.parametrize("name", ["step_004", "step_\N{ARABIC-INDIC DIGIT FOUR}", "step_-4"])
+def test_a_step_has_the_name_that_it_was_saved_with(name: str, tmp_path: Path) -> None:
+    (tmp_path / name / "meta").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no whole checkpoint; expected a run with step_N"):
+        find(tmp_path)
+
+
 @pytest.mark.slow
 def test_parts_that_were_never_made_one_are_made_one(run: Path) -> None:
     expected = params(run)

@@ -13,7 +13,7 @@ def agreed(named: Mapping[str, Any], default: Any) -> Any:
         UserError: the names have different values.
     """
     values = list(named.values())
-    if any(value != values[0] for value in values):
+    if any(value != values[0] for value in values[1:]):
         parts = " but ".join(f"{name} is {value!r}" for name, value in named.items())
         raise UserError(f"{parts}: they are one setting; correct config.json")
     return values[0] if values else default

@@ -19,6 +19,9 @@ from jaxneox.errors import UserError
 
 Config = Mapping[str, Any]
 
+NEEDED = {"num_layers", "hidden_size", "num_attention_heads", "seq_length", "padded_vocab_size"}
+"""The keys of sizes, which no other key implies."""
+
 
 def family_of(config: Config) -> Family:
     """Return the family that a config.json names.
@@ -49,16 +52,20 @@ def keys_of(config: Config) -> dict[str, Any]:
     for field in family.fields:
         names = [name for name in (field.theirs, field.alias) if name]
         named = {name: config[name] for name in names if name in config}
-        keys |= dict.fromkeys(field.keys, agreed(named, field.default))
+        value = agreed(named, field.default)
+        called, kind = next(iter(named), field.theirs), KEYS[field.keys[0]].kind
+        if value is not None:
+            value = typed(called, value, kind)
+        elif NEEDED.intersection(field.keys):
+            raise UserError(f"{called}: found null, expected {kind}")
+        keys |= dict.fromkeys(field.keys, value)
     tied = config.get("tie_word_embeddings", family.tied)
     if not isinstance(tied, bool):
         raise UserError(f"tie_word_embeddings: found {tied!r}, expected true or false")
     keys["no_weight_tying"] = not tied
     _check_heads(family, config, keys)
     if family.windows is not None:
-        layers = keys["num_layers"]
-        layers = typed("num_hidden_layers", layers, KEYS["num_layers"].kind)
-        keys["sliding_window_width"] = family.windows.read(config, layers)
+        keys["sliding_window_width"] = family.windows.read(config, keys["num_layers"])
     rope = rope_keys(family, config, keys["max_position_embeddings"])
     keys |= _mlp(family, config) | rope
     return {name: value for name, value in keys.items() if value is not None}
@@ -68,10 +75,13 @@ def _check_heads(family: Family, config: Config, keys: Mapping[str, Any]) -> Non
     """Raise a UserError if the family cannot have heads of these sizes."""
     heads, hidden = keys["num_attention_heads"], keys["hidden_size"]
     size = config.get("head_dim")
-    if "head_dim" not in keys and size is not None and str(hidden) != str(size * heads):
-        raise UserError(f"head_dim is {size}, but here {heads} heads share hidden_size {hidden}")
-    sizes = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
-    if family.whole_heads and sizes and hidden % heads:
+    if "head_dim" not in keys and size is not None:
+        size = typed("head_dim", size, KEYS["head_dim"].kind)
+        if hidden != size * heads:
+            raise UserError(
+                f"head_dim is {size}, but here {heads} heads share hidden_size {hidden}"
+            )
+    if family.whole_heads and hidden % heads:
         raise UserError(
             f"num_attention_heads {heads} does not divide hidden_size {hidden}, which "
             f"{family.architecture} needs"
@@ -79,7 +89,10 @@ def _check_heads(family: Family, config: Config, keys: Mapping[str, Any]) -> Non
 
 
 def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
-    """Write config.json for transformers 5 and 4.x, of the model or as near as the family gets."""
+    """Return the content of config.json for transformers 5 and 4.x.
+
+    It is of the model, or as near as the family gets.
+    """
     config: dict[str, Any] = {
         "architectures": [family.architecture],
         "model_type": family.model_type,

@@ -9,7 +9,7 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 """Safetensors come first, because a repository often has both formats."""
 
 
-def local(src: str) -> Path:
+def folder_of_model(src: str) -> Path:
     """Return the folder that `src` names, after downloading it if it is on the hub."""
     if not is_hub_name(src):
         return Path(src)

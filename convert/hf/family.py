@@ -108,7 +108,13 @@ def one_to_one(theirs: str, default: Any, ours: str, *keys: str, alias: str = ""
 
 
 def with_defaults(fields: tuple[Field, ...], **defaults: Any) -> tuple[Field, ...]:
-    """Return the fields of another family with different defaults for absent keys."""
+    """Return the fields of another family with different defaults for absent keys.
+
+    Raises:
+        ValueError: a default is given for a key that none of the fields has.
+    """
+    if unknown := defaults.keys() - {field.theirs for field in fields}:
+        raise ValueError(f"no field has the key {', '.join(sorted(unknown))}")
     return tuple(
         field._replace(default=defaults.get(field.theirs, field.default)) for field in fields
     )

@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 from convert.hf.agreed import agreed
 from convert.hf.family import Family, Rope
+from jaxneox.config.check import GREATEST
+from jaxneox.config.fates import LENGTH
 from jaxneox.config.schema import ModelConfig, RopeScaling, RopeType
 from jaxneox.errors import UserError
 
@@ -19,6 +21,7 @@ BLOCKS = ("rope_parameters", "rope_scaling")
 """The block's names in transformers 5 and in 4.x."""
 ORIGINAL = "original_max_position_embeddings"
 TYPES = get_args(RopeType)
+LONGEST = LENGTH.most or 0
 
 WRITTEN: dict[RopeType, tuple[str, ...]] = {
     "linear": ("factor",),
@@ -50,7 +53,7 @@ def rope_keys(family: Family, config: Config, length: Any) -> dict[str, Any]:
     fraction = agreed(fractions, family.rope.default_fraction)
     if family.rope.fraction is None and fraction != 1.0:
         raise UserError(f"partial_rotary_factor is {fraction}, but {family.architecture} turns all")
-    if not isinstance(theta, int | float) or theta != int(theta):
+    if not is_finite(theta) or theta != int(theta):
         raise UserError(f"rope_theta: found {theta!r}, expected a whole number, as in NeoX")
     keys = {"rotary_emb_base": int(theta), "rotary_pct": fraction}
     scaling = agreed({name: _scaling(name, block) for name, block in blocks.items()}, {})
@@ -58,7 +61,7 @@ def rope_keys(family: Family, config: Config, length: Any) -> dict[str, Any]:
 
 
 def rope_config(rope: Rope, model: ModelConfig) -> dict[str, Any]:
-    """Write a model's rotary settings as config.json has them, for both versions."""
+    """Return a model's rotary settings as config.json has them, for both versions."""
     positions, base = model.positions, model.positions.rotary_base
     written: dict[str, Any] = {rope.theta: int(base) if base == int(base) else base}
     parameters = _fields(positions.scaling)
@@ -120,7 +123,18 @@ def _scaled(config: Config, scaling: dict[str, Any], length: Any) -> dict[str, A
     original = agreed(lengths, length)
     block: dict[str, Any] = {"rope_scaling": scaling | {ORIGINAL: original}}
     factor = scaling.get("factor")
-    if kind in ("dynamic", "yarn") and all(isinstance(x, int | float) for x in (factor, original)):
-        longer = max(length, int(factor * original))
+    if kind in ("dynamic", "yarn") and is_finite(factor) and is_finite(original):
+        scaled = factor * original
+        if not scaled <= LONGEST:
+            raise UserError(
+                f"rope_scaling.factor: found {factor!r} for texts of {original!r} tokens, expected "
+                f"a product of at most {LONGEST:,}"
+            )
+        longer = max(length, int(scaled))
         block |= {"seq_length": longer, "max_position_embeddings": longer}
     return block
+
+
+def is_finite(value: Any) -> bool:
+    """Tell whether a value of config.json is a number that a float can hold."""
+    return type(value) in (int, float) and abs(value) <= GREATEST

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.casting import cast, chosen
+from convert.casting import PRECISION, cast, chosen
 from convert.checkpoint import Source
 from convert.fate import Fate, laid_out
 from convert.hf.tokenizer import tokenizer_at, with_generation_of
 from convert.parts import Leaves, Part, Shapes, layer_of
-from convert.readers.hf import PRECISION, HfCheckpoint
+from convert.readers.hf import HfCheckpoint
 from convert.refit import fit_rows, more_rows, rows_shape
 from convert.tokenizers import check_rows, notes_of, tokenizer_keys
 from jaxneox.data import Tokenizer
@@ -72,28 +72,28 @@ class HfSource(Source):
 
 
 def choose_tokenizer(
-    model: HfCheckpoint, rows: int, given: Path | None
+    checkpoint: HfCheckpoint, rows: int, given: Path | None
 ) -> tuple[Tokenizer | None, list[str]]:
     """Return the given tokenizer or the one beside the model, and notes if there is none.
 
     Args:
-        model: the model.
+        checkpoint: the model.
         rows: how many tokens the vocabulary has room for.
         given: a file to use in place of the tokenizer beside the model.
     """
-    ids = token_ids(model.folder / "config.json", model.config)
+    ids = token_ids(checkpoint.folder / "config.json", checkpoint.config)
     if given is not None:
-        tokenizer = with_generation_of(tokenizer_at(given), model.folder)
+        tokenizer = with_generation_of(tokenizer_at(given), checkpoint.folder)
         check_rows(tokenizer, rows, given)
         return tokenizer, notes_of(tokenizer)
     none = "the checkpoint gets no tokenizer; give one with --tokenizer FILE"
     if ids.get("eos_token_id") is not None:
         none += f". Generation stops at config.json's eos_token_id {ids['eos_token_id']} only then"
     try:
-        beside = model.tokenizer
+        beside = checkpoint.tokenizer
         if beside is None:
-            return None, [f"{model.folder}: has no tokenizer that we know: {none}"]
-        check_rows(beside, rows, model.folder)
+            return None, [f"{checkpoint.folder}: has no tokenizer that we know: {none}"]
+        check_rows(beside, rows, checkpoint.folder)
     except UserError as error:
         return None, [f"{error}: {none}"]
     return beside, notes_of(beside)

@@ -152,8 +152,9 @@ def trimmed(source: Source, model: ModelConfig) -> list[str]:
 def too_new(family: Family, model: ModelConfig) -> list[str]:
     config = config_of(family, model)
     return [
-        f"transformers before {version} does not read {key}, and leaves what it is about out"
-        for key, version in (family.since or {}).items()
+        f"transformers before {version} does not read {key}: it drops the biases that the key "
+        "switches on"
+        for key, version in family.since.items()
         if config[key]
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data import Tokenizer, build_tokenizer
 from jaxneox.data.companions import CONFIG, GENERATION, companions_in, parsed
+from jaxneox.data.huggingface import notes_on
 from jaxneox.data.tokenizer import (
     EOD,
     HuggingFaceTokenizer,
@@ -136,7 +137,7 @@ def own_files(
         there = parsed(Path(CONFIG), config).get("add_bos_token") is True
         more = "add_bos_token puts a token before every text there, and this run does not"
         return {PIECES: contents[0]}, [more] if there and tokenizer.begin is None else []
-    notes = [f"the tokenizer: {note}" for note in tokenizer.notes] if tokenizer.dropout else []
+    notes = [f"the tokenizer: {note}" for note in notes_on(tokenizer.dropout)]
     if tokenizer.name == "GPT2BPETokenizer" and tokenizer.companions.config is not None:
         size = tokenizer.vocab_size - len(tokenizer.added)
         far = [token for token in tokenizer.added if token.id >= size + len(tokenizer.added)]

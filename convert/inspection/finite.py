@@ -30,7 +30,7 @@ class Weight(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> str | None:
+def note_not_finite(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> str | None:
     """Name every weight that holds a number which is not finite, or note that none was read.
 
     Returns:
@@ -58,7 +58,7 @@ def find(facts: Facts, weights: Iterable[Weight], *, whatever_size: bool) -> str
     return unreadable
 
 
-def conversion(facts: Facts, command: str, what: str, why_not: str | None = None) -> Use:
+def conversion_use(facts: Facts, command: str, what: str, why_not: str | None = None) -> Use:
     """Return a command that converts, unproved if some numbers are not finite."""
     if facts.not_finite:
         command = f"{command} --no-verify"
@@ -66,7 +66,7 @@ def conversion(facts: Facts, command: str, what: str, why_not: str | None = None
     return Use(command, what, why_not is None, why_not)
 
 
-def of_neox(source: NeoxCheckpoint) -> Iterable[Weight]:
+def weights_of_neox(source: NeoxCheckpoint) -> Iterable[Weight]:
     for index, ranks in source.shards.items():
         block = FIRST_BLOCK <= index < FIRST_BLOCK + source.layers
         place = f"layer {index - FIRST_BLOCK}, " if block else ""
@@ -77,14 +77,14 @@ def of_neox(source: NeoxCheckpoint) -> Iterable[Weight]:
         source.forget(index)
 
 
-def of_hf(source: HfCheckpoint) -> Iterable[Weight]:
+def weights_of_hf(source: HfCheckpoint) -> Iterable[Weight]:
     """Yield a folder's tensors without saved masks, whose infinities are meant."""
     for name, tensor in source.tensors.items():
         if not name.endswith(source.family.table.BUFFERS):
             yield Weight(name, tensor.numpy)
 
 
-def of_megatron(source: MegatronCheckpoint) -> Iterable[Weight]:
+def weights_of_megatron(source: MegatronCheckpoint) -> Iterable[Weight]:
     for layer, ranks in source.shards.layers.items():
         place = "" if layer is None else f"layer {layer}, "
         for rank, tensors in enumerate(ranks):
@@ -94,7 +94,7 @@ def of_megatron(source: MegatronCheckpoint) -> Iterable[Weight]:
         source.forget()
 
 
-def of_ours(source: JaxneoxCheckpoint) -> Iterable[Weight]:
+def weights_of_ours(source: JaxneoxCheckpoint) -> Iterable[Weight]:
     """Yield our parameters, one layer at a time, so that no leaf of all layers is read whole."""
     for name in source.shapes:
         if not name.startswith(STACKED):

@@ -30,13 +30,13 @@ def inspect_hf(path: Path, *, numbers: bool = False) -> Facts:
     if source is not None:
         facts.architecture = of_model(source.model)
         facts.notes += source.warnings
-        why = finite.find(facts, finite.of_hf(source), whatever_size=numbers)
+        why = finite.note_not_finite(facts, finite.weights_of_hf(source), whatever_size=numbers)
     convert, what = command("convert", "from-hf", path, "DST"), "the weights, certified"
     if source is None or why is not None:
         facts.uses = [refused(convert, what, why or "")]
         return facts
     facts.uses = [
-        finite.conversion(facts, convert, what),
+        finite.conversion_use(facts, convert, what),
         verified(str(path)),
         *after_conversion("from-hf", source.model, tokenizer=_has_tokenizer(source)),
     ]

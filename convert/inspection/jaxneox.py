@@ -35,7 +35,7 @@ def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = Fals
         facts.problems.append(str(error))
     why = next(iter(facts.problems), None)
     if source is not None and why is None:
-        why = finite.find(facts, finite.of_ours(source), whatever_size=numbers)
+        why = finite.note_not_finite(facts, finite.weights_of_ours(source), whatever_size=numbers)
     if source is None or why is not None:
         load = f"jaxneox.load({named!r})"
         facts.uses = [refused(load, "the model, in Python", why or "")]

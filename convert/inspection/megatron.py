@@ -55,13 +55,15 @@ def inspect_megatron(path: Path, *, step: int | None = None, numbers: bool = Fal
     _measure(facts)
     why = next(iter(facts.problems), None)
     if source is not None:
-        why = finite.find(facts, finite.of_megatron(source), whatever_size=numbers)
+        why = finite.note_not_finite(
+            facts, finite.weights_of_megatron(source), whatever_size=numbers
+        )
     convert = command("convert", "from-megatron", path if step is None else folder, "DST")
     weights = "the weights, certified"
     if source is None or why is not None:
         facts.uses = [refused(convert, weights, why or "")]
         return facts
-    facts.uses = [finite.conversion(facts, convert, weights), *_going_on(facts, convert)]
+    facts.uses = [finite.conversion_use(facts, convert, weights), *_going_on(facts, convert)]
     facts.uses += after_conversion("from-megatron", source.model)
     return facts
 
@@ -91,7 +93,9 @@ def _going_on(facts: Facts, convert: str) -> list[Use]:
         return []
     with_it = "from-megatron --optimizer"
     return [
-        finite.conversion(facts, f"{convert} --optimizer", "with the optimizer: the run goes on"),
+        finite.conversion_use(
+            facts, f"{convert} --optimizer", "with the optimizer: the run goes on"
+        ),
         Use(go_on("DST", {}), "goes on with training", after=with_it),
     ]
 

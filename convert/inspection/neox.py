@@ -51,7 +51,7 @@ def inspect_neox(
         facts.drift = neox_drift.find(source, facts, whatever_size=drift)
     _measure(facts, source)
     if source is not None:
-        finite.find(facts, finite.of_neox(source), whatever_size=numbers)
+        finite.note_not_finite(facts, finite.weights_of_neox(source), whatever_size=numbers)
     facts.uses = uses(facts, source, why, _as_typed(path, folder, step, config))
     return facts
 

@@ -32,8 +32,8 @@ def uses(
         return [refused(convert, weights, why), refused(f"{convert} --optimizer", training, why)]
     facts.notes += plan.warnings
     return [
-        finite.conversion(facts, convert, weights),
-        finite.conversion(facts, f"{convert} --optimizer", training, why_not),
+        finite.conversion_use(facts, convert, weights),
+        finite.conversion_use(facts, f"{convert} --optimizer", training, why_not),
         verified(str(facts.path), options),
         Use(go_on("DST", plan.keys), "goes on with training", why_not is None, why_not,
             "from-neox --optimizer"),

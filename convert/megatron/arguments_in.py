@@ -68,14 +68,14 @@ NUMBERS = ("seq_length", "max_position_embeddings", "kv_channels", "rotary_perce
 SWITCHES = ("layernorm_zero_centered_gamma", "apply_layernorm_1p", "rotary_interleaved", "swiglu",
             "bias_gelu_fusion", "openai_gelu", "use_rotary_position_embeddings",
             "untie_embeddings_and_output_weights")  # fmt: skip
-"""Arguments that are read as switches; one of another type would be misread."""
+"""Arguments that are taken as numbers or as switches; one of another type would be misread."""
 
 GELU_BY_VERSION = ("onnx_safe", "use_te_activation_func")
 """Switches whose effect on gelu's form depends on Megatron's version."""
 
 
 def reading_of(args: Args, sizes: Sizes, choices: ReadingChoices) -> Reading:
-    """Combine arguments, sizes and choices to NeoX's keys.
+    """Combine arguments, sizes and choices into NeoX's keys.
 
     Raises:
         UserError: NeoX's keys cannot express the function; the message gives all reasons.

@@ -7,11 +7,12 @@ import numpy as np
 from convert.casting import cast, chosen
 from convert.checkpoint import Checkpoint
 from convert.fate import Fate, bit_sum, not_finite
-from convert.megatron.grid import MegatronGrid, refuse_grid, to_write
+from convert.megatron.grid import MegatronGrid, model_to_write, refuse_grid
 from convert.parts import Leaves, Part, layer_of
 from convert.refit import fit_rows, more_rows
 from convert.rules.megatron import cut, rules, rules_in
 from convert.rules.rule import Role, Rule, sizes_of
+from jaxneox.config.schema import ModelConfig
 from jaxneox.data.tokenizer import SentencePieceTokenizer
 
 Tensors = dict[str, np.ndarray]
@@ -27,13 +28,13 @@ class Export:
         notes: what a user of the files should know.
 
     Raises:
-        UserError: Megatron-LM cannot have the model's function; the message gives all reasons.
+        UserError: the model is not written for Megatron-LM; the message gives all reasons.
     """
 
     def __init__(self, source: Checkpoint, grid: MegatronGrid, dtype: str = "keep") -> None:
         self.source, self.grid = source, grid
         refuse_grid(source.model, grid)
-        self.model = to_write(source.model, grid.tp)
+        self.model = model_to_write(source.model, grid.tp)
         exact = np.result_type(*(source.dtype(name) for name in source.shapes))
         self.dtype = chosen(dtype, exact)
         self.notes = [*self._notes()]
@@ -112,10 +113,11 @@ class Export:
         rows, needed = self.source.model.vocab_size, self.model.vocab_size
         if needed != rows:
             yield more_rows(rows, needed, f"for {self.grid.tp} ranks")
-        before = self.source.model
-        if (self.model.attention.bias, self.model.mlp.bias, self.model.norm.bias) != (
-            before.attention.bias,
-            before.mlp.bias,
-            before.norm.bias,
-        ):
+        if biases_of(self.model) != biases_of(self.source.model):
             yield "biases that Megatron-LM needs and the model has not are written as zeros"
+
+
+def biases_of(model: ModelConfig) -> tuple[bool, ...]:
+    """Tell which of a model's parts have a bias."""
+    attention = model.attention
+    return (attention.bias, attention.biased_output, model.mlp.bias, model.norm.bias)

@@ -3,6 +3,8 @@
 from convert.fixed import FixedSetting
 
 NONE = (None, False, 0)
+SCALING = "rotary scaling is not read from Megatron-LM's checkpoints"
+QK_NORMS = "norms of queries and keys are not read from Megatron-LM's checkpoints"
 FIXED = {
     "num_experts": FixedSetting((*NONE, 1), "mixtures of experts are not supported"),
     "multi_latent_attention": FixedSetting(NONE, "there is no latent attention"),
@@ -11,14 +13,12 @@ FIXED = {
     "quick_geglu": FixedSetting(NONE, "NeoX has no quick geglu"),
     "activation_func_clamp_value": FixedSetting(NONE, "no activation is clamped"),
     "glu_linear_offset": FixedSetting((*NONE, 0.0), "no gated branch has an offset"),
-    "use_rope_scaling": FixedSetting(NONE, "rotary embeddings are never scaled in NeoX"),
-    "rotary_seq_len_interpolation_factor": FixedSetting(
-        (*NONE, 1), "rotary is never scaled in NeoX"
-    ),
+    "use_rope_scaling": FixedSetting(NONE, SCALING),
+    "rotary_seq_len_interpolation_factor": FixedSetting((*NONE, 1), SCALING),
     "no_rope_freq": FixedSetting(NONE, "all layers have the same positions"),
     "window_size": FixedSetting(NONE, "a window is not read from Megatron-LM's checkpoints"),
-    "qk_layernorm": FixedSetting(NONE, "queries and keys have no norms of their own"),
-    "qk_l2_norm": FixedSetting(NONE, "queries and keys have no norms"),
+    "qk_layernorm": FixedSetting(NONE, QK_NORMS),
+    "qk_l2_norm": FixedSetting(NONE, QK_NORMS),
     "attention_output_gate": FixedSetting(NONE, "attention has no gate"),
     "softmax_type": FixedSetting((None, "vanilla"), "the softmax has no further term"),
     "use_mup": FixedSetting(NONE, "muP is not supported"),

@@ -30,8 +30,10 @@ class MegatronGrid(NamedTuple):
         )
 
 
-def to_write(model: ModelConfig, tp: int) -> ModelConfig:
-    """Return the model with the biases that Megatron-LM requires.
+def model_to_write(model: ModelConfig, tp: int) -> ModelConfig:
+    """Return the model as Megatron-LM has to have it.
+
+    It gets the biases that Megatron requires, and rows that divide over the ranks.
 
     Megatron has all biases or none, layer norms always have one, and gelu's tanh form is fused with
     a bias.
@@ -47,10 +49,10 @@ def to_write(model: ModelConfig, tp: int) -> ModelConfig:
 
 
 def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
-    """Check that Megatron-LM can compute the model on the grid.
+    """Check that Megatron-LM can compute the model on the grid, from files that are written here.
 
     Raises:
-        UserError: it cannot; the message gives every reason.
+        UserError: it cannot, or they are not written; the message gives every reason.
     """
     tp, pp, chunks, _ = grid
     if min(tp, pp, chunks) < 1:
@@ -69,9 +71,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
             p.kind == "learned" and p.offset
         ),
         "its queries and keys have norms (use_qk_layernorm), a scale for each head": a.qk_norm,
-        f"a token sees {a.window} before it (sliding_window_width), and there all": (
-            a.window is not None
-        ),
+        f"a token sees {a.window} before it (sliding_window_width)": a.window is not None,
         f"its MLP is {'gated' if m.gated else 'not gated'} with {m.activation}; Megatron-LM has "
         "swiglu, and gelu that is not gated": (m.activation, m.gated) not in ACTIVATIONS,
         f"{model.num_layers} layers do not divide over {pp * chunks} stages": (
@@ -84,7 +84,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
         ),
         **newer_features(model),
     }
-    written = to_write(model, tp)
+    written = model_to_write(model, tp)
     reasons |= {
         f"{rule.theirs} does not divide over {tp} ranks": (
             share(rule, rule.shape(sizes_of(written)), tp) is None
@@ -94,4 +94,4 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
     }
     refused = [reason for reason, holds in reasons.items() if holds]
     if refused:
-        raise UserError(f"Megatron-LM cannot have this model's function: {'; '.join(refused)}")
+        raise UserError(f"this model is not written for Megatron-LM: {'; '.join(refused)}")

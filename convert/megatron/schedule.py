@@ -22,7 +22,7 @@ LENGTH = ("lr_decay_steps", "decay_steps", "end_iter")
 WARMUP = ("lr_warmup_steps", "warmup_steps", "warmup_iter")
 STYLE = ("lr_decay_style", "decay_style")
 MAX_LR = ("max_lr", "start_lr")
-"""The saved maximum's name today, and its earlier names."""
+"""Names in the saved state: today's first, then the earlier ones."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MegatronSchedule:
     """A schedule of the learning rate, and the position in it.
 
     Attributes:
-        position: the updates that the learning rate has made.
+        position: the number of updates after which the schedule stands.
         skipped: steps that did not move it.
         lr: its maximum.
         min_lr: its minimum.

@@ -16,6 +16,7 @@ from convert.ours.training_placeholders import OPTIMIZER_KEYS
 from convert.parts import Leaves, Part, layer_of
 from convert.readers.megatron import MegatronCheckpoint, open_megatron
 from convert.readers.megatron_optimizer import open_optimizer
+from convert.replaced_keys import replaced
 from convert.rules.megatron import rules_in
 from convert.tokenizers import check_rows, notes_of, tokenizer_keys
 from jaxneox.data import Tokenizer
@@ -57,7 +58,7 @@ class MegatronSource(Source):
         if options.optimizer:
             optimizer = open_optimizer(weights)
             own, notes = training_keys(shards.args, optimizer, shards.step, keys["precision"])
-            keys = {n: v for n, v in keys.items() if n not in OPTIMIZER_KEYS} | own
+            keys = replaced({n: v for n, v in keys.items() if n not in OPTIMIZER_KEYS}, own)
             self.checkpoint = optimizer.kinds["param"]  # the master weights
             self.training = as_ours(self.checkpoint, optimizer)
         self.path, self.step = src, shards.step

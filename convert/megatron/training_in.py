@@ -20,8 +20,8 @@ def training_keys(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return NeoX's keys of the optimizer, the schedule and the batch, and notes on inexact ones.
 
-    Adam's constants are those of the optimizer's own groups and the schedule is its saved state;
-    the rest is what the arguments say (Megatron-LM `megatron/training/arguments.py`).
+    Adam's constants are those of the optimizer's own groups, and the schedule is that of its saved
+    state; the rest is what the arguments say (Megatron-LM `megatron/training/arguments.py`).
     """
     decays = max(optimizer.groups, key=lambda group: group.get("wd_mult", 1.0))
     schedule = schedule_of(args, optimizer, step)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.casting import as_computed
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_files import layer_file
 from convert.readers.neox_open import require_modules
@@ -13,13 +14,16 @@ from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, listed
 
-SAID = {
+REPEATED_IN_ARGS = {
     "num_layers": lambda m: m.num_layers,
     "hidden_size": lambda m: m.hidden_size,
     "num_attention_heads": lambda m: m.attention.num_heads,
     "max_position_embeddings": lambda m: m.positions.max_positions,
 }
 """Fields of the architecture that the mp_rank files' own `args` repeat."""
+
+MOST_FILES = 2
+"""The files that an error names for each problem; the others are counted."""
 
 
 def check_consistency(source: NeoxCheckpoint) -> None:
@@ -51,7 +55,7 @@ def unused(model: ModelConfig) -> tuple[str, ...]:
 def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
     for path, state in zip(source.files.ranks, source.states, strict=True):
         args = state.get("args")
-        for name, of in SAID.items() if isinstance(args, Mapping) else ():
+        for name, of in REPEATED_IN_ARGS.items() if isinstance(args, Mapping) else ():
             stated = args.get(name) if args else None
             if isinstance(stated, int) and stated != of(model):
                 yield f"{name} is {of(model)}, {path.name} says {stated}"
@@ -64,6 +68,16 @@ def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
+    """Yield each problem of a tensor once, after the files that have it."""
+    files_of: dict[str, list[str]] = {}
+    for file, problem in _misfits(source, model):
+        files_of.setdefault(problem, []).append(file)
+    for problem, files in files_of.items():
+        yield f"{listed(files, MOST_FILES)}: {problem}"
+
+
+def _misfits(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[tuple[str, str]]:
+    """Yield a file and a problem for each tensor that the configuration does not give."""
     expected = neox.modules(model, source.llama_mlp)
     sizes = sizes_of(model, source.mp)
     dtype = source.dtype
@@ -74,19 +88,21 @@ def _tensors(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
         ignored = neox.BUFFERS + (unused(model) if inner else ())
         ranks = source.shards.get(index, [{}])
         for rank, tensors in enumerate(ranks):
-            where = f"{_file(source, index, rank)}: "
+            file = _file(source, index, rank)
             for name in sorted(shapes.keys() - tensors.keys()):
-                yield f"{where}{name} {list(shapes[name])} is missing"
+                yield file, f"{name} {list(shapes[name])} is missing"
             for name in sorted(tensors.keys() - shapes.keys()):
                 if name not in ignored:
-                    yield f"{where}{name} {list(tensors[name].shape)} is not in this architecture"
+                    shape = list(tensors[name].shape)
+                    yield file, f"{name} {shape} is not in this architecture"
             for name in sorted(tensors.keys() & shapes.keys()):
                 tensor = tensors[name]
                 if tensor.shape != shapes[name]:
                     expect = list(shapes[name])
-                    yield f"{where}{name} is {list(tensor.shape)}, the configuration gives {expect}"
+                    shape = list(tensor.shape)
+                    yield file, f"{name} is {shape}, the configuration gives {expect}"
                 elif tensor.dtype != dtype:
-                    yield f"{where}{name} is {tensor.dtype}, the embedding {dtype}"
+                    yield file, f"{name} is {tensor.dtype}, the embedding {dtype}"
 
 
 def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
@@ -108,14 +124,6 @@ def _buffers(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
                         f"{_file(source, index, rank)}: {name} is not what the configuration gives "
                         f"({saved.ravel()[:3]}…, expected {expected.ravel()[:3]}…)"
                     )
-
-
-def as_computed(saved: np.ndarray, expected: np.ndarray) -> bool:
-    """Tell whether values agree but for the last bits of their type: libraries differ in powers."""
-    bits = {2: 7, 4: 20, 8: 20}.get(saved.itemsize)
-    return saved.shape == expected.shape and np.allclose(
-        saved.astype(np.float64), expected, rtol=2.0 ** -(bits or 20), atol=1e-7
-    )
 
 
 def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:
@@ -161,6 +169,6 @@ def _file(source: NeoxCheckpoint, index: int, rank: int) -> str:
 def _raise(folder: Any, problems: list[str]) -> None:
     if problems:
         raise UserError(
-            f"{folder}: its tensors contradict the configuration in {len(problems)} places: "
+            f"{folder}: its tensors contradict the configuration in {len(problems)} ways: "
             + listed(problems, 64, "; ")
         )

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from convert.newer_features import newer_features
+from convert.readers.neox_mlp_keys import NAMES
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
@@ -42,6 +43,9 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         f"its norms are {norm}, which NeoX does not have": norm not in NORMS,
         f"its MLP's activation is {activation}, which NeoX does not have": (
             activation not in ACTIVATIONS
+        ),
+        f"its gated MLP's activation is {activation}, for which NeoX has no gate": (
+            model.mlp.gated and activation in ACTIVATIONS and activation not in NAMES
         ),
         "it has a bias on its logits, which NeoX has only from copies of a layernorm's bias": (
             model.logit_bias and (model.tied_embedding or not model.norm.bias)

@@ -27,8 +27,10 @@ def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modul
     """Return the modules with a part's parameters; the first block stands for shared ones."""
     rules, L = neox.modules(model, llama_mlp), model.num_layers
     if part == "embedding":
-        modules = [(neox.EMBEDDING, rules[neox.EMBEDDING]), (neox.FIRST_BLOCK, neox.shared(model))]
-        return [(index, wanted) for index, wanted in modules if wanted]
+        modules = [(neox.EMBEDDING, rules[neox.EMBEDDING])]
+        if shared := neox.shared(model):
+            modules.append((neox.FIRST_BLOCK, shared))
+        return modules
     if part == "head":
         after = (neox.final_norm_index(L), neox.unembedding_index(L))
         return [(index, rules[index]) for index in after if index in rules]

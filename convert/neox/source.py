@@ -19,6 +19,7 @@ from convert.neox.training_keys_in import training_keys
 from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
+from convert.replaced_keys import replaced
 from convert.tokenizers import check_rows, tokenizer_keys
 from jaxneox.config import Settings
 from jaxneox.data import Tokenizer
@@ -79,7 +80,8 @@ def open_run(src: Path, options: NeoxOptions) -> Opened:
         choices = replace(choices, norms="mean")
     plan = make_plan(ranks, choices)
     clean = options.clean_biases
-    plan.keys |= training_keys(ranks, training.optimizer, training.summed, clean=clean)
+    own = training_keys(ranks, training.optimizer, training.summed, clean=clean)
+    plan.keys = replaced(plan.keys, own)
     plan.warnings += training_in.training_notes(ranks, training, plan)
     return Opened(ranks, plan, choices, training)
 

@@ -38,12 +38,11 @@ class Split:
         self.grid = grid
         self.warnings: list[str] = []
         self.dtype = np.result_type(*(source.dtype(name) for name in source.shapes))
-        attention = replace(
-            source.model.attention, output_bias=True
-        )  # of zeros, where there is none
+        # a bias that the model lacks is written as zeros
+        attention = replace(source.model.attention, output_bias=True)
         model = replace(source.model, attention=attention, logit_bias=False)
         self.model = self._padded(model)
-        self._every_block: Leaves = {}  # what is saved with each block of them
+        self._every_block: Leaves = {}  # parameters that NeoX saves again with every block
         self._own_biases: list[np.ndarray] = []
         if source.model.logit_bias:
             head = self._fitted(source.leaves("head"))
@@ -67,9 +66,9 @@ class Split:
         if part == "embedding":
             names = {leaf for rule in shared for leaf in rule.leaves}
             self._every_block = {name: leaves[name] for name in names}
-        layer = isinstance(part, int)
+        every_block = shared if isinstance(part, int) else ()
         return [
-            self._module(index, rules + shared * layer, leaves | self._every_block)
+            self._module(index, rules + every_block, leaves | self._every_block)
             for index, rules in modules_of(part, self.model)
             if rules != shared
         ]
@@ -159,7 +158,7 @@ class Split:
         }
 
     def _unused(self, tensors: Tensors) -> Tensors:
-        """Add the second norm that NeoX wants in the file for gpt_j_tied and never uses."""
+        """Return the second norm that NeoX wants in the file for gpt_j_tied and never uses."""
         if not self.model.shared_norm:
             return {}
         first = "input_layernorm"

@@ -14,9 +14,12 @@ from convert.neox.split import Split
 from convert.neox.tokenizer_out import for_neox
 from convert.neox.training_out import NeoxState, collect, prepare
 from convert.parts import Leaves, Part
-from convert.readers.neox_mlp_keys import without_mlp_type
+from convert.readers.neox_mlp_keys import keys_of_gated
 from convert.readers.neox_open import open_neox
+from convert.replaced_keys import replaced
 from convert.writers.neox import NeoxWriter
+from jaxneox.config import Settings
+from jaxneox.config.keys.model import GATED_ACTIVATIONS
 from jaxneox.config.keys.undocumented import OURS
 from jaxneox.config.present import in_present_names
 from jaxneox.data import Tokenizer
@@ -78,7 +81,7 @@ class NeoxTarget(Target):
     def finish(self) -> list[str]:
         if self._tokenizer is not None:
             self._tokenizer.save(self._folder / "tokenizer")
-        keys = self._keys() | self._state_keys
+        keys = replaced(self._keys(), self._state_keys)
         if self._state is not None:
             keys.pop("finetune")
         self._writer.finish(keys, self._args(), self._state)
@@ -114,9 +117,10 @@ class NeoxTarget(Target):
         """
         source, dst = self._source, self._dst
         keys = {n: v for n, v in source.keys.items() if n not in (*OURS, "padded_vocab_size")}
-        if keys.get("mlp_type") == "llama":
-            keys = without_mlp_type(keys)
-        keys = in_present_names(keys)
+        keys = in_present_names(keys)  # without mlp_type, which HEAD lacks
+        mlp = source.checkpoint.model.mlp
+        if mlp.gated and Settings(keys)["activation"] not in GATED_ACTIVATIONS:
+            keys |= keys_of_gated(mlp)
         if "max_micro_batch_size" in source.keys:
             keys["train_micro_batch_size_per_gpu"] = source.keys["max_micro_batch_size"]
         keys |= {

@@ -63,5 +63,5 @@ def unknown_there(tokenizer: Tokenizer) -> list[str]:
 
 
 def _end_there(tokenizer: Tokenizer) -> int | None:
-    """Return the text by which NeoX finds the end of a document, whatever the kind of tokenizer."""
+    """Return the id of the token by which NeoX finds the end of a document, whatever the kind."""
     return 0 if tokenizer.name == "CharLevelTokenizer" else tokenizer.id_of(EOD)

@@ -8,6 +8,7 @@ import numpy as np
 from convert.neox.join import layer_of
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_optimizer import NeoxOptimizer
+from convert.replaced_keys import replaced
 from convert.rules import neox
 from convert.rules.rule import Role
 from jaxneox.config import Settings
@@ -50,11 +51,11 @@ def training_keys(
     }
     if clipping and (left_out := clip_leaves_out(source, optimizer)):
         keys["clip_leaves_out"] = left_out
-    return keys | _schedule_keys(source, optimizer, source.keys | keys)
+    return keys | _schedule_keys(source, optimizer, replaced(source.keys, keys))
 
 
 def _constants(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, Any]:
-    """Return Adam's constants in the files, and notes if they differ from the YAML's."""
+    """Return Adam's constants in the files; add a warning for each that differs from the YAML's."""
     configured = Settings(source.keys).optimizer
     named = {
         "betas": list(configured.betas),

@@ -16,6 +16,7 @@ from convert.rules.rule import Role, Rule
 from convert.writers.neox_adam import AdamState, Counters, stage_modules
 from convert.writers.neox_zero import ZeroState
 from jaxneox.config import Settings
+from jaxneox.config.present import in_present_names
 from jaxneox.config.schema import ModelConfig, OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
@@ -54,7 +55,7 @@ class NeoxState:
 
 
 def prepare(
-    source: Source, state: Training, grid: NeoxGrid, folder: Path, dp: int
+    source: Source, training: Training, grid: NeoxGrid, folder: Path, dp: int
 ) -> tuple[NeoxState, dict[str, Any], list[str]]:
     """Prepare the state, the keys with which NeoX continues this run, and notes for the user.
 
@@ -73,17 +74,17 @@ def prepare(
     batch = settings.batch(dp)
     summed = batch.accumulation if grid.pp else 1
     clip = optimizer.grad_clip * summed
-    counters = _counters(state, optimizer, settings.schedule, summed)
+    counters = _counters(training, optimizer, settings.schedule, summed)
     adam = AdamState(folder, counters)
     if half == "bfloat16":
         tied = source.checkpoint.model.tied_embedding and grid.pp > 0
         adam = ZeroState(
             folder, counters, parts=dp, tied=tied, sequential=not grid.pp, clipping=clip
         )
-    training = NeoxState(
-        adam, _stages(source, grid), state.position, source.step, batch.global_size, summed
+    written = NeoxState(
+        adam, _stages(source, grid), training.position, source.step, batch.global_size, summed
     )
-    block = dict(keys.get("optimizer") or {})
+    block = dict(in_present_names(keys).get("optimizer") or {})
     block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
     more_keys = {
         "optimizer": block,
@@ -94,16 +95,16 @@ def prepare(
         "gradient_accumulation_steps": batch.accumulation,
         "no_load_rng": True,  # ours has no such state: a key and the step decide
     }
-    return training, more_keys, _notes(source, settings, grid, summed)
+    return written, more_keys, _notes(source, settings, grid, summed)
 
 
 def _counters(
-    state: Training, optimizer: OptimizerConfig, schedule: ScheduleConfig, summed: int
+    training: Training, optimizer: OptimizerConfig, schedule: ScheduleConfig, summed: int
 ) -> Counters:
     return Counters(
-        state.updates,
-        state.position,
-        float(build_schedule(schedule)(np.int32(state.position))),
+        training.updates,
+        training.position,
+        float(build_schedule(schedule)(np.int32(training.position))),
         optimizer.betas,
         optimizer.eps * summed,
         optimizer.weight_decay,
@@ -118,26 +119,26 @@ def _counters(
 
 
 def collect(
-    files: NeoxState,
+    written: NeoxState,
     source: Source,
-    state: Training,
+    training: Training,
     grid: NeoxGrid,
     advance: Callable[[int], None],
 ) -> None:
     """Collect all tensors of all ranks; master weights too, where they are kept apart.
 
     Args:
-        files: the content of NeoX's files, which gets the tensors.
+        written: the content of NeoX's files, which gets the tensors.
         source: the run, for its master weights.
-        state: its moments.
+        training: its moments.
         grid: the ranks to cut for.
         advance: is called with the number of bytes of moments that were cut.
     """
     cuts: dict[str, tuple[Split, Checkpoint]] = {
-        "exp_avg": (MomentSplit(state.moments["mu"], grid), state.moments["mu"]),
-        "exp_avg_sq": (MomentSplit(state.moments["nu"], grid), state.moments["nu"]),
+        "exp_avg": (MomentSplit(training.moments["mu"], grid), training.moments["mu"]),
+        "exp_avg_sq": (MomentSplit(training.moments["nu"], grid), training.moments["nu"]),
     }
-    if isinstance(files.adam, ZeroState):
+    if isinstance(written.adam, ZeroState):
         cuts["master"] = Split(source.checkpoint, grid), source.checkpoint
     for part in parts_of(source.checkpoint.model):
         leaves = [values.leaves(part) for _, values in cuts.values()]
@@ -149,12 +150,12 @@ def collect(
             for rank in range(grid.mp):
                 tensors = [ranks[rank] for _, ranks, _ in one_module]
                 by_kind = dict(zip(cuts, tensors, strict=True))
-                _add(files, source.checkpoint.model, (rank, index), by_kind)
+                _add(written, source.checkpoint.model, (rank, index), by_kind)
         advance(sum(leaf.nbytes for own in leaves[:2] for leaf in own.values()))
 
 
 def _add(
-    state: NeoxState,
+    written: NeoxState,
     model: ModelConfig,
     where: tuple[int, int],
     tensors: Mapping[str, Mapping[str, np.ndarray]],
@@ -164,13 +165,13 @@ def _add(
     for name in tensors["exp_avg"].keys() - set(neox.BUFFERS):
         unused = model.shared_norm and name.startswith("post_attention_layernorm")
         if unused and "master" not in tensors:
-            state.adam.leave_out(index, name)
+            written.adam.leave_out(index, name)
             continue
-        factor = 0.0 if unused else float(state.summed)
+        factor = 0.0 if unused else float(written.summed)
         values = {kind: of_kind[name] for kind, of_kind in tensors.items()}
         values["exp_avg"] = values["exp_avg"] * factor
         values["exp_avg_sq"] = values["exp_avg_sq"] * factor**2
-        state.adam.add(rank, index, name, **values)
+        written.adam.add(rank, index, name, **values)
 
 
 def _refuse(source: Source, precision: str, kind: str) -> None:

@@ -4,6 +4,10 @@
 tensors; `MegatronForward` does the same for Megatron-LM, and `JaxneoxForward` computes the function
 of our parameters. All use numpy alone and know neither the JAX model nor the rules of conversion:
 if two agree, the conversion kept the function.
+
+- `neox`, `megatron`, `jaxneox`: these three.
+- `forward`: what a forward pass is, and how one is run layer by layer.
+- `maths`: norms, positions, attention and activations in float64.
 """
 
 from convert.oracle.forward import Forward, run

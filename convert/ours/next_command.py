@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from convert.ours.training_placeholders import RATE, is_placeholder
-from jaxneox.config import load_yaml
+from jaxneox.config import Settings, load_yaml
 from jaxneox.console.hints import command
 from jaxneox.data.text import is_text
+from jaxneox.errors import UserError
 
 Keys = Mapping[str, Any]
 
@@ -20,7 +21,7 @@ BATCH = 8
 
 
 def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
-    """Write the command that starts a new training from the weights alone.
+    """Return the command that starts a new training from the weights alone.
 
     Args:
         run: the checkpoint's folder.
@@ -36,12 +37,12 @@ def train_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
 
 
 def go_on(run: str, keys: Keys, *, tokenizer: bool = True) -> str:
-    """Write the command that continues the training whose optimizer was converted too."""
+    """Return the command that continues the training whose optimizer was converted too."""
     return command("train", run, *([] if _data_is_here(keys) else _data(tokenizer, [])))
 
 
 def after(dst: Path, *, optimizer: bool = False) -> str:
-    """Write the line that ends a conversion."""
+    """Return the line that ends a conversion."""
     write = go_on if optimizer else train_on
     tokenizer = (dst / "tokenizer").is_dir()
     return f"Next: {write(str(dst), load_yaml([dst / 'config.yml']), tokenizer=tokenizer)}"
@@ -54,7 +55,9 @@ def _data(tokenizer: bool, settings: list[str]) -> list[str]:
 
 
 def _data_is_here(keys: Keys) -> bool:
-    paths = [keys["data_path"]] if keys.get("data_path") else keys.get("train_data_paths") or []
-    return bool(paths) and all(
-        is_text(path) or Path(f"{path}.idx").is_file() for path in map(str, paths)
-    )
+    try:
+        data = Settings(keys).data
+    except UserError:  # keys that contradict each other name no data
+        return False
+    paths = data.source("train").paths if data.path is None else (data.path,)
+    return bool(paths) and all(is_text(path) or Path(f"{path}.idx").is_file() for path in paths)

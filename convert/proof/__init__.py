@@ -1,7 +1,9 @@
 """Two checkpoints held against each other, and the certificate that tells of it.
 
-case (two checkpoints to be proved, and the tolerance) -> compare (numbers and functions), of which
-architectures (the settings that differ), numbers (parameter by parameter), logits (end to end),
-program (what a user runs) and sample (the text) are parts; conclude (the verdict), certificate
-(the record), page, of blocks in Markdown, and picture (for a person).
+- `case`: two checkpoints to be proved, and the tolerance.
+- `compare`: their numbers and functions, of which `architectures` (the settings that differ),
+  `numbers` (parameter by parameter), `logits` (end to end), `program` (what a user runs) and
+  `sample` (the text) are parts.
+- `conclude`: the verdict.
+- `certificate`: the record; for a person `page`, of `blocks` in Markdown, and `picture`.
 """

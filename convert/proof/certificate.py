@@ -35,7 +35,7 @@ def certificate(
     warnings: Sequence[str],
     files: Sequence[Digest],
 ) -> Record:
-    """Write the certificate without the proof.
+    """Make the record of a certificate, without its proof.
 
     Args:
         source: the converted checkpoint.

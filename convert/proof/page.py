@@ -76,7 +76,7 @@ def verdict(record: Record) -> str:
 
 
 def unexplained(proof: Record) -> list[str]:
-    """List failures that a lossy merge cannot account for: it leaves some layers off."""
+    """List the failures other than layers that are off, which a lossy merge always has."""
     layers = tuple(f"{layer['name']}: off by" for layer in proof["layers"])
     return [failure for failure in proof["failures"] if not failure.startswith(layers)]
 

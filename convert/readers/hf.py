@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from convert.casting import PRECISION, as_computed
 from convert.checkpoint import Checkpoint, Logits
 from convert.fate import differ
 from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
 from convert.hf.family import Family
 from convert.hf.tokenizer import beside
-from convert.neox.consistency import as_computed
 from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, HfTensor, tensors, weight_files
@@ -26,7 +26,6 @@ from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError, listed
 from jaxneox.reading import read_object
 
-PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 FLOATS = tuple(np.dtype(dtype) for dtype in DTYPES.values())
 
 FREQUENCIES = "rotary_emb.inv_freq"

@@ -17,6 +17,8 @@ INDEX = ".index.json"
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """Types by safetensors' names; a tensor of any other type is not a weight of these models."""
 
+MOST_TENSORS = 1 << 16  # of a file; a model of 1,000 layers has fewer
+
 
 class HfTensor(Protocol):
     """A tensor of a file; `dtype` is None if it is of an unsupported type."""
@@ -77,7 +79,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_object(index, INDEX_SIZE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; copy it again from its source")
-    outside = [name for name in weight_map.values() if Path(str(name)).name != name]
+    outside = [
+        name for name in weight_map.values() if Path(str(name)).name != name or name in ("", "..")
+    ]
     if outside:
         raise UserError(f"{index}: names {outside[0]!r}, which is not a file beside it")
     return weight_map
@@ -108,7 +112,13 @@ def _safe(path: Path) -> Iterator[tuple[str, HfTensor]]:
     try:
         refuse_unreadable(path)
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
+            names = file.keys()
+            if len(names) > MOST_TENSORS:
+                raise UserError(
+                    f"{path}: claims {len(names):,} tensors, expected at most {MOST_TENSORS:,}; "
+                    "is it the weights of a language model?"
+                )
+            for name in names:
                 part = file.get_slice(name)
                 dtype = DTYPES.get(part.get_dtype())
                 kept = None if dtype is None else np.dtype(dtype)

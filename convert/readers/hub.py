@@ -17,7 +17,7 @@ def is_hub_name(src: str) -> bool:
     )
 
 
-def local(src: str, allow_patterns: Iterable[str]) -> Path:
+def folder_of(src: str, allow_patterns: Iterable[str]) -> Path:
     """Return the folder that is named, after downloading `hf://owner/name`."""
     return download(src, allow_patterns) if src.startswith(SCHEME) else Path(src)
 

@@ -35,7 +35,12 @@ class JaxneoxCheckpoint(Checkpoint):
     @cached_property
     def declared_model(self) -> ModelConfig:
         """The model of the run's config.yml, from which training continues."""
-        return Settings(checkpoint.read_keys(self.location)).model(vocab_size=None)
+        keys = checkpoint.read_keys(self.location)
+        try:
+            return Settings(keys).model(vocab_size=None)
+        except UserError as error:
+            config = self.location.run / "config.yml"
+            raise UserError(f"{config}: {error}; restore the run's own file") from error
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:

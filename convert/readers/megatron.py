@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.casting import PRECISION
 from convert.checkpoint import Checkpoint, Fidelity, Logits
 from convert.fate import Drift, differ, drift_of
 from convert.megatron.arguments_in import ReadingChoices, reading_of
@@ -20,13 +21,12 @@ from convert.parts import STACKED, Shapes
 from convert.readers.megatron_files import find_files
 from convert.readers.megatron_shards import Shards, open_shards
 from convert.readers.torch_file import TorchFile
+from convert.replaced_keys import replaced
 from convert.rules.megatron import HEAD, QKV, WORDS, joined, rules
 from convert.rules.rule import Role, Rule, sizes_of
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
-
-PRECISION = {"float32": "fp32", "float16": "fp16", "bfloat16": "bfloat16"}
 
 
 class MegatronCheckpoint(Checkpoint):
@@ -48,7 +48,7 @@ class MegatronCheckpoint(Checkpoint):
         try:
             self.reading = reading_of(shards.args, sizes_of_tensors(shards), choices)
             plain = {"no_weight_tying": not self.tied} | self.reading.keys
-            self.keys: dict[str, Any] = plain | self._precision() | TRAINING
+            self.keys: dict[str, Any] = replaced(plain, self._precision() | TRAINING)
             self.keys |= {"train_iters": max(1, shards.step)}
             self.model: ModelConfig = Settings(self.keys).model(vocab_size=None)
         except UserError as error:
@@ -70,7 +70,10 @@ class MegatronCheckpoint(Checkpoint):
 
     @cached_property
     def tied(self) -> bool:
-        """Whether several stages have a copy of a tied embedding, in place of an output layer."""
+        """Whether the embedding is tied.
+
+        Several stages then have a copy of it in place of an output layer.
+        """
         if HEAD not in self.shards.layers[None][0]:
             return True
         if self.shards.args.get("untie_embeddings_and_output_weights"):

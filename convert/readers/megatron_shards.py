@@ -138,7 +138,11 @@ def _legacy(files: MegatronFiles) -> Shards:
 def _add_stage(
     stage: list[Any], layers: dict[int | None, Ranks], before: int, folder: Path
 ) -> Order:
-    """Add a stage to `layers`, after the first `before` layers; return how many it has per rank."""
+    """Add a stage to `layers`, after the first `before` of them.
+
+    Returns:
+        The parameters that were added, in a rank's order.
+    """
     for rank, tensors in enumerate(stage):
         for name, layer, tensor in tensors:
             at = None if layer is None else before + layer
@@ -169,7 +173,7 @@ def _chunk(
 
 
 def _chunks(state: Mapping[str, Any]) -> int:
-    """Return the virtual pipeline stages of each rank."""
+    """Return the number of virtual pipeline stages of each rank."""
     return 1 if "model" in state else max(1, sum(f"model{v}" in state for v in range(len(state))))
 
 

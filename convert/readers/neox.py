@@ -202,7 +202,7 @@ class NeoxCheckpoint:
 
     @property
     def _tail(self) -> int:
-        """Return the modules after the blocks."""
+        """Return the number of modules after the blocks."""
         after = ("norm.", "final_linear.")
         return sum(any(n.startswith(after) for n in s[0]) for s in self.shards.values())
 

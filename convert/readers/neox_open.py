@@ -26,9 +26,9 @@ def open_neox(
         )
     source = NeoxCheckpoint(files, yamls, load_yaml(yamls))
     _check_embedding(source)
+    _undo_exchange(source)
     if source.llama_mlp:
         source.given = without_mlp_type(source.given)
-    _undo_exchange(source)
     _check_ranks(source)
     return source
 

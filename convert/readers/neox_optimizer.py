@@ -7,6 +7,7 @@ from convert.readers.neox_adam import read_whole
 from convert.readers.neox_files import missing_files, rank_file
 from convert.readers.neox_state import ALONE, NeoxOptimizer, Quantity
 from convert.readers.neox_zero import partitions, read_partitions
+from jaxneox.config import Settings
 from jaxneox.errors import UserError
 
 __all__ = ["NeoxOptimizer", "Quantity", "open_optimizer"]
@@ -32,7 +33,7 @@ def open_optimizer(source: NeoxCheckpoint) -> NeoxOptimizer:
     ds_config = first.get("ds_config")
     clipping = ds_config.get("gradient_clipping", 0.0) if isinstance(ds_config, Mapping) else None
     if clipping is None:
-        clipping = float(source.given.get("gradient_clipping", 1.0))
+        clipping = Settings(source.given)["gradient_clipping"]
     optimizer.clipping = float(clipping)
     return optimizer
 

@@ -12,6 +12,7 @@ from typing import Any
 from convert.readers.pickle_machine import Inert, Machine, refuse_key, refuse_keys
 
 LONGEST = 128 << 20  # bytes of a pickle
+STEPS = 12 << 20  # opcodes of a pickle: seconds, and less than a gigabyte of what they push
 DIGITS = 160  # of a number; torch's and NumPy's random states have 39
 STOP = ord(".")
 
@@ -27,12 +28,15 @@ def run(machine: Machine) -> Any:
     if len(machine.content) > LONGEST:
         raise ValueError(f"a pickle of {len(machine.content)} bytes: at most {LONGEST} are read")
     try:
-        while (code := machine.content[machine.at]) != STOP:
+        for _ in range(STEPS):
+            code = machine.content[machine.at]
+            if code == STOP:
+                return machine.stack.pop()
             machine.at += 1
             OPCODES[code](machine)
-        return machine.stack.pop()
     except (LookupError, TypeError, struct.error, UnicodeError, SyntaxError) as error:
         raise ValueError(f"its pickle is broken at byte {machine.at}") from error
+    raise ValueError(f"a pickle of more than {STEPS} operations")
 
 
 # Numbers and text

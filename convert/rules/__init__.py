@@ -1,1 +1,6 @@
-"""Rules that map the tensors of other programs to ours, including the order of their numbers."""
+"""Rules that map the tensors of other programs to ours, including the order of their numbers.
+
+- `rule`: what a rule says of a tensor, and how its numbers are put and taken.
+- `neox`, `megatron`: the tensors of these programs, and how their ranks share them.
+- `hf_neox`, `hf_llama`, `hf_gpt2`: those of transformers' families.
+"""

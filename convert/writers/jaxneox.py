@@ -15,12 +15,12 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 import yaml
 
+from convert.parts import STACKED
 from jaxneox.errors import UserError
 from jaxneox.literal import literal
 from jaxneox.run_folder import PREFIX
 from jaxneox.saver import save_config
 
-STACKED = "layers."
 CONTEXT = ts.Context({"file_io_sync": False})
 
 
@@ -79,10 +79,6 @@ class JaxneoxWriter:
         (self._step / "meta").mkdir()
         meta = {"keys": dict(keys), **extra}
         (self._step / "meta" / "metadata").write_text(json.dumps(meta))
-
-
-def nbytes(leaves: Shapes) -> int:
-    return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in leaves.values())
 
 
 def written(futures: list[ts.WriteFutures], where: Path) -> None:

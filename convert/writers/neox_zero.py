@@ -35,7 +35,10 @@ class ZeroState(AdamState):
     clipping: float = 0.0
 
     def state(self, rank: int, modules: Sequence[int]) -> dict[str, Any]:
-        """Return `param_shapes`, which describes the flat arrays of each group."""
+        """Return the fields of an mp_rank file.
+
+        `param_shapes` describes the flat arrays of each group.
+        """
         shapes = [
             OrderedDict(
                 (self._full(index, name), self._kept[rank, index, name, "master"].shape)

@@ -1,13 +1,15 @@
 """Writes the optimizer's part of our checkpoints: Adam's moments and the counters."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 import tensorstore as ts
 
-from convert.writers.jaxneox import STACKED, JaxneoxWriter, written
+from convert.checkpoint import Moment
+from convert.parts import STACKED
+from convert.writers.jaxneox import JaxneoxWriter, written
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.model import Model
@@ -15,8 +17,6 @@ from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import whole
 from jaxneox.parallel.rules import rules_for
 from jaxneox.train.step.state import new_state
-
-Moment = Literal["mu", "nu"]  # Adam's first and second
 
 
 class TrainingWriter:

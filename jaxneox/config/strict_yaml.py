@@ -128,6 +128,8 @@ class _Loader(yaml.SafeLoader):
         value = super().construct_scalar(node)
         if isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):
             raise _broken(node, "a text with half a character (a surrogate)")
+        if isinstance(value, str) and "\0" in value:
+            raise _broken(node, "a text with a null character, which no path or name can have")
         return value
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import Added, Companions
+from jaxneox.data.growth import bounded
 from jaxneox.data.library import faults, within
 from jaxneox.data.pretokens import pretoken_cache, settings
 from jaxneox.data.tokenizer_base import EOD, PADDING, Tokenizer, existing, vocab_file
@@ -116,10 +117,10 @@ def opened(path: Path, content: bytes) -> tokenizers.Tokenizer:
     """Read a tokenizer.json.
 
     Raises:
-        TokenizerFault: the library cannot read it.
+        TokenizerFault: the library cannot read it, or it makes far more of a text than there is.
     """
     with faults(f"{path}: not a tokenizer.json that the tokenizers library can read"):
-        return tokenizers.Tokenizer.from_buffer(content)
+        return bounded(tokenizers.Tokenizer.from_buffer(content), path)
 
 
 class RenderedTexts:

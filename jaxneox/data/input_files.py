@@ -69,7 +69,10 @@ def _files_in(root: pathlib.Path) -> list[pathlib.Path]:
 
 def _saved(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the files of a folder that `Dataset.save_to_disk` has written, in their order."""
-    state = read_object(folder / STATE, INDEX_SIZE)
+    try:
+        state = read_object(folder / STATE, INDEX_SIZE)
+    except UserError as error:
+        raise UserError(f"{error}; copy the folder again") from error
     if (folder / SELECTION).exists() or state.get("_indices_data_files"):
         raise UserError(
             f"{folder}: its rows are a selection of those in its files ({SELECTION}), which is not "

@@ -50,9 +50,11 @@ class RowGroup:
                 at += batch.num_rows
                 if not part.num_rows:
                     continue
-                size += part.nbytes
-                _check_size(size, self.largest, self.path, number)
-                yield from _rows(part, self.path, number)
+                _check_size(size + part.nbytes, self.largest, self.path, number)
+                for where, row in _rows(part, self.path, number):
+                    size += _length(row)  # of a dictionary, `nbytes` counts each value once
+                    _check_size(size, self.largest, self.path, number)
+                    yield where, row
                 number += part.num_rows
                 if at >= self.stop:
                     break
@@ -191,6 +193,15 @@ def _rows(batch: Any, path: pathlib.Path, first: int) -> Iterator[tuple[str, Any
             raise
         for i, row in enumerate(rows, first + start):
             yield f"{path}, row {i}", row
+
+
+def _length(value: Any) -> int:
+    """Return the characters of all texts in a row, and a little for any other value."""
+    if isinstance(value, dict):
+        return sum(map(_length, value.values()))
+    if isinstance(value, list):
+        return sum(map(_length, value))
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def _check_size(size: int, largest: int, path: pathlib.Path, number: int) -> None:

@@ -9,6 +9,7 @@ import json
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from typing import IO, Any
 
 from jaxneox.errors import UserError
@@ -23,8 +24,8 @@ def main() -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     given, taken = sys.stdin.buffer, sys.stdout.buffer
     setup = json.loads(given.readline())
-    seconds, memory = setup["seconds"], setup["memory"]
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    memory = setup["memory"]
+    signal.setitimer(signal.ITIMER_PROF, setup["seconds"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
@@ -36,24 +37,30 @@ def main() -> None:
     while count := given.readline():
         for line in [given.readline() for _ in range(int(count))]:
             try:
-                answer(taken, {"rendered": rendered(render, line, seconds, setup["longest"])})
+                answer(taken, {"rendered": rendered(render, line, setup)})
             except TemplateFault as fault:
                 answer(taken, {"fault": str(fault)})
             except MemoryError:
                 answer(taken, {"fault": f"it needs more than {memory >> 20:,} MiB of memory"})
 
 
-def rendered(render: Render, line: bytes, seconds: float, longest: int) -> list[Any]:
+def rendered(render: Render, line: bytes, limits: Mapping[str, Any]) -> list[Any]:
     """Render the beginnings of a conversation, each as what it adds to the one before."""
     messages, beginnings, values = json.loads(line)
-    results, before = [], ""
+    results, before, together = [], "", 0
     for count, prompt in beginnings:
-        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
         text, spans = render(messages=messages[:count], add_generation_prompt=prompt, **values)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        if len(text) > longest + ADDED * len(line):
+        if len(text) > limits["longest"] + ADDED * len(line):
             raise TemplateFault(
                 f"it makes a text of {len(text):,} characters of a conversation of {len(line):,}"
+            )
+        together += len(text)
+        if together > limits["together"]:
+            raise TemplateFault(
+                f"the beginnings of its {len(messages):,} messages are texts of more than "
+                f"{limits['together']:,} characters together; cut it into several conversations"
             )
         shared = len(before) if text.startswith(before) else 0
         results.append((shared, text[shared:], spans))

@@ -17,6 +17,7 @@ from jaxneox.templates.jinja import Rendered, TemplateFault
 SECONDS = 10  # of a processor, to compile a template or for one rendering
 MEMORY = 1 << 30  # bytes of address space of the process
 LONGEST = 1 << 22  # characters of a rendering that may come from the template alone
+TOGETHER = 1 << 28  # characters of all renderings of a conversation, one for each of its answers
 PROGRAM = "from jaxneox.templates.child import main; main()"
 STOPPED = {
     signal.SIGPROF: f"it takes longer than {SECONDS} seconds",
@@ -62,6 +63,7 @@ class LimitedTemplate:
             "seconds": SECONDS,
             "memory": MEMORY,
             "longest": LONGEST,
+            "together": TOGETHER,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._compiled = False

@@ -54,6 +54,7 @@ HOSTILE = {
     "a digit as a key": (f"? {'9' * 5000}\n: 1", "a number of 5000 digits"),
     "no character": ('a: "\\UFFFFFFFF"', "a character that is none"),
     "half a character": ('a: "\\ud800"', "surrogate"),
+    "a null character": ('save: "a\\0b"', "null character"),
     "half a character in a key": ('"\\udc00": 1', "surrogate"),
     "a null byte": ("b: 1\na: \0", "is not allowed"),
     "binary": ("a: !!binary a", "decode"),

@@ -4,14 +4,13 @@ import time
 
 import pytest
 
-from jaxneox.console import waiting as module
-from jaxneox.console.waiting import waiting
+from jaxneox.console.waiting import PATIENCE, waiting
 
 
 def test_only_what_takes_long_has_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setenv(PATIENCE, "0.05")
     with waiting("counting"):
         pass
     time.sleep(0.15)
@@ -24,7 +23,7 @@ def test_only_what_takes_long_has_a_line(
 def test_what_fails_waits_no_longer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    monkeypatch.setenv(PATIENCE, "0.05")
     with pytest.raises(ValueError, match="no"), waiting("reading"):
         raise ValueError("no")
     time.sleep(0.15)

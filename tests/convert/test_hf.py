@@ -17,8 +17,9 @@ from safetensors.torch import save_file  # noqa: E402
 
 import jaxneox  # noqa: E402
 from convert import from_hf, to_hf  # noqa: E402
+from convert.casting import PRECISION  # noqa: E402
 from convert.hf.config import keys_of, unknown_keys  # noqa: E402
-from convert.readers.hf import PRECISION, HfCheckpoint  # noqa: E402
+from convert.readers.hf import HfCheckpoint  # noqa: E402
 from convert.readers.jaxneox import open_jaxneox  # noqa: E402
 from convert.writers.hf import HfWriter  # noqa: E402
 from jaxneox.config import Settings  # noqa: E402

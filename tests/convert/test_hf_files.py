@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from convert import from_hf, to_hf
 from convert.readers import hub
 from convert.readers.hf import HfCheckpoint
+from convert.readers.hf_files import MOST_TENSORS
 from convert.writers.hf import HfWriter
 from tests.convert.hf_models import LLAMA, change_config, export
 from tests.convert.test_hf_refusals import refused
@@ -54,6 +56,17 @@ def escape(folder: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
 
 
+def escape_to_the_parent(folder: Path) -> None:
+    index = in_shards(folder) / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": ".."}}))
+
+
+def claim_many(folder: Path) -> None:
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({str(i): empty for i in range(MOST_TENSORS + 1)}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
 def no_map(folder: Path) -> None:
     (in_shards(folder) / "model.safetensors.index.json").write_text("{}")
 
@@ -73,6 +86,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "garbled": (garble, ("model.safetensors: is damaged",)),
     "a shard is missing": (lose_shard, ("missing model-00002-of-",)),
     "a path out of the folder": (escape, ("is not a file beside it",)),
+    "the folder around it": (escape_to_the_parent, ("names '..', which is not a file",)),
+    "tensors without end": (claim_many, ("claims 65,537 tensors",)),
     "no weight map": (no_map, ("has no weight_map",)),
     "no weights": (remove("model.safetensors"), ("holds no weights",)),
     "no config": (remove("config.json"), ("config.json: cannot be read",)),
@@ -145,7 +160,7 @@ def test_what_older_versions_leave_out_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export(tmp_path, keys=LLAMA | {"use_bias_in_mlp": True})
-    assert "transformers before 4.41 does not read mlp_bias" in capsys.readouterr().err
+    assert "before 4.41 does not read mlp_bias: it drops the biases" in capsys.readouterr().err
 
 
 def test_dst_that_exists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +199,7 @@ def test_a_snapshot_of_the_hub(llama: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert from_hf.local("hf://owner/name@v1") == llama
+    assert from_hf.folder_of_model("hf://owner/name@v1") == llama
     assert asked == [("owner/name", "v1", "model*.safetensors")]
 
 

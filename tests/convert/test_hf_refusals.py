@@ -13,6 +13,8 @@ from convert.hf import choice as hf_choice
 from convert.hf.choice import choose, flat, meaning, reasons
 from convert.hf.config import config_of, keys_of, unknown_keys
 from convert.hf.families import GPT_NEOX
+from convert.hf.family import with_defaults
+from convert.hf.rope import rope_keys
 from convert.rules import hf_neox
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
@@ -201,6 +203,7 @@ def test_layers_that_the_files_have_not_are_not_listed(
     assert said in line and len(line) < 400 + len(str(folder))
 
 
+ORIGINAL = "original_max_position_embeddings"
 FULL = "full_attention"
 WINDOW = {"use_sliding_window": True, "sliding_window": 4}
 
@@ -208,6 +211,8 @@ WINDOW = {"use_sliding_window": True, "sliding_window": 4}
 def scaled(kind: str, **fields: Any) -> Keys:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **fields}}
 
+
+LONG = scaled("yarn", factor=4.0, **{ORIGINAL: 8})
 
 UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt_neox", {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "there are GPTN"),
@@ -254,8 +259,15 @@ UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt2", {"hidden_size": 64}, "n_embd is 48 but hidden_size is 64"),
     ("gpt2", {"n_inner": "wide"}, "n_inner: found 'wide'"),
     ("gpt2", {"tie_word_embeddings": "yes"}, "expected true or false"),
-    ("gpt_neox", {"num_hidden_layers": -1}, "num_layers"),
-    ("gpt_neox", {"layer_norm_eps": "small"}, "layernorm_epsilon"),
+    ("gpt_neox", {"num_hidden_layers": -1}, "num_hidden_layers: found -1"),
+    ("gpt_neox", {"layer_norm_eps": "small"}, "layer_norm_eps: found 'small'"),
+    ("gpt_neox", {"num_attention_heads": "6", "head_dim": {}}, "head_dim: found {}"),
+    ("gpt2", {"n_head": "six", "head_dim": "x"}, "n_head: found 'six'"),
+    ("llama", LONG | {"max_position_embeddings": "long"}, "max_position_embeddings: found 'long'"),
+    ("llama", scaled("dynamic", factor=2.0) | {"max_position_embeddings": []}, "found []"),
+    ("llama", scaled("yarn", factor=1e9, **{ORIGINAL: 10**6}), "product of at most 268,435,456"),
+    ("llama", scaled("yarn", factor=1e308, **{ORIGINAL: 10**9}), "which float32 does not hold"),
+    ("llama", scaled("yarn", factor=True), "rope_scaling.factor: found True"),
 ]
 
 
@@ -307,3 +319,21 @@ def test_no_parameter_is_left_behind(
     write_run(tmp_path / "run", NEOX)
     line = refused(to_hf.main, capsys, tmp_path / "run", tmp_path / "hf")
     assert "has no place for unembed.weight" in line
+
+
+@pytest.mark.parametrize("theta", [float("inf"), float("nan"), "1e4", None, True])
+def test_a_base_that_is_no_number(theta: Any) -> None:
+    """JSON has no such numbers, and the reader of files takes none; a caller's dictionary may."""
+    with pytest.raises(UserError, match="rope_theta: found"):
+        rope_keys(GPT_NEOX, {"rope_theta": theta}, 16)
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "max_position_embeddings"])
+def test_a_size_that_is_null(name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name}: found null, expected int"):
+        keys_of({"model_type": "llama", **scaled("yarn", factor=2.0), name: None})
+
+
+def test_defaults_are_of_keys_that_are_there() -> None:
+    with pytest.raises(ValueError, match="no field has the key hidden_sise"):
+        with_defaults(GPT_NEOX.fields, hidden_sise=8)

@@ -51,6 +51,13 @@ def test_a_folder_that_is_several_things_says_so(tmp_path: Path) -> None:
     assert "Hugging Face" not in refused(tmp_path / "a").error
 
 
+def test_a_runs_own_yaml_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, LLAMA)
+    (tmp_path / "config.yml").write_text("")
+    line = refused(tmp_path).error
+    assert f"{tmp_path}/config.yml: " in line and line.endswith("restore the run's own file")
+
+
 def test_missing_and_cut_off_files_are_all_named(tmp_path: Path) -> None:
     step = Synthetic(mp=2).write(tmp_path)
     (step / LAYER.format(3, 1)).unlink()

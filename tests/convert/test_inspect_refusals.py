@@ -39,7 +39,7 @@ def test_a_release_is_what_the_conversion_reads(tmp_path: Path, form: str) -> No
     ("said", "reason"),
     [
         ({"num_experts": 8}, "mixtures of experts"),
-        ({"qk_layernorm": True}, "queries and keys have no norms"),
+        ({"qk_layernorm": True}, "norms of queries and keys are not read"),
         ({"num_layers": 7}, "the tensors have 2"),
         ({"kv_channels": 16}, "give the heads with --config"),
         ({"num_attention_heads": None}, "give it with --config"),

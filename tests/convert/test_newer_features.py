@@ -8,6 +8,7 @@ import pytest
 
 from convert import to_megatron, to_neox, verify
 from convert.megatron import grid as megatron
+from convert.megatron.export import biases_of
 from convert.neox import grid as neox
 from jaxneox.config import Settings
 from jaxneox.errors import UserError
@@ -38,6 +39,7 @@ def test_what_neither_has(name: str) -> None:
         megatron.refuse_grid(model, MEGATRON)
     for error in (of_neox, of_megatron):
         assert reason in str(error.value) and ";" not in str(error.value)
+    assert str(of_megatron.value).startswith("this model is not written for Megatron-LM: ")
 
 
 def test_a_llama_is_none_of_these() -> None:
@@ -68,6 +70,13 @@ def test_a_missing_output_bias_is_written_as_zeros(tmp_path: Path) -> None:
     assert "it is written as zeros, and NeoX would train it" in said.err
     call(to_megatron, tmp_path / "run", tmp_path / "megatron", "--tp", 2)
     assert "the same function" in call(verify, tmp_path / "neox", tmp_path / "megatron").out
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_an_output_bias_alone_is_noted_for_megatron(output: bool) -> None:
+    keys = QWEN2 | {"use_bias_in_mlp": True, "attention_output_bias": output}
+    written = Settings(keys).model(vocab_size=None)
+    assert (biases_of(written) != biases_of(megatron.model_to_write(written, 1))) != output
 
 
 def test_the_commands_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,3 +128,11 @@ def test_a_hostile_pickle_is_refused_at_once(
         read(tmp_path, HEAD + HOSTILE[name] + b".")
     assert "\n" not in (line := str(refused.value)) and len(line) < 500 + len(str(tmp_path))
     assert time.process_time() - began < 2
+
+
+def test_a_pickle_takes_no_more_steps_than_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opcodes that make no object, such as the one that doubles the top of the stack, count too."""
+    monkeypatch.setattr("convert.readers.pickle_opcodes.STEPS", 100)
+    assert unpickled(HEAD + b"](" + b"N2" * 40 + b"e.") == [None] * 80
+    with pytest.raises(ValueError, match="more than 100 operations"):
+        unpickled(HEAD + b"](N" + b"2" * 100 + b"e.")

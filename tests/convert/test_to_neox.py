@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from convert.readers.jaxneox import open_jaxneox
 from convert.readers.neox_open import open_neox
 from tests.convert.commands import call, run
 from tests.convert.golden import BFLOAT16, FLOAT32, HERE
+from tests.convert.hf_models import LLAMA, write_run
 from tests.convert.synthetic import Synthetic
 from tests.reference.compare import relative_l2
 
@@ -163,3 +165,30 @@ def assert_same_bits(a, b) -> None:
     for name in a.shapes:
         assert a.dtype(name) == b.dtype(name)
         assert a.leaf(name).tobytes() == b.leaf(name).tobytes(), name
+
+
+LLAMA_MLP = LLAMA | {"mlp_type": "llama", "gpt_j_residual": False}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"activation": "swiglu", "intermediate_size": None},
+        {"activation": "reglu", "use_bias_in_mlp": True},
+        {"activation": "silu", "intermediate_size": 36},
+        {"activation": "swish", "intermediate_size": 36, "use_bias_in_mlp": True},
+        {"activation": "relu", "intermediate_size": None},
+    ],
+)
+def test_a_run_with_the_mlp_type_of_2023(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """It says nothing where the activation is gated; else the YAML has HEAD's gated activation."""
+    write_run(tmp_path / "run", LLAMA_MLP | keys)
+    said = call(to_neox, tmp_path / "run", tmp_path / "there", "--mp", 2)
+    assert "the same function" in said.out.splitlines()
+    assert "mlp-type" not in (tmp_path / "there" / "neox_config.yml").read_text()
+
+
+def test_a_gate_that_neox_has_no_name_for(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", LLAMA_MLP | {"activation": "mish"})
+    said = run(to_neox, tmp_path / "run", tmp_path / "there", "--mp", 1)
+    assert said.status == 2 and "gated MLP's activation is mish" in said.error

@@ -148,6 +148,18 @@ def test_dropout_is_said_and_not_written(tmp_path: Path) -> None:
     assert kept["model"]["dropout"] is None and neox.status == 0
 
 
+@pytest.mark.parametrize("dropout", [None, 0.25])
+def test_what_is_written_is_noted_and_not_what_was_read(
+    tmp_path: Path, dropout: float | None
+) -> None:
+    """How its files were read was said when they were; of what is written it is untrue."""
+    write(tmp_path, byte_level("<|endoftext|>", dropout=dropout))
+    tokenizer = tokenizer_at(tmp_path / "tokenizer.json")
+    tokenizer.notes += ("token 7 is where token 8 should be",)
+    notes = save_tokenizer(tokenizer, tmp_path, 16)
+    assert len(notes) == (dropout is not None) and "token 7" not in " ".join(notes)
+
+
 def test_a_sentencepiece_model_names_its_ends(tmp_path: Path) -> None:
     """A NeoX run with Llama's model alone: documents end with its own </s>; NeoX knows no such."""
     (tmp_path / "tok").mkdir()

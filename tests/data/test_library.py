@@ -116,6 +116,30 @@ def test_truncation_and_padding_are_off(tmp_path: pathlib.Path) -> None:
     assert tokenizer.encode("a b a b") == [0, 1, 0, 1]
 
 
+def test_a_text_does_not_grow_without_end(tmp_path: pathlib.Path) -> None:
+    """The library ends the whole process where memory ends."""
+
+    def replaces(pattern: dict[str, str], content: str) -> dict[str, Any]:
+        return {"type": "Replace", "pattern": pattern, "content": content}
+
+    path = tmp_path / "t.json"
+    thousand = replaces({"String": "a"}, "a" * 1000)
+    twice = {"type": "Sequence", "normalizers": [{"type": "NFC"}, replaces({"Regex": "b?"}, "b")]}
+    for name, part in (
+        ("normalizer", {"type": "Sequence", "normalizers": [thousand] * 6}),
+        ("normalizer", {"type": "Sequence", "normalizers": [twice] * 7}),
+        ("normalizer", {"type": "Prepend", "prepend": "a" * 1000}),
+        ("decoder", {"type": "Sequence", "decoders": [thousand]}),
+    ):
+        with pytest.raises(
+            TokenizerFault, match=rf"t\.json: its {name} can make a text [\d,]+ times"
+        ):
+            opened(saved(path, **{name: part}))
+    llama = [{"type": "Prepend", "prepend": "\u2581"}, replaces({"String": " "}, "\u2581")]
+    spaces = replaces({"Regex": " {2,}"}, " ")
+    opened(saved(path, normalizer={"type": "Sequence", "normalizers": [*llama, *[spaces] * 9]}))
+
+
 def test_reasons() -> None:
     assert reason(MemoryError()) == "not enough memory"
     assert reason(RecursionError("x")) == "nested too deep"

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from jaxneox.config.schema import TokenizerConfig
+from jaxneox.console.waiting import PATIENCE
 from jaxneox.data import text
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.tokenizer import Tokenizer, build_tokenizer
@@ -257,7 +258,7 @@ def test_progress_of_large_text(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "x.jsonl").write_text('"abcdefgh"\n' * 9)
-    monkeypatch.setattr(text, "LARGE", 10)
+    monkeypatch.setenv(PATIENCE, "0")
     monkeypatch.setattr(text.documents, "CHUNK", 16)
     assert documents(tmp_path / "x.jsonl", char) == ["abcdefgh"] * 9
     assert "tokenizing" in capsys.readouterr().err

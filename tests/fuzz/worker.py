@@ -54,14 +54,13 @@ def run(
     """
     (folder / HOME).mkdir(exist_ok=True)
     before = contents(folder)
-    began = time.monotonic()
+    began, own = time.monotonic(), _pages(1)
     child = in_a_child(lambda: _command(module, argv, folder, limit))
     status, usage = _wait(child, began)
     errors = (folder / STDERR).read_text(errors="replace")
     last = (errors.strip().splitlines() or [""])[-1]
     seconds = usage.ru_utime + usage.ru_stime
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    grown = max(0.0, (usage.ru_maxrss - own) / 1024)
+    grown = max(0.0, usage.ru_maxrss / 1024 - own / 2**20)
     if status is None or status == -signal.SIGXCPU:
         return Outcome("hang", last, seconds, grown)
     if status == findings == 1 and not errors.strip():
@@ -98,11 +97,12 @@ def _command(module: Any, argv: Sequence[str], folder: Path, limit: float) -> No
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seconds = int(limit) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-    most = _virtual() + (4 * MEGABYTES << 20)
+    most = _pages(0) + (4 * MEGABYTES << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     module.main(list(argv))
 
 
-def _virtual() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize()
+def _pages(kind: int) -> int:
+    """Return the bytes of this process now: 0 in its address space, 1 in memory."""
+    pages = Path("/proc/self/statm").read_text().split()[kind]
+    return int(pages) * resource.getpagesize()

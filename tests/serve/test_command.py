@@ -54,7 +54,7 @@ def test_it_serves_until_a_signal(command: subprocess.Popen[str], number: signal
         r"http://127\.0\.0\.1:(\d+) will serve tiny in 2 slots, each with .* 64 tok", first
     )
     assert found, first
-    assert re.match(r"compiled \d+ programs in [\d.]+ s: prompts of 32 tokens, ", compiled)
+    assert re.match(r"compiled \d+ programs in [\d.]+ \w+: prompts of 32 tokens, ", compiled)
     assert ready.startswith("ready at http://127.0.0.1:")
     client = Client(int(found[1]), timeout=PATIENCE)
     body = client.complete(prompt=[[1, 2, 3]] * 2, temperature=0, max_tokens=5).json

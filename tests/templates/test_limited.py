@@ -53,6 +53,17 @@ def test_limits(source: str, message: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert template.render([short])[0][0].text == ""  # it goes on, in another process if need be
 
 
+def test_the_renderings_of_a_conversation_have_a_limit_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of 40,000 turns has a rendering for each answer, each longer than the last."""
+    monkeypatch.setattr(limited, "TOGETHER", 1000)
+    template = LimitedTemplate(PLAIN, {})
+    assert len(template.render([ToRender(CHAT, [(1, False)] * 100)])[0]) == 100
+    with pytest.raises(TemplateFault, match=r"2 messages are .* 1,000 characters together; cut it"):
+        template.render([ToRender(CHAT, [(1, False)] * 200)])
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -72,7 +72,7 @@ def test_a_tokenizer_that_is_here_must_be_one(tmp_path: pathlib.Path) -> None:
     for keys in (broken, {"vocab_file": None}):
         settings = Settings(SMALLEST | ELSEWHERE | keys)
         for plan in (plan_without_files, plan_of):
-            with pytest.raises(UserError, match=r"vocab-file|as a tokenizer"):
+            with pytest.raises(UserError, match=r"vocab-file|not a tokenizer\.json"):
                 plan(settings, ONE)
 
 

@@ -38,9 +38,11 @@ def written(path: Path, step: int, steps: range) -> list[int]:
 def test_numbers_are_exact_and_what_is_not_finite_is_null(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     sink = MetricsFile(path, 0)
-    sink.write(1, {"loss": 0.1 + 0.2, "grad_norm": float("nan"), "lr": float("inf"), "skipped": 1})
+    sink.write(1, {"loss": 0.1 + 0.2, "grad_norm": float("nan"), "lr": float("inf"), "skipped": 1,
+                   "loss_scale": 2.0**127})  # fmt: skip
     sink.close()
     row = {"step": 1, "loss": 0.30000000000000004, "grad_norm": None, "lr": None, "skipped": 1}
+    row |= {"loss_scale": 2.0**127}
     assert path.read_text() == json.dumps(row) + "\n"
     assert read_metrics(path) == [row]
 

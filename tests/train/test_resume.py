@@ -128,8 +128,8 @@ def test_ctrl_c_saves_and_a_second_one_ends(
 ) -> None:
     show = Bar.show
 
-    def press(self: Bar, times: int, step: int, figures: dict[str, Any]) -> None:
-        show(self, step, figures)
+    def press(self: Bar, times: int, step: int, *figures: Any) -> None:
+        show(self, step, *figures)
         for _ in range(times if step == 6 else 0):
             noticed = signal.getsignal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)

@@ -161,7 +161,9 @@ def _figures(path: Path, number: int, line: bytes) -> Figures:
 
 def _is_figure(value: Any) -> bool:
     """Tell whether a value is a finite number, or the null that stands for another."""
-    return value is None or (isinstance(value, int | float) and abs(value) < 2.0**63)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _is_bad(value: Any) -> bool:
