@@ -11,6 +11,7 @@ What every conversion goes through:
 - `conversion`: its steps, from refusing to certifying.
 - `checkpoint`: what a Checkpoint, a Source and a Target are; `parts`: in which parts they move.
 - `opening`: opens a checkpoint of any program.
+- `cached`: a checkpoint of any program in our form, converted into the cache if need be.
 - `refit`: a checkpoint with another's rows of the vocabulary and biases.
 - `fate`: what became of each tensor; `casting`: numbers in another type.
 - `tokenizers`: what is checked and noted of a tokenizer.

@@ -27,7 +27,19 @@ def convert(
     *,
     verify: bool,
 ) -> int:
-    """Convert a checkpoint, and print what was done.
+    """Convert a checkpoint as `make` does, print what was done, and return the exit status."""
+    say(*make(dst, read, write, verify=verify))
+    return 0
+
+
+def make(
+    dst: Path,
+    read: Callable[[], Source],
+    write: Callable[[Source], Target],
+    *,
+    verify: bool,
+) -> list[str]:
+    """Convert a checkpoint.
 
     Args:
         dst: a path where nothing exists yet.
@@ -36,7 +48,7 @@ def convert(
         verify: whether to prove that both compute the same.
 
     Returns:
-        The exit status.
+        What was done, in lines for the terminal: the verdict first.
 
     Raises:
         UserError: the source cannot be read, the target cannot be written, or the target does
@@ -59,8 +71,7 @@ def convert(
         verdict = conclude(record, case, folder, dst)
     here, next_step = target.result(dst)
     proved = " and how it was proved" if verify else ""
-    say(*verdict, here, f"{dst}/certificate.md   what was done{proved}", next_step)
-    return 0
+    return [*verdict, here, f"{dst}/certificate.md   what was done{proved}", next_step]
 
 
 def move(source: Source, target: Target) -> tuple[list[Fate], list[Digest]]:

@@ -61,7 +61,7 @@ def read_keys(location: Location) -> dict[str, Any]:
 
 def read_shapes(location: Location, item: str = "params") -> dict[str, tuple[int, ...]]:
     """Read the shapes of all arrays of an item, by dotted names."""
-    with _readable(location, item), _quiet(), _reader() as reader:
+    with _readable(location, item), quiet(), _reader() as reader:
         metadata = reader.metadata(literal(location.folder / item)).item_metadata
         if metadata is None:
             raise ValueError(f"{item} has no readable metadata")
@@ -139,7 +139,7 @@ def _restore_by_name(location: Location, item: str, abstract: Tree) -> Tree:
     """Restore by names, since parts of an optimizer without any array may come and go."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
     by_name = {dotted(path): leaf for path, leaf in leaves}
-    with _readable(location, item), _quiet(), _reader() as reader:
+    with _readable(location, item), quiet(), _reader() as reader:
         there = reader.metadata(literal(location.folder / item)).item_metadata.tree
         asked = jax.tree_util.tree_map_with_path(lambda path, _: by_name[dotted(path)], there)
         restored = reader.restore(literal(location.folder / item), asked)
@@ -149,8 +149,8 @@ def _restore_by_name(location: Location, item: str, abstract: Tree) -> Tree:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Orbax's warning that an item has no metadata, which the step's folder has."""
+def quiet() -> Iterator[None]:
+    """Silence Orbax's warnings of what is missing and not wanted, such as metadata of an item."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)

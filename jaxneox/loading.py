@@ -6,9 +6,11 @@ from pathlib import Path
 import jax
 
 from jaxneox import checkpoint
+from jaxneox.checkpoint import Location
 from jaxneox.config import Settings
 from jaxneox.config.schema import Dtype
 from jaxneox.data import load_tokenizer
+from jaxneox.foreign import foreign
 from jaxneox.loaded import LoadedModel
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
@@ -16,11 +18,31 @@ from jaxneox.parallel.rules import rules_for
 from jaxneox.resting import abstract_params
 
 
+def locate(where: str | Path, step: int | None = None) -> Location:
+    """Find a checkpoint; one of another program is converted into the cache first.
+
+    Args:
+        where: a run or step of ours; a folder of Hugging Face's, NeoX's or Megatron's; or a hub's
+            repository, `owner/name[@revision]`.
+        step: which of a run's checkpoints; the newest unless given.
+
+    Raises:
+        UserError: there is none, or it cannot be converted.
+    """
+    folder = Path(where)
+    if folder.is_dir() and foreign(folder) is None:
+        return checkpoint.find(folder, step)
+    from convert.cached import in_our_form
+
+    own = in_our_form(where, step)
+    return checkpoint.find(own, step if own == folder else None)
+
+
 def load_model(
     path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype
 ) -> LoadedModel:
     """Load a checkpoint; see `jaxneox.load`."""
-    location = checkpoint.find(path, step)
+    location = locate(path, step)
     asked = whole(parse_mesh(mesh or "dp=1"))
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)

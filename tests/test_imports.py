@@ -41,7 +41,7 @@ BELOW["cli"] = {""}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 
 FOREIGN = {"torch", "transformers", "tests"}
-OPENS_CONVERT = {"jaxneox.cli"}
+OPENS_CONVERT = {"jaxneox.cli", "jaxneox.loading"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}

@@ -5,7 +5,6 @@ import gc
 import hashlib
 from pathlib import Path
 
-from jaxneox import checkpoint
 from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
 from jaxneox.console.progress import progress
@@ -19,7 +18,7 @@ from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.perplexity import Measured, measured
 from jaxneox.evaluate.report import Report, Scores, show, write
 from jaxneox.loaded import LoadedModel
-from jaxneox.loading import load_model
+from jaxneox.loading import load_model, locate
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.reading import regular_file
 
@@ -56,20 +55,21 @@ def check(args: argparse.Namespace) -> None:
 
 
 def report(name: str, args: argparse.Namespace) -> Report:
-    mesh = args.mesh or usual_mesh(name, args.step)
+    folder = locate(name, args.step).folder
+    mesh = args.mesh or usual_mesh(folder)
     with waiting(f"loading {name}"):
-        model = load_model(name, step=args.step, mesh=mesh, compute=args.dtype)
+        model = load_model(folder, step=None, mesh=mesh, compute=args.dtype)
     files = [perplexity(model, file, args) for file in args.perplexity]
-    return Report(name, files, scores(model, name, args) if args.tasks else None)
+    return Report(name, files, scores(model, folder, args) if args.tasks else None)
 
 
-def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
+def scores(model: LoadedModel, folder: Path, args: argparse.Namespace) -> Scores:
     from jaxneox.evaluate import harness, tasks
 
     if model.tokenizer is None:
         raise UserError(
-            f"{name}: the checkpoint has no tokenizer, which tasks need; train or convert it with "
-            "one, or give --perplexity an .npz of tokens"
+            f"{folder}: the checkpoint has no tokenizer, which tasks need; train or convert it "
+            "with one, or give --perplexity an .npz of tokens"
         )
     adapter = harness.Adapter(
         model.tokenizer,
@@ -78,7 +78,7 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
         model.generate,
     )
     loaded = tasks.load(tasks.check(args.tasks, args.include_path))
-    cache = cache_of(name, model.tokenizer, args)
+    cache = cache_of(folder, model.tokenizer, args)
     result = harness.evaluate(
         adapter, loaded, limit=args.limit, num_fewshot=args.num_fewshot, cache=cache
     )
@@ -88,11 +88,10 @@ def scores(model: LoadedModel, name: str, args: argparse.Namespace) -> Scores:
     return result
 
 
-def cache_of(name: str, tokenizer: Tokenizer, args: argparse.Namespace) -> str | None:
+def cache_of(folder: Path, tokenizer: Tokenizer, args: argparse.Namespace) -> str | None:
     """Name the cache of answers, which depend on weights, tokenizer and how they are computed."""
     if args.cache is None:
         return None
-    folder = checkpoint.find(name, args.step).folder
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     own = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     kind = [args.dtype, tokenizer.fingerprint(), own]

@@ -22,6 +22,7 @@ from jaxneox.evaluate.harness import Adapter
 from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.report import Scores
 from jaxneox.evaluate.tasks import AskedTasks, load
+from jaxneox.loading import locate
 from jaxneox.parallel.compilation import use_compilation_cache
 
 
@@ -73,7 +74,7 @@ def compare(ours: Adapter, hf: HFLM, exact: HFLM, name: str, path: Path, limit: 
 def main() -> None:
     checkpoint, exported, limit, *files = sys.argv[1:]
     use_compilation_cache()
-    model = jaxneox.load(checkpoint, mesh=usual_mesh(checkpoint, None))
+    model = jaxneox.load(checkpoint, mesh=usual_mesh(locate(checkpoint).folder))
     assert model.tokenizer is not None
     ours = Adapter(
         model.tokenizer,

@@ -25,12 +25,10 @@ def test_as_many_as_cores_and_memory(
         (tmp_path / name).mkdir()
         with (tmp_path / name / "array").open("wb") as file:
             file.truncate(length)  # a hole, without blocks of its own
-    place = type("Place", (), {"folder": tmp_path})
     device = type("Device", (), {"platform": platform})
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**22}
-    monkeypatch.setattr(mesh.checkpoint, "find", lambda name, step: place)
     monkeypatch.setattr(mesh.os, "sysconf", pages.__getitem__)
     monkeypatch.setattr(mesh, "cores", lambda: cores)
     monkeypatch.setattr(jax, "devices", lambda: [device])
     monkeypatch.setattr(jax, "device_count", lambda: 8)
-    assert mesh.usual_mesh("run", None) == expected
+    assert mesh.usual_mesh(tmp_path) == expected
