@@ -74,9 +74,10 @@ def _kind(folder: Path) -> Kind | None:
     if "jaxneox" in kinds:
         return "jaxneox"
     if len(kinds) > 1:
+        there = " and ".join(TITLES[kind] for kind in kinds)
         raise UserError(
-            f"{folder}: holds several kinds of checkpoint: {' and '.join(TITLES[kind] for kind in kinds)}; "
-            "convert the one that is meant with `jaxneox convert`"
+            f"{folder}: holds several kinds of checkpoint: {there}; convert the one that is meant "
+            "with `jaxneox convert`"
         )
     return kinds[0] if kinds else None
 

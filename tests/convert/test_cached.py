@@ -66,7 +66,7 @@ def test_each_family_computes_what_it_did(
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("case", ["neox/pythia_mp2", "megatron/gpt2_tp2"])
+@pytest.mark.parametrize("case", ["neox/pythia_mp2", "megatron/gpt2_tp2/legacy"])
 def test_golden_runs_are_loaded(
     case: str, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
