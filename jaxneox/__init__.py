@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from jaxneox.config.schema import Dtype
-    from jaxneox.loaded import LoadedModel
+    from jaxneox.loading import LoadedModel
 
 __version__ = "0.2.0"
 

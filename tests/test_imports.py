@@ -29,19 +29,16 @@ BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
-BELOW["pure"] = BELOW["resting"] = {"config", "model", "parallel"}
-BELOW["compiled"] = {"config", "infer", "model", "parallel", "pure"}
-BELOW["loaded"] = {*BELOW["checkpoint"], "compiled", "infer", "pure", "resting"}
-BELOW["loading"] = {*BELOW["loaded"], "checkpoint", "loaded"}
+BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "foreign", "frozen", "infer", "saver"}
 BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo", "saver"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
 for part in ("generate", "evaluate", "serve"):
-    BELOW[part] = {*BELOW["loading"], "loading", "loaded"}
+    BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {""}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
 
 FOREIGN = {"torch", "transformers", "tests"}
-OPENS_CONVERT = {"jaxneox.cli", "jaxneox.loading"}
+OPENS_CONVERT = {"jaxneox.cli", "jaxneox.loading.exporting", "jaxneox.loading.load"}
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}

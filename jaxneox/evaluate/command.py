@@ -17,8 +17,7 @@ from jaxneox.evaluate.corpus import read
 from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.perplexity import Measured, measured
 from jaxneox.evaluate.report import Report, Scores, show, write
-from jaxneox.loaded import LoadedModel
-from jaxneox.loading import load_model, locate
+from jaxneox.loading import LoadedModel, load_model, locate
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.reading import regular_file
 

@@ -13,8 +13,7 @@ from jaxneox.generate.interactive import converse
 from jaxneox.generate.prompts import from_file, from_stream
 from jaxneox.generate.write import Screen, write_lines
 from jaxneox.infer.sampling import Sampling
-from jaxneox.loaded import LoadedModel
-from jaxneox.loading import load_model
+from jaxneox.loading import LoadedModel, load_model
 from jaxneox.parallel.compilation import use_compilation_cache
 
 KINDS = ("unconditional", "input-file", "interactive", "precompute")

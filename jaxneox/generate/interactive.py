@@ -8,7 +8,7 @@ from jaxneox.console.say import tell
 from jaxneox.errors import UserError
 from jaxneox.generate.arguments import conditions_of
 from jaxneox.generate.write import put
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 
 PROMPT = "Context prompt >>> "
 

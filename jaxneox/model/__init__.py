@@ -2,7 +2,7 @@
 
 The whole model:
 
-- `neox`: the forward pass, the loss and the scores of given tokens.
+- `hidden`: the forward pass to the last hidden states; `neox`: logits, losses and scores of them.
 - `parameters`: modules from and to the flat dictionary; `param` declares one weight on a line.
 - `layout`: the protocol by which the model asks how arrays lie on devices.
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from jaxneox.infer.engine import Engine
 from jaxneox.infer.generate import context
 from jaxneox.infer.stream import UNFINISHED
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 
 TOPS = 5
 """OpenAI's limit of `logprobs`."""

@@ -16,7 +16,7 @@ from convert.hf.families import FAMILIES  # noqa: E402
 from convert.oracle import JaxneoxForward, run  # noqa: E402
 from convert.readers.hf import HfCheckpoint  # noqa: E402
 from jaxneox.config import Settings  # noqa: E402
-from jaxneox.loaded import LoadedModel  # noqa: E402
+from jaxneox.loading import LoadedModel  # noqa: E402
 from jaxneox.model.positions import Rotary  # noqa: E402
 from tests.convert.test_hf import convert, saved_by_transformers  # noqa: E402
 from tests.reference.compare import relative_l2  # noqa: E402

@@ -18,7 +18,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 import jaxneox
 from convert import from_hf
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 from jaxneox.parallel.compilation import use_compilation_cache
 from tests.convert.commands import call
 

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 
 from jaxneox.config import Settings
 from jaxneox.data.tokenizer import CharLevelTokenizer
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
+from jaxneox.loading.resting import laid_out
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, whole
 from jaxneox.parallel.rules import rules_for
-from jaxneox.resting import laid_out
 from tests.reference.parameters import random_params
 from tests.train.runs import KEYS
 

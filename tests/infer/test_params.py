@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxneox.errors import UserError
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 from tests.infer.models import speaker
 
 TOKENS = np.arange(12, dtype=np.int32).reshape(1, -1)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 from tests.infer.models import speaker
 
 BATCH, LENGTH = 4, 12

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxneox.data.tokenizer import CharLevelTokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.scoring import Request, Scorer, padded, pair
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 from tests.infer.models import speaker
 from tests.infer.test_stream import HURRY
 

@@ -7,7 +7,7 @@ from jaxneox.errors import UserError
 from jaxneox.infer.sampling import MOST_ENDS
 from jaxneox.infer.stopping import StopConditions
 from jaxneox.infer.stream import TextStream
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 from tests.infer.models import speaker
 from tests.infer.test_stream import streamed, words
 

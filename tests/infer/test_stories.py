@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import jaxneox
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 
 pytest.importorskip("torch", reason="the tests of conversion write torch files")
 

@@ -19,10 +19,10 @@ from jaxneox.config.schema import (
     RematConfig,
     RopeScaling,
 )
+from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
-from jaxneox.resting import abstract_params
 from jaxneox.train.step.step import replica_scale
 from tests.parallel.cases import (
     BOUNDS,

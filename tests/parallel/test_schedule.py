@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
 from jaxneox.parallel.schedule import Schedule
-from jaxneox.resting import abstract_params
 from tests.parallel.meshes import LENGTH, MODEL
 
 STAGES, CHUNKS, MICRO = st.integers(1, 6), st.integers(1, 4), st.integers(1, 24)

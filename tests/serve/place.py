@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 from jaxneox.serve.access import rules_at
 from jaxneox.serve.scheduler import Load, Scheduler
 from jaxneox.serve.served import Served

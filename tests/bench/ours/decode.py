@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading import LoadedModel
 from jaxneox.parallel.mesh import make_mesh
 from tests.bench.ours.model import ONE, plan_of
 from tests.bench.sizes import Case

@@ -7,9 +7,9 @@ from jax.sharding import Mesh
 
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.infer.scoring import Scorer
+from jaxneox.loading.pure import PureFunctions
 from jaxneox.model import Model
 from jaxneox.parallel.rules import Rules
-from jaxneox.pure import PureFunctions
 
 
 class Functions:

@@ -11,11 +11,11 @@ from jaxneox.config import Settings
 from jaxneox.config.schema import Dtype
 from jaxneox.data import load_tokenizer
 from jaxneox.foreign import foreign
-from jaxneox.loaded import LoadedModel
+from jaxneox.loading.model import LoadedModel
+from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import rules_for
-from jaxneox.resting import abstract_params
 
 
 def locate(where: str | Path, step: int | None = None) -> Location:
@@ -47,10 +47,12 @@ def load_model(
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
     sizes = final_sizes(asked, jax.device_count())
-    config = Settings(checkpoint.read_meta(location)["keys"]).resolve(dp=1, vocab_size=None)
+    meta = checkpoint.read_meta(location)
+    config = Settings(meta["keys"]).resolve(dp=1, vocab_size=None)
     devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
     params = checkpoint.restore_params(location, abstract_params(model, rules, devices))
     folder = location.run / "tokenizer"
     tokenizer = load_tokenizer(folder, config.tokenizer.eod_token) if folder.is_dir() else None
-    return LoadedModel(config, params, tokenizer, devices, rules, compute)
+    conversion = meta.get("conversion")
+    return LoadedModel(config, params, tokenizer, devices, rules, compute, conversion=conversion)

@@ -2,37 +2,37 @@
 # B batch, T length, V padded vocabulary
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.typing import ArrayLike
+from jax.sharding import Mesh
 
-from jaxneox.compiled import Functions
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
-from jaxneox.frozen import ADVICE, FrozenParams
 from jaxneox.infer.generate import Answer, Pools, generate
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
-from jaxneox.infer.scoring import Request, Scored, Scorer, pair
+from jaxneox.infer.scoring import pair
 from jaxneox.infer.stopping import StopConditions
 from jaxneox.infer.stream import check_text
+from jaxneox.loading.compiled import Functions
+from jaxneox.loading.function import ModelFunction
+from jaxneox.loading.resting import laid_out
 from jaxneox.model import Params
 from jaxneox.parallel.rules import Rules
-from jaxneox.pure import Arrays, plain
-from jaxneox.resting import laid_out
 
 
-class LoadedModel:
-    """A model that computes logits: `model(tokens)`, int [B, T] -> float32 [B, T, V].
+class LoadedModel(ModelFunction):
+    """A checkpoint in memory: a function of tokens, with its tokenizer a writer of text.
 
     Attributes:
         config: the whole configuration of the run.
         tokenizer: the run's, or None if it has none.
+        conversion: what the checkpoint records about how it was converted, if it was.
     """
 
     def __init__(
@@ -44,27 +44,12 @@ class LoadedModel:
         rules: Rules,
         compute: Dtype,
         functions: Functions | None = None,
+        conversion: Mapping[str, Any] | None = None,
     ):
-        self.config, self._params, self.tokenizer = config, params, tokenizer
-        self._mesh, self._rules, self._compute = mesh, rules, compute
-        self._functions = functions or Functions(config, mesh, rules, compute)
+        super().__init__(config, params, mesh, rules, compute, functions)
+        self.tokenizer = tokenizer
+        self.conversion = dict(conversion or {})
         self._pools: Pools | None = None
-        self._plain: FrozenParams | None = None
-
-    @property
-    def params(self) -> FrozenParams:
-        """The flat dictionary of float32 weights, by dotted names; read-only, see `with_params`.
-
-        They are plain arrays on one device, and arrays of auto axes on a mesh.
-        """
-        if self._plain is None:
-            each = self._params.items()
-            self._plain = FrozenParams({name: plain(w, self._mesh) for name, w in each})
-        return self._plain
-
-    @params.setter
-    def params(self, params: Params) -> NoReturn:
-        raise TypeError(ADVICE)
 
     def with_params(self, params: Mapping[str, jax.Array | np.ndarray]) -> "LoadedModel":
         """Make another model of the same configuration, tokenizer and mesh from other weights.
@@ -85,64 +70,49 @@ class LoadedModel:
             self._rules,
             self._compute,
             self._functions,
+            self.conversion,
         )
 
-    def __call__(self, tokens: ArrayLike) -> jax.Array:
-        """Compute the logits of tokens, int [B, T] -> float32 [B, T, V]."""
-        tokens_BT = jnp.asarray(tokens)
-        self._check(tokens_BT)
-        spec = self._rules.activation("batch", None)
-        with jax.set_mesh(self._mesh):
-            laid = jax.device_put(tokens_BT.astype(jnp.int32), NamedSharding(self._mesh, spec))
-            return plain(self._functions.logits(self._params, laid), self._mesh)
+    def save(self, path: "str | PathLike[str]") -> Path:
+        """Save the model as a run of ours, at step 0, and return its folder.
 
-    def logits(self, params: Arrays, tokens: ArrayLike) -> jax.Array:
-        """Compute the logits of tokens with given parameters: a pure function.
+        What reads a run reads it: `jaxneox.load`, training with `--finetune`, conversions.
 
-        It may stand inside jax.jit, grad, vmap and scan, be differentiated in any mode any number
-        of times, and takes and returns what jnp's functions take.
+        Raises:
+            UserError: something is there already, or it cannot be written.
+        """
+        from jaxneox.loading.exporting import save
+
+        return save(self, Path(path))
+
+    def to_hf(self, path: "str | PathLike[str]", *, dtype: str = "keep") -> Path:
+        """Write the model as a folder of Hugging Face's, with a certificate, and return it.
 
         Args:
-            params: all parameters by dotted names, as `model.params`.
-            tokens: int [B, T].
+            path: a folder that does not exist yet.
+            dtype: of the weights: keep (float32), float32, bfloat16 or float16.
 
-        Returns:
-            float32 [B, T, V].
+        Raises:
+            UserError: no architecture of transformers has its function, or it cannot be written.
         """
-        self._check(jnp.asarray(tokens))
-        return self._functions.pure.logits(params, tokens)
+        from jaxneox.loading.exporting import to_hf
 
-    def token_losses(self, params: Arrays, tokens: ArrayLike) -> jax.Array:
-        """Compute how unlikely each token is after those before it: a pure function.
+        return to_hf(self, Path(path), dtype)
 
-        The logits of a few positions are in memory at one time.
+    def push(self, repo: str, *, private: bool = True, dtype: str = "keep") -> str:
+        """Put the model on the Hugging Face hub, with a model card, and return its address.
 
         Args:
-            params: all parameters by dotted names, as `model.params`.
-            tokens: int [B, T + 1].
+            repo: `owner/name`; it is made if it is not there.
+            private: whether a repository that is made can be seen by its owner alone.
+            dtype: of the weights, as of `to_hf`.
 
-        Returns:
-            The cross-entropy of every token but the first, float32 [B, T] in nats.
+        Raises:
+            UserError: as of `to_hf`; or the hub refuses it.
         """
-        tokens_BT = jnp.asarray(tokens)
-        self._check(tokens_BT[:, :-1])
-        return self._functions.pure.token_losses(params, tokens_BT)
+        from jaxneox.loading.exporting import push
 
-    def loss(
-        self, params: Arrays, tokens: ArrayLike, weights: ArrayLike | None = None
-    ) -> jax.Array:
-        """Compute the mean of `token_losses`, float32 []: a pure function.
-
-        Args:
-            params: all parameters by dotted names, as `model.params`.
-            tokens: int [B, T + 1].
-            weights: float [B, T], of each token but the first; all alike unless given.
-        """
-        losses_BT = self.token_losses(params, tokens)
-        if weights is None:
-            return jnp.mean(losses_BT)
-        weights_BT = jnp.asarray(weights, jnp.float32)
-        return jnp.sum(losses_BT * weights_BT) / jnp.sum(weights_BT)
+        return push(self, repo, private=private, dtype=dtype)
 
     def generate(
         self,
@@ -219,24 +189,6 @@ class LoadedModel:
         scored = self.score(requests)
         return [(one.total, bool(one.likeliest.all())) for one in scored]
 
-    def score(
-        self,
-        requests: Sequence[Request],
-        on_done: Callable[[int], object] | None = None,
-        budget: int | None = None,
-    ) -> list[Scored]:
-        """Score the tokens of each request after its context.
-
-        Args:
-            requests: tokens, and how many of them are context.
-            on_done: called with how many more requests are done.
-            budget: tokens of a batch on each device; as many as are usually fastest unless given.
-        """
-        scorer = self._functions.scorer
-        if budget is not None:
-            scorer = Scorer(scorer.model, scorer.mesh, budget)
-        return scorer(self._params, requests, on_done)
-
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Encode a prompt; an empty one becomes the end of a document, as in NeoX."""
         if not isinstance(prompt, str):
@@ -272,21 +224,3 @@ class LoadedModel:
     def __repr__(self) -> str:
         size = sum(w.size for w in self._params.values())
         return f"LoadedModel({size:,} parameters, {self.config.model})"
-
-    def _check(self, tokens_BT: jax.Array) -> None:
-        if tokens_BT.ndim != 2 or not jnp.issubdtype(tokens_BT.dtype, jnp.integer):
-            raise ValueError(
-                f"tokens are {tokens_BT.dtype}{list(tokens_BT.shape)}, expected int [batch, seq]"
-            )
-        for size, axis in zip(tokens_BT.shape, ("batch", "length"), strict=True):
-            parts = self._rules.parts(axis)
-            if size % parts:
-                raise ValueError(
-                    f"tokens [{', '.join(map(str, tokens_BT.shape))}]: the mesh splits the {axis} "
-                    f"in {parts}, which does not divide {size}; pad it, or load on another mesh"
-                )
-        positions = self.config.model.positions
-        if positions.kind == "learned":
-            room = positions.max_positions - positions.offset
-            if tokens_BT.shape[1] > room:
-                raise ValueError(f"{tokens_BT.shape[1]} tokens, but the model has {room} positions")

@@ -1,0 +1,220 @@
+"""The forward pass from tokens to the last hidden states."""
+# M micro-batches (all that pass a pipeline together, else 1), B batch, T length, D hidden,
+# V padded vocabulary, C positions that are scored, k layers
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
+from jaxneox.model.context import Context, TokenPositions
+from jaxneox.model.documents import Documents
+from jaxneox.model.dropout import Noise, dropout
+from jaxneox.model.embed import Embed
+from jaxneox.model.gather import gather
+from jaxneox.model.layout import Layout
+from jaxneox.model.loss import Unembedding
+from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
+from jaxneox.model.positions import RelativeBias
+from jaxneox.model.product import PRODUCT
+from jaxneox.model.vocabulary import hide_added, padded
+
+NO_REMAT = RematConfig("none")
+
+POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+}
+"""What a layer keeps for its backward pass: its input only, or its products with weights too."""
+
+Layer = Callable[[jax.Array, tuple[jax.Array, Params]], tuple[jax.Array, None]]
+"""(x [B, T, D], (number of the layer, its weights)) -> (x, None), the body of a scan."""
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """The layers of one configuration, laid out for one mesh. It holds no arrays.
+
+    Attributes:
+        cfg: the architecture.
+        layout: how arrays lie on the devices.
+        compute: the dtype of activations, and of weights in products.
+        remat: what the backward pass computes again.
+        z_loss: the weight of `log(Z)^2` in the loss.
+        loss_fp32: whether the loss is computed in float32, else in `compute`.
+        documents: how `loss_sum` keeps documents apart; None if a row is one text.
+    """
+
+    cfg: ModelConfig
+    layout: Layout
+    compute: Dtype = "float32"
+    remat: RematConfig = NO_REMAT
+    z_loss: float = 0.0
+    loss_fp32: bool = True
+    documents: Documents | None = None
+
+    @cached_property
+    def declaration(self) -> Declaration:
+        """The modules and parameters that the configuration declares."""
+        return Declaration(self.cfg)
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The logical axes of every parameter by name."""
+        return self.declaration.axes
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter by name."""
+        return self.declaration.shapes
+
+    def init(self, key: jax.Array) -> Params:
+        """Draw the initial parameters, float32: the same numbers on every mesh."""
+        return self.declaration.init(key)
+
+    def matmuls(self) -> AbstractContextManager[Any]:
+        """Set the precision of products for whatever is traced inside.
+
+        float32 then means float32, also on devices that would round the factors of its products
+        (TF32, bfloat16 passes).
+        """
+        return jax.default_matmul_precision("highest" if self.compute == "float32" else "default")
+
+    def _hidden(
+        self,
+        model: NeoX,
+        params: Params,
+        tokens_MBT: jax.Array,
+        positions: TokenPositions,
+        noise: Noise | None = None,
+    ) -> jax.Array:
+        """Compute [M, B, T, D] after the final norm, positions in the layout's order."""
+        if noise is not None:
+            noise = noise._replace(positions=positions.order_T)
+        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), positions.encoded)
+        x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
+        bias = self._score_bias(model.embed, positions.order_T)
+        x_MBTD = self.run_layers(params, x_MBTD, Context(positions, self.layout, bias, noise))
+        spread = self.layout.spread(tokens_MBT.shape[0])
+        whole = self.layout.activation(spread, "batch", "length", "embed")
+        return jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
+
+    def _texts(self, model: NeoX, params: Params, tokens_BT: jax.Array) -> jax.Array:
+        """Compute [B, T, D] after the final norm, of rows that are one text each.
+
+        The positions are in their order, on every device that has some of them.
+        """
+        x_MBTD = self._hidden(model, params, tokens_BT[None], self._text_positions(tokens_BT))
+        x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
+        if self.layout.rings is None:
+            return x_BTD
+        return x_BTD[:, np.argsort(self.layout.order(x_BTD.shape[1]))]
+
+    def run_layers(self, params: Params, x_MBTD: jax.Array, context: Context) -> jax.Array:
+        """Run the residual stream [M, B, T, D] through all layers.
+
+        They are scanned at once, or by each stage of a pipeline its own. The arrays of `context`
+        that differ from row to row have a leading axis M.
+        """
+        layers, noise = split_layers(params)[1], context.noise
+        of_rows = None if noise is None else noise.rows, context.positions.per_row
+
+        def run(
+            x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows: Any
+        ) -> jax.Array:
+            """Run the k layers of these weights, the first of which has this number."""
+            rows_B, per_row = of_rows
+            numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
+            own = context._replace(
+                positions=TokenPositions(context.positions.order_T, *per_row),
+                noise=None if noise is None else noise._replace(rows=rows_B),
+            )
+            return jax.lax.scan(self._layer(own), x_BTD, (numbers_k, weights))[0]
+
+        if self.layout.pipeline is not None:
+            x_MBTD = jax.reshard(x_MBTD, self._stream(None))
+            return self.layout.pipeline(run, layers, x_MBTD, of_rows)
+        if x_MBTD.shape[0] != 1:
+            raise ValueError(f"{x_MBTD.shape[0]} micro-batches, expected 1 without a pipeline")
+        return run(x_MBTD[0], layers, 0, jax.tree.map(lambda x: x[0], of_rows))[None]
+
+    def _layer(self, context: Context) -> Layer:
+        def layer(x_BTD: jax.Array, numbered: tuple[jax.Array, Params]) -> tuple[jax.Array, None]:
+            number, weights = numbered
+            cast = {name: w.astype(self.compute) for name, w in weights.items()}
+            block = self.declaration.part("layers", self._gathered(cast))
+            return block(x_BTD, context.at(1 + number)), None
+
+        if self.remat.policy == "none":
+            return layer
+        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
+
+    def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions: jax.Array) -> jax.Array:
+        spread = self.layout.spread(tokens_MBT.shape[0])
+        spec = self.layout.activation(spread, "batch", "length", "embed")
+        x_MBTD = embed(tokens_MBT, positions, spec)
+        return jax.reshard(x_MBTD.astype(self.compute), self._stream(spread))
+
+    def _score_bias(self, embed: Embed, order_T: jax.Array) -> jax.Array | None:
+        if embed.rpe is None:
+            return None
+        relative = RelativeBias(self.cfg.positions, self.cfg.attention.head_dim)
+        return relative(embed.rpe[...], order_T, order_T)
+
+    def _text_positions(self, tokens: jax.Array) -> TokenPositions:
+        """Count the positions of rows [*, T] that are one text each."""
+        return TokenPositions(jnp.asarray(self.layout.order(tokens.shape[-1])))
+
+    def _document_positions(self, tokens_MBT: jax.Array) -> TokenPositions:
+        """Count the positions of whole rows, then lay them out as their tokens."""
+        positions = self._text_positions(tokens_MBT)
+        if self.documents is None:
+            return positions
+        spread = self.layout.spread(tokens_MBT.shape[0])
+        whole = self.layout.activation(spread, "batch", None)
+        per_row = self.documents(jax.reshard(tokens_MBT, whole))
+        return TokenPositions(positions.order_T, *jax.tree.map(self._laid, per_row))
+
+    def _laid(self, x_MBT: jax.Array) -> jax.Array:
+        """Lay out an array of the tokens, in the order and on the devices of their positions."""
+        layout, (micro, _, length) = self.layout, x_MBT.shape
+        spread = layout.spread(micro)
+        x_MBT = jax.reshard(x_MBT, layout.activation(spread, "batch", None))
+        if layout.rings is not None:
+            x_MBT = x_MBT[:, :, layout.order(length)]
+        return jax.reshard(x_MBT, layout.activation(spread, "batch", "length"))
+
+    def _stream(self, micro: str | None) -> PartitionSpec:
+        return self.layout.activation(micro, "batch", "stream", "embed")
+
+    def _outer_modules(self, params: Params) -> NeoX:
+        """Build the model with its weights outside the layers whole, in float32."""
+        return self.declaration.model(params | self._gathered(split_layers(params)[0]))
+
+    def _unembedding(self, model: NeoX) -> Unembedding:
+        """Return the matrix to logits; a tied model's is its one embedding leaf, transposed."""
+        weight, bias = model.unembed.weight, model.unembed.bias
+        weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
+        bias_V = None if bias is None else bias[...]
+        bias_V = hide_added(bias_V, self.cfg.vocab_size, self.layout)
+        return Unembedding(weight_DV.astype(self.compute), bias_V)
+
+    def _gathered(self, weights: Params) -> Params:
+        """Make weights whole over the devices that each store a part."""
+
+        def whole(name: str, w: jax.Array) -> jax.Array:
+            axes = self.axes[name][len(self.axes[name]) - w.ndim :]
+            return gather(padded(w, axes, self.layout), self.layout.weight(*axes))
+
+        return {name: whole(name, w) for name, w in weights.items()}
+
+
+def _length(weights: Params) -> int:
+    return next(iter(weights.values())).shape[0]
