@@ -27,9 +27,9 @@ def shortened(line: str) -> str:
     """
     if len(line) <= LONGEST_LINE + SLACK:
         return line
-    end = LONGEST_LINE // 4
-    left_out = len(line) - LONGEST_LINE
-    return f"{line[: LONGEST_LINE - end]} [… {left_out:,} characters …] {line[-end:]}"
+    begin, end = LONGEST_LINE * 2 // 3, LONGEST_LINE // 4
+    left_out = len(line) - begin - end
+    return f"{line[:begin]} [… {left_out:,} characters …] {line[-end:]}"
 
 
 def cut(text: str) -> str:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.fuzz.outcome import MEGABYTES, Outcome, contents, judge
 
@@ -54,7 +54,7 @@ def run(
     """
     (folder / HOME).mkdir(exist_ok=True)
     before = contents(folder)
-    began, own = time.monotonic(), _pages(1)
+    began, own = time.monotonic(), _memory().own
     child = in_a_child(lambda: _command(module, argv, folder, limit))
     status, usage = _wait(child, began)
     errors = (folder / STDERR).read_text(errors="replace")
@@ -97,12 +97,19 @@ def _command(module: Any, argv: Sequence[str], folder: Path, limit: float) -> No
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     seconds = int(limit) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
-    most = _pages(0) + (4 * MEGABYTES << 20)
+    most = _memory().virtual + (4 * MEGABYTES << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     module.main(list(argv))
 
 
-def _pages(kind: int) -> int:
-    """Return the bytes of this process now: 0 in its address space, 1 in memory."""
-    pages = Path("/proc/self/statm").read_text().split()[kind]
-    return int(pages) * resource.getpagesize()
+class Memory(NamedTuple):
+    """Bytes of this process: of its address space, and in memory as far as a fork has them too."""
+
+    virtual: int
+    own: int
+
+
+def _memory() -> Memory:
+    virtual, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    page = resource.getpagesize()
+    return Memory(virtual * page, (resident - shared) * page)
