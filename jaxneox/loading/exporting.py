@@ -62,7 +62,9 @@ def to_hf(model: "LoadedModel", path: Path, dtype: str) -> Path:
     from convert.hf.target import HfTarget
     from convert.ours.source import JaxneoxSource
 
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".jaxneox-") as folder:
+    beside = path.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".jaxneox-") as folder:
         run = save(model, Path(folder) / "run")
         make(
             path,
