@@ -40,6 +40,8 @@ COMMANDS = (
             "measure perplexity, or lm-eval's tasks"),
     Command("serve", "jaxneox.serve.command", "RUN",
             "serve a checkpoint as an OpenAI-compatible endpoint"),
+    Command("compare", "jaxneox.compare.command", "runs/a runs/b --png losses.png",
+            "compare runs: losses, speed, and how they differ"),
     Command("plan", "jaxneox.plan.command", "20B --topology v5p:4x4x4",
             "compile a training step for machines that are not here"),
     Command("inspect", "convert.inspect", "PATH",

@@ -31,6 +31,7 @@ BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "foreign", "frozen", "infer", "saver"}
 BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo", "saver"}
+BELOW["compare"] = {"config", "run_folder", "train"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
 for part in ("generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
