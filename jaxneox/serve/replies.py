@@ -18,17 +18,23 @@ Scored = tuple[int, float | None, Top]
 class Reply:
     """The answer to one request. `frame` surrounds it, and each chunk of a stream."""
 
+    ID = "cmpl"
+
     def __init__(self, served: Served, completion: CompletionRequest):
         self._completion = completion
         self.frame: Part = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
+            "id": f"{self.ID}-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": served.name,
         }
         self.choices = [
-            Choice(served, completion, index) for index in range(len(completion.choices))
+            self._choice(served, completion, index) for index in range(len(completion.choices))
         ]
+
+    def openings(self) -> list[Part]:
+        """Return the chunks with which a stream begins, before there is any token."""
+        return []
 
     def whole(self) -> Part:
         pairs = zip(self.choices, self._tasks, strict=True)
@@ -45,6 +51,9 @@ class Reply:
             "completion_tokens": answer,
             "total_tokens": prompt + answer,
         }
+
+    def _choice(self, served: Served, completion: CompletionRequest, index: int) -> "Choice":
+        return Choice(served, completion, index)
 
     @property
     def _tasks(self) -> list[Task]:
@@ -81,25 +90,33 @@ class Choice:
         text = (answer.text or "") if text is None else text
         start, end = self.told, len(answer.tokens) if tokens is None else tokens
         first, self._begun, self.told = not self._begun, True, end
-        echoed = completion.echo and first
-        body: Part = {
-            "index": self.index,
-            "text": self._echo + text if echoed else text,
-            "logprobs": None,
-            "finish_reason": None,
-        }
+        body = self._body(text, first=first, finished=finished)
+        body |= {"logprobs": None, "finish_reason": None}
         if finished:
             body["finish_reason"] = "length" if answer.finished == "length" else "stop"
         if completion.logprobs is not None:
-            scored = self._of_prompt(task) if echoed else []
-            span = slice(start, end)
-            fresh = zip(answer.tokens[span], answer.logprobs[span], answer.tops[span], strict=True)
-            ended = [answer.end] if finished and answer.end is not None else []
-            body["logprobs"] = self._logprobs(scored, [*fresh, *ended])
-        if completion.token_ids:
-            body["token_ids"] = answer.tokens[start:end]
-            body |= {"prompt_token_ids": self._prompt.tokens} if first else {}
-        return body
+            body["logprobs"] = self._likely(task, start, end, first=first, finished=finished)
+        return body | self._numbers(task, start, end, first=first) if completion.token_ids else body
+
+    def _body(self, text: str, *, first: bool, finished: bool) -> Part:
+        echoed = self._completion.echo and first
+        return {"index": self.index, "text": self._echo + text if echoed else text}
+
+    def _likely(self, task: Task, start: int, end: int, *, first: bool, finished: bool) -> Part:
+        """Write the log-probabilities of the part's tokens, and of the one that ended them."""
+        answer = task.answer
+        scored = self._of_prompt(task) if self._completion.echo and first else []
+        ended = [answer.end] if finished and answer.end is not None else []
+        return self._logprobs(scored, [*self._fresh(task, start, end), *ended])
+
+    def _fresh(self, task: Task, start: int, end: int) -> list[Scored]:
+        answer, span = task.answer, slice(start, end)
+        rows = zip(answer.tokens[span], answer.logprobs[span], answer.tops[span], strict=True)
+        return list(rows)
+
+    def _numbers(self, task: Task, start: int, end: int, *, first: bool) -> Part:
+        ids: Part = {"token_ids": task.answer.tokens[start:end]}
+        return ids | ({"prompt_token_ids": self._prompt.tokens} if first else {})
 
     def _echoed(self) -> str:
         text = self._prompt.text

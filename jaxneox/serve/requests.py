@@ -1,6 +1,7 @@
 """The parsing of a completion request: OpenAI's fields, checked, in terms of the engine."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,12 @@ from jaxneox.infer.tasks import Task
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.fields import Fields, many, object_of, shown, wrong
 from jaxneox.serve.served import TOPS, Served
-from jaxneox.serve.unsupported import check_unsupported, unsupported
+from jaxneox.serve.unsupported import (
+    COMPLETIONS,
+    check_special_tokens,
+    check_unsupported,
+    unsupported,
+)
 
 STOPS = 16
 STOP_TOKENS = 32
@@ -94,7 +100,8 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
     token_ids = fields.flag("return_token_ids") or served.tokenizer is None
     stream, usage, continuous = streaming(fields)
     text = any(prompt.text is not None for prompt in prompts)
-    check_unsupported(fields, served, text=text)
+    check_unsupported(fields, COMPLETIONS)
+    check_special_tokens(fields, served, text=text)
     fields.end()
     top_tokens = None if logprobs < 0 else logprobs
     return CompletionRequest(
@@ -130,7 +137,7 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
     if isinstance(given, str):
         try:
             given.encode()
-            prompt = Prompt(given, encoded(given, served))
+            prompt = Prompt(given, encoded(given, served, served.encode))
         except UnicodeEncodeError as error:
             raise RefusedRequest(
                 400, "prompt: half of a surrogate pair in it", param="prompt"
@@ -153,22 +160,35 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
     return prompt
 
 
-def encoded(text: str, served: Served) -> list[int]:
-    """Encode a text; the beginning of one that is far too long is enough to refuse it."""
+def encoded(
+    text: str, served: Served, encode: Callable[[str], list[int]], param: str = "prompt"
+) -> list[int]:
+    """Encode a text; the beginning of one that is far too long is enough to refuse it.
+
+    Args:
+        text: the prompt.
+        served: the model.
+        encode: makes tokens of a text.
+        param: the field that the text comes from.
+
+    Raises:
+        RefusedRequest: it is far too long.
+        UserError: it cannot be encoded.
+    """
     part = text[: LONG_PROMPT * served.context]
-    tokens = served.encode(part)
+    tokens = encode(part)
     if len(part) < len(text) and len(tokens) > 2 * served.context:
         raise RefusedRequest(
             400,
             f"the model's context is {served.context:,} tokens; the prompt has {len(text):,} "
             f"characters, and the first {len(part):,} have {len(tokens):,} tokens",
-            param="prompt",
+            param=param,
             code="context_length_exceeded",
         )
-    return tokens if len(part) == len(text) else served.encode(text)
+    return tokens if len(part) == len(text) else encode(text)
 
 
-def room_of(prompt: Prompt, max_tokens: int, served: Served) -> int:
+def room_of(prompt: Prompt, max_tokens: int, served: Served, param: str = "prompt") -> int:
     """Return how many tokens may follow: fewer than asked for if the context ends before."""
     room = served.context - len(prompt.tokens)
     if room < bool(max_tokens):
@@ -176,7 +196,7 @@ def room_of(prompt: Prompt, max_tokens: int, served: Served) -> int:
             400,
             f"the model's context is {served.context:,} tokens; the prompt has "
             f"{len(prompt.tokens):,}" + (", and its answer needs one" if not room else ""),
-            param="prompt",
+            param=param,
             code="context_length_exceeded",
         )
     return min(max_tokens, room)

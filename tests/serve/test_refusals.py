@@ -103,7 +103,7 @@ def test_values_without_an_effect_are_taken(here: Place) -> None:
 
 
 def test_unknown_paths_methods_and_models(here: Place) -> None:
-    answer = here.ask("GET", "/v1/chat/completions")
+    answer = here.ask("GET", "/v1/embeddings")
     assert answer.status == 404 and "/v1/completions" in answer.reason
     answer = here.ask("GET", "/v1/completions")
     assert answer.status == 405 and answer.headers["allow"] == "POST" and answer.reason
