@@ -79,6 +79,7 @@ def generate(
     rows: int = 8,
     on_text: Callable[[int, str], None] | None = None,
     on_answer: Callable[[int, Answer], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> list[Answer]:
     """Generate an answer to each prompt, in their order.
 
@@ -93,6 +94,7 @@ def generate(
         rows: how many answers are generated at once.
         on_text: called with (number of the prompt, new text) as soon as it is certain.
         on_answer: called with (number of the prompt, answer) as soon as it is finished.
+        cancelled: asked after each token; once it is true, all answers stay as they are.
 
     Raises:
         UserError: a prompt or a setting cannot be used, or the model gives no numbers.
@@ -119,6 +121,8 @@ def generate(
             on_text(numbers[task], new)
         if not task.room and on_answer:
             on_answer(numbers[task], task.answer)
+        if cancelled and cancelled():
+            break
     return [task.answer for task in tasks]
 
 
