@@ -1,9 +1,13 @@
 """Conversations: the same answers as to the rendered text in Python, in OpenAI's words."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -234,3 +238,20 @@ def test_a_template_that_fails_or_does_not_end_holds_up_nobody(monkeypatch) -> N
         answer = here.chat({"role": "user", "content": "no"})
         assert answer.status == 400 and answer.reason.endswith("render them: not so")
         assert here.chat(HELLO, max_tokens=1).status == 200
+
+
+@pytest.mark.slow
+def test_openais_own_client(here: Place) -> None:
+    """$JAXNEOX_OPENAI is the Python of an environment that has `openai`, else ours is tried."""
+    python = os.environ.get("JAXNEOX_OPENAI", sys.executable)
+    if subprocess.run([python, "-c", "import openai"], capture_output=True).returncode:
+        pytest.skip("no openai: JAXNEOX_OPENAI=PYTHON of an environment that has it")
+    text = here.alone(RENDERED, max_tokens=9).text
+    case = {
+        "messages": TALK,
+        "fields": {"temperature": 0, "max_completion_tokens": 9},
+        "text": text,
+    }
+    command = (python, Path(__file__).parent / "openai_chat.py", f"http://localhost:{here.port}/v1")
+    done = subprocess.run(command, input=json.dumps(case), text=True, capture_output=True, cwd="/")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
