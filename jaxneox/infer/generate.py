@@ -108,6 +108,7 @@ def generate(
     for number, (prompt, its_sampling) in enumerate(zip(prompts, sampling, strict=True), 1):
         name = f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
         room = room_for(prompt, cfg, max_tokens, name)
+        check_biased(its_sampling, cfg)
         tasks.append(until.task(prompt, its_sampling, room, tokenizer))
     if not tasks:
         return []
@@ -156,6 +157,13 @@ def room_for(prompt: Sequence[int], cfg: ModelConfig, max_tokens: int | None, na
     if wrong:
         raise UserError(f"{name} has token {wrong[0]}, the vocabulary has {cfg.vocab_size:,}")
     return min(max_tokens or limit, limit - len(prompt))
+
+
+def check_biased(sampling: Sampling, cfg: ModelConfig) -> None:
+    """Refuse a bias for a token that the model does not have."""
+    for token, _ in sampling.logit_bias:
+        if token >= cfg.vocab_size:
+            raise UserError(f"logit_bias: token {token}, the vocabulary has {cfg.vocab_size:,}")
 
 
 def wide(mesh: Mesh) -> Mesh:

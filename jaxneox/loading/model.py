@@ -127,6 +127,9 @@ class LoadedModel(ModelFunction):
         temperature: float = 0.0,
         top_p: float = 0.0,
         top_k: int = 0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int = 0,
         rows: int = 8,
         recompute: bool = False,
@@ -146,6 +149,9 @@ class LoadedModel(ModelFunction):
             temperature: as NeoX's key, see `Sampling`.
             top_p: as NeoX's key.
             top_k: as NeoX's key.
+            presence_penalty: OpenAI's, lowers the logit of each token that the answer has.
+            frequency_penalty: OpenAI's, lowers it as often as the answer has the token.
+            logit_bias: OpenAI's, what is added to the logits of these tokens.
             seed: of the first prompt; each next one has the next number.
             rows: how many answers are generated at once.
             recompute: generate without a cache, slowly.
@@ -160,7 +166,9 @@ class LoadedModel(ModelFunction):
             UserError: a prompt or a setting cannot be used, or the model gives no numbers.
         """
         given = [prompts] if isinstance(prompts, str) else prompts
-        first = Sampling(temperature, top_p, top_k, seed)
+        biases = tuple((logit_bias or {}).items())
+        penalties = (presence_penalty, frequency_penalty, biases)
+        first = Sampling(temperature, top_p, top_k, seed % 2**32, 0, (), *penalties)
         until = StopConditions(stop, stop_token_ids, ignore_eos, min_tokens)
         pool = self._recompute if recompute else self.pools
         return self._generate(

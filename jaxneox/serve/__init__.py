@@ -9,7 +9,8 @@
 - `app`: the routes, and what `/v1/models` tells of the model.
 - `completions`: `/v1/completions` and chat's; an `Exchange` waits for a request's jobs, streams
   their text as server-sent events, at last the usage, and cancels them if the client leaves.
-- `requests`, `fields`: the parsing of a request; `chat_requests`, `messages`: of a conversation;
+- `requests`, `fields`, `sampling_fields`: the parsing of a request; `chat_requests`, `messages`:
+  of a conversation;
   `unsupported`, `unsupported_chat`: the fields of others' servers that are taken only where they
   change nothing.
 - `jobs`: one choice of a request, on its way through the scheduler. Its text, as far as no stop

@@ -13,10 +13,10 @@ from jaxneox.serve.requests import (
     check_model,
     encoded,
     room_of,
-    samplings,
     stop_conditions,
     streaming,
 )
+from jaxneox.serve.sampling_fields import samplings
 from jaxneox.serve.served import CHAT_TOPS, Served
 from jaxneox.serve.unsupported import check_unsupported
 from jaxneox.serve.unsupported_chat import CHAT
@@ -46,7 +46,7 @@ def chat_request(body: bytes, served: Served, most: int) -> CompletionRequest:
     until = stop_conditions(fields, served, max_tokens)
     if not until.ignore_eos:
         until = replace(until, stop_token_ids=[*until.stop_token_ids, *served.chat.ends])
-    each = samplings(fields, n)
+    each = samplings(fields, served, n)
     token_ids = fields.flag("return_token_ids")
     stream, usage, continuous = streaming(fields)
     check_unsupported(fields, CHAT)
@@ -55,7 +55,7 @@ def chat_request(body: bytes, served: Served, most: int) -> CompletionRequest:
     room = room_of(prompt, max_tokens, served, "messages")
     choices = [until.task(prompt.tokens, one, room, served.tokenizer) for one in each]
     return CompletionRequest(
-        [prompt], choices, logprobs, False, stream, usage, continuous, token_ids
+        [prompt], choices, n, logprobs, False, stream, usage, continuous, token_ids
     )
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxneox.infer.tasks import Task, Top
+from jaxneox.infer.tasks import Answer, Task, Top
 from jaxneox.serve.offsets import Offsets, prompt_offsets
 from jaxneox.serve.requests import CompletionRequest
 from jaxneox.serve.served import Served
@@ -37,9 +37,18 @@ class Reply:
         return []
 
     def whole(self) -> Part:
-        pairs = zip(self.choices, self._tasks, strict=True)
-        choices = [choice.part(task) for choice, task in pairs]
+        parts = [self.choices[number].part(self._tasks[number]) for number in self._returned()]
+        choices = [part | {"index": index} for index, part in enumerate(parts)]
         return self.frame | {"choices": choices, "usage": self.usage()}
+
+    def _returned(self) -> list[int]:
+        """List the answers that are returned: of each prompt's the n likeliest, best first."""
+        n, made = self._completion.n, len(self._tasks) // len(self._completion.prompts)
+        if n == made:
+            return list(range(len(self._tasks)))
+        likely = [likelihood(task.answer) for task in self._tasks]
+        every = [range(first, first + made) for first in range(0, len(likely), made)]
+        return [i for own in every for i in sorted(own, key=lambda i: -likely[i])[:n]]
 
     def usage(self, *, so_far: bool = False) -> Part:
         """Count the tokens of all prompts and answers, or `so_far` those that have been told."""
@@ -58,6 +67,12 @@ class Reply:
     @property
     def _tasks(self) -> list[Task]:
         return self._completion.choices
+
+
+def likelihood(answer: Answer) -> float:
+    """Return the mean log-probability of an answer's tokens, of the one that ended it as well."""
+    logprobs = [*answer.logprobs, *([answer.end[1]] if answer.end else [])]
+    return sum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
 class Choice:

@@ -45,9 +45,9 @@ def some_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-NO_PENALTIES = "there are no penalties here"
+NO_REPETITION = "presence_penalty and frequency_penalty are the penalties here"
 NO_BEAMS = "there is no beam search here"
-ALL_TOKENS = "answers are drawn from all tokens that the tokenizer has"
+ALL_TOKENS = "answers are drawn from all tokens; logit_bias lowers some"
 FREE_FORM = "answers are not held to a format here"
 OWN_LOGPROBS = "logprobs has the likeliest tokens"
 AS_ASKED = "prompts are not cut; a longer one is refused"
@@ -55,9 +55,6 @@ NOT_READ = "expected a string"
 
 BOTH = {
     # OpenAI's
-    "frequency_penalty": Unsupported(only(0), NO_PENALTIES),
-    "presence_penalty": Unsupported(only(0), NO_PENALTIES),
-    "logit_bias": Unsupported(only({}), ALL_TOKENS),
     "user": Unsupported(some_text, NOT_READ),
     "safety_identifier": Unsupported(some_text, NOT_READ),
     "prompt_cache_key": Unsupported(some_text, NOT_READ),
@@ -69,7 +66,7 @@ BOTH = {
     "use_beam_search": Unsupported(only(False), NO_BEAMS),
     "length_penalty": Unsupported(only(1), NO_BEAMS),
     "min_p": Unsupported(only(0), "top_p and top_k limit what is drawn"),
-    "repetition_penalty": Unsupported(only(1), NO_PENALTIES),
+    "repetition_penalty": Unsupported(only(1), NO_REPETITION),
     "repetition_detection": Unsupported(only(), "answers end as stop and max_tokens say"),
     "watermarking": Unsupported(only(False), "answers have no watermark here"),
     "include_stop_str_in_output": Unsupported(only(False), "an answer ends before its stop string"),
