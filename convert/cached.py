@@ -98,10 +98,19 @@ def _source(kind: Kind, folder: Path, step: int | None) -> Source:
 
 
 def _content(source: Source) -> str:
-    """Return a key of what a source's files hold."""
+    """Return a key of what a source's files hold, those of its tokenizer and its chat too."""
     paths = [file.path if isinstance(file, TorchFile) else file for file in source.files]
     sums = sorted((path.name, file_sha256(path)) for path in dict.fromkeys(paths))
-    return _digest([FORM, source.step, sums])
+    return _digest([FORM, source.step, sums, _tokenizer(source)])
+
+
+def _tokenizer(source: Source) -> list[Any] | None:
+    if (tokenizer := source.tokenizer) is None:
+        return None
+    companions = tokenizer.companions
+    files = {**companions.files, **tokenizer.files}
+    sums = sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items())
+    return [tokenizer.name, tokenizer.eod, companions.add_bos, companions.config, sums]
 
 
 def _state(folder: Path) -> list[Any]:

@@ -36,6 +36,8 @@ COMMANDS = (
             "train a model from NeoX's YAML, or continue a run"),
     Command("generate", "jaxneox.generate.command", 'RUN --prompt "Once upon"',
             "generate text from a checkpoint"),
+    Command("chat", "jaxneox.chat.command", 'RUN --system "Be brief."',
+            "talk with a model by its chat template"),
     Command("evaluate", "jaxneox.evaluate.command", "RUN --perplexity book.txt",
             "measure perplexity, or lm-eval's tasks"),
     Command("serve", "jaxneox.serve.command", "RUN",

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Half the time: XLA's own passes stay, but LLVM's are left out, as in JAX's own tests, and so is
@@ -40,6 +41,14 @@ hypothesis.settings.load_profile("jaxneox")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokenized text, converted checkpoints and compiled programs lie in the tests' own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXNEOX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ CONVERT = sorted((ROOT / "convert").rglob("*.py"))
 BELOW: dict[str, set[str]] = {"errors": set(), "console": set(), "config": set(), "hlo": set()}
 BELOW |= {part: {"config"} for part in ("model", "parallel", "data", "optim", "hosts")}
 BELOW["data"] = {"config", "lfs"}
-BELOW["templates"] = set()
+BELOW["templates"] = {"data"}
 BELOW["preprocess"] = {"config", "data", "templates"}
 BELOW["checksums"] = BELOW["literal"] = BELOW["damage"] = BELOW["lfs"] = set()
 BELOW["reading"] = {"lfs"}
@@ -33,7 +33,7 @@ BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "foreign", "frozen", "in
 BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo", "saver"}
 BELOW["compare"] = {"config", "run_folder", "train"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
-for part in ("generate", "evaluate", "serve"):
+for part in ("chat", "generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {""}
 BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py

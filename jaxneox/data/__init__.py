@@ -29,10 +29,10 @@ Datasets:
 Tokenizers:
 
 - `tokenizer`: opens the one that the keys name, or that a run has saved.
-- `tokenizer_base`: what all kinds have in common, such as which token ends a document; the kind
-  without a file.
-- `huggingface`, `sentencepieces`, `tiktokens`: the other kinds; `pretokens` makes GPT-2's fast,
-  `growth` bounds how much longer a text becomes.
+- `tokenizer_base`: what all kinds have in common, such as which token ends a document;
+  `char_level`: the kind without a file.
+- `huggingface`, `gpt2`, `sentencepieces`, `tiktokens`: the other kinds; `pretokens` makes GPT-2's
+  fast, `growth` bounds how much longer a text becomes.
 - `library`: what their libraries raise as one line, and a limit of time.
 - `companions`: the files beside a tokenizer, and what they say of its tokens.
 

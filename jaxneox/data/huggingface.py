@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face's `tokenizers` library: a tokenizer.json, and GPT-2's two files."""
+"""Tokenizers of Hugging Face's `tokenizers` library: a tokenizer.json."""
 
 import functools
 import json
@@ -9,15 +9,14 @@ from typing import TypeVar
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import Added, Companions
 from jaxneox.data.growth import bounded
 from jaxneox.data.library import faults, within
 from jaxneox.data.pretokens import pretoken_cache, settings
-from jaxneox.data.tokenizer_base import EOD, PADDING, Tokenizer, existing, vocab_file
-from jaxneox.errors import UserError
+from jaxneox.data.tokenizer_base import EOD, PADDING, Tokenizer, vocab_file
 
 T = TypeVar("T")
 
@@ -65,6 +64,10 @@ class HuggingFaceTokenizer(Tokenizer):
             return list(self._backend.encode(text).ids)
         # of the library's calls those for several texts give up Python's lock
         return list(self._call(lambda: self._backend.encode_batch([text]), len(text))[0].ids)
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        encode = functools.partial(self._backend.encode_batch, [text], add_special_tokens=False)
+        return list(self._call(encode, len(text))[0].ids)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         return [(begin, end) for begin, end in self._untrimmed.encode(text).offsets]
@@ -232,68 +235,3 @@ def _add(backend: tokenizers.Tokenizer, token: Added) -> None:
         special=token.special,
     )
     (backend.add_special_tokens if token.special else backend.add_tokens)([made])
-
-
-def gpt2_bpe(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
-    vocab = vocab_file(cfg)
-    if cfg.merge_file is None:
-        raise UserError("merge-file: missing, GPT2BPETokenizer needs the path of its merges.txt")
-    merges = existing(cfg.merge_file, "merge-file")
-    return _gpt2("GPT2BPETokenizer", vocab, merges, companions)
-
-
-def hf_gpt2(cfg: TokenizerConfig, companions: Companions) -> Tokenizer:
-    """Open a GPT2BPETokenizer with one more token, `<|padding|>`; `vocab-file` may be a folder."""
-    given = cfg.vocab_file
-    if given is not None and Path(given).is_dir():
-        given = str(Path(given) / "vocab.json")
-    if given is None or (not Path(given).exists() and "/" not in given):
-        raise UserError(
-            f"vocab-file: {given!r}, HFGPT2Tokenizer needs a folder with vocab.json and "
-            "merges.txt here (nothing is downloaded)"
-        )
-    vocab = existing(given, "vocab-file")
-    merges = existing(cfg.merge_file or str(vocab.with_name("merges.txt")), "merge-file")
-    return _gpt2("HFGPT2Tokenizer", vocab, merges, companions, PADDING)
-
-
-def _gpt2(
-    name: str, vocab: Path, merges: Path, companions: Companions, *more: str
-) -> HuggingFaceTokenizer:
-    """Make GPT-2's tokenizer: bytes as printable characters, merged by rank, no leading space."""
-    with faults(f"{vocab}, {merges}: no vocab.json and merges.txt"):
-        ids, ranks = models.BPE.read_file(str(vocab), str(merges))
-        _check_places(vocab, ids, companions.added)
-        # The library numbers added tokens itself, but for those that the vocabulary has.
-        backend = tokenizers.Tokenizer(
-            models.BPE(ids | {token.content: token.id for token in companions.added}, ranks)
-        )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    if backend.token_to_id(EOD) is not None:
-        backend.add_special_tokens([EOD])
-    added, notes = register(backend, companions)
-    if more:
-        backend.add_special_tokens(list(more))
-    files = {path.name: path.read_bytes() for path in (vocab, merges)}
-    tokenizer = HuggingFaceTokenizer(name, backend, files, added)
-    tokenizer.notes += tuple(notes)
-    return tokenizer
-
-
-def _check_places(vocab: Path, ids: Mapping[str, int], added: Sequence[Added]) -> None:
-    """Check that no added token has an id that is another's, and that none has another id.
-
-    Raises:
-        UserError: names the token.
-    """
-    owners = {i: text for text, i in ids.items()}
-    for token in added:
-        there, owner = ids.get(token.content, token.id), owners.get(token.id, token.content)
-        if there != token.id or owner != token.content:
-            what = f"has as {there}" if there != token.id else f"gives to {owner!r}"
-            raise UserError(
-                f"{vocab.parent}: its added tokens give {token.content!r} the id {token.id}, which "
-                f"{vocab.name} {what}; correct added_tokens.json or tokenizer_config.json"
-            )
-        owners[token.id] = token.content

@@ -77,9 +77,13 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _encode(self, text: str) -> list[int]:
         begin = [self.bos] if self._add_bos and self.bos is not None else []
+        return [*begin, *self._encode_rendered(text)]
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        tokens: list[int] = []
         for start, end, token in self._parts(text):
-            begin += self._between(text[start:end], first=start == 0) if token is None else [token]
-        return begin
+            tokens += self._between(text[start:end], first=start == 0) if token is None else [token]
+        return tokens
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         found = [(0, 0)] if self._add_bos and self.bos is not None else []

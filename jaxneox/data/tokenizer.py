@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data.char_level import CharLevelTokenizer
 from jaxneox.data.companions import (
     MORE_TEMPLATES,
     NONE,
@@ -22,19 +23,14 @@ from jaxneox.data.companions import (
     token_ids,
     understood,
 )
-from jaxneox.data.huggingface import (
-    HuggingFaceTokenizer,
-    gpt2_bpe,
-    hf_gpt2,
-    tokenizer_json,
-)
+from jaxneox.data.gpt2 import gpt2_bpe, hf_gpt2
+from jaxneox.data.huggingface import HuggingFaceTokenizer, tokenizer_json
 from jaxneox.data.library import faults
 from jaxneox.data.sentencepieces import SentencePieceTokenizer
 from jaxneox.data.tiktokens import TiktokenTokenizer
 from jaxneox.data.tokenizer_base import (
     DESCRIPTION,
     EOD,
-    CharLevelTokenizer,
     Tokenizer,
     given,
     vocab_file,

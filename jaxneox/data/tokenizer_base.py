@@ -1,4 +1,4 @@
-"""What all kinds of tokenizers have in common, and the kind that needs no file.
+"""What all kinds of tokenizers have in common.
 
 Vocabulary sizes and end-of-document tokens are NeoX's (gpt-neox `megatron/tokenizer/tokenizer.py`),
 unless something beside the tokenizer's own files says otherwise.
@@ -61,6 +61,17 @@ class Tokenizer(ABC):
         with faults(f"the tokenizer {self.origin or self.name} cannot encode {_shown(text)}"):
             return self._encode(text)
 
+    def encode_rendered(self, text: str) -> list[int]:
+        """Return the tokens of a text that has its special tokens already, such as a rendered chat.
+
+        Nothing is put before or after it.
+
+        Raises:
+            TokenizerFault: the tokenizer's library fails, or does not end.
+        """
+        with faults(f"the tokenizer {self.origin or self.name} cannot encode {_shown(text)}"):
+            return self._encode_rendered(text)
+
     def encode_batch(
         self, texts: Sequence[str], where: Sequence[str] | None = None
     ) -> list[NDArray[np.int32]]:
@@ -98,6 +109,9 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
+
+    def _encode_rendered(self, text: str) -> list[int]:
+        return self._encode(text)
 
     @abstractmethod
     def _decode(self, ids: Sequence[int]) -> str: ...
@@ -217,40 +231,6 @@ class Tokenizer(ABC):
         if self.companions.config is not None:
             description["config"] = dict(self.companions.config)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-
-
-class CharLevelTokenizer(Tokenizer):
-    """The bytes of UTF-8 in NeoX's vocabulary of 512; token 0 ends a document.
-
-    NeoX decodes byte by byte, as Latin-1 and with a space for every control character. Here
-    `decode` is the inverse of `encode`, so that a sample keeps its lines and its accents.
-    """
-
-    name = "CharLevelTokenizer"
-    vocab_size = 512
-    eod = 0
-    files: Mapping[str, bytes] = {}
-
-    def _encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    @property
-    def natural_eod(self) -> int | None:
-        return 0
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        return [(at, at + 1) for at, character in enumerate(text) for _ in character.encode()]
-
-    def _encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        # UTF-8 has no byte 255: it stands for the ids that are no bytes and shows as U+FFFD.
-        return bytes(min(int(i), 255) for i in ids if i != self.eod).decode(errors="replace")
-
-    def id_of(self, token: str) -> int | None:
-        ids = self.encode(token)
-        return ids[0] if len(ids) == 1 else None
 
 
 def _shown(text: str) -> str:

@@ -3,7 +3,7 @@
 - `generate`: answers to any number of prompts.
 - `engine`: a pool of rows that generate together, each with a cache of keys and values.
 - `tasks`: the answers that are being generated, one in each row.
-- `sampling`: the choice of the next token.
+- `sampling`: the choice of the next token; `penalties`: logits raised and lowered before it.
 - `stopping`: what ends an answer.
 - `stream`: text while it is being generated, and where it ends.
 - `recompute`: generation without a cache.

@@ -11,7 +11,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from jaxneox.infer.prompt_scores import PromptScores, score
-from jaxneox.infer.sampling import Chosen, Sampling, SamplingArrays, pick, sampling_arrays
+from jaxneox.infer.sampling import (
+    Chosen,
+    Sampling,
+    SamplingArrays,
+    known_tokens,
+    pick,
+    sampling_arrays,
+)
 from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
 from jaxneox.model.layout import Axes, on_devices
 
@@ -28,6 +35,7 @@ class RowStates(NamedTuple):
     token_B: jax.Array
     position_B: jax.Array  # of that token
     number_B: jax.Array  # of that token in its answer, from 0
+    counts_BV: jax.Array  # how often each token is in the answer, that one included
     settings: SamplingArrays
 
 
@@ -68,7 +76,8 @@ class Engine:
         self.rows, self.length = -(-rows // parts) * parts, length
         self._parts, self._mesh, self._decoder, self._weights = parts, mesh, decoder, weights
         self.known, self.tops = known, tops
-        self._pick = functools.partial(pick, decoder.model.layout, known, tops)
+        self._tokens = known_tokens(decoder.model.cfg, known)
+        self._pick = functools.partial(pick, decoder.model.layout, tops)
         self._cache = decoder.empty(self.rows, length, mesh)
         self._state = self._laid(self._idle())
         self._positions = np.zeros(self.rows, np.int64)  # the same, where Python can look
@@ -77,7 +86,8 @@ class Engine:
         """Make the state of idle rows. Each array is one of its own, because they are donated."""
         settings = sampling_arrays([Sampling()] * self.rows)
         token_B, position_B, number_B = (jnp.zeros(self.rows, jnp.int32) for _ in range(3))
-        return RowStates(token_B, position_B, number_B, settings)
+        counts_BV = jnp.zeros((self.rows, self._tokens), jnp.int32)
+        return RowStates(token_B, position_B, number_B, counts_BV, settings)
 
     def admit(
         self, slots: Sequence[int], prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]
@@ -167,8 +177,9 @@ class Engine:
             x_nTD, fresh = self._decoder.prompts(weights, tokens_nT, last_n + 1)
             logits_nV = self._decoder.logits_at(weights, x_nTD, last_n)
             zero_n = jnp.zeros_like(last_n)
-            chosen = self._pick(logits_nV, settings, zero_n)
-            new = RowStates(chosen.token_B, last_n + 1, zero_n, settings)
+            none_nV = self._none(len(last_n))
+            chosen, counts_nV = self._pick(logits_nV, settings, zero_n, none_nV)
+            new = RowStates(chosen.token_B, last_n + 1, zero_n, counts_nV, settings)
             scores = self._score(weights, x_nTD, tokens_nT) if scored else None
             return self._place(cache, fresh, slots), self._place(state, new, slots), chosen, scores
 
@@ -179,6 +190,11 @@ class Engine:
         layout = self._decoder.model.layout
         return score(layout, self.known, self.tops, logits, x_nTD, tokens_nT)
 
+    def _none(self, rows: int) -> jax.Array:
+        """Make the counts of answers that have no token yet."""
+        spec = self._decoder.model.layout.activation("batch", None)
+        return jnp.zeros((rows, self._tokens), jnp.int32, out_sharding=spec)
+
     @functools.cached_property
     def _step(self) -> Callable[..., Any]:
         def step(
@@ -187,12 +203,14 @@ class Engine:
             position_B = jnp.minimum(state.position_B, span - 1)  # of rows that do not matter
             logits_BV, cache = self._decoder.step(weights, cache, state.token_B, position_B, span)
             number_B = state.number_B + 1
-            chosen = self._pick(logits_BV, state.settings, number_B)
+            chosen, counts_BV = self._pick(logits_BV, state.settings, number_B, state.counts_BV)
             moved = (chosen.token_B, state.position_B + 1, number_B)
             token_B, position_B, number_B = (
                 jnp.where(moving_B, new, old) for new, old in zip(moved, state[:3], strict=True)
             )
-            return cache, RowStates(token_B, position_B, number_B, state.settings), chosen
+            # of rows that stay where they are no count matters: their answers have ended
+            after = RowStates(token_B, position_B, number_B, counts_BV, state.settings)
+            return cache, after, chosen
 
         return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
 

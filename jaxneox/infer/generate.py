@@ -79,6 +79,7 @@ def generate(
     rows: int = 8,
     on_text: Callable[[int, str], None] | None = None,
     on_answer: Callable[[int, Answer], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> list[Answer]:
     """Generate an answer to each prompt, in their order.
 
@@ -93,6 +94,7 @@ def generate(
         rows: how many answers are generated at once.
         on_text: called with (number of the prompt, new text) as soon as it is certain.
         on_answer: called with (number of the prompt, answer) as soon as it is finished.
+        cancelled: asked after each token; once it is true, all answers stay as they are.
 
     Raises:
         UserError: a prompt or a setting cannot be used, or the model gives no numbers.
@@ -106,6 +108,7 @@ def generate(
     for number, (prompt, its_sampling) in enumerate(zip(prompts, sampling, strict=True), 1):
         name = f"prompt {number} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
         room = room_for(prompt, cfg, max_tokens, name)
+        check_biased(its_sampling, cfg)
         tasks.append(until.task(prompt, its_sampling, room, tokenizer))
     if not tasks:
         return []
@@ -119,6 +122,8 @@ def generate(
             on_text(numbers[task], new)
         if not task.room and on_answer:
             on_answer(numbers[task], task.answer)
+        if cancelled and cancelled():
+            break
     return [task.answer for task in tasks]
 
 
@@ -152,6 +157,13 @@ def room_for(prompt: Sequence[int], cfg: ModelConfig, max_tokens: int | None, na
     if wrong:
         raise UserError(f"{name} has token {wrong[0]}, the vocabulary has {cfg.vocab_size:,}")
     return min(max_tokens or limit, limit - len(prompt))
+
+
+def check_biased(sampling: Sampling, cfg: ModelConfig) -> None:
+    """Refuse a bias for a token that the model does not have."""
+    for token, _ in sampling.logit_bias:
+        if token >= cfg.vocab_size:
+            raise UserError(f"logit_bias: token {token}, the vocabulary has {cfg.vocab_size:,}")
 
 
 def wide(mesh: Mesh) -> Mesh:

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.infer.sampling import Chosen, Sampling, SamplingArrays, pick, sampling_arrays
+from jaxneox.infer.sampling import (
+    Chosen,
+    Sampling,
+    SamplingArrays,
+    known_tokens,
+    pick,
+    sampling_arrays,
+)
 from jaxneox.infer.scoring import as_long_as_its_text
 from jaxneox.model import Model, Params
 
@@ -29,6 +36,7 @@ class Recompute:
         self._model, self._params, self._mesh = model, params, mesh
         self._tokens = np.zeros((self.rows, -(-length // steps) * steps), np.int32)
         self._lengths, self._numbers = np.ones((2, self.rows), np.int32)
+        self._counts = np.zeros((self.rows, known_tokens(model.cfg, known)), np.int32)
         self._sampling = [Sampling()] * self.rows
 
     def admit(
@@ -37,6 +45,7 @@ class Recompute:
         for slot, prompt, its_sampling in zip(slots, prompts, sampling, strict=True):
             self._tokens[slot, : len(prompt)], self._lengths[slot] = prompt, len(prompt)
             self._numbers[slot], self._sampling[slot] = 0, its_sampling
+            self._counts[slot] = 0
         all_rows = self._next(slots)
         return jax.tree.map(lambda x: np.asarray(x)[list(slots)], all_rows)
 
@@ -55,6 +64,7 @@ class Recompute:
         for slot in slots:
             if self._lengths[slot] < self._tokens.shape[1]:
                 self._tokens[slot, self._lengths[slot]] = tokens_B[slot]
+            self._counts[slot, tokens_B[slot]] += 1
             self._lengths[slot] += 1
             self._numbers[slot] += 1
         return chosen
@@ -70,7 +80,7 @@ class Recompute:
         row = NamedSharding(self._mesh, self._model.layout.activation("batch"))
         with jax.set_mesh(self._mesh):
             settings = jax.device_put(sampling_arrays(self._sampling), row)
-            at = jax.device_put((self._lengths - 1, self._numbers), row)
+            at = jax.device_put((self._lengths - 1, self._numbers, self._counts), row)
             tokens = jax.device_put(self._tokens[:, :length], laid)
             chosen = self._pick(self._params, tokens, settings, *at)
         return jax.tree.map(np.asarray, chosen)
@@ -85,10 +95,11 @@ class Recompute:
             settings: SamplingArrays,
             last_B: jax.Array,
             number_B: jax.Array,
+            counts_BV: jax.Array,
         ) -> Chosen:
             logits_BSV = self._model.logits(params, tokens_BS)
             last_BS = jax.nn.one_hot(last_B, tokens_BS.shape[1], dtype=jnp.bool_)
             logits_BV = jnp.sum(jnp.where(last_BS[..., None], logits_BSV, 0), axis=1)
-            return pick(layout, self.known, 0, logits_BV, settings, number_B)
+            return pick(layout, 0, logits_BV, settings, number_B, counts_BV)[0]
 
         return jax.jit(next_tokens)

@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
+from jaxneox.infer.penalties import (
+    Biases,
+    Penalties,
+    check_biases,
+    check_penalty,
+    counted,
+    penalize,
+    penalty_arrays,
+)
 from jaxneox.model.layout import Axes, Layout, on_devices
 
 MOST_ENDS = 64
@@ -22,7 +32,7 @@ MOST_ENDS = 64
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of an answer are chosen: NeoX's keys of sampling, and vLLM's `min_tokens`.
+    """How the tokens of an answer are chosen: NeoX's keys, vLLM's `min_tokens`, OpenAI's penalties.
 
     The choice is greedy if temperature, top_k and top_p are all 0; a temperature of 0 with one of
     the others draws at temperature 1, as there.
@@ -35,6 +45,9 @@ class Sampling:
         seed: the same seed draws the same tokens.
         min_tokens: how many tokens are chosen before one of `ends` may be.
         ends: these tokens; they are needed only with `min_tokens`.
+        presence_penalty: lowers the logits of all tokens that the answer has.
+        frequency_penalty: lowers them as often as it has each.
+        logit_bias: (token, what is added to its logit), for any tokens.
     """
 
     temperature: float = 0.0
@@ -43,6 +56,9 @@ class Sampling:
     seed: int = 0
     min_tokens: int = 0
     ends: tuple[int, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Biases = ()
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.temperature) and self.temperature >= 0):
@@ -57,6 +73,9 @@ class Sampling:
             raise UserError(f"min_tokens {self.min_tokens}: expected a number of tokens")
         if len(self.ends) > MOST_ENDS:
             raise UserError(f"{len(self.ends)} ends of an answer: expected {MOST_ENDS} at most")
+        check_penalty("presence_penalty", self.presence_penalty)
+        check_penalty("frequency_penalty", self.frequency_penalty)
+        check_biases(self.logit_bias)
 
 
 class SamplingArrays(NamedTuple):
@@ -68,6 +87,7 @@ class SamplingArrays(NamedTuple):
     seed_B: jax.Array
     min_tokens_B: jax.Array
     ends_BE: jax.Array  # filled up with numbers that are no tokens
+    penalties: Penalties
 
 
 def sampling_arrays(rows: list[Sampling]) -> SamplingArrays:
@@ -85,6 +105,11 @@ def sampling_arrays(rows: list[Sampling]) -> SamplingArrays:
         jnp.array([row.seed for row in rows], jnp.uint32),
         jnp.array([row.min_tokens for row in rows], jnp.int32),
         jnp.array(ends_BE),
+        penalty_arrays(
+            [row.presence_penalty for row in rows],
+            [row.frequency_penalty for row in rows],
+            [row.logit_bias for row in rows],
+        ),
     )
 
 
@@ -99,37 +124,52 @@ class Chosen(NamedTuple):
 
 def pick(
     layout: Layout,
-    known: int | None,
     tops: int,
     logits_BV: jax.Array,
     settings: SamplingArrays,
     number_B: jax.Array,
-) -> Chosen:
+    counts_BV: jax.Array,
+) -> tuple[Chosen, jax.Array]:
     """Choose the next token of each row, and score it and the most likely ones.
 
     Args:
         layout: how arrays lie on the devices.
-        known: how many tokens of the vocabulary may be chosen, all unless given.
         tops: N, how many of the most likely tokens are returned.
-        logits_BV: float32.
+        logits_BV: float32, of at least V tokens.
         settings: of each row.
         number_B: the number of the token in its answer.
+        counts_BV: how often each token is in the answer; V is how many may be chosen.
+
+    Returns:
+        The tokens, and the counts with them.
     """
-    logits_BV = jax.reshard(logits_BV, layout.activation("batch", None))[:, :known]
+    V = counts_BV.shape[1]
+    logits_BV = jax.reshard(logits_BV, layout.activation("batch", None))[:, :V]
+    flat, tree = jax.tree.flatten(settings)
 
     def local(
-        logits_BV: jax.Array, number_B: jax.Array, *settings: jax.Array
+        logits_BV: jax.Array, number_B: jax.Array, counts_BV: jax.Array, *flat: jax.Array
     ) -> tuple[jax.Array, ...]:
-        token_B = choose(logits_BV, SamplingArrays(*settings), number_B)
+        settings = jax.tree.unflatten(tree, flat)
+        penalized_BV = penalize(logits_BV, settings.penalties, counts_BV)
+        token_B = choose(penalized_BV, settings, number_B)
         total_B = jax.nn.logsumexp(logits_BV, axis=-1)
         logprob_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0] - total_B
         top_BN, ids_BN = jax.lax.top_k(logits_BV, tops)
-        return token_B, logprob_B, ids_BN, top_BN - total_B[:, None]
+        counts_BV = counted(counts_BV, token_B)
+        return token_B, logprob_B, ids_BN, top_BN - total_B[:, None], counts_BV
 
     row: Axes = ("batch",)
     wide: Axes = ("batch", None)
-    run = on_devices(local, (wide, *[row] * 6, wide), (row, row, wide, wide), layout)
-    return Chosen(*run(logits_BV, number_B, *settings))
+    inputs = (wide, row, wide, *(wide if x.ndim == 2 else row for x in flat))
+    run = on_devices(local, inputs, (row, row, wide, wide, wide), layout)
+    *chosen, counts_BV = run(logits_BV, number_B, counts_BV, *flat)
+    return Chosen(*chosen), counts_BV
+
+
+def known_tokens(cfg: ModelConfig, known: int | None) -> int:
+    """Return how many tokens may be chosen: those of the tokenizer, if the model has them all."""
+    return min(cfg.vocab_size, known or cfg.vocab_size)
 
 
 def choose(logits_BV: jax.Array, settings: SamplingArrays, number_B: jax.Array) -> jax.Array:

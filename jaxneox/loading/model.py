@@ -2,6 +2,7 @@
 # B batch, T length, V padded vocabulary
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
-from jaxneox.infer.generate import Answer, Pools, generate
+from jaxneox.infer.generate import Answer, Pool, Pools, generate
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.scoring import pair
@@ -126,11 +127,15 @@ class LoadedModel(ModelFunction):
         temperature: float = 0.0,
         top_p: float = 0.0,
         top_k: int = 0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int = 0,
         rows: int = 8,
         recompute: bool = False,
         on_text: Callable[[int, str], None] | None = None,
         on_answer: Callable[[int, Answer], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> list[Answer]:
         """Generate what follows each prompt, text or tokens; greedy unless a sampling key is set.
 
@@ -144,11 +149,15 @@ class LoadedModel(ModelFunction):
             temperature: as NeoX's key, see `Sampling`.
             top_p: as NeoX's key.
             top_k: as NeoX's key.
+            presence_penalty: OpenAI's, lowers the logit of each token that the answer has.
+            frequency_penalty: OpenAI's, lowers it as often as the answer has the token.
+            logit_bias: OpenAI's, what is added to the logits of these tokens.
             seed: of the first prompt; each next one has the next number.
             rows: how many answers are generated at once.
             recompute: generate without a cache, slowly.
             on_text: called with (number of the prompt, new text) while it is generated.
             on_answer: called with (number of the prompt, answer) when it is finished.
+            cancelled: asked after each token; once it is true, all answers stay as they are.
 
         Returns:
             An answer for each prompt.
@@ -157,20 +166,41 @@ class LoadedModel(ModelFunction):
             UserError: a prompt or a setting cannot be used, or the model gives no numbers.
         """
         given = [prompts] if isinstance(prompts, str) else prompts
-        tokens = [self.encode(prompt) for prompt in given]
-        each = [Sampling(temperature, top_p, top_k, (seed + i) % 2**32) for i in range(len(tokens))]
+        biases = tuple((logit_bias or {}).items())
+        penalties = (presence_penalty, frequency_penalty, biases)
+        first = Sampling(temperature, top_p, top_k, seed % 2**32, 0, (), *penalties)
+        until = StopConditions(stop, stop_token_ids, ignore_eos, min_tokens)
         pool = self._recompute if recompute else self.pools
+        return self._generate(
+            given, first, until, pool, max_tokens, rows, on_text, on_answer, cancelled
+        )
+
+    def _generate(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        first: Sampling,
+        until: StopConditions,
+        pool: Pool,
+        max_tokens: int | None,
+        rows: int,
+        on_text: Callable[[int, str], None] | None,
+        on_answer: Callable[[int, Answer], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> list[Answer]:
+        tokens = [self.encode(prompt) for prompt in prompts]
+        seeds = [(first.seed + number) % 2**32 for number in range(len(tokens))]
         return generate(
             pool,
             self.config.model,
             tokens,
             self.tokenizer,
-            sampling=each,
+            sampling=[replace(first, seed=seed) for seed in seeds],
             max_tokens=max_tokens,
-            until=StopConditions(stop, stop_token_ids, ignore_eos, min_tokens),
+            until=until,
             rows=rows,
             on_text=on_text,
             on_answer=on_answer,
+            cancelled=cancelled,
         )
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:

@@ -31,6 +31,7 @@ from jaxneox.preprocess.turns import (
 from jaxneox.reading import regular_file
 from jaxneox.templates.jinja import Rendered, Span, TemplateFault
 from jaxneox.templates.limited import LimitedTemplate, ToRender
+from jaxneox.templates.source import BESIDE, special_tokens, template_in, template_in_file
 
 Turns = list[dict[str, Any]]
 INT32 = np.dtype(np.int32)
@@ -77,8 +78,7 @@ class ChatEncoder:
         self.recipe = recipe
         config = _json(recipe.folder / "tokenizer_config.json")
         older = recipe.folder / MAP
-        special = _special_tokens(_json(older)) if older.is_file() else {}
-        special |= _special_tokens(config)
+        special = special_tokens(_json(older) if older.is_file() else {}, config)
         source, origin = _template(recipe, config)
         self._template = LimitedTemplate(source, special, str(origin))
         path = existing(str(recipe.folder / "tokenizer.json"), "--tokenizer-path's")
@@ -209,29 +209,15 @@ def _template(recipe: ChatRecipe, config: dict[str, Any]) -> tuple[str, pathlib.
 
     It is the one that was given, the folder's chat_template.jinja, or its configuration's.
     """
-    beside = recipe.folder / "chat_template.jinja"
+    beside = recipe.folder / BESIDE
     if path := recipe.template or (beside if beside.is_file() else None):
-        try:
-            return read(regular_file(path)).decode(), path
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: cannot read the chat template ({error})") from error
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, by names
-        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-        template = named.get("default")
-    if not isinstance(template, str):
+        return template_in_file(path), path
+    if (template := template_in(config)) is None:
         raise UserError(
             f"{recipe.folder}: no chat_template.jinja and no chat_template in "
             "tokenizer_config.json; give --chat-template FILE"
         )
     return template, recipe.folder / "tokenizer_config.json"
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """Return bos_token, eos_token, …: a template sees them by these names."""
-    named = {key: value for key, value in config.items() if key.endswith("_token")}
-    words = {key: v.get("content") if isinstance(v, dict) else v for key, v in named.items()}
-    return {key: word for key, word in words.items() if isinstance(word, str)}
 
 
 def _turns(value: Any, key: str, where: str) -> Turns:

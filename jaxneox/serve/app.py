@@ -13,9 +13,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jaxneox.serve.access import AccessRules
+from jaxneox.serve.chat_replies import ChatReply
+from jaxneox.serve.chat_requests import chat_request
 from jaxneox.serve.completions import Completions
 from jaxneox.serve.errors import RefusedRequest
-from jaxneox.serve.requests import check_model
+from jaxneox.serve.replies import Reply
+from jaxneox.serve.requests import check_model, completion_request
 from jaxneox.serve.scheduler import Scheduler
 from jaxneox.serve.served import Served
 
@@ -90,10 +93,14 @@ def make_app(scheduler: Scheduler, timeout: float, access: AccessRules) -> Guard
         check_model(request.path_params["name"], served)
         return JSONResponse(described(served))
 
-    completions = Completions(scheduler, timeout)
+    completions = Completions(scheduler, timeout, completion_request, Reply)
+    chats = Completions(scheduler, timeout, chat_request, ChatReply, readers=1)  # one template
 
     async def complete(request: Request) -> Response:
         return await completions(request)
+
+    async def chat(request: Request) -> Response:
+        return await chats(request)
 
     routes = [
         Route("/", page),
@@ -101,6 +108,7 @@ def make_app(scheduler: Scheduler, timeout: float, access: AccessRules) -> Guard
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
         Route("/v1/completions", complete, methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
     ]
     paths = ", ".join(route.path for route in routes)
 

@@ -11,8 +11,8 @@ from jaxneox.serve.access import VARIABLE, host_name, is_key
 def parser() -> Parser:
     p = Parser(
         "serve",
-        "Serve a checkpoint as an OpenAI-compatible HTTP endpoint: /v1/completions, /v1/models, "
-        "/health, and a page at / to try it.",
+        "Serve a checkpoint as an OpenAI-compatible HTTP endpoint: /v1/completions, "
+        "/v1/chat/completions, /v1/models, /health, and a page at / to try it.",
         [
             ("runs/mine", "at http://127.0.0.1:8000"),
             (
@@ -26,6 +26,8 @@ def parser() -> Parser:
     net.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     net.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one")
     net.add_argument("--name", help="the model's name for its clients; by default the folder's")
+    net.add_argument("--chat-template", metavar="FILE",
+        help="Jinja for conversations, in place of the checkpoint's own")  # fmt: skip
     who = p.add_argument_group("who is answered")
     who.add_argument("--allow-host", action="append", default=[], type=name, metavar="NAME",
         help="a name by which clients call this machine, besides localhost; may be repeated. At a "

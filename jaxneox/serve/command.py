@@ -13,8 +13,11 @@ from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.serve.access import VARIABLE, is_loopback, key_in_environment, rules_at
 from jaxneox.serve.arguments import parser
+from jaxneox.templates.prompts import ChatPrompts, chat_prompts
+from jaxneox.templates.source import template_in_file
 
 if TYPE_CHECKING:
+    from jaxneox.loading import LoadedModel
     from jaxneox.serve.served import Served
 
 
@@ -28,6 +31,8 @@ def run(args: argparse.Namespace) -> None:
     from jaxneox.serve.scheduler import Scheduler
     from jaxneox.serve.server import address_of, bind, serve
 
+    if args.chat_template is not None:
+        template_in_file(Path(args.chat_template))  # what is wrong with it comes at once
     key = args.api_key or key_in_environment()
     listener = bind(args.host, args.port)
     address = address_of(listener)
@@ -61,7 +66,8 @@ def load(args: argparse.Namespace, address: str, status: Callable[[str], None]) 
         use_compilation_cache()
         model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
     name = args.name or Path(args.checkpoint).resolve().name
-    served = Served(name, model.release(), slots=args.slots, max_tokens=args.max_tokens)
+    chat = chat_of(model, args.chat_template)
+    served = Served(name, model.release(), slots=args.slots, max_tokens=args.max_tokens, chat=chat)
     say(
         f"{address} will serve {name} in {served.engine.rows} slots, "
         f"each with a context of {served.context:,} tokens"
@@ -74,6 +80,27 @@ def load(args: argparse.Namespace, address: str, status: Callable[[str], None]) 
     taken = seconds(time.perf_counter() - began)
     say(f"compiled {len(programs)} programs in {taken}: {', '.join(programs)}")
     return served
+
+
+def chat_of(model: "LoadedModel", given: str | None) -> ChatPrompts | str:
+    """Make the prompts of conversations, or say why there are none.
+
+    A file that was given must do; without one, the endpoint for texts works all the same.
+    """
+    try:
+        chat = chat_prompts(model.tokenizer, None if given is None else Path(given))
+    except UserError as error:
+        if given is not None:
+            raise
+        return str(error)
+    try:
+        chat.check()
+    except UserError as error:
+        if given is not None:
+            raise
+        warn([f"/v1/chat/completions: {error}; give another with --chat-template FILE"])
+        return str(error)
+    return chat
 
 
 main = entry_point(parser, run)

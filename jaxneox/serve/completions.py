@@ -1,4 +1,4 @@
-"""`/v1/completions`: one request from its bytes to its answer."""
+"""`/v1/completions` and `/v1/chat/completions`: one request from its bytes to its answer."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.jobs import Job, JobUpdate
 from jaxneox.serve.replies import Reply
-from jaxneox.serve.requests import CompletionRequest, completion_request
+from jaxneox.serve.requests import CompletionRequest
 from jaxneox.serve.scheduler import Scheduler
 from jaxneox.serve.served import Served
 
@@ -29,13 +29,32 @@ BODY = 60.0
 READERS = 2
 """Bodies that are parsed at the same time: large ones take much memory."""
 
+Parse = Callable[[bytes, Served, int], CompletionRequest]
+
 
 class Completions:
-    """The endpoint. `timeout` is in seconds, from a request's head to the end of its answer."""
+    """An endpoint."""
 
-    def __init__(self, scheduler: Scheduler, timeout: float):
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        timeout: float,
+        parse: Parse,
+        reply: type[Reply],
+        readers: int = READERS,
+    ):
+        """Make an endpoint.
+
+        Args:
+            scheduler: answers its requests.
+            timeout: seconds from a request's head to the end of its answer.
+            parse: makes a request of (its body, what is served, the most answers it may have).
+            reply: writes the answer.
+            readers: how many bodies are parsed at the same time.
+        """
         self._scheduler, self._timeout = scheduler, timeout
-        self._readers = CapacityLimiter(READERS)
+        self._parse, self._reply = parse, reply
+        self._readers = CapacityLimiter(readers)
 
     async def __call__(self, request: Request) -> Response:
         served = self._scheduler.ready()
@@ -49,11 +68,13 @@ class Completions:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         most = self._scheduler.queue
-        completion = await to_thread.run_sync(understand, body, served, most, limiter=self._readers)
+        completion = await to_thread.run_sync(
+            understand, self._parse, body, served, most, limiter=self._readers
+        )
         if isinstance(completion, RefusedRequest):
             raise completion
         exchange = Exchange(self._scheduler, completion, deadline, self._timeout)
-        reply = Reply(served, completion)
+        reply = self._reply(served, completion)
         exchange.begin()
         if completion.stream:
             return EventStream(events(exchange, reply, completion), exchange.end)
@@ -82,14 +103,16 @@ async def read_body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def understand(body: bytes, served: Served, most: int) -> CompletionRequest | RefusedRequest:
+def understand(
+    parse: Parse, body: bytes, served: Served, most: int
+) -> CompletionRequest | RefusedRequest:
     """Parse a body; return an error instead of raising it.
 
     An exception that is raised across threads would keep its frames, and the body with them, until
     a garbage collection.
     """
     try:
-        return completion_request(body, served, most)
+        return parse(body, served, most)
     except RefusedRequest as refused:
         refused.__cause__ = refused.__context__ = None
         return refused.with_traceback(None)
@@ -160,6 +183,10 @@ async def events(
     usage: dict[str, object] = {"usage": None} if completion.usage else {}
     every_token = completion.token_ids or completion.continuous_usage
     left = len(reply.choices)
+    for opening in reply.openings():
+        if completion.continuous_usage:
+            usage = {"usage": reply.usage(so_far=True)}
+        yield event(opening | usage)
     try:
         while left:
             update = await exchange.next()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from jaxneox.infer.tasks import Task, Top
+from jaxneox.infer.tasks import Answer, Task, Top
 from jaxneox.serve.offsets import Offsets, prompt_offsets
 from jaxneox.serve.requests import CompletionRequest
 from jaxneox.serve.served import Served
@@ -18,22 +18,37 @@ Scored = tuple[int, float | None, Top]
 class Reply:
     """The answer to one request. `frame` surrounds it, and each chunk of a stream."""
 
+    ID = "cmpl"
+
     def __init__(self, served: Served, completion: CompletionRequest):
         self._completion = completion
         self.frame: Part = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
+            "id": f"{self.ID}-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": served.name,
         }
         self.choices = [
-            Choice(served, completion, index) for index in range(len(completion.choices))
+            self._choice(served, completion, index) for index in range(len(completion.choices))
         ]
 
+    def openings(self) -> list[Part]:
+        """Return the chunks with which a stream begins, before there is any token."""
+        return []
+
     def whole(self) -> Part:
-        pairs = zip(self.choices, self._tasks, strict=True)
-        choices = [choice.part(task) for choice, task in pairs]
+        parts = [self.choices[number].part(self._tasks[number]) for number in self._returned()]
+        choices = [part | {"index": index} for index, part in enumerate(parts)]
         return self.frame | {"choices": choices, "usage": self.usage()}
+
+    def _returned(self) -> list[int]:
+        """List the answers that are returned: of each prompt's the n likeliest, best first."""
+        n, made = self._completion.n, len(self._tasks) // len(self._completion.prompts)
+        if n == made:
+            return list(range(len(self._tasks)))
+        likely = [likelihood(task.answer) for task in self._tasks]
+        every = [range(first, first + made) for first in range(0, len(likely), made)]
+        return [i for own in every for i in sorted(own, key=lambda i: -likely[i])[:n]]
 
     def usage(self, *, so_far: bool = False) -> Part:
         """Count the tokens of all prompts and answers, or `so_far` those that have been told."""
@@ -46,9 +61,18 @@ class Reply:
             "total_tokens": prompt + answer,
         }
 
+    def _choice(self, served: Served, completion: CompletionRequest, index: int) -> "Choice":
+        return Choice(served, completion, index)
+
     @property
     def _tasks(self) -> list[Task]:
         return self._completion.choices
+
+
+def likelihood(answer: Answer) -> float:
+    """Return the mean log-probability of an answer's tokens, of the one that ended it as well."""
+    logprobs = [*answer.logprobs, *([answer.end[1]] if answer.end else [])]
+    return sum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
 class Choice:
@@ -81,25 +105,33 @@ class Choice:
         text = (answer.text or "") if text is None else text
         start, end = self.told, len(answer.tokens) if tokens is None else tokens
         first, self._begun, self.told = not self._begun, True, end
-        echoed = completion.echo and first
-        body: Part = {
-            "index": self.index,
-            "text": self._echo + text if echoed else text,
-            "logprobs": None,
-            "finish_reason": None,
-        }
+        body = self._body(text, first=first, finished=finished)
+        body |= {"logprobs": None, "finish_reason": None}
         if finished:
             body["finish_reason"] = "length" if answer.finished == "length" else "stop"
         if completion.logprobs is not None:
-            scored = self._of_prompt(task) if echoed else []
-            span = slice(start, end)
-            fresh = zip(answer.tokens[span], answer.logprobs[span], answer.tops[span], strict=True)
-            ended = [answer.end] if finished and answer.end is not None else []
-            body["logprobs"] = self._logprobs(scored, [*fresh, *ended])
-        if completion.token_ids:
-            body["token_ids"] = answer.tokens[start:end]
-            body |= {"prompt_token_ids": self._prompt.tokens} if first else {}
-        return body
+            body["logprobs"] = self._likely(task, start, end, first=first, finished=finished)
+        return body | self._numbers(task, start, end, first=first) if completion.token_ids else body
+
+    def _body(self, text: str, *, first: bool, finished: bool) -> Part:
+        echoed = self._completion.echo and first
+        return {"index": self.index, "text": self._echo + text if echoed else text}
+
+    def _likely(self, task: Task, start: int, end: int, *, first: bool, finished: bool) -> Part:
+        """Write the log-probabilities of the part's tokens, and of the one that ended them."""
+        answer = task.answer
+        scored = self._of_prompt(task) if self._completion.echo and first else []
+        ended = [answer.end] if finished and answer.end is not None else []
+        return self._logprobs(scored, [*self._fresh(task, start, end), *ended])
+
+    def _fresh(self, task: Task, start: int, end: int) -> list[Scored]:
+        answer, span = task.answer, slice(start, end)
+        rows = zip(answer.tokens[span], answer.logprobs[span], answer.tops[span], strict=True)
+        return list(rows)
+
+    def _numbers(self, task: Task, start: int, end: int, *, first: bool) -> Part:
+        ids: Part = {"token_ids": task.answer.tokens[start:end]}
+        return ids | ({"prompt_token_ids": self._prompt.tokens} if first else {})
 
     def _echoed(self) -> str:
         text = self._prompt.text

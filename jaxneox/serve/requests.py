@@ -1,22 +1,25 @@
 """The parsing of a completion request: OpenAI's fields, checked, in terms of the engine."""
 
-import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from jaxneox.errors import UserError
-from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.stopping import StopConditions
 from jaxneox.infer.tasks import Task
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.fields import Fields, many, object_of, shown, wrong
+from jaxneox.serve.sampling_fields import samplings
 from jaxneox.serve.served import TOPS, Served
-from jaxneox.serve.unsupported import check_unsupported, unsupported
+from jaxneox.serve.unsupported import (
+    COMPLETIONS,
+    check_special_tokens,
+    check_unsupported,
+    unsupported,
+)
 
 STOPS = 16
 STOP_TOKENS = 32
-MIN_TEMPERATURE = 1e-5
-"""Below this temperature an answer is greedy, as in vLLM: the engine computes in float32."""
 LONG_PROMPT = 16
 """A prompt with more characters than this for each token of the context is not encoded whole."""
 
@@ -35,7 +38,8 @@ class CompletionRequest:
 
     Attributes:
         prompts: the prompts.
-        choices: one for each prompt and each of its n answers, in the order of their indices.
+        choices: for each prompt as many answers as are made of it, in this order.
+        n: how many answers to each prompt are returned: the likeliest, if more are made.
         logprobs: how many of the most likely tokens to return; None for no log-probabilities.
         echo: whether each answer begins with its prompt.
         stream: whether the answer is streamed.
@@ -46,6 +50,7 @@ class CompletionRequest:
 
     prompts: list[Prompt]
     choices: list[Task]
+    n: int
     logprobs: int | None
     echo: bool
     stream: bool
@@ -72,12 +77,11 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
     check_model(fields.text("model"), served)
     prompts = prompts_of(fields.take("prompt"), served, most)
     n = fields.whole("n", 1, 1, most)
-    best_of = fields.take("best_of")
-    if best_of not in (None, n):
-        raise unsupported("best_of", best_of, f"all n answers, {n}, are returned")
-    if len(prompts) * n > most:
+    made = fields.whole("best_of", n, n, most)
+    if len(prompts) * made > most:
+        what = f"n {n}" if made == n else f"best_of {made}"
         raise RefusedRequest(
-            400, f"{len(prompts)} prompts x n {n}: expected {most} answers at most"
+            400, f"{len(prompts)} prompts x {what}: expected {most} answers at most"
         )
     echo = fields.flag("echo")
     max_tokens = fields.whole("max_tokens", min(16, served.max_tokens), 0, served.max_tokens)
@@ -88,17 +92,21 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
     rooms = [room_of(prompt, max_tokens, served) for prompt in prompts]
     until = stop_conditions(fields, served, max_tokens)
     choices = []
-    for number, sampling in enumerate(samplings(fields, len(prompts) * n)):
-        tokens, room = prompts[number // n].tokens, rooms[number // n]
+    for number, sampling in enumerate(samplings(fields, served, len(prompts) * made)):
+        tokens, room = prompts[number // made].tokens, rooms[number // made]
         choices.append(until.task(tokens, sampling, room, served.tokenizer, scored=scored))
     token_ids = fields.flag("return_token_ids") or served.tokenizer is None
     stream, usage, continuous = streaming(fields)
+    if stream and made > n:
+        reason = "which answers are the likeliest is known at their end; leave out stream"
+        raise unsupported("best_of", made, reason)
     text = any(prompt.text is not None for prompt in prompts)
-    check_unsupported(fields, served, text=text)
+    check_unsupported(fields, COMPLETIONS)
+    check_special_tokens(fields, served, text=text)
     fields.end()
     top_tokens = None if logprobs < 0 else logprobs
     return CompletionRequest(
-        prompts, choices, top_tokens, echo, stream, usage, continuous, token_ids
+        prompts, choices, n, top_tokens, echo, stream, usage, continuous, token_ids
     )
 
 
@@ -130,7 +138,7 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
     if isinstance(given, str):
         try:
             given.encode()
-            prompt = Prompt(given, encoded(given, served))
+            prompt = Prompt(given, encoded(given, served, served.encode))
         except UnicodeEncodeError as error:
             raise RefusedRequest(
                 400, "prompt: half of a surrogate pair in it", param="prompt"
@@ -153,22 +161,35 @@ def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
     return prompt
 
 
-def encoded(text: str, served: Served) -> list[int]:
-    """Encode a text; the beginning of one that is far too long is enough to refuse it."""
+def encoded(
+    text: str, served: Served, encode: Callable[[str], list[int]], param: str = "prompt"
+) -> list[int]:
+    """Encode a text; the beginning of one that is far too long is enough to refuse it.
+
+    Args:
+        text: the prompt.
+        served: the model.
+        encode: makes tokens of a text.
+        param: the field that the text comes from.
+
+    Raises:
+        RefusedRequest: it is far too long.
+        UserError: it cannot be encoded.
+    """
     part = text[: LONG_PROMPT * served.context]
-    tokens = served.encode(part)
+    tokens = encode(part)
     if len(part) < len(text) and len(tokens) > 2 * served.context:
         raise RefusedRequest(
             400,
             f"the model's context is {served.context:,} tokens; the prompt has {len(text):,} "
             f"characters, and the first {len(part):,} have {len(tokens):,} tokens",
-            param="prompt",
+            param=param,
             code="context_length_exceeded",
         )
-    return tokens if len(part) == len(text) else served.encode(text)
+    return tokens if len(part) == len(text) else encode(text)
 
 
-def room_of(prompt: Prompt, max_tokens: int, served: Served) -> int:
+def room_of(prompt: Prompt, max_tokens: int, served: Served, param: str = "prompt") -> int:
     """Return how many tokens may follow: fewer than asked for if the context ends before."""
     room = served.context - len(prompt.tokens)
     if room < bool(max_tokens):
@@ -176,26 +197,10 @@ def room_of(prompt: Prompt, max_tokens: int, served: Served) -> int:
             400,
             f"the model's context is {served.context:,} tokens; the prompt has "
             f"{len(prompt.tokens):,}" + (", and its answer needs one" if not room else ""),
-            param="prompt",
+            param=param,
             code="context_length_exceeded",
         )
     return min(max_tokens, room)
-
-
-def samplings(fields: Fields, count: int) -> list[Sampling]:
-    """Make the sampling of each choice, with OpenAI's defaults.
-
-    A temperature of 0 is greedy, whatever the limits; so is a top_p of 0.
-    """
-    temperature = fields.number("temperature", 1.0, 0, 2)
-    top_p = fields.number("top_p", 1.0, 0, 1)
-    top_k = fields.whole("top_k", 0, -1, 2**31 - 1)
-    seed = fields.whole("seed", secrets.randbits(32), -(2**63), 2**63 - 1)
-    seeds = [(seed + number) % 2**32 for number in range(count)]
-    if temperature < MIN_TEMPERATURE or top_p == 0:
-        return [Sampling(seed=seed) for seed in seeds]
-    limit = top_p if top_p < 1 else 0.0
-    return [Sampling(temperature, limit, max(top_k, 0), seed) for seed in seeds]
 
 
 def stop_conditions(fields: Fields, served: Served, max_tokens: int) -> StopConditions:

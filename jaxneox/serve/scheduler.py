@@ -52,7 +52,7 @@ class Scheduler:
                 report["reason"] = _reason(self.fault)
             if self.served is not None:
                 report |= {"model": self.served.name, "context": self.served.context}
-                report |= {"slots": self.served.engine.rows}
+                report |= {"slots": self.served.engine.rows, "chat": self.served.chat is not None}
             return report | {"running": len(self._running), "waiting": len(self._waiting)}
 
     def ready(self) -> Served:

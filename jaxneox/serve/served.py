@@ -8,9 +8,10 @@ from jaxneox.infer.engine import Engine
 from jaxneox.infer.generate import context
 from jaxneox.infer.stream import UNFINISHED
 from jaxneox.loading import LoadedModel
+from jaxneox.templates.prompts import ChatPrompts
 
-TOPS = 5
-"""OpenAI's limit of `logprobs`."""
+TOPS, CHAT_TOPS = 5, 20
+"""OpenAI's limits of `logprobs`, and of chat's `top_logprobs`."""
 
 
 class Served:
@@ -19,16 +20,37 @@ class Served:
     Attributes:
         context: how many tokens a prompt and its answer may have together.
         max_tokens: how many tokens one answer may have.
+        chat: makes prompts of conversations; None where nothing does, for the reason `no_chat`.
     """
 
-    def __init__(self, name: str, model: LoadedModel, *, slots: int, max_tokens: int | None):
+    def __init__(
+        self,
+        name: str,
+        model: LoadedModel,
+        *,
+        slots: int,
+        max_tokens: int | None,
+        chat: ChatPrompts | str = "there is no chat template here",
+    ):
+        """Make the engine.
+
+        Args:
+            name: of the model for its clients.
+            model: what is served.
+            slots: how many answers are made at a time.
+            max_tokens: how long an answer may be; None for as long as the context.
+            chat: makes prompts of conversations; or why nothing does.
+        """
         self.name, self.model, self.tokenizer = name, model, model.tokenizer
         self.vocabulary = model.config.model.vocab_size
         self.context = context(model.config.model)
         self.max_tokens = min(max_tokens or self.context, self.context)
         self.created = int(time.time())
         known = None if self.tokenizer is None else self.tokenizer.rows
-        self.engine: Engine = model.pools(slots, self.context, known, tops=TOPS)
+        tops = min(CHAT_TOPS, self.vocabulary, known or self.vocabulary)
+        self.engine: Engine = model.pools(slots, self.context, known, tops=tops)
+        self.chat = None if isinstance(chat, str) else chat
+        self.no_chat = chat if isinstance(chat, str) else ""
         self.piece = lru_cache(1 << 17)(self._piece)
 
     def encode(self, text: str) -> list[int]:

@@ -5,7 +5,7 @@ The lists are those of openai-python 3.57 (`completions.create`, and what its ot
 every request) and of vLLM (vllm/entrypoints/openai/completion/protocol.py, November 2026).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxneox.serve.errors import RefusedRequest
@@ -45,20 +45,16 @@ def some_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-NO_PENALTIES = "there are no penalties here"
+NO_REPETITION = "presence_penalty and frequency_penalty are the penalties here"
 NO_BEAMS = "there is no beam search here"
-ALL_TOKENS = "answers are drawn from all tokens that the tokenizer has"
+ALL_TOKENS = "answers are drawn from all tokens; logit_bias lowers some"
 FREE_FORM = "answers are not held to a format here"
 OWN_LOGPROBS = "logprobs has the likeliest tokens"
 AS_ASKED = "prompts are not cut; a longer one is refused"
 NOT_READ = "expected a string"
 
-UNSUPPORTED = {
+BOTH = {
     # OpenAI's
-    "frequency_penalty": Unsupported(only(0), NO_PENALTIES),
-    "presence_penalty": Unsupported(only(0), NO_PENALTIES),
-    "logit_bias": Unsupported(only({}), ALL_TOKENS),
-    "suffix": Unsupported(only(""), "the model has no text after the answer to fit it to"),
     "user": Unsupported(some_text, NOT_READ),
     "safety_identifier": Unsupported(some_text, NOT_READ),
     "prompt_cache_key": Unsupported(some_text, NOT_READ),
@@ -70,7 +66,7 @@ UNSUPPORTED = {
     "use_beam_search": Unsupported(only(False), NO_BEAMS),
     "length_penalty": Unsupported(only(1), NO_BEAMS),
     "min_p": Unsupported(only(0), "top_p and top_k limit what is drawn"),
-    "repetition_penalty": Unsupported(only(1), NO_PENALTIES),
+    "repetition_penalty": Unsupported(only(1), NO_REPETITION),
     "repetition_detection": Unsupported(only(), "answers end as stop and max_tokens say"),
     "watermarking": Unsupported(only(False), "answers have no watermark here"),
     "include_stop_str_in_output": Unsupported(only(False), "an answer ends before its stop string"),
@@ -82,16 +78,13 @@ UNSUPPORTED = {
     "truncation_side": Unsupported(only("left", "right"), AS_ASKED),
     "allowed_token_ids": Unsupported(only(), ALL_TOKENS),
     "bad_words": Unsupported(only([]), ALL_TOKENS),
-    "prompt_logprobs": Unsupported(only(), "echo with logprobs has the prompt's"),
     "logprob_token_ids": Unsupported(only(), OWN_LOGPROBS),
-    "prompt_embeds": Unsupported(only(), "a prompt is text or tokens"),
     "structured_outputs": Unsupported(only({}), FREE_FORM),
     "priority": Unsupported(only(0), "requests are answered in the order in which they come"),
     "request_id": Unsupported(only(), "the answer's id is made here"),
     "session_id": Unsupported(some_text, NOT_READ),
     "cache_salt": Unsupported(some_text, NOT_READ),
     "return_tokens_as_token_ids": Unsupported(only(False), "return_token_ids has the numbers"),
-    "return_token_offsets": Unsupported(only(False), "logprobs has text_offset"),
     "return_mm_kwargs": Unsupported(only(True, False), "expected true or false"),
     "routed_experts_prompt_start": Unsupported(only(0), "experts are not reported here"),
     "kv_transfer_params": Unsupported(only({}), "keys and values stay in this server"),
@@ -102,10 +95,34 @@ UNSUPPORTED = {
     # transformers'
     "num_beams": Unsupported(only(1), NO_BEAMS),
 }
+"""What neither completions nor chat have."""
+
+COMPLETIONS = BOTH | {
+    "suffix": Unsupported(only(""), "the model has no text after the answer to fit it to"),
+    "prompt_logprobs": Unsupported(only(), "echo with logprobs has the prompt's"),
+    "prompt_embeds": Unsupported(only(), "a prompt is text or tokens"),
+    "return_token_offsets": Unsupported(only(False), "logprobs has text_offset"),
+}
 
 
-def check_unsupported(fields: Fields, served: Served, *, text: bool) -> None:
-    """Take what this server lacks.
+def check_unsupported(fields: Fields, table: Mapping[str, Unsupported]) -> None:
+    """Take what an endpoint lacks.
+
+    Args:
+        fields: those of a request.
+        table: what is lacking, by name.
+
+    Raises:
+        RefusedRequest: a value would change the answer.
+    """
+    for name, (harmless, reason) in table.items():
+        value = fields.take(name)
+        if value is not None and not harmless(value):
+            raise unsupported(name, value, reason)
+
+
+def check_special_tokens(fields: Fields, served: Served, *, text: bool) -> None:
+    """Take `add_special_tokens` where it changes nothing.
 
     Args:
         fields: those of a request.
@@ -113,12 +130,8 @@ def check_unsupported(fields: Fields, served: Served, *, text: bool) -> None:
         text: whether a prompt is text, before which the tokenizer may put tokens.
 
     Raises:
-        RefusedRequest: a value would change the answer.
+        RefusedRequest: it would change the prompt.
     """
-    for name, (harmless, reason) in UNSUPPORTED.items():
-        value = fields.take(name)
-        if value is not None and not harmless(value):
-            raise unsupported(name, value, reason)
     given = fields.take("add_special_tokens")
     fixed = text and served.tokenizer is not None and served.tokenizer.encode("")
     if given is not None and not (given is True or (given is False and not fixed)):

@@ -7,4 +7,5 @@ system stops at a limit of time or memory.
 - `limited`: renders conversations in that process; for everybody who has a foreign template.
 - `child`: the program that runs there.
 - `jinja`: a template rendered as transformers does.
+- `source`: which template a tokenizer has; `prompts`: conversations as tokens of a model.
 """

@@ -40,7 +40,7 @@ def renderer(source: str, special: dict[str, str]) -> Render:
         from jinja2 import TemplateError, ext, nodes
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise UserError("--chat-template needs `pip install jinja2`") from error
+        raise UserError("chat templates need `pip install jinja2`") from error
 
     blocks: list[str] = []  # of the rendering that is under way
     marks: list[tuple[int, str]] = []

@@ -22,7 +22,10 @@ from jaxneox.console.parser import Parser
 ROOT = Path(__file__).resolve().parents[2]
 DOORS = {
     "train": ("jaxneox.train", "train.py"),
-    **{name: (f"jaxneox.{name}",) for name in ("generate", "evaluate", "serve", "compare", "plan")},
+    **{
+        name: (f"jaxneox.{name}",)
+        for name in ("generate", "chat", "evaluate", "serve", "compare", "plan")
+    },
     "preprocess": ("jaxneox.preprocess",),
     **{name: (f"convert.{name}",) for name in ("inspect", "verify", "scores")},
     **{

@@ -15,6 +15,7 @@ from convert import cached, to_hf
 from jaxneox.errors import UserError
 from jaxneox.loading import locate
 from tests.convert.hf_models import GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, write_run
+from tests.convert.tokenizer_folders import FOLDERS
 from tests.reference.compare import relative_l2
 
 FAMILIES = {"neox": GPT_NEOX, "llama": LLAMA, "gpt2": GPT2}
@@ -124,3 +125,16 @@ def test_nothing_is_named(tmp_path: Path) -> None:
     for where in (tmp_path / "absent", tmp_path):
         with pytest.raises(UserError):
             locate(where)
+
+
+def test_another_template_is_another_checkpoint(tmp_path: Path) -> None:
+    """The same weights with another tokenizer or chat template beside them, in another folder."""
+    hf, places = written(tmp_path, LLAMA | {"padded_vocab_size": 512}), []
+    for number, template in enumerate(("one", "two", "one")):
+        folder = shutil.copytree(hf, tmp_path / f"with_{number}")
+        FOLDERS["ChatML"](folder)
+        (folder / "chat_template.jinja").write_text(template)
+        places.append(locate(folder).run)
+        kept = places[-1] / "tokenizer" / "chat_template.jinja"
+        assert kept.read_text() == template
+    assert places[0] == places[2] != places[1]

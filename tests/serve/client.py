@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+CHAT = "/v1/chat/completions"
 NONE: Mapping[str, str] = {}
 
 
@@ -47,10 +48,17 @@ class Client:
     def complete(self, **fields: Any) -> Answered:
         return self.ask("POST", "/v1/completions", json.dumps(fields).encode())
 
-    def stream(self, **fields: Any) -> Iterator[dict[str, Any]]:
+    def chat(self, *messages: Any, **fields: Any) -> Answered:
+        body = json.dumps({"messages": messages, **fields}).encode()
+        return self.ask("POST", CHAT, body)
+
+    def stream_chat(self, *messages: Any, **fields: Any) -> Iterator[dict[str, Any]]:
+        yield from self.stream(CHAT, messages=messages, **fields)
+
+    def stream(self, path: str = "/v1/completions", **fields: Any) -> Iterator[dict[str, Any]]:
         """Its events; the connection is closed with the iterator. Fails unless the last is DONE."""
         body = json.dumps({**fields, "stream": True}).encode()
-        link = self._open("POST", "/v1/completions", body, "application/json")
+        link = self._open("POST", path, body, "application/json")
         try:
             answer = link.getresponse()
             if answer.status != 200:

@@ -16,9 +16,15 @@ from jaxneox.serve.access import rules_at
 from jaxneox.serve.scheduler import Load, Scheduler
 from jaxneox.serve.served import Served
 from jaxneox.serve.server import CONNECTIONS, Server, bind
+from jaxneox.templates.prompts import ChatPrompts
 from tests.infer.models import speaker
 from tests.limits import PATIENCE
 from tests.serve.client import Client
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}"
+    "{% if mood %}{{ mood }}\n{% endif %}{% if add_generation_prompt %}a:{% endif %}"
+)
 
 
 class Place(Client):
@@ -75,10 +81,14 @@ def place(
     names: Sequence[str] = (),
     key: str | None = None,
     connections: int = CONNECTIONS,
+    template: str | None = TEMPLATE,
 ) -> Iterator[Place]:
     def ready(say) -> Served:
         model = speaker(tokenizer=tokenizer, broken=broken)
-        return Served("speaker", model, slots=4, max_tokens=None)
+        chat: ChatPrompts | str = "there is no template"
+        if template is not None and model.tokenizer is not None:
+            chat = ChatPrompts(model.tokenizer, template, {}, "")
+        return Served("speaker", model, slots=4, max_tokens=None, chat=chat)
 
     listener = bind("127.0.0.1", 0)
     scheduler = Scheduler(queue)

@@ -153,3 +153,43 @@ def test_the_end_of_document_has_its_log_probability(here: Place) -> None:
     after = here.complete(**fields, logprobs=1, stop_token_ids=[next_token]).json["choices"][0]
     assert (before["finish_reason"], after["finish_reason"]) == ("length", "stop")
     assert after["text"] == "The old man" and after["logprobs"] == before["logprobs"]
+
+
+def test_penalties_and_biases_alone_and_in_company(here: Place) -> None:
+    fields = [
+        {"presence_penalty": 1.5},
+        {"frequency_penalty": 2.0, "temperature": 0.8, "seed": 3},
+        {"logit_bias": {"322": -100, "66": 3.5}},
+        {"frequency_penalty": -2, "logit_bias": {"66": 100}},
+        {},
+    ]
+
+    def ask(number: int) -> list[int]:
+        how = {"temperature": 0, **fields[number % 5], "max_tokens": 12, "return_token_ids": True}
+        if number % 2:
+            body = here.chat({"role": "user", "content": "Hi"}, **how).json
+        else:
+            body = here.complete(prompt="u:Hi\na:", **how).json
+        return body["choices"][0]["token_ids"]
+
+    with ThreadPoolExecutor(10) as clients:
+        found = list(clients.map(ask, range(20)))
+    for number, tokens in enumerate(found):
+        how = dict(fields[number % 5])
+        how["logit_bias"] = {int(t): bias for t, bias in how.get("logit_bias", {}).items()}
+        assert tokens == here.alone("u:Hi\na:", max_tokens=12, **how).tokens
+    assert len({tuple(tokens) for tokens in found}) == 5
+
+
+def test_the_best_of_several(here: Place) -> None:
+    """The likeliest by the mean of their tokens' log-probabilities, each prompt's own."""
+    fields = {"prompt": ["The", "x"], "temperature": 1, "seed": 4, "max_tokens": 7, "logprobs": 0}
+    every = here.complete(**fields, n=4, return_token_ids=True).json["choices"]
+    body = here.complete(**fields, n=2, best_of=4, return_token_ids=True).json
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
+    assert body["usage"]["completion_tokens"] == 8 * 7  # also of those that are not returned
+    for prompt in (0, 1):
+        own = every[4 * prompt : 4 * prompt + 4]
+        own.sort(key=lambda choice: -np.mean(choice["logprobs"]["token_logprobs"]))
+        best = [choice["token_ids"] for choice in body["choices"][2 * prompt : 2 * prompt + 2]]
+        assert best == [choice["token_ids"] for choice in own[:2]]

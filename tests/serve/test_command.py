@@ -14,7 +14,11 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
 from convert import from_neox
-from jaxneox.serve.command import main
+from jaxneox.data.companions import Companions
+from jaxneox.errors import UserError
+from jaxneox.serve.command import chat_of, main
+from jaxneox.templates.prompts import ChatPrompts
+from tests.infer.models import speaker
 from tests.limits import PATIENCE
 from tests.serve.client import Client
 
@@ -106,3 +110,29 @@ def test_what_keeps_it_from_starting_is_one_line(capsys, tmp_path: Path, monkeyp
     assert "absent" in said(capsys, tmp_path / "absent", "--port", "0")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "pip install 'jaxneox[serve]'" in said(capsys, "run")
+
+
+def test_a_file_of_a_template_is_read_before_anything_is_loaded(tmp_path: Path, capsys) -> None:
+    for content, says in ((None, "no such file"), (b"\xff", "cannot read the chat template")):
+        path = tmp_path / "own.jinja"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(SystemExit, match="2"):
+            main(["nowhere", "--port", "0", "--chat-template", str(path)])
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and f"{path}: " in err and says in err
+
+
+def test_a_broken_template_of_the_checkpoint_leaves_the_rest(tmp_path: Path, capsys) -> None:
+    model = speaker()
+    assert "give one with --chat-template FILE" in str(chat_of(model, None))
+    assert capsys.readouterr().err == ""  # most checkpoints have none
+    model.tokenizer.companions = Companions(files={"chat_template.jinja": b"{% for %}"})
+    assert "is not Jinja" in str(chat_of(model, None))
+    err = capsys.readouterr().err
+    assert err.startswith("warning: /v1/chat/completions: ") and err.count("\n") == 1
+    (tmp_path / "own.jinja").write_text("{% for %}")
+    with pytest.raises(UserError, match=r"own\.jinja: the chat template is not Jinja"):
+        chat_of(model, str(tmp_path / "own.jinja"))
+    (tmp_path / "own.jinja").write_text("fine")
+    assert isinstance(chat_of(model, str(tmp_path / "own.jinja")), ChatPrompts)

@@ -1,4 +1,4 @@
-"""The page at / in a real browser: text as it grows, its speed, the stop button, a refusal."""
+"""The page at / in a real browser: text and chat as they grow, their speed, stopping, refusals."""
 
 import asyncio
 import base64
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from tests.serve.browser import page
-from tests.serve.place import Place
+from tests.serve.place import Place, place
 
 
 def test_page(here: Place, tmp_path: Path) -> None:
@@ -45,3 +45,57 @@ async def visit(here: Place, folder: Path) -> None:
             await tab.until("!going")
             data = (await tab.call("Page.captureScreenshot"))["data"]
             Path(shot).write_bytes(base64.b64decode(data))
+
+
+def test_chat_tab(here: Place, tmp_path: Path) -> None:
+    asyncio.run(talk(here, tmp_path))
+
+
+async def talk(here: Place, folder: Path) -> None:
+    said = "[...at('talk').children].map(part => [part.className, part.textContent])"
+    async with page(f"http://127.0.0.1:{here.port}/", folder / "profile") as tab:
+        await tab.until("!at('tabs').hidden")
+        await tab.run("at('tab_chat').click(); at('system').value = 'S'")
+        assert await tab.run("at('prompt').offsetParent === null && at('go').textContent") == "Send"
+        await tab.run("at('temperature').value = 0; at('max_tokens').value = 5")
+        await tab.run("at('message').value = '<b>A'; at('go').click()")
+        await tab.until("!going")
+        first = here.alone("s:S\nu:<b>A\na:", max_tokens=5).text
+        assert await tab.run(said) == [["user", "<b>A"], ["assistant", first]]
+        assert (await tab.run("at('rate').textContent")).startswith("5 tokens, ")
+        await tab.run("at('message').value = 'B'; at('go').click()")
+        await tab.until("!going")
+        second = here.alone(f"s:S\nu:<b>A\na:{first}\nu:B\na:", max_tokens=5).text
+        whole = [["user", "<b>A"], ["assistant", first], ["user", "B"], ["assistant", second]]
+        assert await tab.run(said) == whole
+        assert tab.said == []
+
+        await tab.run(f"at('message').value = '{'x' * 60}'; at('go').click()")
+        await tab.until("!going")
+        shown = await tab.run(said)
+        assert shown[:4] == whole and "context is 48 tokens" in shown[4][1]
+        assert await tab.run("at('message').value.length") == 60  # to be shortened
+
+        await tab.run("at('reset').click(); at('system').value = ''; at('max_tokens').value = 40")
+        with here.slow(0.1):
+            await tab.run("at('message').value = 'A'; at('go').click()")
+            await tab.until("at('rate').textContent.startsWith('4 tokens')")
+            await tab.run("at('stop').click()")
+            await tab.until("!going")
+            assert here.settles(running=0)
+        ((_, _), (_, cut)) = await tab.run(said)
+        assert here.alone("u:A\na:", max_tokens=40).text.startswith(cut)
+        assert await tab.run("talk.length === 2 && talk[1].content") == cut
+        if shot := os.environ.get("SCREENSHOT"):
+            data = (await tab.call("Page.captureScreenshot"))["data"]
+            Path(shot).with_suffix(".chat.png").write_bytes(base64.b64decode(data))
+
+
+def test_no_chat_tab_without_a_template(tmp_path: Path) -> None:
+    async def look(there: Place) -> None:
+        async with page(f"http://127.0.0.1:{there.port}/", tmp_path / "profile") as tab:
+            await tab.until("at('model').textContent == 'speaker, context 48'")
+            assert await tab.run("at('tabs').hidden")
+
+    with place(template=None) as there:
+        asyncio.run(look(there))

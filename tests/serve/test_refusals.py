@@ -22,7 +22,9 @@ FIELDS = [
     ({"prompt": ["x"] * 17}, "17 of them, expected 16"),
     ({"prompt": ["x"] * 4, "n": 5}, "4 prompts x n 5"),
     ({"prompt": "x", "n": 0}, "n: 0, expected a whole number from 1 to 16"),
-    ({"prompt": "x", "n": 2, "best_of": 3}, "best_of: 3"),
+    ({"prompt": "x", "n": 3, "best_of": 2}, "best_of: 2, expected a whole number from 3 to 16"),
+    ({"prompt": "x", "best_of": 2, "stream": True}, "best_of: 2 is not supported: which answers"),
+    ({"prompt": ["x"] * 4, "best_of": 5}, "4 prompts x best_of 5"),
     ({"prompt": "x", "max_tokens": 0}, "max_tokens: 0, expected 1 or more, or echo"),
     ({"prompt": "x", "max_tokens": -1}, "max_tokens: -1"),
     ({"prompt": "x", "max_tokens": 49}, "max_tokens: 49, expected a whole number from 0 to 48"),
@@ -51,8 +53,16 @@ FIELDS = [
     ),
     ({"prompt": "x", "\ud800": 1}, '"\\ud800" is not a field of a completion'),
     ({"prompt": "x", "echo": "yes"}, 'echo: "yes"'),
-    ({"prompt": "x", "presence_penalty": 0.5}, "presence_penalty: 0.5 is not supported"),
-    ({"prompt": "x", "logit_bias": {"5": 1}}, "logit_bias: "),
+    ({"prompt": "x", "presence_penalty": 2.5}, "presence_penalty: 2.5, expected a number from -2"),
+    ({"prompt": "x", "frequency_penalty": "1"}, 'frequency_penalty: "1"'),
+    ({"prompt": "x", "logit_bias": [5]}, "logit_bias: [5], expected an object"),
+    ({"prompt": "x", "logit_bias": {"640": 1}}, 'logit_bias: "640", expected the number of a tok'),
+    ({"prompt": "x", "logit_bias": {"05": 1}}, 'logit_bias: "05"'),
+    ({"prompt": "x", "logit_bias": {"the": 1}}, 'logit_bias: "the"'),
+    ({"prompt": "x", "logit_bias": {"9" * 5000: 1}}, 'logit_bias: "999'),
+    ({"prompt": "x", "logit_bias": {"5": 101}}, "logit_bias: 101 for token 5, expected a number"),
+    ({"prompt": "x", "logit_bias": {"5": True}}, "logit_bias: true for token 5"),
+    ({"prompt": "x", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias: 1025 of them"),
     ({"prompt": "x", "suffix": "y"}, "suffix: "),
     ({"prompt": "x", "temprature": 1}, "did you mean temperature?"),
     ({"prompt": "x", "model": 5}, "model: 5"),
@@ -103,7 +113,7 @@ def test_values_without_an_effect_are_taken(here: Place) -> None:
 
 
 def test_unknown_paths_methods_and_models(here: Place) -> None:
-    answer = here.ask("GET", "/v1/chat/completions")
+    answer = here.ask("GET", "/v1/embeddings")
     assert answer.status == 404 and "/v1/completions" in answer.reason
     answer = here.ask("GET", "/v1/completions")
     assert answer.status == 405 and answer.headers["allow"] == "POST" and answer.reason

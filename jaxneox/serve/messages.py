@@ -1,0 +1,95 @@
+"""The parsing of `messages`: a conversation in OpenAI's form, as a chat template wants it."""
+
+from typing import Any
+
+from jaxneox.serve.errors import RefusedRequest
+from jaxneox.serve.fields import shown, wrong
+
+ROLES = ("system", "developer", "user", "assistant")
+TOOLS = ("tool", "function")
+NO_TOOLS = "models are given no tools here"
+EMPTY = ("refusal", "tool_calls", "function_call", "audio", "annotations")
+"""What an assistant's message may have, as OpenAI's own replies do, if it says nothing."""
+
+
+def messages_of(given: Any) -> list[dict[str, str]]:
+    """Check a conversation.
+
+    Args:
+        given: the value of the field.
+
+    Returns:
+        The messages, each with its role, its content as text and its name if it has one.
+
+    Raises:
+        RefusedRequest: names the part that is wrong.
+    """
+    expected = 'a list of messages such as {"role": "user", "content": "Hello"}'
+    if given is None:
+        raise RefusedRequest(400, f"messages: missing, expected {expected}", param="messages")
+    if not isinstance(given, list) or not given:
+        raise wrong("messages", given, expected)
+    return [message_of(one, f"messages[{number}]") for number, one in enumerate(given)]
+
+
+def message_of(given: Any, where: str) -> dict[str, str]:
+    if not isinstance(given, dict):
+        raise wrong(where, given, 'an object such as {"role": "user", "content": "Hello"}')
+    fields = {name: value for name, value in given.items() if value is not None}
+    role = fields.pop("role", None)
+    if role in TOOLS:
+        raise unsupported(f"{where}.role", role, NO_TOOLS)
+    if role not in ROLES:
+        raise wrong(f"{where}.role", role, f"one of {', '.join(ROLES)}")
+    for name in EMPTY:
+        if value := fields.pop(name, None):
+            reason = "an assistant's message is text here"
+            raise unsupported(f"{where}.{name}", value, reason)
+    message = {"role": role, "content": content_of(fields.pop("content", None), where)}
+    if (name := fields.pop("name", None)) is not None:
+        message["name"] = text_of(name, f"{where}.name")
+    if fields:
+        raise RefusedRequest(
+            400, f"{where}: {shown(next(iter(fields)))} is not a field of a message", param=where
+        )
+    return message
+
+
+def content_of(given: Any, where: str) -> str:
+    """Return the text of a message; of several parts the lines, as vLLM joins them."""
+    where = f"{where}.content"
+    if isinstance(given, str):
+        return text_of(given, where)
+    if not isinstance(given, list) or not given:
+        raise wrong(where, given, "a string, or a list of parts of type text")
+    return "\n".join(part_of(part, f"{where}[{number}]") for number, part in enumerate(given))
+
+
+def part_of(given: Any, where: str) -> str:
+    kind = given.get("type") if isinstance(given, dict) else None
+    if isinstance(kind, str) and kind != "text":
+        raise unsupported(f"{where}.type", kind, "the model reads text alone")
+    if kind is None or "text" not in given or given.keys() - {"type", "text"}:
+        raise wrong(where, given, '{"type": "text", "text": "…"}')
+    return text_of(given["text"], f"{where}.text")
+
+
+def text_of(given: Any, where: str) -> str:
+    if not isinstance(given, str):
+        raise wrong(where, given, "a string")
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedRequest(
+            400, f"{where}: half of a surrogate pair in it", param=where
+        ) from error
+    return given
+
+
+def unsupported(where: str, value: Any, reason: str) -> RefusedRequest:
+    return RefusedRequest(
+        400,
+        f"{where}: {shown(value)} is not supported: {reason}",
+        param=where,
+        code="unsupported_parameter",
+    )

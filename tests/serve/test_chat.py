@@ -1,0 +1,257 @@
+"""Conversations: the same answers as to the rendered text in Python, in OpenAI's words."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from jaxneox.data.companions import Companions
+from tests.serve.client import CHAT
+from tests.serve.place import Place, place
+
+GREEDY = {"temperature": 0, "max_tokens": 9}
+HELLO = {"role": "user", "content": "Hello"}
+TALK = [
+    {"role": "system", "content": "Be."},
+    HELLO,
+    {"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": []},
+    {"role": "user", "content": [{"type": "text", "text": t} for t in ("A", "B")]},
+]
+"""Its text: s:Be., u:Hello, a:Hi, u:A, B."""
+RENDERED = "s:Be.\nu:Hello\na:Hi\nu:A\nB\na:"
+
+
+def test_a_greedy_answer_is_that_to_the_rendered_text(here: Place) -> None:
+    body = here.chat(*TALK, **GREEDY).json
+    alone = here.alone(here.model.encode(RENDERED), max_tokens=9)
+    (choice,) = body["choices"]
+    message = {"role": "assistant", "content": alone.text, "refusal": None}
+    assert choice == {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
+    assert body["object"] == "chat.completion" and body["id"].startswith("chatcmpl-")
+    size = len(RENDERED)
+    usage = {"prompt_tokens": size, "completion_tokens": 9, "total_tokens": size + 9}
+    assert body["usage"] == usage
+
+
+def test_a_stream_begins_with_the_role_and_ends_with_the_reason(here: Place) -> None:
+    options = {"include_usage": True}
+    *parts, last = here.stream_chat(HELLO, **GREEDY, n=2, stream_options=options)
+    alone = here.alone("u:Hello\na:", max_tokens=9)
+    assert {part["object"] for part in parts} == {"chat.completion.chunk"}
+    assert last["choices"] == [] and last["usage"]["completion_tokens"] == 18
+    for index in (0, 1):
+        own = [part["choices"][0] for part in parts if part["choices"][0]["index"] == index]
+        assert own[0]["delta"] == {"role": "assistant", "content": ""}
+        assert "".join(part["delta"].get("content", "") for part in own) == alone.text
+        assert [part["finish_reason"] for part in own] == [None] * (len(own) - 1) + ["length"]
+
+
+def test_all_that_the_context_has_room_for_unless_told(here: Place) -> None:
+    for name in ({}, {"max_tokens": 30}, {"max_completion_tokens": 30}):
+        choice = here.chat(HELLO, temperature=0, return_token_ids=True, **name).json["choices"][0]
+        room = 30 if name else 48 - len("u:Hello\na:")
+        alone = here.alone("u:Hello\na:", max_tokens=room)
+        assert choice["token_ids"] == alone.tokens
+
+
+def test_drawn_answers_repeat_by_their_seed_also_in_company(here: Place) -> None:
+    def ask(number: int) -> list[list[int]]:
+        fields = {"temperature": 0.9, "top_k": 30, "top_p": 0.9, "seed": number, "n": 2}
+        body = here.chat(HELLO, max_tokens=8, return_token_ids=True, **fields).json
+        return [choice["token_ids"] for choice in body["choices"]]
+
+    with ThreadPoolExecutor(8) as clients:
+        found = list(clients.map(ask, range(8)))
+    drawn = {"temperature": 0.9, "top_k": 30, "top_p": 0.9, "max_tokens": 8}
+    for number, answers in enumerate(found):
+        expected = [here.alone("u:Hello\na:", seed=number + i, **drawn).tokens for i in (0, 1)]
+        assert answers == expected
+
+
+def test_log_probabilities_in_the_form_of_chat(here: Place) -> None:
+    fields = {"logprobs": True, "top_logprobs": 20, "return_token_ids": True}
+    body = here.chat(HELLO, **GREEDY, **fields).json
+    alone = here.alone("u:Hello\na:", max_tokens=9)
+    content = body["choices"][0]["logprobs"]["content"]
+    assert [one["logprob"] for one in content] == pytest.approx(alone.logprobs, abs=1e-5)
+    assert body["prompt_token_ids"] == here.model.encode("u:Hello\na:")
+    for one, token in zip(content, alone.tokens, strict=True):
+        assert len(one["top_logprobs"]) == 20
+        best = one["top_logprobs"][0]
+        assert {name: one[name] for name in ("token", "logprob", "bytes")} == best
+        known = one["token"] != f"token_id:{token}"
+        assert one["bytes"] == (list(one["token"].encode()) if known else None)
+    streamed = [
+        one
+        for part in here.stream_chat(HELLO, **GREEDY, **fields)
+        for one in (part["choices"][0]["logprobs"] or {"content": []})["content"]
+    ]
+    assert streamed == content
+    (choice,) = here.chat(HELLO, max_tokens=1, logprobs=True).json["choices"]
+    assert choice["logprobs"]["content"][0]["top_logprobs"] == []
+
+
+def test_it_stops_at_strings_and_at_every_end_token(here: Place, monkeypatch) -> None:
+    free = here.alone("u:Hello\na:", max_tokens=20)
+    served = here.scheduler.served
+    (choice,) = here.chat(HELLO, temperature=0, stop=free.text[5:7]).json["choices"]
+    end = free.text.index(free.text[5:7])
+    assert (choice["message"]["content"], choice["finish_reason"]) == (free.text[:end], "stop")
+    stop = Companions(stop=(free.tokens[6],))
+    monkeypatch.setattr(served.tokenizer, "companions", stop)
+    cut = free.tokens.index(free.tokens[6])
+    fields = {"temperature": 0, "max_tokens": 20, "return_token_ids": True}
+    (choice,) = here.chat(HELLO, **fields).json["choices"]
+    assert (choice["token_ids"], choice["finish_reason"]) == (free.tokens[:cut], "stop")
+    monkeypatch.setattr(served.chat, "ends", (free.tokens[1],))  # comes before that
+    cut = free.tokens.index(free.tokens[1])
+    (choice,) = here.chat(HELLO, **fields).json["choices"]
+    assert (choice["token_ids"], choice["finish_reason"]) == (free.tokens[:cut], "stop")
+    (choice,) = here.chat(HELLO, ignore_eos=True, **fields).json["choices"]
+    assert choice["token_ids"] == free.tokens
+
+
+def test_values_for_the_template(here: Place) -> None:
+    fields = {"chat_template_kwargs": {"mood": "gay"}, "add_generation_prompt": False}
+    body = here.chat(HELLO, **GREEDY, **fields, return_token_ids=True).json
+    assert body["prompt_token_ids"] == here.model.encode("u:Hello\ngay\n")
+    developer = {"role": "developer", "content": "Be."}
+    body = here.chat(developer, HELLO, max_tokens=1, return_token_ids=True).json
+    assert body["prompt_token_ids"] == here.model.encode("s:Be.\nu:Hello\na:")
+
+
+HARMLESS = {
+    "tools": [],
+    "tool_choice": "none",
+    "parallel_tool_calls": True,
+    "response_format": {"type": "text"},
+    "modalities": ["text"],
+    "prediction": {"type": "content", "content": "x"},
+    "store": False,
+    "user": "me",
+    "metadata": {},
+    "service_tier": "auto",
+    "logit_bias": {},
+    "presence_penalty": 0,
+    "frequency_penalty": 0.0,
+    "audio": None,
+    "verbosity": "medium",
+}
+REFUSED = {
+    "tools": [{"type": "function"}],
+    "tool_choice": "required",
+    "functions": [{}],
+    "response_format": {"type": "json_object"},
+    "audio": {"voice": "x"},
+    "modalities": ["text", "audio"],
+    "reasoning_effort": "high",
+    "web_search_options": {},
+    "store": True,
+    "echo": True,
+    "chat_template": "x",
+    "continue_final_message": True,
+}
+BAD = [
+    ({"messages": None}, "messages: missing"),
+    ({"messages": []}, "messages: [], expected"),
+    ({"messages": "Hello"}, 'messages: "Hello", expected'),
+    ({"messages": ["Hello"]}, 'messages[0]: "Hello", expected'),
+    ({"messages": [HELLO, {"content": "x"}]}, "messages[1].role: null, expected one of"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, 'messages[0].role: ["user"]'),
+    ({"messages": [{"role": "tool", "content": "x"}]}, 'messages[0].role: "tool" is not supp'),
+    ({"messages": [{"role": "user"}]}, "messages[0].content: null, expected"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content: 5"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content: []"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, 'messages[0].content[0]: "x"'),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        'messages[0].content[0].type: "image_url" is not supported: the model reads text',
+    ),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, ".content[0]: {"),
+    ({"messages": [{**HELLO, "tool_calls": [{}]}]}, "messages[0].tool_calls: [{}]"),
+    ({"messages": [{**HELLO, "mood": "x"}]}, 'messages[0]: "mood" is not a field of a message'),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, "half of a surrogate pair"),
+    ({"messages": [{**HELLO, "name": 5}]}, "messages[0].name: 5"),
+    ({"messages": [{"role": "user", "content": "x" * 60}]}, "context is 48 tokens"),
+    ({"messages": [{"role": "user", "content": "x" * 100_000}]}, "has 100,005 characters"),
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens: 5, expected 6 as max_comp"),
+    ({"max_tokens": 0}, "max_tokens: 0, expected a whole number from 1 to 48"),
+    ({"top_logprobs": 2}, "top_logprobs: 2, expected logprobs: true beside it"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs: 21"),
+    ({"logprobs": 5}, "logprobs: 5, expected true or false"),
+    ({"prompt": "x"}, '"prompt" is not a field of a chat completion'),
+    ({"temprature": 1}, "did you mean temperature?"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs: {"),
+    ({"model": "gpt"}, "does not exist"),
+]
+
+
+def test_what_changes_nothing_is_taken(here: Place) -> None:
+    answer = here.chat(HELLO, **GREEDY, **HARMLESS)
+    assert answer.status == 200, answer.reason
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_change_something_is_refused_by_its_name(here: Place, name: str) -> None:
+    answer = here.chat(HELLO, **{name: REFUSED[name]})
+    assert answer.status == 400 and answer.reason.startswith(f"{name}: ")
+    assert answer.json["error"]["param"] == name
+
+
+@pytest.mark.parametrize(("fields", "says"), BAD, ids=[says[:40] for _, says in BAD])
+def test_bad_fields(here: Place, fields: dict, says: str) -> None:
+    answer = here.ask("POST", CHAT, json.dumps({"messages": [HELLO], **fields}).encode())
+    assert answer.status in (400, 404) and says in answer.reason
+
+
+def test_without_a_template_the_option_is_named() -> None:
+    with place(template=None) as here:
+        answer = here.chat(HELLO)
+        assert answer.status == 400 and answer.json["error"]["code"] == "no_chat_template"
+        assert here.health["chat"] is False
+        assert here.complete(prompt="x", max_tokens=1).status == 200
+
+
+def test_a_template_that_fails_or_does_not_end_holds_up_nobody(monkeypatch) -> None:
+    monkeypatch.setattr("jaxneox.templates.limited.SECONDS", 1)
+    source = (
+        "{% if messages[0].content == 'loop' %}{% for a in range(99999) %}"
+        "{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+        "{% if messages[0].content == 'no' %}{{ raise_exception('not so') }}{% endif %}u:a:"
+    )
+    with place(template=source) as here:
+        slow = threading.Thread(target=here.chat, args=({"role": "user", "content": "loop"},))
+        slow.start()
+        time.sleep(0.1)
+        assert here.health["status"] == "ready"
+        assert here.complete(prompt="x", max_tokens=1).status == 200
+        assert slow.is_alive()
+        slow.join()
+        answer = here.chat({"role": "user", "content": "loop"})
+        assert answer.status == 400 and "takes longer than" in answer.reason
+        answer = here.chat({"role": "user", "content": "no"})
+        assert answer.status == 400 and answer.reason.endswith("render them: not so")
+        assert here.chat(HELLO, max_tokens=1).status == 200
+
+
+@pytest.mark.slow
+def test_openais_own_client(here: Place) -> None:
+    """$JAXNEOX_OPENAI is the Python of an environment that has `openai`, else ours is tried."""
+    python = os.environ.get("JAXNEOX_OPENAI", sys.executable)
+    if subprocess.run([python, "-c", "import openai"], capture_output=True).returncode:
+        pytest.skip("no openai: JAXNEOX_OPENAI=PYTHON of an environment that has it")
+    text = here.alone(RENDERED, max_tokens=9).text
+    case = {
+        "messages": TALK,
+        "fields": {"temperature": 0, "max_completion_tokens": 9},
+        "text": text,
+    }
+    command = (python, Path(__file__).parent / "openai_chat.py", f"http://localhost:{here.port}/v1")
+    done = subprocess.run(command, input=json.dumps(case), text=True, capture_output=True, cwd="/")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
