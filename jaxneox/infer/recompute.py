@@ -64,7 +64,8 @@ class Recompute:
         for slot in slots:
             if self._lengths[slot] < self._tokens.shape[1]:
                 self._tokens[slot, self._lengths[slot]] = tokens_B[slot]
-            self._counts[slot, tokens_B[slot]] += 1
+            if tokens_B[slot] < self._counts.shape[1]:  # else there were no numbers to choose by
+                self._counts[slot, tokens_B[slot]] += 1
             self._lengths[slot] += 1
             self._numbers[slot] += 1
         return chosen
