@@ -102,6 +102,8 @@ class Crowd:
             except Unanswered as refused:
                 kind = f"refused {refused.status}"
                 time.sleep(draw.random())
+            except ConnectionError:  # at the limit, a head that was not read in time
+                kind = "closed"
             except Exception as error:
                 kind = "lost"
                 self.blame(f"{way.__name__}: {type(error).__name__}: {error}")

@@ -19,6 +19,7 @@ SECONDS = 4
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_crowd(capfd, caplog) -> None:
     with place(key=KEY, connections=40, queue=64) as here:
         cases = []
@@ -36,6 +37,7 @@ def test_a_crowd(capfd, caplog) -> None:
         for client in clients:
             client.join()
         assert crowd.wrong == []
+        assert crowd.count["closed"] <= 0.05 * sum(crowd.count.values())  # on a busy machine
         assert crowd.count["whole"] and crowd.count["garbage"] and half.closed
         assert here.settles(running=0, waiting=0)
     assert capfd.readouterr() == ("", "") and caplog.get_records("call") == []
