@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,13 @@ from jaxneox.data.cache import cache_root
 from jaxneox.data.sha256 import file_sha256
 from jaxneox.errors import UserError
 from jaxneox.reading import INDEX_SIZE, read_object
+
+CONVERTERS: dict[Kind, str] = {
+    "huggingface": "from-hf",
+    "neox": "from-neox",
+    "megatron": "from-megatron",
+}
+"""The command of each kind, after `jaxneox convert`."""
 
 FORM = 1
 """Raise it when the same files would be converted to other parameters."""
@@ -60,7 +68,13 @@ def in_our_form(where: str | Path, step: int | None = None) -> Path:
     with _alone(root / f"{key}.lock"):
         if not (entry / "certificate.json").is_file():
             with quiet():
-                make(entry, lambda: _source(kind, folder, step), JaxneoxTarget, verify=True)
+                make(
+                    entry,
+                    lambda: _source(kind, folder, step),
+                    JaxneoxTarget,
+                    verify=True,
+                    by=_command(kind, folder, step, entry),
+                )
             tell(f"{where}: a {TITLES[kind]} checkpoint, converted to {entry} and proved the same")
     seen.write_text(json.dumps({"key": key, "state": state}))
     return entry
@@ -95,6 +109,12 @@ def _source(kind: Kind, folder: Path, step: int | None) -> Source:
     from convert.neox.source import NeoxOptions, NeoxSource
 
     return NeoxSource(folder, NeoxOptions(step))
+
+
+def _command(kind: Kind, folder: Path, step: int | None, entry: Path) -> str:
+    """Write the command that does the same; the one that was typed may hold a prompt or a key."""
+    words = ["jaxneox", "convert", CONVERTERS[kind], str(folder), str(entry)]
+    return shlex.join(words + ([] if step is None else ["--step", str(step)]))
 
 
 def _content(source: Source) -> str:

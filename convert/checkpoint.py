@@ -137,6 +137,7 @@ class Source(ABC):
     Attributes:
         checkpoint: the opened checkpoint that the target is proved against.
         path: the path of what is read, for messages and the certificate.
+        kept: whether it can be opened again by its path.
         title: the program, the step and the parallel sizes, in a few words.
         step: the step that training had reached; 0 if no file tells.
         keys: NeoX's YAML keys for the converted run.
@@ -154,6 +155,7 @@ class Source(ABC):
 
     checkpoint: Checkpoint
     path: Path | str
+    kept: bool = True
     title: str
     step: int = 0
     keys: Mapping[str, Any]

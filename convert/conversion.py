@@ -15,6 +15,7 @@ from convert.proof.certificate import certificate
 from convert.proof.conclude import conclude
 from convert.readers.digest import Digest, Digests
 from convert.writers.staging import Staging, refuse_existing
+from jaxneox.console.hints import typed_command
 from jaxneox.console.progress import progress
 from jaxneox.console.say import say, warn
 from jaxneox.errors import UserError
@@ -38,6 +39,7 @@ def make(
     write: Callable[[Source], Target],
     *,
     verify: bool,
+    by: str | None = None,
 ) -> list[str]:
     """Convert a checkpoint.
 
@@ -46,6 +48,7 @@ def make(
         read: opens the source.
         write: prepares the target of that source.
         verify: whether to prove that both compute the same.
+        by: the command for the certificate, where it is not the one that was typed.
 
     Returns:
         What was done, in lines for the terminal: the verdict first.
@@ -66,7 +69,8 @@ def make(
         move_training(source, target)
         late += target.finish()
         warn(late)
-        record = certificate(source, target, dst, fates, [*notes, *late], digests)
+        command = by or typed_command()
+        record = certificate(source, target, dst, fates, [*notes, *late], digests, command)
         case = Case.of(source.checkpoint, target.reopen()) if verify else None
         verdict = conclude(record, case, folder, dst)
     here, next_step = target.result(dst)

@@ -20,7 +20,6 @@ from convert.proof.compare import Proof
 from convert.proof.page import page
 from convert.proof.picture import picture
 from convert.readers.digest import Digest
-from jaxneox.console.hints import typed_command
 
 Record = dict[str, Any]
 
@@ -34,6 +33,7 @@ def certificate(
     tensors: Sequence[Fate],
     warnings: Sequence[str],
     files: Sequence[Digest],
+    command: str,
 ) -> Record:
     """Make the record of a certificate, without its proof.
 
@@ -44,14 +44,15 @@ def certificate(
         tensors: every tensor of the source, or of the target, with its fate.
         warnings: what a person should know, one line each.
         files: the digests of the files that were read.
+        command: by which it was made.
     """
     comma = "," if "," in source.title else ""  # it ends what the first one began
     return {
         "certificate": 1,
         "title": f"{source.title}{comma} to {target.title}",
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": typed_command(),
-        "source_path": str(source.path),
+        "command": command,
+        "source_path": str(source.path) if source.kept else None,
         "destination_path": str(dst),
         "source": {**source.facts, **target.facts},
         "files": [{"name": d.path.name, "size": d.size, "sha256": d.sha256} for d in files],

@@ -256,13 +256,18 @@ def files(record: Record) -> str:
 
 
 def again(record: Record) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    made = markdown_block(record["command"], "sh")
+    return f"{check(record)}\n\nMade {record['made']} by\n\n{made}\n\nwith {versions}."
+
+
+def check(record: Record) -> str:
+    if record["source_path"] is None:
+        return "The source was a model in memory, which is gone: the two cannot be compared again."
     paths = [record["source_path"], record["destination_path"]]
     config = options(record["command"], "--config")
-    check = shlex.join(["jaxneox", "verify", *paths]) + (f" {config}" * bool(config))
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    checked = markdown_block(f"{check}   # exits 0 or 1; --tokens FILE for another text", "sh")
-    made = markdown_block(record["command"], "sh")
-    return f"{checked}\n\nMade {record['made']} by\n\n{made}\n\nwith {versions}."
+    line = shlex.join(["jaxneox", "verify", *paths]) + (f" {config}" * bool(config))
+    return markdown_block(f"{line}   # exits 0 or 1; --tokens FILE for another text", "sh")
 
 
 def options(command: str, *names: str) -> str:

@@ -1,5 +1,5 @@
 """Runs side by side: `jaxneox compare`.
 
 - `command`: the command and its options.
-- `figures`: what is compared of a run; `picture`: their losses in one picture.
+- `figures`: figures of runs, and how they differ; `picture`: their losses in one picture.
 """

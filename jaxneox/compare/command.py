@@ -2,11 +2,11 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxneox.compare.figures import RunFigures, differences, read_run, short_names
+from jaxneox.console.columns import columns
 from jaxneox.console.execute import entry_point
 from jaxneox.console.outputs import check_output
 from jaxneox.console.parser import Parser
@@ -41,16 +41,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say(json.dumps({"runs": [figures(one) for one in runs], "differ": apart}, default=str))
     else:
-        say(*table([HEADS, *map(row, runs)]))
+        say(*columns([HEADS, *map(row, runs)], left=1))
         if apart:
             heads = ("they differ in", *short_names(runs))
             rows = [(name, *map(_short, values)) for name, values in apart.items()]
-            say("", *table([heads, *rows]))
+            say("", *columns([heads, *rows], left=1))
     if args.png:
         from jaxneox.compare.picture import draw
 
         draw(runs, args.png)
-        say(*([] if args.json else [f"\n{args.png}: their losses against tokens"]))
+        if not args.json:
+            say(f"\n{args.png}: their losses against tokens")
     return 0
 
 
@@ -63,14 +64,6 @@ def row(one: RunFigures) -> tuple[str, ...]:
     losses = ["-" if loss is None else decimals(loss, 4) for loss in (one.loss, one.valid)]
     speed = "-" if one.speed is None else rate(one.speed)
     return one.name, f"{one.steps:,}", f"{one.tokens:,}", *losses, speed
-
-
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Align columns: the first to the left, all others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        rest = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([first.ljust(widths[0]), *rest]).rstrip()
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What is compared of runs: figures of each, and the settings in which they differ."""
+"""Figures of runs, and the settings in which they differ."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxneox.config import load_yaml
+from jaxneox.config import dotted, load_yaml
 from jaxneox.errors import UserError
 from jaxneox.run_folder import on_disk
 from jaxneox.train.reporting.metrics import Figures, read_metrics
@@ -78,7 +78,7 @@ def read_run(name: str) -> RunFigures:
     if not rows:
         raise UserError(f"{metrics}: has no step yet")
     keys = load_yaml([config]) if config.is_file() else {}
-    return RunFigures(name, rows, dict(_flat(keys)))
+    return RunFigures(name, rows, dotted.flat(keys))
 
 
 def differences(runs: Sequence[RunFigures]) -> dict[str, list[Any]]:
@@ -92,13 +92,3 @@ def short_names(runs: Sequence[RunFigures]) -> list[str]:
     """Return the folders' last names, or as they were given where these are not different."""
     last = [Path(run.name).resolve().name for run in runs]
     return last if len(set(last)) == len(last) else [run.name for run in runs]
-
-
-def _flat(keys: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for name, value in keys.items():
-        if isinstance(value, dict):
-            flat += _flat(value, f"{prefix}{name}.")
-        else:
-            flat.append((f"{prefix}{name}", value))
-    return flat

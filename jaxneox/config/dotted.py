@@ -37,3 +37,12 @@ def put(keys: dict[str, Any], name: str, value: Any) -> None:
         keys[part] = block
         keys = block
     keys[last] = value
+
+
+def flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return all keys by their dotted names, those inside blocks too."""
+    result: dict[str, Any] = {}
+    for name, value in keys.items():
+        inside = isinstance(value, dict)
+        result |= flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+    return result

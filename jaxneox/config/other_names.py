@@ -28,7 +28,8 @@ MEANT: dict[str, str] = {
         "lr": "learning_rate peak_lr",
         "min_lr": "lr_min min_learning_rate",
         "lr_decay_style": "lr_schedule lr_scheduler lr_scheduler_type",
-        "warmup": "lr_warmup_fraction warmup_fraction warmup_ratio warmup_steps",
+        "warmup": "lr_warmup_fraction warmup_fraction warmup_ratio",
+        "warmup_iters": "lr_warmup_iters lr_warmup_steps num_warmup_steps warmup_steps",
         "train_iters": (
             "iterations max_iters max_steps n_steps num_steps steps total_steps train_steps"
         ),
@@ -54,7 +55,7 @@ MEANT: dict[str, str] = {
         "model_parallel_size": "tensor_model_parallel_size tensor_parallel tensor_parallel_size tp",
         "pipe_parallel_size": "pipeline_model_parallel_size pipeline_parallel_size pp",
         "context_parallel_size": "context_parallel cp",
-        "no_weight_tying": "tie_word_embeddings untie_embeddings_and_output_weights",
+        "no_weight_tying": "untie_embeddings_and_output_weights",
         "gpt_j_residual": "parallel_attn parallel_block parallel_residual use_parallel_residual",
     }.items()
     for other in others.split()

@@ -6,7 +6,7 @@
 - `text`: text from files and users, made safe for a terminal, for Markdown and for HTML.
 - `say`: prints such text; nothing else in a command prints.
 - `progress`: a bar for long work; `waiting`: a line for any other that takes long.
-- `units`: numbers as people read them.
+- `units`: numbers as people read them; `columns`: tables of text.
 - `outputs`: checks of an output file that are made before the work starts.
 - `extras`: optional packages, and which extra brings each.
 """

@@ -9,7 +9,7 @@ import sys
 from jaxneox.errors import shortened
 
 STEERS_MARKDOWN = re.compile(r"[\\`*\[\]<>#~]|(?<![^\W_])_|_(?![^\W_])")
-"""What begins or ends markup; an underscore inside a word does not."""
+"""Characters that begin or end markup, which an underscore inside a word does not."""
 
 
 def visible(text: str) -> str:

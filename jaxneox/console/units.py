@@ -1,7 +1,5 @@
 """Numbers as people read them: in a unit that shows them, however small they are."""
 
-GIB = 2**30
-
 
 def seconds(value: float) -> str:
     """Write a time: `0.4 ms`, `12 ms`, `3.2 s`, `4 min 10 s`, `2 h 5 min`."""

@@ -6,9 +6,22 @@ import threading
 from collections.abc import Callable, Iterator
 
 from jaxneox.console.say import tell
+from jaxneox.errors import UserError
 
 PATIENCE = "JAXNEOX_PATIENCE"
 """An environment variable: seconds after which a user should know what is being waited for."""
+
+
+def patience() -> float:
+    """Return the seconds that may pass without a line."""
+    text = os.environ.get(PATIENCE, "2")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise UserError(f"{PATIENCE}: found {text!r}, expected a number of seconds")
+    return seconds
 
 
 @contextlib.contextmanager
@@ -18,8 +31,11 @@ def waiting(what: str, show: Callable[[str], object] = tell) -> Iterator[None]:
     Args:
         what: in the form "compiling the step".
         show: prints the line, from a thread of its own.
+
+    Raises:
+        UserError: JAXNEOX_PATIENCE is no number of seconds.
     """
-    timer = threading.Timer(float(os.environ.get(PATIENCE, "2")), show, [f"{what} …"])
+    timer = threading.Timer(patience(), show, [f"{what} …"])
     timer.daemon = True
     timer.start()
     try:

@@ -65,12 +65,14 @@ def to_hf(model: "LoadedModel", path: Path, dtype: str) -> Path:
     beside = path.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".jaxneox-") as folder:
-        run = save(model, Path(folder) / "run")
+        source = JaxneoxSource(save(model, Path(folder) / "run"), None)
+        source.kept = False
         make(
             path,
-            lambda: JaxneoxSource(run, None),
+            lambda: source,
             lambda source: HfTarget(source, dtype=dtype),
             verify=True,
+            by="jaxneox.LoadedModel.to_hf",
         )
     return path
 

@@ -1,6 +1,6 @@
 """The forward pass from tokens to the last hidden states."""
 # M micro-batches (all that pass a pipeline together, else 1), B batch, T length, D hidden,
-# V padded vocabulary, C positions that are scored, k layers
+# V padded vocabulary, k layers
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -47,17 +47,13 @@ class HiddenStates:
         layout: how arrays lie on the devices.
         compute: the dtype of activations, and of weights in products.
         remat: what the backward pass computes again.
-        z_loss: the weight of `log(Z)^2` in the loss.
-        loss_fp32: whether the loss is computed in float32, else in `compute`.
-        documents: how `loss_sum` keeps documents apart; None if a row is one text.
+        documents: how training keeps the documents of a row apart; None if a row is one text.
     """
 
     cfg: ModelConfig
     layout: Layout
     compute: Dtype = "float32"
     remat: RematConfig = NO_REMAT
-    z_loss: float = 0.0
-    loss_fp32: bool = True
     documents: Documents | None = None
 
     @cached_property

@@ -1,6 +1,6 @@
 """The whole model: logits, scores and losses, as functions of a flat dictionary of parameters."""
 # M micro-batches (all that pass a pipeline together, else 1), B batch, T length, D hidden,
-# V padded vocabulary, C positions that are scored, k layers
+# V padded vocabulary, C positions that are scored
 
 from dataclasses import dataclass
 
@@ -18,7 +18,15 @@ from jaxneox.model.vocabulary import added_rows
 
 @dataclass(frozen=True)
 class Model(HiddenStates):
-    """The functions of one configuration, laid out for one mesh. It holds no arrays."""
+    """The functions of one configuration, laid out for one mesh. It holds no arrays.
+
+    Attributes:
+        z_loss: the weight of `log(Z)^2` in the loss.
+        loss_fp32: whether the loss is computed in float32, else in `compute`.
+    """
+
+    z_loss: float = 0.0
+    loss_fp32: bool = True
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """Compute next-token logits without dropout; a row is one text.

@@ -1,11 +1,12 @@
 """Compiles the settings that are likely the best, and ranks them by what the compiler says."""
 
 from jaxneox.config import Settings
+from jaxneox.console.columns import columns
 from jaxneox.console.say import say, tell
 from jaxneox.errors import UserError
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
-from jaxneox.plan.report import GIB, columns
+from jaxneox.plan.report import GIB
 from jaxneox.plan.search import Candidate, ranked
 from jaxneox.plan.setup import plan_of
 from jaxneox.plan.times import links_of
@@ -85,4 +86,4 @@ def table(compiled: list[tuple[Candidate, Planned]]) -> str:
         "  ms: arithmetic, memory and links at their rates; ms of a step: between full overlap of "
         "the three and links that wait for the others"
     )
-    return "\n".join([*columns(rows, left=1), why])
+    return "\n".join([*columns(rows, left=1, indent="  "), why])

@@ -1,7 +1,6 @@
 """A plan in words: what fits, what is computed and sent, and how long it takes."""
 
-from collections.abc import Sequence
-
+from jaxneox.console.columns import columns
 from jaxneox.hlo.sent import NOTES, SIGNS
 from jaxneox.parallel.mesh import show
 from jaxneox.plan.planned import Planned
@@ -78,20 +77,9 @@ def sent(planned: Planned) -> str:
         table.append(cells)
     notes = [NOTES[name] for name in NOTES if name in {row.length for row in planned.sent}]
     title = "sent between devices, payload of one; a layer forward and backward"
-    return "\n".join([title, *columns(table, left=2), *(f"  {note}" for note in notes)])
-
-
-def columns(table: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Format a table with its first `left` columns flush left, the others flush right."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return [
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+    return "\n".join(
+        [title, *columns(table, left=2, indent="  "), *(f"  {note}" for note in notes)]
+    )
 
 
 def duration(planned: Planned) -> str:

@@ -1,4 +1,4 @@
-"""What a run says that does not fit into memory: what was asked for, and what would fit."""
+"""The message of a run that does not fit into memory: what was asked for, and what would fit."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def out_of_memory(plan: TrainPlan, error: BaseException) -> UserError:
         error: what XLA or Python raised.
     """
     mesh = make_mesh(plan.sizes)
-    needs, has = memory_of(plan, mesh), memory_of_device(mesh.devices.flat[0])
+    needs, has = memory_of(plan, mesh), memory_of_device(jax.local_devices()[0])
     found = re.search(r"allocat\w* ([\d,]+) bytes", str(error))
     asked = int(found[1].replace(",", "")) if found else 0
     more = f" when {memory(asked)} more were asked for" if asked else ""
@@ -95,7 +95,7 @@ def _changes(plan: TrainPlan) -> Iterator[Change]:
     keys = uncut(plan.cfg.keys) | {GLOBAL: batch.global_size}
     recomputing: list[tuple[list[str], dict[str, Any]]] = [([], {})]
     if plan.cfg.remat.policy != "full":
-        recomputing += [(["checkpoint-activations=true"], {"checkpoint_activations": True})]
+        recomputing += [(["remat-policy=full"], {"remat_policy": "full"})]
     if plan.sizes["dp"] > 1 and plan.cfg.parallel.zero_stage < 3:
         zero = {"zero_optimization": {**(keys.get("zero_optimization") or {}), "stage": 3}}
         words, more = recomputing[-1]
@@ -105,9 +105,7 @@ def _changes(plan: TrainPlan) -> Iterator[Change]:
         while micro:
             if of_a_device % micro == 0:
                 cut = [f"{GLOBAL}={batch.global_size}", f"{MICRO}={micro}"]
-                given = keys | more | {MICRO: micro}
-                given.pop("remat_policy", None)
-                yield Change([*words, *cut], given)
+                yield Change([*words, *cut], keys | more | {MICRO: micro})
             micro //= 2
 
 
@@ -122,4 +120,4 @@ def memory_of_device(device: jax.Device) -> int | None:
         limits.append(int(text))  # of a container
     if (limit := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         limits.append(limit)  # of `ulimit -v`
-    return min(limits) // len(jax.devices())
+    return min(limits) // jax.local_device_count()

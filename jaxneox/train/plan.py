@@ -64,9 +64,9 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
         rules,
         cfg.precision.compute,
         cfg.remat,
+        document_settings(cfg.data, eod),
         cfg.train.z_loss,
         cfg.precision.loss_fp32,
-        document_settings(cfg.data, eod),
     )
     for name, axes in model.axes.items():
         rules.check(name, axes, model.shapes[name])

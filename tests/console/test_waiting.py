@@ -5,6 +5,7 @@ import time
 import pytest
 
 from jaxneox.console.waiting import PATIENCE, waiting
+from jaxneox.errors import UserError
 
 
 def test_only_what_takes_long_has_a_line(
@@ -28,3 +29,10 @@ def test_what_fails_waits_no_longer(
         raise ValueError("no")
     time.sleep(0.15)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("wrong", ["soon", "-1", "nan", "1e400"])
+def test_a_patience_that_is_no_time_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PATIENCE, wrong)
+    with pytest.raises(UserError, match=f"JAXNEOX_PATIENCE: found '{wrong}'"), waiting("reading"):
+        pass

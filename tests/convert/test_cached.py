@@ -12,6 +12,7 @@ pytest.importorskip("safetensors")
 
 import jaxneox
 from convert import cached, to_hf
+from jaxneox.console.hints import remember
 from jaxneox.errors import UserError
 from jaxneox.loading import locate
 from tests.convert.hf_models import GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, write_run
@@ -138,3 +139,12 @@ def test_another_template_is_another_checkpoint(tmp_path: Path) -> None:
         kept = places[-1] / "tokenizer" / "chat_template.jinja"
         assert kept.read_text() == template
     assert places[0] == places[2] != places[1]
+
+
+def test_its_certificate_does_not_quote_what_was_typed(hf: Path) -> None:
+    """A server is started with a key, and text is generated from a prompt."""
+    remember(["serve", str(hf), "--api-key", "secret"])
+    entry = locate(hf).run
+    for name in ("certificate.json", "certificate.md"):
+        text = (entry / name).read_text()
+        assert "secret" not in text and f"jaxneox convert from-hf {hf} {entry}" in text

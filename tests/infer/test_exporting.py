@@ -42,7 +42,10 @@ def test_one_on_a_mesh_is_saved_whole(tmp_path: Path) -> None:
 
 def test_it_goes_to_hugging_face_with_its_certificate(edited: LoadedModel, tmp_path: Path) -> None:
     folder = edited.to_hf(tmp_path / "hf")
-    assert "**The same function" in (folder / "certificate.md").read_text()
+    page = (folder / "certificate.md").read_text()
+    assert "**The same function" in page
+    assert "The source was a model in memory, which is gone" in page
+    assert ".jaxneox-" not in page + (folder / "certificate.json").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
     found = jaxneox.load(folder)(TOKENS)
     np.testing.assert_allclose(found, edited(TOKENS), atol=1e-5)

@@ -25,10 +25,10 @@ TOKENS = "tokens file"  # the `order` in the fingerprint of a file of batches
 MAX_CHANGES = 8  # of the data, listed one by one
 
 MAY_CHANGE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
-"""What may change between two runs of one model: its function of a sequence is the same."""
+"""Fields that may change between two runs of one model: its function of a sequence is the same."""
 
 LEARNED = {"positions.max_positions"}
-"""What may change as well unless positions are learned."""
+"""Fields that may change as well, unless positions are learned."""
 
 
 class ResumePoint(NamedTuple):

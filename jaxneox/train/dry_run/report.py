@@ -6,6 +6,7 @@ import jax
 from jax.sharding import PartitionSpec as P
 
 from jaxneox.config import describe
+from jaxneox.console.columns import columns
 from jaxneox.parallel.mesh import show
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import param_specs, state_specs, with_params
@@ -52,11 +53,7 @@ def table(plan: TrainPlan) -> str:
         size = _bytes(plan, jax.ShapeDtypeStruct(shape, "float32"), at[name])
         axes = ",".join(model.axes[name])
         rows.append((name, "x".join(map(str, shape)), axes, _spec(at[name]), f"{size:,}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return "\n".join(columns(rows, left=len(head)))
 
 
 def _bytes(plan: TrainPlan, leaf: jax.ShapeDtypeStruct, spec: P) -> int:
