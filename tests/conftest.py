@@ -8,21 +8,19 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Half the time: XLA's own passes stay, but LLVM's are left out, as in JAX's own tests, and so is
 # its newer code generator, which is slower to compile. JAXNEOX_TEST_OPTIMIZED=1 brings all of it
-# back: .ci/run repeats a part so. (Another jaxlib may not know the flag, and end the process.)
+# back: .ci/run repeats a part so. Virtual devices wait long for each other, since XLA would end the
+# process where one is 40 s late. (Another jaxlib may not know these flags, and end it too.)
 os.environ.setdefault(
     "JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("JAXNEOX_TEST_OPTIMIZED") else "1"
 )
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_cpu_use_fusion_emitters=false"
-        if importlib.metadata.version("jaxlib").startswith("0.10.")
-        and not os.environ.get("JAXNEOX_TEST_OPTIMIZED")
-        else "",
-    ]
-).strip()
-
+KNOWN = importlib.metadata.version("jaxlib").startswith("0.10.")
+FLAGS = [
+    "--xla_force_host_platform_device_count=8",
+    *["--xla_cpu_collective_call_terminate_timeout_seconds=1200"] * KNOWN,
+    *["--xla_cpu_use_fusion_emitters=false"]
+    * (KNOWN and not os.environ.get("JAXNEOX_TEST_OPTIMIZED")),
+]
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 # a wait that is announced is a line more, on a machine that is slow today
 os.environ["JAXNEOX_PATIENCE"] = "3600"
 
