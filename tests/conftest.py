@@ -13,14 +13,19 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if os.environ.get("JAXNEOX_TEST_OPTIMIZED") else "1"
 )
-KNOWN = importlib.metadata.version("jaxlib").startswith("0.10.")
-FLAGS = [
-    "--xla_force_host_platform_device_count=8",
-    *["--xla_cpu_collective_call_terminate_timeout_seconds=1200"] * KNOWN,
-    *["--xla_cpu_use_fusion_emitters=false"]
-    * (KNOWN and not os.environ.get("JAXNEOX_TEST_OPTIMIZED")),
-]
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        *(
+            ["--xla_cpu_collective_call_terminate_timeout_seconds=1200"]
+            + ["--xla_cpu_use_fusion_emitters=false"]
+            * (not os.environ.get("JAXNEOX_TEST_OPTIMIZED"))
+            if importlib.metadata.version("jaxlib").startswith("0.10.")
+            else []
+        ),
+    ]
+).strip()
 # a wait that is announced is a line more, on a machine that is slow today
 os.environ["JAXNEOX_PATIENCE"] = "3600"
 
