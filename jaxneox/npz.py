@@ -43,7 +43,7 @@ def read_arrays(path: str | Path, only: Collection[str] | None = None) -> dict[s
                 named = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
                 chosen = _chosen(named, only)
                 return {name: _member(archive, info) for name, info in chosen.items()}
-    except Exception as error:  # zipfile, its decompressors and NumPy raise exceptions of many kinds
+    except Exception as error:  # those of zipfile, its decompressors and NumPy are of many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path}: is no .npz file of plain arrays ({reason})") from error
 
