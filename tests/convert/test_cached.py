@@ -15,7 +15,9 @@ from convert import cached, to_hf
 from jaxneox.errors import UserError
 from jaxneox.loading import locate
 from tests.convert.hf_models import GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, write_run
+from tests.convert.synthetic import Synthetic
 from tests.convert.tokenizer_folders import FOLDERS
+from tests.data.test_library import saved
 from tests.reference.compare import relative_l2
 
 FAMILIES = {"neox": GPT_NEOX, "llama": LLAMA, "gpt2": GPT2}
@@ -138,3 +140,24 @@ def test_another_template_is_another_checkpoint(tmp_path: Path) -> None:
         kept = places[-1] / "tokenizer" / "chat_template.jinja"
         assert kept.read_text() == template
     assert places[0] == places[2] != places[1]
+
+
+def test_a_tokenizer_outside_that_comes_and_changes_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that a NeoX run's YAML names, which may be there only later."""
+    named = tmp_path / "elsewhere" / "tokenizer.json"
+    named.parent.mkdir()
+    keys = {"tokenizer-type": "HFTokenizer", "vocab-file": str(named)}
+    Synthetic(keys=keys).write(tmp_path / "run")
+    runs = [locate(tmp_path / "run").run]
+    for unknown in ("a", "b"):
+        model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "<|endoftext|>": 2}}
+        saved(named, model=model | {"unk_token": unknown})
+        runs.append(locate(tmp_path / "run").run)
+    (named.parent / "chat_template.jinja").write_text("{{ messages }}")
+    runs.append(locate(tmp_path / "run").run)
+    assert len(set(runs)) == 4
+    assert [(run / "tokenizer").exists() for run in runs] == [False, True, True, True]
+    refuse_to_convert(monkeypatch)
+    assert locate(tmp_path / "run").run == runs[-1]
