@@ -153,9 +153,17 @@ ARRAYS = {
 }
 
 
+REASONS = {
+    "too large": r"shape \[1099511627776\] in \d+ bytes",
+    "negative": r"shape \[-1\]",
+    "objects": "objects, not numbers",
+}
+"""Those that are refused before NumPy makes an array of them."""
+
+
 @pytest.mark.parametrize("name", ARRAYS)
 def test_an_array_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="plain arrays") as raised:
+    with pytest.raises(UserError, match=f"plain arrays .*{REASONS.get(name, '')}") as raised:
         read_arrays(npz(tmp_path / "a.npz", ARRAYS[name]))
     assert "\n" not in str(raised.value)
 

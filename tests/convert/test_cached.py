@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,24 @@ def test_it_is_found_again_by_its_content(hf: Path, monkeypatch: pytest.MonkeyPa
     record = next((hf.parent / "cache/converted/seen").iterdir())
     record.write_text('{"key": "')  # as a killed process leaves it
     assert locate(copy) == locate(hf) == first
+
+
+def test_two_at_once_convert_it_once(hf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, whole, both = [], cached.make, threading.Barrier(2)
+
+    def make(*args: Any, **kwargs: Any) -> list[str]:
+        made.append(args)
+        time.sleep(0.5)  # the other one comes to the lock meanwhile
+        return whole(*args, **kwargs)
+
+    def find() -> Path:
+        both.wait(10)
+        return cached.in_our_form(hf)
+
+    monkeypatch.setattr(cached, "make", make)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [each.result(60) for each in [pool.submit(find), pool.submit(find)]]
+    assert first == second and len(made) == 1
 
 
 def test_a_changed_file_is_noticed(hf: Path) -> None:
