@@ -31,7 +31,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How closely the parameters of a checkpoint keep the function that its own program computed.
+    """The closeness of a checkpoint's parameters to the function that its own program computed.
 
     Attributes:
         rounding: the types that numbers were rounded to; empty if every number was kept.
