@@ -2,7 +2,8 @@
 
 A conversion is found again by the content of the files that it read: `converted/KEY`, where KEY is
 made of their names and SHA-256. `converted/seen` remembers, for each path, names, sizes and times
-of all files there when their content was last looked at, so that the next time nothing is read.
+of all files there when their content was last looked at, so that the next time nothing is read; and
+those of the places outside where a tokenizer was looked for.
 """
 
 import fcntl
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,14 @@ def in_our_form(where: str | Path, step: int | None = None) -> Path:
     root = cache_root() / "converted"
     (root / "seen").mkdir(parents=True, exist_ok=True)
     seen = root / "seen" / f"{_digest([str(folder.resolve()), step])}.json"
-    state = _state(folder)
+    state = _state(sorted(folder.resolve().rglob("*")))
     if (known := _known(seen, root, state)) is not None:
         return known
     with waiting(f"reading {where}"):
-        key = _content(_source(kind, folder, step))
+        source = _source(kind, folder, step)
+        outside = [str(path.absolute()) for path in source.outside]
+        more = _state(map(Path, outside))
+        key = _content(source)
     entry = root / key
     with _alone(root / f"{key}.lock"):
         if not (entry / "certificate.json").is_file():
@@ -76,7 +80,8 @@ def in_our_form(where: str | Path, step: int | None = None) -> Path:
                     by=_command(kind, folder, step, entry),
                 )
             tell(f"{where}: a {TITLES[kind]} checkpoint, converted to {entry} and proved the same")
-    seen.write_text(json.dumps({"key": key, "state": state}))
+    record = {"key": key, "state": state, "outside": outside, "more": more}
+    seen.write_text(json.dumps(record))
     return entry
 
 
@@ -133,13 +138,13 @@ def _tokenizer(source: Source) -> list[Any] | None:
     return [tokenizer.name, tokenizer.eod, companions.add_bos, companions.config, sums]
 
 
-def _state(folder: Path) -> list[Any]:
-    """List name, size and time of every file of a folder."""
+def _state(paths: Iterable[Path]) -> list[Any]:
+    """List path, size and time of those that are files."""
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in paths:
         if path.is_file():
             stat = path.stat()
-            found.append([str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns])
+            found.append([str(path), stat.st_size, stat.st_mtime_ns])
     return found
 
 
@@ -152,8 +157,12 @@ def _known(seen: Path, root: Path, state: list[Any]) -> Path | None:
     except UserError:  # half written: it is written anew
         return None
     entry = root / str(record.get("key"))
-    whole = record.get("state") == state and (entry / "certificate.json").is_file()
-    return entry if whole else None
+    outside = record.get("outside")
+    if record.get("state") != state or not isinstance(outside, list):
+        return None
+    if record.get("more") != _state(Path(str(path)) for path in outside):
+        return None
+    return entry if (entry / "certificate.json").is_file() else None
 
 
 def _digest(value: Any) -> str:

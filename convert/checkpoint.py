@@ -31,7 +31,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How closely the parameters of a checkpoint keep the function that its own program computed.
+    """The closeness of a checkpoint's parameters to the function that its own program computed.
 
     Attributes:
         rounding: the types that numbers were rounded to; empty if every number was kept.
@@ -147,6 +147,7 @@ class Source(ABC):
         facts: what a certificate says about the files.
         files: every file that is read; their checksums are computed during the conversion.
         unread: files beside them that hold nothing that is converted.
+        outside: where a tokenizer was looked for outside of the checkpoint, found or not.
         left_out: the fates of tensors without effect, for the account.
         conversion: what the target records about how it was made.
         training: the optimizer's state, if it was asked for.
@@ -165,6 +166,7 @@ class Source(ABC):
     facts: Mapping[str, Any]
     files: Sequence[Path | TorchFile] = ()
     unread: Sequence[Path] = ()
+    outside: Sequence[Path] = ()
     left_out: Sequence[Fate] = ()
     conversion: Mapping[str, Any] = MappingProxyType({})
     training: Training | None = None

@@ -12,7 +12,7 @@ ANEW = "laid out anew"
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the ranks' copies of one tensor are from each other, and from their mean."""
+    """The distance of the ranks' copies of one tensor from each other, and from their mean."""
 
     between: float  # the largest difference of two ranks
     max: float  # the largest distance from the mean

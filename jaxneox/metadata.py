@@ -1,4 +1,4 @@
-"""What a checkpoint's `meta` holds, checked against what was saved before anything uses it.
+"""The `meta` of a checkpoint, whose parts are checked before anything uses them.
 
 It is plain JSON in the file `meta/metadata`: the configuration's `keys`, the `data` and how far it
 was read, the `versions` of libraries, the `checksums` of the arrays, where it was converted from

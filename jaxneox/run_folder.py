@@ -13,7 +13,7 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path makes one slash of 
 
 
 class Location(NamedTuple):
-    """Where one checkpoint is: the folder of its run, and its step."""
+    """The place of one checkpoint: the folder of its run, and its step."""
 
     run: Path
     step: int

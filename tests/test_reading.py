@@ -145,17 +145,46 @@ ARRAYS = {
     "negative": npy("{'descr': '<i8', 'fortran_order': False, 'shape': (-1,)}", bytes(8)),
     "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"\x80\x04N."),
     "deep": npy("{'descr': " + "[" * 5000 + "]" * 5000 + "}"),
+    "deep without brackets": npy("-" * 9000 + "1"),
+    "a header that ends too early": npy("{'descr': ("),
     "a header of nothing": npy("[]"),
     "a version that is none": b"\x93NUMPY\x09\x00\x00\x00",
     "nothing": b"",
 }
 
 
+REASONS = {
+    "too large": r"shape \[1099511627776\] in \d+ bytes",
+    "negative": r"shape \[-1\]",
+    "objects": "objects, not numbers",
+}
+"""Those that are refused before NumPy makes an array of them."""
+
+
 @pytest.mark.parametrize("name", ARRAYS)
 def test_an_array_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="plain arrays") as raised:
+    with pytest.raises(UserError, match=f"plain arrays .*{REASONS.get(name, '')}") as raised:
         read_arrays(npz(tmp_path / "a.npz", ARRAYS[name]))
     assert "\n" not in str(raised.value)
+
+
+def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", ARRAYS["nothing"])
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"plain arrays .*encrypted"):
+        read_arrays(path)
+
+
+def test_damaged_compression_is_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", npy("[]", bytes(1000)), zipfile.ZIP_LZMA)
+    content = bytearray(path.read_bytes())
+    content[44:80] = b"\xff" * 36
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="plain arrays"):
+        read_arrays(path)
 
 
 def test_a_bomb_of_zeros_is_refused(tmp_path: Path) -> None:

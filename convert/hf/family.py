@@ -28,7 +28,7 @@ class Rope(NamedTuple):
 
 
 class Windows(Protocol):
-    """How a family expresses that a token sees only some preceding tokens; see `hf.windows`."""
+    """The keys by which a family limits the preceding tokens that are seen; see `hf.windows`."""
 
     @property
     def names(self) -> tuple[str, ...]:

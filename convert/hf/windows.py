@@ -1,4 +1,4 @@
-"""How families express that a token sees only some of the tokens before it.
+"""The ways in which families express that a token sees only some of the tokens before it.
 
 transformers counts the token itself: its window of n has n - 1 preceding tokens. Sources:
 transformers 5.23, masking_utils.py, models/mistral and models/qwen2.

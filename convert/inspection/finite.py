@@ -20,7 +20,7 @@ MOST = 1 << 30
 """Weights of up to this many bytes are read unasked."""
 
 CERTIFIED = ", certified"
-"""What a conversion is called whose source can be compared."""
+"""The word for a conversion whose source can be compared with its target."""
 
 
 class Weight(NamedTuple):

@@ -1,4 +1,4 @@
-"""How far the ranks' copies of tensors that NeoX does not split have drifted apart."""
+"""The drift of the ranks' copies of tensors that NeoX does not split."""
 
 from collections.abc import Iterator
 from math import isnan

@@ -1,4 +1,4 @@
-"""How k ranks become one function: the decision about every tensor that each rank has a copy of.
+"""One function made of k ranks: the decision about every tensor that each rank has a copy of.
 
 A split tensor is put together again; there is nothing to decide. Copies are another matter, because
 they drift apart, and what a rank does with its own copy is part of the function:

@@ -20,7 +20,7 @@ Loss = Literal["none", "asked", "unavoidable"]
 
 @dataclass(frozen=True)
 class MergeChoices:
-    """How copies are merged. NeoX itself has merged by `mean` or `first`, with `once`."""
+    """The choices by which copies are merged; NeoX's own are `mean` or `first`, with `once`."""
 
     norms: Norms = "fold"
     biases: Biases = "auto"

@@ -14,7 +14,7 @@ from convert.neox.consistency import check_consistency
 from convert.neox.join import merge_part
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
-from convert.neox.tokenizer_in import find_tokenizer
+from convert.neox.tokenizer_in import find_tokenizer, looked_for
 from convert.neox.training_keys_in import training_keys
 from convert.parts import Leaves, Part
 from convert.readers.neox import NeoxCheckpoint
@@ -98,6 +98,7 @@ class NeoxSource(Source):
         self.title = f"GPT-NeoX step {ranks.step}, model-parallel size {ranks.mp}"
         self.dtypes = plan.dtypes
         keys = destination_keys(ranks, plan)
+        self.outside = looked_for(Settings(keys).tokenizer, ranks.files.folder)
         self.tokenizer, notes = its_tokenizer(ranks, plan, keys, options.tokenizer)
         if options.tokenizer is not None:  # that counts, not what the YAML names
             keys = {n: v for n, v in keys.items() if n not in ("vocab_file", "merge_file")}

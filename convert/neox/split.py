@@ -1,4 +1,4 @@
-"""How one function becomes k ranks: our leaves are cut into the tensors of NeoX's ranks."""
+"""One function cut for k ranks: our leaves become the tensors of NeoX's ranks."""
 
 from dataclasses import replace
 

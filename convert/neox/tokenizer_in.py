@@ -7,6 +7,7 @@ from convert.hf.tokenizer import tokenizer_at
 from convert.tokenizers import NONE, notes_of
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data import Tokenizer, build_tokenizer
+from jaxneox.data.companions import MODEL, SAYING, VOCABULARIES
 from jaxneox.errors import UserError
 
 
@@ -40,13 +41,31 @@ def find_tokenizer(
         return None, [f"the tokenizer's file {cfg.vocab_file} is not here: {NONE}"]
 
 
-def _candidates(cfg: TokenizerConfig, beside: Path) -> list[TokenizerConfig]:
+def looked_for(cfg: TokenizerConfig, beside: Path) -> list[Path]:
+    """List the files by which the outcome of `find_tokenizer` may change, there or not.
+
+    Args:
+        cfg: the YAML's keys.
+        beside: the checkpoint's folder.
+    """
+    files = []
+    for own in _places(cfg, beside):
+        files += [*own, *(own[0].parent / name for name in (*SAYING, *VOCABULARIES, MODEL))]
+    return list(dict.fromkeys(files))
+
+
+def _places(cfg: TokenizerConfig, beside: Path) -> list[list[Path]]:
+    """Return where the YAML's files may lie, in order: the vocabulary, and the merges if any."""
     if cfg.vocab_file is None:
         return []
-    named = Path(cfg.vocab_file)
-    for folder in (named.parent, beside, beside.parent):
-        vocab = folder / named.name
+    names = [Path(name).name for name in (cfg.vocab_file, cfg.merge_file) if name]
+    folders = (Path(cfg.vocab_file).parent, beside, beside.parent)
+    return [[folder / name for name in names] for folder in folders]
+
+
+def _candidates(cfg: TokenizerConfig, beside: Path) -> list[TokenizerConfig]:
+    for vocab, *merges in _places(cfg, beside):
         if vocab.is_file():
-            merges = folder / Path(cfg.merge_file).name if cfg.merge_file else None
-            return [replace(cfg, vocab_file=str(vocab), merge_file=str(merges) if merges else None)]
+            merge_file = str(merges[0]) if merges else None
+            return [replace(cfg, vocab_file=str(vocab), merge_file=merge_file)]
     return []

@@ -38,7 +38,7 @@ layers."""
 
 @dataclass(frozen=True)
 class Conventions:
-    """How a checkpoint is to be read where its tensors do not show it.
+    """The reading of a checkpoint where its tensors do not show it.
 
     Attributes:
         version: the order of queries, keys and values: they are the outermost axis in version

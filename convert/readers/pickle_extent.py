@@ -1,4 +1,4 @@
-"""How deep and how large a value is that a file gave, counted without recursion.
+"""Limits on the depth and the size of a value that a file gave, counted without recursion.
 
 A list can hold another one twice, and that one a third twice: a few bytes stand for a value that
 nobody can walk through, print, compare or hash.

@@ -1,4 +1,4 @@
-"""The stack and the memo that a pickle's opcodes work on, and what of them has a limit.
+"""The stack and the memo that a pickle's opcodes work on, with their limits.
 
 Python's own unpickler hashes whatever a file gives as a key, and the hash of 60 tuples, each twice
 in the next, takes longer than anybody waits. Here a key is looked at before it is hashed.
@@ -74,6 +74,9 @@ class Machine:
         self.stack = []
 
     def remember(self, index: int) -> None:
+        """Put the top of the stack into the memo; far indices may all have the same hash."""
+        if not 0 <= index <= len(self.content):
+            raise ValueError(f"a memo at {index}")
         self._account()
         self.memo[index] = self.stack[-1]
 
@@ -94,7 +97,7 @@ def refuse_key(key: Any) -> None:
         raise ValueError(f"a key that is a tuple of {len(parts)}, expected text or a number")
     for part in parts:
         if type(part) is int and abs(part) >= LARGEST_KEY:
-            raise ValueError("a key that is a number beyond 64 bits")
+            raise ValueError("a key that is a number beyond 60 bits")
         if type(part) not in (str, int, bool, type(None), Inert):
             raise ValueError(f"a key that holds a {type(part).__name__}, expected text or a number")
 

@@ -1,4 +1,4 @@
-"""What each opcode of a pickle does to the machine; protocols 0 to 5 of Lib/pickletools.py.
+"""The effect of each opcode of a pickle on the machine: protocols 0 to 5 of Lib/pickletools.py.
 
 Only values that a file made itself are changed: lists, dictionaries, sets and `Inert` objects. The
 extension registry and buffers that lie elsewhere are refused.

@@ -11,7 +11,7 @@ def get(keys: Mapping[str, Any], name: str) -> Any:
     """Return a key's value, or None where there is none."""
     found: Any = keys
     for part in name.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+        found = found.get(part) if isinstance(found, Mapping) else None
     return found
 
 

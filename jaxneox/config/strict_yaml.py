@@ -22,7 +22,7 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 class BrokenYaml(ValueError):
-    """What is wrong with a YAML text, and on which line.
+    """A fault of a YAML text, with its line.
 
     Attributes:
         line: counted from 1.

@@ -1,4 +1,4 @@
-"""How many samples each step takes: which samples a step has follows from the step alone."""
+"""The number of samples of each step; which samples a step has follows from the step alone."""
 
 import bisect
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What all kinds of tokenizers have in common.
+"""The base of all kinds of tokenizers.
 
 Vocabulary sizes and end-of-document tokens are NeoX's (gpt-neox `megatron/tokenizer/tokenizer.py`),
 unless something beside the tokenizer's own files says otherwise.

@@ -47,6 +47,13 @@ def test_a_table_of_figures_and_differences(
     assert lines[4:] == [["they", "differ", "in", "a", "b"], ["optimizer.params.lr", "0.1", "0.2"]]
 
 
+def test_the_step_that_compiles_tells_nothing_of_the_speed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "short", [3.0, 2.0])
+    assert said(capsys, str(run)).splitlines()[1].split()[-1] == "128"
+
+
 def test_the_same_for_a_program(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads(said(capsys, *runs, "--json"))
     assert [one["loss"] for one in record["runs"]] == [1.5, 4.0]

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from jaxneox.console.hints import remember
 from jaxneox.errors import UserError
 from jaxneox.loading import locate
 from tests.convert.hf_models import GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, write_run
+from tests.convert.synthetic import Synthetic
 from tests.convert.tokenizer_folders import FOLDERS
+from tests.data.test_library import saved
 from tests.reference.compare import relative_l2
 
 FAMILIES = {"neox": GPT_NEOX, "llama": LLAMA, "gpt2": GPT2}
@@ -94,6 +99,24 @@ def test_it_is_found_again_by_its_content(hf: Path, monkeypatch: pytest.MonkeyPa
     assert locate(copy) == locate(hf) == first
 
 
+def test_two_at_once_convert_it_once(hf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, whole, both = [], cached.make, threading.Barrier(2)
+
+    def make(*args: Any, **kwargs: Any) -> list[str]:
+        made.append(args)
+        time.sleep(0.5)  # the other one comes to the lock meanwhile
+        return whole(*args, **kwargs)
+
+    def find() -> Path:
+        both.wait(10)
+        return cached.in_our_form(hf)
+
+    monkeypatch.setattr(cached, "make", make)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = [each.result(60) for each in [pool.submit(find), pool.submit(find)]]
+    assert first == second and len(made) == 1
+
+
 def test_a_changed_file_is_noticed(hf: Path) -> None:
     first = locate(hf)
     content = bytearray((hf / "model.safetensors").read_bytes())
@@ -148,3 +171,24 @@ def test_its_certificate_does_not_quote_what_was_typed(hf: Path) -> None:
     for name in ("certificate.json", "certificate.md"):
         text = (entry / name).read_text()
         assert "secret" not in text and f"jaxneox convert from-hf {hf} {entry}" in text
+
+
+def test_a_tokenizer_outside_that_comes_and_changes_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that a NeoX run's YAML names, which may be there only later."""
+    named = tmp_path / "elsewhere" / "tokenizer.json"
+    named.parent.mkdir()
+    keys = {"tokenizer-type": "HFTokenizer", "vocab-file": str(named)}
+    Synthetic(keys=keys).write(tmp_path / "run")
+    runs = [locate(tmp_path / "run").run]
+    for unknown in ("a", "b"):
+        model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "<|endoftext|>": 2}}
+        saved(named, model=model | {"unk_token": unknown})
+        runs.append(locate(tmp_path / "run").run)
+    (named.parent / "chat_template.jinja").write_text("{{ messages }}")
+    runs.append(locate(tmp_path / "run").run)
+    assert len(set(runs)) == 4
+    assert [(run / "tokenizer").exists() for run in runs] == [False, True, True, True]
+    refuse_to_convert(monkeypatch)
+    assert locate(tmp_path / "run").run == runs[-1]

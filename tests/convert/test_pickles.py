@@ -95,6 +95,9 @@ HOSTILE = {
     "a call of a text": b"X\x01\x00\x00\x00a)R",
     "no mark": b"K\x01K\x01t",
     "an unknown memo": b"h\x05",
+    "a far memo": b"Nr\x00\x84\xd7\x17",
+    "memos of one hash": b"N" + b"".join(b"p%d\n" % (k * ((1 << 61) - 1)) for k in range(1, 30000)),
+    "a memo below the first": b"Np-1\n",
     "an empty stack": b"",
 }
 

@@ -11,6 +11,7 @@ import pytest
 from convert.proof.sample import sample
 from jaxneox.config.schema import AttentionConfig, MlpConfig, ModelConfig, TokenizerConfig
 from jaxneox.data import library
+from jaxneox.data.growth import growth
 from jaxneox.data.library import TokenizerFault, faults, reason, within
 from jaxneox.data.text import cached_dataset
 from jaxneox.data.tokenizer import Tokenizer, build_tokenizer
@@ -138,6 +139,15 @@ def test_a_text_does_not_grow_without_end(tmp_path: pathlib.Path) -> None:
     llama = [{"type": "Prepend", "prepend": "\u2581"}, replaces({"String": " "}, "\u2581")]
     spaces = replaces({"Regex": " {2,}"}, " ")
     opened(saved(path, normalizer={"type": "Sequence", "normalizers": [*llama, *[spaces] * 9]}))
+
+
+def test_an_expression_that_takes_years_is_not_matched(tmp_path: pathlib.Path) -> None:
+    """Not even with an empty text."""
+    years = {"Regex": f"{'(?:' * 5}a?{'){300}' * 5}"}
+    replace = {"type": "Replace", "pattern": years, "content": "b"}
+    began = time.process_time()
+    assert growth(replace) == 2
+    assert time.process_time() - began < 2
 
 
 def test_reasons() -> None:

@@ -151,9 +151,13 @@ def test_a_cache_of_before_is_used_as_it_is(
 
 
 def test_what_another_has_made_meanwhile_stays(
-    tmp_path: pathlib.Path, cache: pathlib.Path, char: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path,
+    cache: pathlib.Path,
+    char: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The folder is looked at, another process gives it its name, and only then this one builds."""
+    """The folder is looked at, and another process gives it its name: it is not called damaged."""
     (tmp_path / "x.txt").write_text("some text")
     path, look, made = str(tmp_path / "x.txt"), text._whole, []
 
@@ -168,6 +172,7 @@ def test_what_another_has_made_meanwhile_stays(
     monkeypatch.setattr(text, "_whole", late)
     prefix = text.cached_dataset(path, char)
     assert made == [prefix, prefix.with_name(f"{prefix.name}.bin").stat().st_ino]
+    assert capsys.readouterr().err == ""
 
 
 def test_two_at_once(

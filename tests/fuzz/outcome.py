@@ -1,4 +1,4 @@
-"""What became of a case: read, refused with one line, or a fault of ours."""
+"""The outcome of a case: it was read, refused with one line, or met a fault of ours."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ NOTE = re.compile(r"(note|warning|skipped|\S+: a comma|.*:\d+: a comma)")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended.
+    """The way in which a command ended.
 
     Attributes:
         kind: "read", "refused", or the name of a fault.

@@ -7,6 +7,7 @@ import pytest
 
 import jaxneox
 from jaxneox import checkpoint
+from jaxneox.infer.sampling import Sampling
 from tests.train.runs import command, losses, succeeds, write_yaml
 
 STILL = ("train-iters=1", "warmup=0", "optimizer.params.lr=1e-12")
@@ -51,6 +52,11 @@ def test_it_generates_and_scores_alike(runs: dict[str, Path]) -> None:
         ]
         assert [a.tokens for a in answers[0]] == [a.tokens for a in answers[1]]
         np.testing.assert_allclose(*[[a.logprobs for a in each] for each in answers], atol=1e-5)
+    prompt = [3, 524, 7, 250]  # its own tokens are scored over the whole vocabulary
+    scored = [
+        model.pools(1, 32, None, tops=2).score(0, prompt, Sampling())[1] for model in (one, two)
+    ]
+    np.testing.assert_allclose(*[each.logprob_BT[0, :3] for each in scored], atol=1e-5)
     pairs = [("quick ", "brown"), ("la", "zy dogs")]
     np.testing.assert_allclose(
         *[[score for score, _ in model.loglikelihood(pairs)] for model in (one, two)], atol=1e-4

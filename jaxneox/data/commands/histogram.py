@@ -1,4 +1,4 @@
-"""How long documents are, as a picture: bins that double, in the terminal and as a PNG."""
+"""The lengths of documents as a picture: bins that double, in the terminal and as a PNG."""
 
 import pathlib
 import sys

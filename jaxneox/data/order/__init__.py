@@ -1,4 +1,4 @@
-"""Which tokens the i-th sample has: NeoX's and Megatron-core's orders as arrays of integers.
+"""The tokens of the i-th sample: NeoX's and Megatron-core's orders as arrays of integers.
 
 - `packed`: documents joined end to end, shuffled and cut; defines sample_idx and the other arrays.
 - `whole_documents`: whole documents in a sample (`pack_until_overflow`, `unpacked`).

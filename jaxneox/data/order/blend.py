@@ -1,4 +1,4 @@
-"""Which dataset gives sample i of a blend: NeoX's and Megatron's weights and order.
+"""The dataset that gives sample i of a blend: NeoX's and Megatron's weights and order.
 
 At every sample the dataset furthest behind its share is chosen: the one with the largest
 `weight * max(i, 1) - used` in float64, the first of equals (gpt-neox `megatron/data/helpers.cpp`,

@@ -1,4 +1,4 @@
-"""Which documents train, validate and test."""
+"""The documents that train, validate and test."""
 
 import functools
 import operator
