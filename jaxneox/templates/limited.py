@@ -118,9 +118,10 @@ class LimitedTemplate:
         return UserError(f"{self._origin}{why}")
 
     def _start(self) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            # -P: it imports nothing from the current folder, unless this process does
+            [sys.executable, "-P", "-c", PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
