@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jaxneox.data.companions import Companions
+from jaxneox.infer.sampling import MOST_ENDS
 from tests.serve.client import CHAT
 from tests.serve.place import Place, place
 
@@ -115,6 +116,11 @@ def test_it_stops_at_strings_and_at_every_end_token(here: Place, monkeypatch) ->
     assert (choice["token_ids"], choice["finish_reason"]) == (free.tokens[:cut], "stop")
     (choice,) = here.chat(HELLO, ignore_eos=True, **fields).json["choices"]
     assert choice["token_ids"] == free.tokens
+    monkeypatch.setattr(served.chat, "ends", (9999,))  # a token that the model does not have
+    assert here.chat(HELLO, min_tokens=1, **fields).status == 200
+    monkeypatch.setattr(served.chat, "ends", tuple(range(100, 100 + MOST_ENDS)))
+    answer = here.chat(HELLO, min_tokens=1, **fields)
+    assert answer.status == 400 and "tokens would end an answer" in answer.reason
 
 
 def test_values_for_the_template(here: Place) -> None:
