@@ -246,6 +246,19 @@ def test_a_template_that_fails_or_does_not_end_holds_up_nobody(monkeypatch) -> N
         assert here.chat(HELLO, max_tokens=1).status == 200
 
 
+def test_a_request_that_waits_for_the_template_has_its_time(monkeypatch) -> None:
+    monkeypatch.setattr("jaxneox.templates.limited.SECONDS", 3)
+    source = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with place(template=source, timeout=0.5) as here:
+        slow = threading.Thread(target=here.chat, args=(HELLO,))
+        slow.start()
+        time.sleep(0.1)
+        answer = here.chat(HELLO)
+        assert answer.status == 504 and "0.5 s" in answer.reason
+        assert slow.is_alive()  # the template is still at the first one
+        slow.join()
+
+
 @pytest.mark.slow
 def test_openais_own_client(here: Place) -> None:
     """$JAXNEOX_OPENAI is the Python of an environment that has `openai`, else ours is tried."""
