@@ -51,7 +51,6 @@ def test_limits(source: str, message: str, monkeypatch: pytest.MonkeyPatch) -> N
     """Also within one call of C, which no handler of a signal can interrupt."""
     monkeypatch.setattr(limited, "SECONDS", 1)
     monkeypatch.setattr(limited, "MEMORY", 256 << 20)
-    monkeypatch.setitem(limited.STOPPED, 27, "it takes longer than 1 seconds")
     template = LimitedTemplate("{% if messages | length == 2 %}" + source + "{% endif %}", {})
     short = ToRender(CHAT[:1], [(1, False)])
     with pytest.raises(TemplateFault, match=message) as fault:
@@ -82,7 +81,6 @@ def test_the_renderings_of_a_conversation_have_a_limit_together(
 )
 def test_limits_of_compiling(source: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limited, "SECONDS", 1)
-    monkeypatch.setitem(limited.STOPPED, 27, "it takes longer than 1 seconds")
     with pytest.raises(UserError) as error:
         LimitedTemplate(source, {}).check()
     assert re.search(message, str(error.value)) and "\n" not in str(error.value)
