@@ -11,7 +11,7 @@ from jaxneox.templates.prompts import ChatPrompts
 
 
 class ChatSession:
-    """What has been said, from the system's message on."""
+    """A conversation so far, from the system's message on."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ ROLES = ("system", "developer", "user", "assistant")
 TOOLS = ("tool", "function")
 NO_TOOLS = "models are given no tools here"
 EMPTY = ("refusal", "tool_calls", "function_call", "audio", "annotations")
-"""What an assistant's message may have, as OpenAI's own replies do, if it says nothing."""
+"""Fields of an assistant's message, as OpenAI's own replies have them, that are taken if empty."""
 
 
 def messages_of(given: Any) -> list[dict[str, str]]:

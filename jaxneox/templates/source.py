@@ -1,4 +1,4 @@
-"""Which chat template a tokenizer has, and the special tokens that a template may name."""
+"""The chat template that a tokenizer has, and the special tokens that a template may name."""
 
 from collections.abc import Mapping
 from pathlib import Path
