@@ -166,7 +166,8 @@ def parse_json(text: str | bytes, where: object) -> Any:
     """
     try:
         value = json.loads(text, parse_int=_whole, parse_float=_float, parse_constant=_no_number)
-        _refuse_deep(value)
+        if is_deep(value):
+            raise UserError(f"{where}: {_DEEP}")
         json.dumps(value, ensure_ascii=False).encode()  # half a character, which JSON can name
     except RecursionError:
         raise UserError(f"{where}: {_DEEP}") from None
@@ -195,10 +196,10 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def _refuse_deep(value: Any) -> None:
+def is_deep(value: Any) -> bool:
+    """Tell whether a value of JSON nests more than DEEPEST lists and objects in each other."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST):
         parts = (part.values() if isinstance(part, dict) else part for part in level)
         level = [one for part in parts for one in part if isinstance(one, dict | list)]
-    if level:
-        raise RecursionError
+    return bool(level)

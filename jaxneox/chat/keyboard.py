@@ -1,4 +1,4 @@
-"""What a user types, or what comes through a pipe, a message a line."""
+"""The messages that a user types or that come through a pipe, one on each line."""
 
 import contextlib
 import sys

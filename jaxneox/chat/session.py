@@ -11,7 +11,7 @@ from jaxneox.templates.prompts import ChatPrompts
 
 
 class ChatSession:
-    """What has been said, from the system's message on."""
+    """A conversation so far, from the system's message on."""
 
     def __init__(
         self,
@@ -38,7 +38,9 @@ class ChatSession:
         self._model, self._prompts, self._sampling = model, prompts, sampling
         self._first = [] if system is None else [{"role": "system", "content": system}]
         self._max_tokens, self._stop = max_tokens, stop
-        self._stop_token_ids = (*stop_token_ids, *prompts.ends)
+        vocabulary = model.config.model.vocab_size
+        ends = [end for end in prompts.ends if end < vocabulary]  # others are never chosen
+        self._stop_token_ids = (*stop_token_ids, *ends)
         self._answers = 0
         self.messages = [*self._first]
 

@@ -1,4 +1,4 @@
-"""Which task a local file is for, and its documents as lm-eval's datasets have them."""
+"""The task that a local file is for, and its documents as lm-eval's datasets have them."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""Which tasks lm-eval has, those of a user's own among them, and their documents.
+"""The tasks that lm-eval has, those of a user's own among them, and their documents.
 
 A task of one's own is a YAML file as lm-eval has them, given by its path or by its name in a folder
 of such files (`--include-path`). Such a file may name functions in Python files beside it

@@ -16,7 +16,7 @@ import numpy as np
 from jaxneox.errors import UserError
 
 MOST_BIASES = 1024
-"""How many tokens may have a bias in one answer."""
+"""The most tokens that may have a bias in one answer."""
 PENALTY, BIAS = 2.0, 100.0
 """The largest of each, of either sign."""
 
@@ -41,7 +41,7 @@ def check_biases(biases: Biases) -> None:
 
 
 class Penalties(NamedTuple):
-    """What is added to each row's logits, as arrays."""
+    """The settings by which each row's logits are changed, as arrays."""
 
     presence_B: jax.Array
     frequency_B: jax.Array

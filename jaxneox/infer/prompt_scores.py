@@ -1,4 +1,4 @@
-"""How likely the tokens of a prompt are, each after those before it."""
+"""Log-probabilities of the tokens of a prompt, each after those before it."""
 # B rows, T positions, t a block of them, D model, V vocabulary, N most likely tokens
 
 from collections.abc import Callable

@@ -27,12 +27,12 @@ from jaxneox.infer.penalties import (
 from jaxneox.model.layout import Axes, Layout, on_devices
 
 MOST_ENDS = 64
-"""How many tokens may end an answer that has a least length."""
+"""The most tokens that may end an answer that has a least length."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of an answer are chosen: NeoX's keys, vLLM's `min_tokens`, OpenAI's penalties.
+    """The choice of an answer's tokens: NeoX's keys, vLLM's `min_tokens`, OpenAI's penalties.
 
     The choice is greedy if temperature, top_k and top_p are all 0; a temperature of 0 with one of
     the others draws at temperature 1, as there.

@@ -1,4 +1,4 @@
-"""How likely texts are: requests of any length through programs of a few shapes."""
+"""Log-probabilities of texts: requests of any length through programs of a few shapes."""
 # B rows, T length, C scored tokens
 
 import math

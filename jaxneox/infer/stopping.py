@@ -1,4 +1,4 @@
-"""What ends an answer before its limit of tokens."""
+"""The conditions that end an answer before its limit of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from jaxneox.infer.tasks import Answer, Finish, Task
 
 @dataclass(frozen=True)
 class StopConditions:
-    """What ends an answer; the names and their meaning are vLLM's.
+    """The conditions that end an answer; the names and their meaning are vLLM's.
 
     Attributes:
         stop: strings before which the answer ends.

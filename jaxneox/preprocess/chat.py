@@ -5,7 +5,6 @@ it loses nothing.
 """
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tokenizers
 
-from jaxneox.data.companions import MAP, companions_in, read
+from jaxneox.data.companions import CONFIG, companions_in
 from jaxneox.data.documents import Chunk
 from jaxneox.data.huggingface import RenderedTexts, made_whole, notes_on, opened, register
-from jaxneox.data.library import faults, reason
-from jaxneox.data.tokenizer_base import existing
+from jaxneox.data.library import faults
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import UNSEEN, Document, Encoded, packed
 from jaxneox.preprocess.turns import (
@@ -28,10 +26,10 @@ from jaxneox.preprocess.turns import (
     spans_of_growth,
     spans_of_marks,
 )
-from jaxneox.reading import regular_file
+from jaxneox.reading import refuse_unreadable
 from jaxneox.templates.jinja import Rendered, Span, TemplateFault
 from jaxneox.templates.limited import LimitedTemplate, ToRender
-from jaxneox.templates.source import BESIDE, special_tokens, template_in, template_in_file
+from jaxneox.templates.source import special_tokens_of, template_of
 
 Turns = list[dict[str, Any]]
 INT32 = np.dtype(np.int32)
@@ -76,17 +74,22 @@ class ChatEncoder:
 
     def __init__(self, recipe: ChatRecipe) -> None:
         self.recipe = recipe
-        config = _json(recipe.folder / "tokenizer_config.json")
-        older = recipe.folder / MAP
-        special = special_tokens(_json(older) if older.is_file() else {}, config)
-        source, origin = _template(recipe, config)
-        self._template = LimitedTemplate(source, special, str(origin))
-        path = existing(str(recipe.folder / "tokenizer.json"), "--tokenizer-path's")
+        _file_in(recipe.folder, CONFIG)
+        path = _file_in(recipe.folder, "tokenizer.json")
+        beside = companions_in(recipe.folder, without=(path.name,))
+        special = special_tokens_of(beside.files, recipe.folder)
+        source = template_of(beside.files, recipe.folder, recipe.template)
+        if source is None:
+            raise UserError(
+                f"{recipe.folder}: no chat_template.jinja and no chat_template in "
+                "tokenizer_config.json; give --chat-template FILE"
+            )
+        self._template = LimitedTemplate(source.text, special, str(source.origin))
         content = path.read_bytes()
         backend = opened(path, content)
         with faults(f"{path}: the tokenizers library cannot use it"):
             notes = notes_on(made_whole(backend))
-            _, more = register(backend, companions_in(recipe.folder, without=(path.name,)))
+            _, more = register(backend, beside)
         self._texts = RenderedTexts(backend, path)
         self.notes = (*notes, *more)
         eos = special.get("eos_token")
@@ -95,7 +98,7 @@ class ChatEncoder:
         self.dtypes = {name: INT32 for key in recipe.keys for name in self._names(key)}
         self.identity = {
             "tokenizer": hashlib.sha256(content).hexdigest(),
-            "template": source,
+            "template": source.text,
             "special": special,
             "keys": list(recipe.keys),
             "settings": [recipe.role, recipe.only_last, recipe.no_mask, recipe.pair],
@@ -204,20 +207,15 @@ class ChatEncoder:
         )
 
 
-def _template(recipe: ChatRecipe, config: dict[str, Any]) -> tuple[str, pathlib.Path]:
-    """Return a template, and the file that it comes from.
-
-    It is the one that was given, the folder's chat_template.jinja, or its configuration's.
-    """
-    beside = recipe.folder / BESIDE
-    if path := recipe.template or (beside if beside.is_file() else None):
-        return template_in_file(path), path
-    if (template := template_in(config)) is None:
+def _file_in(folder: pathlib.Path, name: str) -> pathlib.Path:
+    path = folder / name
+    if not path.exists():
         raise UserError(
-            f"{recipe.folder}: no chat_template.jinja and no chat_template in "
-            "tokenizer_config.json; give --chat-template FILE"
+            f"{path}: no such file; --tokenizer-path is a Hugging Face folder with {CONFIG} and "
+            "tokenizer.json"
         )
-    return template, recipe.folder / "tokenizer_config.json"
+    refuse_unreadable(path)
+    return path
 
 
 def _turns(value: Any, key: str, where: str) -> Turns:
@@ -238,17 +236,3 @@ def _spoken(value: Any, key: str, role: str) -> Any:
 
 def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and isinstance(turn.get("role"), str)
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(
-            f"{path}: cannot be read (no such file); --tokenizer-path is a Hugging Face folder"
-        )
-    try:
-        content = json.loads(read(regular_file(path)))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({reason(error)}); --tokenizer-path is a Hugging Face folder"
-        ) from error
-    return content if isinstance(content, dict) else {}

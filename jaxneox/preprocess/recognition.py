@@ -1,4 +1,4 @@
-"""Which keys of the input are read if no flag names them: what the first document has.
+"""The keys of the input that are read if no flag names them: those of the first document.
 
 Conversations are under `conversation`, as for NeoX's preprocess_data_with_chat_template.py, or
 under `messages`, as OpenAI and Hugging Face have them, or are a `prompt` with its `completion`.

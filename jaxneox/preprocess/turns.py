@@ -1,4 +1,4 @@
-"""Which tokens of a rendered conversation are learned: those of one role's turns."""
+"""The tokens of a rendered conversation that are learned: those of one role's turns."""
 
 import itertools
 from collections.abc import Iterator, Sequence

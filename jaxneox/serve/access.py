@@ -1,4 +1,4 @@
-"""Who is answered: by the name under which the server was asked, and by a key.
+"""The check of who is answered: by the name that the server was asked by, and by a key.
 
 Any web page can let its own name stand for 127.0.0.1 (DNS rebinding). Its scripts may then ask a
 server on the reader's machine and read the answers, because to the browser both are one origin.
@@ -20,14 +20,14 @@ from jaxneox.serve.errors import RefusedRequest
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 VARIABLE = "JAXNEOX_API_KEY"
 OPEN_PATHS = ("/", "/health")
-"""What needs no key: the page, which asks for it, and the state of the server."""
+"""The paths that need no key: the page, which asks for it, and the state of the server."""
 
 AUTHORITY = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\[\]:/?#@\s]+)(:\d*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class AccessRules:
-    """Who is answered.
+    """The rules by which a request is answered or refused.
 
     Attributes:
         hosts: names of this server; None if it may be asked by any.

@@ -1,6 +1,5 @@
 """The parsing of a chat request: a conversation becomes the one prompt of a completion."""
 
-from dataclasses import replace
 from typing import Any
 
 from jaxneox.errors import UserError
@@ -43,9 +42,7 @@ def chat_request(body: bytes, served: Served, most: int) -> CompletionRequest:
     n = fields.whole("n", 1, 1, most)
     max_tokens = length_of(fields, served)
     logprobs = likeliest(fields)
-    until = stop_conditions(fields, served, max_tokens)
-    if not until.ignore_eos:
-        until = replace(until, stop_token_ids=[*until.stop_token_ids, *served.chat.ends])
+    until = stop_conditions(fields, served, max_tokens, served.chat.ends)
     each = samplings(fields, served, n)
     token_ids = fields.flag("return_token_ids")
     stream, usage, continuous = streaming(fields)

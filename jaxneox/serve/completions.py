@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -68,9 +68,12 @@ class Completions:
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         most = self._scheduler.queue
-        completion = await to_thread.run_sync(
-            understand, self._parse, body, served, most, limiter=self._readers
-        )
+        with CancelScope(deadline=deadline) as waiting:  # for a reader; it is not interrupted
+            completion = await to_thread.run_sync(
+                understand, self._parse, body, served, most, limiter=self._readers
+            )
+        if waiting.cancelled_caught:
+            raise overdue(self._timeout)
         if isinstance(completion, RefusedRequest):
             raise completion
         exchange = Exchange(self._scheduler, completion, deadline, self._timeout)
@@ -118,6 +121,10 @@ def understand(
         return refused.with_traceback(None)
 
 
+def overdue(timeout: float) -> RefusedRequest:
+    return RefusedRequest(504, f"not finished within {timeout:g} s", code="timeout")
+
+
 class Exchange:
     """The jobs of a request, and the updates that come from them."""
 
@@ -147,8 +154,7 @@ class Exchange:
             async with asyncio.timeout_at(self._deadline):
                 update = await self._inbox.get()
         except TimeoutError as error:
-            message = f"not finished within {self._timeout:g} s"
-            raise RefusedRequest(504, message, code="timeout") from error
+            raise overdue(self._timeout) from error
         if update.error is not None:
             raise update.error
         return update

@@ -28,7 +28,8 @@ RESERVE = 256
 """Files that the process needs besides its connections."""
 LEAST = 16
 EXPENDABLE: tuple[tuple[Stage, ...], ...] = (("discarding", "closing"), ("head",), ("body",))
-"""What is closed first for a new connection; never one that waits for its answer."""
+"""The stages in which a connection is closed for a new one, in this order; never one that waits for
+its answer."""
 
 
 def file_limit(most: int) -> int:

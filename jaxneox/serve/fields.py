@@ -4,16 +4,22 @@ import difflib
 import json
 from typing import Any, NoReturn
 
+from jaxneox.reading import DEEPEST, is_deep
 from jaxneox.serve.errors import RefusedRequest
 
 
 def object_of(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise RefusedRequest(400, "the body is nested too deeply") from error
+        deep = is_deep(value)  # before a message that quotes a part would have to walk through it
+    except RecursionError:
+        deep = True
     except ValueError as error:
         raise RefusedRequest(400, f"the body is not valid JSON: {error}") from error
+    if deep:
+        raise RefusedRequest(
+            400, f"the body nests more than {DEEPEST} lists and objects in each other"
+        )
     if not isinstance(value, dict):
         raise RefusedRequest(400, f"the body is {shown(value)}, expected an object")
     return value
@@ -27,6 +33,14 @@ def shown(value: Any) -> str:
     """Write a value as its sender wrote it, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def check_characters(text: str, name: str) -> None:
+    """Refuse text with half of a surrogate pair, which JSON can name and no tokenizer has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedRequest(400, f"{name}: half of a surrogate pair in it", param=name) from error
 
 
 def wrong(name: str, value: Any, expected: str) -> RefusedRequest:

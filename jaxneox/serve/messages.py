@@ -3,13 +3,14 @@
 from typing import Any
 
 from jaxneox.serve.errors import RefusedRequest
-from jaxneox.serve.fields import shown, wrong
+from jaxneox.serve.fields import check_characters, shown, wrong
+from jaxneox.serve.unsupported import unsupported
 
 ROLES = ("system", "developer", "user", "assistant")
 TOOLS = ("tool", "function")
 NO_TOOLS = "models are given no tools here"
 EMPTY = ("refusal", "tool_calls", "function_call", "audio", "annotations")
-"""What an assistant's message may have, as OpenAI's own replies do, if it says nothing."""
+"""Fields of an assistant's message, as OpenAI's own replies have them, that are taken if empty."""
 
 
 def messages_of(given: Any) -> list[dict[str, str]]:
@@ -77,19 +78,5 @@ def part_of(given: Any, where: str) -> str:
 def text_of(given: Any, where: str) -> str:
     if not isinstance(given, str):
         raise wrong(where, given, "a string")
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        raise RefusedRequest(
-            400, f"{where}: half of a surrogate pair in it", param=where
-        ) from error
+    check_characters(given, where)
     return given
-
-
-def unsupported(where: str, value: Any, reason: str) -> RefusedRequest:
-    return RefusedRequest(
-        400,
-        f"{where}: {shown(value)} is not supported: {reason}",
-        param=where,
-        code="unsupported_parameter",
-    )

@@ -1,6 +1,6 @@
 """The parsing of a completion request: OpenAI's fields, checked, in terms of the engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxneox.errors import UserError
 from jaxneox.infer.stopping import StopConditions
 from jaxneox.infer.tasks import Task
 from jaxneox.serve.errors import RefusedRequest
-from jaxneox.serve.fields import Fields, many, object_of, shown, wrong
+from jaxneox.serve.fields import Fields, check_characters, many, object_of, shown, wrong
 from jaxneox.serve.sampling_fields import samplings
 from jaxneox.serve.served import TOPS, Served
 from jaxneox.serve.unsupported import (
@@ -136,13 +136,9 @@ def prompts_of(given: Any, served: Served, most: int) -> list[Prompt]:
 
 def prompt_of(given: Any, served: Served, expected: str) -> Prompt:
     if isinstance(given, str):
+        check_characters(given, "prompt")
         try:
-            given.encode()
             prompt = Prompt(given, encoded(given, served, served.encode))
-        except UnicodeEncodeError as error:
-            raise RefusedRequest(
-                400, "prompt: half of a surrogate pair in it", param="prompt"
-            ) from error
         except UserError as error:
             raise RefusedRequest(400, f"prompt: {error}", param="prompt") from error
     elif isinstance(given, list) and given and all(type(x) is int for x in given):
@@ -203,18 +199,30 @@ def room_of(prompt: Prompt, max_tokens: int, served: Served, param: str = "promp
     return min(max_tokens, room)
 
 
-def stop_conditions(fields: Fields, served: Served, max_tokens: int) -> StopConditions:
+def stop_conditions(
+    fields: Fields, served: Served, max_tokens: int, ends: Sequence[int] = ()
+) -> StopConditions:
+    """Take what ends an answer.
+
+    Args:
+        fields: those of a request.
+        served: the model.
+        max_tokens: how long the answer may be.
+        ends: tokens that end it besides the tokenizer's, unless `ignore_eos` is set.
+
+    Raises:
+        RefusedRequest: with the field that is wrong.
+    """
     stop = fields.texts("stop", STOPS)
     if stop and served.tokenizer is None:
         raise RefusedRequest(
             400, "stop: the checkpoint has no tokenizer, which strings need", param="stop"
         )
-    until = StopConditions(
-        stop,
-        fields.tokens("stop_token_ids", STOP_TOKENS, served.vocabulary),
-        fields.flag("ignore_eos"),
-        fields.whole("min_tokens", 0, 0, max_tokens),
-    )
+    stop_token_ids = fields.tokens("stop_token_ids", STOP_TOKENS, served.vocabulary)
+    ignore_eos = fields.flag("ignore_eos")
+    least = fields.whole("min_tokens", 0, 0, max_tokens)
+    more = [] if ignore_eos else [end for end in ends if end < served.vocabulary]
+    until = StopConditions(stop, [*stop_token_ids, *more], ignore_eos, least)
     try:
         until.check(served.tokenizer, served.vocabulary)
     except UserError as error:

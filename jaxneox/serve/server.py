@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, cast
 
@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._scheduler = scheduler
-        self.end = float("inf")
+        self.end = 0.0  # when all is to be over, once there is a signal
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal.
@@ -149,9 +149,24 @@ def serve(
     thread = threading.Thread(target=work, name="scheduler", daemon=True)
     thread.start()
     server.run([listener])
-    thread.join(1 if server.force_exit else max(1, server.end - time.monotonic()))
+    end = time.monotonic() + 1 if server.force_exit else server.end
+    ended = have_ended([thread, *holding_threads()], end)
     if scheduler.fault is not None and scheduler.served is None:
         raise scheduler.fault
-    if thread.is_alive():  # it compiles, and cannot be told to stop
+    if not ended:  # it compiles, renders or encodes, and cannot be told to stop
         sys.stdout.flush()
         os._exit(0)
+
+
+def holding_threads() -> list[threading.Thread]:
+    """List the threads for which Python would wait at its end: those that parse requests."""
+    own = threading.current_thread()
+    return [one for one in threading.enumerate() if one is not own and not one.daemon]
+
+
+def have_ended(threads: Sequence[threading.Thread], end: float) -> bool:
+    """Wait for threads up to a time of the monotonic clock, a second at least."""
+    end = max(end, time.monotonic() + 1)
+    for thread in threads:
+        thread.join(max(0, end - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)

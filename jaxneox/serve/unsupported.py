@@ -95,7 +95,7 @@ BOTH = {
     # transformers'
     "num_beams": Unsupported(only(1), NO_BEAMS),
 }
-"""What neither completions nor chat have."""
+"""The fields that neither completions nor chat have."""
 
 COMPLETIONS = BOTH | {
     "suffix": Unsupported(only(""), "the model has no text after the answer to fit it to"),

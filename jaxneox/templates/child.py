@@ -50,8 +50,10 @@ def rendered(render: Render, line: bytes, limits: Mapping[str, Any]) -> list[Any
     results, before, together = [], "", 0
     for count, prompt in beginnings:
         signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
-        text, spans = render(messages=messages[:count], add_generation_prompt=prompt, **values)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        try:
+            text, spans = render(messages=messages[:count], add_generation_prompt=prompt, **values)
+        finally:  # what is read and written after a fault is not the template's time
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if len(text) > limits["longest"] + ADDED * len(line):
             raise TemplateFault(
                 f"it makes a text of {len(text):,} characters of a conversation of {len(line):,}"

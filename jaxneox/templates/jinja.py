@@ -9,7 +9,7 @@ from jaxneox.errors import UserError
 
 Span = tuple[int, int]
 NOTHING = {"tools": None, "documents": None}
-"""What transformers gives to a template, and a conversation may not have."""
+"""The names that transformers always gives to a template, also where there is nothing by them."""
 
 
 class Rendered(NamedTuple):

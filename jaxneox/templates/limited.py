@@ -19,10 +19,6 @@ MEMORY = 1 << 30  # bytes of address space of the process
 LONGEST = 1 << 22  # characters of a rendering that may come from the template alone
 TOGETHER = 1 << 28  # characters of all renderings of a conversation, one for each of its answers
 PROGRAM = "from jaxneox.templates.child import main; main()"
-STOPPED = {
-    signal.SIGPROF: f"it takes longer than {SECONDS} seconds",
-    signal.SIGKILL: "its process was killed, maybe for want of memory",
-}
 
 
 @dataclass(frozen=True)
@@ -118,9 +114,10 @@ class LimitedTemplate:
         return UserError(f"{self._origin}{why}")
 
     def _start(self) -> None:
-        paths = os.pathsep.join(path for path in sys.path if path)
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            # -P: it imports nothing from the current folder, unless this process does
+            [sys.executable, "-P", "-c", PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -141,8 +138,11 @@ class LimitedTemplate:
             return answer
         process, self._process = self._process, None
         status = _end(process)
-        known = STOPPED.get(signal.Signals(-status)) if status < 0 else None
-        raise TemplateFault(known or f"its process ended with status {status}")
+        known = {
+            -signal.SIGPROF: f"it takes longer than {self._setup['seconds']} seconds",
+            -signal.SIGKILL: "its process was killed, maybe for want of memory",
+        }
+        raise TemplateFault(known.get(status, f"its process ended with status {status}"))
 
 
 def _line_of(number: int, conversation: ToRender) -> bytes:

@@ -14,7 +14,7 @@ from jaxneox.templates.source import special_tokens_of, template_of
 Message = Mapping[str, Any]
 DEVELOPER, SYSTEM = "developer", "system"
 GIVEN = frozenset({"messages", "add_generation_prompt"})
-"""What a template is given by these names is not for others to set."""
+"""The names that a request's values for the template may not have: the server sets them."""
 
 
 class ChatPrompts:

@@ -1,4 +1,4 @@
-"""Which chat template a tokenizer has, and the special tokens that a template may name."""
+"""The chat template that a tokenizer has, and the special tokens that a template may name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,18 +70,18 @@ def template_in(config: Mapping[str, Any]) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def special_tokens(*configs: Mapping[str, Any]) -> dict[str, str]:
+def special_tokens_of(files: Mapping[str, bytes], folder: Path) -> dict[str, str]:
     """Return bos_token, eos_token, …: a template sees them by these names.
 
     Args:
-        configs: special_tokens_map.json and tokenizer_config.json; a later one counts before.
+        files: what lies beside the tokenizer, by name; tokenizer_config.json counts before
+            special_tokens_map.json.
+        folder: where it lies, for errors.
+
+    Raises:
+        UserError: a file is not valid JSON.
     """
+    configs = (parsed(folder / name, files[name]) for name in (MAP, CONFIG) if name in files)
     named = {key: value for one in configs for key, value in one.items() if key.endswith("_token")}
     words = {key: v.get("content") if isinstance(v, dict) else v for key, v in named.items()}
     return {key: word for key, word in words.items() if isinstance(word, str)}
-
-
-def special_tokens_of(files: Mapping[str, bytes], folder: Path) -> dict[str, str]:
-    """Return the special tokens that the files beside a tokenizer name."""
-    there = [name for name in (MAP, CONFIG) if name in files]
-    return special_tokens(*(parsed(folder / name, files[name]) for name in there))

@@ -78,8 +78,9 @@ def test_a_cache_and_company_change_nothing(model: LoadedModel, how: dict) -> No
     assert company[2].tokens == alone.tokens
 
 
-def test_a_row_forgets_the_answer_before(model: LoadedModel) -> None:
-    how = {"frequency_penalty": 2.0, "max_tokens": 15, "rows": 1}
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_row_forgets_the_answer_before(model: LoadedModel, recompute: bool) -> None:
+    how = {"frequency_penalty": 2.0, "max_tokens": 15, "rows": 1, "recompute": recompute}
     twice = model.generate(["The", "The", "The"], **how)
     assert twice[0].tokens == twice[1].tokens == twice[2].tokens
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jaxneox.data.companions import Companions
+from jaxneox.infer.sampling import MOST_ENDS
 from tests.serve.client import CHAT
 from tests.serve.place import Place, place
 
@@ -115,6 +116,11 @@ def test_it_stops_at_strings_and_at_every_end_token(here: Place, monkeypatch) ->
     assert (choice["token_ids"], choice["finish_reason"]) == (free.tokens[:cut], "stop")
     (choice,) = here.chat(HELLO, ignore_eos=True, **fields).json["choices"]
     assert choice["token_ids"] == free.tokens
+    monkeypatch.setattr(served.chat, "ends", (9999,))  # a token that the model does not have
+    assert here.chat(HELLO, min_tokens=1, **fields).status == 200
+    monkeypatch.setattr(served.chat, "ends", tuple(range(100, 100 + MOST_ENDS)))
+    answer = here.chat(HELLO, min_tokens=1, **fields)
+    assert answer.status == 400 and "tokens would end an answer" in answer.reason
 
 
 def test_values_for_the_template(here: Place) -> None:
@@ -238,6 +244,19 @@ def test_a_template_that_fails_or_does_not_end_holds_up_nobody(monkeypatch) -> N
         answer = here.chat({"role": "user", "content": "no"})
         assert answer.status == 400 and answer.reason.endswith("render them: not so")
         assert here.chat(HELLO, max_tokens=1).status == 200
+
+
+def test_a_request_that_waits_for_the_template_has_its_time(monkeypatch) -> None:
+    monkeypatch.setattr("jaxneox.templates.limited.SECONDS", 3)
+    source = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with place(template=source, timeout=0.5) as here:
+        slow = threading.Thread(target=here.chat, args=(HELLO,))
+        slow.start()
+        time.sleep(0.1)
+        answer = here.chat(HELLO)
+        assert answer.status == 504 and "0.5 s" in answer.reason
+        assert slow.is_alive()  # the template is still at the first one
+        slow.join()
 
 
 @pytest.mark.slow

@@ -138,6 +138,21 @@ def test_heads_and_bodies_have_their_time(silent, monkeypatch) -> None:
                 time.sleep(0.1)
 
 
+def test_who_reads_nothing_is_cut_off(silent, monkeypatch) -> None:
+    monkeypatch.setattr(connections, "UNREAD", 0.5)
+    with place() as here, socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.settimeout(PATIENCE)
+        link.connect(("127.0.0.1", here.port))
+        link.sendall((b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") * 1000)  # more than buffers hold
+        end = time.monotonic() + 30
+        while not len(here.server.connections) and time.monotonic() < end:
+            time.sleep(0.01)
+        while len(here.server.connections) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert len(here.server.connections) == 0
+
+
 def test_too_many_connections_close_the_oldest_without_a_head(silent) -> None:
     with place(connections=8) as here, contextlib.ExitStack() as held:
         links = [held.enter_context(opened(here, HALF)) for _ in range(20)]

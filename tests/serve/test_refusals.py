@@ -75,7 +75,9 @@ BODIES = [
     (b'{"prompt": "x", "temperature": NaN}', "no NaN in JSON"),
     (b'{"prompt": "x", "temperature": -Infinity}', "no -Infinity in JSON"),
     (b"9" * 5000, "not valid JSON"),
-    (b"[" * 100_000, "nested"),
+    (b"[" * 100_000, "nests more than 64"),
+    (b'{"prompt": ' + b"[" * 975 + b"]" * 975 + b"}", "nests more than 64"),
+    (b'{"max_tokens": ' + b"[" * 70 + b"]" * 70 + b"}", "nests more than 64"),
     (b"[1]", "the body is [1], expected an object"),
     (
         b'{"prompt": "' + b"word " * 200_000 + b'"}',

@@ -1,6 +1,10 @@
 """Who waits, who leaves, and what happens at the end."""
 
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jaxneox.errors import UserError
+from tests.limits import PATIENCE
 from tests.serve.client import Client, Unanswered
 from tests.serve.place import Place, place
 
@@ -135,3 +140,55 @@ def test_the_end_finishes_or_ends_what_runs(grace: float) -> None:
             with pytest.raises(AssertionError, match="no end"):
                 listening.result()
         assert here.settles(status="stopped")
+
+
+ENDLESS = """
+import os, signal, threading, time
+from jaxneox.serve import server
+from jaxneox.serve.access import rules_at
+from jaxneox.serve.scheduler import Scheduler
+from jaxneox.serve.served import Served
+from jaxneox.templates import limited
+from jaxneox.templates.prompts import ChatPrompts
+from tests.infer.models import speaker
+from tests.serve.client import Client
+
+limited.SECONDS, server.GRACE = 300, 0.5
+template = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+listener = server.bind("127.0.0.1", 0)
+port = listener.getsockname()[1]
+
+def load(say):
+    model = speaker()
+    chat = ChatPrompts(model.tokenizer, template, {}, "")
+    chat.check()
+    print(chat._template._process.pid, flush=True)
+    return Served("speaker", model, slots=2, max_tokens=None, chat=chat)
+
+def ask():
+    message = {"role": "user", "content": "x"}
+    threading.Thread(target=Client(port).chat, args=(message,), daemon=True).start()
+    time.sleep(1)
+    print("asked", flush=True)
+
+ready = lambda: threading.Thread(target=ask, daemon=True).start()
+server.serve(listener, Scheduler(8), 300, rules_at("127.0.0.1", [], None), 64, load, ready)
+"""
+
+
+@pytest.mark.slow
+def test_the_end_does_not_wait_for_a_template() -> None:
+    server = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    template = int(server.stdout.readline())
+    try:
+        assert server.stdout.readline() == "asked\n"
+        began = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE) == 0
+        assert time.monotonic() - began < 60  # else it is 300 s of a processor
+    finally:
+        server.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(template, signal.SIGKILL)
+        server.stdout.close()

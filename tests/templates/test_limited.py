@@ -1,12 +1,19 @@
 """A foreign template's limits: one line and an end, whatever it does."""
 
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from jaxneox.errors import UserError
 from jaxneox.templates import limited
-from jaxneox.templates.jinja import TemplateFault
+from jaxneox.templates.child import rendered
+from jaxneox.templates.jinja import TemplateFault, renderer
 from jaxneox.templates.limited import LimitedTemplate, ToRender
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "é{% x %}"}]
@@ -44,7 +51,6 @@ def test_limits(source: str, message: str, monkeypatch: pytest.MonkeyPatch) -> N
     """Also within one call of C, which no handler of a signal can interrupt."""
     monkeypatch.setattr(limited, "SECONDS", 1)
     monkeypatch.setattr(limited, "MEMORY", 256 << 20)
-    monkeypatch.setitem(limited.STOPPED, 27, "it takes longer than 1 seconds")
     template = LimitedTemplate("{% if messages | length == 2 %}" + source + "{% endif %}", {})
     short = ToRender(CHAT[:1], [(1, False)])
     with pytest.raises(TemplateFault, match=message) as fault:
@@ -75,7 +81,6 @@ def test_the_renderings_of_a_conversation_have_a_limit_together(
 )
 def test_limits_of_compiling(source: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limited, "SECONDS", 1)
-    monkeypatch.setitem(limited.STOPPED, 27, "it takes longer than 1 seconds")
     with pytest.raises(UserError) as error:
         LimitedTemplate(source, {}).check()
     assert re.search(message, str(error.value)) and "\n" not in str(error.value)
@@ -87,3 +92,26 @@ def test_a_conversation_that_is_not_json() -> None:
         template.render([WHOLE, ToRender([{"role": "user", "content": b""}], [(1, False)])])
     assert fault.value.number == 1
     assert len(template.render([WHOLE])[0]) == 3
+
+
+def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
+    """A folder of a stranger's may hold a jinja2.py."""
+    (tmp_path / "jinja2.py").write_text("open('was_run', 'w')")
+    code = (
+        "import sys; sys.path.remove('')\n"
+        "from jaxneox.templates.limited import LimitedTemplate\n"
+        "LimitedTemplate('{{ messages }}', {}).check()"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env)
+    assert done.returncode == 0 and not (tmp_path / "was_run").exists()
+
+
+def test_a_fault_does_not_take_the_time_of_the_next_conversation() -> None:
+    """The system's clock for a rendering stands still when nothing is rendered."""
+    source = "{{ raise_exception('no') if messages | length == 2 else 'x' }}"
+    limits = {"seconds": 100, "longest": 100, "together": 100}
+    render = renderer(source, {})
+    with pytest.raises(TemplateFault, match="no"):
+        rendered(render, json.dumps([CHAT, [(2, False)], {}]).encode(), limits)
+    assert signal.setitimer(signal.ITIMER_PROF, 0) == (0, 0)

@@ -1,6 +1,7 @@
 """Conversations as tokens: those of transformers' apply_chat_template, for each kind."""
 
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.companions import Companions
 from jaxneox.data.tokenizer import CharLevelTokenizer, Tokenizer, build_tokenizer, companions_of
 from jaxneox.errors import UserError
+from jaxneox.templates.jinja import Rendered
 from jaxneox.templates.prompts import ChatPrompts, chat_prompts
 from tests.convert.tokenizer_folders import FOLDERS
 
@@ -104,19 +106,21 @@ def test_developer_is_system_where_a_template_does_not_know_it() -> None:
     assert ChatPrompts(tokenizer, knows, {}, "").render(talk) == "developer: x\n"
 
 
-def test_one_template_for_several_threads() -> None:
+def test_one_thread_at_a_time_has_the_template() -> None:
+    """Else the answers of its process would go to others, or to nobody."""
     chat = ChatPrompts(CharLevelTokenizer(), TEMPLATE, {}, "")
-    wrong = []
+    render, inside, most = chat._template.render, [], []
 
-    def ask(number: int) -> None:
-        for _ in range(20):
-            talk = [{"role": "user", "content": f"{number}" * 50}]
-            if chat.render(talk) != f"user: {number}" + f"{number}" * 49 + "\n":
-                wrong.append(number)
+    def watched(asked):
+        inside.append(asked)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return render(asked) if len(inside) == 0 else [[Rendered("", ())]]
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    chat._template.render = watched
+    talks = [[{"role": "user", "content": f"{number}" * 50}] for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(chat.render, talks))
+    assert max(most) == 1
+    assert found == [f"user: {talk[0]['content']}\n" for talk in talks]
