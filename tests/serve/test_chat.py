@@ -1,12 +1,14 @@
 """Conversations: the same answers as to the rendered text in Python, in OpenAI's words."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -224,39 +226,44 @@ def test_without_a_template_the_option_is_named() -> None:
         assert here.complete(prompt="x", max_tokens=1).status == 200
 
 
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@contextlib.contextmanager
+def rendering(here: Place, *messages: dict) -> Iterator[Future]:
+    """The answer to a conversation whose template does not end, until its time is called up."""
+    prompts = here.scheduler.served.chat
+    with ThreadPoolExecutor(1) as client:
+        answer = client.submit(here.chat, *messages)
+        while not prompts._lock.locked() and not answer.done():
+            time.sleep(0.01)
+        yield answer
+        assert not answer.done()  # it was at it all the while
+        prompts._template._process.send_signal(signal.SIGPROF)  # as at the end of its seconds
+
+
 def test_a_template_that_fails_or_does_not_end_holds_up_nobody(monkeypatch) -> None:
-    monkeypatch.setattr("jaxneox.templates.limited.SECONDS", 1)
+    monkeypatch.setattr("jaxneox.templates.limited.SECONDS", 3600)
     source = (
-        "{% if messages[0].content == 'loop' %}{% for a in range(99999) %}"
-        "{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+        f"{{% if messages[0].content == 'loop' %}}{ENDLESS}{{% endif %}}"
         "{% if messages[0].content == 'no' %}{{ raise_exception('not so') }}{% endif %}u:a:"
     )
     with place(template=source) as here:
-        slow = threading.Thread(target=here.chat, args=({"role": "user", "content": "loop"},))
-        slow.start()
-        time.sleep(0.1)
-        assert here.health["status"] == "ready"
-        assert here.complete(prompt="x", max_tokens=1).status == 200
-        assert slow.is_alive()
-        slow.join()
-        answer = here.chat({"role": "user", "content": "loop"})
-        assert answer.status == 400 and "takes longer than" in answer.reason
-        answer = here.chat({"role": "user", "content": "no"})
-        assert answer.status == 400 and answer.reason.endswith("render them: not so")
+        with rendering(here, {"role": "user", "content": "loop"}) as answer:
+            assert here.health["status"] == "ready"
+            assert here.complete(prompt="x", max_tokens=1).status == 200
+        found = answer.result()
+        assert found.status == 400 and "takes longer than 3600 seconds" in found.reason
+        found = here.chat({"role": "user", "content": "no"})
+        assert found.status == 400 and found.reason.endswith("render them: not so")
         assert here.chat(HELLO, max_tokens=1).status == 200
 
 
 def test_a_request_that_waits_for_the_template_has_its_time(monkeypatch) -> None:
-    monkeypatch.setattr("jaxneox.templates.limited.SECONDS", 3)
-    source = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-    with place(template=source, timeout=0.5) as here:
-        slow = threading.Thread(target=here.chat, args=(HELLO,))
-        slow.start()
-        time.sleep(0.1)
+    monkeypatch.setattr("jaxneox.templates.limited.SECONDS", 3600)
+    with place(template=ENDLESS, timeout=0.5) as here, rendering(here, HELLO):
         answer = here.chat(HELLO)
         assert answer.status == 504 and "0.5 s" in answer.reason
-        assert slow.is_alive()  # the template is still at the first one
-        slow.join()
 
 
 @pytest.mark.slow
