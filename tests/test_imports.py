@@ -29,10 +29,11 @@ BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}
 BELOW["infer"] = {"config", "model", "parallel", "data"}
+BELOW["objectives"] = {"config", "model"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "foreign", "frozen", "infer", "saver"}
-BELOW["train"] = {*BELOW["loading"], "evaluate", "hlo", "saver"}
+BELOW["train"] = {*BELOW["loading"], "loading", "evaluate", "hlo", "objectives", "saver"}
 BELOW["compare"] = {"config", "run_folder", "train"}
-BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "train"}
+BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "objectives", "train"}
 for part in ("chat", "generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {""}

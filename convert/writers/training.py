@@ -12,10 +12,7 @@ from convert.parts import STACKED
 from convert.writers.jaxneox import JaxneoxWriter, written
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
-from jaxneox.model import Model
-from jaxneox.optim.optimizer import build_optimizer
-from jaxneox.parallel.mesh import whole
-from jaxneox.parallel.rules import rules_for
+from jaxneox.train.plan import build_plan
 from jaxneox.train.step.state import new_state
 
 
@@ -90,7 +87,6 @@ class TrainingWriter:
 
 def _abstract(config: Config) -> dict[str, Any]:
     """Return the tree of `training` as shapes, the same for every mesh."""
-    model = Model(config.model, rules_for(whole({}), 0, False))
-    optimizer = build_optimizer(config.optimizer, config.schedule, model.axes)
-    state = jax.eval_shape(partial(new_state, config, model, optimizer))
+    plan = build_plan(config, {}, eod=0)  # whatever the token is, it changes no shape
+    state = jax.eval_shape(partial(new_state, plan))
     return {name: value for name, value in state._asdict().items() if name != "params"}

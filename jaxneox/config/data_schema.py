@@ -91,7 +91,7 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The steps of a run, its evaluations, its seed, and the z-loss."""
+    """The steps of a run, its evaluations, its seed, the z-loss and what is trained."""
 
     train_iters: int
     eval_interval: int = 1000
@@ -103,6 +103,7 @@ class TrainConfig:
     z_loss: float = 0.0
     eval_tasks: tuple[str, ...] = ()  # lm-eval's, as `jaxneox.evaluate --tasks` takes them
     eval_results_prefix: str = ""
+    trainable: tuple[str, ...] = ()  # patterns of parameters' names; all are trained without any
 
 
 class DataRun(NamedTuple):

@@ -53,6 +53,13 @@ class Loader(ABC):
     def read(self, step: int, rows: RowNumbers = ALL) -> HostBatch:
         """Read only these rows of a step: what one host needs."""
 
+    def fields(self, step: int, rows: RowNumbers = ALL) -> dict[str, NDArray[Any]]:
+        """Read these rows of a step as fields [R, *] of a batch, here `tokens` and `weights`."""
+        tokens, weights = self.read(step, rows)
+        if weights is None:
+            weights = np.ones((len(tokens), tokens.shape[1] - 1), np.float32)
+        return {"tokens": tokens, "weights": weights}
+
     def sample_numbers(self, step: int) -> tuple[int, int]:
         """Return the first and the last sample of a step, as numbers in the order of the data."""
         first = self.sizes.first(step)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,9 @@ POLICIES = {
     "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 """What a layer keeps for its backward pass: its input only, or its products with weights too."""
+
+Rows = Literal["texts", "documents"]
+"""What rows are: one text each, or documents that are kept apart as training does."""
 
 Layer = Callable[[jax.Array, tuple[jax.Array, Params]], tuple[jax.Array, None]]
 """(x [B, T, D], (number of the layer, its weights)) -> (x, None), the body of a scan."""
@@ -102,12 +105,17 @@ class HiddenStates:
         whole = self.layout.activation(spread, "batch", "length", "embed")
         return jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
 
-    def _texts(self, model: NeoX, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """Compute [B, T, D] after the final norm, of rows that are one text each.
+    def _rows(
+        self, model: NeoX, params: Params, tokens_BT: jax.Array, noise: Noise | None, rows: Rows
+    ) -> jax.Array:
+        """Compute [B, T, D] after the final norm.
 
         The positions are in their order, on every device that has some of them.
         """
-        x_MBTD = self._hidden(model, params, tokens_BT[None], self._text_positions(tokens_BT))
+        tokens_MBT = tokens_BT[None]
+        is_text = rows == "texts"
+        positions = (self._text_positions if is_text else self._document_positions)(tokens_MBT)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise)
         x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
         if self.layout.rings is None:
             return x_BTD

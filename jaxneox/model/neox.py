@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.model.dropout import Noise
-from jaxneox.model.hidden import HiddenStates
+from jaxneox.model.hidden import HiddenStates, Rows
 from jaxneox.model.loss import LossSettings, chunk_length, loss_sum, project
 from jaxneox.model.parameters import Params
 from jaxneox.model.scores import scores
@@ -28,19 +28,27 @@ class Model(HiddenStates):
     z_loss: float = 0.0
     loss_fp32: bool = True
 
-    def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """Compute next-token logits without dropout; a row is one text.
+    def logits(
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        noise: Noise | None = None,
+        rows: Rows = "texts",
+    ) -> jax.Array:
+        """Compute next-token logits.
 
         Args:
             params: parameters by dotted name.
             tokens_BT: int [B, T]; T is at most the model's context.
+            noise: the source of the dropout masks, its rows [1, B]; None drops nothing.
+            rows: what they are; documents are kept apart only if `documents` says so.
 
         Returns:
             float32 [B, T, V].
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD = self._texts(model, params, tokens_BT)
+            x_BTD = self._rows(model, params, tokens_BT, noise, rows)
             logits_BTV = project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
             return self._without_added(logits_BTV)
 
@@ -63,23 +71,31 @@ class Model(HiddenStates):
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD = self._texts(model, params, tokens_BT)
+            x_BTD = self._rows(model, params, tokens_BT, None, "texts")
             unembedding = self._unembedding(model)
             return scores(x_BTD, unembedding, positions_BC, labels_BC, self.layout)
 
-    def token_losses(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
-        """Compute how unlikely each token is after those before it; a row is one text.
+    def token_losses(
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        noise: Noise | None = None,
+        rows: Rows = "texts",
+    ) -> jax.Array:
+        """Compute how unlikely each token is after those before it.
 
         Args:
             params: parameters by dotted name.
             tokens_BT: int [B, T + 1].
+            noise: the source of the dropout masks, its rows [1, B]; None drops nothing.
+            rows: what they are; documents are kept apart only if `documents` says so.
 
         Returns:
             The cross-entropy of every token but the first, float32 [B, T] in nats.
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD = self._texts(model, params, tokens_BT[:, :-1])
+            x_BTD = self._rows(model, params, tokens_BT[:, :-1], noise, rows)
             labels_BT = jax.reshard(tokens_BT[:, 1:], self.layout.activation("batch", None))
             return token_losses(x_BTD, self._unembedding(model), labels_BT, self.layout)
 

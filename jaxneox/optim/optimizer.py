@@ -33,10 +33,10 @@ def build_optimizer(
     Args:
         cfg: the optimizer.
         schedule: the learning rate.
-        axes: the parameters' logical axes by name.
+        axes: the logical axes of the parameters that are trained, by name.
 
     Raises:
-        UserError: a key names a parameter that the model does not have.
+        UserError: a key names a parameter that is not among them.
     """
     _check_names(cfg, axes)
     clip = [clip_by_norm(cfg.grad_clip, cfg.clip_leaves_out)] if cfg.grad_clip else []
@@ -49,7 +49,7 @@ def _check_names(cfg: OptimizerConfig, axes: Axes) -> None:
         unknown = named.keys() - axes.keys()
         if unknown:
             names = ", ".join(sorted(unknown))
-            raise UserError(f"{key}: {names}: this model has no such parameter")
+            raise UserError(f"{key}: {names}: no such parameter is trained")
 
 
 def _factors(cfg: OptimizerConfig, axes: Axes) -> Chain:

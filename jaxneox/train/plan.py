@@ -8,7 +8,9 @@ import optax
 from jaxneox.config.schema import Config, DataConfig
 from jaxneox.errors import UserError
 from jaxneox.model import Documents, Model
+from jaxneox.objectives import Objective, build_objective
 from jaxneox.optim.optimizer import build_optimizer
+from jaxneox.optim.trainable import trained_names
 from jaxneox.parallel.mesh import Sizes, check_divides, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
@@ -23,19 +25,28 @@ class TrainPlan:
         sizes: devices by mesh axis.
         rules: the shardings that follow from them.
         model: the model's functions, laid out by the rules.
-        optimizer: the chain of optax transformations.
+        objective: what is trained for.
+        trained: the names of the parameters that are; the others stay as they are.
+        optimizer: the chain of optax transformations, over what is trained.
     """
 
     cfg: Config
     sizes: Sizes
     rules: Rules
     model: Model
+    objective: Objective
+    trained: frozenset[str]
     optimizer: optax.GradientTransformation
 
     @property
     def parameters(self) -> int:
         """The number of parameters."""
         return sum(math.prod(shape) for shape in self.model.shapes.values())
+
+    @property
+    def trained_parameters(self) -> int:
+        """The number of parameters that are trained."""
+        return sum(math.prod(self.model.shapes[name]) for name in self.trained)
 
     @property
     def schedule(self) -> Schedule | None:
@@ -70,9 +81,10 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     )
     for name, axes in model.axes.items():
         rules.check(name, axes, model.shapes[name])
-    return TrainPlan(
-        cfg, sizes, rules, model, build_optimizer(cfg.optimizer, cfg.schedule, model.axes)
-    )
+    trained = trained_names(cfg.train.trainable, model.axes)
+    learning = {name: axes for name, axes in model.axes.items() if name in trained}
+    optimizer = build_optimizer(cfg.optimizer, cfg.schedule, learning)
+    return TrainPlan(cfg, sizes, rules, model, build_objective(cfg), trained, optimizer)
 
 
 def document_settings(data: DataConfig, eod: int | None) -> Documents | None:

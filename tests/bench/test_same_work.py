@@ -48,7 +48,7 @@ def test_the_same_steps(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     call(from_hf, tmp_path / "hf", tmp_path / "ours", "--no-verify")
     params = {n: np.asarray(w) for n, w in jaxneox.load(str(tmp_path / "ours")).params.items()}
     new_state = "jaxneox.train.checkpoints.restore.new_state"
-    monkeypatch.setattr(new_state, lambda cfg, _, optimizer: with_params(cfg, optimizer, params))
+    monkeypatch.setattr(new_state, lambda plan: with_params(plan, params))
     ours, theirs = ours_train.prepare(case), their_train.eager(case)
     losses = [(ours(), theirs()) for _ in range(3)]
     assert losses[0][0] - losses[1][0] > 1e-4

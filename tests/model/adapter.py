@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,11 +26,11 @@ from jaxneox.config.schema import (
     TrainConfig,
 )
 from jaxneox.model import Model
-from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import Rules, rules_for
-from jaxneox.train.step.state import on_mesh, param_specs, state_specs, with_params
-from jaxneox.train.step.step import Batch, build_step
+from jaxneox.train.plan import build_plan
+from jaxneox.train.step.state import on_mesh, state_specs, with_params
+from jaxneox.train.step.step import build_step
 from tests.parallel.meshes import HASTE
 
 Arrays = Mapping[str, np.ndarray]
@@ -64,16 +66,15 @@ def jax_train_losses(
     """The loss of each batch of tokens [B, T + 1] before its step, at a constant learning rate."""
     config = whole_run(cfg, optimizer, batches)
     with one_device(cfg) as model:
-        chain = build_optimizer(config.optimizer, config.schedule, model.axes)
-        step = build_step(config, model, chain, ONE_DEVICE)
-        specs = on_mesh(make_mesh(SIZES), state_specs(model, chain, param_specs(model, ONE_DEVICE)))
-        state = jax.jit(lambda leaves: with_params(config, chain, leaves), out_shardings=specs)(
-            *on_device(params)
-        )
+        plan = replace(build_plan(config, SIZES), model=model)
+        step = build_step(plan)
+        specs = on_mesh(make_mesh(SIZES), state_specs(plan))
+        state = jax.jit(partial(with_params, plan), out_shardings=specs)(*on_device(params))
         losses = []
         for tokens in batches:
             weights = jnp.ones((1, tokens.shape[0], tokens.shape[1] - 1), jnp.float32)
-            state, figures = step(state, Batch(jnp.asarray(tokens[None], jnp.int32), weights))
+            batch = {"tokens": jnp.asarray(tokens[None], jnp.int32), "weights": weights}
+            state, figures = step(state, batch)
             losses.append(float(figures["loss"]))
         return losses
 

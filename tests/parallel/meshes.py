@@ -1,6 +1,7 @@
 """One small training run on any mesh, and what is compared between meshes."""
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,8 +31,8 @@ from jaxneox.config.schema import (
 from jaxneox.model import Params
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.train.plan import build_plan
-from jaxneox.train.step.state import TrainState, on_mesh, param_specs, state_specs, with_params
-from jaxneox.train.step.step import Batch, Metrics, Step, build_schedule
+from jaxneox.train.step.state import TrainState, on_mesh, state_specs, with_params
+from jaxneox.train.step.step import Metrics, Step
 from tests.reference.parameters import random_params
 
 STEPS, BATCH, LENGTH, VOCAB = 5, 16, 16, 64
@@ -138,21 +139,19 @@ def train(
     batches = tokens() if batches is None else batches
     cfg = config(model, mesh, batches.shape[1], **changes)
     plan = build_plan(cfg, mesh.sizes, EOD)
-    devices, at = make_mesh(plan.sizes), param_specs(plan.model, plan.rules)
-    shardings = on_mesh(devices, state_specs(plan.model, plan.optimizer, at))
-    rate = build_schedule(cfg.schedule)
-    probe = Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate)
-    step = jax.jit(probe, compiler_options=HASTE)
+    devices = make_mesh(plan.sizes)
+    shardings = on_mesh(devices, state_specs(plan))
+    step = jax.jit(Probe(plan), compiler_options=HASTE)
     lay = NamedSharding(devices, P(None, "dp", None))
     losses, norms, grads = [], [], {}
     with jax.set_mesh(devices):
         leaves = jax.device_put(weights or random_params(model, 0), shardings.params)
-        start = jax.jit(lambda w: with_params(cfg, plan.optimizer, w), out_shardings=shardings)
+        start = jax.jit(partial(with_params, plan), out_shardings=shardings)
         state = start(leaves)
         for batch in batches:
             rows = batch.reshape(mesh.accumulation, -1, batch.shape[-1])
             ones = np.ones_like(rows[..., 1:], np.float32)
-            state, figures = step(state, Batch(*jax.device_put((rows, ones), lay)))
+            state, figures = step(state, jax.device_put({"tokens": rows, "weights": ones}, lay))
             losses.append(float(figures["loss"]))
             norms.append(float(figures["grad_norm"]))
             grads = grads or jax.device_get(figures["grads"])

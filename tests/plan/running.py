@@ -47,7 +47,7 @@ def main() -> None:
     from jaxneox.plan.planned import compile_for
     from jaxneox.train.checkpoints.restore import initial_state
     from jaxneox.train.plan import build_plan
-    from jaxneox.train.step.step import Batch, build_step
+    from jaxneox.train.step.step import build_step
 
     use_compilation_cache()
     keys = apply_set(KEYS, changes)
@@ -57,12 +57,12 @@ def main() -> None:
     planned = compile_for(plan, topology)
     mesh = make_mesh(sizes)
     rows = (cfg.batch.accumulation, cfg.batch.global_size // cfg.batch.accumulation)
-    batch = Batch(
-        jnp.zeros((*rows, cfg.model.seq_length + 1), jnp.int32),
-        jnp.ones((*rows, cfg.model.seq_length), jnp.float32),
-    )
+    batch = {
+        "tokens": jnp.zeros((*rows, cfg.model.seq_length + 1), jnp.int32),
+        "weights": jnp.ones((*rows, cfg.model.seq_length), jnp.float32),
+    }
     with jax.set_mesh(mesh):
-        step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
+        step = build_step(plan)
         state, _ = step(initial_state(plan, mesh, None), batch)
         jax.block_until_ready(state)
         gc.collect()

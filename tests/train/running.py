@@ -1,6 +1,7 @@
 """One tiny run, step by step, on any mesh."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,8 +21,7 @@ from jaxneox.config.schema import (
 )
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.train.plan import build_plan
-from jaxneox.train.step.state import TrainState, on_mesh, param_specs, state_specs, with_params
-from jaxneox.train.step.step import Batch, build_schedule
+from jaxneox.train.step.state import TrainState, on_mesh, state_specs, with_params
 from tests.model.adapter import HASTE
 from tests.parallel import meshes
 from tests.reference.parameters import random_params
@@ -64,22 +64,20 @@ class Runner:
     def __init__(self, cfg: Config, dp: int = 1, tp: int = 1, accumulation: int = 1):
         plan = build_plan(cfg, {"dp": dp, "tp": tp})
         self.mesh, self.accumulation, self.plan = make_mesh(plan.sizes), accumulation, plan
-        at = param_specs(plan.model, plan.rules)
-        shardings = on_mesh(self.mesh, state_specs(plan.model, plan.optimizer, at))
-        rate = build_schedule(cfg.schedule)
-        step = meshes.Probe(cfg, plan.model, plan.optimizer, plan.rules, at, rate)
-        self.step = jax.jit(step, compiler_options=HASTE)
+        shardings = on_mesh(self.mesh, state_specs(plan))
+        self.step = jax.jit(meshes.Probe(plan), compiler_options=HASTE)
         with jax.set_mesh(self.mesh):
             weights = jax.device_put(random_params(cfg.model, 0), shardings.params)
-            start = jax.jit(lambda w: with_params(cfg, plan.optimizer, w), out_shardings=shardings)
+            start = jax.jit(partial(with_params, plan), out_shardings=shardings)
             self.state: TrainState = start(weights)
 
     def __call__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> dict[str, Any]:
         """One step on tokens [B, T + 1] and their weights [B, T]; its figures and gradients."""
         if weights is None:
             weights = np.ones((len(rows), LENGTH), np.float32)
-        cut = (x.reshape(self.accumulation, -1, *x.shape[1:]) for x in (rows, weights))
+        batch = {"tokens": rows, "weights": weights}
+        cut = {name: x.reshape(self.accumulation, -1, *x.shape[1:]) for name, x in batch.items()}
         with jax.set_mesh(self.mesh):
             lay = NamedSharding(self.mesh, P(None, "dp", None))
-            self.state, figures = self.step(self.state, Batch(*jax.device_put(tuple(cut), lay)))
+            self.state, figures = self.step(self.state, jax.device_put(cut, lay))
             return jax.device_get(figures)

@@ -18,7 +18,7 @@ from jaxneox.config.schema import (
 )
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.state import TrainState
-from jaxneox.train.step.step import Batch, Evaluation
+from jaxneox.train.step.step import Evaluation
 from tests.model.adapter import HASTE
 from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params
@@ -205,8 +205,8 @@ def test_masks_change_with_step_and_row_and_evaluation_has_none() -> None:
         rows = jnp.asarray(tokens(0)[None])
         with jax.set_mesh(runner.mesh):
             weights = jnp.ones((1, BATCH, LENGTH), jnp.float32)
-            evaluate = jax.jit(Evaluation(plan.model), compiler_options=HASTE)
-            total, count = evaluate(start.params, Batch(rows, weights))
+            evaluate = jax.jit(Evaluation(plan), compiler_options=HASTE)
+            (total, _), count = evaluate(start.params, {"tokens": rows, "weights": weights})
         assert count == BATCH * LENGTH
         return float(total / count)
 

@@ -7,11 +7,13 @@ from jaxneox.config.fates import (
     COUNT,
     INTS,
     SHARE,
+    STRINGS,
     WIDTH,
     Number,
     Section,
     alias,
     derived,
+    entries,
     inverted,
     needless,
     refused,
@@ -153,6 +155,14 @@ OURS: Section = {
         bool, False, "schedule.old", "true: NeoX before 2023-08: the decay counts the warm-up"
     ),
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
+    "trainable": used(
+        STRINGS,
+        None,
+        "train.trainable",
+        "patterns of parameters' names, of which the last that fits decides, such as "
+        "['!embed.*']; null: all are trained",
+        by=entries,
+    ),
     "loss_spike_factor": used(
         AMOUNT, 6.0, "log.spike_factor", "deviations above the recent losses' median; 0: never"
     ),

@@ -17,7 +17,6 @@ from jaxneox.train.step.state import (
     TrainState,
     new_state,
     on_mesh,
-    param_specs,
     state_specs,
     with_params,
 )
@@ -27,9 +26,8 @@ def initial_state(plan: TrainPlan, mesh: Mesh, start: ResumePoint | None) -> Tra
     """Make the state of a new run, or restore it from the checkpoint that a run starts from."""
     abstract = abstract_state(plan, mesh)
     if start is None:
-        new = partial(new_state, plan.cfg, plan.model, plan.optimizer)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        return jax.jit(new, out_shardings=shardings)()
+        return jax.jit(partial(new_state, plan), out_shardings=shardings)()
     if start.weights_only:
         return new_training(plan, mesh, start, abstract)
     params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
@@ -47,7 +45,7 @@ def new_training(
     checkpoint.check_sums(start.location, params=params)
 
     def fresh(params: Params) -> TrainState:
-        return with_params(plan.cfg, plan.optimizer, with_new_rows(params, abstract.params))
+        return with_params(plan, with_new_rows(params, abstract.params))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(fresh, out_shardings=shardings)(params)
@@ -55,11 +53,10 @@ def new_training(
 
 def abstract_state(plan: TrainPlan, mesh: Mesh) -> TrainState:
     """Describe the train state as shapes with shardings."""
-    specs = state_specs(plan.model, plan.optimizer, param_specs(plan.model, plan.rules))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(partial(new_state, plan.cfg, plan.model, plan.optimizer)),
-        on_mesh(mesh, specs),
+        jax.eval_shape(partial(new_state, plan)),
+        on_mesh(mesh, state_specs(plan)),
     )
 
 

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from jaxneox.objectives import Batch
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.program import abstract_batch
 from jaxneox.train.plan import TrainPlan
-from jaxneox.train.step.state import param_specs
-from jaxneox.train.step.step import Batch
+from jaxneox.train.step.state import frozen, param_specs, trained
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
         name: jax.ShapeDtypeStruct(
             shape, jnp.float32, sharding=NamedSharding(mesh, at.gradients[name])
         )
-        for name, shape in plan.model.shapes.items()
+        for name, shape in trained(plan, plan.model.shapes).items()
     }
     return Memory(
         parameters=on_a_device(state.params),
@@ -66,12 +66,13 @@ def kept(plan: TrainPlan, mesh: Mesh) -> int:
     cut = slice(None) if together else slice(0, 1)
 
     def backward(params: dict[str, jax.Array], batch: Batch) -> Any:
-        part = Batch(batch.tokens[cut], batch.weights[cut])
+        part = {name: field[cut] for name, field in batch.items()}
+        resting = frozen(plan, params)
 
-        def loss(params: dict[str, jax.Array]) -> jax.Array:
-            return plan.model.loss_sum(params, part.inputs, part.labels, part.weights)
+        def loss(learning: dict[str, jax.Array]) -> jax.Array:
+            return plan.objective.sums(plan.model, learning | resting, part, None)[0]
 
-        return jax.vjp(loss, params)[1]
+        return jax.vjp(loss, trained(plan, params))[1]
 
     with jax.set_mesh(mesh):
         params = abstract_state(plan, mesh).params

@@ -13,10 +13,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxneox.console.say import say
 from jaxneox.console.waiting import waiting
 from jaxneox.hlo import sent
+from jaxneox.objectives import Batch, Field
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.report import report
 from jaxneox.train.plan import TrainPlan
-from jaxneox.train.step.step import Batch, build_step
+from jaxneox.train.step.step import build_step
 
 VIRTUAL = (
     "compiled for virtual CPU devices: a GPU or TPU compiler may form other collectives (a "
@@ -58,19 +59,21 @@ def compile_step(plan: TrainPlan, devices: list[jax.Device]) -> Compiled:
     mesh = Mesh(np.array(devices).reshape(shape), tuple(plan.sizes), axis_types=types)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        step: Any = build_step(plan.cfg, plan.model, plan.optimizer, plan.rules)
+        step: Any = build_step(plan)
         program = step.lower(abstract_state(plan, mesh), abstract_batch(plan, mesh)).compile()
     return Compiled(program, mesh, time.perf_counter() - start)
 
 
 def abstract_batch(plan: TrainPlan, mesh: Mesh) -> Batch:
     """Describe a step's batch as shapes, cut and laid out as by Feed."""
-    batch, length = plan.cfg.batch, plan.cfg.model.seq_length
-    lay = NamedSharding(mesh, plan.rules.activation(None, "batch", None))
+    batch = plan.cfg.batch
+    lay = NamedSharding(mesh, plan.rules.activation(None, "batch"))
     cut = (batch.accumulation, batch.global_size // batch.accumulation)
-    tokens: Any = jax.ShapeDtypeStruct((*cut, length + 1), jnp.int32, sharding=lay)
-    weights: Any = jax.ShapeDtypeStruct((*cut, length), jnp.float32, sharding=lay)
-    return Batch(tokens, weights)
+
+    def described(field: Field) -> Any:
+        return jax.ShapeDtypeStruct((*cut, *field.shape), jnp.dtype(field.dtype), sharding=lay)
+
+    return {name: described(field) for name, field in plan.objective.fields.items()}
 
 
 def of_the_program(plan: TrainPlan) -> str:

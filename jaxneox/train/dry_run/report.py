@@ -1,6 +1,7 @@
 """The part of `--dry-run` that needs no compiler: parameters, memory and every sharding."""
 
 import math
+from functools import partial
 
 import jax
 from jax.sharding import PartitionSpec as P
@@ -14,6 +15,8 @@ from jaxneox.train.step.state import param_specs, state_specs, with_params
 
 def report(plan: TrainPlan) -> str:
     matrices = f"{plan.parameters:,} parameters on a mesh of {show(plan.sizes)}"
+    if plan.trained_parameters < plan.parameters:
+        matrices += f", of which {plan.trained_parameters:,} are trained"
     pipeline = [f"pipeline: {plan.schedule}"] if plan.schedule else []
     return "\n\n".join([describe(plan.cfg), matrices, *pipeline, memory(plan), table(plan)])
 
@@ -25,11 +28,11 @@ def memory(plan: TrainPlan) -> str:
     """
     model, at = plan.model, param_specs(plan.model, plan.rules)
     abstract = {n: jax.ShapeDtypeStruct(s, "float32") for n, s in model.shapes.items()}
-    state = jax.eval_shape(lambda p: with_params(plan.cfg, plan.optimizer, p), abstract)
-    specs = state_specs(model, plan.optimizer, at)
+    state = jax.eval_shape(partial(with_params, plan), abstract)
+    specs = state_specs(plan)
     rows = {
         "parameters": sum(_bytes(plan, state.params[n], at.params[n]) for n in abstract),
-        "gradients": sum(_bytes(plan, abstract[n], at.gradients[n]) for n in abstract),
+        "gradients": sum(_bytes(plan, abstract[n], at.gradients[n]) for n in plan.trained),
         "optimizer": sum(
             _bytes(plan, leaf, spec)
             for leaf, spec in zip(

@@ -15,6 +15,7 @@ from jaxneox.hosts import messages
 from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
 from jaxneox.model import Params
+from jaxneox.objectives import WEIGHTS, Batch
 from jaxneox.train.checkpoints.saving import Saving
 from jaxneox.train.loop.intervals import evaluates_at
 from jaxneox.train.loop.profile import Trace
@@ -26,19 +27,19 @@ from jaxneox.train.run import Run
 from jaxneox.train.step.feed import Feed
 from jaxneox.train.step.flops import flops_per_token, peak_flops
 from jaxneox.train.step.state import TrainState
-from jaxneox.train.step.step import Batch, Evaluation, Metrics, build_step
+from jaxneox.train.step.step import Evaluation, Metrics, build_step
 
 
 class Evaluator:
-    """Computes the mean loss over eval-iters batches of a split, without dropout."""
+    """Computes the mean loss and figures over eval-iters batches of a split, without dropout."""
 
     def __init__(self, run: Run, split: Split):
         plan = run.plan
-        self.name, self.count = f"{split}_loss", iterations(run.cfg, split)
+        self.split, self.count = split, iterations(run.cfg, split)
         self.loader = run.loader_of(split) if self.count else None
         if self.loader is not None:
             self.feed = Feed(self.loader, run.cfg.batch, run.mesh, plan.rules)
-        self.sums = jax.jit(Evaluation(plan.model))
+        self.sums = jax.jit(Evaluation(plan))
 
     def __call__(self, params: Params, first: int) -> Figures:
         """Evaluate the batches from number `first` on; return no figure if the split is empty."""
@@ -46,11 +47,14 @@ class Evaluator:
             return {}
         parts = []
         for i in range(self.count):
-            mark(f"waiting for batch {i} of {self.name}", patient=i == 0)
+            mark(f"waiting for batch {i} of {self.split}_loss", patient=i == 0)
             parts.append(self.sums(params, self.feed(first + i)))
-        mark(f"computing {self.name}", patient=True)
-        total, weight = (sum(x.item() for x in column) for column in zip(*parts, strict=True))
-        return {self.name: total / weight if weight else float("nan")}
+        mark(f"computing {self.split}_loss", patient=True)
+        sums, weights = zip(*[jax.device_get(part) for part in parts], strict=True)
+        total = jax.tree.map(lambda *each: sum(x.item() for x in each), *sums)
+        weight = sum(x.item() for x in weights)
+        loss, figures = jax.tree.map(lambda x: x / weight if weight else float("nan"), total)
+        return {f"{self.split}_{name}": x for name, x in ({"loss": loss} | figures).items()}
 
 
 def iterations(cfg: Config, split: Split) -> int:
@@ -85,7 +89,7 @@ def train(run: Run) -> bool:
 def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
     """Run steps until the end or an interruption; save and evaluate when it is due."""
     cfg, plan, bar = run.cfg, run.plan, reporter.bar
-    step = build_step(cfg, plan.model, plan.optimizer, plan.rules)
+    step = build_step(plan)
     validate, test, tasks = Evaluator(run, "valid"), Evaluator(run, "test"), Tasks(run)
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
     run_step = CompiledTogether(step) if messages.count() > 1 else step
@@ -149,7 +153,7 @@ class CompiledTogether:
         self.compiled: dict[tuple[int, ...], Any] = {}  # by the batch's shape
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        shape = batch.tokens.shape
+        shape = batch[WEIGHTS].shape
         if shape not in self.compiled:
             self.compiled[shape] = self.step.lower(state, batch).compile()
             messages.gather_all(f"compiled for {shape[0]} micro-batches")

@@ -1,5 +1,5 @@
 """Cuts a loader's rows into a batch on the devices."""
-# G global batch, A accumulation steps, B sequences of one of them, T length, R rows read here
+# G global batch, A accumulation steps, B sequences of one of them, R rows read here
 
 import functools
 from typing import Any
@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxneox.config.schema import BatchConfig
 from jaxneox.data import Loader
+from jaxneox.objectives import Batch
 from jaxneox.parallel.rules import Rules
-from jaxneox.train.step.step import Batch
 
 
 class Feed:
@@ -28,7 +28,7 @@ class Feed:
     ):
         self.loader, self.first = loader, first
         self.sequences = batch.global_size // batch.accumulation  # sequences at a time
-        self.sharding = NamedSharding(mesh, rules.activation(None, "batch", None))
+        self.sharding = NamedSharding(mesh, rules.activation(None, "batch"))
         self.cut = functools.cache(self._cut)
 
     def _cut(self, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,15 +39,13 @@ class Feed:
 
     def __call__(self, step: int) -> Batch:
         rows_AB, rows_R = self.cut(self.loader.sizes.size(step - self.first))
-        tokens_RT, weights_RT = self.loader.read(step - self.first, rows_R.tolist())
-        if weights_RT is None:
-            weights_RT = np.ones((len(tokens_RT), tokens_RT.shape[1] - 1), np.float32)
+        fields = self.loader.fields(step - self.first, rows_R.tolist())
 
-        def on_devices(read_RT: np.ndarray) -> jax.Array:
+        def on_devices(read_R: np.ndarray) -> jax.Array:
             def shard(at: Any) -> np.ndarray:
-                return read_RT[np.searchsorted(rows_R, rows_AB[at[:2]])][..., at[2]]
+                return read_R[np.searchsorted(rows_R, rows_AB[at[:2]])]
 
-            shape = (*rows_AB.shape, read_RT.shape[-1])
+            shape = (*rows_AB.shape, *read_R.shape[1:])
             return jax.make_array_from_callback(shape, self.sharding, shard)
 
-        return Batch(on_devices(tokens_RT), on_devices(weights_RT))
+        return {name: on_devices(read_R) for name, read_R in fields.items()}

@@ -1,7 +1,7 @@
 """Everything that a run carries from step to step, and how each of its arrays is sharded."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,21 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.config.schema import Config
 from jaxneox.model import Model, Params
 from jaxneox.parallel.rules import Rules
+from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.scaler import Scale, initial_scale
 
 Specs = dict[str, P]
+T = TypeVar("T")
 
 
 class TrainState(NamedTuple):
     """The parameters, the optimizer's state and the counts of a run.
 
-    The names of its fields are those in checkpoints. `step` counts batches seen, `skipped` those
-    without an update, `streak` those skipped in a row until now.
+    Parameters that are not trained are among the parameters and in nothing else. The names of its
+    fields are those in checkpoints. `step` counts batches seen, `skipped` those without an update,
+    `streak` those skipped in a row until now.
     """
 
     params: Params
@@ -53,39 +55,60 @@ class ParamSpecs(NamedTuple):
     updates: Specs
 
 
-def param_specs(model: Model, rules: Rules) -> ParamSpecs:
-    """Apply the rules to every parameter."""
+def param_specs(model: Model, rules: Rules, typed: bool = True) -> ParamSpecs:
+    """Apply the rules to every parameter.
+
+    Args:
+        model: declares them.
+        rules: the shardings.
+        typed: whether gradients may be partial sums while they are added up, see `Objective`.
+    """
 
     def specs(rule: Callable[[str, tuple[str, ...], tuple[int, ...]], P]) -> Specs:
         return {name: rule(name, axes, model.shapes[name]) for name, axes in model.axes.items()}
 
     kinds = (rules.parameter, rules.in_step, rules.gradient, rules.optimizer)
-    return ParamSpecs(*map(specs, kinds))
+    found = ParamSpecs(*map(specs, kinds))
+    if typed:
+        return found
+    gradients = {name: P(*spec.partitions) for name, spec in found.gradients.items()}
+    return found._replace(in_step=found.params, gradients=gradients)
 
 
-def optimizer_specs(model: Model, optimizer: optax.GradientTransformation, updates: Specs) -> Any:
+def trained(plan: TrainPlan, tree: dict[str, T]) -> dict[str, T]:
+    """Take what belongs to the parameters that are trained, by name."""
+    return {name: value for name, value in tree.items() if name in plan.trained}
+
+
+def frozen(plan: TrainPlan, tree: dict[str, T]) -> dict[str, T]:
+    """Take what belongs to the parameters that stay as they are, by name."""
+    return {name: value for name, value in tree.items() if name not in plan.trained}
+
+
+def optimizer_specs(plan: TrainPlan, updates: Specs) -> Any:
     """Make a tree of PartitionSpecs like the optimizer's state.
 
     What has a parameter's name and shape is sharded as its update is; counts, and the row and
     column sums of factored optimizers, are whole on every device.
     """
-    abstract = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in model.shapes.items()}
+    shapes = trained(plan, plan.model.shapes)
+    abstract = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
 
     def spec(path: Any, leaf: Any) -> P:
         names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         name = names[-1] if names else ""
-        return updates[name] if model.shapes.get(name) == leaf.shape else P()
+        return updates[name] if shapes.get(name) == leaf.shape else P()
 
-    return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(optimizer.init, abstract))
+    return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(plan.optimizer.init, abstract))
 
 
-def state_specs(model: Model, optimizer: optax.GradientTransformation, specs: ParamSpecs) -> Any:
+def state_specs(plan: TrainPlan) -> Any:
     """Make a TrainState of PartitionSpecs."""
     whole: Any = P()
-    params: Any = specs.params
+    specs: Any = param_specs(plan.model, plan.rules)
     return TrainState(
-        params=params,
-        opt_state=optimizer_specs(model, optimizer, specs.updates),
+        params=specs.params,
+        opt_state=optimizer_specs(plan, specs.updates),
         scale=Scale(whole, whole, whole),
         step=whole,
         skipped=whole,
@@ -100,17 +123,17 @@ def on_mesh(mesh: Mesh, specs: Any) -> Any:
     )
 
 
-def new_state(cfg: Config, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+def new_state(plan: TrainPlan) -> TrainState:
     """Make the state of step 0 from the seed alone: the same numbers on every mesh."""
-    params = model.init(jax.random.key(cfg.train.seed))
-    return with_params(cfg, optimizer, params)
+    return with_params(plan, plan.model.init(jax.random.key(plan.cfg.train.seed)))
 
 
-def with_params(cfg: Config, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+def with_params(plan: TrainPlan, params: Params) -> TrainState:
+    """Make the state of step 0 with these parameters."""
     return TrainState(
         params=params,
-        opt_state=optimizer.init(params),
-        scale=initial_scale(cfg.precision.loss_scale),
+        opt_state=plan.optimizer.init(trained(plan, params)),
+        scale=initial_scale(plan.cfg.precision.loss_scale),
         step=jnp.zeros((), jnp.int32),  # each count is an array of its own, to be donated
         skipped=jnp.zeros((), jnp.int32),
         streak=jnp.zeros((), jnp.int32),

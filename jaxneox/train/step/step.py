@@ -1,57 +1,50 @@
 """One step of training, compiled as a whole for any mesh."""
-# A accumulation steps, B sequences of one of them, T length
+# A accumulation steps, M micro-batches of one round, B sequences
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxneox.config.schema import Config
-from jaxneox.model import Layout, Model, Noise, Params
+from jaxneox.model import Layout, Noise, Params
+from jaxneox.objectives import WEIGHTS, Batch, Sums
 from jaxneox.optim.schedule import build_schedule
-from jaxneox.parallel.rules import Rules
+from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.scaler import next_scale
-from jaxneox.train.step.state import ParamSpecs, Specs, TrainState, optimizer_specs, param_specs
+from jaxneox.train.step.state import (
+    ParamSpecs,
+    Specs,
+    TrainState,
+    frozen,
+    optimizer_specs,
+    param_specs,
+    trained,
+)
 
 Metrics = dict[str, jax.Array]
-
-
-class Batch(NamedTuple):
-    """A global batch, in accumulation steps.
-
-    Attributes:
-        tokens: int32 [A, B, T + 1].
-        weights: float32 [A, B, T], one for each token that is predicted.
-    """
-
-    tokens: jax.Array
-    weights: jax.Array
-
-    @property
-    def inputs(self) -> jax.Array:
-        """Every token of a sequence but the last."""
-        return self.tokens[..., :-1]
-
-    @property
-    def labels(self) -> jax.Array:
-        """The tokens that are predicted: every one but the first."""
-        return self.tokens[..., 1:]
+LossAndFigures = tuple[jax.Array, Sums]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of training, with the constants it is compiled with."""
+    """One step of training, as its plan says. It knows nothing of what is trained for."""
 
-    cfg: Config
-    model: Model
-    optimizer: optax.GradientTransformation
-    rules: Rules
-    specs: ParamSpecs
-    rate: optax.Schedule
+    plan: TrainPlan
+
+    @cached_property
+    def specs(self) -> ParamSpecs:
+        """The shardings of parameters and of arrays like them."""
+        return param_specs(self.plan.model, self.plan.rules, self.plan.objective.typed)
+
+    @cached_property
+    def rate(self) -> optax.Schedule:
+        """The learning rate by the number of updates."""
+        return build_schedule(self.plan.cfg.schedule)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Compute the global batch's mean gradient, one update (if it is finite), and the figures.
@@ -59,84 +52,94 @@ class Step:
         The weights are divided by their sum beforehand, so that sums over any split of the batch
         are the mean over all of it. A batch without any weight has no mean: it is skipped.
         """
-        factor = state.scale.factor * replica_scale(self.cfg)
-        share = batch.weights * (factor / jnp.sum(batch.weights))
-        with self.model.matmuls():
-            loss, grads = self.gradients(state, Batch(batch.tokens, share))
-        loss, grads = jax.tree.map(lambda x: x / factor, (loss, grads))
+        cfg = self.plan.cfg
+        factor = state.scale.factor * replica_scale(cfg)
+        share = batch[WEIGHTS] * (factor / jnp.sum(batch[WEIGHTS]))
+        with self.plan.model.matmuls():
+            sums, grads = self.gradients(state, batch | {WEIGHTS: share})
+        (loss, figures), grads = jax.tree.map(lambda x: x / factor, (sums, grads))
         norm = global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         params, opt_state = self.update(state, grads, finite)
         after = TrainState(
             params=params,
             opt_state=opt_state,
-            scale=next_scale(state.scale, finite, self.cfg.precision.loss_scale),
+            scale=next_scale(state.scale, finite, cfg.precision.loss_scale),
             step=state.step + 1,
             skipped=state.skipped + ~finite,
             streak=jnp.where(finite, 0, state.streak + 1),
         )
-        return after, self.figures(state, after, loss, norm)
+        return after, self.figures(state, after, loss, norm) | figures
 
-    def gradients(self, state: TrainState, batch: Batch) -> tuple[jax.Array, Params]:
-        """Sum the loss and the gradients over the accumulation steps, in float32."""
+    def gradients(self, state: TrainState, batch: Batch) -> tuple[LossAndFigures, Params]:
+        """Sum loss, figures and gradients over the accumulation steps, in float32."""
         rows_AB = self.row_numbers(batch)
-        key = jax.random.fold_in(jax.random.key(self.cfg.train.seed + 1), state.step)
-        parts = rounds((batch, rows_AB), self.model.layout)
-        gradient = jax.value_and_grad(partial(self.loss_sum, key))
+        key = jax.random.fold_in(jax.random.key(self.plan.cfg.train.seed + 1), state.step)
+        parts = rounds((batch, rows_AB), self.plan.model.layout)
+        gradient = jax.value_and_grad(partial(self.sums, key), has_aux=True)
         if jax.tree.leaves(parts)[0].shape[0] == 1:  # nothing to be added up
-            loss, grads = gradient(state.params, *jax.tree.map(lambda x: x[0], parts))
+            part = jax.tree.map(lambda x: x[0], parts)
+            params = trained(self.plan, state.params), frozen(self.plan, state.params)
+            sums, grads = gradient(*params, *part)
         else:
-            loss, grads = self.sum_over_rounds(gradient, state.params, parts)
-        return loss, laid_out(grads, self.specs.updates)
+            sums, grads = self.sum_over_rounds(gradient, state.params, parts)
+        return sums, laid_out(grads, self.specs.updates)
 
     def row_numbers(self, batch: Batch) -> jax.Array:
         """Number the rows of the global batch, int32 [A, B], laid out as the batch is."""
-        shape = batch.tokens.shape[:2]
+        shape = batch[WEIGHTS].shape[:2]
         rows = jnp.arange(shape[0] * shape[1], dtype=jnp.int32)
-        return jax.reshard(rows.reshape(shape), self.rules.activation(None, "batch"))
+        return jax.reshard(rows.reshape(shape), self.plan.rules.activation(None, "batch"))
 
-    def loss_sum(
-        self, key: jax.Array, params: Params, part: Batch, rows_MB: jax.Array
-    ) -> jax.Array:
-        """Sum the weighted loss of one round, with the dropout of the step's random key."""
-        noise = Noise(key, rows_MB) if drops(self.cfg) else None
-        return self.model.loss_sum(params, part.inputs, part.labels, part.weights, noise)
+    def sums(
+        self, key: jax.Array, learning: Params, resting: Params, part: Batch, rows_MB: jax.Array
+    ) -> LossAndFigures:
+        """Sum weighted loss and figures of one round, with the dropout of the step's random key."""
+        noise = Noise(key, rows_MB) if drops(self.plan.cfg) else None
+        return self.plan.objective.sums(self.plan.model, learning | resting, part, noise)
 
     def sum_over_rounds(
-        self, gradient: Callable[..., tuple[jax.Array, Params]], params: Params, parts: Any
-    ) -> tuple[jax.Array, Params]:
+        self, gradient: Callable[..., Any], params: Params, parts: Any
+    ) -> tuple[LossAndFigures, Params]:
         """Add up what `gradient` returns for each of the rounds, which follow one another."""
         in_step = laid_out(params, self.specs.in_step)
-        zeros = {n: jnp.zeros(s, jnp.float32) for n, s in self.model.shapes.items()}
+        learning, resting = trained(self.plan, in_step), frozen(self.plan, in_step)
+        shapes = trained(self.plan, self.plan.model.shapes)
+        zeros = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
         start = (jnp.float32(0), laid_out(zeros, self.specs.gradients))
 
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            loss, grads = gradient(in_step, *part)
-            return jax.tree.map(jnp.add, total, (loss, laid_out(grads, self.specs.gradients))), None
+        def add(total: Any, part: Any) -> tuple[Any, Sums]:
+            (loss, figures), grads = gradient(learning, resting, *part)
+            more = loss, laid_out(grads, self.specs.gradients)
+            return jax.tree.map(jnp.add, total, more), figures
 
-        loss, grads = jax.lax.scan(add, start, parts)[0]
-        return loss, grads
+        (loss, grads), figures = jax.lax.scan(add, start, parts)
+        return (loss, jax.tree.map(jnp.sum, figures)), grads
 
     def update(
         self, state: TrainState, grads: Params, finite: jax.Array
     ) -> tuple[Params, optax.OptState]:
         """Take the optimizer's step where its state is stored; none if gradients are not `finite`.
 
-        The parameters then return to their shardings at rest.
+        The parameters then return to their shardings at rest. Those that are not trained never
+        leave them.
         """
 
         def apply(
             params: Params, opt_state: optax.OptState, grads: Params
         ) -> tuple[Params, optax.OptState]:
-            updates, opt_state = self.optimizer.update(grads, opt_state, params)
+            updates, opt_state = self.plan.optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state
 
-        opt_specs = optimizer_specs(self.model, self.optimizer, self.specs.updates)
-        apply = jax.sharding.auto_axes(apply, out_sharding=(self.specs.updates, opt_specs))
-        before = (laid_out(state.params, self.specs.updates), state.opt_state)
+        specs = trained(self.plan, self.specs.updates)
+        opt_specs = optimizer_specs(self.plan, self.specs.updates)
+        apply = jax.sharding.auto_axes(apply, out_sharding=(specs, opt_specs))
+        learning = trained(self.plan, state.params)
+        before = (laid_out(learning, self.specs.updates), state.opt_state)
         after = apply(*before, grads)
         params, opt_state = select(finite, after, before)
-        return laid_out(params, self.specs.params), opt_state
+        resting = frozen(self.plan, state.params)
+        return laid_out(params, self.specs.params) | resting, opt_state
 
     def figures(
         self, before: TrainState, after: TrainState, loss: jax.Array, norm: jax.Array
@@ -148,36 +151,35 @@ class Step:
             "skipped": after.skipped,
             "streak": after.streak,
         }
-        if self.cfg.precision.loss_scale is not None:
+        if self.plan.cfg.precision.loss_scale is not None:
             metrics["loss_scale"] = before.scale.factor
-        if self.cfg.log.param_norm:
+        if self.plan.cfg.log.param_norm:
             metrics["param_norm"] = global_norm(before.params)
         return metrics
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Sums over a batch of evaluation: the loss of all tokens, and their weight."""
+    """Sums over a batch of evaluation, without dropout: loss and figures, and their weight."""
 
-    model: Model
+    plan: TrainPlan
 
-    def __call__(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        def add(total: Any, part: Batch) -> tuple[Any, None]:
-            loss = self.model.loss_sum(params, part.inputs, part.labels, part.weights)
-            return total + loss, None
+    def __call__(self, params: Params, batch: Batch) -> tuple[LossAndFigures, jax.Array]:
+        model, objective = self.plan.model, self.plan.objective
 
-        with self.model.matmuls():
-            total, _ = jax.lax.scan(add, jnp.float32(0), rounds(batch, self.model.layout))
-        return total, jnp.sum(batch.weights)
+        def add(total: jax.Array, part: Batch) -> tuple[jax.Array, Sums]:
+            loss, figures = objective.sums(model, params, part, None)
+            return total + loss, figures
+
+        with model.matmuls():
+            parts = rounds(batch, model.layout)
+            loss, figures = jax.lax.scan(add, jnp.float32(0), parts)
+        return (loss, jax.tree.map(jnp.sum, figures)), jnp.sum(batch[WEIGHTS])
 
 
-def build_step(
-    cfg: Config, model: Model, optimizer: optax.GradientTransformation, rules: Rules
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def build_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build the compiled step. It takes the old state's memory for the new one."""
-    specs, rate = param_specs(model, rules), build_schedule(cfg.schedule)
-    step = Step(cfg, model, optimizer, rules, specs, rate)
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(Step(plan), donate_argnums=0)
 
 
 def rounds(tree: Any, layout: Layout) -> Any:

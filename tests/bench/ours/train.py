@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.train.checkpoints.restore import initial_state
-from jaxneox.train.step.step import Batch, build_step
+from jaxneox.train.step.step import build_step
 from tests.bench.ours.model import ONE, plan_of
 from tests.bench.sizes import Case
 
@@ -15,13 +15,13 @@ from tests.bench.sizes import Case
 def prepare(case: Case) -> Callable[[], float]:
     """-> one step, which returns its loss."""
     plan, mesh = plan_of(case), make_mesh(ONE)
-    batch = Batch(
-        jnp.asarray(case.tokens(case.length + 1)[None]),
-        jnp.ones((1, case.batch, case.length), jnp.float32),
-    )
+    batch = {
+        "tokens": jnp.asarray(case.tokens(case.length + 1)[None]),
+        "weights": jnp.ones((1, case.batch, case.length), jnp.float32),
+    }
     with jax.set_mesh(mesh):
         held = [initial_state(plan, mesh, None)]
-        step = build_step(plan.cfg, plan.model, plan.optimizer, plan.rules)
+        step = build_step(plan)
 
     def run() -> float:
         with jax.set_mesh(mesh):

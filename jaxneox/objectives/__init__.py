@@ -1,0 +1,12 @@
+"""What is trained for: the fields of a batch, and the sums of loss and figures that they make.
+
+- `objective`: what every objective has.
+- `next_token`: the cross-entropy of the token that follows.
+- `choice`: the objective of a configuration.
+"""
+
+from jaxneox.objectives.choice import build_objective
+from jaxneox.objectives.next_token import NextToken
+from jaxneox.objectives.objective import WEIGHTS, Batch, Field, Objective, Sums
+
+__all__ = ["WEIGHTS", "Batch", "Field", "NextToken", "Objective", "Sums", "build_objective"]
