@@ -90,7 +90,7 @@ def restore_training(location: Location, abstract: Tree) -> Tree:
         parts = sorted({name for name, _ in saved.items() ^ expected.items()})
         raise UserError(
             f"{location.folder}: its optimizer is another one ({len(parts)} of its arrays differ, "
-            f"the first is {parts[0]}); restore the optimizer's keys, weight-decay and "
+            f"the first is {parts[0]}); restore the optimizer's keys, weight-decay, trainable and "
             "gradient-clipping, or take the weights alone with --finetune and another --save"
         )
     return _restore_by_name(location, "training", abstract)

@@ -37,7 +37,7 @@ BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "objectives", "tr
 for part in ("chat", "generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["cli"] = {""}
-BELOW[""] = {"config", "loading"}  # jaxneox/__init__.py
+BELOW[""] = {"config", "data", "loading", "objectives", "train"}  # jaxneox/__init__.py
 
 FOREIGN = {"torch", "transformers", "tests"}
 OPENS_CONVERT = {"jaxneox.cli", "jaxneox.loading.exporting", "jaxneox.loading.load"}

@@ -8,7 +8,7 @@ From files to checked keys:
 - `shipped`: the configurations of the package, found by name.
 - `strict_yaml`: parses YAML that nobody has to trust; `merge` reads files of it, and merges them
   into one dictionary.
-- `override`: `--set key=value`.
+- `override`: `--set key=value`; `values`: keys that are given in Python.
 - `present`: keys of NeoX's past in the names of today.
 - `swapped`: files in which num_layers and num_attention_heads are exchanged, as in
   pythia-12b-deduped.yml.
@@ -36,15 +36,18 @@ The result, and what is shown of it:
 
 from jaxneox.config.describe import describe, saved_keys
 from jaxneox.config.merge import load_yaml
-from jaxneox.config.override import apply_set
+from jaxneox.config.override import apply_set, override
 from jaxneox.config.schema import Config
 from jaxneox.config.settings import Settings
+from jaxneox.config.values import keys_of
 
 __all__ = [
     "Config",
     "Settings",
     "apply_set",
     "describe",
+    "keys_of",
     "load_yaml",
+    "override",
     "saved_keys",
 ]

@@ -32,12 +32,27 @@ def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, 
     Raises:
         UserError: an assignment has another form, or its key is unknown.
     """
-    result = deepcopy(dict(keys))
+    values = []
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
             raise UserError(f"--set {assignment}: expected key=value, as in --set lr=1e-3")
-        name, value = spelled(name), parse_value(text)
+        values.append((spelled(name), parse_value(text)))
+    return override(keys, values)
+
+
+def override(keys: Mapping[str, Any], values: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a copy of the keys with these values put in, one after the other.
+
+    Args:
+        keys: the YAML's. A setting with several names gets the new value whichever of them it has.
+        values: names, those inside blocks with dots, and what YAML has; None unsets a key.
+
+    Raises:
+        UserError: a key is unknown.
+    """
+    result = deepcopy(dict(keys))
+    for name, value in values:
         refuse_unknown(_nested(name, value))
         setting = ALIASES.get(name, name)
         if setting != name and value is not None:
@@ -47,8 +62,7 @@ def apply_set(keys: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, 
         for alias in _aliases(setting):
             dotted.remove(result, alias)
         dotted.put(result, setting, value)
-    names = {spelled(assignment.partition("=")[0]) for assignment in assignments}
-    _take_one_kind_of_data(result, {ALIASES.get(name, name) for name in names})
+    _take_one_kind_of_data(result, {ALIASES.get(name, name) for name, _ in values})
     return result
 
 

@@ -9,7 +9,8 @@ Batches, from the top down:
 - `loader`: `batch(step)`, and the weights of the loss (`eod-mask-loss`, padding, labels).
 - `batches`: how many samples each step takes; `sample_request`: how many a run needs.
 - `prefetch`: computes the next batches while the device works.
-- `tokens_file`: the batches of a given file instead (`--tokens`).
+- `tokens_file`: the batches of a given file instead (`--tokens`); `given`: those that a Python
+  program gives.
 - `neox`, `megatron`: the samples of a configuration, in the order of either program;
   `neox.packing` reads `pack-impl`.
 - `samples`: rows of tokens gathered by the arrays of an order; blends of several datasets.
@@ -47,6 +48,7 @@ from jaxneox.data.prefetch import prefetch
 if TYPE_CHECKING:
     from jaxneox.data.batches import BatchSizes
     from jaxneox.data.build import build_loader, open_loader
+    from jaxneox.data.given import Batches, EndOfBatches, GivenBatches
     from jaxneox.data.loader import Loader
     from jaxneox.data.sample_request import SampleRequest, Split, samples_needed
     from jaxneox.data.tokenizer import (
@@ -59,6 +61,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchSizes",
+    "Batches",
+    "EndOfBatches",
+    "GivenBatches",
     "Loader",
     "SampleRequest",
     "Split",
@@ -72,7 +77,7 @@ __all__ = [
     "prefetch",
     "samples_needed",
 ]
-PARTS = ("batches", "sample_request", "tokenizer", "loader", "tokens_file", "build")
+PARTS = ("batches", "sample_request", "tokenizer", "loader", "tokens_file", "given", "build")
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,14 @@ from jaxneox.hosts import messages
 
 @contextmanager
 def interruptions() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets; a second signal ends the process as usual."""
+    """Yield an event that Ctrl-C or SIGTERM sets; a second signal ends the process as usual.
+
+    Outside of the main thread Python lets nobody look at signals: then only a program sets it.
+    """
     event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
 
     def note(number: int, frame: object) -> None:
         event.set()

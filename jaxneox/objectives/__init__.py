@@ -2,6 +2,7 @@
 
 - `objective`: what every objective has.
 - `next_token`: the cross-entropy of the token that follows.
+- `own`: a function of one's own.
 - `choice`: the objective of a configuration.
 """
 

@@ -2,7 +2,7 @@
 # A accumulation steps, M micro-batches (all that pass a pipeline together, else 1), B sequences
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -28,6 +28,7 @@ class Field(NamedTuple):
     dtype: str
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss as sums over the groups of a batch.
 

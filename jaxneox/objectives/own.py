@@ -18,7 +18,8 @@ from jaxneox.objectives.objective import WEIGHTS, Batch, Field, Sums
 OwnLoss = Callable[["TrainedFunctions", Params, Batch], Any]
 """(the model's functions, parameters, a batch's fields [B, *]) -> losses, or (losses, figures).
 
-The losses are float [B, T] or [B], as the batch's weights are, and figures a dictionary of the like.
+The losses are float [B, T] or [B], shaped as the batch's weights; figures are a dictionary of such
+arrays.
 """
 
 TAKEN = {"loss", "grad_norm", "lr", "skipped", "streak", "loss_scale", "param_norm", "step"}
@@ -51,21 +52,22 @@ class TrainedFunctions:
         self, function: Callable[..., jax.Array], params: Params, tokens_BT: Any
     ) -> jax.Array:
         activation = self._model.layout.activation
-        noise = self._noise and Noise(P(), activation(None, "batch"))
+        noise: Any = self._noise and (P(), activation(None, "batch"), None)
         typed = jax.sharding.explicit_axes(
             partial(function, rows="documents"),
-            in_sharding=(self._specs, activation("batch", None), noise),
+            in_sharding=(self._specs, activation("batch", None), noise and Noise(*noise)),
         )
         return typed({name: params[name] for name in self._specs}, tokens_BT, self._noise)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Own:
     """The mean of a function's losses, each by its weight in the batch.
 
     Attributes:
         function: a loss for every token or row.
-        shown: the figures that are shown beside the loss.
+        shown: the figures that are shown beside the loss: all that the function returns, which is
+            known once it is traced.
     """
 
     function: OwnLoss
@@ -116,4 +118,5 @@ class Own:
                 )
         if taken := TAKEN & figures.keys():
             raise UserError(f"objective: every run has a figure {listed(sorted(taken))} of its own")
+        self.shown = tuple(figures)
         return losses.astype(jnp.float32), {n: f.astype(jnp.float32) for n, f in figures.items()}

@@ -104,7 +104,7 @@ class Planned:
     @property
     def model_flops(self) -> float:
         """The FLOPs that a step of the model needs of one device, with nothing computed twice."""
-        each = flops_per_token(self.plan.model.shapes, self.plan.cfg.model)
+        each = flops_per_token(self.plan.model.shapes, self.plan.cfg.model, self.plan.trained)
         return each * self.tokens / self.topology.count
 
     @cached_property

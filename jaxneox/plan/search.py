@@ -171,7 +171,8 @@ def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links
     assert chip is not None
     tokens = cfg.batch.global_size * cfg.model.seq_length
     again = {"none": 1.0, "dots": 1.01, "full": 1 + 7 / 36}[one.remat]  # scores; all
-    flops = flops_per_token(plan.model.shapes, cfg.model) * tokens / links.topology.count * again
+    each = flops_per_token(plan.model.shapes, cfg.model, plan.trained)
+    flops = each * tokens / links.topology.count * again
     bubble = one.rounds(cfg) / one.steps(cfg)
     small = 1 + 0.15 / one.micro  # the less a product has of a batch, the less of the peak
     arithmetic = flops / (EFFICIENCY * chip.flops) * bubble * small

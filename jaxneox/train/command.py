@@ -5,16 +5,13 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxneox.config import Settings, apply_set, load_yaml
+from jaxneox.config import Settings, apply_set
 from jaxneox.console.execute import Ending, end, ending, hush
 from jaxneox.console.parser import Parser, whole_number
-from jaxneox.errors import UserError
 from jaxneox.hosts import supervisor
 from jaxneox.hosts.group import Group, group_of
-from jaxneox.run_folder import is_address
 
 DEFAULT = "stdlib"
 """The shipped configuration that is trained if none is named."""
@@ -148,37 +145,9 @@ def run_together(
 
 def gather_keys(args: argparse.Namespace) -> Keys:
     """Merge the keys of the YAML files, or of a run's folder, with the flags and `--set`."""
-    folders = [path for path in args.paths if is_address(path) or Path(path).is_dir()]
-    files = [path for path in args.paths if path not in folders]
-    if len(folders) > 1:
-        raise UserError(f"{' and '.join(folders)}: only one run can be continued at a time")
-    keys = load_yaml(files if args.paths else [DEFAULT])
-    if folders:
-        if args.load:
-            raise UserError(f"{folders[0]} and --load {args.load}: give one of the two")
-        keys = run_keys(folders[0], args.finetune) | keys
-        if "save" not in keys and not args.save:
-            raise needs_place_to_save(folders[0])
+    keys = read_keys(
+        args.paths or [DEFAULT], load=args.load, save=args.save, finetune=args.finetune
+    )
     flags = {"save": args.save, "load": args.load, "finetune": args.finetune or None}
     keys |= {name: value for name, value in flags.items() if value is not None}
     return apply_set(keys, args.set)
-
-
-def run_keys(folder: str, finetune: bool) -> Keys:
-    """Read the configuration of a run or of one of its checkpoints, set to go on from there."""
-    from jaxneox import checkpoint
-
-    location = checkpoint.find(folder)
-    newest = checkpoint.steps(location.run)[-1]
-    keys = checkpoint.read_keys(location) | {"load": folder}
-    for name in ("save", "iteration"):
-        keys.pop(name, None)
-    if finetune or location.step != newest:
-        return keys  # branches off: the user says where to
-    return keys | {"save": folder if Path(folder).resolve() == location.run else str(location.run)}
-
-
-def needs_place_to_save(folder: str) -> UserError:
-    return UserError(
-        f"{folder}: going on from here would overwrite its run; give a folder with --save DIR"
-    )

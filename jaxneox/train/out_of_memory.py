@@ -4,6 +4,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from jaxneox.config import Settings
 from jaxneox.config.batch import GLOBAL, MICRO, uncut
 from jaxneox.console.units import memory
 from jaxneox.errors import UserError
+from jaxneox.objectives import build_objective
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.train.dry_run.memory import memory_of
 from jaxneox.train.plan import TrainPlan, build_plan
@@ -50,6 +52,8 @@ def out_of_memory(plan: TrainPlan, error: BaseException) -> UserError:
         plan: the run that did not fit.
         error: what XLA or Python raised.
     """
+    if not plan.objective.fields:  # one's own, of whatever the data has
+        plan = replace(plan, objective=build_objective(plan.cfg))
     mesh = make_mesh(plan.sizes)
     needs, has = memory_of(plan, mesh), memory_of_device(jax.local_devices()[0])
     found = re.search(r"allocat\w* ([\d,]+) bytes", str(error))

@@ -1,7 +1,9 @@
 """A training run put together: plan, mesh, state, data and folder."""
 
 import importlib.metadata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config, ScheduleConfig
 from jaxneox.console.waiting import waiting
-from jaxneox.data import Loader, Split, Tokenizer, TokensFile, open_loader
+from jaxneox.data import GivenBatches, Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.parallel.mesh import make_mesh
@@ -30,6 +32,8 @@ from jaxneox.train.checkpoints.resume import (
 )
 from jaxneox.train.loop.replicas import Replicas
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.reporting.callbacks import Callback
+from jaxneox.train.reporting.metrics import Sink
 from jaxneox.train.step.state import TrainState
 
 
@@ -47,6 +51,9 @@ class Run:
         folder: where the run saves; None if it does not.
         replicas: compares the devices' copies of each array; None unless it is asked for.
         schedule_before: the learning rate schedule of the checkpoint whose training goes on.
+        sinks: where the figures of every step go besides the configured places.
+        callbacks: called with the progress after every step.
+        quiet: whether the steps are not shown.
     """
 
     plan: TrainPlan
@@ -58,6 +65,9 @@ class Run:
     folder: Path | None
     replicas: Replicas | None = None
     schedule_before: ScheduleConfig | None = None
+    sinks: Sequence[Sink] = ()
+    callbacks: Sequence[Callback] = ()
+    quiet: bool = False
 
     @property
     def cfg(self) -> Config:
@@ -82,8 +92,8 @@ class Run:
         return at > 0 and size(at) != size(at - 1)
 
     def loader_of(self, split: Split) -> Loader | None:
-        """Open the batches of another split; None if a file of tokens is trained on."""
-        if isinstance(self.loader, TokensFile):
+        """Open the batches of another split; None if the batches that are trained on were given."""
+        if isinstance(self.loader, TokensFile | GivenBatches):
             return None
         return open_loader(self.cfg.data_run, self.tokenizer, split)
 
@@ -114,7 +124,7 @@ def start(
     plan: TrainPlan,
     tokenizer: Tokenizer | None,
     *,
-    tokens: str | None = None,
+    given: Callable[[], TokensFile | GivenBatches] | None = None,
     allow_data_change: bool = False,
 ) -> Run:
     """Start a run at its first step, or where the checkpoint that it loads had stopped.
@@ -124,7 +134,7 @@ def start(
     Args:
         plan: the configuration on its mesh.
         tokenizer: the run's tokenizer, if it is at hand.
-        tokens: a file of batches to train on, instead of the configured data.
+        given: opens batches to train on, instead of the configured data.
         allow_data_change: go on with other data than the checkpoint's.
 
     Raises:
@@ -140,9 +150,8 @@ def start(
                 check_model(resume, cfg.model)
                 note_optimizer(resume, cfg)
             with waiting("opening the data"):
-                loader = loader or train_loader(cfg, tokenizer, tokens)
-            allowed = allow_data_change or tokens is not None
-            first = first_step(resume, loader, tokens, allowed)
+                loader = loader or (given or partial(train_loader, cfg, tokenizer))()
+            first = first_step(resume, loader, allow_data_change)
             begin = (
                 "drawing the parameters" if resume is None else f"reading {resume.location.folder}"
             )
@@ -167,24 +176,18 @@ def start(
     )
 
 
-def first_step(
-    resume: ResumePoint | None, loader: Loader, tokens: str | None, allowed: bool
-) -> int:
+def first_step(resume: ResumePoint | None, loader: Loader, allowed: bool) -> int:
     """Return the run's step at which the loader's first batch is due."""
     if resume is None or resume.weights_only:
         return 0
-    next_step = resume.location.step if tokens is not None else 0
-    return check_data(resume.location, loader, next_step, allowed)
+    if isinstance(loader, GivenBatches):
+        return 0 if loader.by_step else resume.location.step
+    if isinstance(loader, TokensFile):
+        return check_data(resume.location, loader, resume.location.step, True)
+    return check_data(resume.location, loader, 0, allowed)
 
 
-def train_loader(cfg: Config, tokenizer: Tokenizer | None, tokens: str | None) -> Loader:
-    if tokens is not None:
-        return TokensFile(
-            tokens,
-            global_batch=cfg.batch.global_size,
-            seq_length=cfg.model.seq_length,
-            vocab_size=cfg.model.vocab_size,
-        )
+def train_loader(cfg: Config, tokenizer: Tokenizer | None) -> Loader:
     if not cfg.train.train_iters:
         raise UserError("train_iters is 0: say how many steps to train with --set train-iters=N")
     loader = open_loader(cfg.data_run, tokenizer, "train")

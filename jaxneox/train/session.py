@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,10 +11,10 @@ import jax
 from jaxneox import checkpoint
 from jaxneox.config import Settings
 from jaxneox.config.batch import GLOBAL, LARGEST_MICRO, MICRO, uncut
-from jaxneox.config.schema import CheckpointConfig
+from jaxneox.config.schema import CheckpointConfig, Config
 from jaxneox.console.say import say, tell
 from jaxneox.console.waiting import waiting
-from jaxneox.data import Tokenizer, open_tokenizer
+from jaxneox.data import Tokenizer, TokensFile, open_tokenizer
 from jaxneox.data.elsewhere import ANY_TOKEN, absent_data, without_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
@@ -48,16 +49,33 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
         dry_run(plan_without_files(settings, sizes))
         return 0
     tokenizer = tokenizer_for(settings)
-    cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
-    check_folders(cfg.checkpoint)
-    plan = build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
+    plan = plan_with(tokenizer, settings, sizes)
+    cfg = plan.cfg
     summary.greet(plan, tokenizer.notes if tokenizer else ())
     samples = args.sample if args.sample is not None else DEFAULT_SAMPLE * by_default
     with locked(Path(cfg.checkpoint.save) if cfg.checkpoint.save else None), fitting(plan):
-        run = start(plan, tokenizer, tokens=args.tokens, allow_data_change=args.allow_data_change)
+        given = partial(tokens_file, cfg, args.tokens) if args.tokens else None
+        run = start(plan, tokenizer, given=given, allow_data_change=args.allow_data_change)
         if args.check_replicas:
             run.replicas = Replicas(run.mesh, run.state, run.step, args.check_replicas)
         return work(run, samples, by_default)
+
+
+def plan_with(tokenizer: Tokenizer | None, settings: Settings, sizes: Sizes) -> TrainPlan:
+    """Plan a run whose tokenizer is this one."""
+    cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
+    check_folders(cfg.checkpoint)
+    return build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
+
+
+def tokens_file(cfg: Config, path: str) -> TokensFile:
+    """Open a file of batches that are trained on instead of the configured data."""
+    return TokensFile(
+        path,
+        global_batch=cfg.batch.global_size,
+        seq_length=cfg.model.seq_length,
+        vocab_size=cfg.model.vocab_size,
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import jax
 
 from jaxneox.config.schema import Config
 from jaxneox.console.waiting import waiting
-from jaxneox.data import Split, prefetch
+from jaxneox.data import EndOfBatches, Split, prefetch
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.hosts.stopping import SharedStop, interruptions
@@ -72,12 +72,13 @@ def train(run: Run) -> bool:
     cfg = run.cfg
     run.write_config()
     with ExitStack() as stack:
-        sinks = open_sinks(cfg.log, cfg.keys, run.folder, run.step)
+        sinks = (*run.sinks, *open_sinks(cfg.log, cfg.keys, run.folder, run.step))
         for sink in sinks:
             stack.enter_context(closing(sink))
-        bar = stack.enter_context(closing(Bar(run.step, run.last, cfg.log, rate(run))))
-        reporter = Reporter(run, sinks, bar)
+        bar = Bar(run.step, run.last, cfg.log, rate(run), run.plan.objective, run.quiet)
+        stack.enter_context(closing(bar))
         interrupted = stack.enter_context(interruptions())
+        reporter = Reporter(run, sinks, bar, interrupted.set)
         saving = stack.enter_context(closing(Saving(run, reporter)))
         stack.enter_context(jax.set_mesh(run.mesh))
         steps(run, reporter, saving, interrupted)
@@ -103,6 +104,10 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             since = time.perf_counter()
             try:
                 _, batch = next(batches)
+            except EndOfBatches:
+                reporter.flush()
+                bar.say(f"the data has ended: {done} of {run.last} steps are done")
+                break
             except UserError:  # of the data; what was learned until here is not lost for it
                 if messages.count() == 1:  # the others are already inside the step
                     saving.at_the_end(done)
@@ -163,4 +168,4 @@ class CompiledTogether:
 def rate(run: Run) -> Rate:
     given = run.cfg.log.peak_tflops
     peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
-    return Rate(flops_per_token(run.plan.model.shapes, run.cfg.model), peak)
+    return Rate(flops_per_token(run.plan.model.shapes, run.cfg.model, run.plan.trained), peak)

@@ -12,6 +12,7 @@ from jaxneox.console.text import visible
 from jaxneox.console.units import decimals, rate, seconds, share, significant
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
+from jaxneox.objectives import Objective
 
 Figures = dict[str, Any]
 
@@ -26,9 +27,27 @@ class Bar:
     profiled. The lines are also appended to `log-dir/train.log`.
     """
 
-    def __init__(self, start: int, total: int, log: LogConfig, rate: "Rate"):
-        self.console = Console(stderr=False, soft_wrap=True)
-        self.interval, self.rate, self.last = log.interval, rate, total
+    def __init__(
+        self,
+        start: int,
+        total: int,
+        log: LogConfig,
+        rate: "Rate",
+        objective: Objective | None = None,
+        quiet: bool = False,
+    ):
+        """Begin to show a run.
+
+        Args:
+            start: the steps that are done.
+            total: all steps.
+            log: how often there is a line, and where it goes.
+            rate: turns speed into the share of the devices' peak.
+            objective: names the figures beside the loss; None for none.
+            quiet: show nothing on the terminal.
+        """
+        self.console = Console(stderr=False, soft_wrap=True, quiet=quiet)
+        self.interval, self.rate, self.last, self.objective = log.interval, rate, total, objective
         self.first = start + 1
         self.forget()
         self.file = open_log(Path(log.log_dir)) if log.log_dir and messages.is_first() else None
@@ -38,7 +57,7 @@ class Bar:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not sys.stdout.isatty(),
+            disable=quiet or not sys.stdout.isatty(),
         )
         self.task = self.bar.add_task("", total=total, completed=start, figures="compiling")
         self.bar.start()
@@ -56,7 +75,9 @@ class Bar:
             self.tokens += figures["tokens"]
             self.seconds += figures["seconds"]
             self.waited += figures["data_wait"]
-        loss = f"loss {decimals(figures['loss'], 4)}"
+        shown = self.objective.shown if self.objective else ()
+        names = ("loss", *(name for name in shown if name in figures))
+        loss = "  ".join(f"{_words(name)} {decimals(figures[name], 4)}" for name in names)
         self.bar.update(self.task, completed=step, figures=f"{loss}  {self.speed()}")
         if step in (self.first, self.last) or step % self.interval == 0:
             rest = f"norm {decimals(figures['grad_norm'], 3)}  lr {figures['lr']:.2e}"
@@ -67,10 +88,11 @@ class Bar:
             if self.steps and self.rate.is_beyond_its_peak(self.tokens / self.seconds):
                 self.say(self.rate.explain())
             self.forget()
-        for name in ("valid_loss", "test_loss"):
-            if name in figures:
-                value = decimals(figures[name], 4)
-                self.say(f"step {step:>6}  {name.replace('_', ' ')} {value}")
+        for split in ("valid", "test"):
+            found = {name: x for name, x in figures.items() if name.startswith(f"{split}_")}
+            if found:
+                each = (f"{_words(name)} {decimals(value, 4)}" for name, value in found.items())
+                self.say(f"step {step:>6}  {'  '.join(each)}")
 
     def speed(self) -> str:
         """Say how many tokens there are in a second, and what part of the peak that is."""
@@ -101,6 +123,10 @@ class Bar:
         self.bar.stop()
         if self.file is not None:
             self.file.close()
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def open_log(folder: Path) -> TextIO:

@@ -4,13 +4,15 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import jax
 import numpy as np
 
 from jaxneox.errors import UserError
+from jaxneox.loading.pure import plain
+from jaxneox.train.reporting.callbacks import Progress
 from jaxneox.train.reporting.metrics import Figures, Sink
 from jaxneox.train.reporting.progress import Bar
 from jaxneox.train.reporting.spikes import Spikes, losses_until
@@ -23,8 +25,8 @@ PATIENCE_SCALING = 50  # the same where a loss scale is still looking for its le
 class Reporter:
     """Waits for each step's figures only after the next step is under way, then passes them on."""
 
-    def __init__(self, run: Run, sinks: list[Sink], bar: Bar):
-        self.run, self.sinks, self.bar = run, sinks, bar
+    def __init__(self, run: Run, sinks: Sequence[Sink], bar: Bar, stop: Callable[[], None]):
+        self.run, self.sinks, self.bar, self.stop = run, sinks, bar, stop
         self.limit = PATIENCE_SCALING if run.cfg.precision.loss_scale else PATIENCE
         self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
         self.waiting: deque[tuple[int, Figures, bool]] = deque()
@@ -41,7 +43,9 @@ class Reporter:
             timed: whether its time tells how fast the program is, which a profiled step's does not.
         """
         self.waiting.append((step, figures, timed))
-        if len(self.waiting) > 1:
+        if self.run.callbacks:  # they are told of a step before the next begins
+            self.flush()
+        elif len(self.waiting) > 1:
             self._pass_on()
 
     def flush(self) -> None:
@@ -95,6 +99,8 @@ class Reporter:
         self.bar.show(step, figures, timed)
         if line:
             self.bar.say(line)
+        for callback in self.run.callbacks:
+            callback(Progress(step, figures, self._params, self.stop))
         if figures["streak"] >= self.limit:
             first, last = figures["first_sample"], figures["last_sample"]
             raise UserError(
@@ -103,6 +109,9 @@ class Reporter:
                 "without saving, the checkpoints are from before. Run again with a smaller "
                 "learning rate"
             )
+
+    def _params(self) -> Mapping[str, jax.Array]:
+        return {name: plain(w, self.run.mesh) for name, w in self.run.state.params.items()}
 
     def _of_the_batch(self, step: int) -> Figures:
         """Compute the figures that follow from the number of sequences of a step."""

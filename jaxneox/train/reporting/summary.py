@@ -23,7 +23,8 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     """Print what is about to be trained, on which devices, and all notes."""
     cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
     virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
-    say(f"{plan.parameters:,} parameters, {cfg.precision.compute}, on{virtual} "
+    part = f" ({plan.trained_parameters:,} trained)" * bool(cfg.train.trainable)
+    say(f"{plan.parameters:,} parameters{part}, {cfg.precision.compute}, on{virtual} "
           f"{devices[0].device_kind} devices, mesh {show(plan.sizes)}")  # fmt: skip
     if virtual:
         say(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
@@ -36,7 +37,7 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
         say(f"attention over cp: {'a ring' if plan.rules.ring else 'gathered keys and values'}")
     notes = cfg.notes + tuple(f"the tokenizer: {note}" for note in tokenizer_notes)
     if cfg.checkpoint.save is None:
-        notes += ("nothing will be saved: name a folder with --save DIR",)
+        notes += ("nothing will be saved: name a folder with --save DIR, or the key `save`",)
     notes += pipeline_notes(plan)
     rows, tp = cfg.model.vocab_size, plan.sizes["tp"]
     if rows % tp:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -34,16 +35,30 @@ def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> i
     return sum(math.prod(shape) for name, shape in shapes.items() if name not in idle)
 
 
-def flops_per_token(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> float:
+def flops_per_token(
+    shapes: dict[str, tuple[int, ...]], cfg: ModelConfig, trained: Collection[str] | None = None
+) -> float:
     """Count the operations of a token, forward and backward.
 
     They are 6 for each parameter that is multiplied, and 12 T for each layer's width of heads
-    (Chowdhery et al. 2022, appendix B; the causal half is not taken off).
+    (Chowdhery et al. 2022, appendix B; the causal half is not taken off). Of the 6 forward takes 2,
+    the parameter's gradient 2, which one that is not trained has not, and 2 the gradient of what
+    comes in, which is made if anything is trained in the layers or before them.
+
+    Args:
+        shapes: of all parameters by name.
+        cfg: the architecture.
+        trained: the names of the parameters that are; all of them unless given.
     """
+    learning = shapes.keys() if trained is None else trained
+    passed_on = 2 * any(name.startswith(("embed.", "layers.")) for name in learning)
+    all_matrices = matrix_parameters(shapes, cfg)
+    others = {name: shape for name, shape in shapes.items() if name not in learning}
+    resting = matrix_parameters(others, cfg)
     width = cfg.attention.num_heads * cfg.attention.head_dim
     attending = 0 if cfg.attention_dropped else cfg.num_layers
-    attention = 12 * attending * width * cfg.seq_length
-    return 6.0 * matrix_parameters(shapes, cfg) + attention
+    attention = (4 + 4 * passed_on) * attending * width * cfg.seq_length
+    return (4.0 + passed_on) * all_matrices - 2.0 * resting + attention
 
 
 def peak_flops(devices: list[jax.Device]) -> float | None:

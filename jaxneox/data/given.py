@@ -1,0 +1,118 @@
+"""Batches that a Python program gives, one for each step."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jaxneox.data.batches import BatchSizes
+from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
+from jaxneox.errors import UserError, listed
+
+Given = ArrayLike | Mapping[str, ArrayLike]
+"""A global batch: tokens int [G, S + 1], or fields [G, *] by name."""
+
+Batches = Iterable[Given] | Callable[[int], Given]
+"""Batches one after the other, or a function from the step, counted from 0, to its batch."""
+
+
+class EndOfBatches(Exception):
+    """There are no more batches."""
+
+
+class GivenBatches(Loader):
+    """Batches from an iterable or from a function of the step.
+
+    A function makes a run that resumes go on with the same batches. An iterable has no position:
+    each start takes its first batch.
+    """
+
+    def __init__(
+        self, batches: Batches, *, sizes: BatchSizes, seq_length: int, vocab_size: int
+    ) -> None:
+        """Take batches.
+
+        Args:
+            batches: each with as many rows as its step has. Fields are `tokens`, int [G, S + 1];
+                `weights`, float [G, S] of the labels, 1 unless given; and any that an objective
+                of one's own asks for.
+            sizes: the sequences of each step.
+            seq_length: S.
+            vocab_size: tokens must be below it.
+        """
+        self.sizes, self.seq_length, self._vocab_size = sizes, seq_length, vocab_size
+        self.by_step = callable(batches)
+        self._function = batches if callable(batches) else self._next
+        self._iterator = iter(()) if callable(batches) else iter(batches)
+        self._taken = 0
+
+    def read(self, step: int, rows: RowNumbers = ALL) -> HostBatch:
+        fields = self.fields(step, rows)
+        if "tokens" not in fields:
+            raise UserError(f"batch {step}: has no field `tokens`, but {listed(fields)}")
+        return HostBatch(fields["tokens"], fields["weights"])
+
+    def fields(self, step: int, rows: RowNumbers = ALL) -> dict[str, NDArray[Any]]:
+        """Read rows of a step.
+
+        Raises:
+            EndOfBatches: an iterable has no more.
+            UserError: an array has another shape or type, or a token is outside the vocabulary.
+        """
+        given = self._function(step)
+        fields = dict(given) if isinstance(given, Mapping) else {"tokens": given}
+        arrays = {name: np.asarray(field) for name, field in fields.items()}
+        self._check(step, arrays)
+        weights = (
+            arrays["weights"] if "weights" in arrays else np.ones_like(arrays["tokens"][:, 1:])
+        )
+        arrays["weights"] = weights.astype(np.float32)
+        chosen = list(row_numbers(rows, self.sizes.size(step)))
+        return {name: _narrow(array[chosen]) for name, array in arrays.items()}
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"order": "given in Python", **self.sizes.identity(), "seq_length": self.seq_length}
+
+    def _next(self, step: int) -> Given:
+        if step != self._taken:
+            raise UserError(
+                f"batch {step} was asked for after batch {self._taken - 1} of an iterable; give a "
+                "function from the step to its batch"
+            )
+        self._taken += 1
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise EndOfBatches from None
+
+    def _check(self, step: int, arrays: dict[str, NDArray[Any]]) -> None:
+        """Hold a batch's fields against what its step has."""
+        size, length = self.sizes.size(step), self.seq_length
+        if not arrays.keys() & {"tokens", "weights"}:
+            raise UserError(f"batch {step}: has neither `tokens` nor `weights`")
+        tokens = arrays.get("tokens", np.zeros((size, length + 1), int))
+        if tokens.dtype.kind not in "iu" or tokens.shape != (size, length + 1):
+            raise UserError(
+                f"batch {step}: tokens is {tokens.dtype} {list(tokens.shape)}, expected integers "
+                f"[{size}, {length + 1}]: train_batch_size and seq_length + 1"
+            )
+        if outside := first_outside(tokens, self._vocab_size):
+            raise UserError(
+                f"batch {step}: tokens[{', '.join(map(str, outside))}] is {tokens[outside]}, "
+                f"outside the vocabulary of {self._vocab_size}"
+            )
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biuf" or array.ndim < 1 or len(array) != size:
+                raise UserError(
+                    f"batch {step}: {name} is {array.dtype} {list(array.shape)}, expected numbers "
+                    f"with {size} rows: train_batch_size"
+                )
+        weights = arrays.get("weights", np.ones(1))
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise UserError(f"batch {step}: expected weights of 0 or finite numbers above it")
+
+
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers as the devices have them: int32 and float32."""
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)

@@ -1,0 +1,168 @@
+"""`jaxneox.fit`: the training command's loop from Python."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxneox.config import Config, Settings, keys_of, override
+from jaxneox.data import Batches, BatchSizes, GivenBatches, Tokenizer
+from jaxneox.errors import UserError
+from jaxneox.frozen import FrozenParams
+from jaxneox.loading import LoadedModel
+from jaxneox.loading.pure import plain
+from jaxneox.loading.resting import laid_out
+from jaxneox.model import Model
+from jaxneox.objectives import Objective
+from jaxneox.objectives.own import Own, OwnLoss
+from jaxneox.parallel.compilation import use_compilation_cache
+from jaxneox.parallel.mesh import asked_sizes, final_sizes, make_mesh, prepare_devices, whole
+from jaxneox.parallel.rules import rules_for
+from jaxneox.train.checkpoints.lock import locked
+from jaxneox.train.keys import read_keys
+from jaxneox.train.loop.loop import train
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.reporting import summary
+from jaxneox.train.reporting.callbacks import Callback
+from jaxneox.train.reporting.metrics import Figures
+from jaxneox.train.run import Run, start
+from jaxneox.train.session import check_learning_rate, fitting, plan_with, tokenizer_for
+
+Configuration = str | PathLike[str] | Mapping[str, Any] | Sequence[str | PathLike[str]]
+
+
+class FittedRun:
+    """A run that `jaxneox.fit` has trained.
+
+    Attributes:
+        figures: of each step that was trained now, as in metrics.jsonl.
+        finished: whether it came to train-iters; else it was stopped, or its data has ended.
+    """
+
+    def __init__(self, run: Run, figures: Sequence[Figures], finished: bool):
+        self.figures, self.finished = list(figures), finished
+        self._run = run
+
+    @property
+    def config(self) -> Config:
+        """The whole configuration."""
+        return self._run.cfg
+
+    @property
+    def step(self) -> int:
+        """How many steps are done, also by earlier starts of the run."""
+        return self._run.step
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None if it was not saved."""
+        return self._run.folder
+
+    @cached_property
+    def params(self) -> FrozenParams:
+        """The trained parameters by dotted names, float32, as `jaxneox.load` has them."""
+        each = self._run.state.params.items()
+        return FrozenParams({name: plain(w, self._run.mesh) for name, w in each})
+
+    @cached_property
+    def model(self) -> LoadedModel:
+        """The trained model, in float32, on the first tp devices of the run's mesh."""
+        sizes = whole({"tp": self._run.plan.sizes["tp"]})
+        rules, mesh = rules_for(sizes, 0, False), make_mesh(sizes)
+        model = Model(self.config.model, rules)
+        params = laid_out(self.params, model, rules, mesh)
+        return LoadedModel(self.config, params, self._run.tokenizer, mesh, rules, "float32")
+
+
+class Figured:
+    """Keeps the figures of every step."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figures] = []
+
+    def write(self, step: int, figures: Figures) -> None:
+        self.figures.append({"step": step} | figures)
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def fit(
+    config: Configuration,
+    data: Batches | None,
+    settings: Mapping[str, Any],
+    objective: Objective | OwnLoss | None,
+    callbacks: Sequence[Callback],
+    mesh: str | None,
+    verbose: bool,
+) -> FittedRun:
+    """Train; see `jaxneox.fit`."""
+    own = keys_of(settings)
+    settled = Settings(override(keys_from(config, own), list(own.items())))
+    asked = asked_sizes(mesh, settled.parallel)
+    with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
+        prepare_devices(asked)
+    sizes = final_sizes(asked, jax.device_count())
+    use_compilation_cache()
+    tokenizer = tokenizer_for(settled)
+    plan = plan_with(tokenizer, settled, sizes)
+    if objective is not None:
+        plan = replace(plan, objective=objective_of(objective))
+    if verbose:
+        summary.greet(plan, tokenizer.notes if tokenizer else ())
+    save = plan.cfg.checkpoint.save
+    with locked(Path(save) if save else None), fitting(plan):
+        return trained(plan, tokenizer, data, callbacks, verbose)
+
+
+def trained(
+    plan: TrainPlan,
+    tokenizer: Tokenizer | None,
+    data: Batches | None,
+    callbacks: Sequence[Callback],
+    verbose: bool,
+) -> FittedRun:
+    """Start the run where it stands, and train it to its end."""
+    given = None if data is None else partial(given_batches, plan.cfg, data)
+    run, kept = start(plan, tokenizer, given=given), Figured()
+    run.sinks, run.callbacks, run.quiet = (kept,), tuple(callbacks), not verbose
+    if run.step >= run.last:
+        return FittedRun(run, (), True)
+    check_learning_rate(run)
+    finished = train(run)
+    return FittedRun(run, kept.figures, finished)
+
+
+def keys_from(config: Configuration, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the keys of a configuration in any of its forms."""
+    if isinstance(config, Mapping):
+        return keys_of(config)
+    paths = [config] if isinstance(config, str | PathLike) else list(config)
+    save, finetune = settings.get("save"), bool(settings.get("finetune"))
+    return read_keys([os.fspath(path) for path in paths], save=save, finetune=finetune)
+
+
+def objective_of(given: Objective | OwnLoss) -> Objective:
+    """Return an objective, made of a function of one's own if it is one."""
+    if isinstance(given, Objective):
+        return given
+    if not callable(given):
+        raise UserError(f"objective: found {type(given).__name__}, expected a function")
+    return Own(given)
+
+
+def given_batches(cfg: Config, data: Batches) -> GivenBatches:
+    """Take the batches of a Python program for a run."""
+    batch = cfg.batch
+    return GivenBatches(
+        data,
+        sizes=BatchSizes(batch.global_size, batch.ramp),
+        seq_length=cfg.model.seq_length,
+        vocab_size=cfg.model.vocab_size,
+    )

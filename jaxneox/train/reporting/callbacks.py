@@ -1,0 +1,33 @@
+"""What a function of one's own is told after every step of a run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run after one of its steps.
+
+    Attributes:
+        step: how many steps are done.
+        figures: of this step, as they go to metrics.jsonl.
+        read_params: makes plain arrays of the parameters.
+        stop: ends the run before its next step; what it has learned is saved.
+    """
+
+    step: int
+    figures: Mapping[str, Any]
+    read_params: Callable[[], Mapping[str, jax.Array]]
+    stop: Callable[[], None]
+
+    @property
+    def params(self) -> Mapping[str, jax.Array]:
+        """The parameters by dotted names, float32; the next step takes their memory."""
+        return self.read_params()
+
+
+Callback = Callable[[Progress], object]
+"""What it returns is not looked at."""
