@@ -108,15 +108,15 @@ class Own:
         """Call the function, and check the form of what it returns."""
         result = self.function(functions, params, batch)
         losses, figures = result if isinstance(result, tuple) else (result, {})
+        if taken := TAKEN & figures.keys():
+            raise UserError(f"objective: every run has a figure {listed(sorted(taken))} of its own")
         shape = batch[WEIGHTS].shape
-        for name, values in {"losses": losses, **figures}.items():
+        for name, values in {"loss": losses, **figures}.items():
             found = jnp.shape(values)
             if found != shape:
                 raise UserError(
-                    f"objective: its {name} have the shape {list(found)}, expected "
-                    f"{list(shape)}, as the batch's weights: one for every token, or for every row"
+                    f"objective: {name} has the shape {list(found)}, expected {list(shape)}, that "
+                    "of the batch's weights: one number for every label, or for every row"
                 )
-        if taken := TAKEN & figures.keys():
-            raise UserError(f"objective: every run has a figure {listed(sorted(taken))} of its own")
         self.shown = tuple(figures)
         return losses.astype(jnp.float32), {n: f.astype(jnp.float32) for n, f in figures.items()}

@@ -1,6 +1,7 @@
 """Shows NeoX's matrices, one layer at a time, to optimizers that look at rows and columns."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,10 @@ def matrix_dimensions(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
 def by_matrix(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
     """Apply `inner` to 2-D matrices (and flat vectors), to those of the layers under a vmap."""
 
+    def per_layer(function: Callable[..., Any], layers: Any, *others: Any) -> Any:
+        """Apply a function to each layer; there may be nothing of them that is trained."""
+        return (jax.vmap(function) if layers else function)(layers, *others)
+
     def split(tree: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         flat = {name: _flat(value, axes[name]) for name, value in tree.items()}
         layers = {name: value for name, value in flat.items() if axes[name][0] == "layers"}
@@ -40,14 +45,14 @@ def by_matrix(inner: optax.GradientTransformation, axes: Axes) -> optax.Gradient
 
     def init(params: optax.Params) -> optax.OptState:
         layers, rest = split(params)
-        return {"layers": jax.vmap(inner.init)(layers), "rest": inner.init(rest)}
+        return {"layers": per_layer(inner.init, layers), "rest": inner.init(rest)}
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: Any = None
     ) -> tuple[optax.Updates, optax.OptState]:
         layers, rest = split(updates)
         layer_params, rest_params = split(params)
-        layers, state_layers = jax.vmap(inner.update)(layers, state["layers"], layer_params)
+        layers, state_layers = per_layer(inner.update, layers, state["layers"], layer_params)
         rest, state_rest = inner.update(rest, state["rest"], rest_params)
         shaped = {name: u.reshape(updates[name].shape) for name, u in (layers | rest).items()}
         return shaped, {"layers": state_layers, "rest": state_rest}

@@ -12,6 +12,7 @@ from jaxneox.console.execute import Ending, end, ending, hush
 from jaxneox.console.parser import Parser, whole_number
 from jaxneox.hosts import supervisor
 from jaxneox.hosts.group import Group, group_of
+from jaxneox.train.keys import read_keys
 
 DEFAULT = "stdlib"
 """The shipped configuration that is trained if none is named."""

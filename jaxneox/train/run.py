@@ -53,7 +53,7 @@ class Run:
         schedule_before: the learning rate schedule of the checkpoint whose training goes on.
         sinks: where the figures of every step go besides the configured places.
         callbacks: called with the progress after every step.
-        quiet: whether the steps are not shown.
+        quiet: whether neither notes nor steps are shown.
     """
 
     plan: TrainPlan

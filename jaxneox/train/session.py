@@ -108,12 +108,12 @@ def work(run: Run, samples: int, by_default: bool) -> int:
 
 
 def check_learning_rate(run: Run) -> None:
-    """Print what the learning rate's schedule may hide; refuse one that would learn nothing."""
+    """Refuse a schedule that would learn nothing, and print what it may hide."""
     # the schedule counts updates, not steps
     cfg, first = run.cfg.schedule, int(run.state.updates)
     last = run.last - int(run.state.skipped)
     learning_rate.check(cfg, first, last)
-    for note in learning_rate.notes(cfg, run.schedule_before, first, last):
+    for note in () if run.quiet else learning_rate.notes(cfg, run.schedule_before, first, last):
         say(f"note: {note}")
 
 

@@ -1,0 +1,235 @@
+"""`jaxneox.fit`: the command's loop, with batches, losses and callbacks of one's own."""
+
+import json
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxneox
+from jaxneox.errors import UserError
+from jaxneox.objectives import NextToken
+from tests.train.runs import KEYS, losses, metrics, params, succeeds, write_words, write_yaml
+
+SIZE, LENGTH = 4, 16
+fit = partial(jaxneox.fit, mesh="dp=1")
+DRY = {"hidden-dropout": 0.0, "attention-dropout": 0.0}
+
+
+def batch(step: int) -> np.ndarray:
+    return np.random.default_rng(step).integers(0, 256, (SIZE, LENGTH + 1))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    words = write_words(tmp_path_factory.mktemp("words") / "words.jsonl")
+    return KEYS | {"data-path": str(words)}
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the command."""
+    folder = tmp_path_factory.mktemp("commanded")
+    yaml = write_yaml(folder, eval_interval=5, eval_iters=1)
+    succeeds(yaml, "--mesh", "dp=1", "--save", folder / "run")
+    return folder / "run"
+
+
+def test_the_same_run_as_the_commands(
+    commanded: Path, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    """From a dictionary, and in two parts: bit for bit."""
+    settings = {"save": tmp_path / "run", "eval_interval": np.int64(5), "eval-iters": 1}
+    seen: list[int] = []
+
+    def until_7(progress: Any) -> None:
+        seen.append(progress.step)
+        if progress.step == 7:
+            progress.stop()
+
+    first = fit(keys, settings=settings, callbacks=[until_7], verbose=False)
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+    assert (first.step, first.finished, first.folder) == (7, False, tmp_path / "run")
+    last = fit(keys, settings=settings, verbose=False)
+    assert (last.step, last.finished, len(last.figures)) == (12, True, 5)
+    assert metrics(tmp_path / "run") == metrics(commanded)
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert first.figures + last.figures == rows
+    for name, expected in params(commanded).items():
+        np.testing.assert_array_equal(last.params[name], expected)
+    tokens = batch(0)[:, :-1]
+    np.testing.assert_allclose(
+        last.model(tokens), jaxneox.load(commanded)(tokens), rtol=1e-6, atol=1e-6
+    )
+    again = fit(tmp_path / "run", verbose=False)
+    assert (again.step, again.finished, again.figures) == (12, True, [])
+
+
+def test_batches_of_ones_own(keys: dict[str, Any], tmp_path: Path) -> None:
+    """The same losses as the command's for the same batches, also when they go on after a stop."""
+    tokens = np.stack([batch(step) for step in range(8)])
+    np.savez(tmp_path / "tokens.npz", tokens=tokens)
+    yaml = write_yaml(tmp_path)
+    tokens_file = ("--tokens", tmp_path / "tokens.npz")
+    succeeds(yaml, *tokens_file, "--mesh", "dp=1", "--save", tmp_path / "command")
+    expected = losses(tmp_path / "command")
+    settings = {"train-iters": 8, "train-batch-size": SIZE}
+
+    def run(data: Any, **more: Any) -> Any:
+        return fit(keys, data, settings=settings | more, verbose=False)
+
+    assert [row["loss"] for row in run(iter(tokens)).figures] == expected
+    assert [row["loss"] for row in run(batch).figures] == expected
+    weighted = ({"tokens": each, "weights": np.ones((SIZE, LENGTH))} for each in tokens)
+    assert [row["loss"] for row in run(weighted).figures] == expected
+    ended = run(list(tokens[:5]))
+    assert (ended.step, ended.finished) == (5, False)
+    part = run(list(tokens[:5]), save=tmp_path / "run")
+    rest = run(batch, save=tmp_path / "run")
+    assert [row["loss"] for row in part.figures + rest.figures] == expected
+
+
+class Twice(NextToken):
+    """An objective of one's own that is twice another."""
+
+    def sums(self, *args: Any) -> Any:
+        loss, figures = super().sums(*args)
+        return 2 * loss, figures | {"half": loss}
+
+
+def test_an_objective_of_ones_own(keys: dict[str, Any]) -> None:
+    settings = {"train-iters": 4, "optimizer.params.lr": 1e-3}
+
+    def run(objective: Any) -> list[dict[str, float]]:
+        keys_ = keys | DRY
+        return fit(keys_, batch, settings=settings, objective=objective, verbose=False).figures
+
+    expected = run(None)
+    same = run(NextToken(LENGTH))
+    assert [row["loss"] for row in same] == [row["loss"] for row in expected]
+    doubled = run(Twice(LENGTH))
+    assert doubled[0]["loss"] == 2 * expected[0]["loss"]
+    assert all(row["half"] == row["loss"] / 2 for row in doubled)
+
+    def own(model: Any, params: Any, fields: Any) -> Any:
+        losses = model.token_losses(params, fields["tokens"])
+        logits = model.logits(params, fields["tokens"][:, :-1])
+        right = jnp.argmax(logits, -1) == fields["tokens"][:, 1:]
+        return losses, {"accuracy": right}
+
+    found = run(own)
+    for row, other in zip(found, expected, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
+        count = row["accuracy"] * SIZE * LENGTH
+        assert count == pytest.approx(round(count), abs=1e-4)
+
+
+def test_figures_are_shown(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    def own(model: Any, params: Any, fields: Any) -> Any:
+        losses = model.token_losses(params, fields["tokens"])
+        return losses, {"squared_loss": losses**2}
+
+    run = fit(keys, batch, settings={"train-iters": 2}, objective=own)
+    out = capsys.readouterr().out
+    (first, *_) = run.figures
+    assert f"loss {first['loss']:.4f}  squared loss {first['squared_loss']:.4f}  norm" in out
+    assert "the data has ended" not in out
+    fit(keys, [batch(0)], settings={"train-iters": 2})
+    assert "the data has ended: 1 of 2 steps are done\n" in capsys.readouterr().out
+    fit(keys, batch, settings={"train-iters": 2}, verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_parameters_after_each_step(keys: dict[str, Any]) -> None:
+    """Those at the end are those that the last callback saw."""
+    seen: list[dict[str, np.ndarray]] = []
+
+    def keep(progress: Any) -> None:
+        seen.append({name: np.array(w) for name, w in progress.params.items()})
+
+    run = fit(keys, batch, settings={"train-iters": 3}, callbacks=[keep], verbose=False)
+    for name, last in run.params.items():
+        np.testing.assert_array_equal(last, seen[-1][name])
+    assert any((seen[0][name] != seen[1][name]).any() for name in seen[0])
+
+
+def test_in_a_thread(keys: dict[str, Any]) -> None:
+    """Where Python lets nobody look at signals."""
+    found: list[Any] = []
+
+    def work() -> None:
+        found.append(fit(keys, batch, settings={"train-iters": 2}, verbose=False))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [run.step for run in found] == [2]
+
+
+@pytest.mark.slow
+def test_on_a_mesh(keys: dict[str, Any]) -> None:
+    """The same losses as on one device; their own order of additions changes them by 1e-6."""
+
+    def own(model: Any, params: Any, fields: Any) -> Any:
+        return model.token_losses(params, fields["tokens"]) + jnp.mean(params["embed.tokens"] ** 2)
+
+    def run(mesh: str, **more: Any) -> list[float]:
+        settings = {"train-iters": 3} | more
+        fitted = fit(keys, batch, settings=settings, objective=own, mesh=mesh, verbose=False)
+        assert fitted.model(batch(0)[:, :-1]).shape == (SIZE, LENGTH, 512)
+        return [row["loss"] for row in fitted.figures]
+
+    expected = run("dp=1")
+    assert run("dp=2,tp=2") == pytest.approx(expected, rel=1e-6)
+    cut = {"gradient_accumulation_steps": 2, "zero_optimization": {"stage": 3}}
+    assert run("dp=2,tp=2", **cut) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(UserError, match="cannot be trained with pp above 1"):
+        run("pp=2")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (lambda step: np.zeros((2, 17), int), r"batch 0: tokens is int64 \[2, 17\].*\[4, 17\]"),
+        (lambda step: np.zeros((4, 17)), "batch 0: tokens is float64"),
+        (lambda step: np.full((4, 17), 999), r"batch 0: tokens\[0, 0\] is 999, outside"),
+        (lambda step: {"weights": np.full((4, 16), -1.0)}, "expected weights of 0 or"),
+        (lambda step: {"x": np.zeros((4, 16))}, "neither `tokens` nor `weights`"),
+        (lambda step: {"tokens": batch(0), "x": np.zeros(3)}, r"x is float64 \[3\].*4 rows"),
+    ],
+)
+def test_a_batch_that_does_not_fit(data: Any, says: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=says):
+        fit(keys, data, settings={"train-iters": 2}, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        (lambda model, params, fields: jnp.float32(1), r"loss has the shape \[\]"),
+        (lambda m, p, f: (f["weights"], {"lr": f["weights"]}), "every run has a figure lr"),
+        (lambda m, p, f: (f["weights"], {"x": f["weights"][0]}), r"x has the shape \[16\]"),
+        ("cross entropy", "found str, expected a function"),
+    ],
+)
+def test_an_objective_that_cannot_be_used(objective: Any, says: str, keys: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=says):
+        fit(keys, batch, settings={"train-iters": 2}, objective=objective, verbose=False)
+
+
+def test_keys_that_are_wrong(keys: dict[str, Any], tmp_path: Path) -> None:
+    for settings, says in (
+        ({"learning_rat": 1}, "learning_rat"),
+        ({"lr": object()}, "lr is object, expected what YAML has"),
+        ({"seq-length": 8, "seq_length": 8}, "seq_length is there twice"),
+        ({1: 2}, "1 is no key"),
+    ):
+        with pytest.raises(UserError, match=says):
+            fit(keys, batch, settings=settings, verbose=False)
+    with pytest.raises(UserError, match="nowhere"):
+        fit(str(tmp_path / "nowhere.yml"), verbose=False)
