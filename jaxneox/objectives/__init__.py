@@ -8,6 +8,6 @@
 
 from jaxneox.objectives.choice import build_objective
 from jaxneox.objectives.next_token import NextToken
-from jaxneox.objectives.objective import WEIGHTS, Batch, Field, Objective, Sums
+from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Objective, Sums
 
-__all__ = ["WEIGHTS", "Batch", "Field", "NextToken", "Objective", "Sums", "build_objective"]
+__all__ = ["WEIGHTS", "Batch", "BatchField", "NextToken", "Objective", "Sums", "build_objective"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 
 from jaxneox.model import Model, Noise, Params
-from jaxneox.objectives.objective import WEIGHTS, Batch, Field, Sums
+from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class NextToken:
     shown: tuple[str, ...] = ()
 
     @property
-    def fields(self) -> Mapping[str, Field]:
+    def fields(self) -> Mapping[str, BatchField]:
         """`tokens` (inputs all but the last, labels all but the first) and the labels' weights."""
         return {
-            "tokens": Field((self.length + 1,), "int32"),
-            WEIGHTS: Field((self.length,), "float32"),
+            "tokens": BatchField((self.length + 1,), "int32"),
+            WEIGHTS: BatchField((self.length,), "float32"),
         }
 
     def sums(

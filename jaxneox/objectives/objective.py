@@ -21,7 +21,7 @@ Sums = dict[str, jax.Array]
 """Figures by name, float32 []: each the sum of weight times figure over the groups of a part."""
 
 
-class Field(NamedTuple):
+class BatchField(NamedTuple):
     """What a row of a batch has under one name: the shape after the rows, and the dtype."""
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Objective(Protocol):
     """
 
     @property
-    def fields(self) -> Mapping[str, Field]:
+    def fields(self) -> Mapping[str, BatchField]:
         """The fields of its batches, WEIGHTS among them."""
 
     @property

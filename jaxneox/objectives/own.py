@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, listed
 from jaxneox.model import Model, Noise, Params
-from jaxneox.objectives.objective import WEIGHTS, Batch, Field, Sums
+from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
 
 OwnLoss = Callable[["TrainedFunctions", Params, Batch], Any]
 """(the model's functions, parameters, a batch's fields [B, *]) -> losses, or (losses, figures).
@@ -75,7 +75,7 @@ class Own:
     typed: bool = False
 
     @property
-    def fields(self) -> Mapping[str, Field]:
+    def fields(self) -> Mapping[str, BatchField]:
         """Whatever the data has."""
         return {}
 

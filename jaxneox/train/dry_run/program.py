@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jaxneox.console.say import say
 from jaxneox.console.waiting import waiting
 from jaxneox.hlo import sent
-from jaxneox.objectives import Batch, Field
+from jaxneox.objectives import Batch, BatchField
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.report import report
 from jaxneox.train.plan import TrainPlan
@@ -70,7 +70,7 @@ def abstract_batch(plan: TrainPlan, mesh: Mesh) -> Batch:
     lay = NamedSharding(mesh, plan.rules.activation(None, "batch"))
     cut = (batch.accumulation, batch.global_size // batch.accumulation)
 
-    def described(field: Field) -> Any:
+    def described(field: BatchField) -> Any:
         return jax.ShapeDtypeStruct((*cut, *field.shape), jnp.dtype(field.dtype), sharding=lay)
 
     return {name: described(field) for name, field in plan.objective.fields.items()}
