@@ -34,6 +34,7 @@ InitMethod = Literal[
 ]
 Kernel = Literal["einsum", "blocked", "cudnn", "splash"]
 OptimizerKind = Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"]
+LoraTarget = Literal["qkv", "out", "up", "gate", "down"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -140,6 +141,21 @@ class InitConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Matrices of low rank that are trained beside the layers' matrices (LoRA)."""
+
+    rank: int
+    alpha: float
+    targets: tuple[LoraTarget, ...]
+    dropout: float = 0.0  # of what A reads
+    stabilized: bool = True  # alpha / sqrt(rank) scales, else alpha / rank
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.stabilized else self.rank)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The model's architecture: its sizes, and the kinds of its parts."""
 
@@ -158,6 +174,7 @@ class ModelConfig:
     logit_bias: bool = False
     attention_dropped: bool = False  # the layers' attention has parameters but no effect
     hidden_dropout: float = 0.0
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.attention.qk_norm_per_head and self.norm.kind != "rmsnorm":

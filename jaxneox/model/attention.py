@@ -2,8 +2,6 @@
 # B batch, T query length, S key length, D hidden, H head
 # K key-value heads, G query heads for each of them, R = G + 2: a group's queries, key and value
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +10,14 @@ from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import AttentionConfig, ModelConfig
 from jaxneox.model.context import Context
+from jaxneox.model.dropout import Noise
 from jaxneox.model.kernels import Extra, mix
 from jaxneox.model.layout import Layout
+from jaxneox.model.lora import lora
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, zeros
 from jaxneox.model.positions import Alibi, Rotary
-from jaxneox.model.product import into, out_of
+from jaxneox.model.product import columns_of, into, matrix, out_of
 from jaxneox.model.ring import ring_attend
 
 
@@ -31,8 +31,10 @@ class Attention(nnx.Module):
         axes, D = ("kv_heads", "group", "head"), cfg.hidden_size
         self.qkv = param(rngs, ("embed", *axes), init, D=D, **sizes)
         self.qkv_bias = param(rngs, axes, zeros, **sizes) if a.bias else None
+        self.qkv_lora = lora(cfg.lora, "qkv", rngs, ("embed",), axes, D=D, **sizes)
         sizes["R"] = a.group
         self.out = param(rngs, (*axes, "embed"), init_out, reads=3, **sizes, D=D)
+        self.out_lora = lora(cfg.lora, "out", rngs, axes, ("embed",), **sizes, D=D)
         self.out_bias = param(rngs, ("embed",), zeros, D=D) if a.biased_output else None
         self.qk_norm = norm(cfg.norm, axes, rngs, **sizes) if a.qk_norm else None
         per_head = a.qk_norm_per_head
@@ -47,7 +49,7 @@ class Attention(nnx.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Compute [B, T, D] without the output bias, a partial sum over the devices' heads."""
         positions, layout = context.positions, context.layout
-        q, k, v = self.project(x_BTD)
+        q, k, v = self.project(x_BTD, context.noise)
         if self.rotary is not None:
             q, k = self.rotary(q, positions.encoded), self.rotary(k, positions.encoded)
         if layout.rings is not None:
@@ -57,27 +59,35 @@ class Attention(nnx.Module):
             k, v = whole(k, layout), whole(v, layout)
             extra = self.extra(context.score_bias, positions.documents)
             mixed = mix(q, k, v, positions.order_T, extra, context.noise, self.cfg, layout)
-        return self.output(mixed, layout)
+        return self.output(mixed, layout, context.noise)
 
     def extra(self, score_bias: jax.Array | None, documents_BT: jax.Array | None = None) -> Extra:
         """Collect what changes the scores besides the queries and keys."""
         return Extra(self.alibi, score_bias, documents_BT)
 
-    def output(self, mixed_BTKGH: jax.Array, layout: Layout) -> jax.Array:
+    def output(
+        self, mixed_BTKGH: jax.Array, layout: Layout, noise: Noise | None = None
+    ) -> jax.Array:
         """Compute [B, T, D] without the bias, a partial sum over the devices' heads."""
         partial = layout.partial("batch", "length", "embed", over="kv_heads")
         w_KGHD = self.out[...]
         mixed_BTX = jnp.reshape(mixed_BTKGH, (*mixed_BTKGH.shape[:2], -1))
         w_XD = matrix(w_KGHD, rows=3)
-        return out_of(mixed_BTX, w_XD, partial)
+        y_BTD = out_of(mixed_BTX, w_XD, partial)
+        return y_BTD if self.out_lora is None else y_BTD + self.out_lora(mixed_BTX, partial, noise)
 
-    def project(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(
+        self, x_BTD: jax.Array, noise: Noise | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Compute queries [B, T, K, G, H], keys [B, T, K, H] and values [B, T, K, H].
 
         With qk_norm every query head has a normalised key of its own: keys [B, T, K, G, H].
         """
         w_DKRH = self.qkv[...]
-        qkv_BTX = into(x_BTD, matrix(w_DKRH, rows=1))
+        w_DX = matrix(w_DKRH, rows=1)
+        qkv_BTX = into(x_BTD, w_DX)
+        if self.qkv_lora is not None:
+            qkv_BTX += self.qkv_lora(x_BTD, columns_of(x_BTD, w_DX), noise)
         batch, length, _ = jax.typeof(qkv_BTX).sharding.spec
         heads = PartitionSpec(batch, length, *jax.typeof(w_DKRH).sharding.spec.partitions[1:])
         shape = (*x_BTD.shape[:2], *w_DKRH.shape[1:])
@@ -94,17 +104,6 @@ class Attention(nnx.Module):
             return q, k, v
         k = jnp.broadcast_to(k[:, :, :, None], q.shape)
         return self.qk_norm(q), self.qk_norm(k), v
-
-
-def matrix(weight: jax.Array, rows: int) -> jax.Array:
-    """Join the first `rows` axes of a weight into one, and the others into another.
-
-    Of either only the first may be split over devices.
-    """
-    spec = jax.typeof(weight).sharding.spec
-    shape = (math.prod(weight.shape[:rows]), -1)
-    split = PartitionSpec(spec.partitions[0], spec.partitions[rows], reduced=spec.reduced)
-    return jnp.reshape(weight, shape, out_sharding=split)
 
 
 def whole(x: jax.Array, layout: Layout) -> jax.Array:

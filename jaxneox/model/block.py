@@ -28,6 +28,7 @@ class DropoutPlace(IntEnum):
     ATTENTION_WEIGHTS = 0
     ATTENTION_OUTPUT = 1
     MLP_OUTPUT = 2
+    MLP_INSIDE = 3
 
 
 class Mixer(Protocol):
@@ -58,6 +59,9 @@ class Block(nnx.Module):
     def _attention(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         return self.attention(x_BTD, context.at(DropoutPlace.ATTENTION_WEIGHTS))
 
+    def _mlp(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        return self.mlp(x_BTD, context.at(DropoutPlace.MLP_INSIDE))
+
     def _dropout(self, x_BTD: jax.Array, context: Context, place: DropoutPlace) -> jax.Array:
         return dropout(x_BTD, self.dropout_rate, context.at(place).noise)
 
@@ -73,7 +77,7 @@ class ParallelBlock(Block):
         layout = context.layout
         into_attention_BTD, into_mlp_BTD = self._inputs(x_BTD, layout)
         partial_attention_BTD = self._attention(into_attention_BTD, context)
-        partial_mlp_BTD = self.mlp(into_mlp_BTD, layout)
+        partial_mlp_BTD = self._mlp(into_mlp_BTD, context)
         if context.noise is None or self.dropout_rate == 0.0:
             y_BTD = _reduce(partial_attention_BTD + partial_mlp_BTD, layout)
             return _add(_add(x_BTD + y_BTD, self.attention.out_bias), self.mlp.down_bias)
@@ -106,7 +110,7 @@ class SequentialBlock(Block):
         partial_BTD = self._attention(into_attention_BTD, context)
         attention_BTD = _completed(partial_BTD, self.attention.out_bias, layout)
         h_BTD = x_BTD + self._dropout(attention_BTD, context, DropoutPlace.ATTENTION_OUTPUT)
-        partial_BTD = self.mlp(_gather(self.norm2(h_BTD), layout, into="mlp"), layout)
+        partial_BTD = self._mlp(_gather(self.norm2(h_BTD), layout, into="mlp"), context)
         mlp_BTD = _completed(partial_BTD, self.mlp.down_bias, layout)
         return h_BTD + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
 
@@ -122,7 +126,7 @@ class AttentionlessBlock(Block):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         layout = context.layout
         norm2 = self.norm1 if self.norm2 is None else self.norm2
-        partial_BTD = self.mlp(_gather(norm2(x_BTD), layout, into="mlp"), layout)
+        partial_BTD = self._mlp(_gather(norm2(x_BTD), layout, into="mlp"), context)
         return _add(x_BTD + _reduce(partial_BTD, layout), self.mlp.down_bias)
 
 

@@ -92,10 +92,7 @@ def on_devices(
     outputs: tuple[Axes, ...],
     layout: Layout,
 ) -> Callable[..., Any]:
-    """Make a function of whole arrays from `local`, the program of one device on its parts of them.
-
-    A pipeline runs its stages under a vmap, for which jax's own rule would gather all stages'
-    arrays on every device; here each stage keeps its own.
+    """Make a function of whole arrays from `local`, see `each_device`.
 
     Args:
         local: takes and returns the parts of one device.
@@ -104,7 +101,22 @@ def on_devices(
         layout: translates the axes.
     """
     ins = tuple(layout.activation(*axes) for axes in inputs)
-    outs = tuple(layout.activation(*axes) for axes in outputs)
+    return each_device(local, ins, tuple(layout.activation(*axes) for axes in outputs))
+
+
+def each_device(
+    local: Callable[..., Any], ins: tuple[PartitionSpec, ...], outs: tuple[PartitionSpec, ...]
+) -> Callable[..., Any]:
+    """Make a function of whole arrays from `local`, the program of one device on its parts of them.
+
+    A pipeline runs its stages under a vmap, for which jax's own rule would gather all stages'
+    arrays on every device; here each stage keeps its own.
+
+    Args:
+        local: takes the parts of one device, and returns a tuple of such parts.
+        ins: the sharding of each argument.
+        outs: the sharding of each result.
+    """
 
     @jax.custom_batching.custom_vmap
     def run(*arrays: jax.Array) -> Any:

@@ -9,6 +9,7 @@ the name by which rematerialisation knows the results.
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 
 import jax
@@ -34,6 +35,23 @@ def out_of(x_BTX: jax.Array, w_XY: jax.Array, partial: PartitionSpec) -> jax.Arr
     partial sum.
     """
     return jnp.einsum("BTX,XY->BTY", x_BTX, w_XY, out_sharding=partial)
+
+
+def matrix(weight: jax.Array, rows: int) -> jax.Array:
+    """Join the first `rows` axes of a weight into one, and the others into another.
+
+    Of either only the first may be split over devices.
+    """
+    spec = jax.typeof(weight).sharding.spec
+    shape = (math.prod(weight.shape[:rows]), -1)
+    split = PartitionSpec(spec.partitions[0], spec.partitions[rows], reduced=spec.reduced)
+    return jnp.reshape(weight, shape, out_sharding=split)
+
+
+def columns_of(x_BTX: jax.Array, w_XY: jax.Array) -> PartitionSpec:
+    """Return the sharding of the product of x with a weight whose columns may be split."""
+    batch, length, _ = jax.typeof(x_BTX).sharding.spec.partitions
+    return PartitionSpec(batch, length, jax.typeof(w_XY).sharding.spec.partitions[-1])
 
 
 _derived = contextvars.ContextVar("derived", default=False)

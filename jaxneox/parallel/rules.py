@@ -25,6 +25,7 @@ WEIGHTS: dict[str, str | None] = {
     "head": None,
     "buckets": None,
     "one": None,
+    "rank": None,
 }
 
 PADDED = {"vocab"}
@@ -95,8 +96,14 @@ class Rules:
         read them. Parameters that are added to a stream (biases, learned positions) or scale it
         cannot have such a gradient; they are small. Nor can matrices that are padded, whose
         gradient is cut before it is added up.
+
+        What LoRA trains is summed once a step over all devices that do not split it, also those
+        that split the matrix beside it.
         """
         spec = self.parameter(name, axes, shape)
+        if "rank" in axes and self.zero_stage < 2:
+            everywhere = self._any(("batch", "length", "kv_heads", "mlp"))
+            return P(*spec, reduced=everywhere - {n for entry in spec for n in _names(entry)})
         split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}
         if self.zero_stage >= 2 or "embed" not in axes or not split or self._pads(axes, shape):
             return spec

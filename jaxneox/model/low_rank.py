@@ -1,0 +1,97 @@
+"""The product with a matrix of low rank, `(x A) B`, as each device computes it from its parts.
+
+Neither product in the middle is a sum over devices of its own. Where A's rows are split, what a
+device has after A is a part of a sum, and so is the result: it joins the sum of the product with
+the whole matrix beside which A and B stand. Where B's columns are split, the gradient of x is such
+a part. jax has no rule for products of partial sums, so that both directions are written out.
+"""
+# B batch, T length, X what A reads, R rank, Y what B writes
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from jaxneox.model.layout import dual, each_device
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def low_rank(x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, out: P) -> jax.Array:
+    """Compute (x A) B, [B, T, Y].
+
+    Args:
+        x_BTX: split along X as A is.
+        a_XR: not split along the rank.
+        b_RY: not split along the rank.
+        out: the sharding of the result; a partial sum over the devices that split X.
+    """
+
+    def local(x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array) -> tuple[jax.Array]:
+        return (_narrow(x_BTX, a_XR) @ b_RY,)
+
+    (y_BTY,) = _summed(local, (x_BTX, a_XR, b_RY), (out,))
+    return y_BTY
+
+
+def _forward(x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, out: P) -> tuple[jax.Array, Any]:
+    return low_rank(x_BTX, a_XR, b_RY, out), (x_BTX, a_XR, b_RY)
+
+
+def _backward(out: P, saved: Any, d_BTY: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x_BTX, a_XR, b_RY = saved
+
+    def local(
+        x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, d_BTY: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        d_BTR = d_BTY @ b_RY.T
+        d_a_XR = jnp.einsum("BTX,BTR->XR", x_BTX, d_BTR)
+        return d_BTR @ a_XR.T, d_a_XR, jnp.einsum("BTR,BTY->RY", _narrow(x_BTX, a_XR), d_BTY)
+
+    rows, read, written = (_names(spec) for spec in (_split(d_BTY)[:2], _split(a_XR), _split(b_RY)))
+    arrays, over = (x_BTX, a_XR, b_RY), (written, rows | written, rows | read)
+    outs = tuple(P(*_split(x), unreduced=names) for x, names in zip(arrays, over, strict=True))
+    d_x, d_a, d_b = _summed(local, (*arrays, d_BTY), outs)
+    return jax.reshard(d_x, dual(x_BTX)), jax.reshard(d_a, dual(a_XR)), jax.reshard(d_b, dual(b_RY))
+
+
+low_rank.defvjp(_forward, _backward)
+
+
+def _summed(
+    local: Callable[..., tuple[jax.Array, ...]], arrays: tuple[jax.Array, ...], outs: tuple[P, ...]
+) -> list[jax.Array]:
+    """Run `local` on each device's parts; the results are partial sums as `outs` says.
+
+    A partial sum leaves the devices as what it is: an array with one part for each of them, which
+    is then added up under the type of a sum that is not yet made.
+    """
+
+    def parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(x[None] for x in local(*arrays))
+
+    def stacked(out: P) -> P:
+        return P(tuple(sorted(out.unreduced)) or None, *out.partitions)
+
+    run = each_device(parts, tuple(map(_split, arrays)), tuple(map(stacked, outs)))
+    found = run(*(jax.reshard(x, _split(x)) for x in arrays))
+    return [
+        jax.lax.reduce_sum(x, (0,), out_sharding=out) for x, out in zip(found, outs, strict=True)
+    ]
+
+
+def _narrow(x_BTX: jax.Array, a_XR: jax.Array) -> jax.Array:
+    return x_BTX @ a_XR
+
+
+def _split(x: jax.Array) -> P:
+    """Return how an array is split, without whether it is a sum or its gradient will be one."""
+    return P(*jax.typeof(x).sharding.spec.partitions)
+
+
+def _names(spec: Iterable[Any]) -> frozenset[str]:
+    """Collect the mesh axes of entries of a spec."""
+    each = ((entry,) if isinstance(entry, str) else entry or () for entry in spec)
+    return frozenset(name for names in each for name in names)
