@@ -34,8 +34,13 @@ def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
     """Set elements of x [(M,) B, T, D] to zero with probability `rate`, and scale up the others."""
     if noise is None or rate == 0.0:
         return x
+    return jnp.where(keep_mask(x, rate, noise), x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def keep_mask(x: jax.Array, rate: float, noise: Noise) -> jax.Array:
+    """Draw which elements of x [(M,) B, T, D] stay, bool, whole along D on every device."""
     assert noise.positions is not None
-    spec, outer = P(*jax.typeof(x).sharding.spec[:-1]), x.shape[:-1]
+    spec, outer = P(*jax.typeof(x).sharding.spec.partitions[:-1]), x.shape[:-1]
     rows = _laid(noise.rows[..., None], outer, spec)
     positions = _laid(noise.positions.reshape(*(1,) * (x.ndim - 2), -1), outer, spec)
 
@@ -45,7 +50,7 @@ def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
 
     for _ in outer:
         keep = jax.vmap(keep)
-    return jnp.where(keep(rows, positions), x / (1 - rate), jnp.zeros((), x.dtype))
+    return keep(rows, positions)
 
 
 def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import LoraConfig, LoraTarget
-from jaxneox.model.dropout import Noise, dropout
+from jaxneox.model.dropout import Noise, keep_mask
 from jaxneox.model.low_rank import low_rank
 from jaxneox.model.param import param, zeros
 from jaxneox.model.product import matrix
@@ -65,9 +65,17 @@ class Lora(nnx.Module):
             out: the sharding of the result, as of the product with the matrix.
             noise: the source of the dropout mask of x; None drops nothing.
         """
-        x_BTX = dropout(x_BTX, self.cfg.dropout, noise and noise.at(self.place))
         a_XR, b_RY = matrix(self.a[...], rows=self.reads), matrix(self.b[...], rows=1)
-        return low_rank(x_BTX, a_XR * self.cfg.scale, b_RY, out)
+        return low_rank(x_BTX, a_XR * self.cfg.scale, b_RY, self._factors(x_BTX, noise), out)
+
+    def _factors(self, x_BTX: jax.Array, noise: Noise | None) -> jax.Array | None:
+        """Make what dropout multiplies x with, split as it is: 0, or 1 over what stays of it."""
+        rate = self.cfg.dropout
+        if noise is None or rate == 0.0:
+            return None
+        keep_BTX = keep_mask(x_BTX, rate, noise.at(self.place))
+        split = PartitionSpec(*jax.typeof(x_BTX).sharding.spec.partitions)
+        return jax.reshard(keep_BTX, split).astype(x_BTX.dtype) / (1 - rate)
 
 
 def lora(

@@ -18,43 +18,51 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.model.layout import dual, each_device
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def low_rank(x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, out: P) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def low_rank(
+    x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, factors_BTX: jax.Array | None, out: P
+) -> jax.Array:
     """Compute (x A) B, [B, T, Y].
 
     Args:
         x_BTX: split along X as A is.
         a_XR: not split along the rank.
         b_RY: not split along the rank.
+        factors_BTX: what x is multiplied with before, split as it is; None for nothing.
         out: the sharding of the result; a partial sum over the devices that split X.
     """
 
-    def local(x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array) -> tuple[jax.Array]:
-        return (_narrow(x_BTX, a_XR) @ b_RY,)
+    def local(
+        x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, *factors: jax.Array
+    ) -> tuple[jax.Array]:
+        return (_times(x_BTX, factors) @ a_XR @ b_RY,)
 
-    (y_BTY,) = _summed(local, (x_BTX, a_XR, b_RY), (out,))
+    (y_BTY,) = _summed(local, (x_BTX, a_XR, b_RY, *_given(factors_BTX)), (out,))
     return y_BTY
 
 
-def _forward(x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, out: P) -> tuple[jax.Array, Any]:
-    return low_rank(x_BTX, a_XR, b_RY, out), (x_BTX, a_XR, b_RY)
+def _forward(
+    x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, factors_BTX: jax.Array | None, out: P
+) -> tuple[jax.Array, Any]:
+    return low_rank(x_BTX, a_XR, b_RY, factors_BTX, out), (x_BTX, a_XR, b_RY, factors_BTX)
 
 
-def _backward(out: P, saved: Any, d_BTY: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x_BTX, a_XR, b_RY = saved
+def _backward(out: P, saved: Any, d_BTY: jax.Array) -> tuple[jax.Array | None, ...]:
+    x_BTX, a_XR, b_RY, factors_BTX = saved
 
     def local(
-        x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, d_BTY: jax.Array
+        x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, d_BTY: jax.Array, *factors: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        d_BTR = d_BTY @ b_RY.T
+        x_BTX, d_BTR = _times(x_BTX, factors), d_BTY @ b_RY.T
         d_a_XR = jnp.einsum("BTX,BTR->XR", x_BTX, d_BTR)
-        return d_BTR @ a_XR.T, d_a_XR, jnp.einsum("BTR,BTY->RY", _narrow(x_BTX, a_XR), d_BTY)
+        d_b_RY = jnp.einsum("BTR,BTY->RY", x_BTX @ a_XR, d_BTY)
+        return _times(d_BTR @ a_XR.T, factors), d_a_XR, d_b_RY
 
     rows, read, written = (_names(spec) for spec in (_split(d_BTY)[:2], _split(a_XR), _split(b_RY)))
     arrays, over = (x_BTX, a_XR, b_RY), (written, rows | written, rows | read)
     outs = tuple(P(*_split(x), unreduced=names) for x, names in zip(arrays, over, strict=True))
-    d_x, d_a, d_b = _summed(local, (*arrays, d_BTY), outs)
-    return jax.reshard(d_x, dual(x_BTX)), jax.reshard(d_a, dual(a_XR)), jax.reshard(d_b, dual(b_RY))
+    found = _summed(local, (*arrays, d_BTY, *_given(factors_BTX)), outs)
+    return *(jax.reshard(d, dual(x)) for d, x in zip(found, arrays, strict=True)), None
 
 
 low_rank.defvjp(_forward, _backward)
@@ -82,8 +90,12 @@ def _summed(
     ]
 
 
-def _narrow(x_BTX: jax.Array, a_XR: jax.Array) -> jax.Array:
-    return x_BTX @ a_XR
+def _times(x: jax.Array, factors: tuple[jax.Array, ...]) -> jax.Array:
+    return x * factors[0] if factors else x
+
+
+def _given(factors: jax.Array | None) -> tuple[jax.Array, ...]:
+    return () if factors is None else (factors,)
 
 
 def _split(x: jax.Array) -> P:
