@@ -115,7 +115,7 @@ class ModelFunction:
 
     def activations(self) -> dict[str, Tap]:
         """List the activations that `trace` can keep: their shapes and meanings by names."""
-        return activations(self.config.model.num_layers)
+        return activations(self.config.model)
 
     def trace(
         self, tokens: ArrayLike, keep: str | Iterable[str], *, params: Arrays | None = None
@@ -138,7 +138,7 @@ class ModelFunction:
             UserError: a pattern fits no name, or the mesh has the layers in a pipeline.
         """
         self._check(jnp.asarray(tokens))
-        taps = choose(keep, self.config.model.num_layers)
+        taps = choose(keep, self.config.model)
         if self._rules.pipeline is not None:
             raise UserError(
                 f"trace: the mesh has the layers in {self._rules.pipeline.stages} stages of a "

@@ -39,7 +39,6 @@ def scan_layers(
     def body(carry: tuple[jax.Array, Kept], one: Numbered) -> tuple[tuple[jax.Array, Kept], None]:
         x_BTD, buffers = carry
         x_BTD, recorded = layer(x_BTD, one)
-        # outside of `layer`, whose inputs a checkpoint keeps for each layer
         written = {
             name: _write(buffers[name], recorded[name], jnp.asarray(numbers) == one[0])
             for name, numbers in taps.kept

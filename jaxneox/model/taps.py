@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 import jax
 
+from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, cut
 
 Kept = dict[str, jax.Array]
@@ -35,7 +36,7 @@ class Tap:
 LAYER_TAPS: dict[str, Tap] = {
     "residual": Tap("B T D", "the residual stream after the layer", ("batch", "stream", "embed")),
 }
-"""The taps of a layer, by the names that it gives to `Context.tap`."""
+"""The taps of a layer, by the names that it gives to `Context.tap`, in the order of computation."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +93,18 @@ class Recorder:
         return x
 
 
-def activations(num_layers: int) -> dict[str, Tap]:
+def activations(cfg: ModelConfig) -> dict[str, Tap]:
     """Return all taps of a model by their public names, layer by layer."""
-    numbers = range(num_layers)
+    numbers = range(cfg.num_layers)
     return {_public(number, name): tap for number in numbers for name, tap in LAYER_TAPS.items()}
 
 
-def choose(patterns: str | Iterable[str], num_layers: int) -> Taps:
+def choose(patterns: str | Iterable[str], cfg: ModelConfig) -> Taps:
     """Choose activations by their public names.
 
     Args:
         patterns: of `fnmatch`, such as `layers.*.residual`; or one of them.
-        num_layers: how many layers the model has.
+        cfg: the model's.
 
     Raises:
         UserError: a pattern fits no name.
@@ -113,14 +114,14 @@ def choose(patterns: str | Iterable[str], num_layers: int) -> Taps:
         fitting = [
             (name, number)
             for name in LAYER_TAPS
-            for number in range(num_layers)
+            for number in range(cfg.num_layers)
             if isinstance(pattern, str) and fnmatchcase(_public(number, name), pattern)
         ]
         if not fitting:
             names = ", ".join(f"layers.N.{name}" for name in LAYER_TAPS)
             raise UserError(
                 f"keep: {cut(repr(pattern))} fits no activation of this model, which has {names} "
-                f"with N from 0 to {num_layers - 1}; layers.*.residual is a pattern for all layers"
+                f"with N from 0 to {cfg.num_layers - 1}; layers.*.residual stands for all layers"
             )
         for name, number in fitting:
             chosen.setdefault(name, set()).add(number)

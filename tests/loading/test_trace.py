@@ -1,8 +1,10 @@
 """Activations by public names: what is kept, on every mesh, and what keeping it costs."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from tests.model.variants import configure
 from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params
 
+MODEL = Path(__file__).resolve().parents[2] / "jaxneox" / "model"
 ALL = "layers.*.residual"
 DEEP = 12  # layers: 10 comes before 2 in the alphabet
 ONE = 1e-6  # of float32 sums in another order
@@ -47,12 +50,17 @@ def test_what_is_kept_is_named_in_the_order_of_the_layers(
 ) -> None:
     logits, kept = model.trace(tokens, keep=[ALL])
     assert relative_l2(logits, model(tokens)) <= ONE
-    assert list(kept) == [f"layers.{n}.residual" for n in range(DEEP)] == list(model.activations())
+    assert list(kept) == [f"layers.{n}.residual" for n in range(DEEP)]
+    assert list(model.activations()) == [f"layers.{n}.{t}" for n in range(DEEP) for t in LAYER_TAPS]
     assert {x.shape for x in kept.values()} == {(*tokens.shape, 32)}
     assert {x.dtype for x in kept.values()} == {jnp.dtype("float32")}
     tap = model.activations()["layers.3.residual"]
     assert (tap.shape, tap.meaning) == ("B T D", "the residual stream after the layer")
-    for patterns in ("layers.3.residual", ["layers.1?.residual", "layers.3.*", "layers.3.*"], []):
+    for patterns in (
+        "layers.3.residual",
+        ["layers.1?.residual", "layers.3.res*", "layers.3.res*"],
+        [],
+    ):
         some = model.trace(tokens, patterns)[1]
         fitting = ["3"] if patterns == "layers.3.residual" else ["3", "10", "11"] * bool(patterns)
         assert list(some) == [f"layers.{n}.residual" for n in fitting]
@@ -83,7 +91,7 @@ def test_a_name_that_is_none_is_one_line(
         model.trace(tokens, keep=["layers.0.residual", wrong])
     line = str(refused.value)
     assert line.startswith(f"keep: {wrong!r} fits no activation of this model")
-    assert "layers.N.residual with N from 0 to 11" in line and "\n" not in line
+    assert "layers.N.residual" in line and "N from 0 to 11;" in line and "\n" not in line
 
 
 def test_a_pipeline_is_refused_in_one_line(tokens: np.ndarray) -> None:
@@ -93,7 +101,7 @@ def test_a_pipeline_is_refused_in_one_line(tokens: np.ndarray) -> None:
     ):
         piped.trace(tokens, [ALL])
     params = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in piped.params.items()}
-    trace = partial(piped._functions.model.trace, taps=choose(ALL, 2))
+    trace = partial(piped._functions.model.trace, taps=choose(ALL, piped.config.model))
     with jax.set_mesh(piped._mesh), pytest.raises(ValueError, match="keep no activations"):
         jax.eval_shape(trace, params, jnp.asarray(tokens))
 
@@ -125,7 +133,7 @@ def test_positions_that_a_ring_has_in_its_own_order_are_put_back(tokens: np.ndar
 
         @jax.jit
         def loss(p: Arrays) -> tuple[jax.Array, dict[str, jax.Array]]:
-            kept = one.trace(p, jnp.asarray(rows), choose(ALL, cfg.num_layers))[1]
+            kept = one.trace(p, jnp.asarray(rows), choose(ALL, cfg))[1]
             return jnp.sum(kept["layers.0.residual"] ** 2 * jnp.arange(8.0)[None, :, None]), kept
 
         with jax.set_mesh(mesh):
@@ -152,14 +160,27 @@ def test_the_last_residual_is_what_the_final_norm_reads(name: str, rate: float) 
 
     @jax.jit
     def run(p: Arrays) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        logits, kept = one.trace(p, tokens, choose("*", cfg.num_layers), noise)
+        logits, kept = one.trace(p, tokens, choose("*", cfg), noise)
         last = one.declaration.part("final_norm", p)(kept[f"layers.{cfg.num_layers - 1}.residual"])
         return logits, last @ p["embed.tokens"].T, kept
 
     with jax.set_mesh(mesh):
         logits, expected, kept = run(laid_out(params, one, one.layout, mesh))
-    assert kept.keys() == activations(cfg.num_layers).keys() and len(LAYER_TAPS) == 1
+    assert kept.keys() == activations(cfg).keys()
     assert relative_l2(logits, expected) <= ONE
+
+
+def test_every_activation_that_is_named_can_be_kept() -> None:
+    calls = [re.findall(r'\.tap\(\s*"(.*?)"', path.read_text()) for path in MODEL.rglob("*.py")]
+    assert {name for names in calls for name in names} == LAYER_TAPS.keys()
+
+
+def test_the_example_of_the_documentation_runs(model: LoadedModel, tokens: np.ndarray) -> None:
+    section = (MODEL.parents[1] / "docs/python.md").read_text().split("\n## Activations\n")[1]
+    (code,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    names = {"model": model, "tokens": jnp.asarray(tokens), "jax": jax, "jnp": jnp}
+    exec(compile(code, "docs/python.md", "exec"), names)
+    assert names["gradient"].keys() == model.params.keys()
 
 
 def test_under_vmap_and_in_both_modes(model: LoadedModel, tokens: np.ndarray) -> None:
@@ -194,7 +215,7 @@ def test_one_of_many_layers_costs_one_array() -> None:
     array = 4 * 40 * 32 * 4
 
     def size(function, *keep: str) -> float:
-        trace = deep._functions.pure.trace(choose(keep, 48))
+        trace = deep._functions.pure.trace(choose(keep, deep.config.model))
         program = jax.jit(partial(function, trace)).lower(params, tokens).compile()
         memory = program.memory_analysis()
         return (memory.temp_size_in_bytes + memory.output_size_in_bytes) / array
@@ -227,7 +248,7 @@ def test_layers_that_are_computed_again_store_no_more() -> None:
 
     def size(*keep: str) -> float:
         def loss(p: Arrays, tokens: jax.Array) -> jax.Array:
-            logits, kept = one.trace(p, tokens, choose(keep, 48))
+            logits, kept = one.trace(p, tokens, choose(keep, cfg))
             return jnp.mean(logits**2) + sum(jnp.mean(x**2) for x in kept.values())
 
         params = {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in one.shapes.items()}
