@@ -1,7 +1,7 @@
 """A model as a function of arrays: of its own parameters, and of any that are given."""
 # B batch, T length, V padded vocabulary
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 import jax
@@ -10,11 +10,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
 from jaxneox.config.schema import Config, Dtype
+from jaxneox.errors import UserError
 from jaxneox.frozen import ADVICE, FrozenParams
 from jaxneox.infer.scoring import Request, Scored, Scorer
 from jaxneox.loading.compiled import Functions
 from jaxneox.loading.pure import Arrays, plain
 from jaxneox.model import Params
+from jaxneox.model.taps import Kept, Tap, activations, choose
 from jaxneox.parallel.rules import Rules
 
 
@@ -110,6 +112,41 @@ class ModelFunction:
             return jnp.mean(losses_BT)
         weights_BT = jnp.asarray(weights, jnp.float32)
         return jnp.sum(losses_BT * weights_BT) / jnp.sum(weights_BT)
+
+    def activations(self) -> dict[str, Tap]:
+        """List the activations that `trace` can keep: their shapes and meanings by names."""
+        return activations(self.config.model)
+
+    def trace(
+        self, tokens: ArrayLike, keep: str | Iterable[str], *, params: Arrays | None = None
+    ) -> tuple[jax.Array, Kept]:
+        """Compute the logits of tokens, and keep activations on the way: a pure function.
+
+        As `logits` it may stand inside jax.jit, grad, vmap and scan. Only what is kept is stored.
+
+        Args:
+            tokens: int [B, T].
+            keep: patterns of names (`fnmatch`), such as `layers.*.residual`; `activations` lists
+                the names.
+            params: all parameters by dotted names; those of the model unless given.
+
+        Returns:
+            The logits, float32 [B, T, V]; and the activations by their names, in the dtype that the
+            model computes in.
+
+        Raises:
+            UserError: a pattern fits no name, or the mesh has the layers in a pipeline.
+        """
+        self._check(jnp.asarray(tokens))
+        taps = choose(keep, self.config.model)
+        if self._rules.pipeline is not None:
+            raise UserError(
+                f"trace: the mesh has the layers in {self._rules.pipeline.stages} stages of a "
+                "pipeline, which keep no activations; load the model on a mesh without pp"
+            )
+        given = self.params if params is None else params
+        logits_BTV, kept = self._functions.pure.trace(taps)(given, tokens)
+        return logits_BTV, {name: kept[name] for name in taps.names}  # jax sorts 10 before 2
 
     def score(
         self,

@@ -8,7 +8,7 @@ lays out as it likes (auto axes) on a mesh.
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -18,9 +18,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 
 from jaxneox.model import Model
 from jaxneox.model.product import as_derived
+from jaxneox.model.taps import Kept, Taps
 from jaxneox.parallel.rules import Rules
 
 Arrays = Mapping[str, jax.Array | np.ndarray]
+
+TRACES = 64
+"""For how many choices of activations a model has compiled functions at one time."""
 
 
 def plain_mesh(mesh: Mesh) -> Mesh:
@@ -71,6 +75,7 @@ class PureFunctions:
         cfg = replace(model.cfg, attention=attention)
         self.model = replace(model, cfg=cfg, layout=self._rules)
         self._mesh = mesh
+        self.trace = lru_cache(TRACES)(self._trace)
 
     @cached_property
     def logits(self) -> Callable[..., jax.Array]:
@@ -82,14 +87,18 @@ class PureFunctions:
         """(parameters, tokens int [B, T + 1]) -> float32 [B, T], in nats."""
         return self._plain(self.model.token_losses)
 
-    def _plain(self, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def _trace(self, taps: Taps) -> Callable[..., tuple[jax.Array, Kept]]:
+        """(parameters, tokens int [B, T]) -> (logits, activations by name), for these taps."""
+        return self._plain(partial(self.model.trace, taps=taps))
+
+    def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Make a compiled function of plain arrays from one of parameters and tokens [B, T]."""
         names = self._mesh.axis_names
         rows = self._rules.activation("batch", None)
         auto = plain_mesh(self._mesh).abstract_mesh
         typed = jax.sharding.explicit_axes(function, axes=names, in_sharding=(self._specs, rows))
 
-        def call(params: Arrays, tokens_BT: Any) -> jax.Array:
+        def call(params: Arrays, tokens_BT: Any) -> Any:
             given = {name: jnp.asarray(params[name]) for name in self._specs}
             with as_derived(), jax.sharding.use_abstract_mesh(auto):
                 return typed(given, jnp.asarray(tokens_BT, jnp.int32))

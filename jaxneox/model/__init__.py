@@ -21,6 +21,7 @@ Before and after the layers:
 - `documents`: where each document of a row begins; the masks of `kernels/` stop there.
 - `token_losses`: the loss of each token, for derivatives of any order.
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
+- `taps`: activations by public names; `scan`: the scan over the layers, which keeps some of them.
 - `decode`: prompts and next tokens, with a cache.
 """
 

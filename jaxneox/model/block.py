@@ -80,14 +80,16 @@ class ParallelBlock(Block):
         partial_mlp_BTD = self._mlp(into_mlp_BTD, context)
         if context.noise is None or self.dropout_rate == 0.0:
             y_BTD = _reduce(partial_attention_BTD + partial_mlp_BTD, layout)
-            return _add(_add(x_BTD + y_BTD, self.attention.out_bias), self.mlp.down_bias)
+            y_BTD = _add(_add(x_BTD + y_BTD, self.attention.out_bias), self.mlp.down_bias)
+            return context.tap("residual", y_BTD)
         attention_BTD = _completed(partial_attention_BTD, self.attention.out_bias, layout)
         mlp_BTD = _completed(partial_mlp_BTD, self.mlp.down_bias, layout)
-        return (
+        y_BTD = (
             x_BTD
             + self._dropout(attention_BTD, context, DropoutPlace.ATTENTION_OUTPUT)
             + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
         )
+        return context.tap("residual", y_BTD)
 
     def _inputs(self, x_BTD: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
         """Normalise the input of each branch."""
@@ -112,7 +114,8 @@ class SequentialBlock(Block):
         h_BTD = x_BTD + self._dropout(attention_BTD, context, DropoutPlace.ATTENTION_OUTPUT)
         partial_BTD = self._mlp(_gather(self.norm2(h_BTD), layout, into="mlp"), context)
         mlp_BTD = _completed(partial_BTD, self.mlp.down_bias, layout)
-        return h_BTD + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
+        y_BTD = h_BTD + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
+        return context.tap("residual", y_BTD)
 
 
 class AttentionlessBlock(Block):
@@ -127,7 +130,8 @@ class AttentionlessBlock(Block):
         layout = context.layout
         norm2 = self.norm1 if self.norm2 is None else self.norm2
         partial_BTD = self._mlp(_gather(norm2(x_BTD), layout, into="mlp"), context)
-        return _add(x_BTD + _reduce(partial_BTD, layout), self.mlp.down_bias)
+        y_BTD = _add(x_BTD + _reduce(partial_BTD, layout), self.mlp.down_bias)
+        return context.tap("residual", y_BTD)
 
 
 def make_block(cfg: ModelConfig, rngs: nnx.Rngs) -> Block:

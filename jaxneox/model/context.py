@@ -1,4 +1,4 @@
-"""The context that all layers of a forward pass share: token positions, layout and dropout."""
+"""The context that all layers of a forward pass share: positions, layout, dropout and taps."""
 # B batch, T length; * any axes before the length
 # K key-value heads, G query heads for each of them, S key length
 
@@ -8,6 +8,7 @@ import jax
 
 from jaxneox.model.dropout import Noise
 from jaxneox.model.layout import Layout
+from jaxneox.model.taps import NOTHING, Recorder, Taps
 
 
 class TokenPositions(NamedTuple):
@@ -45,13 +46,21 @@ class Context(NamedTuple):
         layout: how arrays lie on the devices.
         score_bias: float32 [1, K, G, T, S], added to the attention scores of every layer (`rpe`).
         noise: the source of this layer's dropout masks; None if nothing is dropped.
+        taps: what is wanted of the layers' activations.
+        recorder: what collects those of this layer; None outside of layers.
     """
 
     positions: TokenPositions
     layout: Layout
     score_bias: jax.Array | None = None
     noise: Noise | None = None
+    taps: Taps = NOTHING
+    recorder: Recorder | None = None
 
     def at(self, place: int | jax.Array) -> "Context":
         """The context with the dropout masks of one place inside the present one."""
         return self if self.noise is None else self._replace(noise=self.noise.at(place))
+
+    def tap(self, name: str, x: jax.Array) -> jax.Array:
+        """Give an activation of this layer its name, one of `LAYER_TAPS`, and return it."""
+        return x if self.recorder is None else self.recorder(name, x)

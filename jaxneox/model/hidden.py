@@ -2,7 +2,6 @@
 # M micro-batches (all that pass a pipeline together, else 1), B batch, T length, D hidden,
 # V padded vocabulary, k layers
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +18,13 @@ from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.embed import Embed
 from jaxneox.model.gather import gather
-from jaxneox.model.layout import Layout
+from jaxneox.model.layout import Axes, Layout
 from jaxneox.model.loss import Unembedding
 from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
+from jaxneox.model.scan import Layer, Numbered, scan_layers
+from jaxneox.model.taps import LAYER_TAPS, NOTHING, Kept, Taps
 from jaxneox.model.vocabulary import hide_added, padded
 
 NO_REMAT = RematConfig("none")
@@ -37,8 +38,8 @@ POLICIES = {
 Rows = Literal["texts", "documents"]
 """What rows are: one text each, or documents that are kept apart as training does."""
 
-Layer = Callable[[jax.Array, tuple[jax.Array, Params]], tuple[jax.Array, None]]
-"""(x [B, T, D], (number of the layer, its weights)) -> (x, None), the body of a scan."""
+POSITIONS = ("length", "stream")
+"""The logical axes along which the layout orders positions."""
 
 
 @dataclass(frozen=True)
@@ -93,46 +94,74 @@ class HiddenStates:
         tokens_MBT: jax.Array,
         positions: TokenPositions,
         noise: Noise | None = None,
-    ) -> jax.Array:
-        """Compute [M, B, T, D] after the final norm, positions in the layout's order."""
+        taps: Taps = NOTHING,
+    ) -> tuple[jax.Array, Kept]:
+        """Compute [M, B, T, D] after the final norm, and what is kept of the layers by tap.
+
+        Positions are in the layout's order.
+        """
         if noise is not None:
             noise = noise._replace(positions=positions.order_T)
         x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), positions.encoded)
         x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
         bias = self._score_bias(model.embed, positions.order_T)
-        x_MBTD = self.run_layers(params, x_MBTD, Context(positions, self.layout, bias, noise))
+        context = Context(positions, self.layout, bias, noise, taps)
+        x_MBTD, kept = self.run_layers(params, x_MBTD, context)
         spread = self.layout.spread(tokens_MBT.shape[0])
         whole = self.layout.activation(spread, "batch", "length", "embed")
-        return jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
+        x_MBTD = jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
+        return x_MBTD, kept
 
     def _rows(
-        self, model: NeoX, params: Params, tokens_BT: jax.Array, noise: Noise | None, rows: Rows
-    ) -> jax.Array:
-        """Compute [B, T, D] after the final norm.
+        self,
+        model: NeoX,
+        params: Params,
+        tokens_BT: jax.Array,
+        noise: Noise | None = None,
+        rows: Rows = "texts",
+        taps: Taps = NOTHING,
+    ) -> tuple[jax.Array, Kept]:
+        """Compute [B, T, D] after the final norm, and what is kept by its public names.
 
-        The positions are in their order, on every device that has some of them.
+        The positions are in their order; those of [B, T, D] on every device that has some of them.
         """
         tokens_MBT = tokens_BT[None]
         is_text = rows == "texts"
         positions = (self._text_positions if is_text else self._document_positions)(tokens_MBT)
-        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD, kept = self._hidden(model, params, tokens_MBT, positions, noise, taps)
         x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
-        if self.layout.rings is None:
-            return x_BTD
-        return x_BTD[:, np.argsort(self.layout.order(x_BTD.shape[1]))]
+        x_BTD = self._in_order(x_BTD, ("batch", "length", "embed"))
+        kept = {n: self._in_order(x, (None, *LAYER_TAPS[n].axes)) for n, x in kept.items()}
+        return x_BTD, taps.named(kept)
 
-    def run_layers(self, params: Params, x_MBTD: jax.Array, context: Context) -> jax.Array:
+    def _in_order(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """Put positions that the layout has in an order of its own back in theirs, unsplit."""
+        if self.layout.rings is None:
+            return x
+        places = [i for i, axis in enumerate(axes) if axis in POSITIONS]
+        whole = [None if i in places else axis for i, axis in enumerate(axes)]
+        x = jax.reshard(x, self.layout.activation(*whole))
+        for place in places:
+            x = x[(slice(None),) * place + (np.argsort(self.layout.order(x.shape[place])),)]
+        return x
+
+    def run_layers(
+        self, params: Params, x_MBTD: jax.Array, context: Context
+    ) -> tuple[jax.Array, Kept]:
         """Run the residual stream [M, B, T, D] through all layers.
 
         They are scanned at once, or by each stage of a pipeline its own. The arrays of `context`
         that differ from row to row have a leading axis M.
+
+        Returns:
+            The stream, and what is kept by tap: [k, *], of k layers.
         """
         layers, noise = split_layers(params)[1], context.noise
         of_rows = None if noise is None else noise.rows, context.positions.per_row
 
         def run(
             x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows: Any
-        ) -> jax.Array:
+        ) -> tuple[jax.Array, Kept]:
             """Run the k layers of these weights, the first of which has this number."""
             rows_B, per_row = of_rows
             numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
@@ -140,21 +169,27 @@ class HiddenStates:
                 positions=TokenPositions(context.positions.order_T, *per_row),
                 noise=None if noise is None else noise._replace(rows=rows_B),
             )
-            return jax.lax.scan(self._layer(own), x_BTD, (numbers_k, weights))[0]
+            layer = self._layer(own)
+            return scan_layers(layer, x_BTD, (numbers_k, weights), context.taps)
 
         if self.layout.pipeline is not None:
+            if context.taps != NOTHING:
+                raise ValueError("the layers of a pipeline keep no activations")
             x_MBTD = jax.reshard(x_MBTD, self._stream(None))
-            return self.layout.pipeline(run, layers, x_MBTD, of_rows)
+            return self.layout.pipeline(lambda *a: run(*a)[0], layers, x_MBTD, of_rows), {}
         if x_MBTD.shape[0] != 1:
             raise ValueError(f"{x_MBTD.shape[0]} micro-batches, expected 1 without a pipeline")
-        return run(x_MBTD[0], layers, 0, jax.tree.map(lambda x: x[0], of_rows))[None]
+        x_BTD, kept = run(x_MBTD[0], layers, 0, jax.tree.map(lambda x: x[0], of_rows))
+        return x_BTD[None], kept
 
     def _layer(self, context: Context) -> Layer:
-        def layer(x_BTD: jax.Array, numbered: tuple[jax.Array, Params]) -> tuple[jax.Array, None]:
+        def layer(x_BTD: jax.Array, numbered: Numbered) -> tuple[jax.Array, Kept]:
             number, weights = numbered
+            recorder = context.taps.recorder()
+            own = context.at(1 + number)._replace(recorder=recorder)
             cast = {name: w.astype(self.compute) for name, w in weights.items()}
             block = self.declaration.part("layers", self._gathered(cast))
-            return block(x_BTD, context.at(1 + number)), None
+            return block(x_BTD, own), recorder.recorded
 
         if self.remat.policy == "none":
             return layer

@@ -12,6 +12,7 @@ from jaxneox.model.hidden import HiddenStates, Rows
 from jaxneox.model.loss import LossSettings, chunk_length, loss_sum, project
 from jaxneox.model.parameters import Params
 from jaxneox.model.scores import scores
+from jaxneox.model.taps import NOTHING, Kept, Taps
 from jaxneox.model.token_losses import token_losses
 from jaxneox.model.vocabulary import added_rows
 
@@ -46,11 +47,37 @@ class Model(HiddenStates):
         Returns:
             float32 [B, T, V].
         """
+        return self.trace(params, tokens_BT, NOTHING, noise, rows)[0]
+
+    def trace(
+        self,
+        params: Params,
+        tokens_BT: jax.Array,
+        taps: Taps,
+        noise: Noise | None = None,
+        rows: Rows = "texts",
+    ) -> tuple[jax.Array, Kept]:
+        """Compute next-token logits, and keep activations on the way.
+
+        Args:
+            params: parameters by dotted name.
+            tokens_BT: int [B, T]; T is at most the model's context.
+            taps: which activations.
+            noise: the source of the dropout masks, its rows [1, B]; None drops nothing.
+            rows: what they are; documents are kept apart only if `documents` says so.
+
+        Returns:
+            The logits, float32 [B, T, V]; and the activations by their public names, in `compute`
+            and laid out as in the layers, positions in the order of the text.
+
+        Raises:
+            ValueError: activations of layers in a pipeline are asked for.
+        """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD = self._rows(model, params, tokens_BT, noise, rows)
+            x_BTD, kept = self._rows(model, params, tokens_BT, noise, rows, taps)
             logits_BTV = project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
-            return self._without_added(logits_BTV)
+            return self._without_added(logits_BTV), kept
 
     def scores(
         self, params: Params, tokens_BT: jax.Array, positions_BC: jax.Array, labels_BC: jax.Array
@@ -71,7 +98,7 @@ class Model(HiddenStates):
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD = self._rows(model, params, tokens_BT, None, "texts")
+            x_BTD, _ = self._rows(model, params, tokens_BT)
             unembedding = self._unembedding(model)
             return scores(x_BTD, unembedding, positions_BC, labels_BC, self.layout)
 
@@ -95,7 +122,7 @@ class Model(HiddenStates):
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD = self._rows(model, params, tokens_BT[:, :-1], noise, rows)
+            x_BTD, _ = self._rows(model, params, tokens_BT[:, :-1], noise, rows)
             labels_BT = jax.reshard(tokens_BT[:, 1:], self.layout.activation("batch", None))
             return token_losses(x_BTD, self._unembedding(model), labels_BT, self.layout)
 
@@ -127,7 +154,7 @@ class Model(HiddenStates):
         settings = LossSettings(layout, self.z_loss, chunk, dtype, spread)
         model = self._outer_modules(params)
         positions = self._document_positions(tokens_MBT)
-        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
         labels_MBT, weights_MBT = self._laid(labels_MBT), self._laid(weights_MBT)
         return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
 

@@ -107,7 +107,7 @@ def stream(cfg: ModelConfig, dp: int, tp: int, sequence: bool, source: Noise | N
         positions = TokenPositions(jnp.asarray(rules.order(LENGTH)))
 
         def layers(weights, x, source):
-            return model.run_layers(weights, x, Context(positions, rules, noise=source))
+            return model.run_layers(weights, x, Context(positions, rules, noise=source))[0]
 
         run = jax.jit(layers)
         return np.asarray(run(laid, x, source)).sum(axis=0)

@@ -42,7 +42,7 @@ def compiled(model: Model, backward: bool) -> str:
 
         def layers(params, x):
             context = Context(TokenPositions(jnp.arange(LENGTH)), model.layout)
-            return model.run_layers(params, x, context)
+            return model.run_layers(params, x, context)[0]
 
         def gradient(params, x):
             return jax.vjp(layers, params, x)[1](x)
