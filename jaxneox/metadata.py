@@ -1,8 +1,8 @@
 """The `meta` of a checkpoint, whose parts are checked before anything uses them.
 
 It is plain JSON in the file `meta/metadata`: the configuration's `keys`, the `data` and how far it
-was read, the `versions` of libraries, the `checksums` of the arrays, where it was converted from
-(`conversion`), and a CRC-32 of all that, which earlier versions did not write.
+was read, the `base` of an adapter, the `versions` of libraries, the `checksums` of the arrays, where
+it was converted from (`conversion`), and a CRC-32 of all that, which earlier versions did not write.
 """
 
 import json
@@ -52,6 +52,7 @@ def _parts(meta: dict[str, Any]) -> list[tuple[str, bool]]:
         ("versions", _texts(meta.get("versions", {}))),
         ("checksums", isinstance(sums, dict) and all(map(_texts, sums.values()))),
         ("data", data is None or _position(data)),
+        ("base", _texts(meta.get("base", {}))),
     ]
 
 

@@ -25,6 +25,7 @@ BELOW["npz"] = set()
 EVERYWHERE = {"errors", "console", "reading", "npz"}
 BELOW["foreign"] = {"lfs"}
 BELOW["metadata"] = set()
+BELOW["base_model"] = {"checksums"}
 BELOW["run_folder"], BELOW["frozen"] = {"foreign"}, set()
 BELOW["checkpoint"] = BELOW.keys() - {"errors", "preprocess", "hlo"}
 BELOW["saver"] = {*BELOW["checkpoint"], "checkpoint"}

@@ -20,7 +20,8 @@ From files to checked keys:
 From keys to parts of a run, where no single key sets a field:
 
 - `settings`: builds each part of a run when it is asked for.
-- `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling.
+- `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling;
+  `lora` what is trained beside it.
 - `batch`: global = micro * accumulation * dp.
 - `optimization`: precision, loss scale, optimizer and schedule.
 - `divisors`: of a number of any size.

@@ -12,6 +12,7 @@ from typing import Any
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.divisors import divisors
 from jaxneox.config.keys.model import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS
+from jaxneox.config.lora import lora_config
 from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
     AttentionConfig,
@@ -53,15 +54,17 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
     if settings["gpt_j_tied"] and not settings["gpt_j_residual"]:
         settings.note("gpt_j_tied: changes nothing without gpt_j_residual, as in NeoX")
     _check_dropout(settings, "hidden_dropout")
+    mlp = _mlp(settings)
     return settings.fill(
         ModelConfig,
         "model",
         vocab_size=padded_vocab,
         attention=attention,
-        mlp=_mlp(settings),
+        mlp=mlp,
         norm=_norm(settings),
         positions=positions,
         init=settings.fill(InitConfig, "model.init"),
+        lora=lora_config(settings, mlp.gated),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
     )
 

@@ -1,11 +1,14 @@
 """`jaxneox.load`: from a path to a model in memory."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from jaxneox import checkpoint
+from jaxneox import base_model, checkpoint
+from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
 from jaxneox.config import Settings
 from jaxneox.config.schema import Dtype
@@ -13,7 +16,7 @@ from jaxneox.data import load_tokenizer
 from jaxneox.foreign import foreign
 from jaxneox.loading.model import LoadedModel
 from jaxneox.loading.resting import abstract_params
-from jaxneox.model import Model
+from jaxneox.model import Model, Params
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import rules_for
 
@@ -38,6 +41,30 @@ def locate(where: str | Path, step: int | None = None) -> Location:
     return checkpoint.find(own, step if own == folder else None)
 
 
+def read_params(
+    location: Location, abstract: Mapping[str, Any], base: Mapping[str, str] | None
+) -> Params:
+    """Read a checkpoint's parameters, of an adapter those of its base as well.
+
+    Args:
+        location: the checkpoint.
+        abstract: all parameters of the model as shapes with shardings.
+        base: what an adapter records of its base; None for a whole model.
+
+    Raises:
+        UserError: they are not those of the model, or the base is not what it was.
+    """
+    if base is None:
+        return checkpoint.restore_params(location, dict(abstract))
+    saved = checkpoint.read_shapes(location)
+    below, where = locate(base["where"]), base["where"]
+    theirs = {name: abstract[name] for name in checkpoint.read_shapes(below) if name in abstract}
+    params = checkpoint.restore_params(below, theirs)
+    base_model.check(base, where, params, location.folder)
+    own = {name: leaf for name, leaf in abstract.items() if name in saved or name not in theirs}
+    return params | checkpoint.restore_params(location, own)
+
+
 def load_model(
     path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype
 ) -> LoadedModel:
@@ -51,7 +78,7 @@ def load_model(
     config = Settings(meta["keys"]).resolve(dp=1, vocab_size=None)
     devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
-    params = checkpoint.restore_params(location, abstract_params(model, rules, devices))
+    params = read_params(location, abstract_params(model, rules, devices), meta.get(META))
     folder = location.run / "tokenizer"
     tokenizer = load_tokenizer(folder, config.tokenizer.eod_token) if folder.is_dir() else None
     conversion = meta.get("conversion")

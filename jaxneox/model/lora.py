@@ -22,6 +22,9 @@ from jaxneox.model.product import matrix
 
 TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
 
+PATTERN = "layers.*_lora.*"
+"""Fits the names of all these matrices, and no other's."""
+
 
 class Lora(nnx.Module):
     """The matrices A and B beside one matrix of a layer, and their scale.

@@ -12,7 +12,7 @@ from jaxneox.console.execute import Ending, end, ending, hush
 from jaxneox.console.parser import Parser, whole_number
 from jaxneox.hosts import supervisor
 from jaxneox.hosts.group import Group, group_of
-from jaxneox.train.keys import read_keys
+from jaxneox.train.keys import read_keys, with_base
 
 DEFAULT = "stdlib"
 """The shipped configuration that is trained if none is named."""
@@ -104,7 +104,7 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace, group: Group | None = None) -> int:
-    settings = Settings(gather_keys(args))
+    settings = Settings(with_base(gather_keys(args)))
     # jax starts below: the number of virtual CPU devices must be settled before
     from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices
 

@@ -25,7 +25,7 @@ from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.parallel.mesh import asked_sizes, final_sizes, make_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import rules_for
 from jaxneox.train.checkpoints.lock import locked
-from jaxneox.train.keys import read_keys
+from jaxneox.train.keys import read_keys, with_base
 from jaxneox.train.loop.loop import train
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.reporting import summary
@@ -104,7 +104,7 @@ def fit(
 ) -> FittedRun:
     """Train; see `jaxneox.fit`."""
     own = keys_of(settings)
-    settled = Settings(override(keys_from(config, own), list(own.items())))
+    settled = Settings(with_base(override(keys_from(config, own), list(own.items()))))
     asked = asked_sizes(mesh, settled.parallel)
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)

@@ -47,6 +47,32 @@ def read_keys(
     return keys
 
 
+def with_base(keys: Keys) -> Keys:
+    """Name the model beside which LoRA's matrices are trained, where `load` is that model.
+
+    Args:
+        keys: checked or not; with `lora`, `load` names a whole model or an adapter to go on with.
+    """
+    lora, load = keys.get("lora"), keys.get("load")
+    if not isinstance(lora, dict) or lora.get("base") or not isinstance(load, str):
+        return keys
+    if is_adapter(load):
+        return keys
+    rest = {name: value for name, value in keys.items() if name not in ("load", "finetune")}
+    return rest | {"lora": lora | {"base": load}}
+
+
+def is_adapter(where: str) -> bool:
+    """Tell whether a checkpoint of ours holds LoRA's matrices alone."""
+    from jaxneox import checkpoint
+    from jaxneox.base_model import META
+
+    try:
+        return META in checkpoint.read_meta(checkpoint.find(where))
+    except UserError:  # none of ours: whoever opens it says what is wrong
+        return False
+
+
 def run_keys(folder: str, finetune: bool) -> Keys:
     """Read the configuration of a run or of one of its checkpoints, set to go on from there."""
     from jaxneox import checkpoint  # imports jax, which other keys do without

@@ -7,7 +7,7 @@ import optax
 
 from jaxneox.config.schema import Config, DataConfig
 from jaxneox.errors import UserError
-from jaxneox.model import Documents, Model
+from jaxneox.model import Documents, Model, lora
 from jaxneox.objectives import Objective, build_objective
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.optim.trainable import trained_names
@@ -81,7 +81,8 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     )
     for name, axes in model.axes.items():
         rules.check(name, axes, model.shapes[name])
-    trained = trained_names(cfg.train.trainable, model.axes)
+    by_default = () if cfg.model.lora is None else (lora.PATTERN,)
+    trained = trained_names(cfg.train.trainable or by_default, model.axes)
     learning = {name: axes for name, axes in model.axes.items() if name in trained}
     optimizer = build_optimizer(cfg.optimizer, cfg.schedule, learning)
     return TrainPlan(cfg, sizes, rules, model, build_objective(cfg), trained, optimizer)

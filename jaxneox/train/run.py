@@ -11,6 +11,8 @@ import jax
 import yaml
 from jax.sharding import Mesh
 
+from jaxneox import base_model, checkpoint
+from jaxneox.base_model import META
 from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config, ScheduleConfig
@@ -18,12 +20,15 @@ from jaxneox.console.waiting import waiting
 from jaxneox.data import GivenBatches, Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
+from jaxneox.loading.load import locate
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.saver import save_config
 from jaxneox.train.checkpoints.restore import initial_state
 from jaxneox.train.checkpoints.resume import (
+    Base,
     ResumePoint,
     agreed_resume_point,
+    check_base,
     check_data,
     check_model,
     earlier,
@@ -50,6 +55,8 @@ class Run:
         first: the step at which the loader's first batch is due.
         folder: where the run saves; None if it does not.
         replicas: compares the devices' copies of each array; None unless it is asked for.
+        base: how a checkpoint records the model beside which the run trains; None if it trains
+            a whole model.
         schedule_before: the learning rate schedule of the checkpoint whose training goes on.
         sinks: where the figures of every step go besides the configured places.
         callbacks: called with the progress after every step.
@@ -64,6 +71,7 @@ class Run:
     first: int
     folder: Path | None
     replicas: Replicas | None = None
+    base: dict[str, str] | None = None
     schedule_before: ScheduleConfig | None = None
     sinks: Sequence[Sink] = ()
     callbacks: Sequence[Callback] = ()
@@ -100,7 +108,8 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """Collect what a checkpoint says of itself besides its arrays."""
         names = ("jax", "flax", "optax", "orbax-checkpoint")
-        return {
+        base = {} if self.base is None else {META: self.base}
+        return base | {
             "keys": saved_keys(self.cfg),
             "data": {
                 "first": self.first,
@@ -141,13 +150,13 @@ def start(
         UserError: the checkpoint does not fit, or the data is not there or not the same.
     """
     cfg = plan.cfg
-    resume = agreed_resume_point(cfg.checkpoint)
+    resume, base = agreed_resume_point(cfg.checkpoint), base_of(cfg)
     mesh = make_mesh(plan.sizes)
     loader: Loader | None = None
     while True:
         try:
             if resume is not None:
-                check_model(resume, cfg.model)
+                check_resumed(resume, cfg)
                 note_optimizer(resume, cfg)
             with waiting("opening the data"):
                 loader = loader or (given or partial(train_loader, cfg, tokenizer))()
@@ -156,7 +165,7 @@ def start(
                 "drawing the parameters" if resume is None else f"reading {resume.location.folder}"
             )
             with jax.set_mesh(mesh), waiting(begin):
-                state = initial_state(plan, mesh, resume)
+                state = initial_state(plan, mesh, resume, base)
             break
         except Damaged as damage:
             assert resume is not None
@@ -172,8 +181,49 @@ def start(
         tokenizer=tokenizer,
         first=first,
         folder=folder,
+        base=base and recorded(base, resume, state),
         schedule_before=schedule_before(resume),
     )
+
+
+def base_of(cfg: Config) -> Base | None:
+    """Find the model beside which a run trains LoRA's matrices; None if it trains a whole model.
+
+    Raises:
+        UserError: it is not said, not there, or another model.
+    """
+    if cfg.model.lora is None:
+        return None
+    where = cfg.checkpoint.base
+    if where is None:
+        raise UserError(
+            "lora: there is no model to train it beside: name a run, a Hugging Face folder or a "
+            "hub's repository with --load, or as `base` in the block"
+        )
+    base = Base(locate(where), where)
+    check_base(base.location, cfg.model)
+    return base
+
+
+def check_resumed(resume: ResumePoint, cfg: Config) -> None:
+    """Refuse a checkpoint of another model, or a whole model where an adapter goes on."""
+    is_adapter = META in checkpoint.read_meta(resume.location)
+    if is_adapter != (cfg.model.lora is not None):
+        found, expected = ("an adapter", "no lora") if is_adapter else ("a whole model", "lora")
+        raise UserError(
+            f"{resume.location.folder}: holds {found}, and the configuration has {expected}: keep "
+            f"the keys of {resume.location.run}/config.yml"
+        )
+    check_model(resume, cfg.model)
+
+
+def recorded(base: Base, resume: ResumePoint | None, state: TrainState) -> dict[str, str]:
+    """Describe the base for checkpoints, by its parameters before any of them was trained."""
+    if resume is not None:
+        there: dict[str, str] = checkpoint.read_meta(resume.location)[META]
+        return there | {"where": base.where}
+    names = checkpoint.read_shapes(base.location)
+    return base_model.record(base.where, {name: state.params[name] for name in names})
 
 
 def first_step(resume: ResumePoint | None, loader: Loader, allowed: bool) -> int:

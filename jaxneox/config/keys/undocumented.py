@@ -155,12 +155,28 @@ OURS: Section = {
         bool, False, "schedule.old", "true: NeoX before 2023-08: the decay counts the warm-up"
     ),
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
+    "lora": derived(dict, None, "model.lora", "trains matrices of low rank beside a model's own"),
+    "lora.base": used(
+        str, None, "checkpoint.base", "the model beside which it is trained; null: what load names"
+    ),
+    "lora.rank": derived(COUNT, None, "model.lora.rank", "of the matrices; needed"),
+    "lora.alpha": derived(AMOUNT, 16.0, "model.lora.alpha", "scales by alpha / sqrt(rank)"),
+    "lora.dropout": derived(SHARE, 0.0, "model.lora.dropout", "of what the first one reads"),
+    "lora.targets": derived(
+        STRINGS,
+        None,
+        "model.lora.targets",
+        "of qkv, out, up, gate, down, or PEFT's names; null: all of the layers",
+    ),
+    "lora.rslora": derived(
+        bool, True, "model.lora.stabilized", "false: scales by alpha / rank, as LoRA first did"
+    ),
     "trainable": used(
         STRINGS,
         None,
         "train.trainable",
         "patterns of parameters' names, of which the last that fits decides, such as "
-        "['!embed.*']; null: all are trained",
+        "['!embed.*']; null: all, or with lora its matrices",
         by=entries,
     ),
     "loss_spike_factor": used(

@@ -1,30 +1,45 @@
 """The state with which a run begins: new, or restored from a checkpoint."""
 
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from jaxneox import checkpoint
+from jaxneox import base_model, checkpoint
+from jaxneox.base_model import META
 from jaxneox.checkpoint import Damaged
 from jaxneox.hosts import messages
-from jaxneox.model import Params
+from jaxneox.model import Params, lora
 from jaxneox.train.checkpoints.new_rows import with_new_rows, with_saved_rows
-from jaxneox.train.checkpoints.resume import ResumePoint
+from jaxneox.train.checkpoints.resume import Base, ResumePoint
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import (
     TrainState,
     new_state,
     on_mesh,
     state_specs,
+    trained,
     with_params,
 )
 
 
-def initial_state(plan: TrainPlan, mesh: Mesh, start: ResumePoint | None) -> TrainState:
-    """Make the state of a new run, or restore it from the checkpoint that a run starts from."""
+def initial_state(
+    plan: TrainPlan, mesh: Mesh, start: ResumePoint | None, base: Base | None = None
+) -> TrainState:
+    """Make the state of a new run, or restore it from the checkpoint that a run starts from.
+
+    Args:
+        plan: of the run.
+        mesh: the devices.
+        start: the checkpoint; None for a new run.
+        base: the model whose parameters stand beside those that are trained, if the checkpoint has
+            the latter alone.
+    """
     abstract = abstract_state(plan, mesh)
+    if base is not None:
+        return beside(plan, start, base, abstract)
     if start is None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         return jax.jit(partial(new_state, plan), out_shardings=shardings)()
@@ -33,6 +48,38 @@ def initial_state(plan: TrainPlan, mesh: Mesh, start: ResumePoint | None) -> Tra
     params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     checkpoint.check_sums(start.location, params=params, training=training)
     return TrainState(params, **training)
+
+
+def beside(
+    plan: TrainPlan, start: ResumePoint | None, base: Base, abstract: TrainState
+) -> TrainState:
+    """Make the state of a run that trains parameters beside those of a base."""
+    shapes: Any = abstract.params
+    theirs = {name: shapes[name] for name in shapes if not fnmatchcase(name, lora.PATTERN)}
+    own = trained(plan, shapes)
+    read = partial(checkpoint.restore_params, base.location, theirs)
+    params = messages.fail_together(Damaged, read)
+    checkpoint.check_sums(base.location, params=params)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    if start is not None:
+        recorded = checkpoint.read_meta(start.location)[META]
+        base_model.check(recorded, base.where, params, start.location.folder)
+    if start is not None and not start.weights_only:
+        read_all = partial(restore, start, abstract._replace(params=own))
+        ours, training = messages.fail_together(Damaged, read_all)
+        checkpoint.check_sums(start.location, params=ours, training=training)
+        return TrainState(params | ours, **training)
+    if start is not None:
+        ours = messages.fail_together(
+            Damaged, partial(checkpoint.restore_params, start.location, own)
+        )
+        checkpoint.check_sums(start.location, params=ours)
+        params |= ours
+
+    def fresh(params: Params) -> TrainState:
+        return with_params(plan, plan.model.init(jax.random.key(plan.cfg.train.seed)) | params)
+
+    return jax.jit(fresh, out_shardings=shardings)(params)
 
 
 def new_training(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxneox import checkpoint
+from jaxneox.base_model import META
 from jaxneox.checkpoint import Damaged, Location
 from jaxneox.config import Config, Settings
 from jaxneox.config.schema import CheckpointConfig, ModelConfig, ScheduleConfig
@@ -25,6 +26,7 @@ TOKENS = "tokens file"  # the `order` in the fingerprint of a file of batches
 MAX_CHANGES = 8  # of the data, listed one by one
 
 MAY_CHANGE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.softmax_fp32"}
+MAY_CHANGE |= {"lora.dropout"}
 """Fields that may change between two runs of one model: its function of a sequence is the same."""
 
 LEARNED = {"positions.max_positions"}
@@ -36,6 +38,13 @@ class ResumePoint(NamedTuple):
 
     location: Location
     weights_only: bool
+
+
+class Base(NamedTuple):
+    """The model beside which LoRA's matrices are trained, and by what name it was found."""
+
+    location: Location
+    where: str
 
 
 def agreed_resume_point(c: CheckpointConfig) -> ResumePoint | None:
@@ -143,6 +152,20 @@ def _newest(c: CheckpointConfig, known: list[int]) -> Location:
             "overwrite; give another folder with --save"
         )
     return location
+
+
+def check_base(base: Location, cfg: ModelConfig) -> None:
+    """Refuse a base that computes another function than the model beside which LoRA is configured.
+
+    Raises:
+        UserError: with every setting that differs, or because it is an adapter itself.
+    """
+    if META in checkpoint.read_meta(base):
+        raise UserError(
+            f"{base.folder}: is an adapter and no model to train another beside; make one of both "
+            "with `jaxneox convert merge-adapter`"
+        )
+    check_model(ResumePoint(base, weights_only=False), dataclasses.replace(cfg, lora=None))
 
 
 def check_model(start: ResumePoint, cfg: ModelConfig) -> None:

@@ -7,6 +7,7 @@ from jaxneox.train.checkpoints.restore import training_part
 from jaxneox.train.loop.intervals import saves_at
 from jaxneox.train.reporting.reporter import Reporter
 from jaxneox.train.run import Run
+from jaxneox.train.step.state import trained
 
 
 class Saving:
@@ -60,5 +61,6 @@ class Saving:
             if self.run.replicas:
                 self.run.replicas.check(state, step)
             training = training_part(state) if self.cfg.save_optimizer else None
-            self.saver.save(step, state.params, training, self.run.meta())
+            params = state.params if self.run.base is None else trained(self.run.plan, state.params)
+            self.saver.save(step, params, training, self.run.meta())
         self.saved, self.due = step, False

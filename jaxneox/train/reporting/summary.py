@@ -23,7 +23,7 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     """Print what is about to be trained, on which devices, and all notes."""
     cfg, batch, devices = plan.cfg, plan.cfg.batch, jax.devices()
     virtual = " virtual" if devices[0].platform == "cpu" and len(devices) > 1 else ""
-    part = f" ({plan.trained_parameters:,} trained)" * bool(cfg.train.trainable)
+    part = f" ({plan.trained_parameters:,} trained)" * (plan.trained_parameters < plan.parameters)
     say(f"{plan.parameters:,} parameters{part}, {cfg.precision.compute}, on{virtual} "
           f"{devices[0].device_kind} devices, mesh {show(plan.sizes)}")  # fmt: skip
     if virtual:

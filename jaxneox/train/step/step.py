@@ -204,7 +204,10 @@ def replica_scale(cfg: Config) -> float:
 
 
 def drops(cfg: Config) -> bool:
-    return cfg.model.hidden_dropout > 0 or cfg.model.attention.dropout > 0
+    """Tell whether anything is dropped in a step."""
+    model = cfg.model
+    rates = (model.hidden_dropout, model.attention.dropout, model.lora.dropout if model.lora else 0)
+    return max(rates) > 0
 
 
 def laid_out(tree: Params, specs: Specs) -> Params:

@@ -1,0 +1,64 @@
+"""The block `lora`: which matrices get others of low rank beside them."""
+
+from typing import get_args
+
+from jaxneox.config.check import CheckedKeys
+from jaxneox.config.schema import LoraConfig, LoraTarget
+from jaxneox.errors import UserError
+
+TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
+
+ALL = "all-linear"
+"""PEFT's word for all matrices of the layers."""
+
+OTHER_NAMES: dict[str, LoraTarget] = {
+    "query_key_value": "qkv",
+    "dense": "out",
+    "dense_h_to_4h": "up",
+    "dense_4h_to_h": "down",
+    "o_proj": "out",
+    "up_proj": "up",
+    "gate_proj": "gate",
+    "down_proj": "down",
+}
+"""Names of the same matrices in GPT-NeoX and in transformers."""
+
+OF_QKV = {"q_proj", "k_proj", "v_proj"}
+
+
+def lora_config(settings: CheckedKeys, gated: bool) -> LoraConfig | None:
+    """Build what LoRA adds to the layers; None without the block.
+
+    Args:
+        settings: the checked keys.
+        gated: whether the MLPs have a gate.
+
+    Raises:
+        UserError: the rank is missing, or a target is no matrix of the layers.
+    """
+    if settings["lora"] is None:
+        return None
+    rank = settings["lora.rank"]
+    if rank is None:
+        raise UserError("lora: rank is missing: add it to the block, as in lora: {rank: 16}")
+    there = tuple(name for name in TARGETS if gated or name != "gate")
+    asked = settings["lora.targets"] or [ALL]
+    found = {name for word in asked for name in _matrices(word, there)}
+    return LoraConfig(
+        rank=rank,
+        alpha=settings["lora.alpha"],
+        targets=tuple(name for name in there if name in found),
+        dropout=settings["lora.dropout"],
+        stabilized=settings["lora.rslora"],
+    )
+
+
+def _matrices(word: str, there: tuple[LoraTarget, ...]) -> tuple[LoraTarget, ...]:
+    """Return the matrices that a word of the YAML names."""
+    if word == ALL:
+        return there
+    name = OTHER_NAMES.get(word, word)
+    if name in there:
+        return (name,)
+    one = ": queries, keys and values are one matrix here, qkv" if word in OF_QKV else ""
+    raise UserError(f"lora.targets: found {word!r}, expected {', '.join(there)} or {ALL}{one}")
