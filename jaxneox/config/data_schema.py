@@ -47,6 +47,7 @@ class DataConfig:
     pack: Literal["packed", "pack_until_overflow", "unpacked"] = "packed"
     allow_chopped: bool = True
     eod_mask_loss: bool = False
+    separate_documents: bool = False  # each by itself, as the dataset has them
     reset_attention_mask: bool = False  # a token sees its own document alone
     reset_position_ids: bool = False  # positions count from 0 in each document
     order: Literal["neox", "megatron"] = "neox"

@@ -90,6 +90,7 @@ def build_loader(
         masked_token=tokenizer.eod if tokenizer and data.eod_mask_loss else None,
         pad=pad,
         drop_last=drop_last,
+        separate=data.separate_documents,
     )
 
 

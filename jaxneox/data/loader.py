@@ -88,6 +88,7 @@ class SampleLoader(Loader):
         masked_token: int | None = None,
         pad: int | None = None,
         drop_last: int | None = None,
+        separate: bool = False,
     ) -> None:
         """Take samples of S + 1 tokens.
 
@@ -99,6 +100,8 @@ class SampleLoader(Loader):
             masked_token: has no loss where it is the input, `eod-mask-loss`; None is none.
             pad: has no loss where it is the label, and becomes token 0; None is none.
             drop_last: only a multiple of it is used, see the class.
+            separate: whether each document of a row is a text of its own; the first token of each
+                then has no loss as a label.
         """
         self.samples = samples
         self.sizes = sizes
@@ -106,6 +109,7 @@ class SampleLoader(Loader):
         self._vocab_size = vocab_size
         self._masked_token = masked_token
         self._pad = pad
+        self._separate = separate
         unit = drop_last or sizes.largest
         # Data that fills not even one such batch repeats within it.
         self._usable = len(samples) // unit * unit or max(1, len(samples))
@@ -131,6 +135,16 @@ class SampleLoader(Loader):
             )
         return HostBatch(tokens.astype(np.int32, copy=False), weights)
 
+    def fields(self, step: int, rows: RowNumbers = ALL) -> dict[str, NDArray[Any]]:
+        """Read rows of a step as fields; `documents`, int32 [R, S], is one if they are separate."""
+        fields = super().fields(step, rows)
+        if not self._separate:
+            return fields
+        documents = self.samples.documents(self.numbers(step, rows))
+        alike = documents[:, 1:] == documents[:, :-1]
+        weights = fields["weights"] * (alike & (documents[:, 1:] > 0))
+        return fields | {"weights": weights.astype(np.float32), "documents": documents[:, :-1]}
+
     def numbers(self, step: int, rows: RowNumbers = ALL) -> NDArray[np.int64]:
         """Return the samples [R] of these rows, as `self.samples` numbers them."""
         chosen = row_numbers(rows, self.sizes.size(step))
@@ -153,6 +167,7 @@ class SampleLoader(Loader):
             "seq_length": self.seq_length,
             "masked_token": self._masked_token,
             "pad": self._pad,
+            **({"separate": True} if self._separate else {}),
         }
 
     def _weights(

@@ -42,6 +42,13 @@ class Samples(Protocol):
         """Read the rows of these samples."""
         ...
 
+    def documents(self, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Number the documents of these samples' rows, from 1, at each of their tokens: [R, S + 1].
+
+        What fills up a row has the number 0.
+        """
+        ...
+
     def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
         """Say where the tokens of one sample are, from left to right."""
         ...
@@ -104,6 +111,14 @@ class IndexedSamples:
                 f"token there is {tokens[row, column]}; a label must be its token, or {MASKED}"
             )
         return Rows(tokens, counted)
+
+    def documents(self, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
+        row, column, _, _, length = self._spans(np.asarray(numbers, np.int64))
+        found = np.zeros((len(numbers), self._width), np.int32)
+        in_row = np.arange(len(row)) - np.searchsorted(row, row) + 1
+        for r, begin, size, number in zip(row, column, length, in_row, strict=True):
+            found[r, begin : begin + size] = number
+        return found
 
     def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
         columns = self._spans(np.array([number]))
@@ -198,6 +213,11 @@ class Blend:
             if counted is not None and rows.counted is not None:
                 counted[at] = rows.counted
         return Rows(tokens, counted)
+
+    def documents(self, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
+        chosen, samples = self.dataset_index[numbers], self.dataset_sample_index[numbers]
+        each = [self.datasets[k].documents(samples[[i]])[0] for i, k in enumerate(chosen)]
+        return np.stack(each)
 
     def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
         dataset = self.datasets[self.dataset_index[number]]

@@ -27,8 +27,9 @@ Before and after the layers:
 
 from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise
+from jaxneox.model.hidden import InTraining
 from jaxneox.model.layout import Layout
 from jaxneox.model.neox import Model
 from jaxneox.model.parameters import Params
 
-__all__ = ["Documents", "Layout", "Model", "Noise", "Params"]
+__all__ = ["Documents", "InTraining", "Layout", "Model", "Noise", "Params"]

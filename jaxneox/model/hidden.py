@@ -5,7 +5,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
+from jaxneox.errors import UserError
 from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise, dropout
@@ -35,11 +36,22 @@ POLICIES = {
 }
 """What a layer keeps for its backward pass: its input only, or its products with weights too."""
 
-Rows = Literal["texts", "documents"]
-"""What rows are: one text each, or documents that are kept apart as training does."""
-
 POSITIONS = ("length", "stream")
 """The logical axes along which the layout orders positions."""
+
+
+class InTraining(NamedTuple):
+    """What a forward pass has in training besides parameters and tokens.
+
+    Without it nothing is dropped, and a row is one text.
+
+    Attributes:
+        noise: the source of the dropout masks, its rows [1, B]; None drops nothing.
+        documents: int32 [B, T], each token's document, if the data says it.
+    """
+
+    noise: Noise | None = None
+    documents: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -117,17 +129,20 @@ class HiddenStates:
         model: NeoX,
         params: Params,
         tokens_BT: jax.Array,
-        noise: Noise | None = None,
-        rows: Rows = "texts",
+        training: InTraining | None = None,
         taps: Taps = NOTHING,
     ) -> tuple[jax.Array, Kept]:
         """Compute [B, T, D] after the final norm, and what is kept by its public names.
 
         The positions are in their order; those of [B, T, D] on every device that has some of them.
         """
-        tokens_MBT = tokens_BT[None]
-        is_text = rows == "texts"
-        positions = (self._text_positions if is_text else self._document_positions)(tokens_MBT)
+        tokens_MBT, noise = tokens_BT[None], None
+        if training is None:
+            positions = self._text_positions(tokens_MBT)
+        else:
+            noise, documents_BT = training
+            documents_MBT = None if documents_BT is None else documents_BT[None]
+            positions = self._document_positions(tokens_MBT, documents_MBT)
         x_MBTD, kept = self._hidden(model, params, tokens_MBT, positions, noise, taps)
         x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
         x_BTD = self._in_order(x_BTD, ("batch", "length", "embed"))
@@ -211,14 +226,19 @@ class HiddenStates:
         """Count the positions of rows [*, T] that are one text each."""
         return TokenPositions(jnp.asarray(self.layout.order(tokens.shape[-1])))
 
-    def _document_positions(self, tokens_MBT: jax.Array) -> TokenPositions:
+    def _document_positions(
+        self, tokens_MBT: jax.Array, documents_MBT: jax.Array | None = None
+    ) -> TokenPositions:
         """Count the positions of whole rows, then lay them out as their tokens."""
         positions = self._text_positions(tokens_MBT)
         if self.documents is None:
             return positions
+        if self.documents.eod is None and documents_MBT is None:
+            raise UserError("separate_documents: a batch has no field `documents`")
         spread = self.layout.spread(tokens_MBT.shape[0])
+        given = [tokens_MBT] if documents_MBT is None else [tokens_MBT, documents_MBT]
         whole = self.layout.activation(spread, "batch", None)
-        per_row = self.documents(jax.reshard(tokens_MBT, whole))
+        per_row = self.documents(*(jax.reshard(x_MBT, whole) for x_MBT in given))
         return TokenPositions(positions.order_T, *jax.tree.map(self._laid, per_row))
 
     def _laid(self, x_MBT: jax.Array) -> jax.Array:

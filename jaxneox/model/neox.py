@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.model.dropout import Noise
-from jaxneox.model.hidden import HiddenStates, Rows
+from jaxneox.model.hidden import HiddenStates, InTraining
 from jaxneox.model.loss import LossSettings, chunk_length, loss_sum, project
 from jaxneox.model.parameters import Params
 from jaxneox.model.scores import scores
@@ -33,29 +33,26 @@ class Model(HiddenStates):
         self,
         params: Params,
         tokens_BT: jax.Array,
-        noise: Noise | None = None,
-        rows: Rows = "texts",
+        training: InTraining | None = None,
     ) -> jax.Array:
         """Compute next-token logits.
 
         Args:
             params: parameters by dotted name.
             tokens_BT: int [B, T]; T is at most the model's context.
-            noise: the source of the dropout masks, its rows [1, B]; None drops nothing.
-            rows: what they are; documents are kept apart only if `documents` says so.
+            training: what is different in training; None for texts.
 
         Returns:
             float32 [B, T, V].
         """
-        return self.trace(params, tokens_BT, NOTHING, noise, rows)[0]
+        return self.trace(params, tokens_BT, NOTHING, training)[0]
 
     def trace(
         self,
         params: Params,
         tokens_BT: jax.Array,
         taps: Taps,
-        noise: Noise | None = None,
-        rows: Rows = "texts",
+        training: InTraining | None = None,
     ) -> tuple[jax.Array, Kept]:
         """Compute next-token logits, and keep activations on the way.
 
@@ -63,8 +60,7 @@ class Model(HiddenStates):
             params: parameters by dotted name.
             tokens_BT: int [B, T]; T is at most the model's context.
             taps: which activations.
-            noise: the source of the dropout masks, its rows [1, B]; None drops nothing.
-            rows: what they are; documents are kept apart only if `documents` says so.
+            training: what is different in training; None for texts.
 
         Returns:
             The logits, float32 [B, T, V]; and the activations by their public names, in `compute`
@@ -75,7 +71,7 @@ class Model(HiddenStates):
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD, kept = self._rows(model, params, tokens_BT, noise, rows, taps)
+            x_BTD, kept = self._rows(model, params, tokens_BT, training, taps)
             logits_BTV = project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
             return self._without_added(logits_BTV), kept
 
@@ -106,23 +102,21 @@ class Model(HiddenStates):
         self,
         params: Params,
         tokens_BT: jax.Array,
-        noise: Noise | None = None,
-        rows: Rows = "texts",
+        training: InTraining | None = None,
     ) -> jax.Array:
         """Compute how unlikely each token is after those before it.
 
         Args:
             params: parameters by dotted name.
             tokens_BT: int [B, T + 1].
-            noise: the source of the dropout masks, its rows [1, B]; None drops nothing.
-            rows: what they are; documents are kept apart only if `documents` says so.
+            training: what is different in training; None for texts.
 
         Returns:
             The cross-entropy of every token but the first, float32 [B, T] in nats.
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            x_BTD, _ = self._rows(model, params, tokens_BT[:, :-1], noise, rows)
+            x_BTD, _ = self._rows(model, params, tokens_BT[:, :-1], training)
             labels_BT = jax.reshard(tokens_BT[:, 1:], self.layout.activation("batch", None))
             return token_losses(x_BTD, self._unembedding(model), labels_BT, self.layout)
 
@@ -133,6 +127,7 @@ class Model(HiddenStates):
         labels_MBT: jax.Array,
         weights_MBT: jax.Array,
         noise: Noise | None = None,
+        documents_MBT: jax.Array | None = None,
     ) -> jax.Array:
         """Sum the weighted losses of the tokens; the caller divides by what it counts.
 
@@ -142,6 +137,7 @@ class Model(HiddenStates):
             labels_MBT: int [M, B, T], the token that follows each.
             weights_MBT: float32 [M, B, T].
             noise: the source of the dropout masks; None drops nothing.
+            documents_MBT: int [M, B, T], each token's document, if the data says it.
 
         Returns:
             float32 [], in nats.
@@ -153,7 +149,7 @@ class Model(HiddenStates):
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
         settings = LossSettings(layout, self.z_loss, chunk, dtype, spread)
         model = self._outer_modules(params)
-        positions = self._document_positions(tokens_MBT)
+        positions = self._document_positions(tokens_MBT, documents_MBT)
         x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
         labels_MBT, weights_MBT = self._laid(labels_MBT), self._laid(weights_MBT)
         return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)

@@ -8,6 +8,15 @@
 
 from jaxneox.objectives.choice import build_objective
 from jaxneox.objectives.next_token import NextToken
-from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Objective, Sums
+from jaxneox.objectives.objective import DOCUMENTS, WEIGHTS, Batch, BatchField, Objective, Sums
 
-__all__ = ["WEIGHTS", "Batch", "BatchField", "NextToken", "Objective", "Sums", "build_objective"]
+__all__ = [
+    "DOCUMENTS",
+    "WEIGHTS",
+    "Batch",
+    "BatchField",
+    "NextToken",
+    "Objective",
+    "Sums",
+    "build_objective",
+]

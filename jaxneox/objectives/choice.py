@@ -7,4 +7,4 @@ from jaxneox.objectives.objective import Objective
 
 def build_objective(cfg: Config) -> Objective:
     """Choose what a run is trained for."""
-    return NextToken(cfg.model.seq_length)
+    return NextToken(cfg.model.seq_length, cfg.data.separate_documents)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 
 from jaxneox.model import Model, Noise, Params
-from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
+from jaxneox.objectives.objective import DOCUMENTS, WEIGHTS, Batch, BatchField, Sums
 
 
 @dataclass(frozen=True)
@@ -16,16 +16,19 @@ class NextToken:
 
     Attributes:
         length: T, of the sequences.
+        separate: whether the data says which document each token is in.
     """
 
     length: int
+    separate: bool = False
     typed: bool = True
     shown: tuple[str, ...] = ()
 
     @property
     def fields(self) -> Mapping[str, BatchField]:
         """`tokens` (inputs all but the last, labels all but the first) and the labels' weights."""
-        return {
+        documents = {DOCUMENTS: BatchField((self.length,), "int32")} if self.separate else {}
+        return documents | {
             "tokens": BatchField((self.length + 1,), "int32"),
             WEIGHTS: BatchField((self.length,), "float32"),
         }
@@ -36,4 +39,5 @@ class NextToken:
         """Sum the weighted losses of the labels; there are no other figures."""
         tokens_MBT = part["tokens"]
         inputs_MBT, labels_MBT = tokens_MBT[..., :-1], tokens_MBT[..., 1:]
-        return model.loss_sum(params, inputs_MBT, labels_MBT, part[WEIGHTS], noise), {}
+        rows = inputs_MBT, labels_MBT, part[WEIGHTS]
+        return model.loss_sum(params, *rows, noise, part.get(DOCUMENTS)), {}

@@ -14,6 +14,9 @@ WEIGHTS = "weights"
 A group is what the objective has one loss for: a token ([A, B, T]), a row or a pair ([A, B]).
 """
 
+DOCUMENTS = "documents"
+"""A field that some batches have: int32 [A, B, T], the document of each token in its row."""
+
 Batch = dict[str, jax.Array]
 """The fields of a global batch by name, each [A, B, *]: rows of accumulation steps."""
 

@@ -3,7 +3,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, listed
-from jaxneox.model import Model, Noise, Params
-from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
+from jaxneox.model import InTraining, Model, Noise, Params
+from jaxneox.objectives.objective import DOCUMENTS, WEIGHTS, Batch, BatchField, Sums
 
 OwnLoss = Callable[["TrainedFunctions", Params, Batch], Any]
 """(the model's functions, parameters, a batch's fields [B, *]) -> losses, or (losses, figures).
@@ -36,9 +35,9 @@ class TrainedFunctions:
         config: the architecture.
     """
 
-    def __init__(self, model: Model, noise: Noise | None, specs: Mapping[str, P]):
+    def __init__(self, model: Model, training: InTraining, specs: Mapping[str, P]):
         self.config: ModelConfig = model.cfg
-        self._model, self._noise, self._specs = model, noise, dict(specs)
+        self._model, self._training, self._specs = model, training, dict(specs)
 
     def logits(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """Compute the logits of tokens, int [B, T] -> float32 [B, T, V]."""
@@ -52,12 +51,14 @@ class TrainedFunctions:
         self, function: Callable[..., jax.Array], params: Params, tokens_BT: Any
     ) -> jax.Array:
         activation = self._model.layout.activation
-        noise: Any = self._noise and (P(), activation(None, "batch"), None)
-        typed = jax.sharding.explicit_axes(
-            partial(function, rows="documents"),
-            in_sharding=(self._specs, activation("batch", None), noise and Noise(*noise)),
+        noise, documents = self._training
+        rows: Any = activation("batch", None)
+        training = InTraining(
+            noise and Noise(P(), activation(None, "batch")),  # type: ignore[arg-type]
+            None if documents is None else rows,
         )
-        return typed({name: params[name] for name in self._specs}, tokens_BT, self._noise)
+        typed = jax.sharding.explicit_axes(function, in_sharding=(self._specs, rows, training))
+        return typed({name: params[name] for name in self._specs}, tokens_BT, self._training)
 
 
 @dataclass(eq=False)
@@ -94,7 +95,8 @@ class Own:
         specs = {name: jax.typeof(w).sharding.spec for name, w in params.items()}
 
         def weighted(params: Params, batch: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
-            functions = TrainedFunctions(model, noise, specs)
+            training = InTraining(noise, batch.get(DOCUMENTS))
+            functions = TrainedFunctions(model, training, specs)
             losses, figures = self._called(functions, params, batch)
             weights = batch[WEIGHTS]
             return jnp.sum(losses * weights), {n: jnp.sum(f * weights) for n, f in figures.items()}

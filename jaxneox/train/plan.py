@@ -92,6 +92,10 @@ def document_settings(data: DataConfig, eod: int | None) -> Documents | None:
     """Say how training separates the documents that share a row; None if it does not."""
     names = ("reset_attention_mask", "reset_position_ids")
     asked = [name for name in names if getattr(data, name)]
+    if data.separate_documents:
+        if asked:
+            raise UserError(f"separate_documents does what {asked[0]} does: keep one of the two")
+        return Documents(None, attention=True, positions=True)
     if not asked:
         return None
     if eod is None:

@@ -184,7 +184,7 @@ def test_documents_are_told_apart_by_two_keys_and_not_by_the_index() -> None:
     assert data.reset_attention_mask and not data.reset_position_ids
     assert run(reset_position_ids=True).data.reset_position_ids
     run(inter_document_masking=False)
-    assert "use reset_attention_mask" in error(inter_document_masking=True)
+    assert "use separate_documents" in error(inter_document_masking=True)
 
 
 def test_the_page_of_docs_is_up_to_date() -> None:

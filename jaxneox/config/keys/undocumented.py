@@ -24,7 +24,7 @@ from jaxneox.config.schema import Kernel, RopeType
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
 ONLY_ONLINE = "only for online training, which is refused"
-WITHIN = "documents end at their end-of-document tokens here: use reset_attention_mask"
+WITHIN = "use separate_documents, or reset_attention_mask for end-of-document tokens"
 KV = "num_kv_heads decides: leave it out"
 
 NEWER: Section = {
@@ -197,6 +197,12 @@ OURS: Section = {
         "data.keep_partial_validation",
         "Megatron's: false: a short last one counts",
         by=inverted,
+    ),
+    "separate_documents": used(
+        bool,
+        False,
+        "data.separate_documents",
+        "in training each document of a row is a text of its own, wherever the dataset begins one",
     ),
     "reset_position_ids": used(
         bool,
