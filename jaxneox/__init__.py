@@ -23,6 +23,7 @@ def load(
     where: "str | PathLike[str]",
     *,
     step: int | None = None,
+    adapter: "str | PathLike[str] | None" = None,
     mesh: str | None = None,
     compute: "Dtype" = "float32",
 ) -> "LoadedModel":
@@ -36,6 +37,8 @@ def load(
             Hugging Face's, NeoX's or Megatron's; or a repository of the Hugging Face hub,
             `owner/name[@revision]`.
         step: which of a run's checkpoints; the newest unless given.
+        adapter: a run that trained LoRA's matrices beside this model. Such a run opens alone as
+            well, with the model that it remembers.
         mesh: devices by axis, as `dp=2,tp=4`; one device unless given.
         compute: float32, which is nearest to the function that the weights are, or bfloat16 or
             float16, whatever the run was trained in.
@@ -49,7 +52,8 @@ def load(
     """
     from jaxneox.loading import load_model
 
-    return load_model(os.fspath(where), step=step, mesh=mesh, compute=compute)
+    beside = None if adapter is None else os.fspath(adapter)
+    return load_model(os.fspath(where), step=step, mesh=mesh, compute=compute, adapter=beside)
 
 
 def fit(

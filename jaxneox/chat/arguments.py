@@ -1,5 +1,6 @@
 """The options of the command."""
 
+from jaxneox.console.model_options import add_model_options
 from jaxneox.console.parser import Parser, count, whole_number
 
 
@@ -33,9 +34,5 @@ def parser() -> Parser:
         help="a token that ends an answer; may be repeated")  # fmt: skip
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of the first answer")
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N",
-        help="which of the run's checkpoints; the newest by default")  # fmt: skip
-    where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
-    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
-        help="type of the computation")  # fmt: skip
+    add_model_options(where)
     return p

@@ -24,7 +24,13 @@ def run(args: argparse.Namespace) -> None:
     check(args, template)
     use_compilation_cache()
     with waiting(f"loading {args.checkpoint}"):
-        model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
+        model = load_model(
+            args.checkpoint,
+            step=args.step,
+            mesh=args.mesh,
+            compute=args.dtype,
+            adapter=args.adapter,
+        )
     try:
         prompts = chat_prompts(model.tokenizer, template)
     except UserError as error:

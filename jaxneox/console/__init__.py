@@ -1,6 +1,7 @@
 """The command line's front: what all commands share between a user's words and the work.
 
 - `parser`: help, grouped options and examples.
+- `model_options`: the options of all commands that open a model.
 - `execute`: runs a command, from its words to an exit status; errors become one line.
 - `hints`: commands as they are printed for the user to run next.
 - `text`: text from files and users, made safe for a terminal, for Markdown and for HTML.

@@ -1,5 +1,6 @@
 """The options of the command."""
 
+from jaxneox.console.model_options import add_model_options
 from jaxneox.console.parser import Parser
 from jaxneox.infer.scoring import BUDGET
 
@@ -34,12 +35,7 @@ def parser() -> Parser:
         help="checkpoints beside it")  # fmt: skip
     shown.add_argument("--output", metavar="FILE", help="all figures, as JSON")
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N",
-        help="which of the run's checkpoints; the newest by default")  # fmt: skip
-    where.add_argument("--mesh", metavar="dp=2,tp=4",
-        help="devices by axis; one device by default, and of a CPU its cores")  # fmt: skip
-    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
-        help="type of the computation")  # fmt: skip
+    add_model_options(where, "devices by axis; one device by default, and of a CPU its cores")
     where.add_argument("--batch-tokens", type=int, default=BUDGET, metavar="N",
         help="tokens at a time on a device")  # fmt: skip
     where.add_argument("--cache", metavar="FILE",

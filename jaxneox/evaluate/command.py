@@ -57,7 +57,7 @@ def report(name: str, args: argparse.Namespace) -> Report:
     folder = locate(name, args.step).folder
     mesh = args.mesh or usual_mesh(folder)
     with waiting(f"loading {name}"):
-        model = load_model(folder, step=None, mesh=mesh, compute=args.dtype)
+        model = load_model(folder, step=None, mesh=mesh, compute=args.dtype, adapter=args.adapter)
     files = [perplexity(model, file, args) for file in args.perplexity]
     return Report(name, files, scores(model, folder, args) if args.tasks else None)
 

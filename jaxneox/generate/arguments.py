@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.schema import GenerationConfig
+from jaxneox.console.model_options import add_model_options
 from jaxneox.console.parser import Parser, whole_number
 
 KEYS = {
@@ -65,11 +66,7 @@ def parser() -> Parser:
     keys.add_argument("--config", nargs="+", metavar="X.yml", help="YAML files with them")
     keys.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one of them")
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N",
-        help="which of the run's checkpoints; the newest by default")  # fmt: skip
-    where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
-    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
-        help="type of the computation")  # fmt: skip
+    add_model_options(where)
     where.add_argument("--rows", type=int, default=8, metavar="N", help="answers at a time")
     where.add_argument("--recompute", action="store_true", default=None,
         help="recompute every token, without a cache: slow")  # fmt: skip

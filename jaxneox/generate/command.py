@@ -24,7 +24,13 @@ def run(args: argparse.Namespace) -> None:
     given = prompts_of(args)
     use_compilation_cache()
     with waiting(f"loading {args.checkpoint}"):
-        model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
+        model = load_model(
+            args.checkpoint,
+            step=args.step,
+            mesh=args.mesh,
+            compute=args.dtype,
+            adapter=args.adapter,
+        )
     if model.tokenizer is None:
         raise UserError(
             f"{args.checkpoint}: the checkpoint has no tokenizer; train or convert it with one, "

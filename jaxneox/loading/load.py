@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -13,6 +12,7 @@ from jaxneox.checkpoint import Location
 from jaxneox.config import Settings
 from jaxneox.config.schema import Dtype
 from jaxneox.data import load_tokenizer
+from jaxneox.errors import UserError
 from jaxneox.foreign import foreign
 from jaxneox.loading.model import LoadedModel
 from jaxneox.loading.resting import abstract_params
@@ -41,35 +41,19 @@ def locate(where: str | Path, step: int | None = None) -> Location:
     return checkpoint.find(own, step if own == folder else None)
 
 
-def read_params(
-    location: Location, abstract: Mapping[str, Any], base: Mapping[str, str] | None
-) -> Params:
-    """Read a checkpoint's parameters, of an adapter those of its base as well.
-
-    Args:
-        location: the checkpoint.
-        abstract: all parameters of the model as shapes with shardings.
-        base: what an adapter records of its base; None for a whole model.
-
-    Raises:
-        UserError: they are not those of the model, or the base is not what it was.
-    """
-    if base is None:
-        return checkpoint.restore_params(location, dict(abstract))
-    saved = checkpoint.read_shapes(location)
-    below, where = locate(base["where"]), base["where"]
-    theirs = {name: abstract[name] for name in checkpoint.read_shapes(below) if name in abstract}
-    params = checkpoint.restore_params(below, theirs)
-    base_model.check(base, where, params, location.folder)
-    own = {name: leaf for name, leaf in abstract.items() if name in saved or name not in theirs}
-    return params | checkpoint.restore_params(location, own)
-
-
 def load_model(
-    path: str | Path, *, step: int | None, mesh: str | None, compute: Dtype
+    path: str | Path,
+    *,
+    step: int | None,
+    mesh: str | None,
+    compute: Dtype,
+    adapter: str | Path | None = None,
 ) -> LoadedModel:
     """Load a checkpoint; see `jaxneox.load`."""
-    location = locate(path, step)
+    location = base = locate(path, step)
+    if adapter is not None:
+        location = checkpoint.find(adapter)
+        refuse_mixture(location, base)
     asked = whole(parse_mesh(mesh or "dp=1"))
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
@@ -78,8 +62,46 @@ def load_model(
     config = Settings(meta["keys"]).resolve(dp=1, vocab_size=None)
     devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
     model = Model(config.model, rules)
-    params = read_params(location, abstract_params(model, rules, devices), meta.get(META))
+    abstract = abstract_params(model, rules, devices)
+    if META not in meta:
+        params = checkpoint.restore_params(location, abstract)
+    else:
+        beside = base if adapter is not None else locate(meta[META]["where"])
+        params = both(location, beside, abstract, meta[META])
     folder = location.run / "tokenizer"
     tokenizer = load_tokenizer(folder, config.tokenizer.eod_token) if folder.is_dir() else None
     conversion = meta.get("conversion")
     return LoadedModel(config, params, tokenizer, devices, rules, compute, conversion=conversion)
+
+
+def refuse_mixture(adapter: Location, base: Location) -> None:
+    """Refuse what is no adapter, and to put one beside another."""
+    if META not in checkpoint.read_meta(adapter):
+        raise UserError(f"{adapter.folder}: is a whole model and no adapter; open it by itself")
+    if META in checkpoint.read_meta(base):
+        raise UserError(f"{base.folder}: is an adapter; give the model that it stands beside")
+
+
+def both(
+    adapter: Location,
+    base: Location,
+    abstract: Mapping[str, jax.ShapeDtypeStruct],
+    recorded: Mapping[str, str],
+) -> Params:
+    """Read an adapter's parameters and those of its base, of which it may have trained some.
+
+    Args:
+        adapter: holds what was trained.
+        base: holds all parameters but LoRA's.
+        abstract: all parameters of the model as shapes with shardings.
+        recorded: what the adapter says of its base.
+
+    Raises:
+        UserError: they are not those of the model, or the base is not what it was.
+    """
+    trained, there = checkpoint.read_shapes(adapter), checkpoint.read_shapes(base)
+    theirs = {name: leaf for name, leaf in abstract.items() if name in there}
+    params = checkpoint.restore_params(base, theirs)
+    base_model.check(recorded, str(base.run), params, adapter.folder)
+    own = {name: leaf for name, leaf in abstract.items() if name in trained or name not in there}
+    return params | checkpoint.restore_params(adapter, own)

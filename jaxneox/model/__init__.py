@@ -12,6 +12,7 @@ A layer:
 - `attention`: queries, keys, values and the output; `kernels/`: how they are mixed, and the masks.
 - `ring`, `partial_softmax`: attention over a sequence that several devices hold in parts.
 - `mlp`, `norms`, `dropout`.
+- `lora`: matrices of low rank beside a layer's own; `low_rank`: their product.
 - `product`, `gather`: products with weights, and weights made whole for them.
 
 Before and after the layers:

@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 
+from jaxneox.console.model_options import add_model_options
 from jaxneox.console.parser import Parser, count
 from jaxneox.serve.access import VARIABLE, host_name, is_key
 
@@ -48,11 +49,7 @@ def parser() -> Parser:
     limits.add_argument("--timeout", type=seconds, default=300, metavar="S",
         help="seconds that a request may take")  # fmt: skip
     where = p.add_argument_group("where to compute")
-    where.add_argument("--step", type=int, metavar="N",
-        help="which of the run's checkpoints; the newest by default")  # fmt: skip
-    where.add_argument("--mesh", metavar="tp=2", help="devices by axis; one device by default")
-    where.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
-        help="type of the computation")  # fmt: skip
+    add_model_options(where)
     return p
 
 

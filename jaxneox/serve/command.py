@@ -64,7 +64,13 @@ def load(args: argparse.Namespace, address: str, status: Callable[[str], None]) 
         from jaxneox.serve.served import Served
 
         use_compilation_cache()
-        model = load_model(args.checkpoint, step=args.step, mesh=args.mesh, compute=args.dtype)
+        model = load_model(
+            args.checkpoint,
+            step=args.step,
+            mesh=args.mesh,
+            compute=args.dtype,
+            adapter=args.adapter,
+        )
     name = args.name or Path(args.checkpoint).resolve().name
     chat = chat_of(model, args.chat_template)
     served = Served(name, model.release(), slots=args.slots, max_tokens=args.max_tokens, chat=chat)

@@ -10,6 +10,7 @@ import jaxneox
 from jaxneox import checkpoint
 from jaxneox.base_model import META
 from jaxneox.errors import UserError
+from jaxneox.generate.command import main as generate
 from tests.train.runs import assert_same_run, error, losses, params, succeeds, write_yaml
 
 ONE = ("--mesh", "dp=1")
@@ -115,3 +116,25 @@ def test_what_is_refused(base: Path, yaml: Path, adapter: Path, tmp_path: Path) 
     assert "lora.rank is 4 there and 8 here" in error(adapter, *ONE, *other)
     wide = write_yaml(tmp_path, **DRY, hidden_size=64, lora={"rank": 4})
     assert "hidden_size is 32 there and 64 here" in error(wide, *ONE, *save, "--load", base)
+
+
+def test_it_stands_beside_a_model_that_is_named(
+    base: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = jaxneox.load(adapter)
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 16))
+    moved = shutil.copytree(base, tmp_path / "moved")
+    np.testing.assert_array_equal(jaxneox.load(moved, adapter=adapter)(tokens), expected(tokens))
+    with pytest.raises(UserError, match="is a whole model and no adapter"):
+        jaxneox.load(base, adapter=moved)
+    with pytest.raises(UserError, match="is an adapter; give the model"):
+        jaxneox.load(adapter, adapter=adapter)
+    with pytest.raises(UserError, match="was trained beside another model"):
+        jaxneox.load(moved, step=4, adapter=adapter)
+    asked = ("--prompt", "quick ", "--max-tokens", "4")
+    printed = []
+    for words in ((moved, "--adapter", adapter), (adapter,)):
+        with pytest.raises(SystemExit, match="0"):
+            generate([str(word) for word in (*words, *asked)])
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != ""
