@@ -10,43 +10,35 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
-from jaxneox.checksums import checksums
+from jaxneox.checksums import Sums
 from jaxneox.errors import UserError
 
 META = "base"
 """The entry of a checkpoint's `meta`: `where` and `fingerprint`."""
 
 
-def fingerprint(params: Mapping[str, jax.Array]) -> str:
-    """Return the SHA-256 of the names and checksums of parameters, the same on every mesh.
-
-    On a mesh of several processes all must call this.
-    """
-    text = json.dumps(checksums(dict(params)), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def fingerprint(sums: Sums) -> str:
+    """Return the SHA-256 of the names and checksums of a base's parameters in float32."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
-def record(where: str, params: Mapping[str, jax.Array]) -> dict[str, str]:
+def record(where: str, sums: Sums) -> dict[str, str]:
     """Describe a base for `meta`.
 
     Args:
         where: its path, or its name at the hub.
-        params: its parameters, as they are computed with.
+        sums: the checksums of its parameters.
     """
-    return {"where": where, "fingerprint": fingerprint(params)}
+    return {"where": where, "fingerprint": fingerprint(sums)}
 
 
-def check(
-    recorded: Mapping[str, Any], where: str, params: Mapping[str, jax.Array], adapter: object
-) -> None:
+def check(recorded: Mapping[str, Any], where: str, sums: Sums, adapter: object) -> None:
     """Hold a base's parameters against those that an adapter was trained beside.
 
     Raises:
         UserError: they are others.
     """
-    if fingerprint(params) != recorded["fingerprint"]:
+    if fingerprint(sums) != recorded["fingerprint"]:
         raise UserError(
             f"{adapter}: was trained beside another model than {where} is now: its parameters "
             f"differ from those of {recorded['where']} at that time"

@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxneox import damage
-from jaxneox.checksums import checksums, differing, dotted
+from jaxneox.checksums import Sums, checksums, differing, dotted
 from jaxneox.config import load_yaml
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
@@ -110,6 +110,19 @@ def check_sums(location: Location, **items: Tree) -> None:
         if wrong:
             cause = f"{len(wrong)} arrays of {item} have other numbers than saved: {wrong[0]}"
             raise _unreadable(location, cause, Damaged)
+
+
+def params_sums(location: Location, params: dict[str, jax.Array]) -> Sums:
+    """Return the checksums of a checkpoint's parameters, computed if an older one has none.
+
+    Args:
+        location: the checkpoint.
+        params: its parameters as they were read, in float32 if it has no sums.
+
+    All processes of a mesh must call this.
+    """
+    saved: Sums | None = read_meta(location).get("checksums", {}).get("params")
+    return checksums(params) if saved is None else saved
 
 
 def check_same_model(location: Location, expected: dict[str, tuple[int, ...]]) -> None:

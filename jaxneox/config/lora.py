@@ -41,6 +41,11 @@ def lora_config(settings: CheckedKeys, gated: bool) -> LoraConfig | None:
     rank = settings["lora.rank"]
     if rank is None:
         raise UserError("lora: rank is missing: add it to the block, as in lora: {rank: 16}")
+    if settings["lora.base_dtype"] != "float32":
+        settings.note(
+            f"lora.base_dtype: the base's parameters are rounded to {settings['lora.base_dtype']}, "
+            "beside which the matrices are trained; elsewhere they stand beside what is not rounded"
+        )
     there = tuple(name for name in TARGETS if gated or name != "gate")
     asked = settings["lora.targets"] or [ALL]
     found = {name for word in asked for name in _matrices(word, there)}

@@ -202,11 +202,12 @@ class LossScaleConfig:
 
 @dataclass(frozen=True)
 class PrecisionConfig:
-    """Parameters, gradients and optimizer state are float32; activations are `compute`."""
+    """What is trained, its gradients and moments are float32; activations are `compute`."""
 
     compute: Dtype = "float32"
     loss_scale: LossScaleConfig | None = None  # float16 only
     loss_fp32: bool = True  # false only for fp16-lm-cross-entropy
+    base: Dtype = "float32"  # of the parameters beside which LoRA's are trained
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def both(
     trained, there = checkpoint.read_shapes(adapter), checkpoint.read_shapes(base)
     theirs = {name: leaf for name, leaf in abstract.items() if name in there}
     params = checkpoint.restore_params(base, theirs)
-    base_model.check(recorded, str(base.run), params, adapter.folder)
+    sums = checkpoint.params_sums(base, params)
+    base_model.check(recorded, str(base.run), sums, adapter.folder)
     own = {name: leaf for name, leaf in abstract.items() if name in trained or name not in there}
     return params | checkpoint.restore_params(adapter, own)

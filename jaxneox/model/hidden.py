@@ -255,7 +255,9 @@ class HiddenStates:
 
     def _outer_modules(self, params: Params) -> NeoX:
         """Build the model with its weights outside the layers whole, in float32."""
-        return self.declaration.model(params | self._gathered(split_layers(params)[0]))
+        outer = split_layers(params)[0]
+        exact = {name: w.astype(jnp.float32) for name, w in outer.items()}  # they may rest rounded
+        return self.declaration.model(params | self._gathered(exact))
 
     def _unembedding(self, model: NeoX) -> Unembedding:
         """Return the matrix to logits; a tied model's is its one embedding leaf, transposed."""

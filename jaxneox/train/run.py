@@ -223,7 +223,8 @@ def recorded(base: Base, resume: ResumePoint | None, state: TrainState) -> dict[
         there: dict[str, str] = checkpoint.read_meta(resume.location)[META]
         return there | {"where": base.where}
     names = checkpoint.read_shapes(base.location)
-    return base_model.record(base.where, {name: state.params[name] for name in names})
+    params = {name: state.params[name] for name in names}
+    return base_model.record(base.where, checkpoint.params_sums(base.location, params))
 
 
 def first_step(resume: ResumePoint | None, loader: Loader, allowed: bool) -> int:

@@ -1,5 +1,6 @@
 """Runs that train LoRA's matrices beside a model."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -138,3 +139,20 @@ def test_it_stands_beside_a_model_that_is_named(
             generate([str(word) for word in (*words, *asked)])
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != ""
+
+
+def test_a_base_that_rests_in_bfloat16(base: Path, yaml: Path, tmp_path: Path) -> None:
+    """The same run as beside a base that was rounded before, in half the memory."""
+    model = jaxneox.load(base)
+    rounded = {n: w.astype("bfloat16").astype("float32") for n, w in model.params.items()}
+    model.with_params(rounded).save(tmp_path / "rounded")
+    expected = (*ONE, "--load", tmp_path / "rounded", "--save", tmp_path / "expected")
+    succeeds(yaml, *expected)
+    half = (*ONE, "--load", base, "--save", tmp_path / "half", "--set", "lora.base_dtype=bfloat16")
+    out = succeeds(yaml, *half, "exit-interval=5")
+    assert "the base's parameters are rounded to bfloat16" in out
+    succeeds(tmp_path / "half", *ONE, "--set", "exit-interval=null")
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "expected"), rel=1e-6)
+    said = succeeds(yaml, *half, "--dry-run")
+    sizes = dict(re.findall(r"^  (\w+) +([\d.,]+) MiB$", said, re.MULTILINE))
+    assert float(sizes["parameters"]) < 0.16 and float(sizes["gradients"]) < 0.03

@@ -19,7 +19,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
-from jaxneox.config.schema import Kernel, RopeType
+from jaxneox.config.schema import Dtype, Kernel, RopeType
 
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
@@ -158,6 +158,9 @@ OURS: Section = {
     "lora": derived(dict, None, "model.lora", "trains matrices of low rank beside a model's own"),
     "lora.base": used(
         str, None, "checkpoint.base", "the model beside which it is trained; null: what load names"
+    ),
+    "lora.base_dtype": used(
+        get_args(Dtype), "float32", "precision.base", "in which the base's parameters are held"
     ),
     "lora.rank": derived(COUNT, None, "model.lora.rank", "of the matrices; needed"),
     "lora.alpha": derived(AMOUNT, 16.0, "model.lora.alpha", "scales by alpha / sqrt(rank)"),

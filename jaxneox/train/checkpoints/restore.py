@@ -63,7 +63,8 @@ def beside(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     if start is not None:
         recorded = checkpoint.read_meta(start.location)[META]
-        base_model.check(recorded, base.where, params, start.location.folder)
+        sums = checkpoint.params_sums(base.location, params)
+        base_model.check(recorded, base.where, sums, start.location.folder)
     if start is not None and not start.weights_only:
         read_all = partial(restore, start, abstract._replace(params=own))
         ours, training = messages.fail_together(Damaged, read_all)
@@ -77,7 +78,8 @@ def beside(
         params |= ours
 
     def fresh(params: Params) -> TrainState:
-        return with_params(plan, plan.model.init(jax.random.key(plan.cfg.train.seed)) | params)
+        drawn = plan.model.init(jax.random.key(plan.cfg.train.seed))
+        return with_params(plan, drawn | params)
 
     return jax.jit(fresh, out_shardings=shardings)(params)
 

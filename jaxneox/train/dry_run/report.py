@@ -10,7 +10,7 @@ from jaxneox.config import describe
 from jaxneox.console.columns import columns
 from jaxneox.parallel.mesh import show
 from jaxneox.train.plan import TrainPlan
-from jaxneox.train.step.state import param_specs, state_specs, with_params
+from jaxneox.train.step.state import dtype_of, param_specs, state_specs, with_params
 
 
 def report(plan: TrainPlan) -> str:
@@ -27,7 +27,7 @@ def memory(plan: TrainPlan) -> str:
     Activations and the compiler's temporaries come on top.
     """
     model, at = plan.model, param_specs(plan.model, plan.rules)
-    abstract = {n: jax.ShapeDtypeStruct(s, "float32") for n, s in model.shapes.items()}
+    abstract = {n: jax.ShapeDtypeStruct(s, dtype_of(plan, n)) for n, s in model.shapes.items()}
     state = jax.eval_shape(partial(with_params, plan), abstract)
     specs = state_specs(plan)
     rows = {
@@ -53,7 +53,7 @@ def table(plan: TrainPlan) -> str:
     head = ("name", "shape", "axes", "sharding", "bytes per device")
     rows = [head]
     for name, shape in model.shapes.items():
-        size = _bytes(plan, jax.ShapeDtypeStruct(shape, "float32"), at[name])
+        size = _bytes(plan, jax.ShapeDtypeStruct(shape, dtype_of(plan, name)), at[name])
         axes = ",".join(model.axes[name])
         rows.append((name, "x".join(map(str, shape)), axes, _spec(at[name]), f"{size:,}"))
     return "\n".join(columns(rows, left=len(head)))

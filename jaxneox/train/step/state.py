@@ -85,6 +85,11 @@ def frozen(plan: TrainPlan, tree: dict[str, T]) -> dict[str, T]:
     return {name: value for name, value in tree.items() if name not in plan.trained}
 
 
+def dtype_of(plan: TrainPlan, name: str) -> str:
+    """Return the dtype in which a parameter is held."""
+    return "float32" if name in plan.trained else plan.cfg.precision.base
+
+
 def optimizer_specs(plan: TrainPlan, updates: Specs) -> Any:
     """Make a tree of PartitionSpecs like the optimizer's state.
 
@@ -125,7 +130,8 @@ def on_mesh(mesh: Mesh, specs: Any) -> Any:
 
 def new_state(plan: TrainPlan) -> TrainState:
     """Make the state of step 0 from the seed alone: the same numbers on every mesh."""
-    return with_params(plan, plan.model.init(jax.random.key(plan.cfg.train.seed)))
+    params = plan.model.init(jax.random.key(plan.cfg.train.seed))
+    return with_params(plan, {name: w.astype(dtype_of(plan, name)) for name, w in params.items()})
 
 
 def with_params(plan: TrainPlan, params: Params) -> TrainState:
