@@ -34,6 +34,8 @@ class Command(NamedTuple):
 COMMANDS = (
     Command("train", "jaxneox.train.command", "pythia-70m --save runs/70m",
             "train a model from NeoX's YAML, or continue a run"),
+    Command("tune", "jaxneox.tune.command", "EleutherAI/pythia-410m chats.jsonl --lora 16",
+            "train a pretrained model on conversations, prompts or texts"),
     Command("generate", "jaxneox.generate.command", 'RUN --prompt "Once upon"',
             "generate text from a checkpoint"),
     Command("chat", "jaxneox.chat.command", 'RUN --system "Be brief."',

@@ -37,6 +37,7 @@ BELOW["compare"] = {"config", "run_folder", "train"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "objectives", "train"}
 for part in ("chat", "generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
+BELOW["tune"] = {*BELOW["train"], "preprocess", "train"}
 BELOW["cli"] = {""}
 BELOW[""] = {"config", "data", "loading", "objectives", "train"}  # jaxneox/__init__.py
 

@@ -83,11 +83,15 @@ def load_tokenizer(folder: Path, eod_token: str | None = None) -> Tokenizer:
     Raises:
         UserError: the folder has none, or it cannot be read.
     """
+    return _made(saved_config(folder, eod_token), *_kept(folder, _described(folder)))
+
+
+def saved_config(folder: Path, eod_token: str | None = None) -> TokenizerConfig:
+    """Return the settings that make the tokenizer in a folder, see `load_tokenizer`."""
     description = _described(folder)
     files = [str(folder / name) for name in description["files"]]
     vocab, merges = [*files, None, None][:2]
-    cfg = TokenizerConfig(description["tokenizer_type"], vocab, merges, eod_token=eod_token)
-    return _made(cfg, *_kept(folder, description))
+    return TokenizerConfig(description["tokenizer_type"], vocab, merges, eod_token=eod_token)
 
 
 def _made(cfg: TokenizerConfig, companions: Companions, saved: int | None) -> Tokenizer:

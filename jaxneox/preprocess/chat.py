@@ -52,6 +52,7 @@ class ChatRecipe:
     only_last: bool = False
     no_mask: bool = False
     pair: bool = False
+    eos: str | None = None  # ends a text, where the folder has no tokenizer_config.json
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -74,10 +75,13 @@ class ChatEncoder:
 
     def __init__(self, recipe: ChatRecipe) -> None:
         self.recipe = recipe
-        _file_in(recipe.folder, CONFIG)
+        if recipe.eos is None:
+            _file_in(recipe.folder, CONFIG)
         path = _file_in(recipe.folder, "tokenizer.json")
         beside = companions_in(recipe.folder, without=(path.name,))
         special = special_tokens_of(beside.files, recipe.folder)
+        if recipe.eos is not None:
+            special = {"eos_token": recipe.eos} | special
         source = template_of(beside.files, recipe.folder, recipe.template)
         if source is None:
             raise UserError(

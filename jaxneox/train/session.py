@@ -19,6 +19,7 @@ from jaxneox.data.elsewhere import ANY_TOKEN, absent_data, without_tokenizer
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
+from jaxneox.loading import locate
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.parallel.mesh import Sizes
 from jaxneox.train.checkpoints.lock import locked
@@ -149,6 +150,8 @@ def tokenizer_for(settings: Settings) -> Tokenizer | None:
 
 def open_runs_tokenizer(settings: Settings) -> Tokenizer:
     folders = [Path(settings[name]) for name in ("save", "load") if settings[name]]
+    if settings["lora.base"]:
+        folders.append(locate(settings["lora.base"]).folder)
     return open_tokenizer(
         settings.tokenizer, [run for path in folders for run in (path, path.parent)]
     )

@@ -1,0 +1,116 @@
+"""Length, batch, rate and steps of a run by stated rules, as the keys of its YAML."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxneox.config import Settings
+from jaxneox.config.fates import Used
+from jaxneox.config.keys import KEYS
+from jaxneox.errors import UserError
+
+SHORTEST = 64
+"""Lengths are multiples of it."""
+
+STEPS_IN_AN_EPOCH = 25
+"""Batches are so small that an epoch has as many, but not below one row for each device."""
+
+LARGEST_BATCH = 32  # rows
+EVALUATIONS = 8  # in the whole run
+RATES = {True: 2e-4, False: 2e-5}
+"""The learning rate with LoRA, and of the whole model (Hu et al. 2021; Touvron et al. 2023)."""
+
+
+class Asked(NamedTuple):
+    """What the user says; None for what is to be chosen."""
+
+    lora: int | None
+    length: int | None
+    batch: int | None
+    rate: float | None
+    epochs: float
+
+
+def model_keys(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the keys of a run that describe its model and its tokenizer."""
+    return {name: value for name, value in saved.items() if _describes(name)}
+
+
+def _describes(name: str) -> bool:
+    key = KEYS.get(name)
+    fate = None if key is None else key.fate
+    field = fate.to if isinstance(fate, Used) else ""
+    return field.startswith(("model.", "tokenizer.")) and not field.startswith("model.lora")
+
+
+def length_for(sizes: Sequence[int], most: int, asked: int | None) -> int:
+    """Choose the length of rows: the longest document's, up to what the model has.
+
+    Args:
+        sizes: tokens of each document.
+        most: positions of the model.
+        asked: by the user.
+
+    Raises:
+        UserError: more is asked for than the model has.
+    """
+    if asked is not None:
+        if asked > most:
+            raise UserError(f"--length {asked}: the model has {most} positions")
+        return asked
+    return min(most, SHORTEST * math.ceil(max(sizes) / SHORTEST))
+
+
+def rows_of(sizes: Sequence[int], length: int) -> int:
+    """Count the rows of an epoch, whose documents are whole as far as they fit."""
+    rows, filled = 1, 0
+    for size in sizes:
+        if filled and filled + size > length:
+            rows, filled = rows + 1, 0
+        filled += min(size, length)
+    return rows
+
+
+def choose(
+    saved: Mapping[str, Any], train: Sequence[int], valid: Sequence[int], dp: int, asked: Asked
+) -> dict[str, Any]:
+    """Choose the keys of a run.
+
+    Args:
+        saved: those of the model's run.
+        train: tokens of each document that is trained on.
+        valid: of each that is held out.
+        dp: devices along dp.
+        asked: what the user says.
+    """
+    model = model_keys(saved)
+    settings = Settings(dict(model))
+    length = length_for(train, settings["max_position_embeddings"], asked.length)
+    rows = rows_of(train, length)
+    few = max(1, min(LARGEST_BATCH, rows // STEPS_IN_AN_EPOCH))
+    batch = asked.batch or max(1, 2 ** int(math.log2(few)) // dp) * dp
+    steps = max(2, math.ceil(asked.epochs * rows / batch))
+    rate = asked.rate or RATES[asked.lora is not None]
+    every = max(1, steps // EVALUATIONS)
+    return model | {
+        "seq_length": length,
+        "train_batch_size": batch,
+        "train_iters": steps,
+        "lr_decay_iters": steps,
+        "lr_decay_style": "cosine",
+        "warmup": 0.03,
+        "min_lr": rate / 10,
+        "optimizer": {"type": "Adam", "params": {"lr": rate, "betas": [0.9, 0.999]}},
+        "weight_decay": 0.0 if asked.lora else 0.01,
+        "gradient_clipping": 1.0,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "pack_impl": "pack_until_overflow",
+        "separate_documents": True,
+        "eval_interval": every,
+        "eval_iters": max(1, rows_of(valid, length) // batch),
+        "do_test": False,
+        "checkpoint_factor": every,
+        "log_interval": max(1, every // 4),
+        **({"lora": {"rank": asked.lora}} if asked.lora else {}),
+    }
