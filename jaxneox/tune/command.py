@@ -1,11 +1,15 @@
 """`jaxneox tune`: a pretrained model and a file, to a model that is tuned."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser, whole_number
+
+if TYPE_CHECKING:
+    from jaxneox.data import Tokenizer
 
 INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
 
@@ -68,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     watch = Watch(save, args.stop_early)
     done = fit(keys, None, {}, None, [watch], args.mesh, verbose=True)
-    keep_template(save)
     say(f"\n{report.of_the_run(done, watch, args.model)}")
     return 0
 
@@ -121,6 +124,8 @@ def planned(args: argparse.Namespace, save: Path) -> dict[str, Any]:
     settings = Settings(meta["keys"])
     own = load_tokenizer(tokenizer, settings.tokenizer.eod_token)
     recipe = data.recipe_of(kind, own, tokenizer, file if file.is_file() else None)
+    if file.is_file():
+        with_template(own, file.read_text()).save(save / "tokenizer")
     with waiting(f"reading {args.data[0]}"):
         encoder = recipe.build()
         counts = data.prepare(
@@ -156,11 +161,13 @@ def own_template(tokenizer: Path) -> Path | None:
     return None if source is None else source.origin
 
 
-def keep_template(save: Path) -> None:
-    """Put the template that was used beside the run's tokenizer, where chat and exports find it."""
-    file = save / "chat_template.jinja"
-    if file.is_file():
-        (save / "tokenizer" / "chat_template.jinja").write_text(file.read_text())
+def with_template(tokenizer: "Tokenizer", text: str) -> "Tokenizer":
+    """Return the tokenizer with a chat template beside it, where chat and exports find it."""
+    from jaxneox.data.companions import TEMPLATES
+
+    files = {**tokenizer.companions.files, TEMPLATES[0]: text.encode()}
+    tokenizer.companions = replace(tokenizer.companions, files=files)
+    return tokenizer
 
 
 main = entry_point(parser, run, interrupted=INTERRUPTED)

@@ -8,9 +8,12 @@ from jaxneox.errors import UserError
 PLAIN = (
     "{% for message in messages %}{{ message.role[:1] | upper }}{{ message.role[1:] }}: "
     "{{ message.content }}{{ eos_token if message.role == 'assistant' else '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""`User: …`, a line, `Assistant: …` and the token that ends a text: of ordinary words alone."""
+"""`User: …`, a line, `Assistant: …` and the token that ends a text: of ordinary words alone.
+
+An answer begins with its space, since most tokenizers join it to the word that follows.
+"""
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
