@@ -1,7 +1,9 @@
 """`jaxneox.fit`: the command's loop, with batches, losses and callbacks of one's own."""
 
 import json
+import math
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,16 +148,59 @@ def test_figures_are_shown(keys: dict[str, Any], capsys: pytest.CaptureFixture[s
 
 
 def test_parameters_after_each_step(keys: dict[str, Any]) -> None:
-    """Those at the end are those that the last callback saw."""
-    seen: list[dict[str, np.ndarray]] = []
+    """Those at the end are those that the last callback saw; they may be kept as they are."""
+    seen: list[dict[str, Any]] = []
 
     def keep(progress: Any) -> None:
-        seen.append({name: np.array(w) for name, w in progress.params.items()})
+        seen.append(progress.params)
 
     run = fit(keys, batch, settings={"train-iters": 3}, callbacks=[keep], verbose=False)
     for name, last in run.params.items():
         np.testing.assert_array_equal(last, seen[-1][name])
     assert any((seen[0][name] != seen[1][name]).any() for name in seen[0])
+
+
+def fails_in_callback(progress: Any) -> None:
+    if progress.step == 3:
+        raise LookupError("mine")
+
+
+def fails_in_batch(step: int) -> np.ndarray:
+    if step == 3:
+        raise LookupError("mine")
+    return batch(step)
+
+
+def three_and_an_error() -> Iterator[np.ndarray]:
+    yield from (batch(step) for step in range(3))
+    raise LookupError("mine")
+
+
+@pytest.mark.parametrize(
+    ("data", "callbacks"),
+    [(batch, [fails_in_callback]), (fails_in_batch, []), (three_and_an_error(), [])],
+)
+def test_an_error_of_ones_own(
+    data: Any, callbacks: Any, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    """It arrives with its own traceback, and what was learned until then is saved."""
+    settings = {"train-iters": 5, "save": tmp_path / "run"}
+    with pytest.raises(LookupError, match="mine") as caught:
+        fit(keys, data, settings=settings, callbacks=callbacks, verbose=False)
+    assert Path(caught.traceback[-1].path) == Path(__file__)
+    assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3]
+    assert (tmp_path / "run/step_3").is_dir()
+
+
+def test_an_error_of_a_callback_comes_before_that_of_losses(keys: dict[str, Any]) -> None:
+    def refuse(progress: Any) -> None:
+        assert math.isfinite(progress.figures["loss"])
+
+    def own(model: Any, params: Any, fields: Any) -> Any:
+        return model.token_losses(params, fields["tokens"]) * jnp.nan
+
+    with pytest.raises(AssertionError):
+        fit(keys, batch, objective=own, callbacks=[refuse], verbose=False)
 
 
 def test_in_a_thread(keys: dict[str, Any]) -> None:
