@@ -129,7 +129,7 @@ def trained(
     verbose: bool,
 ) -> FittedRun:
     """Start the run where it stands, and train it to its end."""
-    given = None if data is None else partial(given_batches, plan.cfg, data)
+    given = None if data is None else partial(given_batches, plan, data)
     run, kept = start(plan, tokenizer, given=given), Figured()
     run.sinks, run.callbacks, run.quiet = (kept,), tuple(callbacks), not verbose
     if run.step >= run.last:
@@ -157,12 +157,13 @@ def objective_of(given: Objective | OwnLoss) -> Objective:
     return Own(given)
 
 
-def given_batches(cfg: Config, data: Batches) -> GivenBatches:
+def given_batches(plan: TrainPlan, data: Batches) -> GivenBatches:
     """Take the batches of a Python program for a run."""
-    batch = cfg.batch
+    cfg, batch = plan.cfg, plan.cfg.batch
     return GivenBatches(
         data,
         sizes=BatchSizes(batch.global_size, batch.ramp),
         seq_length=cfg.model.seq_length,
         vocab_size=cfg.model.vocab_size,
+        shapes={name: field.shape for name, field in plan.objective.fields.items()},
     )

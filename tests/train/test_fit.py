@@ -90,6 +90,9 @@ def test_batches_of_ones_own(keys: dict[str, Any], tmp_path: Path) -> None:
     assert [row["loss"] for row in run(weighted).figures] == expected
     ended = run(list(tokens[:5]))
     assert (ended.step, ended.finished) == (5, False)
+    five = iter(tokens[:5])
+    ended = run(lambda step: next(five))
+    assert (ended.step, ended.finished) == (5, False)
     part = run(list(tokens[:5]), save=tmp_path / "run")
     rest = run(batch, save=tmp_path / "run")
     assert [row["loss"] for row in part.figures + rest.figures] == expected
@@ -129,6 +132,29 @@ def test_an_objective_of_ones_own(keys: dict[str, Any]) -> None:
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
         count = row["accuracy"] * SIZE * LENGTH
         assert count == pytest.approx(round(count), abs=1e-4)
+
+
+def test_fields_of_ones_own_as_they_are_given(keys: dict[str, Any]) -> None:
+    """Also the weights, which are divided by their sum for the loss, and what is no number."""
+    weights = np.arange(1.0, SIZE + 1)
+    seen: dict[str, Any] = {}
+
+    def own(model: Any, params: Any, fields: Any) -> Any:
+        seen.update({name: field.dtype for name, field in fields.items()})
+        losses = jnp.mean(model.token_losses(params, fields["tokens"]), axis=1)
+        return losses, {"weight": fields["weights"], "chosen": ~fields["chosen"]}
+
+    def fields(step: int) -> dict[str, np.ndarray]:
+        return {"tokens": batch(step), "weights": weights, "chosen": np.arange(SIZE) > 0}
+
+    for steps in (1, 2):
+        settings = {"train-iters": 2, "gradient_accumulation_steps": steps}
+        run = fit(keys, fields, settings=settings, objective=own, verbose=False)
+        expected = float(np.sum(weights**2) / np.sum(weights))
+        assert [row["weight"] for row in run.figures] == pytest.approx([expected] * 2)
+        assert [row["chosen"] for row in run.figures] == pytest.approx([0.1] * 2)
+    names = {"tokens": "int32", "weights": "float32", "chosen": "bool"}
+    assert {name: str(dtype) for name, dtype in seen.items()} == names
 
 
 def test_figures_are_shown(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,6 +272,15 @@ def test_on_a_mesh(keys: dict[str, Any]) -> None:
         (lambda step: {"weights": np.full((4, 16), -1.0)}, "expected weights of 0 or"),
         (lambda step: {"x": np.zeros((4, 16))}, "neither `tokens` nor `weights`"),
         (lambda step: {"tokens": batch(0), "x": np.zeros(3)}, r"x is float64 \[3\].*4 rows"),
+        (lambda step: {"tokens": batch(0), "x": [2**40] * 4}, "x has integers beyond 32 bits"),
+        (lambda step: {"tokens": batch(0), 3: np.zeros(4)}, "3 is no field's name"),
+        (lambda step: {"weights": np.ones((4, 16))}, "no field `tokens`, but weights"),
+        (lambda step: {"tokens": batch(0), "weights": np.ones(4)}, r"shape \[4\], .*\[4, 16\]"),
+        (lambda step: (batch(0), np.ones((4, 16))), "tokens is no array, .*by name"),
+        ([], "the iterable has no batch"),
+        ("data.jsonl", "data: found str, expected an iterable"),
+        ({"tokens": batch(0)}, "data: found dict, expected an iterable"),
+        (5, "data: found int, expected an iterable"),
     ],
 )
 def test_a_batch_that_does_not_fit(data: Any, says: str, keys: dict[str, Any]) -> None:
@@ -256,9 +291,16 @@ def test_a_batch_that_does_not_fit(data: Any, says: str, keys: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("objective", "says"),
     [
-        (lambda model, params, fields: jnp.float32(1), r"loss has the shape \[\]"),
+        (lambda model, params, fields: jnp.float32(1), r"loss is of the shape \[\], .*\[4, 16\]"),
+        (lambda model, params, fields: None, "loss is NoneType, expected an array"),
+        (lambda m, p, f: [f["weights"], {}], "loss is list, expected an array"),
+        (lambda m, p, f: (f["weights"], {}, {}), r"returned \(.*, dict, dict\), expected losses"),
+        (lambda m, p, f: (f["weights"], f["weights"]), "and a dictionary of figures"),
+        (lambda m, p, f: (f["weights"], {3: f["weights"]}), "3 is no figure's name"),
+        (lambda m, p, f: (f["weights"], {"x": 3.0}), "x is float, expected an array"),
+        (lambda m, p, f: (f["weights"], {"valid_loss": f["weights"]}), "a figure valid_loss"),
         (lambda m, p, f: (f["weights"], {"lr": f["weights"]}), "every run has a figure lr"),
-        (lambda m, p, f: (f["weights"], {"x": f["weights"][0]}), r"x has the shape \[16\]"),
+        (lambda m, p, f: (f["weights"], {"x": f["weights"][0]}), r"x is of the shape \[16\]"),
         ("cross entropy", "found str, expected a function"),
     ],
 )
