@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import jaxneox
+from jaxneox.config import keys_of
+from jaxneox.console.waiting import PATIENCE
 from jaxneox.errors import UserError
 from jaxneox.objectives import NextToken
 from tests.train.runs import KEYS, losses, metrics, params, succeeds, write_words, write_yaml
@@ -42,9 +44,15 @@ def commanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_run_as_the_commands(
-    commanded: Path, keys: dict[str, Any], tmp_path: Path
+    commanded: Path,
+    keys: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From a dictionary, and in two parts: bit for bit."""
+    """From a dictionary, and in two parts: bit for bit, and without a word."""
+    monkeypatch.setenv(PATIENCE, "0")
+    capsys.readouterr()
     settings = {"save": tmp_path / "run", "eval_interval": np.int64(5), "eval-iters": 1}
     seen: list[int] = []
 
@@ -67,7 +75,12 @@ def test_the_same_run_as_the_commands(
     np.testing.assert_allclose(
         last.model(tokens), jaxneox.load(commanded)(tokens), rtol=1e-6, atol=1e-6
     )
-    again = fit(tmp_path / "run", verbose=False)
+    assert capsys.readouterr() == ("", "")
+    again = fit(tmp_path / "run")
+    assert (
+        "nothing to do: step 12 of 12 is done; train on with settings=" in capsys.readouterr().out
+    )
+    assert repr(again) == f"FittedRun(step 12 of 12, {tmp_path / 'run'})"
     assert (again.step, again.finished, again.figures) == (12, True, [])
 
 
@@ -309,14 +322,32 @@ def test_an_objective_that_cannot_be_used(objective: Any, says: str, keys: dict[
         fit(keys, batch, settings={"train-iters": 2}, objective=objective, verbose=False)
 
 
+@pytest.mark.parametrize("lr", [jnp.float32(0.5), np.float64(0.5), np.array(0.5)])
+def test_numbers_of_arrays_as_keys(lr: Any) -> None:
+    keys = keys_of({"optimizer": {"lr": lr, "betas": np.array([0.5, 1.0])}})
+    assert keys == {"optimizer": {"lr": 0.5, "betas": [0.5, 1.0]}}
+    assert type(keys["optimizer"]["lr"]) is float
+
+
 def test_keys_that_are_wrong(keys: dict[str, Any], tmp_path: Path) -> None:
     for settings, says in (
         ({"learning_rat": 1}, "learning_rat"),
         ({"lr": object()}, "lr is object, expected what YAML has"),
         ({"seq-length": 8, "seq_length": 8}, "seq_length is there twice"),
         ({1: 2}, "1 is no key"),
+        (["lr"], "found .'lr'., expected a dictionary of keys"),
     ):
         with pytest.raises(UserError, match=says):
             fit(keys, batch, settings=settings, verbose=False)
+    for config, says in (
+        (None, "config: found None, expected a dictionary of keys"),
+        ([{"lr": 1}], "config: found .*expected a dictionary"),
+        ([], "config: names nothing; 'stdlib' is"),
+    ):
+        with pytest.raises(UserError, match=says):
+            fit(config, batch, verbose=False)  # type: ignore[arg-type]
+    for callbacks in (print, [3]):
+        with pytest.raises(UserError, match=r"callbacks: found .*expected a list of functions"):
+            fit(keys, batch, callbacks=callbacks, verbose=False)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="nowhere"):
         fit(str(tmp_path / "nowhere.yml"), verbose=False)
