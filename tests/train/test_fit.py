@@ -257,17 +257,38 @@ def test_in_a_thread(keys: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_on_a_mesh(keys: dict[str, Any]) -> None:
-    """The same losses as on one device; their own order of additions changes them by 1e-6."""
+    """The same losses as on one device; their own order of additions changes them by 1e-6.
+
+    A loss, a callback and a function of batches compute with jnp as they do on one device.
+    """
 
     def own(model: Any, params: Any, fields: Any) -> Any:
         return model.token_losses(params, fields["tokens"]) + jnp.mean(params["embed.tokens"] ** 2)
 
+    def norm(progress: Any) -> None:
+        norms.append(float(jnp.linalg.norm(progress.params["layers.mlp.up"])))
+
+    def tokens(step: int) -> Any:
+        return jnp.asarray(batch(step)) + jnp.zeros((), int)
+
     def run(mesh: str, **more: Any) -> list[float]:
         settings = {"train-iters": 3} | more
-        fitted = fit(keys, batch, settings=settings, objective=own, mesh=mesh, verbose=False)
+        norms.clear()
+        fitted = fit(
+            keys,
+            tokens,
+            settings=settings,
+            objective=own,
+            callbacks=[norm],
+            mesh=mesh,
+            verbose=False,
+        )
+        last = np.linalg.norm(fitted.params["layers.mlp.up"])
+        assert (len(norms), norms[-1]) == (3, pytest.approx(last, rel=1e-5))
         assert fitted.model(batch(0)[:, :-1]).shape == (SIZE, LENGTH, 512)
         return [row["loss"] for row in fitted.figures]
 
+    norms: list[float] = []
     expected = run("dp=1")
     assert run("dp=2,tp=2") == pytest.approx(expected, rel=1e-6)
     cut = {"gradient_accumulation_steps": 2, "zero_optimization": {"stage": 3}}

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxneox.errors import UserError
 from jaxneox.loading.pure import plain
+from jaxneox.parallel.mesh import no_mesh
 from jaxneox.train.reporting.callbacks import Progress
 from jaxneox.train.reporting.metrics import Figures, Sink
 from jaxneox.train.reporting.progress import Bar
@@ -114,7 +115,8 @@ class Reporter:
         """Call the callbacks. An error of theirs ends the run, as `stop` does, and waits."""
         try:
             for callback in self.run.callbacks:
-                callback(Progress(step, figures, self._params, self.stop))
+                with no_mesh():
+                    callback(Progress(step, figures, self._params, self.stop))
         except Exception as error:
             self.error = error
             self.stop()
