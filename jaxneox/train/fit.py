@@ -111,6 +111,8 @@ def fit(
     """Train; see `jaxneox.fit`."""
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise UserError(f"callbacks: found {cut(repr(callbacks))}, expected a list of functions")
+    if not isinstance(mesh, str | None):
+        raise UserError(f"mesh: found {cut(repr(mesh))}, expected devices by axis, as 'dp=2,tp=4'")
     own = keys_of(settings)
     settled = Settings(override(keys_from(config, own), list(own.items())))
     asked = asked_sizes(mesh, settled.parallel)

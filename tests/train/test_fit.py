@@ -17,6 +17,7 @@ from jaxneox.config import keys_of
 from jaxneox.console.waiting import PATIENCE
 from jaxneox.errors import UserError
 from jaxneox.objectives import NextToken
+from jaxneox.train.checkpoints.lock import locked
 from tests.train.runs import KEYS, losses, metrics, params, succeeds, write_words, write_yaml
 
 SIZE, LENGTH = 4, 16
@@ -76,6 +77,11 @@ def test_the_same_run_as_the_commands(
         last.model(tokens), jaxneox.load(commanded)(tokens), rtol=1e-6, atol=1e-6
     )
     assert capsys.readouterr() == ("", "")
+    yaml = write_yaml(tmp_path)
+    with pytest.raises(UserError, match="overwrite its run"):
+        fit([tmp_path / "run/step_7", yaml], verbose=False)
+    branch = fit(tmp_path / "run/step_7", settings={"save": tmp_path / "branch"}, verbose=False)
+    assert branch.figures[-1]["loss"] == last.figures[-1]["loss"]
     again = fit(tmp_path / "run")
     assert (
         "nothing to do: step 12 of 12 is done; train on with settings=" in capsys.readouterr().out
@@ -109,6 +115,10 @@ def test_batches_of_ones_own(keys: dict[str, Any], tmp_path: Path) -> None:
     part = run(list(tokens[:5]), save=tmp_path / "run")
     rest = run(batch, save=tmp_path / "run")
     assert [row["loss"] for row in part.figures + rest.figures] == expected
+    run(list(tokens[:5]), save=tmp_path / "listed")
+    rest = run(list(tokens[5:]), save=tmp_path / "listed", eval_iters=1, eval_interval=1)
+    assert [row["loss"] for row in rest.figures] == expected[5:]
+    assert not [name for name in rest.figures[-1] if name.startswith(("valid_", "test_"))]
 
 
 class Twice(NextToken):
@@ -145,6 +155,34 @@ def test_an_objective_of_ones_own(keys: dict[str, Any]) -> None:
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
         count = row["accuracy"] * SIZE * LENGTH
         assert count == pytest.approx(round(count), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, DRY | {"reset_attention_mask": True, "eod_token": "a"}],
+    ids=["dropout", "documents"],
+)
+def test_the_functions_are_those_of_training(
+    settings: dict[str, Any], keys: dict[str, Any]
+) -> None:
+    """With the same dropout masks, and documents that are kept apart."""
+
+    def own(model: Any, params: Any, fields: Any) -> Any:
+        return model.token_losses(params, fields["tokens"])
+
+    def tokens(step: int) -> np.ndarray:
+        return np.random.default_rng(step).integers(96, 99, (SIZE, LENGTH + 1))
+
+    def run(**more: Any) -> list[float]:
+        keys_ = {"train-iters": 3, "lr": 0.1} | more
+        fitted = fit(keys, tokens, settings=keys_, verbose=False, objective=objective)
+        return [row["loss"] for row in fitted.figures]
+
+    objective: Any = None
+    expected, other = run(**settings), run(**DRY)
+    objective = own
+    assert run(**settings) == pytest.approx(expected, rel=1e-5)
+    assert other[-1] != pytest.approx(expected[-1], rel=1e-4)
 
 
 def test_fields_of_ones_own_as_they_are_given(keys: dict[str, Any]) -> None:
@@ -240,6 +278,11 @@ def test_an_error_of_a_callback_comes_before_that_of_losses(keys: dict[str, Any]
 
     with pytest.raises(AssertionError):
         fit(keys, batch, objective=own, callbacks=[refuse], verbose=False)
+
+
+def test_a_folder_that_another_run_writes(keys: dict[str, Any], tmp_path: Path) -> None:
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="is in use by process"):
+        fit(keys, batch, settings={"save": tmp_path / "run"}, verbose=False)
 
 
 def test_in_a_thread(keys: dict[str, Any]) -> None:
@@ -370,5 +413,7 @@ def test_keys_that_are_wrong(keys: dict[str, Any], tmp_path: Path) -> None:
     for callbacks in (print, [3]):
         with pytest.raises(UserError, match=r"callbacks: found .*expected a list of functions"):
             fit(keys, batch, callbacks=callbacks, verbose=False)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"mesh: found .*expected devices by axis"):
+        jaxneox.fit(keys, batch, mesh={"dp": 1}, verbose=False)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="nowhere"):
         fit(str(tmp_path / "nowhere.yml"), verbose=False)
