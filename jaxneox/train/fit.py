@@ -48,6 +48,7 @@ class FittedRun:
 
     def __init__(self, run: Run, figures: Sequence[Figures], finished: bool):
         self.figures, self.finished = list(figures), finished
+        run.state = run.state._replace(opt_state=())  # a sweep holds many runs
         self._run = run
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """`jaxneox.fit`: the command's loop, with batches, losses and callbacks of one's own."""
 
+import gc
 import json
 import math
 import threading
@@ -8,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -183,6 +185,32 @@ def test_the_functions_are_those_of_training(
     objective = own
     assert run(**settings) == pytest.approx(expected, rel=1e-5)
     assert other[-1] != pytest.approx(expected[-1], rel=1e-4)
+
+
+def test_a_loss_of_ones_own_is_evaluated(keys: dict[str, Any]) -> None:
+    """On the configured data, as the mean over all batches, figures as well."""
+
+    def own(model: Any, params: Any, fields: Any) -> Any:
+        losses = model.token_losses(params, fields["tokens"])
+        return losses, {"twice": 2 * losses}
+
+    def run(objective: Any) -> dict[str, float]:
+        settings = {"train-iters": 2, "eval-interval": 2, "eval-iters": 2}
+        return fit(keys, settings=settings, objective=objective, verbose=False).figures[-1]
+
+    expected, found = run(None), run(own)
+    for split in ("valid", "test"):
+        assert found[f"{split}_loss"] == pytest.approx(expected[f"{split}_loss"], rel=1e-5)
+        assert found[f"{split}_twice"] == pytest.approx(2 * found[f"{split}_loss"], rel=1e-5)
+
+
+def test_a_run_that_is_kept_holds_no_optimizer(keys: dict[str, Any]) -> None:
+    gc.collect()
+    before = {id(x) for x in jax.live_arrays()}
+    run = fit(keys, batch, settings={"train-iters": 2}, verbose=False)
+    gc.collect()
+    held = sum(x.nbytes for x in jax.live_arrays() if id(x) not in before)
+    assert held < 1.5 * sum(w.nbytes for w in run.params.values())
 
 
 def test_fields_of_ones_own_as_they_are_given(keys: dict[str, Any]) -> None:
