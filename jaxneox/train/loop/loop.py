@@ -109,8 +109,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                 break
             except Exception:  # of the data; what was learned until here is not lost for it
                 if messages.count() == 1:  # the others are already inside the step
-                    reporter.flush()
-                    saving.at_the_end(done)
+                    conclude(reporter, saving, done)
                 raise
             waited = time.perf_counter() - since
             mark(f"in step {done + 1}", early)
@@ -142,6 +141,11 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             saving.after(done)
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break
+    conclude(reporter, saving, done)
+
+
+def conclude(reporter: Reporter, saving: Saving, done: int) -> None:
+    """Write the last figures and the last step, and raise what a callback has raised."""
     reporter.flush()
     try:
         reporter.check_that_it_learned()
