@@ -362,8 +362,9 @@ def test_on_a_mesh(keys: dict[str, Any]) -> None:
     norms: list[float] = []
     expected = run("dp=1")
     assert run("dp=2,tp=2") == pytest.approx(expected, rel=1e-6)
-    cut = {"gradient_accumulation_steps": 2, "zero_optimization": {"stage": 3}}
-    assert run("dp=2,tp=2", **cut) == pytest.approx(expected, rel=1e-6)
+    for stage in (0, 3):  # below 2 the gradients of training may be partial sums
+        cut = {"gradient_accumulation_steps": 2, "zero_optimization": {"stage": stage}}
+        assert run("dp=2,tp=2", **cut) == pytest.approx(expected, rel=1e-6)
     with pytest.raises(UserError, match="cannot be trained with pp above 1"):
         run("pp=2")
 
