@@ -8,6 +8,22 @@
 
 from jaxneox.objectives.choice import build_objective
 from jaxneox.objectives.next_token import NextToken
-from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Objective, Sums
+from jaxneox.objectives.objective import (
+    GIVEN_WEIGHTS,
+    WEIGHTS,
+    Batch,
+    BatchField,
+    Objective,
+    Sums,
+)
 
-__all__ = ["WEIGHTS", "Batch", "BatchField", "NextToken", "Objective", "Sums", "build_objective"]
+__all__ = [
+    "GIVEN_WEIGHTS",
+    "WEIGHTS",
+    "Batch",
+    "BatchField",
+    "NextToken",
+    "Objective",
+    "Sums",
+    "build_objective",
+]

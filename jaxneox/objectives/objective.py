@@ -14,6 +14,12 @@ WEIGHTS = "weights"
 A group is what the objective has one loss for: a token ([A, B, T]), a row or a pair ([A, B]).
 """
 
+GIVEN_WEIGHTS = "given_weights"
+"""In a training step, beside WEIGHTS divided by their sum: the weights as the data has them.
+
+Only objectives without declared fields have it.
+"""
+
 Batch = dict[str, jax.Array]
 """The fields of a global batch by name, each [A, B, *]: rows of accumulation steps."""
 
