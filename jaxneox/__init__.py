@@ -73,13 +73,14 @@ def fit(
 
     Args:
         config: NeoX's keys as a dictionary; or YAML files or the names of shipped ones, one or
-            several that are merged.
+            several that are merged; or the folder of a run that goes on.
         data: batches to train on instead of the configured data. Each is a global batch: tokens,
             int [train_batch_size, seq_length + 1], or a dictionary of `tokens`, maybe `weights` of
             the labels, float [train_batch_size, seq_length], and whatever the objective asks for.
             They come from an iterable, at whose end the run ends, or from a function of the step,
-            counted from 0, with which a run that resumes goes on alike. The configured data is then
-            not evaluated either.
+            counted from 0, with which a run that resumes goes on alike, and which may end it by
+            StopIteration. Up to two are read ahead. The configured data is then not evaluated
+            either.
         settings: keys over those of `config`, as by `--set`; inside blocks with dots.
         objective: instead of the next token's cross-entropy, a function of one's own. It is called
             as `objective(model, params, batch)` with `model.token_losses(params, tokens)` and
@@ -87,7 +88,7 @@ def fit(
             `batch["weights"]`; with a dictionary of the like beside it, these are figures. What is
             minimised is their mean by weight. Or an object like those of `jaxneox.objectives`.
         callbacks: functions that are called after every step, before the next, with the progress:
-            its `step`, `figures` (as in metrics.jsonl), `params` and `stop()`.
+            its `step`, `figures` (as in metrics.jsonl), `params` (a copy) and `stop()`.
         mesh: devices by axis, as `dp=2,tp=4`.
         verbose: whether to print what the command prints while it trains.
 
@@ -95,7 +96,8 @@ def fit(
         The run: its `figures` of every step, `params`, `model`, `folder`, `step` and `finished`.
 
     Raises:
-        UserError: keys, data or objective cannot be used, or what the command would refuse.
+        UserError: keys, data or objective cannot be used, or what the command would refuse. Errors
+            of the given functions come as they are, after what was learned until then is saved.
     """
     from jaxneox.train.fit import fit
 

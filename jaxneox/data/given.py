@@ -1,6 +1,6 @@
 """Batches that a Python program gives, one for each step."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,13 +8,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
-from jaxneox.errors import UserError, listed
+from jaxneox.errors import UserError, cut, listed
 
 Given = ArrayLike | Mapping[str, ArrayLike]
 """A global batch: tokens int [G, S + 1], or fields [G, *] by name."""
 
 Batches = Iterable[Given] | Callable[[int], Given]
 """Batches one after the other, or a function from the step, counted from 0, to its batch."""
+
+
+Shape = tuple[int, ...]
 
 
 class EndOfBatches(Exception):
@@ -25,11 +28,17 @@ class GivenBatches(Loader):
     """Batches from an iterable or from a function of the step.
 
     A function makes a run that resumes go on with the same batches. An iterable has no position:
-    each start takes its first batch.
+    each start takes its first batch. Batches are read ahead of their steps.
     """
 
     def __init__(
-        self, batches: Batches, *, sizes: BatchSizes, seq_length: int, vocab_size: int
+        self,
+        batches: Batches,
+        *,
+        sizes: BatchSizes,
+        seq_length: int,
+        vocab_size: int,
+        shapes: Mapping[str, Shape] | None = None,
     ) -> None:
         """Take batches.
 
@@ -40,11 +49,16 @@ class GivenBatches(Loader):
             sizes: the sequences of each step.
             seq_length: S.
             vocab_size: tokens must be below it.
+            shapes: of the fields that every batch needs, after the rows.
+
+        Raises:
+            UserError: the batches are neither an iterable of batches nor a function.
         """
+        self._shapes = {} if shapes is None else shapes
         self.sizes, self.seq_length, self._vocab_size = sizes, seq_length, vocab_size
         self.by_step = callable(batches)
         self._function = batches if callable(batches) else self._next
-        self._iterator = iter(()) if callable(batches) else iter(batches)
+        self._iterator = iter(()) if callable(batches) else _iterator(batches)
         self._taken = 0
 
     def read(self, step: int, rows: RowNumbers = ALL) -> HostBatch:
@@ -57,12 +71,15 @@ class GivenBatches(Loader):
         """Read rows of a step.
 
         Raises:
-            EndOfBatches: an iterable has no more.
+            EndOfBatches: there are no more.
             UserError: an array has another shape or type, or a token is outside the vocabulary.
         """
-        given = self._function(step)
+        try:
+            given = self._function(step)
+        except StopIteration:
+            raise EndOfBatches from None
         fields = dict(given) if isinstance(given, Mapping) else {"tokens": given}
-        arrays = {name: np.asarray(field) for name, field in fields.items()}
+        arrays = {name: _array(step, name, field) for name, field in fields.items()}
         self._check(step, arrays)
         weights = (
             arrays["weights"] if "weights" in arrays else np.ones_like(arrays["tokens"][:, 1:])
@@ -80,11 +97,17 @@ class GivenBatches(Loader):
                 f"batch {step} was asked for after batch {self._taken - 1} of an iterable; give a "
                 "function from the step to its batch"
             )
-        self._taken += 1
         try:
-            return next(self._iterator)
+            given = next(self._iterator)
         except StopIteration:
-            raise EndOfBatches from None
+            if not self._taken:
+                raise UserError(
+                    "data: the iterable has no batch; one that an earlier run has read, as a "
+                    "generator, does not begin again: give a list or a function of the step"
+                ) from None
+            raise
+        self._taken += 1
+        return given
 
     def _check(self, step: int, arrays: dict[str, NDArray[Any]]) -> None:
         """Hold a batch's fields against what its step has."""
@@ -108,11 +131,61 @@ class GivenBatches(Loader):
                     f"batch {step}: {name} is {array.dtype} {list(array.shape)}, expected numbers "
                     f"with {size} rows: train_batch_size"
                 )
+            if array.dtype.kind in "iu" and array.size and not _fits(array):
+                raise UserError(
+                    f"batch {step}: {name} has integers beyond 32 bits, which the devices have not"
+                )
         weights = arrays.get("weights", np.ones(1))
         if not (np.isfinite(weights) & (weights >= 0)).all():
             raise UserError(f"batch {step}: expected weights of 0 or finite numbers above it")
+        self._check_needed(step, arrays)
+
+    def _check_needed(self, step: int, arrays: dict[str, NDArray[Any]]) -> None:
+        """Hold the fields against those that every batch needs; weights are made where absent."""
+        size = self.sizes.size(step)
+        for name, shape in self._shapes.items():
+            if name not in arrays and name != "weights":
+                raise UserError(f"batch {step}: has no field `{name}`, but {listed(arrays)}")
+            if name in arrays and arrays[name].shape != (size, *shape):
+                raise UserError(
+                    f"batch {step}: {name} has the shape {list(arrays[name].shape)}, expected "
+                    f"{[size, *shape]}"
+                )
+
+
+def _iterator(batches: Iterable[Given]) -> Iterator[Given]:
+    """Begin to iterate over batches; text and a dictionary, which is one batch, are none."""
+    try:
+        if not isinstance(batches, str | bytes | Mapping):
+            return iter(batches)
+    except TypeError:
+        pass
+    raise UserError(
+        f"data: found {type(batches).__name__}, expected an iterable of batches or a function from "
+        "the step to its batch; files are named by the key data-path"
+    )
+
+
+def _array(step: int, name: object, field: Any) -> NDArray[Any]:
+    """Return a field as an array."""
+    if not isinstance(name, str):
+        raise UserError(f"batch {step}: {cut(repr(name))} is no field's name, which is a text")
+    try:
+        return np.asarray(field)
+    except ValueError:  # rows of several lengths, or a tuple of several arrays
+        raise UserError(
+            f"batch {step}: {name} is no array, since its rows have several shapes; fields beside "
+            "the tokens are given by name, as in {'tokens': …, 'weights': …}"
+        ) from None
+
+
+def _fits(array: NDArray[Any]) -> bool:
+    limits = np.iinfo(np.int32)
+    return bool(limits.min <= array.min() and array.max() <= limits.max)
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:
-    """Return numbers as the devices have them: int32 and float32."""
+    """Return numbers as the devices have them: int32, float32 and bool."""
+    if array.dtype.kind == "b":
+        return array
     return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)

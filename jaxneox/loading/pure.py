@@ -14,7 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from jaxneox.model import Model
 from jaxneox.model.product import as_derived
@@ -32,17 +39,20 @@ def plain_mesh(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
-def plain(x: jax.Array, mesh: Mesh) -> jax.Array:
-    """Return an array of the model as jnp's functions take it; nothing is copied.
+def plain(x: jax.Array, mesh: Mesh, *, copy: bool = False) -> jax.Array:
+    """Return an array of the model as jnp's functions take it.
 
     Args:
         x: an array on `mesh`.
         mesh: the model's devices.
+        copy: whether the result outlives x, whose memory may be given away; else it is x's.
     """
     if mesh.size == 1:
-        return jax.device_put(x, SingleDeviceSharding(mesh.devices.item()))
-    assert isinstance(x.sharding, NamedSharding)
-    return jax.device_put(x, NamedSharding(plain_mesh(mesh), x.sharding.spec))
+        there: Sharding = SingleDeviceSharding(mesh.devices.item())
+    else:
+        assert isinstance(x.sharding, NamedSharding)
+        there = NamedSharding(plain_mesh(mesh), x.sharding.spec)
+    return jax.device_put(x, there, may_alias=not copy)
 
 
 class WholeSums(Rules):

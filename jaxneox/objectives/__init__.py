@@ -8,10 +8,19 @@
 
 from jaxneox.objectives.choice import build_objective
 from jaxneox.objectives.next_token import NextToken
-from jaxneox.objectives.objective import DOCUMENTS, WEIGHTS, Batch, BatchField, Objective, Sums
+from jaxneox.objectives.objective import (
+    DOCUMENTS,
+    GIVEN_WEIGHTS,
+    WEIGHTS,
+    Batch,
+    BatchField,
+    Objective,
+    Sums,
+)
 
 __all__ = [
     "DOCUMENTS",
+    "GIVEN_WEIGHTS",
     "WEIGHTS",
     "Batch",
     "BatchField",

@@ -17,6 +17,12 @@ A group is what the objective has one loss for: a token ([A, B, T]), a row or a 
 DOCUMENTS = "documents"
 """A field that some batches have: int32 [A, B, T], the document of each token in its row."""
 
+GIVEN_WEIGHTS = "given_weights"
+"""In a training step, beside WEIGHTS divided by their sum: the weights as the data has them.
+
+Only objectives without declared fields have it.
+"""
+
 Batch = dict[str, jax.Array]
 """The fields of a global batch by name, each [A, B, *]: rows of accumulation steps."""
 

@@ -7,12 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from jaxneox.config.schema import ModelConfig
-from jaxneox.errors import UserError, listed
+from jaxneox.errors import UserError, cut
 from jaxneox.model import InTraining, Model, Noise, Params
-from jaxneox.objectives.objective import DOCUMENTS, WEIGHTS, Batch, BatchField, Sums
+from jaxneox.objectives.objective import (
+    DOCUMENTS,
+    GIVEN_WEIGHTS,
+    WEIGHTS,
+    Batch,
+    BatchField,
+    Sums,
+)
 
 OwnLoss = Callable[["TrainedFunctions", Params, Batch], Any]
 """(the model's functions, parameters, a batch's fields [B, *]) -> losses, or (losses, figures).
@@ -24,6 +32,9 @@ arrays.
 TAKEN = {"loss", "grad_norm", "lr", "skipped", "streak", "loss_scale", "param_norm", "step"}
 TAKEN |= {"tokens", "seconds", "data_wait", "bubble", "spike", "first_sample", "last_sample"}
 """Names of figures that every run has."""
+
+TAKEN_PREFIXES = ("valid_", "test_", "eval/")
+"""How the names of evaluations' figures begin."""
 
 
 class TrainedFunctions:
@@ -97,8 +108,9 @@ class Own:
         def weighted(params: Params, batch: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
             training = InTraining(noise, batch.get(DOCUMENTS))
             functions = TrainedFunctions(model, training, specs)
-            losses, figures = self._called(functions, params, batch)
             weights = batch[WEIGHTS]
+            given = batch.pop(GIVEN_WEIGHTS, weights)
+            losses, figures = self._called(functions, params, batch | {WEIGHTS: given})
             return jnp.sum(losses * weights), {n: jnp.sum(f * weights) for n, f in figures.items()}
 
         batch = {name: field[0] for name, field in part.items()}
@@ -108,17 +120,37 @@ class Own:
         self, functions: TrainedFunctions, params: Params, batch: Batch
     ) -> tuple[jax.Array, Sums]:
         """Call the function, and check the form of what it returns."""
-        result = self.function(functions, params, batch)
-        losses, figures = result if isinstance(result, tuple) else (result, {})
-        if taken := TAKEN & figures.keys():
-            raise UserError(f"objective: every run has a figure {listed(sorted(taken))} of its own")
         shape = batch[WEIGHTS].shape
-        for name, values in {"loss": losses, **figures}.items():
-            found = jnp.shape(values)
-            if found != shape:
-                raise UserError(
-                    f"objective: {name} has the shape {list(found)}, expected {list(shape)}, that "
-                    "of the batch's weights: one number for every label, or for every row"
-                )
+        losses, figures = _parts(self.function(functions, params, batch))
         self.shown = tuple(figures)
-        return losses.astype(jnp.float32), {n: f.astype(jnp.float32) for n, f in figures.items()}
+        found = {name: _checked(name, x, shape) for name, x in {"loss": losses, **figures}.items()}
+        return found.pop("loss"), found
+
+
+def _parts(result: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Take apart what the function returns: losses, or losses and figures."""
+    if not isinstance(result, tuple):
+        return result, {}
+    if len(result) != 2 or not isinstance(result[1], Mapping):
+        kinds = ", ".join(type(part).__name__ for part in result)
+        raise UserError(
+            f"objective: returned ({kinds}), expected losses, or losses and a dictionary of figures"
+        )
+    for name in result[1]:
+        if not isinstance(name, str):
+            raise UserError(f"objective: {cut(repr(name))} is no figure's name, which is a text")
+        if name in TAKEN or name.startswith(TAKEN_PREFIXES):
+            raise UserError(f"objective: every run has a figure {cut(name)} of its own; rename it")
+    return result
+
+
+def _checked(name: str, values: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Return losses or a figure as float32, one number for each of the weights."""
+    found = list(values.shape) if isinstance(values, jax.Array | np.ndarray) else None
+    if found != list(shape):
+        what = type(values).__name__ if found is None else f"of the shape {found}"
+        raise UserError(
+            f"objective: {name} is {what}, expected an array of the shape {list(shape)}, that of "
+            "the batch's weights: one number for every label, or for every row"
+        )
+    return jnp.asarray(values, jnp.float32)

@@ -10,9 +10,11 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh
 
@@ -165,6 +167,11 @@ def _check(axis: str, size: int, split: dict[str, int]) -> None:
 
 def _divisors(number: int) -> str:
     return listed(divisors(number), most=32)
+
+
+def no_mesh() -> AbstractContextManager[Any]:
+    """Put aside a mesh that is set: inside, jax's functions take arrays of whatever devices."""
+    return jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
 
 
 def make_mesh(sizes: Sizes, devices: Sequence[Any] | None = None) -> Mesh:

@@ -110,14 +110,15 @@ def make_app(scheduler: Scheduler, timeout: float, access: AccessRules) -> Guard
         Route("/v1/completions", complete, methods=["POST"]),
         Route("/v1/chat/completions", chat, methods=["POST"]),
     ]
-    paths = ", ".join(route.path for route in routes)
+    paths = ", ".join(route.path.replace("{name:path}", "NAME") for route in routes)
 
     async def other(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         where = f"{request.method} {request.scope['path'][:200]}"  # its URL would trust the Host
         what = {404: f"{where}: no such path; there are {paths}", 405: f"{where}: wrong method"}
         message = what.get(error.status_code, str(error.detail))
-        return refuse(RefusedRequest(error.status_code, message, headers=error.headers))
+        code = "unknown_url" if error.status_code == 404 else None
+        return refuse(RefusedRequest(error.status_code, message, code=code, headers=error.headers))
 
     handlers: dict[Any, Any] = {RefusedRequest: refused, HTTPException: other, Exception: failed}
     app = Starlette(routes=routes, exception_handlers=handlers)

@@ -16,18 +16,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from jaxneox.serve.errors import RefusedRequest, later
 
-Stage = Literal["head", "body", "answer", "discarding", "closing"]
-"""What a connection waits for: a head, a body, the answer, the rest of a body that nobody wants, or
-its own end."""
+Stage = Literal["head", "body", "answer", "discarding", "idle", "closing"]
+"""What a connection waits for: a head, a body, the answer, the rest of a body that nobody wants, a
+next request of which nothing has come, or its own end."""
 
 SECONDS: dict[Stage, float] = {"head": 10, "discarding": 5, "closing": 5}
 """How long each stage may take; `completions` limits a body, and the option --timeout all of it."""
+KEEP_ALIVE = 150
+"""Seconds for which a connection is kept between two requests.
+
+It must be longer than clients keep theirs, or a request may be sent just as the server closes, and
+fails: httpx (OpenAI's client, LangChain) keeps them for 5 seconds, aiohttp 15, Go 90, LiteLLM 120.
+"""
 UNREAD = 30.0
 """Seconds in which a client must read some of an answer that waits for it."""
 RESERVE = 256
 """Files that the process needs besides its connections."""
 LEAST = 16
-EXPENDABLE: tuple[tuple[Stage, ...], ...] = (("discarding", "closing"), ("head",), ("body",))
+EXPENDABLE: tuple[tuple[Stage, ...], ...] = (("discarding", "closing"), ("head", "idle"), ("body",))
 """The stages in which a connection is closed for a new one, in this order; never one that waits for
 its answer."""
 
@@ -109,7 +115,9 @@ class Connection(H11Protocol):
         if self.cycle is None:
             return "head"
         if self.cycle.response_complete:
-            return "discarding" if self.conn.their_state is h11.SEND_BODY else "head"
+            if self.conn.their_state is h11.SEND_BODY:
+                return "discarding"
+            return "head" if self.conn.trailing_data[0] else "idle"
         return "body" if self.cycle.more_body else "answer"
 
     def check(self) -> None:

@@ -9,8 +9,15 @@ from jaxneox.serve.unsupported import unsupported
 ROLES = ("system", "developer", "user", "assistant")
 TOOLS = ("tool", "function")
 NO_TOOLS = "models are given no tools here"
-EMPTY = ("refusal", "tool_calls", "function_call", "audio", "annotations")
-"""Fields of an assistant's message, as OpenAI's own replies have them, that are taken if empty."""
+EMPTY = (
+    *("refusal", "tool_calls", "function_call", "audio", "annotations"),
+    *("reasoning", "reasoning_content", "thinking_blocks", "images", "provider_specific_fields"),
+)
+"""Fields of an assistant's message that are taken if empty: OpenAI's own, vLLM's and LiteLLM's
+replies have them, and their clients send these replies back."""
+CACHE_MARKS = ("cache_control", "prompt_cache_breakpoint")
+"""LiteLLM's (Anthropic's) and OpenAI's names for a place up to which a prompt may be cached. It is
+set on a message or on a part of one, and changes no answer."""
 
 
 def messages_of(given: Any) -> list[dict[str, str]]:
@@ -36,7 +43,7 @@ def messages_of(given: Any) -> list[dict[str, str]]:
 def message_of(given: Any, where: str) -> dict[str, str]:
     if not isinstance(given, dict):
         raise wrong(where, given, 'an object such as {"role": "user", "content": "Hello"}')
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = fields_of(given, where)
     role = fields.pop("role", None)
     if role in TOOLS:
         raise unsupported(f"{where}.role", role, NO_TOOLS)
@@ -46,7 +53,9 @@ def message_of(given: Any, where: str) -> dict[str, str]:
         if value := fields.pop(name, None):
             reason = "an assistant's message is text here"
             raise unsupported(f"{where}.{name}", value, reason)
-    message = {"role": role, "content": content_of(fields.pop("content", None), where)}
+    content = fields.pop("content", None)
+    silent = role == "assistant" and content in (None, [])  # how clients keep an empty answer
+    message = {"role": role, "content": "" if silent else content_of(content, where)}
     if (name := fields.pop("name", None)) is not None:
         message["name"] = text_of(name, f"{where}.name")
     if fields:
@@ -54,6 +63,15 @@ def message_of(given: Any, where: str) -> dict[str, str]:
             400, f"{where}: {shown(next(iter(fields)))} is not a field of a message", param=where
         )
     return message
+
+
+def fields_of(given: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the fields of a message or a part, without null and marks for caches."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    for name in CACHE_MARKS:
+        if not isinstance(mark := fields.pop(name, {}), dict):
+            raise wrong(f"{where}.{name}", mark, "an object")
+    return fields
 
 
 def content_of(given: Any, where: str) -> str:
@@ -67,12 +85,13 @@ def content_of(given: Any, where: str) -> str:
 
 
 def part_of(given: Any, where: str) -> str:
-    kind = given.get("type") if isinstance(given, dict) else None
+    fields = fields_of(given, where) if isinstance(given, dict) else {}
+    kind = fields.get("type")
     if isinstance(kind, str) and kind != "text":
         raise unsupported(f"{where}.type", kind, "the model reads text alone")
-    if kind is None or "text" not in given or given.keys() - {"type", "text"}:
+    if fields.keys() != {"type", "text"} or kind != "text":
         raise wrong(where, given, '{"type": "text", "text": "…"}')
-    return text_of(given["text"], f"{where}.text")
+    return text_of(fields["text"], f"{where}.text")
 
 
 def text_of(given: Any, where: str) -> str:

@@ -235,8 +235,8 @@ def streaming(fields: Fields) -> tuple[bool, bool, bool]:
     stream, options = fields.flag("stream"), fields.take("stream_options")
     if options is None:
         return stream, False, False
-    if not isinstance(options, dict) or not stream:
-        raise wrong("stream_options", options, "an object, beside stream: true")
+    if not isinstance(options, dict):
+        raise wrong("stream_options", options, "an object")
     inside = Fields(options, "stream_options")
     continuous = inside.flag("continuous_usage_stats")
     usage = inside.flag("include_usage", default=continuous)
@@ -244,4 +244,6 @@ def streaming(fields: Fields) -> tuple[bool, bool, bool]:
         reason = "nothing is added to hide how long a part is; leave it out"
         raise unsupported("include_obfuscation", True, reason)
     inside.end()
+    if (usage or continuous) and not stream:
+        raise wrong("stream_options", options, "stream: true beside it")
     return stream, usage, continuous

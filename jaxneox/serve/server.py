@@ -18,7 +18,7 @@ import uvicorn
 from jaxneox.errors import UserError
 from jaxneox.serve.access import AccessRules
 from jaxneox.serve.app import make_app
-from jaxneox.serve.connections import Connection, Connections
+from jaxneox.serve.connections import KEEP_ALIVE, Connection, Connections
 from jaxneox.serve.scheduler import Load, Scheduler
 
 GRACE = 5.0
@@ -58,6 +58,7 @@ class Server(uvicorn.Server):
             log_config=None,  # it would close the handlers of whoever started us
             log_level="error",  # its warnings are of clients' mistakes
             access_log=False,
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=int(GRACE) + 2,
         )
         super().__init__(config)

@@ -98,6 +98,8 @@ BOTH = {
 """The fields that neither completions nor chat have."""
 
 COMPLETIONS = BOTH | {
+    # OpenAI's for chat
+    "max_completion_tokens": Unsupported(only(), "max_tokens is its name here"),
     "suffix": Unsupported(only(""), "the model has no text after the answer to fit it to"),
     "prompt_logprobs": Unsupported(only(), "echo with logprobs has the prompt's"),
     "prompt_embeds": Unsupported(only(), "a prompt is text or tokens"),

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 
 from jaxneox.config import Config, Settings, keys_of, override
+from jaxneox.console.say import say, tell
 from jaxneox.data import Batches, BatchSizes, GivenBatches, Tokenizer
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, cut
 from jaxneox.frozen import FrozenParams
 from jaxneox.loading import LoadedModel
 from jaxneox.loading.pure import plain
@@ -47,7 +48,13 @@ class FittedRun:
 
     def __init__(self, run: Run, figures: Sequence[Figures], finished: bool):
         self.figures, self.finished = list(figures), finished
+        run.state = run.state._replace(opt_state=())  # a sweep holds many runs
         self._run = run
+
+    def __repr__(self) -> str:
+        loss = f", loss {self.figures[-1]['loss']:.4f}" if self.figures else ""
+        where = "not saved" if self.folder is None else str(self.folder)
+        return f"FittedRun(step {self.step} of {self._run.cfg.train.train_iters}{loss}, {where})"
 
     @property
     def config(self) -> Config:
@@ -103,6 +110,10 @@ def fit(
     verbose: bool,
 ) -> FittedRun:
     """Train; see `jaxneox.fit`."""
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise UserError(f"callbacks: found {cut(repr(callbacks))}, expected a list of functions")
+    if not isinstance(mesh, str | None):
+        raise UserError(f"mesh: found {cut(repr(mesh))}, expected devices by axis, as 'dp=2,tp=4'")
     own = keys_of(settings)
     settled = Settings(with_base(override(keys_from(config, own), list(own.items()))))
     asked = asked_sizes(mesh, settled.parallel)
@@ -129,21 +140,34 @@ def trained(
     verbose: bool,
 ) -> FittedRun:
     """Start the run where it stands, and train it to its end."""
-    given = None if data is None else partial(given_batches, plan.cfg, data)
-    run, kept = start(plan, tokenizer, given=given), Figured()
+    given = None if data is None else partial(given_batches, plan, data)
+    kept, show = Figured(), tell if verbose else str
+    run = start(plan, tokenizer, given=given, show=show)
     run.sinks, run.callbacks, run.quiet = (kept,), tuple(callbacks), not verbose
     if run.step >= run.last:
+        if verbose:
+            longer = f"settings={{'train-iters': {2 * run.step}}}"
+            say(f"nothing to do: step {run.step} of {run.last} is done; train on with {longer}")
         return FittedRun(run, (), True)
+    if run.step and verbose:
+        say(summary.continuing(run))
     check_learning_rate(run)
     finished = train(run)
     return FittedRun(run, kept.figures, finished)
 
 
-def keys_from(config: Configuration, settings: Mapping[str, Any]) -> dict[str, Any]:
+def keys_from(config: object, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Read the keys of a configuration in any of its forms."""
     if isinstance(config, Mapping):
         return keys_of(config)
-    paths = [config] if isinstance(config, str | PathLike) else list(config)
+    paths = [config] if isinstance(config, str | PathLike) else config
+    if not isinstance(paths, Sequence) or not all(isinstance(p, str | PathLike) for p in paths):
+        raise UserError(
+            f"config: found {cut(repr(config))}, expected a dictionary of keys, or names or paths "
+            "of YAML files, or the folder of a run"
+        )
+    if not paths:
+        raise UserError("config: names nothing; 'stdlib' is a shipped one to begin with")
     save, finetune = settings.get("save"), bool(settings.get("finetune"))
     return read_keys([os.fspath(path) for path in paths], save=save, finetune=finetune)
 
@@ -157,12 +181,13 @@ def objective_of(given: Objective | OwnLoss) -> Objective:
     return Own(given)
 
 
-def given_batches(cfg: Config, data: Batches) -> GivenBatches:
+def given_batches(plan: TrainPlan, data: Batches) -> GivenBatches:
     """Take the batches of a Python program for a run."""
-    batch = cfg.batch
+    cfg, batch = plan.cfg, plan.cfg.batch
     return GivenBatches(
         data,
         sizes=BatchSizes(batch.global_size, batch.ramp),
         seq_length=cfg.model.seq_length,
         vocab_size=cfg.model.vocab_size,
+        shapes={name: field.shape for name, field in plan.objective.fields.items()},
     )

@@ -16,6 +16,7 @@ from jaxneox.base_model import META
 from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
 from jaxneox.config.schema import Config, ScheduleConfig
+from jaxneox.console.say import tell
 from jaxneox.console.waiting import waiting
 from jaxneox.data import GivenBatches, Loader, Split, Tokenizer, TokensFile, open_loader
 from jaxneox.errors import UserError
@@ -135,6 +136,7 @@ def start(
     *,
     given: Callable[[], TokensFile | GivenBatches] | None = None,
     allow_data_change: bool = False,
+    show: Callable[[str], object] = tell,
 ) -> Run:
     """Start a run at its first step, or where the checkpoint that it loads had stopped.
 
@@ -145,6 +147,7 @@ def start(
         tokenizer: the run's tokenizer, if it is at hand.
         given: opens batches to train on, instead of the configured data.
         allow_data_change: go on with other data than the checkpoint's.
+        show: prints what is being waited for.
 
     Raises:
         UserError: the checkpoint does not fit, or the data is not there or not the same.
@@ -158,13 +161,13 @@ def start(
             if resume is not None:
                 check_resumed(resume, cfg)
                 note_optimizer(resume, cfg)
-            with waiting("opening the data"):
+            with waiting("opening the data", show):
                 loader = loader or (given or partial(train_loader, cfg, tokenizer))()
             first = first_step(resume, loader, allow_data_change)
             begin = (
                 "drawing the parameters" if resume is None else f"reading {resume.location.folder}"
             )
-            with jax.set_mesh(mesh), waiting(begin):
+            with jax.set_mesh(mesh), waiting(begin, show):
                 state = initial_state(plan, mesh, resume, base)
             break
         except Damaged as damage:

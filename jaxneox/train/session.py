@@ -95,7 +95,7 @@ def work(run: Run, samples: int, by_default: bool) -> int:
         say(summary.already_done(run))
         return 0
     if run.step:
-        say(f"continuing at step {run.step} of {run.last}")
+        say(summary.continuing(run))
     check_learning_rate(run)
     finished = train(run)
     if finished and samples and run.tokenizer is not None:

@@ -2,14 +2,10 @@
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -134,6 +130,34 @@ def test_values_for_the_template(here: Place) -> None:
     assert body["prompt_token_ids"] == here.model.encode("s:Be.\nu:Hello\na:")
 
 
+PART = {"type": "text", "text": "Hello"}
+CACHED = {"cache_control": {"type": "ephemeral"}, "prompt_cache_breakpoint": {"mode": "explicit"}}
+SENT_BACK = {
+    "a mark for caches on a message": ({**HELLO, **CACHED}, "u:Hello"),
+    "and on a part": ({"role": "user", "content": [{**PART, **CACHED}]}, "u:Hello"),
+    "null in a part": ({"role": "user", "content": [{**PART, "cache_control": None}]}, "u:Hello"),
+    "an empty answer": ({"role": "assistant", "content": ""}, "a:"),
+    "null as an empty answer": ({"role": "assistant", "content": None, "tool_calls": []}, "a:"),
+    "no parts as an empty answer": ({"role": "assistant", "content": []}, "a:"),
+    "LiteLLM's fields": (
+        {"role": "assistant", "content": "Hi", "images": [], "provider_specific_fields": {}},
+        "a:Hi",
+    ),
+    "vLLM's fields": (
+        {"role": "assistant", "content": "Hi", "reasoning": "", "reasoning_content": None},
+        "a:Hi",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SENT_BACK)
+def test_messages_as_clients_send_them_back(here: Place, what: str) -> None:
+    message, text = SENT_BACK[what]
+    answer = here.chat(message, HELLO, max_tokens=1, return_token_ids=True)
+    assert answer.status == 200, answer.reason
+    assert answer.json["prompt_token_ids"] == here.model.encode(f"{text}\nu:Hello\na:")
+
+
 HARMLESS = {
     "tools": [],
     "tool_choice": "none",
@@ -150,6 +174,7 @@ HARMLESS = {
     "frequency_penalty": 0.0,
     "audio": None,
     "verbosity": "medium",
+    "stream_options": {"include_usage": False},
 }
 REFUSED = {
     "tools": [{"type": "function"}],
@@ -164,6 +189,7 @@ REFUSED = {
     "echo": True,
     "chat_template": "x",
     "continue_final_message": True,
+    "stream_options": {"include_usage": True},
 }
 BAD = [
     ({"messages": None}, "messages: missing"),
@@ -183,6 +209,10 @@ BAD = [
     ),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, ".content[0]: {"),
     ({"messages": [{**HELLO, "tool_calls": [{}]}]}, "messages[0].tool_calls: [{}]"),
+    ({"messages": [{**HELLO, "reasoning": "x"}]}, 'messages[0].reasoning: "x" is not supported'),
+    ({"messages": [{**HELLO, "cache_control": 5}]}, "messages[0].cache_control: 5, expected an ob"),
+    ({"messages": [{"role": "user", "content": [{**PART, "id": 5}]}]}, ".content[0]: {"),
+    ({"messages": [{"role": "user", "content": [{"type": 5, "text": "x"}]}]}, ".content[0]: {"),
     ({"messages": [{**HELLO, "mood": "x"}]}, 'messages[0]: "mood" is not a field of a message'),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, "half of a surrogate pair"),
     ({"messages": [{**HELLO, "name": 5}]}, "messages[0].name: 5"),
@@ -264,20 +294,3 @@ def test_a_request_that_waits_for_the_template_has_its_time(monkeypatch) -> None
     with place(template=ENDLESS, timeout=0.5) as here, rendering(here, HELLO):
         answer = here.chat(HELLO)
         assert answer.status == 504 and "0.5 s" in answer.reason
-
-
-@pytest.mark.slow
-def test_openais_own_client(here: Place) -> None:
-    """$JAXNEOX_OPENAI is the Python of an environment that has `openai`, else ours is tried."""
-    python = os.environ.get("JAXNEOX_OPENAI", sys.executable)
-    if subprocess.run([python, "-c", "import openai"], capture_output=True).returncode:
-        pytest.skip("no openai: JAXNEOX_OPENAI=PYTHON of an environment that has it")
-    text = here.alone(RENDERED, max_tokens=9).text
-    case = {
-        "messages": TALK,
-        "fields": {"temperature": 0, "max_completion_tokens": 9},
-        "text": text,
-    }
-    command = (python, Path(__file__).parent / "openai_chat.py", f"http://localhost:{here.port}/v1")
-    done = subprocess.run(command, input=json.dumps(case), text=True, capture_output=True, cwd="/")
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -130,12 +130,35 @@ def test_heads_and_bodies_have_their_time(silent, monkeypatch) -> None:
             assert time.monotonic() - began < 30
         with opened(here) as kept:  # a connection that is used stays
             for _ in range(12):
-                kept.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                reply = b""
-                while not reply.endswith(b"}"):  # head and body may come apart
-                    reply += kept.recv(1 << 16)
-                assert reply.startswith(b"HTTP/1.1 200")
+                ask(kept)
                 time.sleep(0.1)
+
+
+def ask(link: socket.socket) -> None:
+    link.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    reply = b""
+    while not reply.endswith(b"}"):  # head and body may come apart
+        part = link.recv(1 << 16)
+        assert part, "the connection was closed"
+        reply += part
+    assert reply.startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_is_kept_longer_than_clients_keep_theirs(silent, monkeypatch) -> None:
+    monkeypatch.setattr(connections, "SECONDS", {"head": 0.2, "closing": 5})
+    with place() as here:
+        with opened(here) as kept:
+            ask(kept)
+            time.sleep(1)  # a head would be overdue by now
+            ask(kept)
+            kept.sendall(HALF)
+            assert status(rest(kept)) == 408
+        config = here.server.config
+        assert config.timeout_keep_alive > 120  # LiteLLM's seconds, the most of those we know
+        monkeypatch.setattr(config, "timeout_keep_alive", 0.2)
+        with opened(here) as kept:
+            ask(kept)
+            assert rest(kept) == b""
 
 
 def test_who_reads_nothing_is_cut_off(silent, monkeypatch) -> None:

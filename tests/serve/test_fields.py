@@ -38,6 +38,7 @@ HARMLESS = {
     "seed": 5,
     "truncate_prompt_tokens": None,
     "prompt_logprobs": None,
+    "stream_options": {},
 }
 REFUSED = {
     "store": True,
@@ -57,6 +58,8 @@ REFUSED = {
     "stop_token_ids": [640],
     "ignore_eos": 1,
     "service_tier": "flex",
+    "max_completion_tokens": 5,
+    "stream_options": {"include_usage": False, "continuous_usage_stats": True},
 }
 
 

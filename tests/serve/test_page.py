@@ -4,10 +4,18 @@ import asyncio
 import base64
 import json
 import os
+import threading
 from pathlib import Path
 
+from jaxneox.serve.served import Served
+from tests.infer.models import speaker
 from tests.serve.browser import page
 from tests.serve.place import Place, place
+
+ENTER = (
+    "at('message').dispatchEvent(new KeyboardEvent('keydown', "
+    "{key: 'Enter', isComposing: %s, cancelable: true}))"
+)
 
 
 def test_page(here: Place, tmp_path: Path) -> None:
@@ -86,9 +94,36 @@ async def talk(here: Place, folder: Path) -> None:
         ((_, _), (_, cut)) = await tab.run(said)
         assert here.alone("u:A\na:", max_tokens=40).text.startswith(cut)
         assert await tab.run("talk.length === 2 && talk[1].content") == cut
+        await tab.run("at('reset').click(); at('message').value = 'A'; " + ENTER % "true")
+        assert await tab.run("going === null && at('message').value") == "A"  # chose a word
+        await tab.run(ENTER % "false" + "; at('stop').click()")
+        await tab.until("!going")
+        assert await tab.run(said) == [["wrong", "stopped before the first token"]]
+        assert await tab.run("talk.length === 0 && at('message').value") == "A"
         if shot := os.environ.get("SCREENSHOT"):
             data = (await tab.call("Page.captureScreenshot"))["data"]
             Path(shot).with_suffix(".chat.png").write_bytes(base64.b64decode(data))
+
+
+def test_a_page_that_was_open_before_the_model_was_there(tmp_path: Path) -> None:
+    there = threading.Event()
+
+    def load(say) -> Served:
+        say("reading")
+        there.wait()
+        chat = "there is no template"
+        return Served("late", speaker(), slots=1, max_tokens=None, chat=chat)
+
+    async def look(here: Place) -> None:
+        async with page(f"http://127.0.0.1:{here.port}/", tmp_path / "profile") as tab:
+            try:
+                await tab.until("at('model').textContent == 'loading'")
+            finally:
+                there.set()
+            await tab.until("at('model').textContent == 'late, context 48'")
+
+    with place(load=load) as here:
+        asyncio.run(look(here))
 
 
 def test_no_chat_tab_without_a_template(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ FIELDS = [
     ({"prompt": "x", "stop": [1]}, "stop: [1]"),
     ({"prompt": "x", "stop": ["s"] * 17}, "stop: 17 of them"),
     ({"prompt": "x", "stream": 1}, "stream: 1, expected true or false"),
-    ({"prompt": "x", "stream_options": {"include_usage": True}}, "beside stream: true"),
+    ({"prompt": "x", "stream_options": {"include_usage": True}}, "expected stream: true beside"),
     (
         {"prompt": "x", "stream": True, "stream_options": {"a": 1}},
         '"a" is not a field of stream',
@@ -116,7 +116,8 @@ def test_values_without_an_effect_are_taken(here: Place) -> None:
 
 def test_unknown_paths_methods_and_models(here: Place) -> None:
     answer = here.ask("GET", "/v1/embeddings")
-    assert answer.status == 404 and "/v1/completions" in answer.reason
+    assert answer.status == 404 and "/v1/models/NAME, /v1/completions" in answer.reason
+    assert answer.json["error"]["code"] == "unknown_url"
     answer = here.ask("GET", "/v1/completions")
     assert answer.status == 405 and answer.headers["allow"] == "POST" and answer.reason
     for answer in (here.ask("GET", "/v1/models/gpt"), here.complete(prompt="x", model="gpt")):

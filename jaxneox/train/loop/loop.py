@@ -10,7 +10,6 @@ import jax
 from jaxneox.config.schema import Config
 from jaxneox.console.waiting import waiting
 from jaxneox.data import EndOfBatches, Split, prefetch
-from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
@@ -108,9 +107,9 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                 reporter.flush()
                 bar.say(f"the data has ended: {done} of {run.last} steps are done")
                 break
-            except UserError:  # of the data; what was learned until here is not lost for it
+            except Exception:  # of the data; what was learned until here is not lost for it
                 if messages.count() == 1:  # the others are already inside the step
-                    saving.at_the_end(done)
+                    conclude(reporter, saving, done)
                 raise
             waited = time.perf_counter() - since
             mark(f"in step {done + 1}", early)
@@ -142,9 +141,17 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             saving.after(done)
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break
+    conclude(reporter, saving, done)
+
+
+def conclude(reporter: Reporter, saving: Saving, done: int) -> None:
+    """Write the last figures and the last step, and raise what a callback has raised."""
     reporter.flush()
-    reporter.check_that_it_learned()
-    saving.at_the_end(done)
+    try:
+        reporter.check_that_it_learned()
+        saving.at_the_end(done)
+    finally:
+        reporter.raise_error()
 
 
 class CompiledTogether:

@@ -1,7 +1,7 @@
 """What a function of one's own is told after every step of a run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -20,12 +20,12 @@ class Progress:
 
     step: int
     figures: Mapping[str, Any]
-    read_params: Callable[[], Mapping[str, jax.Array]]
-    stop: Callable[[], None]
+    read_params: Callable[[], Mapping[str, jax.Array]] = field(repr=False)
+    stop: Callable[[], None] = field(repr=False)
 
     @property
     def params(self) -> Mapping[str, jax.Array]:
-        """The parameters by dotted names, float32; the next step takes their memory."""
+        """A copy of the parameters by dotted names, float32, which may be kept."""
         return self.read_params()
 
 

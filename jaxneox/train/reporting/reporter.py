@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxneox.errors import UserError
 from jaxneox.loading.pure import plain
+from jaxneox.parallel.mesh import no_mesh
 from jaxneox.train.reporting.callbacks import Progress
 from jaxneox.train.reporting.metrics import Figures, Sink
 from jaxneox.train.reporting.progress import Bar
@@ -31,6 +32,7 @@ class Reporter:
         self.spikes = Spikes(run.cfg.log.spike_factor, losses_until(run.step, run.folder))
         self.waiting: deque[tuple[int, Figures, bool]] = deque()
         self.clock = time.perf_counter()
+        self.error: Exception | None = None  # of a callback
         # steps of this start, those whose loss was a number, and those that changed the weights
         self.seen = self.finite = self.updates = 0
 
@@ -99,9 +101,8 @@ class Reporter:
         self.bar.show(step, figures, timed)
         if line:
             self.bar.say(line)
-        for callback in self.run.callbacks:
-            callback(Progress(step, figures, self._params, self.stop))
-        if figures["streak"] >= self.limit:
+        self._call_back(step, figures)
+        if figures["streak"] >= self.limit and self.error is None:
             first, last = figures["first_sample"], figures["last_sample"]
             raise UserError(
                 f"step {step}: {figures['streak']} steps in a row had a loss or a gradient that is "
@@ -110,8 +111,24 @@ class Reporter:
                 "learning rate"
             )
 
+    def _call_back(self, step: int, figures: Figures) -> None:
+        """Call the callbacks. An error of theirs ends the run, as `stop` does, and waits."""
+        try:
+            for callback in self.run.callbacks:
+                with no_mesh():
+                    callback(Progress(step, figures, self._params, self.stop))
+        except Exception as error:
+            self.error = error
+            self.stop()
+
+    def raise_error(self) -> None:
+        """Raise the error of a callback, if there was one, with its own traceback."""
+        if self.error is not None:
+            raise self.error
+
     def _params(self) -> Mapping[str, jax.Array]:
-        return {name: plain(w, self.run.mesh) for name, w in self.run.state.params.items()}
+        each = self.run.state.params.items()
+        return {name: plain(w, self.run.mesh, copy=True) for name, w in each}
 
     def _of_the_batch(self, step: int) -> Figures:
         """Compute the figures that follow from the number of sequences of a step."""

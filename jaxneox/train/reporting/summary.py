@@ -73,6 +73,11 @@ def pipeline_notes(plan: TrainPlan) -> tuple[str, ...]:
     return notes
 
 
+def continuing(run: Run) -> str:
+    """Say where the run goes on."""
+    return f"continuing at step {run.step} of {run.last}"
+
+
 def already_done(run: Run) -> str:
     """Say that the run has no step left, and how to train on."""
     state = f"nothing to do: {run.folder or 'the run'} is at step {run.step}"

@@ -12,7 +12,7 @@ import optax
 
 from jaxneox.config.schema import Config
 from jaxneox.model import Layout, Noise, Params
-from jaxneox.objectives import WEIGHTS, Batch, Sums
+from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, Sums
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.scaler import next_scale
@@ -55,8 +55,9 @@ class Step:
         cfg = self.plan.cfg
         factor = state.scale.factor * replica_scale(cfg)
         share = batch[WEIGHTS] * (factor / jnp.sum(batch[WEIGHTS]))
+        given = {} if self.plan.objective.fields else {GIVEN_WEIGHTS: batch[WEIGHTS]}
         with self.plan.model.matmuls():
-            sums, grads = self.gradients(state, batch | {WEIGHTS: share})
+            sums, grads = self.gradients(state, batch | given | {WEIGHTS: share})
         (loss, figures), grads = jax.tree.map(lambda x: x / factor, (sums, grads))
         norm = global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
