@@ -24,7 +24,7 @@ DOORS = {
     "train": ("jaxneox.train", "train.py"),
     **{
         name: (f"jaxneox.{name}",)
-        for name in ("generate", "chat", "evaluate", "serve", "compare", "plan")
+        for name in ("tune", "generate", "chat", "evaluate", "serve", "compare", "plan")
     },
     "preprocess": ("jaxneox.preprocess",),
     **{name: (f"convert.{name}",) for name in ("inspect", "verify", "scores")},
