@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     watch = Watch(save, args.stop_early)
     done = fit(keys, None, {}, None, [watch], args.mesh, verbose=True)
+    watch.remove_others()
     say(f"\n{report.of_the_run(done, watch, args.model)}")
     return 0
 
@@ -125,7 +126,8 @@ def planned(args: argparse.Namespace, save: Path) -> dict[str, Any]:
     own = load_tokenizer(tokenizer, settings.tokenizer.eod_token)
     recipe = data.recipe_of(kind, own, tokenizer, file if file.is_file() else None)
     if file.is_file():
-        with_template(own, file.read_text()).save(save / "tokenizer")
+        own = with_template(own, file.read_text())
+    own.save(save / "tokenizer")
     with waiting(f"reading {args.data[0]}"):
         encoder = recipe.build()
         counts = data.prepare(
@@ -139,7 +141,9 @@ def planned(args: argparse.Namespace, save: Path) -> dict[str, Any]:
         keys[f"{split}_data_paths"] = names[:1]
         if len(names) > 1:
             keys[f"{split}_label_data_paths"] = names[1:]
-    keys |= {"save": str(save)}
+    for name in ("vocab_file", "merge_file"):
+        keys.pop(name, None)
+    keys |= {"tokenizer_type": own.name, "save": str(save)}
     if args.lora:
         keys["lora"] |= {"base": args.model}
     else:

@@ -41,7 +41,7 @@ class Watch:
     def __call__(self, progress: Progress) -> None:
         if not self._note(progress.step, progress.figures):
             return
-        self._remove_others()
+        self.remove_others()
         later = [step for step in self.losses if self.best is not None and step > self.best]
         if self.patience is not None and len(later) >= self.patience:
             progress.stop()
@@ -53,8 +53,8 @@ class Watch:
         self.losses[step] = loss
         return True
 
-    def _remove_others(self) -> None:
-        """Remove checkpoints that are neither the best nor the newest."""
+    def remove_others(self) -> None:
+        """Remove checkpoints that are neither the best nor the newest that is whole."""
         steps = checkpoint.steps(self.run)
         for step in steps[:-1]:
             if step != self.best and step in self.losses:
