@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxneox.checksums import checksums
+from jaxneox.checksums import Sums, checksums
 from jaxneox.errors import UserError
 
 META = "base"
@@ -24,8 +24,12 @@ def fingerprint(params: Mapping[str, jax.Array]) -> str:
 
     On a mesh of several processes all must call this.
     """
-    text = json.dumps(checksums(dict(params)), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint_of(checksums(dict(params)))
+
+
+def fingerprint_of(sums: Sums) -> str:
+    """Return the fingerprint of parameters whose checksums were made one by one."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def record(where: str, params: Mapping[str, jax.Array]) -> dict[str, str]:
@@ -46,7 +50,12 @@ def check(
     Raises:
         UserError: they are others.
     """
-    if fingerprint(params) != recorded["fingerprint"]:
+    check_fingerprint(recorded, where, fingerprint(params), adapter)
+
+
+def check_fingerprint(recorded: Mapping[str, Any], where: str, found: str, adapter: object) -> None:
+    """Hold the fingerprint of a base against the recorded one, as `check` does."""
+    if found != recorded["fingerprint"]:
         raise UserError(
             f"{adapter}: was trained beside another model than {where} is now: its parameters "
             f"differ from those of {recorded['where']} at that time"

@@ -1,8 +1,9 @@
 """The `meta` of a checkpoint, whose parts are checked before anything uses them.
 
 It is plain JSON in the file `meta/metadata`: the configuration's `keys`, the `data` and how far it
-was read, the `base` of an adapter, the `versions` of libraries, the `checksums` of the arrays, where
-it was converted from (`conversion`), and a CRC-32 of all that, which earlier versions did not write.
+was read, the `base` of an adapter, the `versions` of libraries, the `checksums` of the arrays,
+where it was converted from (`conversion`), and a CRC-32 of all that, which earlier versions did not
+write.
 """
 
 import json
