@@ -19,11 +19,11 @@ def parser() -> Parser:
             ("adapters/mine runs/lora --base runs/base", "beside a run, or a model elsewhere"),
         ],
     )
-    p.add_argument("src", metavar="FOLDER", type=Path, help="with an adapter_config.json")
+    p.add_argument("src", metavar="FOLDER", help="with an adapter_config.json; or owner/name")
     p.add_argument("dst", metavar="OUT", type=Path, help="a folder that does not exist yet")
     how = p.add_argument_group("how to convert it")
     how.add_argument("--base", metavar="WHERE",
-        help="a run, a model's folder or owner/name, instead of what the adapter names")  # fmt: skip
+        help="its base: a run, a folder or owner/name, unless the adapter names it")  # fmt: skip
     return p
 
 

@@ -75,8 +75,8 @@ def adapter_note(source: AdapterCheckpoint) -> str:
     """Say what an adapter is, and beside which model it stands."""
     lora = source.lora
     return (
-        f"an adapter of LoRA's matrices alone, of rank {lora.rank} and scale {lora.scale:.6g}, beside "
-        f"{', '.join(lora.targets)} of the model {source.where}"
+        f"an adapter of LoRA's matrices alone, of rank {lora.rank} and scale {lora.scale:.6g}, "
+        f"beside {', '.join(lora.targets)} of the model {source.where}"
     )
 
 

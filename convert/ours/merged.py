@@ -51,10 +51,12 @@ class MergedCheckpoint(Checkpoint):
         return FLOAT32
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
+        if not self.is_merged(name):
+            return self._kept(name, layer)
         exact = self.unrounded(name, layer)
         with np.errstate(over="ignore"):
             stored = exact.astype(np.float32)
-        if self.is_merged(name) and layer is not None:
+        if layer is not None:
             self.distances[name, layer] = distance(stored, exact)
         return stored
 
@@ -65,11 +67,15 @@ class MergedCheckpoint(Checkpoint):
         """Read a parameter in float64; a matrix with what the adapter adds to it."""
         if self.is_merged(name) and layer is None:
             return np.stack([self.unrounded(name, i) for i in range(self.model.num_layers)])
-        source = self._adapter if name in self._adapter.others else self._base
-        value = source.leaf(name, layer).astype(np.float32).astype(np.float64)  # as it is trained
+        value = self._kept(name, layer).astype(np.float64)
         if layer is None or not self.is_merged(name):
             return value
         return value + self._adapter.delta(name, layer)
+
+    def _kept(self, name: str, layer: int | None) -> np.ndarray:
+        """Read a parameter in the type in which it is trained, without what is added to it."""
+        source = self._adapter if name in self._adapter.others else self._base
+        return source.leaf(name, layer).astype(np.float32)
 
 
 class MergedSource(Source):

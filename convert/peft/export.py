@@ -11,13 +11,13 @@ import numpy as np
 from convert.casting import cast, chosen
 from convert.hf.choice import choose
 from convert.hf.family import Family
-from convert.parts import nbytes
 from convert.peft.check import EXACT, check
 from convert.peft.modules import AdaptedModule, modules_of, shortest_names
-from convert.peft.settings import FILE, read_settings, written_settings
+from convert.peft.settings import read_settings, written_settings
 from convert.peft.tensors import FILES, PREFIX, read_adapters
 from convert.proof.case import SLACK
 from convert.readers.adapter import AdapterCheckpoint
+from convert.readers.hf_files import PEFT
 from convert.readers.hub import SCHEME, is_hub_name
 from convert.writers.staging import Staging
 from jaxneox.config.schema import ModelConfig
@@ -57,11 +57,12 @@ def export(adapter: AdapterCheckpoint, dst: Path, dtype: str) -> list[str]:
     shapes = {
         f"{m}_lora.{x}": adapter.shapes[f"{m}_lora.{x}"] for m in adapter.matrices for x in "ab"
     }
-    size = nbytes(shapes, dict.fromkeys(shapes, FLOAT32)) * len(modules)
+    numbers = sum(len(m.inputs) + len(m.outputs) for m in modules)
+    size = FLOAT32.itemsize * numbers * adapter.lora.rank * model.num_layers
     with Staging(dst, size) as folder:
         names = shortest_names(modules, every)
         settings = written_settings(adapter.lora, names, modules[0].transposed, named)
-        (folder / FILE).write_text(json.dumps(settings, indent=2) + "\n")
+        (folder / PEFT).write_text(json.dumps(settings, indent=2) + "\n")
         kept = {adapter.dtype(name) for name in shapes}
         kinds = {chosen(dtype, kind) for kind in kept}
         _save(folder / FILES[0], dict(_tensors(adapter, modules, dtype)))
@@ -111,7 +112,7 @@ def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be written ({error})") from error
-    path.chmod((path.parent / FILE).stat().st_mode & 0o777)  # safetensors lets nobody else read it
+    path.chmod((path.parent / PEFT).stat().st_mode & 0o777)  # safetensors lets nobody else read it
 
 
 def _how_to_load(adapter: AdapterCheckpoint, dst: Path, named: str | None) -> list[str]:

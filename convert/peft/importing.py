@@ -16,8 +16,10 @@ from convert.peft.blocks import BlockLayout, joined, lay_out
 from convert.peft.check import check
 from convert.peft.modules import modules_of
 from convert.peft.settings import read_settings
-from convert.peft.tensors import read_adapters
+from convert.peft.tensors import FILES, read_adapters
 from convert.readers.adapter import SUFFIX, open_adapter, read_axes
+from convert.readers.hf_files import PEFT
+from convert.readers.hub import download, is_hub_name
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.writers.jaxneox import JaxneoxWriter, written
 from convert.writers.staging import Staging, refuse_existing
@@ -31,11 +33,11 @@ PREFIXES = ("layers.attention.", "layers.mlp.")
 """Of our matrices; what follows is what `lora.targets` calls them."""
 
 
-def convert_folder(folder: Path, dst: Path, where: str | None) -> list[str]:
+def convert_folder(src: str, dst: Path, where: str | None) -> list[str]:
     """Convert an adapter of PEFT's, and compare what both add to every weight.
 
     Args:
-        folder: of PEFT's.
+        src: a folder of PEFT's, or owner/name.
         dst: a path where nothing exists yet.
         where: the base, a run of ours or a model of another program; by default what the folder
             names.
@@ -48,6 +50,7 @@ def convert_folder(folder: Path, dst: Path, where: str | None) -> list[str]:
             exactly.
     """
     refuse_existing(dst)
+    folder = download(src, (PEFT, *FILES)) if is_hub_name(src) else Path(src)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with an adapter_config.json")
     settings = read_settings(folder)
@@ -68,7 +71,7 @@ def convert_folder(folder: Path, dst: Path, where: str | None) -> list[str]:
             base.tokenizer.save(staged / "tokenizer")
         record = {
             META: {"where": where, "fingerprint": fingerprint(base)},
-            "conversion": {"from": "PEFT", "folder": str(folder)},
+            "conversion": {"from": "PEFT", "folder": src},
         }
         writer.finish(keys, record)
         compared = check(open_adapter(staged), theirs, modules)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from convert.peft import patterns
+from convert.readers.hf_files import PEFT
+from convert.readers.hub import is_hub_name
 from jaxneox.config.schema import LoraConfig
 from jaxneox.errors import UserError
 from jaxneox.reading import read_object
 
-FILE = "adapter_config.json"
 NEUTRAL: tuple[Any, ...] = (None, False, [], {}, "")
 
 NOT_PLAIN: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -84,7 +85,7 @@ def read_settings(folder: Path) -> PeftSettings:
     Raises:
         UserError: there are none, a value is none of its kind, or the adapter is not plain LoRA.
     """
-    file = folder / FILE
+    file = folder / PEFT
     config = read_object(file)
     refuse_other_adapters(file, config)
     for name in ("rank_pattern", "alpha_pattern"):
@@ -93,9 +94,7 @@ def read_settings(folder: Path) -> PeftSettings:
         patterns.check_keys(f"{file}: {name}", config.get(name) or {})
     ranks = config.get("rank_pattern") or {}
     alphas = config.get("alpha_pattern") or {}
-    base, stabilized = config.get("base_model_name_or_path"), config.get("use_rslora", False)
-    if not isinstance(base, str | None):
-        raise UserError(f"{file}: base_model_name_or_path: found {base!r}, expected a name")
+    stabilized = config.get("use_rslora", False)
     if not isinstance(stabilized, bool | None):
         raise UserError(f"{file}: use_rslora: found {stabilized!r}, expected true or false")
     return PeftSettings(
@@ -105,7 +104,7 @@ def read_settings(folder: Path) -> PeftSettings:
         dropout=_share(file, "lora_dropout", config.get("lora_dropout") or 0.0),
         ranks={key: _rank(file, f"rank_pattern.{key}", value) for key, value in ranks.items()},
         alphas={key: _alpha(file, f"alpha_pattern.{key}", value) for key, value in alphas.items()},
-        base=base or None,
+        base=_base(file, config),
     )
 
 
@@ -141,12 +140,15 @@ def written_settings(
         lora: rank, scale and dropout.
         targets: the modules, by their names or ends of them.
         transposed: whether their weights are [in, out].
-        base: the name or the folder of the model that it belongs to.
+        base: the folder of the model that it belongs to, or its name with `@` and a revision.
     """
+    name, revision = base, ""
+    if base is not None and is_hub_name(base):
+        name, _, revision = base.partition("@")
     return {
         "alpha_pattern": {},
         "auto_mapping": None,
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": name,
         "bias": "none",
         "fan_in_fan_out": transposed,
         "inference_mode": True,
@@ -159,11 +161,21 @@ def written_settings(
         "peft_type": "LORA",
         "r": lora.rank,
         "rank_pattern": {},
-        "revision": None,
+        "revision": revision or None,
         "target_modules": targets,
         "task_type": "CAUSAL_LM",
         "use_rslora": lora.stabilized,
     }
+
+
+def _base(file: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the base's name, with its revision where it is of the hub."""
+    names = ("base_model_name_or_path", "revision")
+    base, revision = (config.get(name) or None for name in names)
+    for name, value in zip(names, (base, revision), strict=True):
+        if not isinstance(value, str | None):
+            raise UserError(f"{file}: {name}: found {value!r}, expected a name")
+    return f"{base}@{revision}" if base and revision and is_hub_name(base) else base
 
 
 def _rank(file: Path, name: str, value: Any) -> int:

@@ -18,6 +18,7 @@ from convert.readers.hf_files import DTYPES, HfTensor, tensors
 from jaxneox.errors import UserError, listed
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
+FLOATS = tuple(np.dtype(dtype) for dtype in DTYPES.values())
 PREFIX = "base_model.model."
 NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight", re.DOTALL)
 
@@ -137,7 +138,7 @@ def _check(
                 f"{file}: {name}.lora_{matrix} is {list(tensor.shape)}, expected {list(shape)} by "
                 "adapter_config.json and the base"
             )
-        if tensor.dtype is None:
+        if tensor.dtype not in FLOATS:
             raise UserError(
                 f"{file}: {name}.lora_{matrix} has numbers of another type than {', '.join(DTYPES)}"
             )

@@ -13,6 +13,7 @@ A layer:
 - `ring`, `partial_softmax`: attention over a sequence that several devices hold in parts.
 - `mlp`, `norms`, `dropout`.
 - `product`, `gather`: products with weights, and weights made whole for them.
+- `lora`: matrices of low rank beside a layer's; `low_rank`: the product with them.
 
 Before and after the layers:
 
