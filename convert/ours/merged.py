@@ -14,6 +14,7 @@ from convert.parts import Leaves, Part, Shapes, layer_of
 from convert.readers.adapter import AdapterCheckpoint, open_adapter
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox.data import Tokenizer
+from jaxneox.errors import UserError
 
 FLOAT32 = np.dtype(np.float32)
 MERGED = "with s A B added in float64, rounded once to float32"
@@ -95,7 +96,11 @@ class MergedSource(Source):
     def __init__(self, path: Path, step: int | None, base: str | None = None) -> None:
         adapter = open_adapter(path, step)
         where = base or adapter.where
-        whole = open_base(where)
+        try:
+            whole = open_base(where)
+        except UserError as error:
+            moved = "" if base else "; if the base was moved, name it with --base WHERE"
+            raise UserError(f"{adapter.location.folder}: its base: {error}{moved}") from error
         check_base(adapter, whole, where)
         self.checkpoint = MergedCheckpoint(adapter, whole)
         self.path, self.kept = adapter.location.folder, False

@@ -1,6 +1,7 @@
 """What an adapter adds to each weight, here and in PEFT's files, compared in float64."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +19,7 @@ def check(
     ours: AdapterCheckpoint,
     theirs: Adapters,
     modules: Sequence[AdaptedModule],
+    dst: Path,
     limit: float = EXACT,
 ) -> str:
     """Compare s A B, laid out as the rule of the whole weight says, with PEFT's s B A.
@@ -26,6 +28,7 @@ def check(
         ours: the adapter as a run.
         theirs: the matrices of the folder.
         modules: those of the family; one without matrices there adds zeros.
+        dst: what is being written, for the error.
         limit: the tolerated relative L2 distance.
 
     Returns:
@@ -50,8 +53,9 @@ def check(
     )
     if not worst <= limit:
         raise Unproven(
-            f"{where}: the two ends add different numbers to its weight: relative L2 {worst:.1e}, "
-            f"expected at most {limit:.0e}"
+            f"{dst}: was not written, for the two ends add different numbers to the weight of "
+            f"{where}: relative L2 {worst:.1e}, expected at most {limit:.0e}. The unproven result "
+            f"was kept as {dst}.unproven"
         )
     return line
 

@@ -69,7 +69,7 @@ def export(adapter: AdapterCheckpoint, dst: Path, dtype: str) -> list[str]:
         back = read_settings(folder)
         theirs = read_adapters(folder, back, family, every, model.num_layers)
         limits = [EXACT, *(SLACK * float(ml_dtypes.finfo(k).eps) for k in kinds - kept)]
-        compared = check(adapter, theirs, modules, max(limits))
+        compared = check(adapter, theirs, modules, dst, max(limits))
     return [
         compared,
         f"{dst}   a PEFT adapter for {family.architecture}: {', '.join(names)}",

@@ -74,7 +74,7 @@ def convert_folder(src: str, dst: Path, where: str | None) -> list[str]:
             "conversion": {"from": "PEFT", "folder": src},
         }
         writer.finish(keys, record)
-        compared = check(open_adapter(staged), theirs, modules)
+        compared = check(open_adapter(staged), theirs, modules, dst)
     return [
         compared,
         f"{dst}   an adapter of rank {layout.rank} and scale {layout.scale:.6g}, beside {where}: "

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -25,8 +26,10 @@ from convert import (  # noqa: E402  # noqa: E402
     verify,
 )
 from convert.peft import modules as peft_modules  # noqa: E402
+from convert.peft.settings import read_settings, written_settings  # noqa: E402
 from convert.readers.adapter import open_adapter  # noqa: E402
 from convert.readers.jaxneox import open_jaxneox  # noqa: E402
+from jaxneox.config.schema import LoraConfig  # noqa: E402
 from tests.convert.adapters import (  # noqa: E402
     FAMILIES,
     PREFIX,
@@ -135,9 +138,41 @@ def test_settings_as_peft_has_them(tmp_path: Path) -> None:
 
 
 def test_rounded(llama: Bench, tmp_path: Path) -> None:
+    """A is there three times, as of queries, keys and values, and comes back once."""
     call(to_peft, llama.adapter, tmp_path / "peft", "--dtype", "bfloat16")
     file = tmp_path / "peft/adapter_model.safetensors"
     assert b'"BF16"' in file.read_bytes() and b'"F32"' not in file.read_bytes()
+    call(from_peft, tmp_path / "peft", tmp_path / "back", "--base", llama.base)
+    there, back = open_adapter(llama.adapter), open_adapter(tmp_path / "back")
+    assert back.shapes == there.shapes
+    for name in there.shapes:
+        rounded = there.leaf(name).astype(ml_dtypes.bfloat16).astype(np.float32)
+        assert (back.leaf(name) == rounded).all()
+
+
+def test_a_base_of_the_hub_keeps_its_revision(tmp_path: Path) -> None:
+    lora = LoraConfig(rank=2, alpha=4.0, targets=("up",))
+    written = written_settings(lora, ["up_proj"], False, "owner/name@v2")
+    assert (written["base_model_name_or_path"], written["revision"]) == ("owner/name", "v2")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(written))
+    assert read_settings(tmp_path).base == "owner/name@v2"
+
+
+def test_one_norm_for_both_branches(tmp_path: Path) -> None:
+    """transformers has it twice, which no matrix notices; the base is exported so."""
+    write_run(tmp_path / "base", GPT_NEOX | {"gpt_j_tied": True})
+    write_adapter(tmp_path / "adapter", tmp_path / "base")
+    said = call(to_peft, tmp_path / "adapter", tmp_path / "peft")
+    assert f"to-hf {tmp_path / 'base'} BASE --copy-shared-norm" in said.out
+    call(from_peft, tmp_path / "peft", tmp_path / "back", "--base", tmp_path / "base")
+
+
+def test_a_base_that_transformers_lacks(tmp_path: Path) -> None:
+    write_run(tmp_path / "base", GPT_NEOX | {"norm": "rmsnorm"})
+    write_adapter(tmp_path / "adapter", tmp_path / "base")
+    said = run(to_peft, tmp_path / "adapter", tmp_path / "peft")
+    assert said.status == 2 and "its norms are rmsnorm" in said.error
+    call(merge_adapter, tmp_path / "adapter", tmp_path / "merged")
 
 
 @pytest.mark.slow
@@ -313,6 +348,8 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     assert "differ from those of" in run(*arguments, tmp_path / "rounded").error
     assert "is an adapter" in run(*arguments, adapter).error
     assert "nowhere" in run(*arguments, tmp_path / "nowhere").error
+    (tmp_path / "base").rename(tmp_path / "moved")
+    assert "name it with --base" in run(*arguments[:3]).error
     assert not (tmp_path / "out").exists()
 
 
