@@ -10,6 +10,7 @@ from convert.peft.modules import AdaptedModule
 from convert.peft.tensors import Adapters
 from convert.readers.adapter import AdapterCheckpoint
 from convert.writers.staging import Unproven
+from jaxneox.console.progress import progress
 
 EXACT = 1e-12
 """The limit where every number was kept: what orders of float64's sums differ by, with room."""
@@ -37,14 +38,16 @@ def check(
     Raises:
         Unproven: a weight differs by more.
     """
-    worst, where, count = 0.0, "", 0
-    for layer in range(ours.model.num_layers):
-        for matrix in ours.matrices:
-            delta = ours.delta(matrix, layer)
-            for module in (module for module in modules if module.matrix == matrix):
-                expected = module.weight(delta)
+    worst, where = 0.0, ""
+    own = [module for module in modules if module.matrix in ours.matrices]
+    count = ours.model.num_layers * len(own)
+    with progress("comparing with PEFT's", count, unit="weights") as advance:
+        for layer in range(ours.model.num_layers):
+            deltas = {matrix: ours.delta(matrix, layer) for matrix in ours.matrices}
+            for module in own:
+                expected = module.weight(deltas[module.matrix])
                 off = distance(_added(theirs, module, layer, expected.shape), expected)
-                count += 1
+                advance(1)
                 if not off <= worst:
                     worst, where = off, module.in_layer(layer)
     line = (

@@ -57,6 +57,8 @@ class PeftSettings:
         stabilized: whether alpha / sqrt(rank) scales, else alpha / rank.
         dropout: of what lora_A reads, in training.
         ranks, alphas: by the names of modules, or their ends.
+        targets: names of the modules that are adapted, or their ends; None where an expression
+            says which.
         base: the name or the folder of the model that it belongs to.
     """
 
@@ -67,6 +69,12 @@ class PeftSettings:
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
     base: str | None
+    targets: tuple[str, ...] | None = None
+
+    def adapts(self, module: str) -> bool:
+        """Tell whether PEFT makes an adapter for a module: it ignores other matrices."""
+        ends = self.targets
+        return ends is None or any(f".{module}".endswith(f".{end}") for end in ends)
 
     def rank_of(self, module: str) -> int:
         return patterns.value_of(self.ranks, module, self.rank)
@@ -105,6 +113,7 @@ def read_settings(folder: Path) -> PeftSettings:
         ranks={key: _rank(file, f"rank_pattern.{key}", value) for key, value in ranks.items()},
         alphas={key: _alpha(file, f"alpha_pattern.{key}", value) for key, value in alphas.items()},
         base=_base(file, config),
+        targets=_targets(file, config.get("target_modules")),
     )
 
 
@@ -176,6 +185,14 @@ def _base(file: Path, config: Mapping[str, Any]) -> str | None:
         if not isinstance(value, str | None):
             raise UserError(f"{file}: {name}: found {value!r}, expected a name")
     return f"{base}@{revision}" if base and revision and is_hub_name(base) else base
+
+
+def _targets(file: Path, value: Any) -> tuple[str, ...] | None:
+    if value is None or isinstance(value, str):
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{file}: target_modules: found {value!r}, expected names of modules")
+    return tuple(value)
 
 
 def _rank(file: Path, name: str, value: Any) -> int:

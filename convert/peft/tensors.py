@@ -104,6 +104,11 @@ def read_adapters(
         )
     found = {}
     for name, pair in there.items():
+        if not settings.adapts(name):
+            raise UserError(
+                f"{file}: holds matrices of {name}, which is none of target_modules in "
+                "adapter_config.json, so that PEFT ignores them: correct one of the two"
+            )
         module, layer = known[name]
         _check(file, name, pair, module, settings.rank_of(name))
         scale = settings.scale_of(name)

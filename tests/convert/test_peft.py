@@ -233,6 +233,8 @@ def test_scales_that_no_power_of_two_connects(llama: Bench, tmp_path: Path) -> N
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'"),
         ({"use_next_idea": True}, "use_next_idea is True, which is unknown here"),
+        ({"target_modules": ["q_proj", "k_proj"]}, "proj, which is none of target_modules"),
+        ({"target_modules": {"q_proj": 1}}, "target_modules: found {'q_proj': 1}"),
         ({"r": 8}, "lora_A is [4, 48], expected [8, 48]"),
         ({"r": 0}, "r: found 0"),
         ({"r": True}, "r: found True"),
