@@ -48,7 +48,8 @@ def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = Fals
 
 def open_any(location: Location) -> JaxneoxCheckpoint:
     """Open a whole model or an adapter."""
-    is_adapter = META in checkpoint.read_meta(location)
+    meta = checkpoint.read_meta(location)
+    is_adapter = META in meta or bool(meta["keys"].get("lora"))
     return (AdapterCheckpoint if is_adapter else JaxneoxCheckpoint)(location)
 
 
@@ -74,6 +75,11 @@ def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
 def adapter_note(source: AdapterCheckpoint) -> str:
     """Say what an adapter is, and beside which model it stands."""
     lora = source.lora
+    if source.is_whole:
+        return (
+            f"LoRA's matrices of rank {lora.rank} and scale {lora.scale:.6g} stand beside "
+            f"{', '.join(lora.targets)}"
+        )
     return (
         f"an adapter of LoRA's matrices alone, of rank {lora.rank} and scale {lora.scale:.6g}, "
         f"beside {', '.join(lora.targets)} of the model {source.where}"

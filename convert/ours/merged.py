@@ -12,7 +12,7 @@ from convert.oracle import Forward, JaxneoxForward
 from convert.ours.base import check_base, open_base
 from convert.parts import Leaves, Part, Shapes, layer_of
 from convert.readers.adapter import AdapterCheckpoint, open_adapter
-from convert.readers.jaxneox import JaxneoxCheckpoint
+from convert.readers.jaxneox import JaxneoxCheckpoint, parameter_shapes
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 
@@ -33,7 +33,7 @@ class MergedCheckpoint(Checkpoint):
     def __init__(self, adapter: AdapterCheckpoint, base: JaxneoxCheckpoint) -> None:
         self._adapter, self._base = adapter, base
         self.model = adapter.whole
-        self.shapes: Shapes = base.shapes
+        self.shapes: Shapes = parameter_shapes(adapter.whole)
         self.distances: dict[tuple[str, int], float] = {}
 
     @property
@@ -96,24 +96,19 @@ class MergedSource(Source):
     def __init__(self, path: Path, step: int | None, base: str | None = None) -> None:
         adapter = open_adapter(path, step)
         where = base or adapter.where
-        try:
-            whole = open_base(where)
-        except UserError as error:
-            moved = "" if base else "; if the base was moved, name it with --base WHERE"
-            raise UserError(f"{adapter.location.folder}: its base: {error}{moved}") from error
-        check_base(adapter, whole, where)
+        whole = adapter if adapter.is_whole else opened_base(adapter, base)
         self.checkpoint = MergedCheckpoint(adapter, whole)
         self.path, self.kept = adapter.location.folder, False
         self.step = adapter.location.step
         self.title = f"jaxneox adapter, step {self.step}, merged into its base"
         self.keys: dict[str, Any] = {k: v for k, v in adapter.keys.items() if k not in LEFT_OUT}
-        self.dtypes = dict.fromkeys(whole.shapes, FLOAT32)
+        self.dtypes = dict.fromkeys(self.checkpoint.shapes, FLOAT32)
         self.tokenizer = self.checkpoint.tokenizer
         self.facts = {"kind": "jaxneox", "step": self.step, "base": where}
         origin = {name: whole.conversion[name] for name in ("from",) if name in whole.conversion}
         self.conversion = origin | {
             "adapter": str(adapter.location.folder),
-            "base": {**adapter.base, "where": where},
+            "base": {**(adapter.base or {}), "where": where},
         }
 
     def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
@@ -132,6 +127,22 @@ class MergedSource(Source):
             f"{len(distances)} matrices are W + s A B, computed in float64 and rounded once to "
             f"float32: relative L2 {worst:.1e} at most"
         )
+
+
+def opened_base(adapter: AdapterCheckpoint, base: str | None) -> JaxneoxCheckpoint:
+    """Open the base of an adapter, where it says or where the user has it, and check that it is it.
+
+    Raises:
+        UserError: it cannot be read, or is another model.
+    """
+    where = base or adapter.where
+    try:
+        whole = open_base(where)
+    except UserError as error:
+        moved = "" if base else "; if the base was moved, name it with --base WHERE"
+        raise UserError(f"{adapter.location.folder}: its base: {error}{moved}") from error
+    check_base(adapter, whole, where)
+    return whole
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:

@@ -45,8 +45,8 @@ def export(adapter: AdapterCheckpoint, dst: Path, dtype: str) -> list[str]:
     """
     if adapter.others:
         raise UserError(
-            f"{adapter.location.folder}: {listed(adapter.others)} were trained beside LoRA's "
-            "matrices, which plain LoRA has no place for: "
+            f"{adapter.location.folder}: holds {listed(adapter.others)} beside LoRA's matrices, "
+            "which an adapter has no place for: "
             f"`{command('convert', 'merge-adapter', adapter.location.folder, 'DST')}` makes one "
             "model of all"
         )

@@ -18,7 +18,7 @@ SUFFIX = "_lora"
 
 
 class AdapterCheckpoint(JaxneoxCheckpoint):
-    """A step of a run that trained LoRA's matrices.
+    """A step of a run with LoRA's matrices, alone or beside those of the whole model.
 
     Attributes:
         lora: rank, scale and targets.
@@ -33,34 +33,38 @@ class AdapterCheckpoint(JaxneoxCheckpoint):
 
     def check(self) -> None:
         folder = self.location.folder
-        if self.base is None:
+        if self.base is None and self.model.lora is None:
             raise UserError(
                 f"{folder}: is a whole model, expected an adapter: a run that was trained with "
                 "`lora`"
-            )
-        if not {"where", "fingerprint"} <= self.base.keys():
-            raise UserError(
-                f"{folder}: does not say beside which model it was trained; copy it again from its "
-                "source"
             )
         if self.model.lora is None:
             raise UserError(
                 f"{folder}: is an adapter by its `base`, but its keys have no `lora`; copy it "
                 "again from its source"
             )
+        if self.base is not None and not {"where", "fingerprint"} <= self.base.keys():
+            raise UserError(
+                f"{folder}: does not say beside which model it was trained; copy it again from its "
+                "source"
+            )
         self.lora, self.whole = self.model.lora, replace(self.model, lora=None)
-        all_shapes = parameter_shapes(self.model)
         expected = {
             name: shape
-            for name, shape in all_shapes.items()
-            if name in self.shapes or fnmatchcase(name, PATTERN)
+            for name, shape in parameter_shapes(self.model).items()
+            if self.is_whole or name in self.shapes or fnmatchcase(name, PATTERN)
         }
         checkpoint.check_same_model(self.location, expected)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the base's parameters are in the same checkpoint, as `model.save` writes them."""
+        return self.base is None
+
+    @property
     def where(self) -> str:
         """Where the model is beside which it was trained: a path, or a name of the hub."""
-        return str(self.base["where"])
+        return str(self.location.folder if self.is_whole else self.base["where"])
 
     @cached_property
     def matrices(self) -> tuple[str, ...]:
@@ -70,7 +74,7 @@ class AdapterCheckpoint(JaxneoxCheckpoint):
 
     @cached_property
     def others(self) -> tuple[str, ...]:
-        """Parameters that are not LoRA's and were trained as well, by `trainable`."""
+        """Parameters that are not LoRA's: trained as well, by `trainable`, or those of the base."""
         return tuple(name for name in self.shapes if not fnmatchcase(name, PATTERN))
 
     def low_rank(self, matrix: str, layer: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,11 +62,16 @@ class JaxneoxCheckpoint(Checkpoint):
 
     def check(self) -> None:
         """Check that the parameters are those of the saved configuration, or raise a UserError."""
+        merge = command("convert", "merge-adapter", self.location.folder, "DST")
         if self.base is not None:
-            merge = command("convert", "merge-adapter", self.location.folder, "DST")
             raise UserError(
                 f"{self.location.folder}: is an adapter, which holds LoRA's matrices without the "
                 f"model beside which they were trained: `{merge}` makes a whole model of both"
+            )
+        if self.model.lora is not None:
+            raise UserError(
+                f"{self.location.folder}: has LoRA's matrices beside its own (lora): `{merge}` "
+                "makes one model of both"
             )
         checkpoint.check_same_model(self.location, parameter_shapes(self.model))
 

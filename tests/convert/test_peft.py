@@ -30,6 +30,7 @@ from convert.peft.settings import read_settings, written_settings  # noqa: E402
 from convert.readers.adapter import open_adapter  # noqa: E402
 from convert.readers.jaxneox import open_jaxneox  # noqa: E402
 from jaxneox.config.schema import LoraConfig  # noqa: E402
+from jaxneox.errors import UserError  # noqa: E402
 from tests.convert.adapters import (  # noqa: E402
     FAMILIES,
     PREFIX,
@@ -338,6 +339,22 @@ def test_merged(llama: Bench, tmp_path: Path) -> None:
             ).reshape(exact.shape)
         # float64's own order of additions moves a number that lies between two of float32
         np.testing.assert_allclose(merged.leaf(name), exact, rtol=2**-24 * 1.001, atol=0)
+
+
+def test_a_run_that_holds_its_base_as_well(llama: Bench, tmp_path: Path) -> None:
+    """As `model.save` writes a loaded adapter."""
+    model = jaxneox.load(str(llama.adapter))
+    model.save(tmp_path / "both")
+    with pytest.raises(UserError, match="merge-adapter"):
+        model.to_hf(tmp_path / "hf")
+    assert "convert merge-adapter" in run(to_neox, tmp_path / "both", tmp_path / "out").error
+    assert "has no place for" in run(to_peft, tmp_path / "both", tmp_path / "out").error
+    assert "LoRA's matrices of rank 4" in call(inspect, tmp_path / "both").out
+    call(merge_adapter, tmp_path / "both", tmp_path / "one")
+    call(merge_adapter, llama.adapter, tmp_path / "other")
+    one, other = open_jaxneox(tmp_path / "one"), open_jaxneox(tmp_path / "other")
+    assert one.shapes == other.shapes and one.model == other.model
+    assert all((one.leaf(name) == other.leaf(name)).all() for name in one.shapes)
 
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
