@@ -345,9 +345,10 @@ def test_a_run_that_holds_its_base_as_well(llama: Bench, tmp_path: Path) -> None
     """As `model.save` writes a loaded adapter."""
     model = jaxneox.load(str(llama.adapter))
     model.save(tmp_path / "both")
-    with pytest.raises(UserError, match="merge-adapter"):
+    with pytest.raises(UserError, match=r"hf: the model has LoRA.*merge-adapter"):
         model.to_hf(tmp_path / "hf")
     assert "convert merge-adapter" in run(to_neox, tmp_path / "both", tmp_path / "out").error
+    assert "convert merge-adapter" in run(verify, tmp_path / "both", llama.base).error
     assert "has no place for" in run(to_peft, tmp_path / "both", tmp_path / "out").error
     assert "LoRA's matrices of rank 4" in call(inspect, tmp_path / "both").out
     call(merge_adapter, tmp_path / "both", tmp_path / "one")
