@@ -3,6 +3,7 @@
 The commands:
 
 - `from_neox`, `to_neox`, `from_hf`, `to_hf`, `from_megatron`, `to_megatron`: flags and defaults.
+- `from_peft`, `to_peft`: adapters; `merge_adapter`: one model of an adapter and its base.
 - `verify`: do two checkpoints compute the same; `inspect`: what is this one; `scores`: what NeoX
   computed beside several merges of its ranks.
 
@@ -22,6 +23,7 @@ What every conversion goes through:
 The packages:
 
 - `neox`, `megatron`, `hf`, `ours`: a family each: its source, its target, what is particular to it.
+- `peft`: LoRA adapters, which are no whole models.
 - `readers`, `writers`: files; `rules`: which tensor is which, for both directions.
 - `inspection`: what a checkpoint is.
 - `oracle`: both functions in float64; `proof`: two checkpoints held against each other.

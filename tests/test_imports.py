@@ -46,7 +46,16 @@ OPENS_CONVERT = {"jaxneox.cli", "jaxneox.loading.exporting", "jaxneox.loading.lo
 """Of jaxneox: what may import convert, and inside functions only."""
 
 CONVERT_MAY = {"config", "console", "errors", "data", "model", "parallel", "optim", "checkpoint"}
-CONVERT_MAY |= {"lfs", "npz", "reading", "literal", "run_folder", "saver"}
+CONVERT_MAY |= {
+    "lfs",
+    "npz",
+    "reading",
+    "literal",
+    "run_folder",
+    "saver",
+    "base_model",
+    "checksums",
+}
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
     "convert.ours.program": {""},  # runs the program that a user will run

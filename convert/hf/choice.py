@@ -57,6 +57,8 @@ REASONS = {
     "mlp.gated": "its MLP is {ours:gated|not gated}",
     "mlp.bias": "its MLP has {ours:biases|no biases}",
     "mlp.activation": "its MLP's activation is {ours}, there {theirs}",
+    "lora": "LoRA's matrices stand beside its own: `jaxneox convert merge-adapter` makes one model "
+    "of both",
     "norm.kind": "its norms are {ours}, there {theirs}",
     "norm.bias": "its norms have {ours:a bias|no bias}",
 }

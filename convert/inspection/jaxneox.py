@@ -9,10 +9,12 @@ import tensorstore as ts
 from convert.inspection import finite
 from convert.inspection.architecture import of_model
 from convert.inspection.facts import Facts, Optimizer, Use
-from convert.inspection.uses import of_run, refused, verified
+from convert.inspection.uses import of_adapter, of_run, refused, verified
 from convert.ours.next_command import go_on, train_on
+from convert.readers.adapter import AdapterCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from jaxneox import checkpoint
+from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
 from jaxneox.errors import UserError
 
@@ -28,7 +30,7 @@ def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = Fals
     named = str(path) if step is None else str(location.folder)
     source = None
     try:
-        source = JaxneoxCheckpoint(location)
+        source = open_any(location)
         _describe(facts, source)
         facts.optimizer = _optimizer(location, source.keys)
     except UserError as error:
@@ -44,6 +46,13 @@ def inspect_jaxneox(path: Path, *, step: int | None = None, numbers: bool = Fals
     return facts
 
 
+def open_any(location: Location) -> JaxneoxCheckpoint:
+    """Open a whole model or an adapter."""
+    meta = checkpoint.read_meta(location)
+    is_adapter = META in meta or bool(meta["keys"].get("lora"))
+    return (AdapterCheckpoint if is_adapter else JaxneoxCheckpoint)(location)
+
+
 def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
     facts.architecture = of_model(source.model)
     for name, shape in source.shapes.items():
@@ -54,11 +63,27 @@ def _describe(facts: Facts, source: JaxneoxCheckpoint) -> None:
     programs = [f"{name} {version}" for name, version in versions.items()]
     origin = source.conversion.get("from")
     facts.generation = ", ".join([f"converted from {origin}"] * bool(origin) + programs) or None
+    if isinstance(source, AdapterCheckpoint):
+        facts.notes.append(adapter_note(source))
     if source.declared_model != source.model:
         facts.notes.append(
             f"{source.location.run / 'config.yml'} describes another model than this step was "
             "saved with; restore it, or train from this step alone"
         )
+
+
+def adapter_note(source: AdapterCheckpoint) -> str:
+    """Say what an adapter is, and beside which model it stands."""
+    lora = source.lora
+    if source.is_whole:
+        return (
+            f"LoRA's matrices of rank {lora.rank} and scale {lora.scale:.6g} stand beside "
+            f"{', '.join(lora.targets)}"
+        )
+    return (
+        f"an adapter of LoRA's matrices alone, of rank {lora.rank} and scale {lora.scale:.6g}, "
+        f"beside {', '.join(lora.targets)} of the model {source.where}"
+    )
 
 
 def _optimizer(location: Location, keys: dict[str, Any]) -> Optimizer | None:
@@ -97,9 +122,14 @@ def _uses(facts: Facts, location: Location, named: str, source: JaxneoxCheckpoin
     tokenizer = source.tokenizer is not None
     train = go_on(named, source.keys, tokenizer=tokenizer) + ("" if newest else " --save DIR")
     finetune = train_on(named, source.keys, tokenizer=tokenizer)
-    return [
+    training = [
         Use(train, "goes on with training", goes_on, None if goes_on else WEIGHTS_ALONE),
         Use(finetune, "trains further, from the weights"),
+    ]
+    if isinstance(source, AdapterCheckpoint):
+        return [*training, *of_adapter(named, source.whole)]
+    return [
+        *training,
         *of_run(named, source.model),
         verified(str(location.folder)),
     ]

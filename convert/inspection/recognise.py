@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from convert.inspection.facts import TITLES, Kind
+from convert.readers.hf_files import refuse_peft
 from convert.readers.neox_files import LAYER, RANK, UNIVERSAL, ZERO_3, merged_files
 from jaxneox.errors import UserError, listed
 
@@ -48,6 +49,7 @@ def recognise(path: Path, asked: Kind | None = None) -> Kind:
             f"with --kind {'|'.join(kinds)}"
         )
     if not kinds:
+        refuse_peft(path)
         raise _nothing(path)
     return next(iter(kinds))
 

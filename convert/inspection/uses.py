@@ -1,6 +1,7 @@
 """The uses of a checkpoint: this project's commands, and reasons why one cannot be used."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from convert.hf.choice import choose
@@ -30,6 +31,17 @@ def of_run(run: str, model: ModelConfig | None, after: str | None = None) -> lis
         _exported(to_hf, "for transformers", after, model, choose),
         _exported(to_neox, "for GPT-NeoX, at any mp and pp", after, model, refuse_neox),
         _exported(to_megatron, "for Megatron-LM", after, model, refuse_megatron),
+    ]
+
+
+def of_adapter(run: str, whole: ModelConfig) -> list[Use]:
+    """List the uses of an adapter of ours; `whole` is the model beside which it stands."""
+    to_peft = command("convert", "to-peft", run, "OUT")
+    merge = command("convert", "merge-adapter", run, "OUT")
+    return [
+        Use(f"jaxneox.load({run!r})", "the model with its adapter, in Python"),
+        _exported(to_peft, "for PEFT", None, replace(whole, shared_norm=False), choose),
+        Use(merge, "one model of the adapter and its base"),
     ]
 
 

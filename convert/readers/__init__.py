@@ -12,5 +12,5 @@
 - `megatron_optimizer`: Adam's state, by `megatron_states`; `megatron_flat`: flat buffers cut up.
 - `hf_files`: a folder of transformers; `hf`: it as our parameters; `hub`: names and revisions of
   the hub.
-- `jaxneox`: a step of a run of ours, and its moments.
+- `jaxneox`: a step of a run of ours, and its moments; `adapter`: one of LoRA's matrices alone.
 """

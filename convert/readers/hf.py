@@ -16,7 +16,7 @@ from convert.hf.family import Family
 from convert.hf.tokenizer import beside
 from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
-from convert.readers.hf_files import DTYPES, HfTensor, tensors, weight_files
+from convert.readers.hf_files import DTYPES, HfTensor, refuse_peft, tensors, weight_files
 from convert.readers.neox_files import merged_files
 from convert.rules.rule import Rule, sizes_of
 from jaxneox.config import Settings
@@ -49,6 +49,7 @@ class HfCheckpoint(Checkpoint):
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected one with a config.json")
+        refuse_peft(folder)
         self.folder = folder
         config_file = folder / "config.json"
         if merged_files(folder):

@@ -9,11 +9,13 @@ import ml_dtypes
 import numpy as np
 
 from convert.readers.torch_file import TorchFile
+from jaxneox.console.hints import command
 from jaxneox.errors import UserError, listed
 from jaxneox.reading import INDEX_SIZE, read_object, refuse_unreadable
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+PEFT = "adapter_config.json"
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """Types by safetensors' names; a tensor of any other type is not a weight of these models."""
 
@@ -135,6 +137,17 @@ def _pickled(path: Path) -> Iterator[tuple[str, HfTensor]]:
         if not hasattr(tensor, "numpy"):
             raise UserError(f"{path}: {name} is {type(tensor).__name__}, expected a tensor")
         yield str(name), tensor
+
+
+def refuse_peft(folder: Path) -> None:
+    """Refuse a folder of PEFT's, which holds an adapter and no model.
+
+    Raises:
+        UserError: with the command that converts it.
+    """
+    if (folder / PEFT).is_file() and not (folder / "config.json").is_file():
+        convert = command("convert", "from-peft", folder, "DST")
+        raise UserError(f"{folder}: holds an adapter of PEFT and no model: `{convert}` converts it")
 
 
 def damaged(path: Path, error: Exception) -> UserError:

@@ -9,9 +9,11 @@ import tensorstore as ts
 
 from convert.checkpoint import Checkpoint, Logits
 from jaxneox import checkpoint
+from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
+from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer, load_tokenizer
 from jaxneox.errors import UserError
 
@@ -19,11 +21,17 @@ CACHE = 1 << 29  # bytes of decoded chunks: training saves all layers of a leaf 
 
 
 class JaxneoxCheckpoint(Checkpoint):
-    """A step of a run, whose parameters are read as they are stored."""
+    """A step of a run, whose parameters are read as they are stored.
+
+    Raises:
+        UserError: it cannot be read, contradicts its own configuration, or is an adapter, which is
+            not a whole model.
+    """
 
     def __init__(self, location: Location) -> None:
         self.location = location
         meta = checkpoint.read_meta(location)
+        self.base: Any = meta.get(META)
         self.keys: dict[str, Any] = meta["keys"]
         self.conversion: dict[str, Any] = meta.get("conversion", {})
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE}})
@@ -54,11 +62,18 @@ class JaxneoxCheckpoint(Checkpoint):
 
     def check(self) -> None:
         """Check that the parameters are those of the saved configuration, or raise a UserError."""
-        from jaxneox.model import Model
-        from jaxneox.parallel.rules import rules_for
-
-        model = Model(self.model, rules_for({"dp": 1, "tp": 1}, 0, False))
-        checkpoint.check_same_model(self.location, model.shapes)
+        merge = command("convert", "merge-adapter", self.location.folder, "DST")
+        if self.base is not None:
+            raise UserError(
+                f"{self.location.folder}: is an adapter, which holds LoRA's matrices without the "
+                f"model beside which they were trained: `{merge}` makes a whole model of both"
+            )
+        if self.model.lora is not None:
+            raise UserError(
+                f"{self.location.folder}: has LoRA's matrices beside its own (lora): `{merge}` "
+                "makes one model of both"
+            )
+        checkpoint.check_same_model(self.location, parameter_shapes(self.model))
 
     def dtype(self, name: str) -> np.dtype:
         return self._array(name).dtype.numpy_dtype
@@ -133,6 +148,14 @@ class JaxneoxMoments(JaxneoxCheckpoint):
         adam = f"{self._prefix.rpartition('.')[0].rpartition('.')[0]}.count"
         others = [n for n in self._names if n.endswith(".count") and n != adam]
         return int(self._stored("training", others[-1]).read().result())
+
+
+def parameter_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all parameters that a model of this configuration has."""
+    from jaxneox.model import Model
+    from jaxneox.parallel.rules import rules_for
+
+    return dict(Model(cfg, rules_for({"dp": 1, "tp": 1}, 0, False)).shapes)
 
 
 def open_jaxneox(path: Path, step: int | None = None) -> JaxneoxCheckpoint:

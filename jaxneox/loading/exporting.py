@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from jaxneox.config import saved_keys
+from jaxneox.console.hints import command
 from jaxneox.console.text import markdown
 from jaxneox.errors import UserError
 from jaxneox.run_folder import on_disk
@@ -62,6 +63,12 @@ def to_hf(model: "LoadedModel", path: Path, dtype: str) -> Path:
     from convert.hf.target import HfTarget
     from convert.ours.source import JaxneoxSource
 
+    if model.config.model.lora is not None:
+        merge = command("convert", "merge-adapter", "RUN", "DST")
+        raise UserError(
+            f"{path}: the model has LoRA's matrices beside its own, which transformers lacks: make "
+            f"one model of both with `{merge}` and load that"
+        )
     beside = path.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".jaxneox-") as folder:

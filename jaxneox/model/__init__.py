@@ -14,6 +14,7 @@ A layer:
 - `mlp`, `norms`, `dropout`.
 - `lora`: matrices of low rank beside a layer's own; `low_rank`: their product.
 - `product`, `gather`: products with weights, and weights made whole for them.
+- `lora`: matrices of low rank beside a layer's; `low_rank`: the product with them.
 
 Before and after the layers:
 

@@ -30,7 +30,10 @@ DOORS = {
     **{name: (f"convert.{name}",) for name in ("inspect", "verify", "scores")},
     **{
         f"convert {name.replace('_', '-')}": (f"convert.{name}",)
-        for name in ("from_neox", "from_hf", "from_megatron", "to_neox", "to_hf", "to_megatron")
+        for name in (
+            *("from_neox", "from_hf", "from_megatron", "to_neox", "to_hf", "to_megatron"),
+            *("from_peft", "to_peft", "merge_adapter"),
+        )
     },
 }
 """Other ways to a command: a module for `python -m`, or a script."""

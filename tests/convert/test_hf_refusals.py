@@ -121,7 +121,7 @@ FUNCTION = {
     *("attention.output_bias", "attention.qk_norm_per_head"),
     *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
     *(f"norm.{x}" for x in ("kind", "epsilon", "bias")),
-    "positions.kind",
+    *("positions.kind", "lora"),
 }
 
 

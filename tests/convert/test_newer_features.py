@@ -25,6 +25,7 @@ FEATURES: dict[str, tuple[Keys, str]] = {
         LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}},
         "scaled (rope_scaling of type linear)",
     ),
+    "lora": (LLAMA | {"lora": {"rank": 2}}, "LoRA's matrices stand beside its own (lora)"),
     "wide heads": (LLAMA | {"head_dim": 12}, "6 heads of 12 are not as wide as"),
 }
 
