@@ -23,7 +23,8 @@ from convert.readers.hub import download, is_hub_name
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.writers.jaxneox import JaxneoxWriter, written
 from convert.writers.staging import Staging, refuse_existing
-from jaxneox.base_model import META, record
+from jaxneox import base_model
+from jaxneox.base_model import META
 from jaxneox.config import Settings, saved_keys
 from jaxneox.errors import UserError
 from jaxneox.model.lora import TARGETS
@@ -70,7 +71,7 @@ def convert_folder(src: str, dst: Path, where: str | None) -> list[str]:
         if base.tokenizer is not None:
             base.tokenizer.save(staged / "tokenizer")
         record = {
-            META: record(where, sums_of(base)),
+            META: base_model.record(where, sums_of(base)),
             "conversion": {"from": "PEFT", "folder": src},
         }
         writer.finish(keys, record)

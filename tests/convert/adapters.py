@@ -10,9 +10,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from convert import to_hf
-from convert.ours.base import fingerprint
+from convert.ours.base import sums_of
 from convert.readers.jaxneox import open_jaxneox, parameter_shapes
 from convert.writers.jaxneox import JaxneoxWriter, written
+from jaxneox.base_model import fingerprint
 from jaxneox.config import Settings, saved_keys
 from tests.convert.commands import call
 from tests.convert.hf_models import GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, Keys, write_run
@@ -50,7 +51,7 @@ def write_adapter(folder: Path, base: Path, *, step: int = 3, **lora: Any) -> Pa
     }
     writer = JaxneoxWriter(folder, step, {n: (x.shape, x.dtype) for n, x in params.items()})
     written([writer.write(name, None, x) for name, x in params.items()], folder)
-    record = {"where": str(base), "fingerprint": fingerprint(checksums(dict(whole)))}
+    record = {"where": str(base), "fingerprint": fingerprint(sums_of(whole))}
     writer.finish(saved_keys(config), {"base": record})
     return folder
 
