@@ -37,9 +37,9 @@ def test_divisors(number: int) -> None:
 
 
 def test_a_huge_batch_is_divided_at_once() -> None:
-    began = time.process_time()
+    began = time.thread_time()
     batch = Settings(LARGE_BATCH).batch(dp=2)
-    assert batch.micro == 10**9 + 7 and time.process_time() - began < 1
+    assert batch.micro == 10**9 + 7 and time.thread_time() - began < 1
 
 
 def test_a_huge_mesh_is_refused_at_once() -> None:
@@ -50,10 +50,10 @@ def test_a_huge_mesh_is_refused_at_once() -> None:
     with pytest.raises(UserError, match=r"makes at most 1,024 virtual ones"):
         prepare_devices(whole({"dp": 10**6}))
     model = Settings(SMALLEST).model(vocab_size=460)
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(UserError, match="nearest smaller"):
         check_divides(whole({"tp": 10**6}), model, Settings(SMALLEST).parallel, ring=False)
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_a_line_has_an_end_too() -> None:

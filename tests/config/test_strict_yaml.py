@@ -71,7 +71,7 @@ def test_hostile_yaml_is_one_line_at_once(tmp_path: pathlib.Path, name: str) -> 
     text, reason = HOSTILE[name]
     path = tmp_path / "a.yml"
     path.write_text(text)
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(UserError) as raised:
         load_yaml([path])
     line = str(raised.value)
@@ -81,7 +81,7 @@ def test_hostile_yaml_is_one_line_at_once(tmp_path: pathlib.Path, name: str) -> 
     with pytest.raises(UserError) as raised:
         apply_set({}, [f"save={value if value != text else text}"])
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
-    assert time.process_time() - began < 3
+    assert time.thread_time() - began < 3
 
 
 def test_lines_are_those_of_the_value() -> None:
@@ -102,7 +102,7 @@ def test_ordinary_aliases_and_merges_are_read() -> None:
 def test_only_so_many_forgotten_commas_are_supplied(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a.yml"
     path.write_text("{\n" + "\n".join(f'"a{k}": 1' for k in range(2000)) + "\n}")
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(UserError, match="not YAML"):
         load_yaml([path])
-    assert time.process_time() - began < 60
+    assert time.thread_time() - began < 60

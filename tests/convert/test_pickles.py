@@ -126,11 +126,11 @@ def in_facts_of_an_index(folder: Path, content: bytes) -> None:
 def test_a_hostile_pickle_is_refused_at_once(
     tmp_path: Path, name: str, read: Callable[[Path, bytes], None]
 ) -> None:
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(UserError, match=str(tmp_path)) as refused:
         read(tmp_path, HEAD + HOSTILE[name] + b".")
     assert "\n" not in (line := str(refused.value)) and len(line) < 500 + len(str(tmp_path))
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_a_pickle_takes_no_more_steps_than_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:

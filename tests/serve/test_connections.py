@@ -211,7 +211,7 @@ def test_the_end_comes_whatever_clients_do(silent, monkeypatch) -> None:
             held.enter_context(opened(here, head % len(body) + kind + body))
             assert here.settles(running=4)
             began = time.monotonic()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15  # whole answers were 18 s
 
 
 def test_the_file_limit_is_raised_or_said(monkeypatch) -> None:
