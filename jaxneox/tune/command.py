@@ -34,9 +34,9 @@ def parser() -> Parser:
     what.add_argument("--chat-template", metavar="FILE|NAME",
         help="a file of Jinja, or plain or chatml; the model's own by default")  # fmt: skip
     what.add_argument("--hold-out", type=float, default=0.05, metavar="SHARE",
-        help="of the documents, for the loss that is looked at; 0.05 by default")  # fmt: skip
+        help="of the documents, for the loss that is looked at")  # fmt: skip
     how = p.add_argument_group("instead of what is chosen")
-    how.add_argument("--epochs", type=float, default=3.0, metavar="N", help="3 by default")
+    how.add_argument("--epochs", type=float, default=3.0, metavar="N", help="passes over the data")
     how.add_argument("--length", type=whole_number, metavar="N", help="tokens of a row")
     how.add_argument("--batch", type=whole_number, metavar="N", help="rows of a step")
     how.add_argument("--lr", type=float, metavar="RATE", help="the learning rate")

@@ -16,7 +16,7 @@ from jaxneox.errors import UserError
 from jaxneox.loading import LoadedModel
 from jaxneox.loading.pure import Arrays, plain
 from jaxneox.loading.resting import laid_out
-from jaxneox.model import Model, Noise
+from jaxneox.model import InTraining, Model, Noise
 from jaxneox.model.taps import LAYER_TAPS, activations, choose
 from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.parallel.rules import rules_for
@@ -156,11 +156,11 @@ def test_the_last_residual_is_what_the_final_norm_reads(name: str, rate: float) 
     one, mesh = Model(cfg, rules_for(sizes, 0, False)), make_mesh(sizes)
     params = {n: jnp.asarray(w) for n, w in random_params(cfg, seed=2).items()}
     tokens = jnp.arange(12).reshape(2, 6)
-    noise = Noise(jax.random.key(0), jnp.arange(2)[None])
+    training = InTraining(Noise(jax.random.key(0), jnp.arange(2)[None]))
 
     @jax.jit
     def run(p: Arrays) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        logits, kept = one.trace(p, tokens, choose("*", cfg), noise)
+        logits, kept = one.trace(p, tokens, choose("*", cfg), training)
         last = one.declaration.part("final_norm", p)(kept[f"layers.{cfg.num_layers - 1}.residual"])
         return logits, last @ p["embed.tokens"].T, kept
 
