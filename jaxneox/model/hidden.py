@@ -36,7 +36,7 @@ POLICIES = {
 """What a layer keeps for its backward pass: its input only, or its products with weights too."""
 
 Rows = Literal["texts", "documents"]
-"""What rows are: one text each, or documents that are kept apart as training does."""
+"""Rows are one text each, or hold documents that are kept apart as training does."""
 
 POSITIONS = ("length", "stream")
 """The logical axes along which the layout orders positions."""
