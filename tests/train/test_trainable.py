@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -134,6 +135,8 @@ def test_what_a_user_reads(tmp_path: Path) -> None:
     dry = (yaml, "--mesh", "dp=1", "--dry-run")
     out = succeeds(*dry)
     assert ", of which 64 are trained\n" in out
+    for name in ("gradients", "optimizer"):  # of 64 numbers
+        assert re.search(rf"^  {name} +0\.00 MiB$", out, re.MULTILINE)
     assert "fits no parameter of this model" in error(*dry, "--set", "trainable=[x]")
     factors = "lr_factors={embed.tokens: 0.5}"
     assert "no such parameter is trained" in error(*dry, "--set", factors)
