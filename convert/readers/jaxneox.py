@@ -15,7 +15,7 @@ from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.console.hints import command
 from jaxneox.data import Tokenizer, load_tokenizer
-from jaxneox.errors import UserError
+from jaxneox.errors import UserError, listed
 
 CACHE = 1 << 29  # bytes of decoded chunks: training saves all layers of a leaf as one chunk
 
@@ -116,7 +116,8 @@ class JaxneoxMoments(JaxneoxCheckpoint):
     """A checkpoint with Adam's moments in place of the weights: `mu` the first, `nu` the second.
 
     Raises:
-        UserError: the checkpoint holds weights alone, or another optimizer's state.
+        UserError: the checkpoint holds weights alone, another optimizer's state, or moments of some
+            parameters only.
     """
 
     def __init__(self, location: Location, ours: Literal["mu", "nu"]) -> None:
@@ -128,10 +129,17 @@ class JaxneoxMoments(JaxneoxCheckpoint):
             )
         names = checkpoint.read_shapes(location, "training")
         self._names = sorted(names)
-        inside = [name for name in names if f".{ours}.embed.tokens" in name]
-        if len(inside) != 1:
+        prefixes = {name[: name.index(f".{ours}.") + len(ours) + 2] for name in names
+                    if f".{ours}." in name}  # fmt: skip
+        if len(prefixes) != 1:
             raise UserError(f"{location.folder}: its optimizer is not Adam, expected its moments")
-        self._prefix = inside[0].removesuffix("embed.tokens")
+        (self._prefix,) = prefixes
+        without = [name for name in self.shapes if self._prefix + name not in names]
+        if without:
+            raise UserError(
+                f"{location.folder}: has no moments of {listed(without)}, which were not trained "
+                "(trainable); convert the weights alone, without --optimizer"
+            )
 
     def _array(self, name: str) -> ts.TensorStore:
         return self._stored("training", self._prefix + name)

@@ -41,7 +41,7 @@ LAYER_TAPS: dict[str, Tap] = {
 
 @dataclass(frozen=True)
 class Taps:
-    """What is wanted of the taps of one forward pass.
+    """The activations that one forward pass keeps.
 
     Attributes:
         kept: taps of the layers, each with the numbers of the layers in which it is kept.

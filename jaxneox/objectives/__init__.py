@@ -1,6 +1,6 @@
-"""What is trained for: the fields of a batch, and the sums of loss and figures that they make.
+"""Objectives of training: the fields of a batch, and the sums of loss and figures that they make.
 
-- `objective`: what every objective has.
+- `objective`: the protocol of all of them.
 - `next_token`: the cross-entropy of the token that follows.
 - `own`: a function of one's own.
 - `choice`: the objective of a configuration.

@@ -1,4 +1,4 @@
-"""What every objective has, which is all that the step and the evaluation know of it."""
+"""The protocol of objectives: all that the step and the evaluation know of one."""
 # A accumulation steps, M micro-batches (all that pass a pipeline together, else 1), B sequences
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ Sums = dict[str, jax.Array]
 
 
 class BatchField(NamedTuple):
-    """What a row of a batch has under one name: the shape after the rows, and the dtype."""
+    """A field of a batch: the shape that follows the rows, and the dtype."""
 
     shape: tuple[int, ...]
     dtype: str

@@ -34,7 +34,7 @@ TAKEN |= {"tokens", "seconds", "data_wait", "bubble", "spike", "first_sample", "
 """Names of figures that every run has."""
 
 TAKEN_PREFIXES = ("valid_", "test_", "eval/")
-"""How the names of evaluations' figures begin."""
+"""Beginnings of the names of evaluations' figures."""
 
 
 class TrainedFunctions:
@@ -88,7 +88,7 @@ class Own:
 
     @property
     def fields(self) -> Mapping[str, BatchField]:
-        """Whatever the data has."""
+        """None are declared: the data may have any."""
         return {}
 
     def sums(

@@ -52,7 +52,7 @@ def test_residuals_are_the_hidden_states_of_transformers(tmp_path: Path, style: 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["dp=1", "dp=2,tp=2"])
 def test_the_gradient_through_a_residual_is_torchs(mesh: str) -> None:
-    """Of a sum of one layer's cubes; the layers after it have no part in it."""
+    """The gradient of a sum of one layer's cubes; the layers after it have no part in it."""
     model = speaker(mesh, num_layers=3)
     tokens = np.random.default_rng(0).integers(0, 255, (4, 12))
     cfg = model.config.model

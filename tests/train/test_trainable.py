@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from convert import to_neox
 from jaxneox import checkpoint
 from jaxneox.config.schema import OptimizerConfig, TrainConfig
 from jaxneox.parallel.mesh import make_mesh
@@ -15,6 +17,7 @@ from jaxneox.train.dry_run.memory import memory_of
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.flops import flops_per_token, matrix_parameters
 from jaxneox.train.step.state import state_specs
+from tests.convert.commands import run
 from tests.parallel.cases import GRADIENT, LOSS, PARAMETER
 from tests.parallel.meshes import MODEL, STEPS, Mesh, apart, config, train
 from tests.reference.parameters import random_params
@@ -123,6 +126,8 @@ def test_a_run_with_frozen_embeddings_goes_on_bit_for_bit(tmp_path: Path) -> Non
     succeeds(yaml, "--mesh", "dp=1", *branch, "--set", "trainable=null")
     before, after = params(tmp_path / "straight"), params(tmp_path / "all")
     assert (before["embed.tokens"] != after["embed.tokens"]).any()
+    refused = run(to_neox, tmp_path / "straight", tmp_path / "out", "--optimizer")
+    assert refused.status == 2 and "has no moments of embed.tokens, which were not" in refused.error
 
 
 def test_what_a_user_reads(tmp_path: Path) -> None:
@@ -130,6 +135,8 @@ def test_what_a_user_reads(tmp_path: Path) -> None:
     dry = (yaml, "--mesh", "dp=1", "--dry-run")
     out = succeeds(*dry)
     assert ", of which 64 are trained\n" in out
+    for name in ("gradients", "optimizer"):  # of 64 numbers
+        assert re.search(rf"^  {name} +0\.00 MiB$", out, re.MULTILINE)
     assert "fits no parameter of this model" in error(*dry, "--set", "trainable=[x]")
     factors = "lr_factors={embed.tokens: 0.5}"
     assert "no such parameter is trained" in error(*dry, "--set", factors)

@@ -1,4 +1,4 @@
-"""What a function of one's own is told after every step of a run."""
+"""Progress of a run, told to functions of one's own after every step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,4 +30,4 @@ class Progress:
 
 
 Callback = Callable[[Progress], object]
-"""What it returns is not looked at."""
+"""A function of one's own; its result is ignored."""
