@@ -25,12 +25,13 @@ From keys to parts of a run, where no single key sets a field:
 - `batch`: global = micro * accumulation * dp.
 - `optimization`: precision, loss scale, optimizer and schedule.
 - `divisors`: of a number of any size.
+- `objective`: what is trained for.
 - `running`: data, logs, rematerialization, generation, mesh and tokenizer.
 
 The result, and what is shown of it:
 
 - `schema`: the frozen parts; `data_schema` has those on which the batches depend, `running_schema`
-  those of checkpoints, logs and generated text.
+  those of checkpoints, logs and generated text, `objective_schema` what is trained for.
 - `describe`: a configuration in plain lines, and the keys that are saved with a run.
 - `docs`: makes docs/configuration.md.
 """

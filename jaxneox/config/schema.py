@@ -14,6 +14,7 @@ from jaxneox.config.data_schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig
 from jaxneox.errors import UserError
 
@@ -275,6 +276,7 @@ class Config:
     checkpoint: CheckpointConfig
     log: LogConfig
     train: TrainConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     neox_compat: bool = False
     keys: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,8 @@ from jaxneox.config.architecture import model_config, padded_vocab
 from jaxneox.config.batch import batch_config
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.data_schema import DataRun
+from jaxneox.config.objective import objective_config
+from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
 from jaxneox.config.running import (
     data_config,
@@ -89,6 +91,10 @@ class Settings(CheckedKeys):
     def train(self) -> TrainConfig:
         return self.fill(TrainConfig, "train")
 
+    @cached_property
+    def objective(self) -> ObjectiveConfig:
+        return objective_config(self)
+
     @property
     def train_iters(self) -> int:
         iters: int = self.needed("train_iters")
@@ -142,6 +148,7 @@ class Settings(CheckedKeys):
             checkpoint=self.checkpoint,
             log=self.log,
             train=self.train,
+            objective=self.objective,
             generation=self.generation,
             keys=self.keys,
             notes=tuple(self.notes),

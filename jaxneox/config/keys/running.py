@@ -26,7 +26,6 @@ ALONE = "`jaxneox train` continues by itself from the last checkpoint"
 SET_BY_NEOX = "NeoX sets it by itself"
 SAVE_ITERS = "NeoX computes it: use checkpoint_factor and extra_save_iters"
 TRAINING = "jaxneox train trains: leave it out"
-PRECOMPUTE = "log-probabilities of whole datasets: `jaxneox evaluate --perplexity`"
 ONNX = "there is no ONNX export here: set it to false"
 DEEPSCALE = "DeepSpeed's old name, which does nothing"
 
@@ -100,7 +99,12 @@ TEXTGEN: Section = {
     "text_gen_type": used(
         str, None, "generation.kind", "for `jaxneox generate`, as the keys below"
     ),
-    "precompute_model_name": needless(str, None, PRECOMPUTE),
+    "precompute_model_name": used(
+        str,
+        None,
+        "objective.reference",
+        "log-probabilities beside the data, by `jaxneox precompute`",
+    ),
     "temperature": used(AMOUNT, 0.0, "generation.temperature", "0 with the next two 0: greedy"),
     "top_p": used(SHARE, 0.0, "generation.top_p", "0: no limit"),
     "top_k": used(WHOLE, 0, "generation.top_k", "0: no limit"),

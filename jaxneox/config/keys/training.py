@@ -21,6 +21,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.objective_schema import ObjectiveKind
 from jaxneox.config.schema import OptimizerKind
 
 ADAM_FOR_1BIT = "compressed gradients are not here: use Adam"
@@ -39,7 +40,7 @@ TOKENIZERS = (
 )
 DATA_IMPL = "only .bin/.idx (mmap) data is read: set it to mmap and convert older data"
 PREFERENCE = "DPO, KTO, reward models and their paired data are not here: use train_data_paths"
-ONLY_PREFERENCE = "only for preference training, which train_impl refuses"
+IN_FLOAT32 = "log-probabilities are always float32"
 NO_MUP = "mup is not here yet: set use_mup to false"
 ONLY_MUP = "only with use_mup, which is refused"
 S3 = "uploads are not here: leave it out and copy the save folder"
@@ -115,15 +116,17 @@ TRAINING: Section = {
     "weighted_sampler_alpha": used(AMOUNT, 1.0, "data.weighted_sampler_alpha"),
     "data_impl": refused(("infer", "mmap", "cached"), "infer", DATA_IMPL, "mmap"),
     "pack_impl": used(("packed", "pack_until_overflow", "unpacked"), "packed", "data.pack"),
-    "dataset_impl": refused(("gpt2", "pairwise", "online"), "gpt2", PREFERENCE),
-    "train_impl": refused(("normal", "dpo", "rm", "kto", "reinforce"), "normal", PREFERENCE),
-    "dpo_fp32": needless(bool, True, ONLY_PREFERENCE),
-    "dpo_reference_free": needless(bool, False, ONLY_PREFERENCE),
-    "dpo_beta": needless(float, 0.1, ONLY_PREFERENCE),
-    "kto_fp32": needless(bool, True, ONLY_PREFERENCE),
-    "kto_desirable_weight": needless(float, 1.0, ONLY_PREFERENCE),
-    "kto_undesirable_weight": needless(float, 1.0, ONLY_PREFERENCE),
-    "kto_beta": needless(float, 0.1, ONLY_PREFERENCE),
+    "dataset_impl": derived(
+        ("gpt2", "pairwise", "online"), None, "objective.kind", "null: what train_impl needs"
+    ),
+    "train_impl": used(get_args(ObjectiveKind), "normal", "objective.kind"),
+    "dpo_fp32": needless(bool, True, IN_FLOAT32),
+    "dpo_reference_free": used(bool, False, "objective.dpo_reference_free"),
+    "dpo_beta": used(AMOUNT, 0.1, "objective.dpo_beta"),
+    "kto_fp32": needless(bool, True, IN_FLOAT32),
+    "kto_desirable_weight": used(AMOUNT, 1.0, "objective.kto_desirable_weight"),
+    "kto_undesirable_weight": used(AMOUNT, 1.0, "objective.kto_undesirable_weight"),
+    "kto_beta": used(AMOUNT, 0.1, "objective.kto_beta"),
     "allow_chopped": used(bool, True, "data.allow_chopped"),
     "mmap_warmup": needless(bool, False, "the operating system caches what is read"),
     "save": used(str, None, "checkpoint.save"),

@@ -19,11 +19,13 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.objective_schema import DpoLoss, KlForm
 from jaxneox.config.schema import Dtype, Kernel, RopeType
 
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
 ONLY_ONLINE = "only for online training, which is refused"
+IN_FLOAT32 = "log-probabilities are always float32"
 WITHIN = "use separate_documents, or reset_attention_mask for end-of-document tokens"
 KV = "num_kv_heads decides: leave it out"
 
@@ -44,10 +46,10 @@ NEWER: Section = {
     "weight_server_port": needless(int, 6000, ONLY_ONLINE),
     "online_dataserver_ips": needless(str, "localhost", ONLY_ONLINE),
     "online_dataserver_ports": needless(int, 10000, ONLY_ONLINE),
-    "fp32_reinforce": needless(bool, True, ONLY_ONLINE),
-    "kl_impl": needless(("abs", "mse", "kl", "full"), "mse", ONLY_ONLINE),
-    "kl_div_beta": needless(float, 0.1, ONLY_ONLINE),
-    "reinforce_leave_one_out": needless(bool, False, ONLY_ONLINE),
+    "fp32_reinforce": needless(bool, True, IN_FLOAT32),
+    "kl_impl": used(get_args(KlForm), "mse", "objective.kl_form"),
+    "kl_div_beta": used(AMOUNT, 0.1, "objective.kl_weight"),
+    "reinforce_leave_one_out": used(bool, False, "objective.leave_one_out"),
 }
 
 FORKS: Section = {
@@ -153,6 +155,10 @@ OURS: Section = {
     ),
     "old_lr_schedule": used(
         bool, False, "schedule.old", "true: NeoX before 2023-08: the decay counts the warm-up"
+    ),
+    "dpo_loss": used(get_args(DpoLoss), "sigmoid", "objective.dpo_loss"),
+    "dpo_label_smoothing": used(
+        SHARE, 0.0, "objective.dpo_label_smoothing", "share of pairs taken as the wrong way round"
     ),
     "z_loss": used(AMOUNT, 0.0, "train.z_loss", "NeoX HEAD has it for reward models only"),
     "lora": derived(dict, None, "model.lora", "trains matrices of low rank beside a model's own"),

@@ -1,0 +1,40 @@
+"""Build what a run is trained for from its keys."""
+
+from jaxneox.config.check import CheckedKeys
+from jaxneox.config.objective_schema import ObjectiveConfig
+from jaxneox.errors import UserError
+
+PAIRS = {"dpo", "rm"}
+
+
+def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
+    """Build the objective.
+
+    Raises:
+        UserError: the kinds of training and of data do not go together.
+    """
+    kind, dataset = settings["train_impl"], settings["dataset_impl"]
+    if dataset == "online":
+        raise UserError(
+            "dataset_impl: online is not here, since its server sends pickled objects over a "
+            "socket: write prompts, completions and rewards to a file, and train on it with "
+            "`jaxneox preprocess --completions` and dataset_impl: gpt2"
+        )
+    expected = "pairwise" if kind in PAIRS else "gpt2"
+    if settings.given("dataset_impl") and dataset != expected:
+        raise UserError(
+            f"train_impl: {kind} is trained on dataset_impl: {expected}, found {dataset}: change "
+            "one of the two"
+        )
+    smoothing = settings["dpo_label_smoothing"]
+    if smoothing >= 0.5:
+        raise UserError(
+            f"dpo_label_smoothing {smoothing:g}: expected a share below 0.5 of the pairs; from "
+            "there on the rejected texts would be learned"
+        )
+    if smoothing and settings["dpo_loss"] != "sigmoid":
+        raise UserError(
+            f"dpo_label_smoothing: dpo_loss: {settings['dpo_loss']} has none; set it to 0, or take "
+            "sigmoid"
+        )
+    return settings.fill(ObjectiveConfig, "objective", as_neox=settings["neox_compat"])
