@@ -276,7 +276,7 @@ class Config:
     checkpoint: CheckpointConfig
     log: LogConfig
     train: TrainConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     neox_compat: bool = False
     keys: dict[str, Any] = field(default_factory=dict)
