@@ -37,4 +37,9 @@ def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
             f"dpo_label_smoothing: dpo_loss: {settings['dpo_loss']} has none; set it to 0, or take "
             "sigmoid"
         )
+    if kind == "reinforce" and settings["kl_impl"] == "full" and settings["precompute_model_name"]:
+        raise UserError(
+            "kl_impl: full compares whole distributions, and precompute_model_name has the "
+            "log-probabilities of labels alone: leave it out, or take mse, abs or kl"
+        )
     return settings.fill(ObjectiveConfig, "objective", as_neox=settings["neox_compat"])

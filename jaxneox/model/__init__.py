@@ -12,7 +12,6 @@ A layer:
 - `attention`: queries, keys, values and the output; `kernels/`: how they are mixed, and the masks.
 - `ring`, `partial_softmax`: attention over a sequence that several devices hold in parts.
 - `mlp`, `norms`, `dropout`.
-- `lora`: matrices of low rank beside a layer's own; `low_rank`: their product.
 - `product`, `gather`: products with weights, and weights made whole for them.
 - `lora`: matrices of low rank beside a layer's; `low_rank`: the product with them.
 
@@ -22,6 +21,8 @@ Before and after the layers:
 - `embed`, `positions`, `rope_scaling`: the embeddings; rotations and biases by position.
 - `documents`: where each document of a row begins; the masks of `kernels/` stop there.
 - `token_losses`: the loss of each token, for derivatives of any order.
+- `label_losses`: the loss of each label, for losses of whole texts; `divergence`: from another
+  model.
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
 - `taps`: activations by public names; `scan`: the scan over the layers, which keeps some of them.
 - `decode`: prompts and next tokens, with a cache.

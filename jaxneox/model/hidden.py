@@ -114,7 +114,7 @@ class HiddenStates:
         """
         if noise is not None:
             noise = noise._replace(positions=positions.order_T)
-        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), positions.encoded)
+        x_MBTD = self._embed(model.embed, self.laid(tokens_MBT), positions.encoded)
         x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
         bias = self._score_bias(model.embed, positions.order_T)
         context = Context(positions, self.layout, bias, noise, taps)
@@ -239,16 +239,27 @@ class HiddenStates:
         given = [tokens_MBT] if documents_MBT is None else [tokens_MBT, documents_MBT]
         whole = self.layout.activation(spread, "batch", None)
         per_row = self.documents(*(jax.reshard(x_MBT, whole) for x_MBT in given))
-        return TokenPositions(positions.order_T, *jax.tree.map(self._laid, per_row))
+        return TokenPositions(positions.order_T, *jax.tree.map(self.laid, per_row))
 
-    def _laid(self, x_MBT: jax.Array) -> jax.Array:
-        """Lay out an array of the tokens, in the order and on the devices of their positions."""
+    def laid(self, x_MBT: jax.Array) -> jax.Array:
+        """Lay out an array of the tokens, in the order and on the devices of their positions.
+
+        So lie the losses and values of tokens. Sums over the positions do not depend on it.
+        """
         layout, (micro, _, length) = self.layout, x_MBT.shape
         spread = layout.spread(micro)
         x_MBT = jax.reshard(x_MBT, layout.activation(spread, "batch", None))
         if layout.rings is not None:
             x_MBT = x_MBT[:, :, layout.order(length)]
         return jax.reshard(x_MBT, layout.activation(spread, "batch", "length"))
+
+    def unlaid(self, x_MBT: jax.Array) -> jax.Array:
+        """Put what is laid out as by `laid` back in the order of the text, as a batch lies."""
+        layout, (micro, _, length) = self.layout, x_MBT.shape
+        x_MBT = jax.reshard(x_MBT, layout.activation(layout.spread(micro), "batch", None))
+        if layout.rings is not None:
+            x_MBT = x_MBT[:, :, np.argsort(layout.order(length))]
+        return jax.reshard(x_MBT, layout.activation(None, "batch", None))
 
     def _stream(self, micro: str | None) -> PartitionSpec:
         return self.layout.activation(micro, "batch", "stream", "embed")

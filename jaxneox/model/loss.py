@@ -7,6 +7,7 @@ and two backward, as in the naive form, but memory for one chunk.
 # M micro-batches, B batch, T length, D hidden, V padded vocabulary
 # S devices that split the length, n chunks of what each of them holds, C length of a chunk
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -97,9 +98,10 @@ def loss_sum(
     def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, labels, weights = chunk
         logits = project(x, unembedding, settings.dtype)
-        return total + _sum(_token_loss(logits, softmax(logits), labels, settings) * weights), None
+        return total + _sum(token_loss(logits, softmax(logits), labels, settings) * weights), None
 
-    return jax.lax.scan(add, jnp.float32(0), _chunks(settings, x_MBTD, labels_MBT, weights_MBT))[0]
+    chunks = cut_in_chunks(settings, x_MBTD, labels_MBT, weights_MBT)
+    return jax.lax.scan(add, jnp.float32(0), chunks)[0]
 
 
 def _forward(
@@ -109,16 +111,55 @@ def _forward(
     weights_MBT: jax.Array,
     settings: LossSettings,
 ) -> tuple[jax.Array, tuple[jax.Array, Unembedding]]:
+    def each(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> OfTokens:
+        soft = softmax(logits)
+        loss = token_loss(logits, soft, labels, settings)
+        return OfTokens(loss, weights, token_gradient(soft, labels, weights, settings))
+
+    return sum_and_gradients(each, x_MBTD, unembedding, (labels_MBT, weights_MBT), settings)
+
+
+class OfTokens(NamedTuple):
+    """What a chunk of logits gives.
+
+    Attributes:
+        loss: float32 [M, B, S, C].
+        weights: of the losses in their sum.
+        gradient: of that sum with respect to the logits, [M, B, S, C, V].
+    """
+
+    loss: jax.Array
+    weights: jax.Array
+    gradient: jax.Array
+
+
+def sum_and_gradients(
+    each: Callable[..., OfTokens],
+    x_MBTD: jax.Array,
+    unembedding: Unembedding,
+    arrays_MBT: tuple[jax.Array, ...],
+    settings: LossSettings,
+) -> tuple[jax.Array, tuple[jax.Array, Unembedding]]:
+    """Sum weighted losses of logits, with the sum's gradients, chunk by chunk.
+
+    Args:
+        each: takes a chunk of the logits and of the arrays.
+        x_MBTD: the last hidden states.
+        unembedding: turns them into logits.
+        arrays_MBT: what the loss of a token depends on besides, each [M, B, T, *].
+        settings: how it is computed.
+
+    Returns:
+        The sum, and its gradients with respect to the hidden states and the unembedding.
+    """
     layout, w_DV = settings.layout, unembedding.weight
     partial_dx = layout.partial(*settings.rows, None, "embed", over="vocab")
 
     def add(carry: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         total, grads = carry
-        x, labels, weights = chunk
+        x, *arrays = chunk
         logits = project(x, unembedding, settings.dtype)
-        soft = softmax(logits)
-        loss = _token_loss(logits, soft, labels, settings)
-        d = _token_gradient(soft, labels, weights, settings)
+        loss, weights, d = each(logits, *arrays)
         dx = jnp.einsum("MBSCV,DV->MBSCD", d.astype(x.dtype), w_DV, out_sharding=partial_dx)
         grads = jax.tree.map(jnp.add, grads, _unembedding_gradient(x, d, unembedding, settings))
         return (total + _sum(loss * weights), grads), dx
@@ -131,11 +172,11 @@ def _forward(
     def finished(dw: jax.Array, w: jax.Array) -> jax.Array:
         return jax.reshard(dw, dual(w)).astype(w.dtype)
 
-    chunks = _chunks(settings, x_MBTD, labels_MBT, weights_MBT)
+    chunks = cut_in_chunks(settings, x_MBTD, *arrays_MBT)
     start = (jnp.float32(0), jax.tree.map(nothing, unembedding))
     (total, grads), dx = jax.lax.scan(add, start, chunks)
     dx = jax.reshard(dx, layout.activation(None, *settings.rows, None, "embed"))
-    return total, (_whole(settings, dx), jax.tree.map(finished, grads, unembedding))
+    return total, (joined(settings, dx), jax.tree.map(finished, grads, unembedding))
 
 
 def _backward(settings: LossSettings, saved: Any, d: jax.Array) -> tuple[Any, ...]:
@@ -185,7 +226,7 @@ def _axes(w: jax.Array) -> tuple[str, ...]:
     return ("embed", "vocab")[-w.ndim :]
 
 
-def _token_loss(
+def token_loss(
     logits: jax.Array, soft: Softmax, labels: jax.Array, settings: LossSettings
 ) -> jax.Array:
     """Compute the loss of each token, float32 [M, B, S, C]."""
@@ -194,7 +235,7 @@ def _token_loss(
     return log_z - chosen.astype(jnp.float32) + settings.z_loss * log_z**2
 
 
-def _token_gradient(
+def token_gradient(
     soft: Softmax, labels: jax.Array, weights: jax.Array, settings: LossSettings
 ) -> jax.Array:
     """Compute the gradient of the logits: weight * (softmax * (1 + 2 z_loss log Z) - label)."""
@@ -213,7 +254,7 @@ def is_label(logits: jax.Array, labels: jax.Array, layout: Layout) -> jax.Array:
     return vocabulary == labels[..., None]
 
 
-def _chunks(settings: LossSettings, *arrays_MBT: jax.Array) -> tuple[jax.Array, ...]:
+def cut_in_chunks(settings: LossSettings, *arrays_MBT: jax.Array) -> tuple[jax.Array, ...]:
     """Cut arrays [M, B, T, *] into [n, M, B, S, C, *]."""
     parts = settings.layout.parts("length")
 
@@ -227,10 +268,9 @@ def _chunks(settings: LossSettings, *arrays_MBT: jax.Array) -> tuple[jax.Array, 
     return tuple(split(x) for x in arrays_MBT)
 
 
-def _whole(settings: LossSettings, x: jax.Array) -> jax.Array:
-    """Join chunks [n, M, B, S, C, D] into [M, B, T, D]."""
-    chunks, micro, batch, parts, chunk, width = x.shape
-    shape = (micro, batch, parts * chunks * chunk, width)
-    return jnp.reshape(
-        jnp.moveaxis(x, 0, 3), shape, out_sharding=settings.layout.activation(*settings.rows, None)
-    )
+def joined(settings: LossSettings, x: jax.Array) -> jax.Array:
+    """Join chunks [n, M, B, S, C, *] into [M, B, T, *]."""
+    chunks, micro, batch, parts, chunk, *rest = x.shape
+    shape = (micro, batch, parts * chunks * chunk, *rest)
+    spec = settings.layout.activation(*settings.rows, *(None,) * len(rest))
+    return jnp.reshape(jnp.moveaxis(x, 0, 3), shape, out_sharding=spec)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxneox.model.divergence import divergences
 from jaxneox.model.dropout import Noise
 from jaxneox.model.hidden import HiddenStates, InTraining
+from jaxneox.model.label_losses import label_losses
 from jaxneox.model.loss import LossSettings, chunk_length, loss_sum, project
 from jaxneox.model.parameters import Params
 from jaxneox.model.scores import scores
@@ -142,17 +144,80 @@ class Model(HiddenStates):
         Returns:
             float32 [], in nats.
         """
+        settings = self._loss_settings(tokens_MBT, self.z_loss)
+        model = self._outer_modules(params)
+        positions = self._document_positions(tokens_MBT, documents_MBT)
+        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        labels_MBT, weights_MBT = self.laid(labels_MBT), self.laid(weights_MBT)
+        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
+
+    def label_losses(
+        self,
+        params: Params,
+        tokens_MBT: jax.Array,
+        labels_MBT: jax.Array,
+        noise: Noise | None = None,
+        documents_MBT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Compute the loss of each label, for losses that are no sum over tokens.
+
+        Args:
+            params: parameters by dotted name.
+            tokens_MBT: int [M, B, T].
+            labels_MBT: int [M, B, T], the token that follows each.
+            noise: the source of the dropout masks; None drops nothing.
+            documents_MBT: int [M, B, T], each token's document, if the data says it.
+
+        Returns:
+            The cross-entropy, float32 [M, B, T] in nats, laid out as by `laid`.
+        """
+        settings = self._loss_settings(tokens_MBT, 0.0)
+        model = self._outer_modules(params)
+        positions = self._document_positions(tokens_MBT, documents_MBT)
+        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        return label_losses(x_MBTD, self._unembedding(model), self.laid(labels_MBT), settings)
+
+    def losses_and_divergences(
+        self,
+        params: Params,
+        other: "Model",
+        other_params: Params,
+        tokens_MBT: jax.Array,
+        labels_MBT: jax.Array,
+        noise: Noise | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Compute `label_losses`, and how far the distributions are from another model's.
+
+        Args:
+            params: parameters by dotted name.
+            other: a model of the same vocabulary and layout, through which no gradient goes.
+            other_params: its parameters.
+            tokens_MBT: int [M, B, T].
+            labels_MBT: int [M, B, T], the token that follows each.
+            noise: the source of this model's dropout masks; None drops nothing.
+
+        Returns:
+            The cross-entropy of the labels and KL(model || other) at each position, both float32
+            [M, B, T] in nats, laid out as by `laid`.
+        """
+        settings = self._loss_settings(tokens_MBT, 0.0)
+        positions = self._text_positions(tokens_MBT)
+        model, reference = self._outer_modules(params), other._outer_modules(other_params)
+        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        y_MBTD, _ = other._hidden(reference, other_params, tokens_MBT, positions)
+        ours, theirs = self._unembedding(model), other._unembedding(reference)
+        y_MBTD, theirs = jax.lax.stop_gradient((y_MBTD, theirs))
+        losses = label_losses(x_MBTD, ours, self.laid(labels_MBT), settings)
+        return losses, divergences(x_MBTD, ours, y_MBTD, theirs, settings)
+
+    def _loss_settings(self, tokens_MBT: jax.Array, z_loss: float) -> LossSettings:
+        """Decide how the losses of the tokens are computed."""
         micro, batch, length = tokens_MBT.shape
         spread, layout = self.layout.spread(micro), self.layout
         logits = micro * batch * self.cfg.vocab_size // layout.parts(spread, "batch", "vocab")
         chunk = chunk_length(length // layout.parts("length"), logits)
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
-        settings = LossSettings(layout, self.z_loss, chunk, dtype, spread)
-        model = self._outer_modules(params)
-        positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
-        labels_MBT, weights_MBT = self._laid(labels_MBT), self._laid(weights_MBT)
-        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
+        return LossSettings(layout, z_loss, chunk, dtype, spread)
 
     def _without_added(self, logits_BTV: jax.Array) -> jax.Array:
         """Leave out the logits of rows that were added for the devices."""

@@ -1,12 +1,15 @@
 """Pretraining's objective: the cross-entropy of the token that follows, by labels' weights."""
-# M micro-batches, B sequences, T length
+# A accumulation steps, M micro-batches, B sequences, T length
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
-from jaxneox.model import Model, Noise, Params
+from jaxneox.model import Noise
+from jaxneox.objectives.groups import micro_means
+from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import DOCUMENTS, WEIGHTS, Batch, BatchField, Sums
 
 
@@ -33,11 +36,32 @@ class NextToken:
             WEIGHTS: BatchField((self.length,), "float32"),
         }
 
-    def sums(
-        self, model: Model, params: Params, part: Batch, noise: Noise | None
-    ) -> tuple[jax.Array, Sums]:
+    def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum the weighted losses of the labels; there are no other figures."""
         tokens_MBT = part["tokens"]
         inputs_MBT, labels_MBT = tokens_MBT[..., :-1], tokens_MBT[..., 1:]
         rows = inputs_MBT, labels_MBT, part[WEIGHTS]
-        return model.loss_sum(params, *rows, noise, part.get(DOCUMENTS)), {}
+        return models.model.loss_sum(models.params, *rows, noise, part.get(DOCUMENTS)), {}
+
+
+@dataclass(frozen=True)
+class NeoxMasked(NextToken):
+    """NeoX's loss of masked labels: the mean over micro-batches of the mean over their labels.
+
+    Attributes:
+        micro: rows of a micro-batch.
+    """
+
+    micro: int = 1
+
+    def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
+        """Divide the weights by their sum in each micro-batch."""
+        weights = batch[WEIGHTS]
+        return batch | {WEIGHTS: in_micro_batches(weights, self.micro, models)}, {}
+
+
+def in_micro_batches(weights_ABT: jax.Array, micro: int, models: Models) -> jax.Array:
+    """Divide weights by the mean over their micro-batch of what a row has of them."""
+    row = jnp.sum(weights_ABT, axis=-1)
+    mean = micro_means(row, micro, models.model.layout)
+    return weights_ABT / jnp.where(mean > 0, mean, 1)[..., None]

@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from jaxneox.model import Model, Noise, Params
+from jaxneox.model import Noise
+from jaxneox.objectives.models import Models
 
 WEIGHTS = "weights"
 """The field that every batch has: float32, how much each of its groups counts.
@@ -64,17 +65,33 @@ class Objective(Protocol):
     def shown(self) -> tuple[str, ...]:
         """The figures that are shown beside the loss while a run trains."""
 
-    def sums(
-        self, model: Model, params: Params, part: Batch, noise: Noise | None
-    ) -> tuple[jax.Array, Sums]:
+    def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum weight times loss, and weight times each figure, over the groups of a part.
 
         Args:
-            model: the model's functions.
-            params: all parameters by name.
+            models: the trained model, and its reference model.
             part: fields [M, B, *].
             noise: the source of the dropout masks; None drops nothing.
 
         Returns:
             The sum of the loss, float32 [], and the sums of the figures.
+        """
+
+
+@runtime_checkable
+class Prepared(Objective, Protocol):
+    """An objective that computes something of a whole batch, before it is cut.
+
+    So a loss may depend on a statistic of the batch, which is then the same on every mesh.
+    """
+
+    def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
+        """Complete a batch, without gradients.
+
+        Args:
+            models: the trained model, and its reference model.
+            batch: fields [A, B, *].
+
+        Returns:
+            The batch that is cut into parts, and figures of it as a whole.
         """

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, cut
 from jaxneox.model import InTraining, Model, Noise, Params
+from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import (
     DOCUMENTS,
     GIVEN_WEIGHTS,
@@ -91,14 +92,13 @@ class Own:
         """None are declared: the data may have any."""
         return {}
 
-    def sums(
-        self, model: Model, params: Params, part: Batch, noise: Noise | None
-    ) -> tuple[jax.Array, Sums]:
+    def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum the weighted losses and figures.
 
         Raises:
             UserError: the layers are in a pipeline, or the function's result has another form.
         """
+        model, params, _ = models
         if model.layout.pipeline is not None:
             raise UserError(
                 "a loss of one's own sees whole layers: it cannot be trained with pp above 1"

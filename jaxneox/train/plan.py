@@ -1,14 +1,14 @@
 """Plans a training run without allocating anything."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optax
 
 from jaxneox.config.schema import Config, DataConfig
 from jaxneox.errors import UserError
-from jaxneox.model import Documents, Model, lora
-from jaxneox.objectives import Objective, build_objective
+from jaxneox.model import Documents, Model, Params, lora
+from jaxneox.objectives import Models, Objective, build_objective
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.optim.trainable import trained_names
 from jaxneox.parallel.mesh import Sizes, check_divides, whole
@@ -26,6 +26,8 @@ class TrainPlan:
         rules: the shardings that follow from them.
         model: the model's functions, laid out by the rules.
         objective: what is trained for.
+        reference: the functions of the model that the objective compares with; None if there is
+            none, or if the data has its log-probabilities.
         trained: the names of the parameters that are; the others stay as they are.
         optimizer: the chain of optax transformations, over what is trained.
     """
@@ -37,6 +39,27 @@ class TrainPlan:
     objective: Objective
     trained: frozenset[str]
     optimizer: optax.GradientTransformation
+    reference: Model | None = None
+
+    @property
+    def copies_reference(self) -> bool:
+        """Whether the reference model has parameters of its own.
+
+        Beside LoRA's matrices the reference is the model without them.
+        """
+        return self.reference is not None and self.cfg.model.lora is None
+
+    def models(self, params: Params, reference: Params | None) -> Models:
+        """Join functions and parameters for the objective.
+
+        Args:
+            params: of the model.
+            reference: of the reference model, where it has its own.
+        """
+        if self.reference is None:
+            return Models(self.model, params)
+        own = reference or {name: params[name] for name in self.reference.shapes}
+        return Models(self.model, params, Models(self.reference, own))
 
     @property
     def parameters(self) -> int:
@@ -85,7 +108,11 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     trained = trained_names(cfg.train.trainable or by_default, model.axes)
     learning = {name: axes for name, axes in model.axes.items() if name in trained}
     optimizer = build_optimizer(cfg.optimizer, cfg.schedule, learning)
-    return TrainPlan(cfg, sizes, rules, model, build_objective(cfg), trained, optimizer)
+    reference = None
+    if cfg.objective.has_reference and cfg.objective.reference is None:
+        reference = replace(model, cfg=replace(cfg.model, lora=None))
+    objective = build_objective(cfg)
+    return TrainPlan(cfg, sizes, rules, model, objective, trained, optimizer, reference)
 
 
 def document_settings(data: DataConfig, eod: int | None) -> Documents | None:

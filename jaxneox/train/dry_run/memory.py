@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from jaxneox.model import Params
 from jaxneox.objectives import Batch
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.program import abstract_batch
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import frozen, param_specs, trained
+from jaxneox.train.step.step import prepared
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Memory:
     """Bytes of one device, as far as they are known without compiling.
 
     Attributes:
-        parameters: float32.
+        parameters: float32, with those of a reference model.
         optimizer: its state.
         batch: tokens and weights of a step.
         gradients: the sums of a step, float32.
@@ -48,7 +50,7 @@ def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
         for name, shape in trained(plan, plan.model.shapes).items()
     }
     return Memory(
-        parameters=on_a_device(state.params),
+        parameters=on_a_device(state.params) + on_a_device(state.reference),
         optimizer=on_a_device(state.opt_state),
         batch=on_a_device(abstract_batch(plan, mesh)),
         gradients=on_a_device(gradients),
@@ -65,19 +67,22 @@ def kept(plan: TrainPlan, mesh: Mesh) -> int:
     together = plan.sizes["pp"] > 1
     cut = slice(None) if together else slice(0, 1)
 
-    def backward(params: dict[str, jax.Array], batch: Batch) -> Any:
+    def backward(params: Params, reference: Params | None, batch: Batch) -> Any:
+        batch, _ = prepared(plan, params, reference, batch)
         part = {name: field[cut] for name, field in batch.items()}
         resting = frozen(plan, params)
 
-        def loss(learning: dict[str, jax.Array]) -> jax.Array:
-            return plan.objective.sums(plan.model, learning | resting, part, None)[0]
+        def loss(learning: Params) -> jax.Array:
+            models = plan.models(learning | resting, reference)
+            return plan.objective.sums(models, part, None)[0]
 
         return jax.vjp(loss, trained(plan, params))[1]
 
     with jax.set_mesh(mesh):
-        params = abstract_state(plan, mesh).params
-        residuals = jax.tree.leaves(jax.eval_shape(backward, params, batch))
-    own = {(leaf.shape, leaf.dtype) for leaf in params.values()}
+        state = abstract_state(plan, mesh)
+        given = state.params, state.reference, batch
+        residuals = jax.tree.leaves(jax.eval_shape(backward, *given))
+    own = {(leaf.shape, leaf.dtype) for leaf in state.params.values()}
     return sum(on_a_device(leaf) for leaf in residuals if (leaf.shape, leaf.dtype) not in own)
 
 

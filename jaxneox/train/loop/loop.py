@@ -13,7 +13,6 @@ from jaxneox.data import EndOfBatches, Split, prefetch
 from jaxneox.hosts import messages
 from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
-from jaxneox.model import Params
 from jaxneox.objectives import WEIGHTS, Batch
 from jaxneox.train.checkpoints.saving import Saving
 from jaxneox.train.loop.intervals import evaluates_at
@@ -40,14 +39,14 @@ class Evaluator:
             self.feed = Feed(self.loader, run.cfg.batch, run.mesh, plan.rules)
         self.sums = jax.jit(Evaluation(plan))
 
-    def __call__(self, params: Params, first: int) -> Figures:
+    def __call__(self, state: TrainState, first: int) -> Figures:
         """Evaluate the batches from number `first` on; return no figure if the split is empty."""
         if self.loader is None:
             return {}
         parts = []
         for i in range(self.count):
             mark(f"waiting for batch {i} of {self.split}_loss", patient=i == 0)
-            parts.append(self.sums(params, self.feed(first + i)))
+            parts.append(self.sums(state.params, state.reference, self.feed(first + i)))
         mark(f"computing {self.split}_loss", patient=True)
         sums, weights = zip(*[jax.device_get(part) for part in parts], strict=True)
         total = jax.tree.map(lambda *each: sum(x.item() for x in each), *sums)
@@ -122,10 +121,10 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             if evaluates_at(done, cfg.train):
                 with reporter.aside():
                     first = (done // cfg.train.eval_interval - 1) * cfg.train.eval_iters
-                    figures |= validate(run.state.params, first)
+                    figures |= validate(run.state, first)
             if done == run.last and cfg.train.do_test:
                 with reporter.aside():
-                    figures |= test(run.state.params, 0)
+                    figures |= test(run.state, 0)
             if tasks.due(done):
                 with reporter.aside():
                     scores = tasks(run.state.params, done)

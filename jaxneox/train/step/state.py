@@ -22,8 +22,8 @@ class TrainState(NamedTuple):
     """The parameters, the optimizer's state and the counts of a run.
 
     Parameters that are not trained are among the parameters and in nothing else. The names of its
-    fields are those in checkpoints. `step` counts batches seen, `skipped` those without an update,
-    `streak` those skipped in a row until now.
+    fields are those in checkpoints, which do not have the reference. `step` counts batches seen,
+    `skipped` those without an update, `streak` those skipped in a row until now.
     """
 
     params: Params
@@ -32,6 +32,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 []
     skipped: jax.Array  # int32 []
     streak: jax.Array  # int32 []
+    reference: Params | None = None  # the model at its start, if it is compared with that
 
     @property
     def updates(self) -> jax.Array:
@@ -118,6 +119,7 @@ def state_specs(plan: TrainPlan) -> Any:
         step=whole,
         skipped=whole,
         streak=whole,
+        reference=specs.params if plan.copies_reference else None,
     )
 
 
@@ -143,4 +145,5 @@ def with_params(plan: TrainPlan, params: Params) -> TrainState:
         step=jnp.zeros((), jnp.int32),  # each count is an array of its own, to be donated
         skipped=jnp.zeros((), jnp.int32),
         streak=jnp.zeros((), jnp.int32),
+        reference=dict(params) if plan.copies_reference else None,
     )

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxneox.config.schema import Config
-from jaxneox.model import Layout, Noise, Params
-from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, Sums
+from jaxneox.model import Noise, Params
+from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, Prepared, Sums, rounds
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.scaler import next_scale
@@ -53,6 +53,8 @@ class Step:
         are the mean over all of it. A batch without any weight has no mean: it is skipped.
         """
         cfg = self.plan.cfg
+        with self.plan.model.matmuls():
+            batch, of_batch = prepared(self.plan, state.params, state.reference, batch)
         factor = state.scale.factor * replica_scale(cfg)
         share = batch[WEIGHTS] * (factor / jnp.sum(batch[WEIGHTS]))
         given = {} if self.plan.objective.fields else {GIVEN_WEIGHTS: batch[WEIGHTS]}
@@ -69,15 +71,17 @@ class Step:
             step=state.step + 1,
             skipped=state.skipped + ~finite,
             streak=jnp.where(finite, 0, state.streak + 1),
+            reference=state.reference,
         )
-        return after, self.figures(state, after, loss, norm) | figures
+        return after, self.figures(state, after, loss, norm) | figures | of_batch
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[LossAndFigures, Params]:
         """Sum loss, figures and gradients over the accumulation steps, in float32."""
         rows_AB = self.row_numbers(batch)
         key = jax.random.fold_in(jax.random.key(self.plan.cfg.train.seed + 1), state.step)
         parts = rounds((batch, rows_AB), self.plan.model.layout)
-        gradient = jax.value_and_grad(partial(self.sums, key), has_aux=True)
+        of_round = partial(self.sums, key, state.reference)
+        gradient = jax.value_and_grad(of_round, has_aux=True)
         if jax.tree.leaves(parts)[0].shape[0] == 1:  # nothing to be added up
             part = jax.tree.map(lambda x: x[0], parts)
             params = trained(self.plan, state.params), frozen(self.plan, state.params)
@@ -93,11 +97,18 @@ class Step:
         return jax.reshard(rows.reshape(shape), self.plan.rules.activation(None, "batch"))
 
     def sums(
-        self, key: jax.Array, learning: Params, resting: Params, part: Batch, rows_MB: jax.Array
+        self,
+        key: jax.Array,
+        reference: Params | None,
+        learning: Params,
+        resting: Params,
+        part: Batch,
+        rows_MB: jax.Array,
     ) -> LossAndFigures:
         """Sum weighted loss and figures of one round, with the dropout of the step's random key."""
         noise = Noise(key, rows_MB) if drops(self.plan.cfg) else None
-        return self.plan.objective.sums(self.plan.model, learning | resting, part, noise)
+        models = self.plan.models(learning | resting, reference)
+        return self.plan.objective.sums(models, part, noise)
 
     def sum_over_rounds(
         self, gradient: Callable[..., Any], params: Params, parts: Any
@@ -165,31 +176,37 @@ class Evaluation:
 
     plan: TrainPlan
 
-    def __call__(self, params: Params, batch: Batch) -> tuple[LossAndFigures, jax.Array]:
+    def __call__(
+        self, params: Params, reference: Params | None, batch: Batch
+    ) -> tuple[LossAndFigures, jax.Array]:
         model, objective = self.plan.model, self.plan.objective
+        models = self.plan.models(params, reference)
 
         def add(total: jax.Array, part: Batch) -> tuple[jax.Array, Sums]:
-            loss, figures = objective.sums(model, params, part, None)
+            loss, figures = objective.sums(models, part, None)
             return total + loss, figures
 
         with model.matmuls():
+            batch, of_batch = prepared(self.plan, params, reference, batch)
             parts = rounds(batch, model.layout)
             loss, figures = jax.lax.scan(add, jnp.float32(0), parts)
-        return (loss, jax.tree.map(jnp.sum, figures)), jnp.sum(batch[WEIGHTS])
+        weight = jnp.sum(batch[WEIGHTS])
+        whole = {name: x * weight for name, x in of_batch.items()}
+        return (loss, jax.tree.map(jnp.sum, figures) | whole), weight
+
+
+def prepared(
+    plan: TrainPlan, params: Params, reference: Params | None, batch: Batch
+) -> tuple[Batch, Sums]:
+    """Let the objective complete a batch, if it does, and give figures of it as a whole."""
+    if not isinstance(plan.objective, Prepared):
+        return batch, {}
+    return plan.objective.prepare(plan.models(params, reference), batch)
 
 
 def build_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build the compiled step. It takes the old state's memory for the new one."""
     return jax.jit(Step(plan), donate_argnums=0)
-
-
-def rounds(tree: Any, layout: Layout) -> Any:
-    """Cut [A, B, *] into [R, M, B, *]: M = 1 at a time, or all A at once for a pipeline."""
-
-    def cut(x: jax.Array) -> jax.Array:
-        return x[:, None] if layout.pipeline is None else x[None]
-
-    return jax.tree.map(cut, tree)
 
 
 def replica_scale(cfg: Config) -> float:
