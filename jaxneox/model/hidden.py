@@ -20,13 +20,12 @@ from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.embed import Embed
 from jaxneox.model.gather import gather
 from jaxneox.model.layout import Axes, Layout
-from jaxneox.model.loss import Unembedding
 from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
 from jaxneox.model.scan import Layer, Numbered, scan_layers
 from jaxneox.model.taps import LAYER_TAPS, NOTHING, Kept, Taps
-from jaxneox.model.vocabulary import hide_added, padded
+from jaxneox.model.vocabulary import padded
 
 NO_REMAT = RematConfig("none")
 
@@ -114,7 +113,7 @@ class HiddenStates:
         """
         if noise is not None:
             noise = noise._replace(positions=positions.order_T)
-        x_MBTD = self._embed(model.embed, self._laid(tokens_MBT), positions.encoded)
+        x_MBTD = self._embed(model.embed, self.laid(tokens_MBT), positions.encoded)
         x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
         bias = self._score_bias(model.embed, positions.order_T)
         context = Context(positions, self.layout, bias, noise, taps)
@@ -239,10 +238,21 @@ class HiddenStates:
         given = [tokens_MBT] if documents_MBT is None else [tokens_MBT, documents_MBT]
         whole = self.layout.activation(spread, "batch", None)
         per_row = self.documents(*(jax.reshard(x_MBT, whole) for x_MBT in given))
-        return TokenPositions(positions.order_T, *jax.tree.map(self._laid, per_row))
+        return TokenPositions(positions.order_T, *jax.tree.map(self.laid, per_row))
 
-    def _laid(self, x_MBT: jax.Array) -> jax.Array:
-        """Lay out an array of the tokens, in the order and on the devices of their positions."""
+    def laid(self, x_MBT: jax.Array) -> jax.Array:
+        """Lay out what belongs to the tokens, in the order and on the devices of their positions.
+
+        Losses and values of tokens lie so inside of this class and in what `values` returns: a
+        mask or labels of the same tokens are laid out by this before they meet them.
+
+        Args:
+            x_MBT: [M, B, T], positions in the order of the text.
+
+        Returns:
+            [M, B, T]. The micro-batches and positions may be split over devices, and with ring
+            attention the positions are in another order. Sums over them are what they were.
+        """
         layout, (micro, _, length) = self.layout, x_MBT.shape
         spread = layout.spread(micro)
         x_MBT = jax.reshard(x_MBT, layout.activation(spread, "batch", None))
@@ -258,14 +268,6 @@ class HiddenStates:
         outer = split_layers(params)[0]
         exact = {name: w.astype(jnp.float32) for name, w in outer.items()}  # they may rest rounded
         return self.declaration.model(params | self._gathered(exact))
-
-    def _unembedding(self, model: NeoX) -> Unembedding:
-        """Return the matrix to logits; a tied model's is its one embedding leaf, transposed."""
-        weight, bias = model.unembed.weight, model.unembed.bias
-        weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
-        bias_V = None if bias is None else bias[...]
-        bias_V = hide_added(bias_V, self.cfg.vocab_size, self.layout)
-        return Unembedding(weight_DV.astype(self.compute), bias_V)
 
     def _gathered(self, weights: Params) -> Params:
         """Make weights whole over the devices that each store a part."""
