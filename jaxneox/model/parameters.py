@@ -22,6 +22,12 @@ Params = dict[str, jax.Array]
 LAYERS = "layers."
 """The prefix of the names of the layers' parameters."""
 
+REWARD = "reward.weight"
+"""The head of a reward model."""
+
+UNEMBEDDING = ("unembed.weight", "unembed.bias")
+"""Of other models; a tied one has no weight of its own."""
+
 
 class NeoX(nnx.Module):
     """Declares every parameter; all mathematics is in its parts."""
