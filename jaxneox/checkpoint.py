@@ -10,7 +10,7 @@ their parts of the arrays, in one folder that they share.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -69,11 +69,25 @@ def read_shapes(location: Location, item: str = "params") -> dict[str, tuple[int
 
 
 def restore_params(
-    location: Location, abstract: dict[str, jax.ShapeDtypeStruct]
+    location: Location,
+    abstract: dict[str, jax.ShapeDtypeStruct],
+    leaving_out: Collection[str] = (),
 ) -> dict[str, jax.Array]:
-    """Read the weights straight into the shardings of `abstract`."""
-    check_same_model(location, {name: leaf.shape for name, leaf in abstract.items()})
-    return _restore(location, "params", abstract)
+    """Read the weights straight into the shardings of `abstract`.
+
+    Args:
+        location: the checkpoint.
+        abstract: shapes with shardings by name.
+        leaving_out: parameters that may be in the checkpoint, and are not read.
+
+    Raises:
+        UserError: the checkpoint has other parameters, or cannot be read.
+    """
+    expected = {name: leaf.shape for name, leaf in abstract.items()}
+    check_same_model(location, expected, leaving_out)
+    if abstract.keys() == read_shapes(location).keys():
+        return _restore(location, "params", abstract)
+    return _restore_part(location, "params", abstract)
 
 
 def restore_training(location: Location, abstract: Tree) -> Tree:
@@ -125,13 +139,15 @@ def params_sums(location: Location, params: dict[str, jax.Array]) -> Sums:
     return checksums(params) if saved is None else saved
 
 
-def check_same_model(location: Location, expected: dict[str, tuple[int, ...]]) -> None:
-    """Check that a checkpoint has the parameters of a model.
+def check_same_model(
+    location: Location, expected: dict[str, tuple[int, ...]], leaving_out: Collection[str] = ()
+) -> None:
+    """Check that a checkpoint has the parameters of a model, and no more but for `leaving_out`.
 
     Raises:
         UserError: lists every parameter that is missing, extra or of another shape.
     """
-    saved = read_shapes(location)
+    saved = {n: shape for n, shape in read_shapes(location).items() if n not in leaving_out}
     wrong = [f"{name} is missing" for name in sorted(expected.keys() - saved.keys())]
     wrong += [f"{name} is not in this model" for name in sorted(saved.keys() - expected.keys())]
     wrong += [
@@ -146,6 +162,24 @@ def check_same_model(location: Location, expected: dict[str, tuple[int, ...]]) -
 def _restore(location: Location, item: str, abstract: Tree) -> Tree:
     with _readable(location, item), _reader() as reader:
         return reader.restore(literal(location.folder / item), abstract)
+
+
+def _restore_part(location: Location, item: str, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Restore the arrays that `abstract` names; the item has more of them, which are not read."""
+    asked = ocp.args.PyTreeRestore(
+        item=abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+    )
+    options = _processes()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with (
+        _readable(location, item),
+        quiet(),
+        ocp.Checkpointer(handler, multiprocessing_options=options) as reader,
+    ):
+        restored: dict[str, Any] = reader.restore(literal(location.folder / item), args=asked)
+        return restored
 
 
 def _restore_by_name(location: Location, item: str, abstract: Tree) -> Tree:
@@ -201,13 +235,16 @@ def _unreadable(location: Location, cause: str, kind: type[UserError]) -> UserEr
 
 
 def _reader() -> ocp.StandardCheckpointer:
-    """Make a reader for this process alone: if its part is damaged no other process waits."""
+    return ocp.StandardCheckpointer(multiprocessing_options=_processes())
+
+
+def _processes() -> ocp.options.MultiprocessingOptions:
+    """Let this process read alone: if its part is damaged no other process waits."""
     if messages.count() == 1:
-        return ocp.StandardCheckpointer()
-    alone = ocp.options.MultiprocessingOptions(
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
         primary_host=messages.index(), active_processes={messages.index()}
     )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

@@ -58,6 +58,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
     return settings.fill(
         ModelConfig,
         "model",
+        **_head(settings),
         vocab_size=padded_vocab,
         attention=attention,
         mlp=mlp,
@@ -67,6 +68,13 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         lora=lora_config(settings, mlp.gated),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
     )
+
+
+def _head(settings: CheckedKeys) -> dict[str, Any]:
+    """Return what differs in a reward model, which has a head of its own and no unembedding."""
+    if settings["train_impl"] != "rm":
+        return {}
+    return {"head": "reward", "tied_embedding": False, "logit_bias": False}
 
 
 def _check_dropout(settings: CheckedKeys, name: str) -> None:

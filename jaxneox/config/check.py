@@ -64,7 +64,7 @@ class CheckedKeys:
         Args:
             part: a dataclass of `jaxneox.config.schema`.
             path: where it lies in `Config`, such as "model.attention".
-            derived: the fields that no single key sets.
+            derived: the fields that no single key sets; they count where one does.
 
         Raises:
             UserError: a key is missing that sets a field which has no default.
@@ -82,7 +82,7 @@ class CheckedKeys:
             if owner == path:
                 missing = field in required and key.default is None
                 fields[field] = key.fate.by(self.needed(name) if missing else self[name])
-        return part(**fields, **derived)
+        return part(**(fields | derived))
 
     def _fold(self, alias: str, name: str) -> None:
         if alias not in self._given:

@@ -35,6 +35,7 @@ InitMethod = Literal[
 ]
 Kernel = Literal["einsum", "blocked", "cudnn", "splash"]
 OptimizerKind = Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"]
+Head = Literal["tokens", "reward"]
 LoraTarget = Literal["qkv", "out", "up", "gate", "down"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -158,7 +159,11 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The model's architecture: its sizes, and the kinds of its parts."""
+    """The model's architecture: its sizes, and the kinds of its parts.
+
+    A reward model's head turns the last hidden state after each token into one number. It has no
+    unembedding, so that its embedding is not tied.
+    """
 
     num_layers: int
     hidden_size: int
@@ -176,8 +181,14 @@ class ModelConfig:
     attention_dropped: bool = False  # the layers' attention has parameters but no effect
     hidden_dropout: float = 0.0
     lora: LoraConfig | None = None
+    head: Head = "tokens"
 
     def __post_init__(self) -> None:
+        if self.head == "reward" and (self.tied_embedding or self.logit_bias):
+            raise UserError(
+                "a reward model has no unembedding: expected neither a tied embedding nor a bias "
+                "of the logits; set no_weight_tying to true, and leave logit_bias out"
+            )
         if self.attention.qk_norm_per_head and self.norm.kind != "rmsnorm":
             raise UserError(
                 f"qk_norm_per_head needs norm: rmsnorm, found {self.norm.kind}: use rmsnorm, or "

@@ -17,6 +17,7 @@ from jaxneox.foreign import foreign
 from jaxneox.loading.model import LoadedModel
 from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model, Params
+from jaxneox.model.parameters import REWARD, UNEMBEDDING
 from jaxneox.parallel.mesh import final_sizes, make_mesh, parse_mesh, prepare_devices, whole
 from jaxneox.parallel.rules import rules_for
 
@@ -101,7 +102,8 @@ def both(
     """
     trained, there = checkpoint.read_shapes(adapter), checkpoint.read_shapes(base)
     theirs = {name: leaf for name, leaf in abstract.items() if name in there}
-    params = checkpoint.restore_params(base, theirs)
+    unused = () if REWARD not in abstract else UNEMBEDDING
+    params = checkpoint.restore_params(base, theirs, unused)
     sums = checkpoint.params_sums(base, params)
     base_model.check(recorded, str(base.run), sums, adapter.folder)
     own = {name: leaf for name, leaf in abstract.items() if name in trained or name not in there}

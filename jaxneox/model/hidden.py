@@ -20,13 +20,12 @@ from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.embed import Embed
 from jaxneox.model.gather import gather
 from jaxneox.model.layout import Axes, Layout
-from jaxneox.model.loss import Unembedding
 from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.product import PRODUCT
 from jaxneox.model.scan import Layer, Numbered, scan_layers
 from jaxneox.model.taps import LAYER_TAPS, NOTHING, Kept, Taps
-from jaxneox.model.vocabulary import hide_added, padded
+from jaxneox.model.vocabulary import padded
 
 NO_REMAT = RematConfig("none")
 
@@ -242,9 +241,17 @@ class HiddenStates:
         return TokenPositions(positions.order_T, *jax.tree.map(self.laid, per_row))
 
     def laid(self, x_MBT: jax.Array) -> jax.Array:
-        """Lay out an array of the tokens, in the order and on the devices of their positions.
+        """Lay out what belongs to the tokens, in the order and on the devices of their positions.
 
-        So lie the losses and values of tokens. Sums over the positions do not depend on it.
+        Losses and values of tokens lie so inside of this class and in what `values` returns: a
+        mask or labels of the same tokens are laid out by this before they meet them.
+
+        Args:
+            x_MBT: [M, B, T], positions in the order of the text.
+
+        Returns:
+            [M, B, T]. The micro-batches and positions may be split over devices, and with ring
+            attention the positions are in another order. Sums over them are what they were.
         """
         layout, (micro, _, length) = self.layout, x_MBT.shape
         spread = layout.spread(micro)
@@ -269,14 +276,6 @@ class HiddenStates:
         outer = split_layers(params)[0]
         exact = {name: w.astype(jnp.float32) for name, w in outer.items()}  # they may rest rounded
         return self.declaration.model(params | self._gathered(exact))
-
-    def _unembedding(self, model: NeoX) -> Unembedding:
-        """Return the matrix to logits; a tied model's is its one embedding leaf, transposed."""
-        weight, bias = model.unembed.weight, model.unembed.bias
-        weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
-        bias_V = None if bias is None else bias[...]
-        bias_V = hide_added(bias_V, self.cfg.vocab_size, self.layout)
-        return Unembedding(weight_DV.astype(self.compute), bias_V)
 
     def _gathered(self, weights: Params) -> Params:
         """Make weights whole over the devices that each store a part."""

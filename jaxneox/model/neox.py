@@ -7,16 +7,26 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxneox.errors import UserError
 from jaxneox.model.divergence import divergences
 from jaxneox.model.dropout import Noise
 from jaxneox.model.hidden import HiddenStates, InTraining
 from jaxneox.model.label_losses import label_losses
-from jaxneox.model.loss import LossSettings, chunk_length, loss_sum, project
-from jaxneox.model.parameters import Params
+from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum, project
+from jaxneox.model.parameters import NeoX, Params
 from jaxneox.model.scores import scores
 from jaxneox.model.taps import NOTHING, Kept, Taps
 from jaxneox.model.token_losses import token_losses
-from jaxneox.model.vocabulary import added_rows
+from jaxneox.model.vocabulary import added_rows, hide_added
+
+NO_LOGITS = (
+    "it is a reward model, which has no logits: it scores texts, `jaxneox evaluate --rewards`"
+)
+
+NO_VALUES = (
+    "it is not a reward model, and has no values: train one with `train_impl: rm`, or ask for the "
+    "likelihood of texts"
+)
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,49 @@ class Model(HiddenStates):
         chunk = chunk_length(length // layout.parts("length"), logits)
         dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
         return LossSettings(layout, z_loss, chunk, dtype, spread)
+
+    def values(
+        self,
+        params: Params,
+        tokens_MBT: jax.Array,
+        noise: Noise | None = None,
+        documents_MBT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Compute a reward model's value after each token.
+
+        Args:
+            params: parameters by dotted name.
+            tokens_MBT: int [M, B, T].
+            noise: the source of the dropout masks; None drops nothing.
+            documents_MBT: int [M, B, T], each token's document, if the data says it.
+
+        Returns:
+            float32 [M, B, T], laid out as `laid` lays a mask of the same tokens. A position's value
+            depends on the tokens up to it.
+
+        Raises:
+            UserError: it is no reward model.
+        """
+        model = self._outer_modules(params)
+        if model.reward is None:
+            raise UserError(NO_VALUES)
+        positions = self._document_positions(tokens_MBT, documents_MBT)
+        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        return model.reward(x_MBTD)
+
+    def _unembedding(self, model: NeoX) -> Unembedding:
+        """Return the matrix to logits; a tied model's is its one embedding leaf, transposed.
+
+        Raises:
+            UserError: it is a reward model, which has none.
+        """
+        if model.unembed is None:
+            raise UserError(NO_LOGITS)
+        weight, bias = model.unembed.weight, model.unembed.bias
+        weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
+        bias_V = None if bias is None else bias[...]
+        bias_V = hide_added(bias_V, self.cfg.vocab_size, self.layout)
+        return Unembedding(weight_DV.astype(self.compute), bias_V)
 
     def _without_added(self, logits_BTV: jax.Array) -> jax.Array:
         """Leave out the logits of rows that were added for the devices."""

@@ -1,5 +1,5 @@
 """The modules of a configuration, and their parameters as one flat dictionary."""
-# D hidden, V padded vocabulary
+# D hidden, V padded vocabulary, O one
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxneox.config.schema import ModelConfig
@@ -21,6 +22,12 @@ Params = dict[str, jax.Array]
 LAYERS = "layers."
 """The prefix of the names of the layers' parameters."""
 
+REWARD = "reward.weight"
+"""The head of a reward model."""
+
+UNEMBEDDING = ("unembed.weight", "unembed.bias")
+"""Of other models; a tied one has no weight of its own."""
+
 
 class NeoX(nnx.Module):
     """Declares every parameter; all mathematics is in its parts."""
@@ -29,7 +36,9 @@ class NeoX(nnx.Module):
         self.embed = Embed(cfg, rngs)
         self.layers = stack(lambda key: make_block(cfg, nnx.Rngs(key)), cfg.num_layers, rngs)
         self.final_norm = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
-        self.unembed = Unembed(cfg, rngs)
+        rewards = cfg.head == "reward"
+        self.unembed = None if rewards else Unembed(cfg, rngs)
+        self.reward = Reward(cfg, rngs) if rewards else None
 
 
 class Unembed(nnx.Module):
@@ -40,6 +49,22 @@ class Unembed(nnx.Module):
         tied = cfg.tied_embedding
         self.weight = None if tied else param(rngs, ("embed", "vocab"), init, D=D, V=V)
         self.bias = param(rngs, ("vocab",), zeros, V=V) if cfg.logit_bias else None
+
+
+class Reward(nnx.Module):
+    """The head of a reward model: the number that the last hidden state after a token stands for.
+
+    It is GPT-NeoX's `rm_linear` (megatron/model/gpt2_model.py), which has no bias.
+    """
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        init = initializer(cfg.init.method, cfg)
+        self.weight = param(rngs, ("embed", "one"), init, D=cfg.hidden_size, one=1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Turn [..., D] into float32 [...], also if the devices would round float32 factors."""
+        weight, x = self.weight[...].astype(jnp.float32), x.astype(jnp.float32)
+        return jnp.einsum("...D,DO->...O", x, weight, precision="highest")[..., 0]
 
 
 def stack(make: Callable[[jax.Array], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:

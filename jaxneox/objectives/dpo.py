@@ -20,7 +20,14 @@ from jaxneox.model import Noise
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
 from jaxneox.objectives.pairs import in_pairs, noise_of_pairs, side_by_side
-from jaxneox.objectives.texts import REFERENCE, log_probs, row_sums, unlaid_log_probs
+from jaxneox.objectives.texts import (
+    REFERENCE,
+    beyond_rounding,
+    in_whole_batch,
+    labelled,
+    log_probs,
+    row_sums,
+)
 
 
 @dataclass(frozen=True)
@@ -53,20 +60,22 @@ class Dpo:
         if models.reference is None:
             return batch, {}
         tokens = side_by_side(batch["tokens"], models.model.layout)
-        return batch | {REFERENCE: in_pairs(unlaid_log_probs(models.reference, tokens))}, {}
+        logs = in_whole_batch(models.reference, labelled(tokens))
+        return batch | {REFERENCE: in_pairs(logs)}, {}
 
     def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum the losses of the pairs, and what NeoX logs of them."""
         model, layout = models.model, models.model.layout
-        tokens, labelled = (side_by_side(part[name], layout) for name in ("tokens", "labelled"))
-        logs = log_probs(models, tokens, noise_of_pairs(noise, layout))
-        policy = in_pairs(row_sums(model, logs, labelled))
+        tokens, counted = (side_by_side(part[name], layout) for name in ("tokens", "labelled"))
+        logs = log_probs(models, labelled(tokens), noise_of_pairs(noise, layout))
+        policy = in_pairs(row_sums(model, logs, counted))
         chosen, rejected = policy[..., 0], policy[..., 1]
-        margin = chosen - rejected
+        margin, compared = chosen - rejected, [chosen, rejected]
         figures = {"chosen_pos": chosen, "chosen_neg": rejected}
         if REFERENCE in part:
             reference = jnp.sum(part[REFERENCE] * part["labelled"], axis=-1)
             margin -= reference[..., 0] - reference[..., 1]
+            compared += [reference[..., 0], reference[..., 1]]
             rewards = self.settings.dpo_beta * (policy - reference)
             figures |= {
                 "ref_pos": reference[..., 0],
@@ -75,7 +84,7 @@ class Dpo:
                 "rejected_rewards": rewards[..., 1],
                 "margins": rewards[..., 0] - rewards[..., 1],
             }
-        figures["reward_acc"] = (margin > 0).astype(jnp.float32)
+        figures["reward_acc"] = (beyond_rounding(margin, *compared) > 0).astype(jnp.float32)
         weights = part[WEIGHTS]
         total = jnp.sum(weights * pair_loss(margin, self.settings))
         return total, {name: jnp.sum(weights * x) for name, x in figures.items()}

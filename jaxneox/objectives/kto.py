@@ -18,7 +18,14 @@ from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.model import Noise
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
-from jaxneox.objectives.texts import REFERENCE, log_probs, row_sums, unlaid_log_probs
+from jaxneox.objectives.texts import (
+    REFERENCE,
+    beyond_rounding,
+    in_whole_batch,
+    labelled,
+    log_probs,
+    row_sums,
+)
 
 KL_REFERENCE = "kl_reference"
 
@@ -56,22 +63,24 @@ class Kto:
         """Compute the baseline, and the reference model's logs unless the data has them."""
         if models.reference is not None:
             batch = batch | {
-                REFERENCE: unlaid_log_probs(models.reference, batch["tokens"]),
-                KL_REFERENCE: unlaid_log_probs(models.reference, batch["kl_tokens"]),
+                REFERENCE: in_whole_batch(models.reference, labelled(batch["tokens"])),
+                KL_REFERENCE: in_whole_batch(models.reference, labelled(batch["kl_tokens"])),
             }
-        logs = unlaid_log_probs(models, batch["kl_tokens"])
-        rho = jnp.sum((logs - batch.pop(KL_REFERENCE)) * batch["kl_labelled"], axis=-1)
+        logs = in_whole_batch(models, labelled(batch["kl_tokens"]))
+        rho = jnp.sum((logs - batch[KL_REFERENCE]) * batch["kl_labelled"], axis=-1)
         weights = batch[WEIGHTS]
         baseline = jnp.maximum(jnp.sum(weights * rho) / jnp.sum(weights), 0)
-        return batch | {"baseline": jnp.zeros_like(rho) + baseline}, {"kl": baseline}
+        cut = {name: x for name, x in batch.items() if not name.startswith("kl_")}
+        return cut | {"baseline": jnp.zeros_like(rho) + baseline}, {"kl": baseline}
 
     def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum the losses of the texts, and what NeoX logs of them."""
         reward, settings = part["reward"], self.settings
-        logs = log_probs(models, part["tokens"], noise)
+        logs = log_probs(models, labelled(part["tokens"]), noise)
         policy = row_sums(models.model, logs, part["labelled"])
         reference = jnp.sum(part[REFERENCE] * part["labelled"], axis=-1)
         rho = policy - reference
+        certain = beyond_rounding(rho, policy, reference)
         loss = kinds_weight(reward, settings) * (
             1 - jax.nn.sigmoid(settings.kto_beta * reward * (rho - part["baseline"]))
         )
@@ -80,7 +89,7 @@ class Kto:
             "ref_logp": reference,
             **by_kind({"policy_logp": policy, "ref_logp": reference}, reward),
             "policy_rewards": settings.kto_beta * reward * rho,
-            "reward_acc": (reward * rho > 0).astype(jnp.float32),
+            "reward_acc": (reward * certain > 0).astype(jnp.float32),
         }
         weights = part[WEIGHTS]
         return jnp.sum(weights * loss), {n: jnp.sum(weights * x) for n, x in figures.items()}

@@ -20,7 +20,14 @@ from jaxneox.model import Noise
 from jaxneox.objectives.groups import in_groups, in_rows, micro_means
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
-from jaxneox.objectives.texts import REFERENCE, log_probs, row_sums, unlaid_log_probs
+from jaxneox.objectives.texts import (
+    REFERENCE,
+    beyond_rounding,
+    in_whole_batch,
+    labelled,
+    log_probs,
+    row_sums,
+)
 
 NEARLY_0 = 0.001
 """Sums of rewards up to here are neither desirable nor undesirable."""
@@ -63,11 +70,10 @@ class NeoxKto:
 
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Compute the statistics of the halves, and the reference model's logs if need be."""
-        layout = models.model.layout
+        layout, texts = models.model.layout, labelled(batch["tokens"])
         if models.reference is not None:
-            logs = unlaid_log_probs(models.reference, batch["tokens"])
-            batch = batch | {REFERENCE: logs}
-        apart = (unlaid_log_probs(models, batch["tokens"]) - batch[REFERENCE]) * batch["labelled"]
+            batch = batch | {REFERENCE: in_whole_batch(models.reference, texts)}
+        apart = (in_whole_batch(models, texts) - batch[REFERENCE]) * batch["labelled"]
         rho = jnp.sum(apart, axis=-1)
         half = self.micro // 2
         positive = in_groups(micro_means(jnp.maximum(rho, 0), half, layout), self.micro, layout)
@@ -80,21 +86,22 @@ class NeoxKto:
     def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum the losses of the texts, and what NeoX logs of them."""
         model, beta, rewards = models.model, self.settings.kto_beta, part["rewards"]
-        labelled, logs = part["labelled"], log_probs(models, part["tokens"], noise)
+        counted, logs = part["labelled"], log_probs(models, labelled(part["tokens"]), noise)
         reference = part[REFERENCE]
-        policy = row_sums(model, logs, labelled)
-        given = jnp.sum(reference * labelled, axis=-1)
+        policy = row_sums(model, logs, counted)
+        given = jnp.sum(reference * counted, axis=-1)
         reward = jnp.mean(rewards, axis=-1)
         loss = part["weight"] * (
             1 - jax.nn.sigmoid(beta * reward * (policy - given - part["baseline"]))
         )
-        rated = rewards * labelled
-        gained = beta * (row_sums(model, logs, rated) - jnp.sum(reference * rated, axis=-1))
+        rated = rewards * counted
+        ours, theirs = row_sums(model, logs, rated), jnp.sum(reference * rated, axis=-1)
+        gained = beta * beyond_rounding(ours - theirs, ours, theirs)
         figures = {"policy_logp": policy, "ref_logp": given}
         for kind, chosen in (("pos", rewards > NEARLY_0), ("neg", rewards < -NEARLY_0)):
-            counted = labelled * chosen
-            figures[f"{kind}_policy_logp"] = row_sums(model, logs, counted)
-            figures[f"{kind}_ref_logp"] = jnp.sum(reference * counted, axis=-1)
+            of_kind = counted * chosen
+            figures[f"{kind}_policy_logp"] = row_sums(model, logs, of_kind)
+            figures[f"{kind}_ref_logp"] = jnp.sum(reference * of_kind, axis=-1)
         figures["policy_rewards"] = gained * self.micro  # NeoX's sum over the micro-batch
         figures["reward_acc"] = (gained > 0).astype(jnp.float32)
         weights = part[WEIGHTS]

@@ -22,7 +22,15 @@ from jaxneox.objectives.groups import in_groups, micro_means
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.next_token import in_micro_batches
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
-from jaxneox.objectives.texts import REFERENCE, log_probs, row_sums, unlaid_log_probs
+from jaxneox.objectives.texts import (
+    REFERENCE,
+    Labelled,
+    beyond_rounding,
+    in_whole_batch,
+    labelled,
+    log_probs,
+    row_sums,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Reinforce:
         layout, raw = models.model.layout, batch["raw_reward"]
         group = self.micro or raw.size
         if models.reference is not None:
-            logs = unlaid_log_probs(models.reference, batch["tokens"])
+            logs = in_whole_batch(models.reference, self.texts(batch))
             batch = batch | {REFERENCE: logs}
         if self.micro:
             batch = batch | {WEIGHTS: in_micro_batches(batch[WEIGHTS], self.micro, models)}
@@ -75,14 +83,14 @@ class Reinforce:
     def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum the losses of the labels, and what NeoX logs of them."""
         model, settings, weights = models.model, self.settings, part[WEIGHTS]
-        logs, divergences = self.of_the_model(models, part["tokens"], noise)
+        logs, divergences = self.of_the_model(models, self.texts(part), noise)
         divisor = self.micro or 1
         gained = weights * (part["reward"] / divisor)[..., None]
         total = -jnp.sum(row_sums(model, logs, gained))
         means = {"logp": logs}
         if REFERENCE in part:
             reference = model.laid(part[REFERENCE])
-            kl = divergences if divergences is not None else self.distance(logs - reference)
+            kl = self.distance(logs, reference) if divergences is None else divergences
             share = weights * (settings.kl_weight / divisor)
             total += jnp.sum(row_sums(model, kl, share))
             means |= {"ref_logp": reference, "kl": kl}
@@ -90,27 +98,32 @@ class Reinforce:
         return total, {name: jnp.sum(row_sums(model, x, shares)) for name, x in means.items()}
 
     def of_the_model(
-        self, models: Models, tokens: jax.Array, noise: Noise | None
+        self, models: Models, texts: Labelled, noise: Noise | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """Compute the labels' log-probabilities, and the divergences where they are asked for."""
         reference = models.reference
         if reference is None or self.settings.kl_form != "full":
-            return log_probs(models, tokens, noise), None
+            return log_probs(models, texts, noise), None
         losses, divergences = models.model.losses_and_divergences(
-            models.params,
-            reference.model,
-            reference.params,
-            tokens[..., :-1],
-            tokens[..., 1:],
-            noise,
+            models.params, reference.model, reference.params, *texts, noise
         )
         return -losses, divergences
 
-    def distance(self, apart: jax.Array) -> jax.Array:
+    def texts(self, batch: Batch) -> Labelled:
+        """Cut texts into inputs and labels; NeoX takes token 0 where a label does not count."""
+        texts = labelled(batch["tokens"])
+        if not self.micro:
+            return texts
+        return texts._replace(labels=jnp.where(batch[WEIGHTS] > 0, texts.labels, 0))
+
+    def distance(self, logs: jax.Array, reference: jax.Array) -> jax.Array:
         """Measure log p - log p_ref, position by position."""
+        apart = logs - reference
         if self.settings.kl_form == "mse":
             return 0.5 * jnp.square(apart)
-        return jnp.abs(apart) if self.settings.kl_form == "abs" else apart
+        if self.settings.kl_form == "abs":
+            return jnp.abs(beyond_rounding(apart, logs, reference))
+        return apart
 
     def shares(self, weights_MBT: jax.Array, models: Models) -> jax.Array:
         """Weigh positions in figures: labels alone, or all positions alike as NeoX does."""

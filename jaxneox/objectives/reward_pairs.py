@@ -47,10 +47,10 @@ class RewardPairs:
     def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         """Sum the losses of the pairs, and what NeoX logs of them."""
         model, layout = models.model, models.model.layout
-        tokens, labelled = (side_by_side(part[name], layout) for name in ("tokens", "labelled"))
+        tokens, counted = (side_by_side(part[name], layout) for name in ("tokens", "labelled"))
         rows = noise_of_pairs(noise, layout)
         values_MBT = model.values(models.params, tokens[..., :-1], rows)
-        values = in_pairs(row_sums(model, values_MBT, labelled))
+        values = in_pairs(row_sums(model, values_MBT, counted))
         chosen, rejected = values[..., 0], values[..., 1]
         loss = -jax.nn.log_sigmoid(chosen - rejected)
         if self.z_loss:

@@ -1,6 +1,8 @@
 """How likely whole texts are, whatever devices hold them."""
 # M micro-batches, B sequences, T length
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -13,19 +15,34 @@ REFERENCE = "reference"
 """The field of the reference model's log-probabilities of the labels, float32 [A, B, *, T]."""
 
 
-def log_probs(models: Models, tokens_MBT: jax.Array, noise: Noise | None = None) -> jax.Array:
-    """Compute the log-probability of every token but the first.
+ROUNDING = 2.0**-20
+"""What float32 leaves of two log-probabilities that should be equal, as a share of both."""
+
+
+class Labelled(NamedTuple):
+    """Texts as inputs and labels, each int [M, B, T]."""
+
+    inputs: jax.Array
+    labels: jax.Array
+
+
+def labelled(tokens_MBT: jax.Array) -> Labelled:
+    """Cut texts [M, B, T + 1]: every token but the first is a label."""
+    return Labelled(tokens_MBT[..., :-1], tokens_MBT[..., 1:])
+
+
+def log_probs(models: Models, texts: Labelled, noise: Noise | None = None) -> jax.Array:
+    """Compute the log-probability of every label.
 
     Args:
         models: the model to ask.
-        tokens_MBT: int [M, B, T + 1].
+        texts: of a part.
         noise: the source of the dropout masks; None drops nothing.
 
     Returns:
         float32 [M, B, T], laid out as by `Model.laid`.
     """
-    inputs_MBT, labels_MBT = tokens_MBT[..., :-1], tokens_MBT[..., 1:]
-    return -models.model.label_losses(models.params, inputs_MBT, labels_MBT, noise)
+    return -models.model.label_losses(models.params, *texts, noise)
 
 
 def row_sums(model: Model, laid_MBT: jax.Array, weights_MBT: jax.Array | None = None) -> jax.Array:
@@ -34,31 +51,29 @@ def row_sums(model: Model, laid_MBT: jax.Array, weights_MBT: jax.Array | None = 
     return jax.reshard(jnp.sum(weighted, axis=-1), model.layout.activation(None, "batch"))
 
 
-def reference_log_probs(models: Models, batch: Batch, tokens: str = "tokens") -> jax.Array:
-    """Compute the reference model's log-probabilities of a batch, float32 [A, B, T].
-
-    Args:
-        models: among them the reference model.
-        batch: fields [A, B, *].
-        tokens: the name of the field with the texts, int [A, B, T + 1].
-    """
-    assert models.reference is not None
-    return unlaid_log_probs(models.reference, batch[tokens])
-
-
-def unlaid_log_probs(models: Models, tokens_ABT: jax.Array) -> jax.Array:
-    """Compute the log-probabilities of a whole batch in the order of the texts, without gradients.
+def in_whole_batch(models: Models, texts: Labelled) -> jax.Array:
+    """Compute the log-probabilities of a batch's labels, without gradients.
 
     Args:
         models: the model to ask.
-        tokens_ABT: int [A, B, T + 1].
+        texts: each [A, B, T].
 
     Returns:
-        float32 [A, B, T].
+        float32 [A, B, T], in the order of the texts.
     """
     model = models.model
 
     def of_round(part: Batch) -> jax.Array:
-        return model.unlaid(log_probs(models, part["tokens"]))
+        return model.unlaid(log_probs(models, Labelled(**part)))
 
-    return over_rounds(of_round, {"tokens": tokens_ABT}, model.layout)
+    return over_rounds(of_round, texts._asdict(), model.layout)
+
+
+def beyond_rounding(apart: jax.Array, *of: jax.Array) -> jax.Array:
+    """Return a difference, or 0 where it is no more than what rounding leaves of equal numbers.
+
+    Args:
+        apart: a sum and difference of log-probabilities.
+        of: these log-probabilities.
+    """
+    return jnp.where(jnp.abs(apart) > ROUNDING * sum(map(jnp.abs, of)), apart, 0)

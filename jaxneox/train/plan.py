@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import optax
 
-from jaxneox.config.schema import Config, DataConfig
+from jaxneox.config.schema import Config, DataConfig, ModelConfig
 from jaxneox.errors import UserError
 from jaxneox.model import Documents, Model, Params, lora
+from jaxneox.model.parameters import REWARD
 from jaxneox.objectives import Models, Objective, build_objective
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.optim.trainable import trained_names
@@ -104,8 +105,7 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     )
     for name, axes in model.axes.items():
         rules.check(name, axes, model.shapes[name])
-    by_default = () if cfg.model.lora is None else (lora.PATTERN,)
-    trained = trained_names(cfg.train.trainable or by_default, model.axes)
+    trained = trained_names(cfg.train.trainable or by_default(cfg.model), model.axes)
     learning = {name: axes for name, axes in model.axes.items() if name in trained}
     optimizer = build_optimizer(cfg.optimizer, cfg.schedule, learning)
     reference = None
@@ -113,6 +113,16 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
         reference = replace(model, cfg=replace(cfg.model, lora=None))
     objective = build_objective(cfg)
     return TrainPlan(cfg, sizes, rules, model, objective, trained, optimizer, reference)
+
+
+def by_default(cfg: ModelConfig) -> tuple[str, ...]:
+    """Return the patterns of what is trained where the YAML does not say it; none for all.
+
+    Beside LoRA's matrices it is a reward model's head, which a language model has not learned.
+    """
+    if cfg.lora is None:
+        return ()
+    return (lora.PATTERN, REWARD) if cfg.head == "reward" else (lora.PATTERN,)
 
 
 def document_settings(data: DataConfig, eod: int | None) -> Documents | None:

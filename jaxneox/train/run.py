@@ -226,7 +226,7 @@ def recorded(base: Base, resume: ResumePoint | None, state: TrainState) -> dict[
         there: dict[str, str] = checkpoint.read_meta(resume.location)[META]
         return there | {"where": base.where}
     names = checkpoint.read_shapes(base.location)
-    params = {name: state.params[name] for name in names}
+    params = {name: state.params[name] for name in names if name in state.params}
     return base_model.record(base.where, checkpoint.params_sums(base.location, params))
 
 

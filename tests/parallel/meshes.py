@@ -29,6 +29,7 @@ from jaxneox.config.schema import (
     TrainConfig,
 )
 from jaxneox.model import Params
+from jaxneox.objectives import Objective
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.state import TrainState, on_mesh, state_specs, with_params
@@ -133,12 +134,15 @@ def train(
     *,
     batches: np.ndarray | None = None,
     weights: dict[str, np.ndarray] | None = None,
+    objective: Objective | None = None,
     **changes: Any,
 ) -> Outcome:
     """Five steps from the same weights on the same batches, or these steps from these weights."""
     batches = tokens() if batches is None else batches
     cfg = config(model, mesh, batches.shape[1], **changes)
     plan = build_plan(cfg, mesh.sizes, EOD)
+    if objective is not None:
+        plan = dataclasses.replace(plan, objective=objective)
     devices = make_mesh(plan.sizes)
     shardings = on_mesh(devices, state_specs(plan))
     step = jax.jit(Probe(plan), compiler_options=HASTE)

@@ -49,7 +49,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def forward(
     params: Params, cfg: ModelConfig, tokens_BT: Tensor, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Logits [B, T, V] in `dtype`, of int64 tokens [B, T]; differentiable in `params`."""
+    """Logits [B, T, V] in `dtype`, of int64 tokens [B, T]; differentiable in `params`.
+
+    Of a reward model: its values [B, T].
+    """
     params = {name: leaf.to(dtype) for name, leaf in params.items()}
     x_BTD = embed(params, cfg, tokens_BT)
     bias_NTS = score_bias(params, cfg, tokens_BT.shape[1], dtype)
@@ -57,6 +60,8 @@ def forward(
         layer = {name: leaf[index] for name, leaf in within(params, "layers").items()}
         x_BTD = block(layer, cfg, x_BTD, bias_NTS)
     x_BTD = normalize(x_BTD, within(params, "final_norm"), cfg.norm)
+    if cfg.head == "reward":
+        return (x_BTD @ params["reward.weight"])[..., 0]
     weight_DV = params["embed.tokens"].T if cfg.tied_embedding else params["unembed.weight"]
     logits_BTV = x_BTD @ weight_DV
     return logits_BTV + params["unembed.bias"] if cfg.logit_bias else logits_BTV

@@ -23,6 +23,8 @@ def parameter_shapes(cfg: ModelConfig) -> dict[str, Shape]:
     for name, shape in _layer_shapes(cfg).items():
         shapes[f"layers.{name}"] = (cfg.num_layers, *shape)
     shapes |= _norm_shapes("final_norm", cfg.norm, (D,))
+    if cfg.head == "reward":
+        return shapes | {"reward.weight": (D, 1)}
     if not cfg.tied_embedding:
         shapes["unembed.weight"] = (D, V)
     if cfg.logit_bias:

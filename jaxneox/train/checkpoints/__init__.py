@@ -3,6 +3,7 @@
 - `resume`: which checkpoint a run starts from, and whether model, data and schedule fit it.
 - `restore`: the state itself, new or restored; its counts place the run in its schedule.
 - `new_rows`: rows for the tokens of a larger vocabulary, where only weights are taken.
+- `heads`: a head for rewards, where the weights are a language model's.
 - `saving`: which steps become checkpoints.
 - `lock`: one run at a time in a folder.
 """

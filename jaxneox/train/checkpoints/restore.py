@@ -12,6 +12,7 @@ from jaxneox.base_model import META
 from jaxneox.checkpoint import Damaged
 from jaxneox.hosts import messages
 from jaxneox.model import Params, lora
+from jaxneox.train.checkpoints import heads
 from jaxneox.train.checkpoints.new_rows import with_new_rows, with_saved_rows
 from jaxneox.train.checkpoints.resume import Base, ResumePoint
 from jaxneox.train.plan import TrainPlan
@@ -55,9 +56,11 @@ def beside(
 ) -> TrainState:
     """Make the state of a run that trains parameters beside those of a base."""
     shapes: Any = abstract.params
-    theirs = {name: shapes[name] for name in shapes if not fnmatchcase(name, lora.PATTERN)}
-    own = trained(plan, shapes)
-    read = partial(checkpoint.restore_params, base.location, theirs)
+    heads.check_trained(base.where, checkpoint.read_shapes(base.location), plan)
+    unlearned = {name: leaf for name, leaf in shapes.items() if not fnmatchcase(name, lora.PATTERN)}
+    theirs, own = heads.there(base.location, unlearned), trained(plan, shapes)
+    left_out = heads.without_unembedding(plan.model.cfg)
+    read = partial(checkpoint.restore_params, base.location, theirs, left_out)
     params = messages.fail_together(Damaged, read)
     checkpoint.check_sums(base.location, params=params)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -87,14 +90,20 @@ def beside(
 def new_training(
     plan: TrainPlan, mesh: Mesh, start: ResumePoint, abstract: TrainState
 ) -> TrainState:
-    """Take a checkpoint's weights alone, with new rows for the tokens that its model lacks."""
-    saved = with_saved_rows(start.location, abstract.params, plan, mesh)
-    read = partial(checkpoint.restore_params, start.location, saved)
+    """Take a checkpoint's weights alone.
+
+    There are new rows for the tokens that its model lacks, and a new head for the rewards.
+    """
+    known = heads.there(start.location, abstract.params)
+    saved = with_saved_rows(start.location, known, plan, mesh)
+    left_out = heads.without_unembedding(plan.model.cfg)
+    read = partial(checkpoint.restore_params, start.location, saved, left_out)
     params = messages.fail_together(Damaged, read)
     checkpoint.check_sums(start.location, params=params)
 
     def fresh(params: Params) -> TrainState:
-        return with_params(plan, with_new_rows(params, abstract.params))
+        grown = with_new_rows(params, abstract.params)
+        return with_params(plan, heads.with_new_head(grown, plan))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(fresh, out_shardings=shardings)(params)

@@ -18,6 +18,7 @@ from jaxneox.data import Loader
 from jaxneox.errors import UserError
 from jaxneox.foreign import refuse_foreign
 from jaxneox.hosts import messages
+from jaxneox.train.checkpoints.heads import FIELDS, changed_head
 
 VISIBLE_WITHIN = 60.0
 """Seconds until a network file system shows at one host what another has written."""
@@ -165,20 +166,30 @@ def check_base(base: Location, cfg: ModelConfig) -> None:
             f"{base.folder}: is an adapter and no model to train another beside; make one of both "
             "with `jaxneox convert merge-adapter`"
         )
-    check_model(ResumePoint(base, weights_only=False), dataclasses.replace(cfg, lora=None))
+    whole = dataclasses.replace(cfg, lora=None)
+    check_model(ResumePoint(base, weights_only=False), whole, new_head=True)
 
 
-def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
+def check_model(start: ResumePoint, cfg: ModelConfig, new_head: bool = False) -> None:
     """Refuse a checkpoint that computes another function than the configured model.
 
     Settings that change no shape (an activation, say) would otherwise go unnoticed. Weights alone
     may be put to another use: then the changes are printed.
+
+    Args:
+        start: the checkpoint.
+        cfg: the configured model.
+        new_head: whether a language model gets a head for rewards also where training goes on.
 
     Raises:
         UserError: with every setting that differs.
     """
     saved = Settings(checkpoint.read_meta(start.location)["keys"]).model(vocab_size=None)
     free = MAY_CHANGE if cfg.positions.kind == "learned" else MAY_CHANGE | LEARNED
+    note = None
+    if start.weights_only or new_head:
+        note = changed_head(start.location.folder, saved, cfg)
+    free |= FIELDS if note else set()
     differences = {
         name: f"{name} is {there} there and {here} here"
         for name, there, here in _changes(dataclasses.asdict(saved), dataclasses.asdict(cfg))
@@ -191,6 +202,8 @@ def check_model(start: ResumePoint, cfg: ModelConfig) -> None:
         )
     if cfg.vocab_size > saved.vocab_size:
         differences["vocab_size"] += ": each new row is the mean of those that are there"
+    if note:
+        say(f"note: {note}")
     for difference in differences.values():
         say(f"note: {start.location.folder}: {difference}")
 
