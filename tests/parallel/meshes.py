@@ -55,6 +55,10 @@ MODEL = ModelConfig(
 )
 
 
+Fields = dict[str, np.ndarray]
+"""A global batch's fields [G, *] by name."""
+
+
 class Mesh(NamedTuple):
     """A shape of the devices and everything that must not change the result."""
 
@@ -132,34 +136,49 @@ def train(
     mesh: Mesh,
     model: ModelConfig = MODEL,
     *,
-    batches: np.ndarray | None = None,
+    batches: np.ndarray | list[Fields] | None = None,
     weights: dict[str, np.ndarray] | None = None,
-    objective: Objective | None = None,
+    reference: dict[str, np.ndarray] | None = None,
     **changes: Any,
 ) -> Outcome:
-    """Five steps from the same weights on the same batches, or these steps from these weights."""
-    batches = tokens() if batches is None else batches
-    cfg = config(model, mesh, batches.shape[1], **changes)
+    """Five steps from the same weights on the same batches, or these steps from these weights.
+
+    Args:
+        mesh: the devices.
+        model: the architecture.
+        batches: of tokens [steps, G, T + 1], or each with the fields [G, *] of an objective.
+        weights: all parameters by name; drawn if they are not given.
+        reference: those of the reference model, where it has its own; else the weights.
+        changes: parts of the configuration.
+    """
+    given = [as_fields(batch) for batch in (tokens() if batches is None else batches)]
+    cfg = config(model, mesh, len(given[0]["weights"]), **changes)
     plan = build_plan(cfg, mesh.sizes, EOD)
-    if objective is not None:
-        plan = dataclasses.replace(plan, objective=objective)
     devices = make_mesh(plan.sizes)
     shardings = on_mesh(devices, state_specs(plan))
     step = jax.jit(Probe(plan), compiler_options=HASTE)
-    lay = NamedSharding(devices, P(None, "dp", None))
+    lay = NamedSharding(devices, P(None, "dp"))
     losses, norms, grads = [], [], {}
     with jax.set_mesh(devices):
         leaves = jax.device_put(weights or random_params(model, 0), shardings.params)
         start = jax.jit(partial(with_params, plan), out_shardings=shardings)
         state = start(leaves)
-        for batch in batches:
-            rows = batch.reshape(mesh.accumulation, -1, batch.shape[-1])
-            ones = np.ones_like(rows[..., 1:], np.float32)
-            state, figures = step(state, jax.device_put({"tokens": rows, "weights": ones}, lay))
+        if reference is not None:
+            state = state._replace(reference=jax.device_put(reference, shardings.reference))
+        for batch in given:
+            cut = {n: x.reshape(mesh.accumulation, -1, *x.shape[1:]) for n, x in batch.items()}
+            state, figures = step(state, jax.device_put(cut, lay))
             losses.append(float(figures["loss"]))
             norms.append(float(figures["grad_norm"]))
             grads = grads or jax.device_get(figures["grads"])
     return Outcome(losses, norms, grads, jax.device_get(state.params))
+
+
+def as_fields(batch: np.ndarray | Fields) -> Fields:
+    """Return a batch's fields: of tokens alone, all labels count."""
+    if isinstance(batch, dict):
+        return batch
+    return {"tokens": batch, "weights": np.ones_like(batch[:, 1:], np.float32)}
 
 
 def apart(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
