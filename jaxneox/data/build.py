@@ -59,7 +59,7 @@ def build_loader(
     """
     if request.num_samples < 1:
         return None
-    if data.path is None and not data.train_paths:
+    if data.path is None and not data.train.paths:
         raise UserError(
             "no data: set data-path (a .bin/.idx prefix, .txt, .jsonl, a folder or builtin:stdlib)"
             " with split, or train-data-paths; valid-data-paths and test-data-paths are evaluated "
