@@ -99,7 +99,8 @@ def blended(
         child: builds the samples of dataset k for a request of its own.
         join: makes the blend of them, of the two arrays of `order.blend_indices` and its identity.
     """
-    source, name = data.source(request.split), f"{request.split}-data-paths"
+    source = data.source(request.split)
+    name = f"{'pos-' if source.rejected else ''}{request.split}-data-paths"
     if len(datasets) > MAX_DATASETS:
         raise UserError(f"{name}: {len(datasets)} datasets, expected {MAX_DATASETS} or less")
     key = f"{request.split}-data-weights"
@@ -163,7 +164,7 @@ def packing(
         )
 
     sizes = dataset.content["sizes"]
-    key = {**identity, "sizes": sizes, "useful": _hash(useful)}
+    key = {**identity, "sizes": sizes, "useful": hash_of(useful)}
     index = SampleIndex(*kept(dataset.prefix, key, 3 * size + len(dataset), build))
     return IndexedSamples(
         dataset, labels, index,
@@ -250,5 +251,6 @@ def _useful(
     return useful
 
 
-def _hash(values: NDArray[np.bool_]) -> str:
+def hash_of(values: NDArray[np.bool_]) -> str:
+    """Return a short stand-in for which documents are used, for the key of an index."""
     return hashlib.sha256(np.packbits(values).tobytes()).hexdigest()
