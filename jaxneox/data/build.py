@@ -7,7 +7,7 @@ from jaxneox.data.examples import ExampleLoader
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.megatron import NO_PAD, megatron_samples
-from jaxneox.data.neox import neox_samples
+from jaxneox.data.neox import Open, neox_samples
 from jaxneox.data.preferences import preference_examples
 from jaxneox.data.sample_request import SampleRequest, Split, samples_needed
 from jaxneox.data.samples import Samples
@@ -74,29 +74,38 @@ def build_loader(
             "eod-mask-loss: true, but the tokenizer has no <|endoftext|> token, and nothing names "
             "another; set eod-token"
         )
-    masked_token = tokenizer.eod if tokenizer and data.eod_mask_loss else None
     vocab_size = vocab_size or (tokenizer.rows if tokenizer else None)
+    if objective.kind == "normal":
+        return _sample_loader(data, tokenizer, request, sizes, vocab_size, drop_last)
+    examples = preference_examples(
+        data, objective, request, _opening(tokenizer), _masked_token(data, tokenizer)
+    )
+    if examples is None:
+        return None
+    return ExampleLoader(
+        examples,
+        sizes=sizes,
+        seq_length=request.seq_length,
+        vocab_size=vocab_size,
+        drop_last=drop_last,
+    )
 
-    def open_(path: str) -> IndexedDataset:
-        return open_dataset(path, tokenizer)
 
-    if objective.kind != "normal":
-        examples = preference_examples(data, objective, request, open_, masked_token)
-        if examples is None:
-            return None
-        return ExampleLoader(
-            examples,
-            sizes=sizes,
-            seq_length=request.seq_length,
-            vocab_size=vocab_size,
-            drop_last=drop_last,
-        )
+def _sample_loader(
+    data: DataConfig,
+    tokenizer: Tokenizer | None,
+    request: SampleRequest,
+    sizes: BatchSizes,
+    vocab_size: int | None,
+    drop_last: int | None,
+) -> SampleLoader | None:
+    """Build the loader of rows of tokens, of which the next one is learned."""
     pad = _pad(tokenizer) if data.order == "megatron" else None
     samples: Samples | None
     if pad is not None:
-        samples = megatron_samples(data, request, open_, pad)
+        samples = megatron_samples(data, request, _opening(tokenizer), pad)
     else:
-        samples = neox_samples(data, request, open_)
+        samples = neox_samples(data, request, _opening(tokenizer))
     if samples is None:
         return None
     return SampleLoader(
@@ -104,11 +113,20 @@ def build_loader(
         sizes=sizes,
         seq_length=request.seq_length,
         vocab_size=vocab_size,
-        masked_token=masked_token,
+        masked_token=_masked_token(data, tokenizer),
         pad=pad,
         drop_last=drop_last,
         separate=data.separate_documents,
     )
+
+
+def _opening(tokenizer: Tokenizer | None) -> Open:
+    return lambda path: open_dataset(path, tokenizer)
+
+
+def _masked_token(data: DataConfig, tokenizer: Tokenizer | None) -> int | None:
+    """Return the token that has no loss where it is the input."""
+    return tokenizer.eod if tokenizer and data.eod_mask_loss else None
 
 
 def open_dataset(path: str, tokenizer: Tokenizer | None) -> IndexedDataset:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.data.batches import BatchSizes
+from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import (
     ALL,
     HostBatch,
@@ -16,6 +17,7 @@ from jaxneox.data.loader import (
     first_outside,
     outside_vocabulary,
 )
+from jaxneox.data.samples import Span
 
 TOKENS = ("tokens", "kl_tokens")
 """The fields that hold tokens."""
@@ -32,6 +34,10 @@ class Examples(Protocol):
 
     def fields(self, numbers: NDArray[np.int64]) -> Fields:
         """Read these examples as fields [R, *]."""
+        ...
+
+    def spans(self, number: int) -> list[tuple[str, IndexedDataset, Span]]:
+        """Say where the tokens of one example are, each span with the part of it that has them."""
         ...
 
     def locate(self, field: str, number: int, at: tuple[int, ...]) -> str:
@@ -70,6 +76,10 @@ class ExampleBlend:
         order = np.argsort(np.concatenate([at for at, _ in parts]), kind="stable")
         names = parts[0][1]
         return {name: np.concatenate([part[name] for _, part in parts])[order] for name in names}
+
+    def spans(self, number: int) -> list[tuple[str, IndexedDataset, Span]]:
+        dataset = self.datasets[self.dataset_index[number]]
+        return dataset.spans(int(self.dataset_sample_index[number]))
 
     def locate(self, field: str, number: int, at: tuple[int, ...]) -> str:
         dataset = self.datasets[self.dataset_index[number]]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from jaxneox.data.examples import Fields
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.label_datasets import DOCUMENTS
-from jaxneox.data.samples import locate
+from jaxneox.data.samples import Span, locate
 from jaxneox.data.useful import Side
 from jaxneox.data.whole_texts import WholeTexts
 from jaxneox.errors import UserError
@@ -45,6 +45,13 @@ class PairExamples:
         if chosen.reference is not None and rejected.reference is not None:
             fields["reference"] = np.stack([chosen.reference, rejected.reference], axis=1)
         return fields
+
+    def spans(self, number: int) -> list[tuple[str, IndexedDataset, Span]]:
+        return [
+            (name, *span)
+            for name, side in zip(("chosen", "rejected"), self.sides, strict=True)
+            for span in side.samples.spans(number)
+        ]
 
     def locate(self, field: str, number: int, at: tuple[int, ...]) -> str:
         side, column = at

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.data.examples import Fields
+from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.mismatched import Mismatched
-from jaxneox.data.samples import locate
+from jaxneox.data.samples import Span, locate
 from jaxneox.data.whole_texts import WholeTexts
 
 
@@ -32,6 +33,9 @@ class RatedExamples:
         rows = self.texts.read(numbers)
         fields: Fields = {"tokens": rows.tokens, "labelled": rows.labelled}
         return fields if rows.reference is None else fields | {"reference": rows.reference}
+
+    def spans(self, number: int) -> list[tuple[str, IndexedDataset, Span]]:
+        return [("", *span) for span in self.texts.samples.spans(number)]
 
     def locate(self, field: str, number: int, at: tuple[int, ...]) -> str:
         return locate(self.texts.samples, number, at[0])
