@@ -26,7 +26,8 @@ From keys to parts of a run, where no single key sets a field:
 - `optimization`: precision, loss scale, optimizer and schedule.
 - `divisors`: of a number of any size.
 - `objective`: what is trained for.
-- `running`: data, logs, rematerialization, generation, mesh and tokenizer.
+- `data`: where the data are, for each kind of training.
+- `running`: logs, rematerialization, generation, mesh and tokenizer.
 
 The result, and what is shown of it:
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.errors import UserError
 
 
@@ -19,29 +20,41 @@ class TokenizerConfig:
     eod_token: str | None = None  # the text of the token that ends a document
 
 
-class DataSource(NamedTuple):
-    """The datasets of a split; weights and labels may be empty."""
+@dataclass(frozen=True)
+class DataSource:
+    """The datasets of a split: of each list that is not empty, one entry for each of `paths`.
 
-    paths: tuple[str, ...]
-    weights: tuple[float, ...]
-    labels: tuple[str, ...]
+    Attributes:
+        paths: of tokens; in pairs, of the chosen texts.
+        weights: the share of each dataset in a blend.
+        labels: the tokens again, with -100 where there is no loss.
+        rewards: one number for each document.
+        rejected: of pairs, the tokens of the rejected texts.
+        rejected_labels: their labels.
+    """
+
+    paths: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+    rewards: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+    rejected_labels: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All datasets, of whatever kind."""
+        return self.paths + self.labels + self.rewards + self.rejected + self.rejected_labels
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Says where the data are, by `path` and `split` or three lists, and how samples are made."""
+    """Says where the data are, by `path` and `split` or a source for each split, and the order."""
 
     path: str | None = None
     split: str = "969, 30, 1"
-    train_paths: tuple[str, ...] = ()
-    valid_paths: tuple[str, ...] = ()
-    test_paths: tuple[str, ...] = ()
-    train_weights: tuple[float, ...] = ()
-    valid_weights: tuple[float, ...] = ()
-    test_weights: tuple[float, ...] = ()
-    train_label_paths: tuple[str, ...] = ()
-    valid_label_paths: tuple[str, ...] = ()
-    test_label_paths: tuple[str, ...] = ()
+    train: DataSource = DataSource()
+    valid: DataSource = DataSource()
+    test: DataSource = DataSource()
     weight_by_num_documents: bool = False
     weighted_sampler_alpha: float = 1.0
     pack: Literal["packed", "pack_until_overflow", "unpacked"] = "packed"
@@ -57,9 +70,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.order == "neox":
             return
-        labels = self.train_label_paths + self.valid_label_paths + self.test_label_paths
+        sources = (self.train, self.valid, self.test)
         others = {
-            "label-data-paths": labels,
+            "label-data-paths": any(source.labels for source in sources),
+            "reward-data-paths": any(source.rewards for source in sources),
+            "pairs": any(source.rejected for source in sources),
             f"pack-impl: {self.pack}": self.pack != "packed",
             "weight_by_num_documents": self.weight_by_num_documents,
         }
@@ -72,11 +87,7 @@ class DataConfig:
 
     def source(self, split: str) -> DataSource:
         """Return the datasets of a split: "train", "valid" or "test"."""
-        return DataSource(
-            getattr(self, f"{split}_paths"),
-            getattr(self, f"{split}_weights"),
-            getattr(self, f"{split}_label_paths"),
-        )
+        return {"train": self.train, "valid": self.valid, "test": self.test}[split]
 
 
 @dataclass(frozen=True)
@@ -115,3 +126,4 @@ class DataRun(NamedTuple):
     train: TrainConfig
     seq_length: int
     vocab_size: int | None  # padded; None where it is not known
+    objective: ObjectiveConfig = ObjectiveConfig()

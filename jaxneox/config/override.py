@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxneox.config import dotted
 from jaxneox.config.check import refuse_unknown, stands_for
+from jaxneox.config.data import PAIRED_LISTS, SINGLE_LISTS
 from jaxneox.config.keys import ALIASES
 from jaxneox.config.merge import parse_value
 from jaxneox.config.strict_yaml import spelled
@@ -16,8 +17,8 @@ log = logging.getLogger(__name__)
 
 DATA_PATHS = (
     "data_path",
-    *(f"{split}_{kind}" for split in ("train", "valid", "test")
-      for kind in ("data_paths", "data_weights", "label_data_paths")),
+    *(name.format(split) for split in ("train", "valid", "test")
+      for name in ("{}_data_weights", *SINGLE_LISTS, *PAIRED_LISTS)),
 )  # fmt: skip
 """One dataset that is split, or a list for each split: a run has one of the two."""
 

@@ -1,9 +1,8 @@
-"""Build the parts of a run that are neither its model nor its optimization."""
+"""Build the parts of a run that are neither its model, its optimization nor its data."""
 
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.fates import at_least_1
 from jaxneox.config.schema import (
-    DataConfig,
     GenerationConfig,
     LogConfig,
     ParallelConfig,
@@ -11,46 +10,6 @@ from jaxneox.config.schema import (
     TokenizerConfig,
 )
 from jaxneox.errors import UserError
-
-_SPLITS = ("train", "valid", "test")
-
-
-def data_config(settings: CheckedKeys) -> DataConfig:
-    """Build the data; raise UserError if data_path and the lists are mixed, or lengths differ.
-
-    NeoX wants the paths of all three splits. Here those of training are enough: what has no paths
-    is not evaluated.
-    """
-    named = [split for split in _SPLITS if settings[f"{split}_data_paths"]]
-    if named and "train" not in named:
-        raise UserError(
-            f"{named[0]}_data_paths is set without train_data_paths: set them too, or data_path "
-            "with split"
-        )
-    missing = [f"{split}_data_paths" for split in _SPLITS if split not in named]
-    if named and missing and settings["eval_iters"]:
-        settings.note(
-            f"{' and '.join(missing)} not set: nothing is evaluated there, as with eval_iters: 0"
-        )
-    if named and settings["data_path"] is not None:
-        raise UserError("data_path and train_data_paths are both set: keep one of the two")
-    for split in _SPLITS:
-        _check_blend(settings, split)
-    return settings.fill(DataConfig, "data")
-
-
-def _check_blend(settings: CheckedKeys, split: str) -> None:
-    paths = settings[f"{split}_data_paths"] or []
-    labels = settings[f"{split}_label_data_paths"] or []
-    weights = settings[f"{split}_data_weights"] or []
-    for name, entries in (("data_weights", weights), ("label_data_paths", labels)):
-        if entries and len(entries) != len(paths):
-            raise UserError(
-                f"{split}_{name} has {len(entries)} entries but {split}_data_paths has "
-                f"{len(paths)}: give one per path"
-            )
-    if any(weight < 0 for weight in weights) or (weights and not sum(weights)):
-        raise UserError(f"{split}_data_weights: found {weights}, expected none below 0, one above")
 
 
 def log_config(settings: CheckedKeys) -> LogConfig:

@@ -296,4 +296,5 @@ class Config:
     @property
     def data_run(self) -> DataRun:
         model = self.model
-        return DataRun(self.data, self.batch, self.train, model.seq_length, model.vocab_size)
+        sizes = (model.seq_length, model.vocab_size)
+        return DataRun(self.data, self.batch, self.train, *sizes, self.objective)

@@ -5,12 +5,12 @@ from functools import cached_property
 from jaxneox.config.architecture import model_config, padded_vocab
 from jaxneox.config.batch import batch_config
 from jaxneox.config.check import CheckedKeys
+from jaxneox.config.data import data_config
 from jaxneox.config.data_schema import DataRun
 from jaxneox.config.objective import objective_config
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.config.optimization import optimizer_config, precision_config, schedule_config
 from jaxneox.config.running import (
-    data_config,
     generation_config,
     log_config,
     parallel_config,
@@ -124,6 +124,7 @@ class Settings(CheckedKeys):
             train=self.train,
             seq_length=self.needed("seq_length"),
             vocab_size=padded_vocab(self.tokenizer, vocab_size) if known else None,
+            objective=self.objective,
         )
 
     def resolve(self, dp: int, vocab_size: int | None) -> Config:

@@ -14,6 +14,12 @@ Batches, from the top down:
 - `neox`, `megatron`: the samples of a configuration, in the order of either program;
   `neox.packing` reads `pack-impl`.
 - `samples`: rows of tokens gathered by the arrays of an order; blends of several datasets.
+- `preferences`: the examples of preference training, pairs or texts with a reward; `examples` has
+  their loader and blends.
+- `pairs`: a chosen and a rejected text; `rated`: a text and its reward; `mismatched`: a prompt with
+  another's completion, for KTO.
+- `whole_texts`: rows of one text each, of the documents that `useful` finds; `rewards`: a number
+  for each document; `reference_logs`: a reference model's log-probabilities.
 - `order/`: these arrays (doc_idx, sample_idx, shuffle_idx) for each way to order and pack.
 
 Datasets:

@@ -1,16 +1,21 @@
 """Builds the loader of a run's split from its configuration."""
 
 from jaxneox.config.data_schema import DataConfig, DataRun
+from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.data.batches import BatchSizes
+from jaxneox.data.examples import ExampleLoader
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.megatron import NO_PAD, megatron_samples
-from jaxneox.data.neox import neox_samples
+from jaxneox.data.neox import Open, neox_samples
+from jaxneox.data.preferences import preference_examples
 from jaxneox.data.sample_request import SampleRequest, Split, samples_needed
 from jaxneox.data.samples import Samples
 from jaxneox.data.text import cached_dataset, is_text
 from jaxneox.data.tokenizer import Tokenizer
 from jaxneox.errors import UserError
+
+NEXT_TOKEN = ObjectiveConfig()
 
 
 def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Loader | None:
@@ -30,6 +35,7 @@ def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Load
         tokenizer,
         SampleRequest(split, needed, cfg.seq_length, train.seed),
         sizes,
+        objective=cfg.objective,
         vocab_size=cfg.vocab_size,
         drop_last=batch.drop_last,
     )
@@ -41,6 +47,7 @@ def build_loader(
     request: SampleRequest,
     sizes: BatchSizes,
     *,
+    objective: ObjectiveConfig = NEXT_TOKEN,
     vocab_size: int | None = None,
     drop_last: int | None = None,
 ) -> Loader | None:
@@ -51,6 +58,7 @@ def build_loader(
         tokenizer: for text, for `eod-mask-loss` and padding; a .bin/.idx dataset needs none.
         request: which split, and how many samples of which length.
         sizes: the samples of each step.
+        objective: what is trained for, and so what a sample is.
         vocab_size: tokens must be below it: the padded size; the tokenizer's by default.
         drop_last: see SampleLoader.
 
@@ -59,39 +67,66 @@ def build_loader(
     """
     if request.num_samples < 1:
         return None
-    if data.path is None and not data.train_paths:
-        raise UserError(
-            "no data: set data-path (a .bin/.idx prefix, .txt, .jsonl, a folder or builtin:stdlib)"
-            " with split, or train-data-paths; valid-data-paths and test-data-paths are evaluated "
-            "where they are set"
-        )
+    if data.path is None and not data.train.paths:
+        raise _no_data(objective)
     if data.eod_mask_loss and (tokenizer is None or tokenizer.eod is None):
         raise UserError(
             "eod-mask-loss: true, but the tokenizer has no <|endoftext|> token, and nothing names "
             "another; set eod-token"
         )
+    vocab_size = vocab_size or (tokenizer.rows if tokenizer else None)
+    if objective.kind == "normal":
+        return _sample_loader(data, tokenizer, request, sizes, vocab_size, drop_last)
+    examples = preference_examples(
+        data, objective, request, _opening(tokenizer), _masked_token(data, tokenizer)
+    )
+    if examples is None:
+        return None
+    return ExampleLoader(
+        examples,
+        sizes=sizes,
+        seq_length=request.seq_length,
+        vocab_size=vocab_size,
+        drop_last=drop_last,
+    )
+
+
+def _sample_loader(
+    data: DataConfig,
+    tokenizer: Tokenizer | None,
+    request: SampleRequest,
+    sizes: BatchSizes,
+    vocab_size: int | None,
+    drop_last: int | None,
+) -> SampleLoader | None:
+    """Build the loader of rows of tokens, of which the next one is learned."""
     pad = _pad(tokenizer) if data.order == "megatron" else None
-
-    def open_(path: str) -> IndexedDataset:
-        return open_dataset(path, tokenizer)
-
     samples: Samples | None
     if pad is not None:
-        samples = megatron_samples(data, request, open_, pad)
+        samples = megatron_samples(data, request, _opening(tokenizer), pad)
     else:
-        samples = neox_samples(data, request, open_)
+        samples = neox_samples(data, request, _opening(tokenizer))
     if samples is None:
         return None
     return SampleLoader(
         samples,
         sizes=sizes,
         seq_length=request.seq_length,
-        vocab_size=vocab_size or (tokenizer.rows if tokenizer else None),
-        masked_token=tokenizer.eod if tokenizer and data.eod_mask_loss else None,
+        vocab_size=vocab_size,
+        masked_token=_masked_token(data, tokenizer),
         pad=pad,
         drop_last=drop_last,
         separate=data.separate_documents,
     )
+
+
+def _opening(tokenizer: Tokenizer | None) -> Open:
+    return lambda path: open_dataset(path, tokenizer)
+
+
+def _masked_token(data: DataConfig, tokenizer: Tokenizer | None) -> int | None:
+    """Return the token that has no loss where it is the input."""
+    return tokenizer.eod if tokenizer and data.eod_mask_loss else None
 
 
 def open_dataset(path: str, tokenizer: Tokenizer | None) -> IndexedDataset:
@@ -107,6 +142,24 @@ def open_dataset(path: str, tokenizer: Tokenizer | None) -> IndexedDataset:
     if dataset.dtype.kind == "f":
         raise UserError(f"{dataset.idx_path}: holds {dataset.dtype} numbers, expected tokens")
     return dataset
+
+
+def _no_data(objective: ObjectiveConfig) -> UserError:
+    if objective.paired:
+        return UserError(
+            "no data: set pos-train-data-paths and neg-train-data-paths, .bin/.idx prefixes of the "
+            "chosen and of the rejected texts, and their pos- and neg-train-label-data-paths"
+        )
+    if objective.rewarded:
+        return UserError(
+            "no data: set train-data-paths, train-label-data-paths and train-reward-data-paths, "
+            ".bin/.idx prefixes of the texts, their labels and their rewards"
+        )
+    return UserError(
+        "no data: set data-path (a .bin/.idx prefix, .txt, .jsonl, a folder or builtin:stdlib)"
+        " with split, or train-data-paths; valid-data-paths and test-data-paths are evaluated "
+        "where they are set"
+    )
 
 
 def _pad(tokenizer: Tokenizer | None) -> int:

@@ -60,7 +60,7 @@ def _all_paths(data: DataConfig) -> list[str]:
     if data.path is not None and data.order == "megatron":
         one = list(blend_of(data.path)[0])
     sources = [data.source(split) for split in ("train", "valid", "test")]
-    return one + list(chain.from_iterable(source.paths + source.labels for source in sources))
+    return one + list(chain.from_iterable(source.files for source in sources))
 
 
 def _is_absent(path: str) -> bool:

@@ -32,14 +32,18 @@ def check_in_step(dataset: IndexedDataset, labels: IndexedDataset) -> None:
 
 def with_loss(labels: IndexedDataset, prefix: int) -> NDArray[np.bool_]:
     """Mark the documents that have a label other than -100 among their first `prefix`."""
-    learned = np.zeros(len(labels), bool)
+    return prompt_lengths(labels) < np.minimum(labels.sizes, prefix)
+
+
+def prompt_lengths(labels: IndexedDataset) -> NDArray[np.int64]:
+    """Count the labels of each document before the first that is not -100; all if there is none."""
+    before = labels.sizes.astype(np.int64)
     for first in range(0, len(labels), DOCUMENTS):
         part = slice(first, first + DOCUMENTS)
-        lengths = labels.sizes[part].astype(np.int64)
         begins = labels.begins(part)
-        total = np.array([lengths.sum()])
+        total = before[part].sum(keepdims=True)
         values = np.concatenate(list(labels.ranges(begins[:1], total)))
-        counted = np.concatenate([[0], np.cumsum(values != MASKED)])
+        counted = np.append(np.flatnonzero(values != MASKED), len(values))
         at = begins - begins[0]
-        learned[part] = counted[at + np.minimum(lengths, prefix)] > counted[at]
-    return learned
+        before[part] = np.minimum(before[part], counted[np.searchsorted(counted, at)] - at)
+    return before

@@ -70,13 +70,47 @@ class Loader(ABC):
         """Return all that decides the batches, as JSON: equal fingerprints, equal batches."""
 
 
-class SampleLoader(Loader):
+class OrderedLoader(Loader):
     """Takes consecutive samples, from step to step.
 
     Past the end it starts again at sample 0, like a NeoX run that has not been interrupted. NeoX
     drops the last samples that do not fill one micro-batch of every replica. Likewise only a
     multiple of `drop_last` samples is used here; it is the largest global batch unless given.
     """
+
+    def __init__(
+        self, length: int, *, sizes: BatchSizes, seq_length: int, drop_last: int | None = None
+    ) -> None:
+        """Take samples of S + 1 tokens.
+
+        Args:
+            length: the samples of one pass.
+            sizes: the sequences of each optimizer step.
+            seq_length: S.
+            drop_last: only a multiple of it is used, see the class.
+        """
+        self.sizes, self.seq_length = sizes, seq_length
+        unit = drop_last or sizes.largest
+        # Data that fills not even one such batch repeats within it.
+        self._usable = length // unit * unit or max(1, length)
+
+    def numbers(self, step: int, rows: RowNumbers = ALL) -> NDArray[np.int64]:
+        """Return the samples [R] of these rows, as the order of the data numbers them."""
+        chosen = row_numbers(rows, self.sizes.size(step))
+        first = self.sizes.first(step) % self._usable  # any step: Python's integers have no end
+        return (first + np.asarray(chosen, np.int64)) % self._usable
+
+    def sample_numbers(self, step: int) -> tuple[int, int]:
+        """Return the first and the last sample as the order of the data numbers them.
+
+        Past the end they start again at 0.
+        """
+        first, last = super().sample_numbers(step)
+        return first % self._usable, last % self._usable
+
+
+class SampleLoader(OrderedLoader):
+    """Batches of tokens and the weights of their labels."""
 
     def __init__(
         self,
@@ -103,16 +137,12 @@ class SampleLoader(Loader):
             separate: whether each document of a row is a text of its own; the first token of each
                 then has no loss as a label.
         """
+        super().__init__(len(samples), sizes=sizes, seq_length=seq_length, drop_last=drop_last)
         self.samples = samples
-        self.sizes = sizes
-        self.seq_length = seq_length
         self._vocab_size = vocab_size
         self._masked_token = masked_token
         self._pad = pad
         self._separate = separate
-        unit = drop_last or sizes.largest
-        # Data that fills not even one such batch repeats within it.
-        self._usable = len(samples) // unit * unit or max(1, len(samples))
 
     def read(self, step: int, rows: RowNumbers = ALL) -> HostBatch:
         """Read rows of a step, see `Loader`.
@@ -128,11 +158,8 @@ class SampleLoader(Loader):
         outside = first_outside(tokens, self._vocab_size)
         if outside is not None:
             row, column = outside
-            raise UserError(
-                f"{locate(self.samples, int(numbers[row]), column)} is {tokens[row, column]}, "
-                f"outside the vocabulary of {self._vocab_size}; the dataset was made with another "
-                "tokenizer"
-            )
+            where = locate(self.samples, int(numbers[row]), column)
+            raise outside_vocabulary(where, tokens[outside], self._vocab_size)
         return HostBatch(tokens.astype(np.int32, copy=False), weights)
 
     def fields(self, step: int, rows: RowNumbers = ALL) -> dict[str, NDArray[Any]]:
@@ -144,20 +171,6 @@ class SampleLoader(Loader):
         alike = documents[:, 1:] == documents[:, :-1]
         weights = fields["weights"] * (alike & (documents[:, 1:] > 0))
         return fields | {"weights": weights.astype(np.float32), "documents": documents[:, :-1]}
-
-    def numbers(self, step: int, rows: RowNumbers = ALL) -> NDArray[np.int64]:
-        """Return the samples [R] of these rows, as `self.samples` numbers them."""
-        chosen = row_numbers(rows, self.sizes.size(step))
-        first = self.sizes.first(step) % self._usable  # any step: Python's integers have no end
-        return (first + np.asarray(chosen, np.int64)) % self._usable
-
-    def sample_numbers(self, step: int) -> tuple[int, int]:
-        """Return the first and the last sample as `self.samples` numbers them.
-
-        Past the end they start again at 0.
-        """
-        first, last = super().sample_numbers(step)
-        return first % self._usable, last % self._usable
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -195,3 +208,10 @@ def first_outside(tokens: NDArray[Any], vocab_size: int | None) -> tuple[int, ..
     if not tokens.size or (tokens.min() >= 0 and tokens.max() < limit):
         return None
     return tuple(map(int, np.argwhere((tokens < 0) | (tokens >= limit))[0]))
+
+
+def outside_vocabulary(where: str, token: int, vocab_size: int | None) -> UserError:
+    return UserError(
+        f"{where} is {token}, outside the vocabulary of {vocab_size}; the dataset was made with "
+        "another tokenizer"
+    )

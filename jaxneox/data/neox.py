@@ -4,8 +4,8 @@ Sources: gpt-neox `megatron/data/data_utils.py` and `gpt2_dataset.py`.
 """
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from jaxneox.data.samples import Blend, IndexedSamples, Samples
 from jaxneox.errors import UserError
 
 Open = Callable[[str], IndexedDataset]
+Child = TypeVar("Child", bound=Sized)
+Joined = TypeVar("Joined")
+Join = Callable[[Sequence[Child], NDArray[Any], NDArray[np.int64], dict[str, Any]], Joined]
 
 PACKED = "neox packed"  # the order of one dataset, by pack-impl packed
 MAX_DATASETS = 254  # dataset_index is a uint8, and NeoX keeps one value free
@@ -63,32 +66,51 @@ def _part(data: DataConfig, request: SampleRequest, open_: Open) -> Samples | No
 
 
 def _blend(data: DataConfig, request: SampleRequest, open_: Open) -> Samples | None:
-    """Blend all documents of the paths of a split, in the proportion of their weights.
-
-    Its length is the sum of the datasets' own lengths, whatever the weights: a dataset may be asked
-    for more than it has and then begins again.
-    """
+    """Blend all documents of the paths of a split."""
     source = data.source(request.split)
     if not source.paths:
         return None
-    if len(source.paths) > MAX_DATASETS:
-        raise UserError(
-            f"{request.split}-data-paths: {len(source.paths)} datasets, expected {MAX_DATASETS} "
-            "or less"
-        )
     datasets = [open_(path) for path in source.paths]
     labels: list[IndexedDataset | None] = [open_(path) for path in source.labels]
     labels = labels or [None] * len(datasets)
+
+    def child(k: int, asked: SampleRequest) -> IndexedSamples:
+        return packing(data, asked, datasets[k], labels[k])
+
+    return blended(data, request, datasets, child, Blend)
+
+
+def blended(
+    data: DataConfig,
+    request: SampleRequest,
+    datasets: Sequence[IndexedDataset],
+    child: Callable[[int, SampleRequest], Child],
+    join: Join[Child, Joined],
+) -> Joined:
+    """Blend what is read of the paths of a split, in the proportion of their weights.
+
+    Its length is the sum of the datasets' own lengths, whatever the weights: a dataset may be asked
+    for more than it has and then begins again.
+
+    Args:
+        data: says the weights.
+        request: the samples of the blend.
+        datasets: those of the paths.
+        child: builds the samples of dataset k for a request of its own.
+        join: makes the blend of them, of the two arrays of `order.blend_indices` and its identity.
+    """
+    source = data.source(request.split)
+    name = f"{'pos-' if source.rejected else ''}{request.split}-data-paths"
+    if len(datasets) > MAX_DATASETS:
+        raise UserError(f"{name}: {len(datasets)} datasets, expected {MAX_DATASETS} or less")
     key = f"{request.split}-data-weights"
     shares = normalised(source.weights or (1.0,) * len(datasets), key)
     if data.weight_by_num_documents:
         counts = [len(dataset) for dataset in datasets]
         shares = normalised(weights_by_documents(counts, data.weighted_sampler_alpha), key)
     children = [
-        packing(data, request._replace(num_samples=count), dataset, label)
-        for dataset, label, count in zip(
-            datasets, labels, samples_of_each(shares, request.num_samples), strict=True
-        )
+        child(k, request._replace(num_samples=count))
+        for k, count in enumerate(samples_of_each(shares, request.num_samples))
     ]
     # NeoX divides by the sum once more, this time numpy's, which may round differently.
     weights = (np.asarray(shares) / np.sum(shares)).tolist()
@@ -96,13 +118,13 @@ def _blend(data: DataConfig, request: SampleRequest, open_: Open) -> Samples | N
     size = sum(map(len, children))
     if not size:
         raise UserError(
-            f"{request.split}-data-paths: none of {len(children)} datasets has two samples of "
-            f"seq-length {request.seq_length} + 1 tokens, and NeoX leaves one out; give more data"
+            f"{name}: none of {len(children)} datasets has two samples of seq-length "
+            f"{request.seq_length} + 1 tokens, and NeoX leaves one out; give more data"
         )
     indices = kept(
         datasets[0].prefix, {**identity, "size": size}, size, lambda: blend_indices(weights, size)
     )
-    return Blend(children, indices[0], indices[1], identity)
+    return join(children, indices[0], indices[1], identity)
 
 
 def packing(
@@ -142,7 +164,7 @@ def packing(
         )
 
     sizes = dataset.content["sizes"]
-    key = {**identity, "sizes": sizes, "useful": _hash(useful)}
+    key = {**identity, "sizes": sizes, "useful": hash_of(useful)}
     index = SampleIndex(*kept(dataset.prefix, key, 3 * size + len(dataset), build))
     return IndexedSamples(
         dataset, labels, index,
@@ -229,5 +251,6 @@ def _useful(
     return useful
 
 
-def _hash(values: NDArray[np.bool_]) -> str:
+def hash_of(values: NDArray[np.bool_]) -> str:
+    """Return a short stand-in for which documents are used, for the key of an index."""
     return hashlib.sha256(np.packbits(values).tobytes()).hexdigest()

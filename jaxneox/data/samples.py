@@ -97,23 +97,26 @@ class IndexedSamples:
         Raises:
             UserError: a label is neither -100 nor the token itself.
         """
-        at = self._spans(np.asarray(numbers, np.int64))
-        tokens = self._gather(self.dataset, at, len(numbers), self._fill)
+        return self.read_at(self.columns(numbers), len(numbers))
+
+    def read_at(self, at: Sequence[NDArray[np.int64]], rows: int) -> Rows:
+        """Read `rows` rows of the spans with these columns; see `read`."""
+        tokens = self._gather(self.dataset, at, rows, self._fill)
         if self.labels is None:
             return Rows(tokens, None)
-        labels = self._gather(self.labels, at, len(numbers), MASKED)
+        labels = self._gather(self.labels, at, rows, MASKED)
         counted = labels != MASKED
         different = np.argwhere(counted & (labels != tokens))
         if len(different):
             row, column = different[0]
             raise UserError(
-                f"{_place(self.labels, _covering(at, row, column))} is {labels[row, column]}, the "
+                f"{place(self.labels, *_covering(at, row, column))} is {labels[row, column]}, the "
                 f"token there is {tokens[row, column]}; a label must be its token, or {MASKED}"
             )
         return Rows(tokens, counted)
 
     def documents(self, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
-        row, column, _, _, length = self._spans(np.asarray(numbers, np.int64))
+        row, column, _, _, length = self.columns(numbers)
         found = np.zeros((len(numbers), self._width), np.int32)
         in_row = np.arange(len(row)) - np.searchsorted(row, row) + 1
         for r, begin, size, number in zip(row, column, length, in_row, strict=True):
@@ -121,8 +124,13 @@ class IndexedSamples:
         return found
 
     def spans(self, number: int) -> list[tuple[IndexedDataset, Span]]:
-        columns = self._spans(np.array([number]))
+        columns = self.columns(np.array([number]))
         return [(self.dataset, Span(*map(int, span))) for span in zip(*columns, strict=True)]
+
+    def first_documents(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the document with which each of these samples begins, int64 [R]."""
+        firsts = self.index.sample_idx[self._chosen(np.asarray(numbers, np.int64)), 0]
+        return self.index.doc_idx[firsts].astype(np.int64)
 
     def fingerprint(self) -> dict[str, Any]:
         text = {self.dataset.prefix.name: self.dataset.content}
@@ -140,9 +148,9 @@ class IndexedSamples:
             out[begin : begin + len(tokens)] = tokens
         return out.reshape(rows, self._width)
 
-    def _spans(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-        """Compute the columns of `Span`, from row to row."""
-        samples = self._chosen(numbers)
+    def columns(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Compute the spans of samples: the columns of `Span`, from row to row."""
+        samples = self._chosen(np.asarray(numbers, np.int64))
         index = self.index
         first, first_offset = index.sample_idx[samples].astype(np.int64).T
         last, last_offset = index.sample_idx[samples + 1].astype(np.int64).T
@@ -232,19 +240,20 @@ def locate(samples: Samples, number: int, column: int) -> str:
     """Say where token `column` of a sample is: file, document, offset."""
     for dataset, span in samples.spans(number):
         if span.column <= column < span.column + span.length:
-            return _place(dataset, span._replace(offset=span.offset + column - span.column))
+            return place(dataset, span.document, span.offset + column - span.column)
     return f"sample {number}, token {column}"
 
 
-def _covering(at: Sequence[NDArray[np.int64]], row: int, column: int) -> Span:
-    """Find the span with token `column` of a row; its offset is that of the token."""
+def place(dataset: IndexedDataset, document: int, offset: int) -> str:
+    """Say where a token of a document is: file, document, offset."""
+    begin = int(dataset.begins(np.array([document]))[0])
+    byte = (begin + offset) * dataset.dtype.itemsize
+    return f"{dataset.bin_path}: token {offset} of document {document}, byte {byte},"
+
+
+def _covering(at: Sequence[NDArray[np.int64]], row: int, column: int) -> tuple[int, int]:
+    """Find the document and the offset in it of token `column` of a row."""
     spans = np.stack(at, axis=1)
     begins = np.flatnonzero((spans[:, 0] == row) & (spans[:, 1] <= column))[-1]
     span = Span(*map(int, spans[begins]))
-    return span._replace(offset=span.offset + int(column) - span.column)
-
-
-def _place(dataset: IndexedDataset, span: Span) -> str:
-    begin = int(dataset.begins(np.array([span.document]))[0])
-    byte = (begin + span.offset) * dataset.dtype.itemsize
-    return f"{dataset.bin_path}: token {span.offset} of document {span.document}, byte {byte},"
+    return span.document, span.offset + int(column) - span.column

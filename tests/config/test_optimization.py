@@ -166,10 +166,10 @@ def test_data() -> None:
         f"{split}_data_paths": ["a", "b"] for split in ("train", "valid", "test")
     }
     data = run(**paths, train_data_weights=[1, 2]).data
-    assert (data.train_paths, data.train_weights) == (("a", "b"), (1.0, 2.0))
-    assert data.test_weights == ()
+    assert (data.train.paths, data.train.weights) == (("a", "b"), (1.0, 2.0))
+    assert data.test.weights == ()
     alone = run(train_data_paths=["a"], train_label_data_paths=["b"])
-    assert alone.data.source("valid").paths == () and alone.data.train_label_paths == ("b",)
+    assert alone.data.source("valid").paths == () and alone.data.train.labels == ("b",)
     assert alone.notes == (
         "valid_data_paths and test_data_paths not set: nothing is evaluated there, as with "
         "eval_iters: 0",

@@ -47,7 +47,7 @@ def test_two_files_of_texts() -> None:
 def test_paths_of_single_datasets() -> None:
     paths = {f"{split}_data_path": split for split in ("train", "valid", "test")}
     assert run(**paths).data.source("valid").paths == ("valid",)
-    assert run(label_data_paths=["l"], **paths).data.train_label_paths == ("l",)
+    assert run(label_data_paths=["l"], **paths).data.train.labels == ("l",)
 
 
 def test_the_gated_mlp_of_llama_as_neox_had_it() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jaxneox.config.schema import DataConfig, TokenizerConfig
+from jaxneox.config.data_schema import DataConfig, DataSource, TokenizerConfig
 from jaxneox.data import BatchSizes, SampleRequest, build_loader, build_tokenizer, samples_needed
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.sample_request import Split
@@ -33,22 +33,13 @@ def neox_loader(
     )
     if case.startswith("label"):
         pack = {"overflow": "pack_until_overflow"}.get(case[6:], case[6:])
-        data = DataConfig(
-            pack=pack,
-            **{  # type: ignore[arg-type]
-                f"{part}_{kind}": (path,)
-                for part in ("train", "valid", "test")
-                for kind, path in (("paths", text), ("label_paths", label))
-            },
-        )
+        source = DataSource((text,), labels=(label,))
+        data = DataConfig(pack=pack, train=source, valid=source, test=source)  # type: ignore[arg-type]
     elif case.startswith("blend"):
         data = DataConfig(
-            train_paths=(a, b),
-            valid_paths=(a, b),
-            test_paths=(a, b),
-            train_weights=(0.7, 0.3),
-            valid_weights=(0.5, 0.5),
-            test_weights=(2.0, 1.0),
+            train=DataSource((a, b), (0.7, 0.3)),
+            valid=DataSource((a, b), (0.5, 0.5)),
+            test=DataSource((a, b), (2.0, 1.0)),
             weight_by_num_documents=case == "blend_by_num_docs",
             weighted_sampler_alpha=0.3,
         )
@@ -203,14 +194,14 @@ def test_drop_last_decides_where_it_wraps(path: str) -> None:
 def test_weight_by_num_documents(path: str, tmp_path: pathlib.Path) -> None:
     paths = (path, write(tmp_path / "y", [[7, 8, 9, 10]] * 60))
     by_number = DataConfig(
-        train_paths=paths, weight_by_num_documents=True, weighted_sampler_alpha=0.3
+        train=DataSource(paths), weight_by_num_documents=True, weighted_sampler_alpha=0.3
     )
     shares = [0.25**0.3 * 0.75, 0.75**0.3 * 0.25]
-    by_hand = DataConfig(train_paths=paths, train_weights=tuple(shares))
+    by_hand = DataConfig(train=DataSource(paths, tuple(shares)))
     for step in range(5):
         one, other = (built(data, num_samples=40).batch(step) for data in (by_number, by_hand))
         np.testing.assert_array_equal(one, other)
-    assert built(DataConfig(train_paths=paths), num_samples=40).batch(3).tolist() != (
+    assert built(DataConfig(train=DataSource(paths)), num_samples=40).batch(3).tolist() != (
         built(by_number, num_samples=40).batch(3).tolist()
     )
 
@@ -230,7 +221,7 @@ def test_splits_share_no_document(path: str) -> None:
 def test_empty_parts_are_none(path: str) -> None:
     assert small(DataConfig(path=path, split="1,0,0"), split="valid") is None
     assert small(DataConfig(path=path), num_samples=0) is None
-    assert small(DataConfig(train_paths=(path,)), split="test") is None
+    assert small(DataConfig(train=DataSource((path,))), split="test") is None
 
 
 def test_eod_mask(tmp_path: pathlib.Path) -> None:
@@ -281,7 +272,7 @@ def test_fingerprint_is_what_decides_the_batches(path: str, tmp_path: pathlib.Pa
     ]
     others.append(built(DataConfig(path=path, split="1,1,1")).fingerprint())
     others.append(built(DataConfig(path=path, eod_mask_loss=True)).fingerprint())
-    others.append(built(DataConfig(train_paths=(path,))).fingerprint())
+    others.append(built(DataConfig(train=DataSource((path,)))).fingerprint())
     write(pathlib.Path(path), [[5 * d + k + 1 for k in range(5)] for d in range(19)] + [[0] * 5])
     others.append(built(data).fingerprint())
     texts = [json.dumps(other) for other in (same, *others)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jaxneox.config.schema import DataConfig
+from jaxneox.config.data_schema import DataConfig, DataSource
 from jaxneox.data import megatron
 from jaxneox.data.batches import BatchSizes
 from jaxneox.data.indexed import IndexedDataset
@@ -113,7 +113,7 @@ def test_paths_of_each_split(shared: pathlib.Path, part: str) -> None:
     expected = golden.arrays(shared, "mcore", "blend_per_split")
     a, b = (golden.corpus(shared, corpus) for corpus in (A, B))
     data = DataConfig(
-        train_paths=(a, b), train_weights=(0.6, 0.4), valid_paths=(b,), test_paths=(a,)
+        train=DataSource((a, b), (0.6, 0.4)), valid=DataSource((b,)), test=DataSource((a,))
     )
     count = {"train": 600, "valid": 20, "test": 20}[part]
     samples = megatron.megatron_samples(
@@ -137,7 +137,13 @@ def test_every_golden_is_a_case(shared: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"pack": "unpacked"}, {"train_label_paths": ("y",)}, {"weight_by_num_documents": True}],
+    [
+        {"pack": "unpacked"},
+        {"train": DataSource(labels=("y",))},
+        {"valid": DataSource(rewards=("y",))},
+        {"test": DataSource(rejected=("y",))},
+        {"weight_by_num_documents": True},
+    ],
 )
 def test_what_it_has_not_is_refused(other: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="order: megatron has no "):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jaxneox.config.schema import DataConfig
+from jaxneox.config.data_schema import DataConfig, DataSource
 from jaxneox.data import neox
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.sample_request import SampleRequest
@@ -98,10 +98,10 @@ def whole(shared: pathlib.Path, name: str) -> IndexedSamples:
     corpus = f"neox_corpus_{letter}"
     labels = (golden.corpus(shared, f"{corpus}_label"),) if options.pop("labels") else ()
     data = DataConfig(
-        train_paths=(golden.corpus(shared, f"{corpus}_text"),), train_label_paths=labels, **options
+        train=DataSource((golden.corpus(shared, f"{corpus}_text"),), labels=labels), **options
     )
     # A child of a blend asks for half a percent more: here for just these samples.
-    opened = [IndexedDataset(path) for path in (*data.train_paths, *labels)]
+    opened = [IndexedDataset(path) for path in (*data.train.paths, *labels)]
     return neox.packing(data, wanted, opened[0], opened[1] if labels else None)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxneox.config.schema import DataConfig
+from jaxneox.config.data_schema import DataConfig, DataSource
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.megatron import megatron_samples
 from jaxneox.data.neox import neox_samples, packed_samples, packing
@@ -206,10 +206,12 @@ def test_no_document_of_a_part_is_of_use(tmp_path: pathlib.Path) -> None:
 
 def test_blends_without_a_sample(tmp_path: pathlib.Path) -> None:
     short, long = (str(numbered(tmp_path / f"{size}", [size]).prefix) for size in (4, 30))
-    halves = DataConfig(train_paths=(short, short))  # one sample of each, which NeoX leaves out
+    halves = DataConfig(
+        train=DataSource((short, short))
+    )  # one sample of each, which NeoX leaves out
     with pytest.raises(UserError, match="none of 2 datasets has two samples of seq-length 3"):
         neox_samples(halves, SampleRequest("train", 1, 3, 0), IndexedDataset)
-    both = DataConfig(train_paths=(short, long), order="megatron")
+    both = DataConfig(train=DataSource((short, long)), order="megatron")
     with pytest.raises(UserError, match=r"/4: has not one sample in its part"):
         megatron_samples(both, SampleRequest("train", 2, 5, 0), IndexedDataset)
 

@@ -39,7 +39,6 @@ TOKENIZERS = (
     *("CharLevelTokenizer", "TiktokenTokenizer"),
 )
 DATA_IMPL = "only .bin/.idx (mmap) data is read: set it to mmap and convert older data"
-PREFERENCE = "DPO, KTO, reward models and their paired data are not here: use train_data_paths"
 IN_FLOAT32 = "log-probabilities are always float32"
 NO_MUP = "mup is not here yet: set use_mup to false"
 ONLY_MUP = "only with use_mup, which is refused"
@@ -88,36 +87,48 @@ TOKENIZER: Section = {
 TRAINING: Section = {
     "data_path": used(str, None, "data.path"),
     "use_shared_fs": needless(bool, True, "each host finds or builds the index"),
-    "train_data_paths": used(STRINGS, None, "data.train_paths", by=entries),
-    "train_label_data_paths": used(STRINGS, None, "data.train_label_paths", by=entries),
-    "train_reward_data_paths": refused(list, None, PREFERENCE),
-    "test_data_paths": used(STRINGS, None, "data.test_paths", by=entries),
-    "test_label_data_paths": used(STRINGS, None, "data.test_label_paths", by=entries),
-    "test_reward_data_paths": refused(list, None, PREFERENCE),
-    "valid_data_paths": used(STRINGS, None, "data.valid_paths", by=entries),
-    "valid_label_data_paths": used(STRINGS, None, "data.valid_label_paths", by=entries),
-    "valid_reward_data_paths": refused(list, None, PREFERENCE),
-    "pos_train_data_paths": refused(list, None, PREFERENCE),
-    "neg_train_data_paths": refused(list, None, PREFERENCE),
-    "pos_train_label_data_paths": refused(list, None, PREFERENCE),
-    "neg_train_label_data_paths": refused(list, None, PREFERENCE),
-    "pos_valid_data_paths": refused(list, None, PREFERENCE),
-    "neg_valid_data_paths": refused(list, None, PREFERENCE),
-    "pos_valid_label_data_paths": refused(list, None, PREFERENCE),
-    "neg_valid_label_data_paths": refused(list, None, PREFERENCE),
-    "pos_test_data_paths": refused(list, None, PREFERENCE),
-    "neg_test_data_paths": refused(list, None, PREFERENCE),
-    "pos_test_label_data_paths": refused(list, None, PREFERENCE),
-    "neg_test_label_data_paths": refused(list, None, PREFERENCE),
-    "train_data_weights": used(FLOATS, None, "data.train_weights", "null: equal", by=entries),
-    "valid_data_weights": used(FLOATS, None, "data.valid_weights", "null: equal", by=entries),
-    "test_data_weights": used(FLOATS, None, "data.test_weights", "null: equal", by=entries),
+    "train_data_paths": derived(STRINGS, None, "data.train.paths"),
+    "train_label_data_paths": derived(STRINGS, None, "data.train.labels"),
+    "train_reward_data_paths": used(STRINGS, None, "data.train.rewards", by=entries),
+    "test_data_paths": derived(STRINGS, None, "data.test.paths"),
+    "test_label_data_paths": derived(STRINGS, None, "data.test.labels"),
+    "test_reward_data_paths": used(STRINGS, None, "data.test.rewards", by=entries),
+    "valid_data_paths": derived(STRINGS, None, "data.valid.paths"),
+    "valid_label_data_paths": derived(STRINGS, None, "data.valid.labels"),
+    "valid_reward_data_paths": used(STRINGS, None, "data.valid.rewards", by=entries),
+    "pos_train_data_paths": derived(STRINGS, None, "data.train.paths", "of the chosen texts"),
+    "neg_train_data_paths": used(STRINGS, None, "data.train.rejected", by=entries),
+    "pos_train_label_data_paths": derived(
+        STRINGS, None, "data.train.labels", "of the chosen texts"
+    ),
+    "neg_train_label_data_paths": used(STRINGS, None, "data.train.rejected_labels", by=entries),
+    "pos_valid_data_paths": derived(STRINGS, None, "data.valid.paths", "of the chosen texts"),
+    "neg_valid_data_paths": used(STRINGS, None, "data.valid.rejected", by=entries),
+    "pos_valid_label_data_paths": derived(
+        STRINGS, None, "data.valid.labels", "of the chosen texts"
+    ),
+    "neg_valid_label_data_paths": used(STRINGS, None, "data.valid.rejected_labels", by=entries),
+    "pos_test_data_paths": derived(STRINGS, None, "data.test.paths", "of the chosen texts"),
+    "neg_test_data_paths": used(STRINGS, None, "data.test.rejected", by=entries),
+    "pos_test_label_data_paths": derived(STRINGS, None, "data.test.labels", "of the chosen texts"),
+    "neg_test_label_data_paths": used(STRINGS, None, "data.test.rejected_labels", by=entries),
+    "train_data_weights": used(FLOATS, None, "data.train.weights", "null: equal", by=entries),
+    "valid_data_weights": used(FLOATS, None, "data.valid.weights", "null: equal", by=entries),
+    "test_data_weights": used(FLOATS, None, "data.test.weights", "null: equal", by=entries),
     "weight_by_num_documents": used(bool, False, "data.weight_by_num_documents"),
     "weighted_sampler_alpha": used(AMOUNT, 1.0, "data.weighted_sampler_alpha"),
     "data_impl": refused(("infer", "mmap", "cached"), "infer", DATA_IMPL, "mmap"),
-    "pack_impl": used(("packed", "pack_until_overflow", "unpacked"), "packed", "data.pack"),
+    "pack_impl": derived(
+        ("packed", "pack_until_overflow", "unpacked"),
+        "packed",
+        "data.pack",
+        "left out with dpo, rm, kto or reinforce: unpacked",
+    ),
     "dataset_impl": derived(
-        ("gpt2", "pairwise", "online"), None, "objective.kind", "null: what train_impl needs"
+        ("gpt2", "pairwise", "online"),
+        "gpt2",
+        "objective.kind",
+        "left out: what train_impl needs",
     ),
     "train_impl": used(get_args(ObjectiveKind), "normal", "objective.kind"),
     "dpo_fp32": needless(bool, True, IN_FLOAT32),

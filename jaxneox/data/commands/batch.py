@@ -8,12 +8,14 @@ import re
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
 from jaxneox.console.say import say
 from jaxneox.data.atomic import atomic_file
 from jaxneox.data.commands import run_data
+from jaxneox.data.examples import ExampleLoader
 from jaxneox.data.loader import SampleLoader
 from jaxneox.errors import UserError
 
@@ -25,7 +27,8 @@ def parser() -> Parser:
         "data batch",
         "Write the global batches of some steps, counted from 0: `tokens` [steps, batch, sequence "
         "+ 1] and, where not every token counts, `loss_mask` [steps, batch, sequence]. "
-        "`jaxneox train --tokens` trains on such a file.",
+        "`jaxneox train --tokens` trains on such a file. Of training on preferences it has every "
+        "field.",
         [
             ("my.yml --steps 0:8 --out batches.npz", "the first eight of a configuration"),
             ("runs/mine --steps 1000 --out one.npz --split valid", "one that a run evaluates on"),
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read(loader: SampleLoader, steps: range) -> dict[str, Any]:
+def read(loader: SampleLoader | ExampleLoader, steps: range) -> dict[str, Any]:
     shape = (len(steps), loader.sizes.size(steps.start), loader.seq_length + 1)
     room = 4 * math.prod(shape)
     if room > MOST:
@@ -65,15 +68,20 @@ def read(loader: SampleLoader, steps: range) -> dict[str, Any]:
             f"--steps {steps.start}:{steps.stop}: {room / 1e9:,.0f} GB of tokens, expected at most "
             f"{MOST / 1e9:.0f} in one file; write fewer steps at a time"
         )
-    arrays: dict[str, Any] = {"tokens": np.empty(shape, np.int32)}
+    arrays: dict[str, Any] = {}
     for k, step in enumerate(steps):
-        batch = loader.read(step)
-        arrays["tokens"][k] = batch.tokens
-        if batch.weights is not None:
-            if not k:  # every step has weights, or none has
-                arrays["loss_mask"] = np.empty((len(steps), *batch.weights.shape), np.float32)
-            arrays["loss_mask"][k] = batch.weights
+        for name, values in _of_step(loader, step).items():  # of the same names at every step
+            if not k:
+                arrays[name] = np.empty((len(steps), *values.shape), values.dtype)
+            arrays[name][k] = values
     return arrays
+
+
+def _of_step(loader: SampleLoader | ExampleLoader, step: int) -> dict[str, NDArray[Any]]:
+    if isinstance(loader, ExampleLoader):
+        return loader.fields(step)
+    tokens, weights = loader.read(step)
+    return {"tokens": tokens} if weights is None else {"tokens": tokens, "loss_mask": weights}
 
 
 def step_range(given: str) -> range:
@@ -85,7 +93,7 @@ def step_range(given: str) -> range:
     return range(first, end)
 
 
-def check_size(loader: SampleLoader, steps: range) -> None:
+def check_size(loader: SampleLoader | ExampleLoader, steps: range) -> None:
     """Refuse steps in between which the batch grows: one array holds one size.
 
     Raises:

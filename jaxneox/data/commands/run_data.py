@@ -8,6 +8,7 @@ from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.console.say import tell
 from jaxneox.data.build import open_loader
+from jaxneox.data.examples import ExampleLoader
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.sample_request import Split
 from jaxneox.data.tokenizer import Tokenizer, open_tokenizer
@@ -19,7 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 class RunData(NamedTuple):
     """The data of a run, its tokenizer if that is at hand, and its folder if that was given."""
 
-    loader: SampleLoader
+    loader: SampleLoader | ExampleLoader
     tokenizer: Tokenizer | None
     folder: pathlib.Path | None  # of the run, where that was given
 
@@ -49,7 +50,7 @@ def open_run(args: argparse.Namespace) -> RunData:
     loader: Loader | None = open_loader(cfg, tokenizer, args.split)
     if loader is None:
         raise UserError(f"the {args.split} split is empty: no documents, or no iterations of it")
-    assert isinstance(loader, SampleLoader)
+    assert isinstance(loader, SampleLoader | ExampleLoader)
     return RunData(loader, tokenizer, folder)
 
 

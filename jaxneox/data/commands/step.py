@@ -5,11 +5,15 @@ import json
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jaxneox.console.say import say
 from jaxneox.data.commands.document import token_range
 from jaxneox.data.commands.run_data import RunData, open_run
+from jaxneox.data.examples import ExampleLoader
+from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import HostBatch
+from jaxneox.data.samples import Span
 from jaxneox.errors import UserError
 from jaxneox.reading import parse_json
 
@@ -42,6 +46,8 @@ def show(args: argparse.Namespace) -> int:
 def look(run: RunData, step: int, rows: range) -> list[dict[str, Any]]:
     """Describe each row: its sample, where its tokens are, and their text."""
     numbers = run.loader.numbers(step, list(rows))
+    if isinstance(run.loader, ExampleLoader):
+        return _look_at_examples(run.loader, step, rows, numbers.tolist())
     batch = run.loader.read(step, list(rows))
     return [
         {
@@ -49,18 +55,42 @@ def look(run: RunData, step: int, rows: range) -> list[dict[str, Any]]:
             "sample": int(number),
             "counted": _counted(batch, k),
             "spans": [
-                {
-                    "data": str(dataset.prefix),
-                    "document": span.document,
-                    "tokens": [span.offset, span.offset + span.length],
-                    "column": span.column,
-                    "ids": batch.tokens[k, span.column : span.column + span.length].tolist(),
-                }
+                _span(dataset, span, batch.tokens[k, span.column : span.column + span.length])
                 for dataset, span in run.loader.samples.spans(int(number))
             ],
         }
         for k, (row, number) in enumerate(zip(rows, numbers, strict=True))
     ]
+
+
+def _look_at_examples(
+    loader: ExampleLoader, step: int, rows: range, numbers: list[int]
+) -> list[dict[str, Any]]:
+    """Describe each pair, or each text with its reward."""
+    fields = loader.fields(step, list(rows))
+    counted = fields.get("labelled", fields["weights"])
+    shown = []
+    for k, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+        described: dict[str, Any] = {"row": row, "sample": number, "counted": int(counted[k].sum())}
+        for name in ("reward", "raw_reward"):
+            if name in fields:
+                described[name] = float(fields[name][k])
+        described["spans"] = [
+            ({"side": side} if side else {}) | _span(dataset, span, dataset.get(*span[2:]))
+            for side, dataset, span in loader.examples.spans(number)
+        ]
+        shown.append(described)
+    return shown
+
+
+def _span(dataset: IndexedDataset, span: Span, ids: NDArray[Any]) -> dict[str, Any]:
+    return {
+        "data": str(dataset.prefix),
+        "document": span.document,
+        "tokens": [span.offset, span.offset + span.length],
+        "column": span.column,
+        "ids": ids.tolist(),
+    }
 
 
 def logged(run: RunData, step: int) -> dict[str, Any] | None:
@@ -92,11 +122,17 @@ def page(figures: dict[str, Any], run: RunData, full: bool, more: int) -> list[s
     lines = [head]
     for row in figures["rows"]:
         masked = "" if row["counted"] is None else f", {row['counted']} labels count"
+        masked += "".join(
+            f", {name.replace('_', ' ')} {row[name]:g}"
+            for name in ("reward", "raw_reward")
+            if name in row
+        )
         lines += ["", f"row {row['row']}, sample {row['sample']}{masked}"]
         for span in row["spans"]:
             begin, end = span["tokens"]
             name = span["data"].rpartition("/")[2]
-            where = f"  {name} document {span['document']}, tokens {begin} to {end}"
+            side = f"{span['side']}: " if "side" in span else ""
+            where = f"  {side}{name} document {span['document']}, tokens {begin} to {end}"
             lines += _described(where, span["ids"], run, full)
     if more:
         lines += ["", f"and {more} more rows: --rows A:B"]

@@ -12,6 +12,7 @@ import yaml
 from jaxneox.data.writer import IndexedWriter
 from tests.data import golden
 from tests.data.commands.calls import call
+from tests.data.small_preferences import pairs, rated
 
 Said = Callable[..., str]
 PARTS = ("train", "valid", "test")
@@ -177,3 +178,49 @@ def test_wrong(numbered: str, tmp_path: pathlib.Path, failing: Said) -> None:
     line = failing("batch", path, "--steps", "1", "--out", out)
     assert "rampup_batch_size: 8 at a time from 7 on does not come to train_batch_size 24" in line
     assert not out.exists()
+
+
+# --- Training on preferences ------------------------------------------------------------------
+
+
+def test_pairs(tmp_path: pathlib.Path, output: Said) -> None:
+    data = pairs(tmp_path, [([65], [66, 0])], [([65], [67, 68, 0])]).train
+    keys = {
+        "train-impl": "dpo",
+        "pos-train-data-paths": list(data.paths),
+        "neg-train-data-paths": list(data.rejected),
+        "pos-train-label-data-paths": list(data.labels),
+        "neg-train-label-data-paths": list(data.rejected_labels),
+        "seq-length": 5,
+        "train-batch-size": 2,
+        "train-iters": 4,
+        "tokenizer-type": "CharLevelTokenizer",
+    }
+    path = written(tmp_path, **keys)
+    out = output("batch", path, "--steps", "1:3", "--out", tmp_path / "x.npz")
+    assert "tokens [2, 2, 2, 6], weights [2, 2], labelled [2, 2, 2, 5]" in out
+    tokens = read(tmp_path / "x.npz")["tokens"]
+    assert tokens[1, 1].tolist() == [[65, 66, 0, 0, 0, 0], [65, 67, 68, 0, 0, 0]]
+    page = output("inspect", path, "--step", "1").splitlines()
+    assert page[2].startswith("row 0, sample 0, 5 labels count")
+    assert [line.split(":")[0].strip() for line in page[3:5]] == ["chosen", "rejected"]
+    assert page[4].endswith("r_document document 0, tokens 0 to 4: ACD")
+    shown = json.loads(output("inspect", path, "--step", "1", "--json"))["rows"]
+    assert shown[0]["spans"][1]["ids"] == [65, 67, 68, 0]
+
+
+def test_rewards(tmp_path: pathlib.Path, output: Said) -> None:
+    data = rated(tmp_path, [([65], [66, 0])], [0.5]).train
+    keys = {
+        "train-impl": "kto",
+        "train-data-paths": list(data.paths),
+        "train-label-data-paths": list(data.labels),
+        "train-reward-data-paths": list(data.rewards),
+        "seq-length": 5,
+        "train-batch-size": 2,
+        "train-iters": 4,
+        "tokenizer-type": "CharLevelTokenizer",
+    }
+    path = written(tmp_path, **keys)
+    page = output("inspect", path, "--step", "1").splitlines()
+    assert page[2].startswith("row 0, sample 0, 2 labels count, reward 0.5")
