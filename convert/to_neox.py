@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from convert.checkpoint import Source
 from convert.conversion import convert
 from convert.neox.grid import NeoxGrid
 from convert.neox.target import NeoxTarget
@@ -35,7 +36,8 @@ def parser() -> Parser:
     layout = p.add_argument_group("for which ranks")
     layout.add_argument("--mp", type=int, default=1, metavar="N", help="NeoX's model-parallel-size")
     layout.add_argument("--pp", type=int, metavar="N",
-        help="NeoX's pipe-parallel-size; 1 by default, 0 means --sequential")  # fmt: skip
+        help="NeoX's pipe-parallel-size; 1 by default, 0 for reward models, which means "
+        "--sequential")  # fmt: skip
     layout.add_argument("--sequential", action="store_true",
         help="the files of the engine without a pipeline")  # fmt: skip
     layout.add_argument("--dp", type=int, default=1, metavar="N",
@@ -50,10 +52,16 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     require("torch", "writing NeoX's files")
     grid = grid_of(args)
+
+    def write(source: Source) -> NeoxTarget:
+        sequential = args.pp is None and source.checkpoint.model.head == "reward"
+        own = grid._replace(pp=0) if sequential else grid
+        return NeoxTarget(source, own, args.dst, args.dp)
+
     return convert(
         args.dst,
         lambda: JaxneoxSource(args.src, args.step, optimizer=args.optimizer),
-        lambda source: NeoxTarget(source, grid, args.dst, args.dp),
+        write,
         verify=not args.no_verify,
     )
 

@@ -57,6 +57,7 @@ REASONS = {
     "mlp.gated": "its MLP is {ours:gated|not gated}",
     "mlp.bias": "its MLP has {ours:biases|no biases}",
     "mlp.activation": "its MLP's activation is {ours}, there {theirs}",
+    "head": "its head gives {ours}, there {theirs}",
     "lora": "LoRA's matrices stand beside its own: `jaxneox convert merge-adapter` makes one model "
     "of both",
     "norm.kind": "its norms are {ours}, there {theirs}",
@@ -95,6 +96,7 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
     nearest, why = min(
         candidates,
         key=lambda pair: (
+            "head" in pair[1],
             "positions.kind" in pair[1],
             len(pair[1]),
             pair[0].architecture != preferred,

@@ -108,6 +108,8 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": model.tied_embedding,
         "use_cache": True,
     }
+    if family.rewards:
+        config |= {"id2label": {"0": "REWARD"}, "label2id": {"REWARD": 0}}
     if family.windows is not None:
         config |= family.windows.write(model.attention.window, model.num_layers)
     return config | (rope_config(family.rope, model) if family.rope else {})
@@ -136,8 +138,22 @@ def refuse_unlike(family: Family, config: Config) -> None:
         for name, fixed in _fixed(family).items()
         if name in config and config[name] not in fixed.neutral
     ]
+    if family.rewards and _labels(config) != 1:
+        wrong.append(
+            f"num_labels is {_labels(config)}, but here a reward model has one number for each "
+            "token, which is num_labels 1"
+        )
     if wrong:
         raise UserError("; ".join(wrong))
+
+
+def _labels(config: Config) -> Any:
+    """Return the number of labels, which config.json has as their names; transformers takes 2."""
+    names = config.get("id2label")
+    labels = len(names) if isinstance(names, Mapping) else config.get("num_labels", 2)
+    return (
+        agreed({"num_labels": config["num_labels"]}, labels) if "num_labels" in config else labels
+    )
 
 
 def _fixed(family: Family) -> dict[str, FixedSetting]:

@@ -11,7 +11,7 @@ tensors of another family.
 from dataclasses import replace
 
 from convert.fixed import FixedSetting
-from convert.hf.family import Family, Field, Rope, one_to_one, with_defaults
+from convert.hf.family import Family, Field, Rope, of_rewards, one_to_one, with_defaults
 from convert.hf.windows import EveryLayer, LaterLayers
 from convert.rules import hf_gpt2, hf_llama, hf_neox
 
@@ -157,5 +157,7 @@ GPT2 = Family(
     ),
 )  # fmt: skip
 
-FAMILIES = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
+LANGUAGE_MODELS = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
+
+FAMILIES = (*LANGUAGE_MODELS, *map(of_rewards, LANGUAGE_MODELS))
 """The supported families. If several have a model's function, the first of them is written."""

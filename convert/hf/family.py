@@ -1,7 +1,8 @@
 """The description of a Hugging Face architecture: its keys in config.json and its tensors."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 from convert.fixed import FixedSetting
@@ -79,6 +80,7 @@ class Family:
         since: keys that change the function, by the version of transformers that first read
             them.
         other_names: names that a tensor has in memory, if it is called otherwise on disk.
+        rewards: whether its head gives one number for each token, instead of logits.
     """
 
     architecture: str
@@ -97,9 +99,19 @@ class Family:
     harmless: frozenset[str] = frozenset()
     since: Mapping[str, str] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)
+    rewards: bool = False
 
     def rules(self, model: ModelConfig) -> tuple[Rule, ...]:
         return self.table.rules(model)
+
+
+def of_rewards(family: Family) -> Family:
+    """Return the family of the same layers whose models have one label: reward models."""
+    name = re.sub("(ForCausalLM|LMHeadModel)$", "ForSequenceClassification", family.architecture)
+    constants = {**family.constants, "train_impl": "rm"}
+    return replace(
+        family, architecture=name, constants=constants, tied=False, other_names={}, rewards=True
+    )
 
 
 def one_to_one(theirs: str, default: Any, ours: str, *keys: str, alias: str = "") -> Field:

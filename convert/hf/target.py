@@ -84,9 +84,10 @@ class HfTarget(Target):
         return HfCheckpoint(self._folder)
 
     def result(self, dst: Path) -> tuple[str, str]:
+        kind = "SequenceClassification" if self._family.rewards else "CausalLM"
         return (
             f"{dst}   {self.title}, {len(self._tensors)} tensors",
-            f"Next: transformers.AutoModelForCausalLM.from_pretrained({str(dst)!r})",
+            f"Next: transformers.AutoModelFor{kind}.from_pretrained({str(dst)!r})",
         )
 
     def _in_part(self, part: Part) -> Iterator[tuple[str, Rule]]:

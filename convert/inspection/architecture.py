@@ -20,6 +20,7 @@ def of_model(model: ModelConfig) -> Architecture:
         tied=model.tied_embedding,
         vocabulary=model.vocab_size,
         sequence=model.seq_length,
+        head=model.head,
     )
 
 
@@ -64,6 +65,12 @@ def lines(model: Architecture) -> list[str]:
         model.norm,
         model.positions,
         model.mlp,
-        None if model.tied is None else "tied" if model.tied else "untied",
+        _head(model),
     ]
     return [", ".join(sizes), *([", ".join(filter(None, made))] if any(made) else [])]
+
+
+def _head(model: Architecture) -> str | None:
+    if model.head == "reward":
+        return "a reward model"
+    return None if model.tied is None else "tied" if model.tied else "untied"

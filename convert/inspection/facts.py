@@ -21,6 +21,7 @@ class Architecture:
     Attributes:
         vocabulary: the rows of the embedding, including padding.
         positions, mlp: a few words, such as `rotary 25%` and `gated silu`.
+        head: what follows the last norm, tokens (logits) or reward.
     """
 
     layers: int
@@ -36,6 +37,7 @@ class Architecture:
     tied: bool | None = None
     vocabulary: int | None = None
     sequence: int | None = None
+    head: str | None = None
 
 
 @dataclass(frozen=True)

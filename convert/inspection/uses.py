@@ -73,7 +73,8 @@ def refuse_megatron(model: ModelConfig) -> None:
 
 
 def refuse_neox(model: ModelConfig) -> None:
-    neox_grid.refuse_grid(model, NeoxGrid(1, 1, False))
+    stages = 0 if model.head == "reward" else 1
+    neox_grid.refuse_grid(model, NeoxGrid(1, stages, False))
 
 
 def _exported(

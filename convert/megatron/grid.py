@@ -82,6 +82,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
         f"{a.kv_heads} key-value heads do not divide over {tp} ranks, nor the ranks over them": (
             a.kv_heads % tp and tp % a.kv_heads
         ),
+        "it is a reward model, whose head these files have no place for": model.head == "reward",
         **newer_features(model),
     }
     written = model_to_write(model, tp)

@@ -62,7 +62,10 @@ def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
-    for name, size in (("num_kv_heads", model.attention.kv_heads), ("mlp width", model.mlp.size)):
+    sizes = {"num_kv_heads": model.attention.kv_heads, "mlp width": model.mlp.size}
+    if model.head == "reward":
+        sizes["hidden_size"] = model.hidden_size
+    for name, size in sizes.items():
         if size % source.mp:
             yield f"{name} {size} does not divide over the {source.mp} ranks of the files"
 

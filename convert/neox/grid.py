@@ -59,6 +59,13 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         "heads: use --mp 1": a.qk_norm and mp > 1 and norm in JOINT,
         f"{a.kv_heads} key-value heads do not divide over {mp} ranks": a.kv_heads % mp != 0,
         f"the MLP's width {model.mlp.size} does not divide over {mp} ranks": model.mlp.size % mp,
+        f"{model.hidden_size} numbers of the hidden state, of which each rank's reward head reads "
+        f"a part, do not divide over {mp} ranks": (
+            model.head == "reward" and model.hidden_size % mp != 0
+        ),
+        "it is a reward model, which NeoX trains without its pipeline engine: use --sequential": (
+            model.head == "reward" and grid.pp > 0
+        ),
         f"{model.num_layers} layers are fewer than {grid.pp} stages": (model.num_layers < grid.pp),
         **newer_features(model),
     }

@@ -128,7 +128,10 @@ def fill_split(
     for rank, tensors in enumerate(ranks):
         shard = tensors.get(rule.theirs)
         if fold is not None:
-            shard = folded(rule, tensors, fold.ratio_RD[rank], fold.shift_RD[rank])
+            read = slice(None)
+            if "S" in rule.parts[0].axes:  # of a row-parallel matrix, which a scale alone feeds
+                read = slice(rank * sizes["S"], (rank + 1) * sizes["S"])
+            shard = folded(rule, tensors, fold.ratio_RD[rank][read], fold.shift_RD[rank][read])
         assert shard is not None
         dtype = plan.dtypes[rule.parts[0].leaf]
         rule.put(cast(rule.theirs, shard, dtype), leaves, sizes, rank)

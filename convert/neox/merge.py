@@ -11,6 +11,8 @@ they drift apart, and what a rank does with its own copy is part of the function
 
       W' = W diag(w_r / w)        c' = c + W (b_r - b w_r / w)
 
+- In a reward model the final norm feeds a row-parallel matrix: a rank reads its own part of what its
+  own copy makes, so that these parts of the copies are the one norm.
 - Learned positions are added to each rank's own residual stream.
 
 Ranks whose residual streams differ compute no function that any one model has: then the mean is
@@ -41,6 +43,7 @@ SAME = "one copy: all ranks have the same"
 SUM = "the sum: every rank adds its own before the sum over ranks"
 ONCE = "once: it is added after the sum over ranks"
 OF_STREAMS = "the mean: each rank's residual stream had its own"
+OWN_PARTS = "each rank's own part: the reward head of a rank reads this part of the norm alone"
 OF_POSITIONS = "the mean: with sequence_parallel each rank's copy had its own positions"
 NORMS = {
     "fold": "folded into the ranks' shards: each rank's own copy is kept exactly",
@@ -81,6 +84,13 @@ def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
 def _merge_norm(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
     name = next(iter(copies)).parts[0].leaf.rpartition(".")[0]
     drifted = any(map(differ, copies.values()))
+    if drifted and name == "final_norm" and _reads_parts(plan, choices):
+        for rule, copies_RD in copies.items():
+            parts = np.split(copies_RD, len(copies_RD), axis=1)
+            own = [part_RS[rank] for rank, part_RS in enumerate(parts)]
+            plan.values[rule.parts[0].leaf, index] = np.concatenate(own)
+            _decide(plan, index, rule, OWN_PARTS, copies_RD)
+        return
     fold = choices.norms == "fold" and not plan.sequence_parallel
     why = NORMS[choices.norms]
     if fold and not all(np.isfinite(copies_RD).all() for copies_RD in copies.values()):
@@ -102,6 +112,12 @@ def _merge_norm(plan: MergePlan, index: int, copies: Copies, choices: MergeChoic
             for end in ((".weight", ".scale", ".g"), ".bias")
         )
         plan.folds[name, index] = _fold(plan, index, copies, scale, bias)
+
+
+def _reads_parts(plan: MergePlan, choices: MergeChoices) -> bool:
+    """Tell whether the parts that a reward model's ranks read are to be kept."""
+    kept = choices.norms == "fold" and not plan.sequence_parallel
+    return kept and plan.model.head == "reward" and plan.model.norm.kind != "scalenorm"
 
 
 def _decide(

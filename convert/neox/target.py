@@ -131,6 +131,8 @@ class NeoxTarget(Target):
             "load": str(dst),
             "finetune": True,
         }
+        if source.checkpoint.model.head == "reward":
+            keys["no_weight_tying"] = True  # NeoX HEAD makes no reward head otherwise
         if self._tokenizer is not None:
             files = [str(dst / "tokenizer" / name) for name in self._tokenizer.files]
             keys = {n: v for n, v in keys.items() if n not in ("vocab_file", "merge_file")}

@@ -29,7 +29,10 @@ class Forward(Protocol):
         ...
 
     def logits(self, streams_RBTD: Array) -> Array:
-        """Apply the final norm and the unembedding: streams [R, B, T, D] to logits [B, T, V]."""
+        """Apply the final norm and the unembedding: streams [R, B, T, D] to logits [B, T, V].
+
+        Of a reward model they are its values, [B, T, 1].
+        """
         ...
 
 

@@ -65,6 +65,8 @@ class JaxneoxForward:
 
     def logits(self, streams_RBTD: Array) -> Array:
         x_BTD = self._normalized("final_norm", None, streams_RBTD[0])
+        if self.model.head == "reward":
+            return linear(x_BTD, self.leaf("reward.weight", None).T)
         if self.model.tied_embedding:
             weight_VD = self.leaf("embed.tokens", None)
         else:

@@ -82,6 +82,8 @@ class NeoxForward:
     def logits(self, streams_RBTD: Array) -> Array:
         """Compute each rank's part of the vocabulary from its own stream and its own final norm."""
         norms = self._shards(self.layers + 3)
+        if self.model.head == "reward":
+            return self._values(norms, streams_RBTD)
         if self.model.tied_embedding:
             heads = [shard["word_embeddings.weight"] for shard in self._shards(0)]
         else:
@@ -91,6 +93,20 @@ class NeoxForward:
             for norm, head, x_BTD in zip(norms, heads, streams_RBTD, strict=True)
         ]
         return np.concatenate(parts_BTE, axis=-1)
+
+    def _values(self, norms: "list[Shard]", streams_RBTD: Array) -> Array:
+        """Sum over the ranks what each makes of its part of the hidden state: [B, T, 1].
+
+        The head is a RowParallelLinear whose input is not parallel: every rank cuts its part out of
+        what its own copy of the norm returns.
+        """
+        heads = [shard["rm_linear.weight"] for shard in self._shards(self.layers + 4)]
+        total_BTO, start = np.zeros((*streams_RBTD.shape[1:3], 1)), 0
+        for norm, head_OS, x_BTD in zip(norms, heads, streams_RBTD, strict=True):
+            part = slice(start, start + head_OS.shape[1])
+            total_BTO += linear(norm.normalized("norm", x_BTD)[..., part], head_OS)
+            start = part.stop
+        return total_BTO
 
     def _parallel(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
         """Compute `x + sum over ranks of (attention + its bias + mlp + its bias)`.

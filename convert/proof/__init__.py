@@ -5,5 +5,6 @@
   `numbers` (parameter by parameter), `logits` (end to end), `program` (what a user runs) and
   `sample` (the text) are parts.
 - `conclude`: the verdict.
-- `certificate`: the record; for a person `page`, of `blocks` in Markdown, and `picture`.
+- `certificate`: the record; for a person `page`, of `blocks` in Markdown and `ends` (how
+  far whole models are apart), and `picture`.
 """

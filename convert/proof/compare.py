@@ -58,7 +58,7 @@ class Proof:
     """
 
     tolerance: float
-    perplexity: float = float("nan")  # the source's
+    perplexity: float | None = float("nan")  # the source's; None of a reward model
     tokens: int = 0
     elements: int = 0
     different: list[str] = field(default_factory=list)
@@ -173,7 +173,8 @@ def follow(
         step()
     heads = [forward.logits(probe) for forward, probe in zip(both, probes, strict=True)]
     totals, first = compare_logits(titles, forwards, streams, tokens_BT)
-    error = LayerError("the unembedding", worst_column(*heads), totals.relative(1))
+    last = "the reward head" if model.head == "reward" else "the unembedding"
+    error = LayerError(last, worst_column(*heads), totals.relative(1))
     proof.layers.append(error)
     proof.perplexity, proof.tokens = totals.perplexity(), tokens_BT.size
     proof.logits = [totals.comparison(number) for number in range(1, len(functions))]

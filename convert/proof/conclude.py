@@ -6,6 +6,7 @@ from typing import Any
 from convert.proof.case import Case
 from convert.proof.certificate import with_proof, write
 from convert.proof.compare import Proof
+from convert.proof.logits import Comparison
 from convert.writers.staging import Unproven
 from jaxneox.console.hints import command
 from jaxneox.console.progress import progress
@@ -51,12 +52,22 @@ def report(case: Case, proof: Proof) -> list[str]:
         lines += [
             f"{proof.elements:,} numbers compared; the worst layer is off by {worst:.1e} of what "
             f"it adds (limit {proof.tolerance:.0e})",
-            f"on {case.text}: logits within {end.max_abs:.1e}, KL {max(end.kl, 0):.1e}, perplexity "
-            f"of the source {proof.perplexity:.6f}, converted {end.perplexity:.6f}",
+            f"on {case.text}: {ends(proof.perplexity, end)}",
         ]
     if isinstance(proof.program, float):
-        lines.append(f"run in float32, its logits are within {proof.program:.1e}, relative")
+        what = "values" if case.target.model.head == "reward" else "logits"
+        lines.append(f"run in float32, its {what} are within {proof.program:.1e}, relative")
     return [*lines, verdict(case, proof)]
+
+
+def ends(perplexity: float | None, end: Comparison) -> str:
+    """Say how far the converted model is from the source, whose perplexity is given."""
+    if end.kl is None or end.perplexity is None:
+        return f"values within {end.max_abs:.1e}, {end.relative:.1e} relative"
+    return (
+        f"logits within {end.max_abs:.1e}, KL {max(end.kl, 0):.1e}, perplexity of the source "
+        f"{perplexity:.6f}, converted {end.perplexity:.6f}"
+    )
 
 
 def verdict(case: Case, proof: Proof) -> str:

@@ -8,13 +8,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two functions' logits on the same tokens; perplexities include the vocabulary's padding."""
+    """Two functions' logits on the same tokens; perplexities include the vocabulary's padding.
+
+    Of reward models these are values, which give no probabilities.
+    """
 
     title: str
     max_abs: float
     relative: float
-    kl: float  # mean over positions, nats
-    perplexity: float
+    kl: float | None  # mean over positions, nats
+    perplexity: float | None
 
 
 class Totals:
@@ -28,10 +31,12 @@ class Totals:
         self.titles = titles
         self._max, self._off, self._kl, self._loss = np.zeros((4, len(titles)))
         self._size, self._apart, self._positions, self._labels = 0.0, 0.0, 0, 0
+        self._values = False
 
     def add(self, logits: list[np.ndarray], tokens_BT: np.ndarray) -> None:
-        """Add a batch of logits [B, T, V] of every function."""
+        """Add a batch of logits [B, T, V] of every function, or of values [B, T, 1]."""
         source, first = log_softmax(logits[0]), logits[0]
+        self._values = first.shape[-1] == 1
         self._size += float((first * first).sum())
         self._positions += tokens_BT.size
         self._labels += tokens_BT[:, 1:].size
@@ -40,20 +45,22 @@ class Totals:
             off, other = logits_BTV - first, log_softmax(logits_BTV)
             self._max[side] = max(self._max[side], float(abs(off).max()))
             self._off[side] += float((off * off).sum())
+            if self._values:
+                continue
             self._kl[side] += float((np.exp(source) * (source - other)).sum())
             picked = np.take_along_axis(other[:, :-1], tokens_BT[:, 1:, None], axis=-1)
             self._loss[side] -= float(picked.sum())
 
-    def perplexity(self, side: int = 0) -> float:
-        """Compute the perplexity of each token given those before it."""
-        return float(np.exp(self._loss[side] / self._labels))
+    def perplexity(self, side: int = 0) -> float | None:
+        """Compute the perplexity of each token given those before it; None of values."""
+        return None if self._values else float(np.exp(self._loss[side] / self._labels))
 
     def comparison(self, side: int) -> Comparison:
         return Comparison(
             self.titles[side],
             float(self._max[side]),
             self.relative(side),
-            float(self._kl[side] / self._positions),
+            None if self._values else float(self._kl[side] / self._positions),
             self.perplexity(side),
         )
 

@@ -58,10 +58,12 @@ def is_bias(name: str) -> bool:
 def reads_norm(model: ModelConfig) -> dict[str, str]:
     """Map each matrix to the norm whose output it multiplies, and each bias likewise."""
     second = "layers.norm1" if model.shared_norm else "layers.norm2"
-    readers = {
+    readers: dict[str, tuple[str, ...]] = {
         "layers.norm1": ("layers.attention.qkv", "layers.attention.qkv_bias"),
         "final_norm": ("unembed.weight", "unembed.bias"),
     }
+    if model.head == "reward":  # has no bias into which a norm's could be folded
+        readers["final_norm"] = ("reward.weight",) * (model.norm.kind == "scalenorm")
     norms = {name: norm for norm, names in readers.items() for name in names}
     mlp = ("up", "up_bias", "gate", "gate_bias")
     return norms | {f"layers.mlp.{name}": second for name in mlp}

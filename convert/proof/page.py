@@ -2,12 +2,13 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from convert.proof.blocks import bullets, count, safe, section, table
 from convert.proof.case import SLACK
 from convert.proof.compare import EXACT
+from convert.proof.ends import cost, ends_table, introduction, is_of_values
 from jaxneox.console.text import markdown, markdown_block, markdown_code
 
 Record = dict[str, Any]
@@ -79,20 +80,6 @@ def unexplained(proof: Record) -> list[str]:
     """List the failures other than layers that are off, which a lossy merge always has."""
     layers = tuple(f"{layer['name']}: off by" for layer in proof["layers"])
     return [failure for failure in proof["failures"] if not failure.startswith(layers)]
-
-
-def cost(proof: Record) -> str:
-    end, source = proof["ends"][0], proof["perplexity_of_source"]
-    return (
-        f"at most {end['max_abs']:.1e} in a logit, {end['relative']:.1e} relative, KL "
-        f"{max(end['kl'], 0):.1e} nats, on {markdown(proof['text'])}, both in float64; perplexity: "
-        f"source {source:.6f}, converted {end['perplexity']:.6f} "
-        f"({change(end['perplexity'], source)})."
-    )
-
-
-def change(value: float, of: float) -> str:
-    return "0" if value == of else f"{value / of - 1:+.1e}"
 
 
 def merges(record: Record) -> str:
@@ -194,10 +181,10 @@ def proof_lines(record: Record) -> str:
     if isinstance(ran, str):
         ran = markdown(ran)
     else:
-        ran = f"its logits are within {ran:.1e} of float64's, relative"
+        what = "values" if is_of_values(ours) else "logits"
+        ran = f"its {what} are within {ran:.1e} of float64's, relative"
     parts = [
-        f"Against the source's own function, in float64, on {markdown(proof['text'])}, with "
-        f"perplexity {proof['perplexity_of_source']:.6f} over all rows of the vocabulary:",
+        introduction(proof),
         ends_table(proof, [ours, *rest]),
         layers_summary(proof),
         f"The program that you will use, in float32: {ran}.",
@@ -213,21 +200,8 @@ def proof_lines(record: Record) -> str:
     return "\n\n".join(parts)
 
 
-def ends_table(proof: Record, ends: Sequence[Record]) -> str:
-    """Tabulate whole models; the first is the converted one, in bold."""
-    head = ("model", "largest logit difference", "relative L2", "KL, nats", "perplexity",
-            "relative to the source's")  # fmt: skip
-    rows = [
-        (markdown(e["title"]), f"{e['max_abs']:.1e}", f"{e['relative']:.1e}",
-         f"{max(e['kl'], 0):.1e}", f"{e['perplexity']:.6f}",
-         change(e["perplexity"], proof["perplexity_of_source"]))
-        for e in ends
-    ]  # fmt: skip
-    return table(head, [tuple(f"**{cell}**" for cell in rows[0]), *rows[1:]])
-
-
 def layers_summary(proof: Record) -> str:
-    tolerance = proof["tolerance"]
+    tolerance, last = proof["tolerance"], proof["layers"][-1]["name"]
     worst = max(proof["layers"], key=lambda layer: layer["random"])
     off = "all are exactly the source's"
     if worst["random"] != 0:
@@ -240,7 +214,7 @@ def layers_summary(proof: Record) -> str:
         limit = f"{SLACK} roundings ({eps:.1e}) of {ROUNDED[eps]}, the coarsest type rounded to"
     return (
         f"Every layer by itself, on random hidden states: {off}. What a layer adds is its output "
-        "less its input; of the embedding and the unembedding every row was looked at. The limit "
+        f"less its input; of the embedding and {last} every row was looked at. The limit "
         f"is {tolerance:.1e}: {limit}."
     )
 

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from convert.proof.ends import is_of_values
 from convert.proof.page import MERGES, undrifted
 
 Record = dict[str, Any]
@@ -55,7 +56,7 @@ def draw(record: Record) -> Any:
         axes["errors"].set_axis_off()
     for panel in panels:
         if proved or rows:
-            name_columns(axes[panel], layers(record), named=panel == panels[-1])
+            name_columns(axes[panel], record, named=panel == panels[-1])
     return figure
 
 
@@ -144,7 +145,8 @@ def draw_ends(axes: Any, record: Record, low: float) -> None:
     axes.set_xlim(-0.6, len(ends) - 0.4)
     axes.tick_params(axis="y", labelleft=False)
     axes.grid(axis="y", lw=0.4)
-    axes.set_title("logits of whole models,\nrelative L2", fontsize=10, loc="left")
+    what = "values" if is_of_values(ends[0]) else "logits"
+    axes.set_title(f"{what} of whole models,\nrelative L2", fontsize=10, loc="left")
 
 
 def below(proof: Record) -> float:
@@ -158,13 +160,15 @@ def sizes(proof: Record) -> list[float]:
     return errors + [layer[key] for layer in proof["layers"] for key in ("random", "stream")]
 
 
-def name_columns(axes: Any, count: int, named: bool) -> None:
+def name_columns(axes: Any, record: Record, named: bool) -> None:
     """Name the columns: the embedding, the layers, and what follows; only some layers by number."""
+    count, proof = layers(record), record.get("proof")
+    last = proof["layers"][-1]["name"].removeprefix("the ") if proof else "unembedding"
     step = math.ceil(max(count, 1) / MOST)
     some = [i for i in range(0, count, step) if count - i >= step]
     axes.set_xlim(-0.5, count + 1.5)
     columns = [0, *(i + 1 for i in some), count + 1]
-    names = ["embedding", *map(str, some), "final norm,\nunembedding"]
+    names = ["embedding", *map(str, some), f"final norm,\n{last}"]
     axes.set_xticks(columns, names if named else [""] * len(names), fontsize=8)
     for label in (axes.get_xticklabels()[0], axes.get_xticklabels()[-1]):
         label.set_rotation(90)

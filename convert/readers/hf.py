@@ -18,6 +18,7 @@ from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
 from convert.readers.hf_files import DTYPES, HfTensor, refuse_peft, tensors, weight_files
 from convert.readers.neox_files import merged_files
+from convert.rules.hf_neox import REWARD
 from convert.rules.rule import Rule, sizes_of
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
@@ -109,7 +110,8 @@ class HfCheckpoint(Checkpoint):
     def program(self) -> Logits | str:
         if not program.available():
             return "not run: transformers and torch are not installed"
-        return lambda tokens_BT: program.logits(self.folder, tokens_BT)
+        run = program.values if self.family.rewards else program.logits
+        return lambda tokens_BT: run(self.folder, tokens_BT)
 
     def origin(self, name: str) -> str:
         """Return the names on disk that a leaf is made of, with `*` for the layer."""
@@ -142,9 +144,13 @@ class HfCheckpoint(Checkpoint):
                 )
         return tensors
 
+    @property
+    def _head(self) -> str:
+        return REWARD if self.family.rewards else self.family.table.HEAD
+
     def _with_prefix(self, tensors: dict[str, HfTensor]) -> dict[str, HfTensor]:
         """Add the prefix that some files leave out, such as GPT-2's own."""
-        prefix, head = self.family.table.PREFIX, self.family.table.HEAD
+        prefix, head = self.family.table.PREFIX, self._head
         if any(name.startswith(prefix) for name in tensors):
             return tensors
         return {name if name == head else prefix + name: t for name, t in tensors.items()}
@@ -182,7 +188,7 @@ class HfCheckpoint(Checkpoint):
         """Yield what is wrong with a tensor that no leaf is made of; saved masks are fine."""
         blocks = next(r.theirs for r in self._rules if "{}" in r.theirs).partition("{}")[0]
         layer, _, rest = name.removeprefix(blocks).partition(".")
-        if name == self.family.table.HEAD:
+        if name == self.family.table.HEAD and not self.family.rewards:
             if differ([tensor.numpy(), self.leaf("embed.tokens")]):
                 yield f"{name} is not the embedding, but tie_word_embeddings is true"
         elif not (layer.isdecimal() and rest in self.family.table.BUFFERS):

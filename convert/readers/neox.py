@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.readers.neox_files import NeoxFiles
 from convert.readers.torch_file import LazyTensor, TorchFile
-from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES
+from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES, REWARD
 from jaxneox.config import Settings
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, listed
@@ -35,7 +35,6 @@ FOREIGN = {
     "time_": "an RWKV model",
     "lora": "an RWKV model",
     "soft_embedding": "a soft-prompt model",
-    "lm_head.reward": "a reward model",
 }
 
 
@@ -139,13 +138,29 @@ class NeoxCheckpoint:
         for name in ("attention_dropped", "logit_bias"):
             if name in self.given:
                 raise UserError(f"{self.yamls[0]}: {name} is not a key of NeoX; leave it out")
-        keys = self.given | {"padded_vocab_size": self.vocab_size}
+        keys = self._of_its_head() | {"padded_vocab_size": self.vocab_size}
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
         plain = Settings(keys).model(vocab_size=None)
         if plain.parallel_residual and plain.mlp.gated and not plain.mlp.bias:
             keys["attention_dropped"] = True  # the MLP's output overwrites it
         return keys
+
+    @property
+    def has_reward_head(self) -> bool:
+        return any(REWARD in shards[0] for shards in self.shards.values())
+
+    def _of_its_head(self) -> dict[str, Any]:
+        """Return the YAML's keys with the `train_impl` that the files have the head for.
+
+        NeoX loads a language model as a reward model and keeps a head that is not in the files, so
+        that its YAML alone does not tell one from the other.
+        """
+        stated = self.given.get("train_impl") == "rm"
+        if stated == self.has_reward_head:
+            return self.given
+        keys = {n: v for n, v in self.given.items() if n not in ("train_impl", "dataset_impl")}
+        return keys | ({"train_impl": "rm"} if self.has_reward_head else {})
 
     @cached_property
     def model(self) -> ModelConfig:
@@ -203,7 +218,7 @@ class NeoxCheckpoint:
     @property
     def _tail(self) -> int:
         """Return the number of modules after the blocks."""
-        after = ("norm.", "final_linear.")
+        after = ("norm.", "final_linear.", "rm_linear.")
         return sum(any(n.startswith(after) for n in s[0]) for s in self.shards.values())
 
     def _module(self, file: TorchFile) -> Mapping[Any, Any]:

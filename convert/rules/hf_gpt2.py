@@ -4,7 +4,7 @@ Source: transformers 5.23, models/gpt2/modeling_gpt2.py. Its matrices are `Conv1
 queries come first, then all keys, then all values.
 """
 
-from convert.rules.hf_neox import norm, split
+from convert.rules.hf_neox import head, norm, split
 from convert.rules.rule import Rule
 from jaxneox.config.schema import ModelConfig
 
@@ -34,6 +34,4 @@ def rules(model: ModelConfig) -> tuple[Rule, ...]:
         split(LAYER + "mlp.c_proj.bias", "layers.mlp.down_bias", "D -> D"),
         *norm("transformer.ln_f", "final_norm"),
     ]
-    if not model.tied_embedding:
-        table.append(split(HEAD, "unembed.weight", "V D -> D V"))
-    return tuple(table)
+    return (*table, *head(HEAD, model))

@@ -5,7 +5,7 @@ models/{llama,mistral,qwen2,qwen3}/modeling_*.py. Query head n reads key-value h
 ours; the activation is applied to `gate_proj`.
 """
 
-from convert.rules.hf_neox import split
+from convert.rules.hf_neox import head, split
 from convert.rules.rule import Rule
 from jaxneox.config.schema import ModelConfig
 
@@ -27,9 +27,7 @@ def rules(model: ModelConfig) -> tuple[Rule, ...]:
         *mlp(model),
         split("model.norm.weight", "final_norm.scale", "D -> D"),
     ]
-    if not model.tied_embedding:
-        table.append(split(HEAD, "unembed.weight", "V D -> D V"))
-    return tuple(table)
+    return (*table, *head(HEAD, model))
 
 
 def attention(model: ModelConfig) -> list[Rule]:

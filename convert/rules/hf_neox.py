@@ -9,6 +9,9 @@ from jaxneox.config.schema import ModelConfig
 
 PREFIX = "gpt_neox."
 HEAD = "embed_out.weight"
+REWARD = "score.weight"
+"""The head of a model with one label, which is a reward model."""
+
 BUFFERS = ("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq")
 """Saved by 4.x: the causal mask, its value, and rotary's frequencies."""
 
@@ -27,9 +30,18 @@ def rules(model: ModelConfig) -> tuple[Rule, ...]:
         split(LAYER + "mlp.dense_4h_to_h.bias", "layers.mlp.down_bias", "D -> D"),
         *norm("gpt_neox.final_layer_norm", "final_norm"),
     ]
-    if not model.tied_embedding:
-        table.append(split(HEAD, "unembed.weight", "V D -> D V"))
-    return tuple(table)
+    return (*table, *head(HEAD, model))
+
+
+def head(name: str, model: ModelConfig) -> list[Rule]:
+    """Return the rule of what follows the last norm; `name` is a language model's own matrix.
+
+    Reward models of all families have the same name there (modeling_layers.py,
+    GenericForSequenceClassification), and no bias.
+    """
+    if model.head == "reward":
+        return [split(REWARD, "reward.weight", "O D -> D O")]
+    return [] if model.tied_embedding else [split(name, "unembed.weight", "V D -> D V")]
 
 
 def attention(model: ModelConfig) -> list[Rule]:

@@ -19,6 +19,9 @@ OLD_NAMES = {"mlp.dense_h_to_4h": "mlp.linear1", "mlp.dense_4h_to_h": "mlp.linea
 LLAMA_MLP = {"mlp.w3": "up", "mlp.w1": "gate", "mlp.w2": "down"}
 """The matrices of `mlp_type: llama`, in NeoX from 2023-05 to 2024-09: w2(act(w1 x) * w3 x)."""
 
+REWARD = "rm_linear.weight"
+"""The head of a reward model (train_impl rm), in the place of the unembedding."""
+
 BUFFERS = ("attention.rotary_emb.inv_freq", "attention.alibi_embed.slopes")
 """Saved by some versions: computed from the configuration, and checked against it."""
 
@@ -56,7 +59,15 @@ def embedding(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
-    """Return the unembedding's rules. NeoX has no bias there; ours may have one, from folding."""
+    """Return the unembedding's rules. NeoX has no bias there; ours may have one, from folding.
+
+    A reward model has a row-parallel matrix instead, whose ranks read a part of the hidden state
+    each, after their own copy of the final norm.
+    """
+    if model.head == "reward":
+        weight = ("reward.weight", "O S -> S O")
+        own = "final_norm" if model.norm.kind == "scalenorm" else ""
+        return (rule(REWARD, Role.SPLIT, weight, norm=own),)
     rules = []
     if not model.tied_embedding:
         weight = ("unembed.weight", "V D -> D V")

@@ -4,9 +4,9 @@ Layouts are einops patterns. Their letters, and those of this package's shapes, 
 
     D hidden   F width of an MLP branch   V padded vocabulary   P positions   B buckets
     K key-value heads   G query heads for each   R = G + 2: a group's queries, key and value
-    H head dimension    O one
+    H head dimension    O one    S hidden, where it is split
 
-Tensor parallelism splits K, F and V: in a shard they are a rank's share.
+Tensor parallelism splits K, F, V and S: in a shard they are a rank's share.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from einops import rearrange
 from jaxneox.config.schema import ModelConfig
 
 Sizes = Mapping[str, int]
-SPLIT = "KFV"
+SPLIT = "KFVS"
 
 
 class Role(Enum):
@@ -134,6 +134,7 @@ def sizes_of(model: ModelConfig, ranks: int = 1) -> dict[str, int]:
         "R": a.group + 2,
         "H": a.head_dim,
         "O": 1,
+        "S": model.hidden_size // ranks,
     }
 
 

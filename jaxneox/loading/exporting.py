@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CARD = """\
 ---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {task}
 ---
 
 # {name}
@@ -29,9 +29,9 @@ pipeline_tag: text-generation
 of {context} tokens and a vocabulary of {vocabulary}.
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{repo}")
+model = {auto}.from_pretrained("{repo}")
 tokenizer = AutoTokenizer.from_pretrained("{repo}")
 ```
 
@@ -107,7 +107,10 @@ def push(model: "LoadedModel", repo: str, *, private: bool, dtype: str) -> str:
 def card(model: "LoadedModel", repo: str) -> str:
     """Write the model card, in Markdown."""
     cfg = model.config.model
+    rewards = cfg.head == "reward"
     return CARD.format(
+        task="text-classification" if rewards else "text-generation",
+        auto=f"AutoModelFor{'SequenceClassification' if rewards else 'CausalLM'}",
         name=markdown(repo.rpartition("/")[2]),
         repo=repo,
         architecture=markdown(model.conversion.get("from", "A GPT-NeoX model")),

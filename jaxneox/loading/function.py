@@ -81,6 +81,22 @@ class ModelFunction:
         self._check(jnp.asarray(tokens))
         return self._functions.pure.logits(params, tokens)
 
+    def values(self, params: Arrays, tokens: ArrayLike) -> jax.Array:
+        """Compute a reward model's value after each token: a pure function, as `logits`.
+
+        Args:
+            params: all parameters by dotted names, as `model.params`.
+            tokens: int [B, T].
+
+        Returns:
+            float32 [B, T]. `rewards` reads one of them for each text.
+
+        Raises:
+            UserError: it is no reward model.
+        """
+        self._check(jnp.asarray(tokens))
+        return self._functions.pure.values(params, tokens)
+
     def token_losses(self, params: Arrays, tokens: ArrayLike) -> jax.Array:
         """Compute how unlikely each token is after those before it: a pure function.
 

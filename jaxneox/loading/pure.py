@@ -97,6 +97,11 @@ class PureFunctions:
         """(parameters, tokens int [B, T + 1]) -> float32 [B, T], in nats."""
         return self._plain(self.model.token_losses)
 
+    @cached_property
+    def values(self) -> Callable[..., jax.Array]:
+        """(parameters, tokens int [B, T]) -> float32 [B, T], of a reward model."""
+        return self._plain(self.model.text_values)
+
     def _trace(self, taps: Taps) -> Callable[..., tuple[jax.Array, Kept]]:
         """(parameters, tokens int [B, T]) -> (logits, activations by name), for these taps."""
         return self._plain(partial(self.model.trace, taps=taps))

@@ -272,6 +272,25 @@ class Model(HiddenStates):
         bias_V = hide_added(bias_V, self.cfg.vocab_size, self.layout)
         return Unembedding(weight_DV.astype(self.compute), bias_V)
 
+    def text_values(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
+        """Compute a reward model's value after each token of rows that are one text each.
+
+        Args:
+            params: parameters by dotted name.
+            tokens_BT: int [B, T].
+
+        Returns:
+            float32 [B, T], positions in the order of the text.
+
+        Raises:
+            UserError: it is no reward model.
+        """
+        with self.matmuls():
+            model = self._outer_modules(params)
+            if model.reward is None:
+                raise UserError(NO_VALUES)
+            return model.reward(self._rows(model, params, tokens_BT)[0])
+
     def _without_added(self, logits_BTV: jax.Array) -> jax.Array:
         """Leave out the logits of rows that were added for the devices."""
         if not added_rows(self.cfg.vocab_size, self.layout):
