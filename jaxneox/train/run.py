@@ -24,6 +24,7 @@ from jaxneox.hosts import messages
 from jaxneox.loading.load import locate
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.saver import save_config
+from jaxneox.train.checkpoints import reference
 from jaxneox.train.checkpoints.restore import initial_state
 from jaxneox.train.checkpoints.resume import (
     Base,
@@ -58,6 +59,7 @@ class Run:
         replicas: compares the devices' copies of each array; None unless it is asked for.
         base: how a checkpoint records the model beside which the run trains; None if it trains
             a whole model.
+        reference: how a checkpoint records the model at the run's start, if it is a reference.
         schedule_before: the learning rate schedule of the checkpoint whose training goes on.
         sinks: where the figures of every step go besides the configured places.
         callbacks: called with the progress after every step.
@@ -73,6 +75,7 @@ class Run:
     folder: Path | None
     replicas: Replicas | None = None
     base: dict[str, str] | None = None
+    reference: dict[str, Any] | None = None
     schedule_before: ScheduleConfig | None = None
     sinks: Sequence[Sink] = ()
     callbacks: Sequence[Callback] = ()
@@ -109,8 +112,8 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """Collect what a checkpoint says of itself besides its arrays."""
         names = ("jax", "flax", "optax", "orbax-checkpoint")
-        base = {} if self.base is None else {META: self.base}
-        return base | {
+        models = {META: self.base, reference.META: self.reference}
+        return {name: record for name, record in models.items() if record is not None} | {
             "keys": saved_keys(self.cfg),
             "data": {
                 "first": self.first,
@@ -185,6 +188,7 @@ def start(
         first=first,
         folder=folder,
         base=base and recorded(base, resume, state),
+        reference=reference.recorded(cfg, resume, state),
         schedule_before=schedule_before(resume),
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxneox.config.objective_schema import ObjectiveConfig, ObjectiveKind
+from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.config.schema import ModelConfig
 from tests.parallel.meshes import LENGTH, MODEL, VOCAB, Fields
 
@@ -47,7 +47,9 @@ def batch(settings: ObjectiveConfig, seed: int, rows: int = ROWS) -> Fields:
         fields["reference"] = -random.uniform(2, 6, (*shape, LENGTH)).astype("f4")
     rewards: dict[ObjectiveKind, Fields] = {
         "kto": {"reward": random.choice([-1, 1], rows).astype("f4")},
-        "reinforce": {n: random.standard_normal(rows).astype("f4") for n in ("reward", "raw_reward")},
+        "reinforce": {
+            n: random.standard_normal(rows).astype("f4") for n in ("reward", "raw_reward")
+        },
     }
     fields |= rewards.get(settings.kind, {})
     if settings.kind == "reinforce":

@@ -45,7 +45,13 @@ def test_every_mesh_as_one_device(name: str, mesh: Mesh) -> None:
     if OBJECTIVES[name].as_neox and mesh.dp * mesh.accumulation > 1:
         pytest.skip("NeoX's statistics are those of a micro-batch")
     expected, found = one_device(name), run(name, mesh)
-    print(name, mesh, max(abs(np.array(found.losses)/np.array(expected.losses)-1)), max(apart(found.grads, expected.grads).values()), max(apart(found.params, expected.params).values()))
+    print(
+        name,
+        mesh,
+        max(abs(np.array(found.losses) / np.array(expected.losses) - 1)),
+        max(apart(found.grads, expected.grads).values()),
+        max(apart(found.params, expected.params).values()),
+    )
     assert found.losses == pytest.approx(expected.losses, rel=LOSS)
     assert max(apart(found.grads, expected.grads).values()) <= GRADIENT
     assert max(apart(found.params, expected.params).values()) <= PARAMETER

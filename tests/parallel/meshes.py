@@ -29,7 +29,6 @@ from jaxneox.config.schema import (
     TrainConfig,
 )
 from jaxneox.model import Params
-from jaxneox.objectives import Objective
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.state import TrainState, on_mesh, state_specs, with_params

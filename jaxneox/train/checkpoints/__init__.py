@@ -4,6 +4,7 @@
 - `restore`: the state itself, new or restored; its counts place the run in its schedule.
 - `new_rows`: rows for the tokens of a larger vocabulary, where only weights are taken.
 - `heads`: a head for rewards, where the weights are a language model's.
+- `reference`: the model at the run's start, where that is what it is compared with.
 - `saving`: which steps become checkpoints.
 - `lock`: one run at a time in a folder.
 """

@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 
 from jaxneox import base_model, checkpoint
 from jaxneox.base_model import META
-from jaxneox.checkpoint import Damaged
+from jaxneox.checkpoint import Damaged, Location
 from jaxneox.hosts import messages
 from jaxneox.model import Params, lora
-from jaxneox.train.checkpoints import heads
+from jaxneox.train.checkpoints import heads, reference
 from jaxneox.train.checkpoints.new_rows import with_new_rows, with_saved_rows
 from jaxneox.train.checkpoints.resume import Base, ResumePoint
 from jaxneox.train.plan import TrainPlan
@@ -48,7 +48,25 @@ def initial_state(
         return new_training(plan, mesh, start, abstract)
     params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     checkpoint.check_sums(start.location, params=params, training=training)
-    return TrainState(params, **training)
+    return TrainState(params, **training, reference=reference_of(plan, mesh, start, abstract))
+
+
+def reference_of(
+    plan: TrainPlan, mesh: Mesh, start: ResumePoint, abstract: TrainState
+) -> Params | None:
+    """Read or draw again the parameters of a resumed run's reference model, if it has its own."""
+    if not plan.copies_reference:
+        return None
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
+
+    def drawn() -> Params:
+        return jax.jit(lambda: new_state(plan).params, out_shardings=shardings)()
+
+    def read(location: Location) -> Params:
+        params = starting_params(plan, mesh, location, abstract)
+        return jax.jit(partial(completed, plan, abstract), out_shardings=shardings)(params)
+
+    return reference.restored(plan.cfg, start, drawn, read)
 
 
 def beside(
@@ -90,23 +108,32 @@ def beside(
 def new_training(
     plan: TrainPlan, mesh: Mesh, start: ResumePoint, abstract: TrainState
 ) -> TrainState:
-    """Take a checkpoint's weights alone.
-
-    There are new rows for the tokens that its model lacks, and a new head for the rewards.
-    """
-    known = heads.there(start.location, abstract.params)
-    saved = with_saved_rows(start.location, known, plan, mesh)
-    left_out = heads.without_unembedding(plan.model.cfg)
-    read = partial(checkpoint.restore_params, start.location, saved, left_out)
-    params = messages.fail_together(Damaged, read)
-    checkpoint.check_sums(start.location, params=params)
+    """Take a checkpoint's weights alone."""
+    params = starting_params(plan, mesh, start.location, abstract)
 
     def fresh(params: Params) -> TrainState:
-        grown = with_new_rows(params, abstract.params)
-        return with_params(plan, heads.with_new_head(grown, plan))
+        return with_params(plan, completed(plan, abstract, params))
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(fresh, out_shardings=shardings)(params)
+
+
+def starting_params(
+    plan: TrainPlan, mesh: Mesh, location: Location, abstract: TrainState
+) -> Params:
+    """Read the parameters that a new training takes of a checkpoint."""
+    known = heads.there(location, abstract.params)
+    saved = with_saved_rows(location, known, plan, mesh)
+    left_out = heads.without_unembedding(plan.model.cfg)
+    read = partial(checkpoint.restore_params, location, saved, left_out)
+    params: Params = messages.fail_together(Damaged, read)
+    checkpoint.check_sums(location, params=params)
+    return params
+
+
+def completed(plan: TrainPlan, abstract: TrainState, params: Params) -> Params:
+    """Add new rows for the tokens that a model lacks, and a new head for the rewards."""
+    return heads.with_new_head(with_new_rows(params, abstract.params), plan)
 
 
 def abstract_state(plan: TrainPlan, mesh: Mesh) -> TrainState:
@@ -128,5 +155,6 @@ def restore(
 
 
 def training_part(state: TrainState) -> dict[str, Any]:
-    """Return all of the state but its parameters, by name: a checkpoint's `training`."""
-    return {name: value for name, value in state._asdict().items() if name != "params"}
+    """Return all of the state but parameters, by name: a checkpoint's `training`."""
+    params = ("params", "reference")
+    return {name: value for name, value in state._asdict().items() if name not in params}

@@ -145,5 +145,5 @@ def with_params(plan: TrainPlan, params: Params) -> TrainState:
         step=jnp.zeros((), jnp.int32),  # each count is an array of its own, to be donated
         skipped=jnp.zeros((), jnp.int32),
         streak=jnp.zeros((), jnp.int32),
-        reference=dict(params) if plan.copies_reference else None,
+        reference=jax.tree.map(jnp.copy, params) if plan.copies_reference else None,
     )

@@ -1,0 +1,86 @@
+"""The reference model of a run: the model as it was at the run's start.
+
+A checkpoint does not hold it a second time. Its `meta` says from which checkpoint the run began, or
+with which seed; a run that resumes reads or draws these parameters again.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxneox import base_model, checkpoint
+from jaxneox.checkpoint import Location
+from jaxneox.config import Config
+from jaxneox.errors import UserError
+from jaxneox.loading.load import locate
+from jaxneox.model import Params
+from jaxneox.train.checkpoints.resume import ResumePoint
+from jaxneox.train.step.state import TrainState
+
+META = "reference"
+"""The entry of a checkpoint's `meta`: `where` and `fingerprint`, or `seed`."""
+
+
+def recorded(cfg: Config, start: ResumePoint | None, state: TrainState) -> dict[str, Any] | None:
+    """Describe for checkpoints the parameters with which a run began; None if it needs none.
+
+    Args:
+        cfg: of the run.
+        start: the checkpoint that it starts from; None for new parameters.
+        state: with which it starts.
+    """
+    if state.reference is None:
+        return None
+    if start is None:
+        return {"seed": cfg.train.seed}
+    before: dict[str, Any] | None = checkpoint.read_meta(start.location).get(META)
+    if before is not None and not start.weights_only:
+        return before
+    sums = checkpoint.params_sums(start.location, state.params)
+    return base_model.record(str(start.location.folder.resolve()), sums)
+
+
+def restored(
+    cfg: Config,
+    start: ResumePoint,
+    drawn: Callable[[], Params],
+    read: Callable[[Location], Params],
+) -> Params:
+    """Return the parameters with which the run of a checkpoint began.
+
+    Args:
+        cfg: of the run that resumes.
+        start: its checkpoint.
+        drawn: draws new parameters from the run's seed.
+        read: reads a checkpoint's parameters as a run begins with them.
+
+    Raises:
+        UserError: they are not there, or others than they were.
+    """
+    meta: dict[str, Any] | None = checkpoint.read_meta(start.location).get(META)
+    if meta is None:  # its run was another kind of training, which ends here
+        return read(start.location)
+    if "seed" in meta:
+        if meta["seed"] != cfg.train.seed:
+            raise UserError(
+                f"seed: the reference model of {start.location.run} was drawn from the seed "
+                f"{meta['seed']}, found {cfg.train.seed}; set it back"
+            )
+        return drawn()
+    location = _found(cfg, meta["where"], start)
+    params = read(location)
+    sums = checkpoint.params_sums(location, params)
+    base_model.check(meta, str(location.folder), sums, start.location.folder)
+    return params
+
+
+def _found(cfg: Config, where: str, start: ResumePoint) -> Location:
+    """Find the checkpoint again, where it was or where `load` says that it is now."""
+    places = [where] if cfg.checkpoint.load is None else [where, cfg.checkpoint.load]
+    for place in places:
+        if Path(place).is_dir():
+            return locate(place, None if place == where else cfg.checkpoint.iteration)
+    raise UserError(
+        f"{start.location.folder}: its reference model, {where}, is not there any more: name the "
+        "folder where it is now with --load"
+    )
