@@ -45,15 +45,11 @@ def batch(settings: ObjectiveConfig, seed: int, rows: int = ROWS) -> Fields:
     fields["weights"] = np.ones(rows, np.float32)
     if settings.reference is not None:
         fields["reference"] = -random.uniform(2, 6, (*shape, LENGTH)).astype("f4")
-    rewards: dict[ObjectiveKind, Fields] = {
-        "kto": {"reward": random.choice([-1, 1], rows).astype("f4")},
-        "reinforce": {
-            n: random.standard_normal(rows).astype("f4") for n in ("reward", "raw_reward")
-        },
-    }
-    fields |= rewards.get(settings.kind, {})
+    if settings.kind == "kto":
+        fields["reward"] = random.choice([-1, 1], rows).astype("f4")
     if settings.kind == "reinforce":
         fields["weights"] = fields.pop("labelled")
+        fields["reward"], fields["raw_reward"] = random.standard_normal((2, rows)).astype("f4")
     if settings.kind == "kto" and settings.as_neox:
         fields["rewards"] = fields.pop("reward")[:, None] * (fields["tokens"][:, 1:] > 0)
     elif settings.kind == "kto":
