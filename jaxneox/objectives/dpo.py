@@ -55,6 +55,11 @@ class Dpo:
             WEIGHTS: BatchField((), "float32"),
         }
 
+    @property
+    def passes(self) -> int:
+        """One of the reference model, unless the data has its log-probabilities."""
+        return int(self.settings.has_reference and self.settings.reference is None)
+
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Compute the reference model's log-probabilities, unless the data has them."""
         if models.reference is None:

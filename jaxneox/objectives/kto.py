@@ -59,6 +59,11 @@ class Kto:
             WEIGHTS: BatchField((), "float32"),
         }
 
+    @property
+    def passes(self) -> int:
+        """One of the model for the baseline; two of the reference model."""
+        return 1 if self.settings.reference else 3
+
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Compute the baseline, and the reference model's logs unless the data has them."""
         if models.reference is not None:

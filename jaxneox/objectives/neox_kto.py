@@ -68,6 +68,11 @@ class NeoxKto:
             WEIGHTS: BatchField((), "float32"),
         }
 
+    @property
+    def passes(self) -> int:
+        """One of each model."""
+        return 1 if self.settings.reference else 2
+
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Compute the statistics of the halves, and the reference model's logs if need be."""
         layout, texts = models.model.layout, labelled(batch["tokens"])

@@ -53,6 +53,7 @@ class NeoxMasked(NextToken):
     """
 
     micro: int = 1
+    passes: int = 0
 
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Divide the weights by their sum in each micro-batch."""

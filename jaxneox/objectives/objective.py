@@ -85,6 +85,10 @@ class Prepared(Objective, Protocol):
     So a loss may depend on a statistic of the batch, which is then the same on every mesh.
     """
 
+    @property
+    def passes(self) -> int:
+        """How many forward passes over the batch's texts that takes, of either model."""
+
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Complete a batch, without gradients.
 

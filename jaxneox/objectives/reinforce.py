@@ -63,6 +63,11 @@ class Reinforce:
             "raw_reward": BatchField((), "float32"),
         }
 
+    @property
+    def passes(self) -> int:
+        """One of the reference model, unless the data has its log-probabilities."""
+        return int(self.settings.has_reference and self.settings.reference is None)
+
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Compute the reference model's logs unless the data has them, and what rewards are like.
 

@@ -73,6 +73,12 @@ class TrainPlan:
         return sum(math.prod(self.model.shapes[name]) for name in self.trained)
 
     @property
+    def texts(self) -> int:
+        """How many texts of `seq_length` tokens an example has: two if it is a pair."""
+        field = self.objective.fields.get("tokens")
+        return math.prod(field.shape[:-1]) if field else 1
+
+    @property
     def schedule(self) -> Schedule | None:
         """The schedule of the pipeline's stages; None if there is only one."""
         stages, chunks = self.sizes["pp"], self.cfg.parallel.chunks

@@ -13,7 +13,7 @@ from jaxneox.data import EndOfBatches, Split, prefetch
 from jaxneox.hosts import messages
 from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
-from jaxneox.objectives import WEIGHTS, Batch
+from jaxneox.objectives import WEIGHTS, Batch, Prepared
 from jaxneox.train.checkpoints.saving import Saving
 from jaxneox.train.loop.intervals import evaluates_at
 from jaxneox.train.loop.profile import Trace
@@ -23,7 +23,7 @@ from jaxneox.train.reporting.progress import Bar, Rate
 from jaxneox.train.reporting.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.step.feed import Feed
-from jaxneox.train.step.flops import flops_per_token, peak_flops
+from jaxneox.train.step.flops import flops_per_token, forward_flops_per_token, peak_flops
 from jaxneox.train.step.state import TrainState
 from jaxneox.train.step.step import Evaluation, Metrics, build_step
 
@@ -174,4 +174,8 @@ class CompiledTogether:
 def rate(run: Run) -> Rate:
     given = run.cfg.log.peak_tflops
     peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
-    return Rate(flops_per_token(run.plan.model.shapes, run.cfg.model, run.plan.trained), peak)
+    plan, of_model = run.plan, (run.plan.model.shapes, run.cfg.model)
+    flops = flops_per_token(*of_model, plan.trained)
+    if isinstance(plan.objective, Prepared):
+        flops += plan.objective.passes * forward_flops_per_token(*of_model)
+    return Rate(flops, peak)

@@ -134,7 +134,7 @@ class Reporter:
         """Compute the figures that follow from the number of sequences of a step."""
         cfg, schedule = self.run.cfg, self.run.plan.schedule
         size = self.run.loader.sizes.size(step - 1 - self.run.first)
-        figures: Figures = {"tokens": size * cfg.model.seq_length}
+        figures: Figures = {"tokens": size * self.run.plan.texts * cfg.model.seq_length}
         if schedule is not None:
             micro = size * cfg.batch.accumulation // cfg.batch.global_size
             figures["bubble"] = dataclasses.replace(schedule, micro=micro).bubble

@@ -28,7 +28,8 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
           f"{devices[0].device_kind} devices, mesh {show(plan.sizes)}")  # fmt: skip
     if virtual:
         say(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
-    say(f"{batch.global_size} sequences of {cfg.model.seq_length} tokens a step = "
+    examples = "sequences of" if plan.texts == 1 else f"pairs of {plan.texts} x"
+    say(f"{batch.global_size} {examples} {cfg.model.seq_length} tokens a step = "
           f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
     say(learning_rate.in_words(cfg.schedule, cfg.train.train_iters))
     if plan.schedule is not None:

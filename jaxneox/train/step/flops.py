@@ -61,6 +61,11 @@ def flops_per_token(
     return (4.0 + passed_on) * all_matrices - 2.0 * resting + attention
 
 
+def forward_flops_per_token(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> float:
+    """Count the operations of a token in a forward pass alone, as `flops_per_token` does."""
+    return flops_per_token(shapes, cfg, trained=())
+
+
 def peak_flops(devices: list[jax.Device]) -> float | None:
     """Return the peak FLOP/s of all devices together; None for a kind that the table lacks.
 
