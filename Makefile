@@ -65,6 +65,8 @@ examples: $(VENV)/.test
 matrix: $(VENV)/.test
 	$(BIN)/python -m tests.parallel.matrix > .meshes.tmp
 	echo >> .meshes.tmp
+	$(BIN)/python -m tests.objectives.meshes >> .meshes.tmp
+	echo >> .meshes.tmp
 	$(BIN)/python -m tests.train.elastic >> .meshes.tmp
 	mv .meshes.tmp docs/meshes.md
 

@@ -1,4 +1,4 @@
-"""Every objective on every mesh against one device: `python -m tests.objectives.meshes` prints it."""
+"""Every objective on every mesh against one device: `python -m tests.objectives.meshes`."""
 
 import dataclasses
 import sys
@@ -87,6 +87,7 @@ def check(name: str, mesh: Mesh) -> dict[str, float]:
 
 
 def main() -> int:
+    print("## Objectives, in parts of the bounds above\n")
     print("| objective | mesh | loss | gradient | parameter |\n|---|---|---|---|---|", flush=True)
     failed = 0
     for name in NAMES:
