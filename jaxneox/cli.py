@@ -74,6 +74,8 @@ COMMANDS = (
             "compare the merges of a NeoX checkpoint by perplexity"),
     Command("preprocess", "jaxneox.preprocess.command", "--input corpus/ --output-prefix X …",
             "turn text into .bin/.idx files"),
+    Command("precompute", "jaxneox.precompute.command", "dpo.yml",
+            "compute a reference model's log-probabilities of a run's data"),
     Command("data inspect", "jaxneox.data.commands.inspect", "data/mine_text_document",
             "look into a dataset, or at what a run saw at a step"),
     Command("data batch", "jaxneox.data.commands.batch", "my.yml --steps 0:8 --out X.npz",

@@ -38,6 +38,7 @@ BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "objectives", "tr
 for part in ("chat", "generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}
 BELOW["tune"] = {*BELOW["train"], "preprocess", "train"}
+BELOW["precompute"] = {*BELOW["train"], "train"}
 BELOW["cli"] = {""}
 BELOW[""] = {"config", "data", "loading", "objectives", "train"}  # jaxneox/__init__.py
 
