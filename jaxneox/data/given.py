@@ -81,11 +81,10 @@ class GivenBatches(Loader):
         fields = dict(given) if isinstance(given, Mapping) else {"tokens": given}
         arrays = {name: _array(step, name, field) for name, field in fields.items()}
         self._check(step, arrays)
-        weights = (
-            arrays["weights"] if "weights" in arrays else np.ones_like(arrays["tokens"][:, 1:])
-        )
+        size = self.sizes.size(step)
+        weights = arrays.get("weights", np.ones((size, *self._shape("weights", 0))))
         arrays["weights"] = weights.astype(np.float32)
-        chosen = list(row_numbers(rows, self.sizes.size(step)))
+        chosen = list(row_numbers(rows, size))
         return {name: _narrow(array[chosen]) for name, array in arrays.items()}
 
     def fingerprint(self) -> dict[str, Any]:
@@ -111,14 +110,16 @@ class GivenBatches(Loader):
 
     def _check(self, step: int, arrays: dict[str, NDArray[Any]]) -> None:
         """Hold a batch's fields against what its step has."""
-        size, length = self.sizes.size(step), self.seq_length
+        size = self.sizes.size(step)
+        shape = (size, *self._shape("tokens", 1))
         if not arrays.keys() & {"tokens", "weights"}:
             raise UserError(f"batch {step}: has neither `tokens` nor `weights`")
-        tokens = arrays.get("tokens", np.zeros((size, length + 1), int))
-        if tokens.dtype.kind not in "iu" or tokens.shape != (size, length + 1):
+        tokens = arrays.get("tokens", np.zeros(shape, int))
+        if tokens.dtype.kind not in "iu" or tokens.shape != shape:
+            pair = ", chosen and rejected" * (len(shape) > 2)
             raise UserError(
                 f"batch {step}: tokens is {tokens.dtype} {list(tokens.shape)}, expected integers "
-                f"[{size}, {length + 1}]: train_batch_size and seq_length + 1"
+                f"{list(shape)}: train_batch_size{pair} and seq_length + 1"
             )
         if outside := first_outside(tokens, self._vocab_size):
             raise UserError(
@@ -139,6 +140,10 @@ class GivenBatches(Loader):
         if not (np.isfinite(weights) & (weights >= 0)).all():
             raise UserError(f"batch {step}: expected weights of 0 or finite numbers above it")
         self._check_needed(step, arrays)
+
+    def _shape(self, name: str, more: int) -> Shape:
+        """Return the shape of a row's field; of next-token prediction unless it is said."""
+        return self._shapes.get(name, (self.seq_length + more,))
 
     def _check_needed(self, step: int, arrays: dict[str, NDArray[Any]]) -> None:
         """Hold the fields against those that every batch needs; weights are made where absent."""

@@ -1,0 +1,204 @@
+"""Runs that are trained by preferences: from files, resumed, and with a reference from before."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import jaxneox
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.errors import UserError
+from jaxneox.precompute.command import main as precompute
+from tests.data.small_preferences import Text, pairs, rated, write
+from tests.train.runs import KEYS, metrics, params
+
+COUNT, STEPS = 24, 6
+MODEL = KEYS | {
+    "train-iters": STEPS,
+    "lr-decay-iters": STEPS,
+    "checkpoint-factor": 3,
+    "hidden-dropout": 0.0,
+    "attention-dropout": 0.0,
+}
+
+
+def texts(seed: int, prompts: int | None = None) -> list[Text]:
+    """Prompts, drawn by a seed of their own, with answers that end."""
+    of_prompts = np.random.default_rng(seed if prompts is None else prompts)
+    of_answers = np.random.default_rng(seed)
+    return [
+        (
+            of_prompts.integers(1, 100, of_prompts.integers(2, 8)).tolist(),
+            [*of_answers.integers(1, 100, of_answers.integers(2, 7)).tolist(), 0],
+        )
+        for _ in range(COUNT)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The keys of each kind of training, with its files."""
+    folder = tmp_path_factory.mktemp("preferences")
+    random = np.random.default_rng(0)
+    two = pairs(folder, texts(0, 9), texts(1, 9)).train
+    signs = rated(folder, texts(2), random.choice([-1, 1], COUNT).tolist()).train
+    numbers = random.standard_normal(COUNT).tolist()
+    write(folder / "n_reward_document", [[x] for x in numbers], "float32")
+    write(folder / "n_prompt_document", [[i // 4] for i in range(COUNT)])
+    paired = {
+        "pos-train-data-paths": [*two.paths],
+        "pos-train-label-data-paths": [*two.labels],
+        "neg-train-data-paths": [*two.rejected],
+        "neg-train-label-data-paths": [*two.rejected_labels],
+    }
+    one = {"train-data-paths": [*signs.paths], "train-label-data-paths": [*signs.labels]}
+    return {
+        "dpo": {"train-impl": "dpo", **paired},
+        "rm": {"train-impl": "rm", **paired},
+        "kto": {"train-impl": "kto", **one, "train-reward-data-paths": [*signs.rewards]},
+        "reinforce": {
+            "train-impl": "reinforce",
+            **one,
+            "train-reward-data-paths": [str(folder / "n_reward_document")],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def start(data: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model to start from."""
+    folder = tmp_path_factory.mktemp("start") / "run"
+    paths = data["dpo"]["pos-train-data-paths"]
+    keys = MODEL | {"train-data-paths": paths, "train-iters": 2, "lr-decay-iters": 2}
+    jaxneox.fit(keys, settings={"save": folder}, mesh="dp=1", verbose=False)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dpo", "rm", "kto", "reinforce"])
+def test_a_run_in_two_parts(
+    kind: str, data: dict[str, dict[str, Any]], start: Path, tmp_path: Path
+) -> None:
+    """Bit for bit, with the reference model with which it began."""
+    keys = MODEL | data[kind] | {"load": str(start), "finetune": True}
+
+    def until_4(progress: Any) -> None:
+        if progress.step == 4:
+            progress.stop()
+
+    whole = jaxneox.fit(keys, settings={"save": tmp_path / "a"}, mesh="dp=1", verbose=False)
+    part = {"save": tmp_path / "b"}
+    first = jaxneox.fit(keys, settings=part, mesh="dp=1", verbose=False, callbacks=[until_4])
+    assert first.step == 4
+    last = jaxneox.fit(keys, settings=part, mesh="dp=1", verbose=False)
+    assert metrics(tmp_path / "b") == metrics(tmp_path / "a")
+    for name, expected in params(tmp_path / "a").items():
+        np.testing.assert_array_equal(last.params[name], expected)
+    assert "reference.layers" not in json.dumps(sorted(params(tmp_path / "a")))
+    assert whole.figures[0]["loss"] != whole.figures[-1]["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dpo", "kto"])
+def test_a_reference_from_before(
+    kind: str,
+    data: dict[str, dict[str, Any]],
+    start: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The losses of a run whose reference was computed before are those of one that has it."""
+    keys = MODEL | data[kind] | {"load": str(start), "finetune": True}
+    expected = jaxneox.fit(keys, mesh="dp=1", verbose=False)
+    keys["precompute-model-name"] = "base"
+    with pytest.raises(UserError, match="make them with `jaxneox precompute`"):
+        jaxneox.fit(keys, mesh="dp=1", verbose=False)
+    file = tmp_path / "run.yml"
+    file.write_text(yaml.safe_dump(keys))
+    with pytest.raises(SystemExit) as end:
+        precompute([str(file)])
+    assert end.value.code == 0
+    assert "jaxneox train" in capsys.readouterr().out
+    found = jaxneox.fit(keys, mesh="dp=1", verbose=False)
+    losses = [[row["loss"] for row in run.figures] for run in (found, expected)]
+    # a text's log-probability, about -30, is rounded otherwise: 1e-6 of it, times beta
+    assert losses[0] == pytest.approx(losses[1], abs=3e-6)
+    with pytest.raises(SystemExit) as end:
+        precompute([str(file)])
+    assert end.value.code == 0 and "is kept" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_logs_of_a_reference(
+    data: dict[str, dict[str, Any]], start: Path, tmp_path: Path
+) -> None:
+    keys = MODEL | data["dpo"] | {"precompute-model-name": "other"}
+    file = tmp_path / "run.yml"
+    file.write_text(yaml.safe_dump(keys))
+    with pytest.raises(SystemExit):
+        precompute([str(file), "--load", str(start)])
+    texts = IndexedDataset(data["dpo"]["neg-train-data-paths"][0])
+    logs = IndexedDataset(f"{texts.prefix}_other")
+    model = jaxneox.load(start)
+    rows = np.zeros((COUNT, 17), np.int32)
+    found = np.zeros((COUNT, 16), np.float32)
+    for i, row in enumerate(rows):
+        one = next(iter(texts.ranges(texts.begins(np.array([i])), texts.sizes[[i]])))
+        row[: len(one)] = one
+        found[i] = next(iter(logs.ranges(logs.begins(np.array([i])), logs.sizes[[i]])))
+    expected = -np.asarray(model.token_losses(model.params, rows))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train-impl": "rm"}, "compares with no reference model"),
+        ({"dpo-reference-free": True}, "compares with no reference model"),
+        ({}, "precompute_model_name: is not set"),
+        ({"precompute-model-name": "x"}, "load: is not set"),
+    ],
+)
+def test_what_precompute_needs(
+    changes: dict[str, Any],
+    expected: str,
+    data: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "run.yml"
+    file.write_text(yaml.safe_dump(MODEL | data["dpo"] | changes))
+    with pytest.raises(SystemExit) as end:
+        precompute([str(file)])
+    assert end.value.code == 2 and expected in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_reference_that_is_gone(
+    data: dict[str, dict[str, Any]], start: Path, tmp_path: Path
+) -> None:
+    """One that has moved is taken where it is said to be; another one is refused."""
+    first = tmp_path / "first"
+    shutil.copytree(start, first)
+    keys = MODEL | data["dpo"] | {"save": str(tmp_path / "run")}
+    begin = {"load": first, "finetune": True}
+
+    def until_4(progress: Any) -> None:
+        if progress.step == 4:
+            progress.stop()
+
+    jaxneox.fit(keys, settings=begin, mesh="dp=1", verbose=False, callbacks=[until_4])
+    shutil.rmtree(first)
+    with pytest.raises(UserError, match="name the folder where it is now with --load"):
+        jaxneox.fit(keys, mesh="dp=1", verbose=False)
+    model = jaxneox.load(start)
+    other = model.with_params({name: 2 * w for name, w in model.params.items()})
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match="another model"):
+        jaxneox.fit(keys, settings={"load": tmp_path / "other"}, mesh="dp=1", verbose=False)
+    last = jaxneox.fit(keys, settings={"load": start}, mesh="dp=1", verbose=False)
+    assert last.step == STEPS
