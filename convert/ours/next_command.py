@@ -59,5 +59,5 @@ def _data_is_here(keys: Keys) -> bool:
         data = Settings(keys).data
     except UserError:  # keys that contradict each other name no data
         return False
-    paths = data.source("train").paths if data.path is None else (data.path,)
+    paths = data.source("train").files if data.path is None else (data.path,)
     return bool(paths) and all(is_text(path) or Path(f"{path}.idx").is_file() for path in paths)

@@ -138,7 +138,7 @@ class ExampleLoader(OrderedLoader):
 
     def fingerprint(self) -> dict[str, Any]:
         return {
-            "examples": self.examples.fingerprint(),
+            "samples": self.examples.fingerprint(),
             "wraps_at": self._usable,
             **self.sizes.identity(),
             "seq_length": self.seq_length,

@@ -105,7 +105,7 @@ class _Builder:
         if self.objective.kind == "reinforce":
             leave_one_out = self.objective.leave_one_out
             prompts = Prompts(rewards_path, side.texts, leave_one_out)
-            relative = advantages(rewards.values, prompts.groups, leave_one_out=leave_one_out)
+            relative = advantages(rewards.values, prompts.bounds, leave_one_out=leave_one_out)
             say_alone(prompts, leave_one_out, self.request.split)
             rated |= {"prompts": prompts.content, "leave_one_out": leave_one_out}
             return ReinforceExamples(texts, rewards.values, rated, relative)

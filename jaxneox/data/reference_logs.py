@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.samples import IndexedSamples
-from jaxneox.data.storage import Url
+from jaxneox.data.storage import is_url
 from jaxneox.errors import UserError
 
 MAKE = "`jaxneox precompute`"
@@ -29,8 +29,8 @@ def open_reference(texts: IndexedDataset, name: str, seq_length: int) -> Indexed
     Raises:
         UserError: they are missing, or not made for these texts and this length.
     """
-    prefix = texts.prefix.with_name(f"{texts.prefix.name}_{name}")
-    if not isinstance(prefix, Url) and not Path(f"{prefix}.idx").is_file():
+    prefix = f"{texts.prefix}_{name}"  # a name with a slash, as one of the hub, is a folder's
+    if not is_url(prefix) and not Path(f"{prefix}.idx").is_file():
         raise UserError(
             f"{prefix}.idx: no such file; precompute_model_name: {name} reads the reference "
             f"model's log-probabilities there: make them with {MAKE}, or leave the key out, which "

@@ -3,8 +3,6 @@
 NeoX's preprocessing writes rewards as int32; float32 keeps fractions.
 """
 
-from collections import deque
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +60,7 @@ class Prompts:
         needed: whether the file must be there.
 
     Attributes:
-        groups: the documents of each prompt, in the order of the file.
+        bounds: int64 [P + 1], the first document of each prompt, and N.
         dataset: the file, or None.
 
     Raises:
@@ -80,7 +78,7 @@ class Prompts:
             )
         self.dataset = IndexedDataset(str(beside)) if there else None
         if self.dataset is None:
-            self.groups = [range(document, document + 1) for document in range(len(texts))]
+            self.bounds = np.arange(len(texts) + 1)
             return
         if self.dataset.dtype.kind == "f":
             raise UserError(
@@ -98,8 +96,7 @@ class Prompts:
                 "an earlier one that does not lie next to it: documents of one prompt must follow "
                 "each other"
             )
-        bounds = [*begins.tolist(), len(numbers)]
-        self.groups = [range(begin, end) for begin, end in pairwise(bounds)]
+        self.bounds = np.append(begins, len(numbers))
 
     @property
     def content(self) -> dict[str, Any]:
@@ -109,11 +106,11 @@ class Prompts:
 
 def say_alone(prompts: Prompts, leave_one_out: bool, split: str) -> None:
     """Print how many completions have no others to be compared with, where they need them."""
-    alone = sum(len(group) == 1 for group in prompts.groups)
+    alone = np.sum(np.diff(prompts.bounds) == 1)
     if leave_one_out and alone:
         assert prompts.dataset is not None
         tell(
-            f"note: {split}: {prompts.dataset.prefix.name}: {alone} of {len(prompts.groups)} "
+            f"note: {split}: {prompts.dataset.prefix.name}: {alone} of {len(prompts.bounds) - 1} "
             "prompts have one completion alone, which has no advantage with "
             "reinforce_leave_one_out"
         )
@@ -127,24 +124,29 @@ def prompt_path(rewards: str) -> str | None:
 
 
 def advantages(
-    rewards: NDArray[np.float64], groups: list[range], *, leave_one_out: bool
+    rewards: NDArray[np.float64], bounds: NDArray[np.int64], *, leave_one_out: bool
 ) -> NDArray[np.float32]:
     """Subtract a baseline from each reward (gpt-neox `megatron/data/online_dataset.py`).
 
     With `leave_one_out` it is the mean reward of the other completions of the prompt; one that has
     no others has no advantage. Otherwise it is the mean of the mean rewards of the 100 prompts
     before, in the order of the file, and 0 for the first.
+
+    Args:
+        rewards: [N], of each document.
+        bounds: [P + 1], the first document of each prompt, and N.
+        leave_one_out: which of the two.
     """
-    found = np.zeros(len(rewards))
-    recent: deque[float] = deque(maxlen=RECENT)
-    for group in groups:
-        own = rewards[group.start : group.stop]
-        if not leave_one_out:
-            found[group.start : group.stop] = own - (np.mean(recent) if recent else 0.0)
-            recent.append(float(np.mean(own)))
-        elif len(group) > 1:
-            found[group.start : group.stop] = own - (own.sum() - own) / (len(own) - 1)
-    return found.astype(np.float32)
+    counts = np.diff(bounds)
+    sums = np.add.reduceat(rewards, bounds[:-1])
+    if leave_one_out:
+        others = np.repeat(counts, counts) - 1
+        baseline = (np.repeat(sums, counts) - rewards) / np.maximum(others, 1)
+        return np.where(others > 0, rewards - baseline, 0).astype(np.float32)
+    means = np.concatenate([np.zeros(RECENT), sums / counts])
+    recent = np.lib.stride_tricks.sliding_window_view(means, RECENT)[:-1].sum(axis=1)
+    before = np.minimum(np.arange(len(counts)), RECENT)
+    return (rewards - np.repeat(recent / np.maximum(before, 1), counts)).astype(np.float32)
 
 
 def one_each(dataset: IndexedDataset, texts: IndexedDataset, what: str) -> NDArray[np.generic]:

@@ -211,6 +211,15 @@ def test_reference(data: DataConfig, as_neox: bool) -> None:
         assert "reference" not in every(other)
 
 
+def test_a_reference_of_the_hub(data: DataConfig) -> None:
+    with pytest.raises(UserError, match=r"c_document_EleutherAI/pythia-70m\.idx: no such file"):
+        loader(data, reference="EleutherAI/pythia-70m")
+    for tokens in (*data.train.paths, *data.train.rejected):
+        pathlib.Path(f"{tokens}_EleutherAI").mkdir()
+        write(pathlib.Path(f"{tokens}_EleutherAI/pythia-70m"), logs(3), "float32")
+    assert "reference" in every(loader(data, reference="EleutherAI/pythia-70m"))
+
+
 def test_neox_fills_up_the_last_batch_of_the_reference(data: DataConfig) -> None:
     with_logs(data, [*logs(3), *logs(3), *logs(2)], logs(3))
     assert len(every(loader(data, reference="ref"))["reference"])
@@ -301,6 +310,10 @@ def test_no_data(kind: str, message: str) -> None:
 def test_fingerprint_is_what_decides_the_batches(data: DataConfig, tmp_path: pathlib.Path) -> None:
     same = loader(data).fingerprint()
     assert json.loads(json.dumps(same)) == same
+    assert (same["samples"]["order"], same["wraps_at"]) == (
+        "neox blend",
+        12,
+    )  # a run asks for these
     moved = tmp_path / "moved"
     moved.mkdir()
     source = data.train
