@@ -11,8 +11,8 @@ they drift apart, and what a rank does with its own copy is part of the function
 
       W' = W diag(w_r / w)        c' = c + W (b_r - b w_r / w)
 
-- In a reward model the final norm feeds a row-parallel matrix: a rank reads its own part of what its
-  own copy makes, so that these parts of the copies are the one norm.
+- In a reward model the final norm feeds a row-parallel matrix: a rank reads its own part of what
+  its own copy makes, so that these parts of the copies are the one norm.
 - Learned positions are added to each rank's own residual stream.
 
 Ranks whose residual streams differ compute no function that any one model has: then the mean is
