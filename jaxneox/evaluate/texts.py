@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxneox.errors import UserError
 from jaxneox.evaluate.corpus import lines_of, object_of
-from jaxneox.infer.rewards import check_length
+from jaxneox.infer.rewards import check_length, with_end
 from jaxneox.loading import LoadedModel
 from jaxneox.reading import INDEX_SIZE, read_text
 from jaxneox.templates.prompts import ChatPrompts, chat_prompts
@@ -72,9 +72,10 @@ class RewardTexts:
         return RewardRow(document, tokens)
 
     def _tokens(self, words: Words, where: str) -> list[int]:
+        tokenizer = self._model.tokenizer
         if isinstance(words, str):
-            return _at(where, lambda: self._model.with_end(words))
-        return _at(where, lambda: [*self._rendered(words), *self._model.with_end("")])
+            return _at(where, lambda: with_end(words, tokenizer))
+        return _at(where, lambda: [*self._rendered(words), *with_end("", tokenizer)])
 
     def _rendered(self, messages: Sequence[Message]) -> list[int]:
         return self._prompts.encode(self._prompts.render(messages, answer=False))

@@ -14,6 +14,7 @@ from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import context
 from jaxneox.infer.scoring import Request, Scorer
+from jaxneox.infer.stream import check_text
 from jaxneox.model import Params
 
 
@@ -63,12 +64,19 @@ class RewardScorer(Scorer):
         return jax.jit(values)
 
 
-def end_of(tokenizer: Tokenizer) -> int:
-    """Return the token at which the reward of a text is read.
+def with_end(text: str, tokenizer: Tokenizer | None) -> list[int]:
+    """Encode a text, with the end-of-document token after it, at which its reward is read.
 
     Raises:
-        UserError: the tokenizer has no such token.
+        UserError: there is no tokenizer, or it has no such token.
     """
+    if tokenizer is None:
+        raise UserError("the checkpoint has no tokenizer; give texts as lists of tokens in Python")
+    check_text(text, "a text")
+    return [*tokenizer.encode(text), end_of(tokenizer)]
+
+
+def end_of(tokenizer: Tokenizer) -> int:
     if tokenizer.eod is None:
         raise UserError(
             "the tokenizer names no end-of-document token, at which a text's reward is read; give "

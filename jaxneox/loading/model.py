@@ -17,7 +17,7 @@ from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pool, Pools, generate
 from jaxneox.infer.recompute import Recompute
-from jaxneox.infer.rewards import RewardScorer, check_length, end_of
+from jaxneox.infer.rewards import RewardScorer, check_length, with_end
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.scoring import pair
 from jaxneox.infer.stopping import StopConditions
@@ -250,21 +250,13 @@ class LoadedModel(ModelFunction):
         if self.config.model.head != "reward":
             raise UserError(NO_VALUES)
         given = [texts] if isinstance(texts, str) else texts
-        rows = [self.with_end(text) if isinstance(text, str) else list(text) for text in given]
+        rows = [with_end(x, self.tokenizer) if isinstance(x, str) else list(x) for x in given]
         for number, row in enumerate(rows):
             check_length(f"text {number}", row, self.config.model)
         scorer = self._functions.reward_scorer
         if budget is not None:
             scorer = RewardScorer(scorer.model, scorer.mesh, budget)
         return scorer.rewards(self._params, rows, on_done)
-
-    def with_end(self, text: str) -> list[int]:
-        """Encode a text whose reward is asked for, with the end-of-document token after it."""
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            raise UserError("the checkpoint has no tokenizer; give texts as lists of tokens")
-        check_text(text, "a text")
-        return [*tokenizer.encode(text), end_of(tokenizer)]
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Encode a prompt; an empty one becomes the end of a document, as in NeoX."""
