@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxneox.errors import UserError
 from jaxneox.evaluate.corpus import lines_of, object_of
-from jaxneox.infer.rewards import check_length, with_end
+from jaxneox.infer.rewards import check_length, end_of, with_end
 from jaxneox.loading import LoadedModel
 from jaxneox.reading import INDEX_SIZE, read_text
 from jaxneox.templates.prompts import ChatPrompts, chat_prompts
@@ -75,7 +75,7 @@ class RewardTexts:
         tokenizer = self._model.tokenizer
         if isinstance(words, str):
             return _at(where, lambda: with_end(words, tokenizer))
-        return _at(where, lambda: [*self._rendered(words), *with_end("", tokenizer)])
+        return _at(where, lambda: [*self._rendered(words), end_of(tokenizer)])
 
     def _rendered(self, messages: Sequence[Message]) -> list[int]:
         return self._prompts.encode(self._prompts.render(messages, answer=False))

@@ -70,13 +70,16 @@ def with_end(text: str, tokenizer: Tokenizer | None) -> list[int]:
     Raises:
         UserError: there is no tokenizer, or it has no such token.
     """
+    end = end_of(tokenizer)
+    check_text(text, "a text")
+    assert tokenizer is not None
+    return [*tokenizer.encode(text), end]
+
+
+def end_of(tokenizer: Tokenizer | None) -> int:
+    """Return the token at which the reward of a text is read; errors as of `with_end`."""
     if tokenizer is None:
         raise UserError("the checkpoint has no tokenizer; give texts as lists of tokens in Python")
-    check_text(text, "a text")
-    return [*tokenizer.encode(text), end_of(tokenizer)]
-
-
-def end_of(tokenizer: Tokenizer) -> int:
     if tokenizer.eod is None:
         raise UserError(
             "the tokenizer names no end-of-document token, at which a text's reward is read; give "

@@ -119,6 +119,7 @@ def test_every_field_is_set_by_some_key() -> None:
     derived |= {
         "model.attention.head_dim",
         "model.mlp.gated",
+        "model.head",
         "tokenizer.model_parallel",
     }
 
