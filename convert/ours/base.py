@@ -8,6 +8,7 @@ from convert.readers.jaxneox import JaxneoxCheckpoint, parameter_shapes
 from jaxneox import base_model, checkpoint
 from jaxneox.checksums import Sums, checksums
 from jaxneox.errors import UserError, listed
+from jaxneox.model.parameters import REWARD, UNEMBEDDING
 
 
 def open_base(where: str) -> JaxneoxCheckpoint:
@@ -41,11 +42,18 @@ def check_base(adapter: AdapterCheckpoint, base: JaxneoxCheckpoint, where: str) 
     Raises:
         UserError: its parameters are others.
     """
-    expected = parameter_shapes(adapter.whole)
-    wrong = {name for name, _ in base.shapes.items() ^ expected.items()}
+    whole = parameter_shapes(adapter.whole)
+    unused = UNEMBEDDING if adapter.whole.head == "reward" else ()
+    there = {name: shape for name, shape in base.shapes.items() if name not in unused}
+    own = {REWARD} & {*adapter.others}  # a language model has none
+    expected = {name: shape for name, shape in whole.items() if name in there or name not in own}
+    wrong = {name for name, _ in there.items() ^ expected.items()}
     if wrong:
         raise UserError(
             f"{adapter.location.folder}: was trained beside another model than {where} is now, "
             f"which has other parameters: {listed(sorted(wrong))}"
         )
-    base_model.check(adapter.base, where, sums_of(base), adapter.location.folder)
+    sums = sums_of(base)
+    if "checksums" not in checkpoint.read_meta(base.location):  # the run had to compute its own
+        sums = {name: one for name, one in sums.items() if name in there}
+    base_model.check(adapter.base, where, sums, adapter.location.folder)

@@ -163,7 +163,8 @@ def sizes(proof: Record) -> list[float]:
 def name_columns(axes: Any, record: Record, named: bool) -> None:
     """Name the columns: the embedding, the layers, and what follows; only some layers by number."""
     count, proof = layers(record), record.get("proof")
-    last = proof["layers"][-1]["name"].removeprefix("the ") if proof else "unembedding"
+    followed = proof["layers"] if proof else []
+    last = followed[-1]["name"].removeprefix("the ") if followed else "unembedding"
     step = math.ceil(max(count, 1) / MOST)
     some = [i for i in range(0, count, step) if count - i >= step]
     axes.set_xlim(-0.5, count + 1.5)

@@ -8,9 +8,14 @@ from jaxneox.infer.scoring import BUDGET
 def parser() -> Parser:
     p = Parser(
         "evaluate",
-        "Measure the perplexity of files, and lm-eval's tasks, of any checkpoint on any mesh.",
+        "Measure the perplexity of files, and lm-eval's tasks, of any checkpoint on any mesh; of a "
+        "reward model, how it values texts.",
         [
             ("runs/mine --perplexity book.txt", "how well a text is predicted"),
+            (
+                "runs/reward --rewards pairs.jsonl",
+                "how often the chosen text has the higher reward",
+            ),
             ("runs/mine --tasks lambada_openai,piqa --compare runs/other", "two side by side"),
         ],
     )
@@ -24,6 +29,9 @@ def parser() -> Parser:
         "is run")  # fmt: skip
     what.add_argument("--perplexity", nargs="+", default=[], metavar="FILE",
         help="text, .jsonl, or an .npz of token windows")  # fmt: skip
+    what.add_argument("--rewards", metavar="FILE",
+        help="of a reward model: .jsonl of texts (text; prompt, completion; messages), or of pairs "
+        "(chosen, rejected)")  # fmt: skip
     what.add_argument("--limit", type=int, metavar="N", help="at most N documents of each")
     what.add_argument(
         "--num-fewshot", type=int, metavar="N", help="examples, instead of the task's own number"
@@ -33,7 +41,9 @@ def parser() -> Parser:
     shown = p.add_argument_group("how to show it")
     shown.add_argument("--compare", nargs="+", default=[], metavar="OTHER",
         help="checkpoints beside it")  # fmt: skip
-    shown.add_argument("--output", metavar="FILE", help="all figures, as JSON")
+    shown.add_argument(
+        "--output", metavar="FILE", help="all figures, as JSON; of --rewards each line with its own"
+    )
     where = p.add_argument_group("where to compute")
     add_model_options(where, "devices by axis; one device by default, and of a CPU its cores")
     where.add_argument("--batch-tokens", type=int, default=BUDGET, metavar="N",

@@ -16,8 +16,11 @@ from jaxneox.evaluate.arguments import parser
 from jaxneox.evaluate.corpus import read
 from jaxneox.evaluate.mesh import usual_mesh
 from jaxneox.evaluate.perplexity import Measured, measured
-from jaxneox.evaluate.report import Report, Scores, show, write
+from jaxneox.evaluate.report import Report, Scores, console, show, write
+from jaxneox.evaluate.rewards import Rewarded
+from jaxneox.evaluate.texts import RewardTexts
 from jaxneox.loading import LoadedModel, load_model, locate
+from jaxneox.model.neox import NO_LOGITS, NO_VALUES
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.reading import regular_file
 
@@ -25,6 +28,9 @@ from jaxneox.reading import regular_file
 def run(args: argparse.Namespace) -> None:
     check(args)
     use_compilation_cache()
+    if args.rewards:
+        rewards(args)
+        return
     reports = []
     for name in (args.checkpoint, *args.compare):
         reports.append(report(name, args))
@@ -36,8 +42,10 @@ def run(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Check what can be known before a checkpoint is loaded."""
-    if not args.tasks and not args.perplexity:
-        raise UserError("nothing to evaluate; expected --tasks or --perplexity")
+    if args.rewards:
+        check_rewards(args)
+    elif not args.tasks and not args.perplexity:
+        raise UserError("nothing to evaluate; expected --tasks, --perplexity or --rewards")
     check_output(args.output)
     for name in ("limit", "batch_tokens", "stride"):
         value = getattr(args, name)
@@ -53,11 +61,45 @@ def check(args: argparse.Namespace) -> None:
         tasks.check(args.tasks, args.include_path)
 
 
-def report(name: str, args: argparse.Namespace) -> Report:
+def check_rewards(args: argparse.Namespace) -> None:
+    """Check that rewards are asked for alone, since no other figure is one of a reward model."""
+    for name in ("tasks", "perplexity", "compare"):
+        if getattr(args, name):
+            raise UserError(
+                f"--rewards goes without --{name}: the one is of reward models, the other of "
+                "language models, or of several"
+            )
+    regular_file(args.rewards)
+
+
+def rewards(args: argparse.Namespace) -> None:
+    """Print a reward model's figures of a file, and write each line's rewards if asked for."""
+    model, _ = loaded(args.checkpoint, args)
+    if model.config.model.head != "reward":
+        raise UserError(f"{args.checkpoint}: {NO_VALUES}")
+    rows = RewardTexts(model).rows(args.rewards, args.limit)
+    texts = [tokens for row in rows for tokens in row.tokens]
+    with progress(Path(args.rewards).name, len(texts), "texts") as advance:
+        found = model.rewards(texts, on_done=advance, budget=args.batch_tokens)
+    rewarded = Rewarded(args.rewards, rows, found)
+    console().print(rewarded.table())
+    if args.output:
+        rewarded.write(args.output)
+
+
+def loaded(name: str, args: argparse.Namespace) -> tuple[LoadedModel, Path]:
+    """Load a checkpoint, and return its folder as well."""
     folder = locate(name, args.step).folder
     mesh = args.mesh or usual_mesh(folder)
     with waiting(f"loading {name}"):
         model = load_model(folder, step=None, mesh=mesh, compute=args.dtype, adapter=args.adapter)
+    return model, folder
+
+
+def report(name: str, args: argparse.Namespace) -> Report:
+    model, folder = loaded(name, args)
+    if model.config.model.head == "reward":
+        raise UserError(f"{name}: {NO_LOGITS}")
     files = [perplexity(model, file, args) for file in args.perplexity]
     return Report(name, files, scores(model, folder, args) if args.tasks else None)
 

@@ -48,13 +48,19 @@ class Report:
 
 
 def show(reports: Sequence[Report]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file has room for the widest table
-        console.width = 400
+    screen = console()
     for number, file in enumerate(reports[0].files):
-        console.print(_perplexities(file.corpus.name, reports, number))
+        screen.print(_perplexities(file.corpus.name, reports, number))
     if reports[0].tasks:
-        console.print(_scores(reports))
+        screen.print(_scores(reports))
+
+
+def console() -> Console:
+    """Return where tables are printed; a file has room for the widest one."""
+    screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = 400
+    return screen
 
 
 def _perplexities(name: str, reports: Sequence[Report], number: int) -> Table:

@@ -8,5 +8,6 @@
 - `stream`: text while it is being generated, and where it ends.
 - `recompute`: generation without a cache.
 - `scoring`: how likely given tokens are; requests run in batches of similar length.
+- `rewards`: how a reward model values texts, in the same batches.
 - `prompt_scores`: how likely the tokens of a prompt are, for `echo` with `logprobs`.
 """

@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxneox.config.schema import Config, Dtype
+from jaxneox.infer.rewards import RewardScorer
 from jaxneox.infer.scoring import Scorer
 from jaxneox.loading.pure import PureFunctions
 from jaxneox.model import Model
@@ -25,4 +26,5 @@ class Functions:
         self.model = Model(cfg, rules, compute)
         self.logits = jax.jit(self.model.logits)
         self.scorer = Scorer(self.model, mesh)
+        self.reward_scorer = RewardScorer(self.model, mesh)
         self.pure = PureFunctions(self.model, rules, mesh)

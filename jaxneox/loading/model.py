@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import NDArray
 
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pool, Pools, generate
 from jaxneox.infer.recompute import Recompute
+from jaxneox.infer.rewards import RewardScorer, check_length, with_end
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.scoring import pair
 from jaxneox.infer.stopping import StopConditions
@@ -24,6 +26,7 @@ from jaxneox.loading.compiled import Functions
 from jaxneox.loading.function import ModelFunction
 from jaxneox.loading.resting import laid_out
 from jaxneox.model import Params
+from jaxneox.model.neox import NO_VALUES
 from jaxneox.parallel.rules import Rules
 
 
@@ -218,6 +221,42 @@ class LoadedModel(ModelFunction):
         requests = [pair(self.tokenizer, *texts, room) for texts in pairs]
         scored = self.score(requests)
         return [(one.total, bool(one.likeliest.all())) for one in scored]
+
+    def rewards(
+        self,
+        texts: str | Sequence[str | Sequence[int]],
+        *,
+        on_done: Callable[[int], object] | None = None,
+        budget: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Compute how a reward model values texts: its value after the last token of each.
+
+        A text gets the end-of-document token, at which its value is read: that is what NeoX's
+        training reads, whose data has two of these tokens after each text, of which the last is the
+        label of the first. Lists of tokens are taken as they are.
+
+        Args:
+            texts: one text, or several texts or lists of tokens.
+            on_done: called with how many more texts are done.
+            budget: tokens of a batch on each device; as many as are usually fastest unless given.
+
+        Returns:
+            float32 [texts]. How texts are put together in batches changes nothing.
+
+        Raises:
+            UserError: it is no reward model, a text is too long for it or empty, or its tokenizer
+                is missing or names no end of documents.
+        """
+        if self.config.model.head != "reward":
+            raise UserError(NO_VALUES)
+        given = [texts] if isinstance(texts, str) else texts
+        rows = [with_end(x, self.tokenizer) if isinstance(x, str) else list(x) for x in given]
+        for number, row in enumerate(rows):
+            check_length(f"text {number}", row, self.config.model)
+        scorer = self._functions.reward_scorer
+        if budget is not None:
+            scorer = RewardScorer(scorer.model, scorer.mesh, budget)
+        return scorer.rewards(self._params, rows, on_done)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Encode a prompt; an empty one becomes the end of a document, as in NeoX."""

@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from jaxneox.errors import UserError
 from jaxneox.model.attention import Attention, whole
 from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.kernels import mix
 from jaxneox.model.kernels.einsum import attend, visible
 from jaxneox.model.layout import Axes, on_devices
 from jaxneox.model.loss import Unembedding, project
-from jaxneox.model.neox import Model
+from jaxneox.model.neox import NO_LOGITS, Model
 from jaxneox.model.parameters import LAYERS, Params
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.vocabulary import hide_added, padded
@@ -91,8 +92,13 @@ class Decoder:
             params: the parameters by name, float32.
             mesh: the devices.
             release: take each array out of `params` as soon as its copy is made.
+
+        Raises:
+            UserError: it is a reward model, which writes no text.
         """
         model = self.model
+        if model.cfg.head == "reward":
+            raise UserError(NO_LOGITS)
 
         def laid(name: str) -> jax.Array:
             axes = model.axes[name]

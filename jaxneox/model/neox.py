@@ -13,19 +13,19 @@ from jaxneox.model.dropout import Noise
 from jaxneox.model.hidden import HiddenStates, InTraining
 from jaxneox.model.label_losses import label_losses
 from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum, project
-from jaxneox.model.parameters import NeoX, Params
-from jaxneox.model.scores import scores
+from jaxneox.model.parameters import NeoX, Params, Reward
+from jaxneox.model.scores import hidden_at, scores
 from jaxneox.model.taps import NOTHING, Kept, Taps
 from jaxneox.model.token_losses import token_losses
 from jaxneox.model.vocabulary import added_rows, hide_added
 
 NO_LOGITS = (
-    "it is a reward model, which has no logits: it scores texts, `jaxneox evaluate --rewards`"
+    "the checkpoint is a reward model, which has no logits; it scores texts: `jaxneox evaluate "
+    "--rewards`"
 )
 
 NO_VALUES = (
-    "it is not a reward model, and has no values: train one with `train_impl: rm`, or ask for the "
-    "likelihood of texts"
+    "the checkpoint is not a reward model, and gives no rewards; `train_impl: rm` makes one of it"
 )
 
 
@@ -252,11 +252,10 @@ class Model(HiddenStates):
             UserError: it is no reward model.
         """
         model = self._outer_modules(params)
-        if model.reward is None:
-            raise UserError(NO_VALUES)
+        reward = self._reward(model)
         positions = self._document_positions(tokens_MBT, documents_MBT)
         x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
-        return model.reward(x_MBTD)
+        return reward(x_MBTD)
 
     def _unembedding(self, model: NeoX) -> Unembedding:
         """Return the matrix to logits; a tied model's is its one embedding leaf, transposed.
@@ -287,9 +286,29 @@ class Model(HiddenStates):
         """
         with self.matmuls():
             model = self._outer_modules(params)
-            if model.reward is None:
-                raise UserError(NO_VALUES)
-            return model.reward(self._rows(model, params, tokens_BT)[0])
+            return self._reward(model)(self._rows(model, params, tokens_BT)[0])
+
+    def values_at(self, params: Params, tokens_BT: jax.Array, positions_BC: jax.Array) -> jax.Array:
+        """Compute a reward model's values after the tokens at given positions, float32 [B, C].
+
+        Args:
+            params: parameters by dotted name.
+            tokens_BT: int [B, T], rows that are one text each.
+            positions_BC: int [B, C], positions in the rows.
+
+        Raises:
+            UserError: it is no reward model.
+        """
+        with self.matmuls():
+            model = self._outer_modules(params)
+            x_BTD, _ = self._rows(model, params, tokens_BT)
+            positions_BC = jax.reshard(positions_BC, self.layout.activation("batch", None))
+            return self._reward(model)(hidden_at(x_BTD, positions_BC, self.layout))
+
+    def _reward(self, model: NeoX) -> Reward:
+        if model.reward is None:
+            raise UserError(NO_VALUES)
+        return model.reward
 
     def _without_added(self, logits_BTV: jax.Array) -> jax.Array:
         """Leave out the logits of rows that were added for the devices."""

@@ -41,7 +41,7 @@ def scores(
     chunk = chunk_length(count, logits, limit)
     rows = layout.activation("batch", None)
     positions_BC, labels_BC = jax.reshard(positions_BC, rows), jax.reshard(labels_BC, rows)
-    x_BCD = _hidden_at(x_BTD, positions_BC, layout)
+    x_BCD = hidden_at(x_BTD, positions_BC, layout)
 
     def score(some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x_BcD, labels_Bc = some
@@ -64,7 +64,7 @@ def scores(
     return joined(logprob), joined(likeliest)
 
 
-def _hidden_at(x_BTD: jax.Array, positions_BC: jax.Array, layout: Layout) -> jax.Array:
+def hidden_at(x_BTD: jax.Array, positions_BC: jax.Array, layout: Layout) -> jax.Array:
     """Pick the hidden states at each row's positions: [B, C, D]."""
 
     def local(x_BTD: jax.Array, positions_BC: jax.Array) -> tuple[jax.Array]:

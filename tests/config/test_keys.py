@@ -120,6 +120,7 @@ def test_every_field_is_set_by_some_key() -> None:
         "model.attention.head_dim",
         "model.mlp.gated",
         "objective.as_neox",
+        "model.head",
         "tokenizer.model_parallel",
     }
 

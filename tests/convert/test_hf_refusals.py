@@ -116,7 +116,7 @@ def test_config_json_read_back_is_the_model(name: str) -> None:
 
 FUNCTION = {
     *("num_layers", "hidden_size", "vocab_size", "parallel_residual", "shared_norm"),
-    *("tied_embedding", "logit_bias", "attention_dropped"),
+    *("tied_embedding", "logit_bias", "attention_dropped", "head"),
     *(f"attention.{x}" for x in ("num_heads", "kv_heads", "head_dim", "bias", "qk_norm", "window")),
     *("attention.output_bias", "attention.qk_norm_per_head"),
     *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
@@ -217,7 +217,7 @@ LONG = scaled("yarn", factor=4.0, **{ORIGINAL: 8})
 UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt_neox", {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "there are GPTN"),
     ("llama", {"model_type": "mistral"}, "'mistral' is not supported"),
-    ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "is not supported"),
+    ("llama", {"architectures": ["LlamaForTokenClassification"]}, "is not supported"),
     ("llama", {"architectures": None, "model_type": None}, "is not supported"),
     ("gpt_neox", {"hidden_act": "quick_gelu"}, "hidden_act: 'quick_gelu' is not supported"),
     ("gpt_neox", {"hidden_act": "sigmoid"}, "hidden_act: 'sigmoid'"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxneox
+from convert import merge_adapter
 from jaxneox import checkpoint
 from jaxneox.base_model import META
 from jaxneox.config import Settings, load_yaml
@@ -125,3 +126,16 @@ def test_lora_trains_the_head_as_well(language: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.params[name], w, name)
     with pytest.raises(UserError, match=f"trainable: leaves out {REWARD}, which {language} lacks"):
         begin(plan_of(tmp_path, lora=lora, trainable=["layers.*_lora.*"]))
+
+
+def test_an_adapter_with_a_head_becomes_one_model(language: Path, tmp_path: Path) -> None:
+    lora = {"rank": 4, "alpha": 8, "base": str(language)}
+    plan = plan_of(tmp_path, lora=lora)
+    save(plan, begin(plan), tmp_path / "adapter")
+    with pytest.raises(SystemExit) as ended:
+        merge_adapter.main([str(tmp_path / "adapter"), str(tmp_path / "merged")])
+    assert ended.value.code == 0
+    beside, merged = (jaxneox.load(tmp_path / name) for name in ("adapter", "merged"))
+    assert merged.config.model.head == "reward" and merged.config.model.lora is None
+    # B begins at zero: nothing was added
+    assert merged.rewards([[1, 2, 3]]) == pytest.approx(beside.rewards([[1, 2, 3]]), rel=1e-6)
