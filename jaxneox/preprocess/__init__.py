@@ -8,6 +8,7 @@ their names when they are whole.
 - `command`, `arguments`: the command and its flags; `recognition`: which keys are read without
   any; `run`: its work.
 - `workers`: the worker processes; `encode`: documents to tokens and labels.
-- `chat`: conversations to tokens; `jaxneox.templates` renders them, `turns` finds what is learned.
+- `chat`: rows of conversations; `conversations` makes tokens of them, which `jaxneox.templates`
+  renders, and `turns` finds what is learned. `rewards`: the numbers beside them.
 - `output`: the datasets as they grow.
 """

@@ -11,8 +11,6 @@ from jaxneox.errors import UserError
 from jaxneox.preprocess.chat import COMPLETION, PROMPT, ChatRecipe
 from jaxneox.preprocess.encode import Recipe, TextRecipe
 
-REWARDS = "reward models are not trained here, so their datasets are not made"
-
 
 def parser() -> Parser:
     p = Parser(
@@ -58,13 +56,17 @@ def parser() -> Parser:
         help="whose turns are learned")  # fmt: skip
     chat.add_argument("--only-last", action="store_true", help="learn only the last turn")
     chat.add_argument("--no-mask", action="store_true", help="learn all, write no labels")
+    reward = p.add_argument_group("rewards of conversations")
+    reward.add_argument("--for-rm", action="store_true",
+        help="for a reward model: only a second end of the text is labelled")  # fmt: skip
+    reward.add_argument("--reward-key", metavar="KEY",
+        help="the number, true or false, that is each document's reward")  # fmt: skip
+    reward.add_argument("--binary-reward", action="store_true",
+        help="a reward is 1 if it is true or above 0, else -1")  # fmt: skip
     same = p.add_argument_group("as in NeoX's tools")
     same.add_argument("--dataset-impl", default="mmap", help="only mmap is written")
     same.add_argument("--num-docs", type=int, help="accepted and not needed")
     same.add_argument("--log-interval", type=int, help="accepted and not needed")
-    same.add_argument("--for-rm", action="store_true", help="refused: " + REWARDS)
-    same.add_argument("--reward-key", help="refused")
-    same.add_argument("--binary-reward", action="store_true", help="refused")
     return p
 
 
@@ -76,14 +78,16 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     """
     if args.dataset_impl != "mmap":
         raise UserError(f"--dataset-impl {args.dataset_impl}: only mmap is read and written here")
-    if args.for_rm or args.reward_key is not None or args.binary_reward:
-        raise UserError(f"--for-rm, --reward-key, --binary-reward: {REWARDS}")
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: expected 1 or more")
     if args.chat_template is not None or args.tokenizer_path is not None:
         return _chat(args)
-    if args.only_last or args.no_mask:
-        raise UserError("--only-last and --no-mask need --chat-template and --tokenizer-path")
+    for name in ("only_last", "no_mask", "for_rm", "reward_key"):
+        if getattr(args, name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: is for conversations; give --tokenizer-path DIR, a "
+                "Hugging Face tokenizer's folder, whose chat template renders them"
+            )
     if args.eod_token is not None and not args.append_eod:
         raise UserError("--eod-token needs --append-eod, which adds the token: give both")
     if args.tokenizer_type is None:
@@ -107,6 +111,13 @@ def _chat(args: argparse.Namespace) -> Recipe:
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag}: is not for conversations, their template says it all")
+    if args.for_rm and args.no_mask:
+        raise UserError(
+            "--for-rm, --no-mask: a reward model needs the label that the former makes and the "
+            "latter leaves out; give one of them"
+        )
+    if args.binary_reward and args.reward_key is None:
+        raise UserError("--binary-reward: needs --reward-key KEY, which says what the reward is")
     keys = _distinct(args.jsonl_keys or [])
     pair = {*keys} == {PROMPT, COMPLETION}
     return ChatRecipe(
@@ -117,6 +128,9 @@ def _chat(args: argparse.Namespace) -> Recipe:
         role=args.generation_role,
         only_last=args.only_last,
         no_mask=args.no_mask,
+        for_rm=args.for_rm,
+        reward_key=args.reward_key,
+        reward_rule="sign" if args.binary_reward else "number",
     )
 
 

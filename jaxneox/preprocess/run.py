@@ -8,7 +8,7 @@ import itertools
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +32,7 @@ from jaxneox.preprocess.recognition import recognized
 from jaxneox.preprocess.workers import encoded, processes
 
 AHEAD = 2  # chunks for each worker that wait or are under way
-FORMAT = 2  # raise it when the same input would give other chunks or tokens
+FORMAT = 3  # raise it when the same input would give other chunks or tokens
 LIBRARIES = ("tokenizers", "ftfy", "jinja2", "sentencepiece", "tiktoken")
 
 
@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
                 raise UserError(f"{args.input[0]}: no text in {len(files)} file(s)")
             out.finish()
     tell(_summary(out, time.monotonic() - began, before))
+    for note in said_of_rewards(out.state.rewards):
+        tell(f"note: {note}")
     return 0
 
 
@@ -104,6 +106,15 @@ def _identity(encoder: Encoder, files: list[pathlib.Path]) -> dict[str, Any]:
         "encoder": encoder.identity,
         "versions": versions,
     }
+
+
+def said_of_rewards(rewards: Mapping[str, str]) -> list[str]:
+    """Say what type the rewards of each dataset have, and why."""
+    why = {
+        "int32": "all of its values are whole numbers",
+        "float32": "not all of its values are whole numbers that int32 holds",
+    }
+    return [f"{name} is stored as {dtype}: {why[dtype]}" for name, dtype in rewards.items()]
 
 
 def _summary(out: Output, taken: float, before: int) -> str:
