@@ -25,7 +25,7 @@ PREFIX, COMPLETIONS, REWARDS = "prefix", "completions", "rewards"
 LABEL = "label"
 
 
-class Answer(NamedTuple):
+class GivenAnswer(NamedTuple):
     """A text that continues another, or a conversation of which the answers are learned."""
 
     said: tuple[str, str] | Conversation
@@ -33,14 +33,14 @@ class Answer(NamedTuple):
     key: str
 
 
-class Row(NamedTuple):
+class AnswerRow(NamedTuple):
     """The answers of a row, and their rewards where it has some."""
 
-    answers: tuple[Answer, ...]
+    answers: tuple[GivenAnswer, ...]
     rewards: tuple[float, ...] = ()
 
 
-class RowReader(NamedTuple):
+class AnswerReader(NamedTuple):
     """Reads rows of one kind.
 
     Attributes:
@@ -60,7 +60,7 @@ class RowReader(NamedTuple):
     reward_key: str = LABEL
     rule: RewardRule = "verdict"
 
-    def read(self, value: Any, where: str) -> Row:
+    def read(self, value: Any, where: str) -> AnswerRow:
         """Read what a line of JSON or a row of a table holds.
 
         Raises:
@@ -72,26 +72,26 @@ class RowReader(NamedTuple):
             return self._pair(value, where)
         return self._rated(value, where) if self.kind == "rated" else self._many(value, where)
 
-    def _pair(self, value: dict[str, Any], where: str) -> Row:
+    def _pair(self, value: dict[str, Any], where: str) -> AnswerRow:
         sides = [_present(value, key, where) for key in SIDES]
         prompt, sides, texts = divided(value.get(PROMPT), sides, self.role, where)
         answers = [
             self._answer(prompt, side, where, PROMPT, key, as_turns=self.chat and not texts)
             for key, side in zip(SIDES, sides, strict=True)
         ]
-        return Row(tuple(answers))
+        return AnswerRow(tuple(answers))
 
-    def _rated(self, value: dict[str, Any], where: str) -> Row:
+    def _rated(self, value: dict[str, Any], where: str) -> AnswerRow:
         reward = reward_of(value, self.reward_key, where, self.rule)
         for key in CONVERSATIONS:
             if value.get(key) is not None:
                 answer = self._answer([], value[key], where, key, key, as_turns=self.chat)
-                return Row((answer,), (reward,))
+                return AnswerRow((answer,), (reward,))
         prompt, answer = (_present(value, key, where) for key in (PROMPT, COMPLETION))
         read = self._answer(prompt, answer, where, PROMPT, COMPLETION, as_turns=self.chat)
-        return Row((read,), (reward,))
+        return AnswerRow((read,), (reward,))
 
-    def _many(self, value: dict[str, Any], where: str) -> Row:
+    def _many(self, value: dict[str, Any], where: str) -> AnswerRow:
         prefix, answers, rewards = (
             _present(value, key, where) for key in (PREFIX, COMPLETIONS, REWARDS)
         )
@@ -113,7 +113,7 @@ class RowReader(NamedTuple):
             self._answer(prefix, answer, where, PREFIX, COMPLETIONS, as_turns=False, empty=True)
             for answer in answers
         ]
-        return Row(tuple(read), tuple(numbers))
+        return AnswerRow(tuple(read), tuple(numbers))
 
     def _answer(
         self,
@@ -125,7 +125,7 @@ class RowReader(NamedTuple):
         *,
         as_turns: bool,
         empty: bool = False,
-    ) -> Answer:
+    ) -> GivenAnswer:
         """Put a prompt and its answer together.
 
         Args:
@@ -147,7 +147,7 @@ class RowReader(NamedTuple):
             if not empty and not answer.strip():
                 raise _empty(key, where)
             said = text_of((where, {prompt_key: prompt}), prompt_key)
-            return Answer((said, text_of((where, {key: answer}), key)), where, key)
+            return GivenAnswer((said, text_of((where, {key: answer}), key)), where, key)
         if not self.chat:
             raise UserError(
                 f'{where}: "{key}" belongs to a conversation, which a chat template renders; give '
@@ -160,7 +160,7 @@ class RowReader(NamedTuple):
         learned = [turn for turn, is_learned in pairs if is_learned]
         if not learned or not (empty or any(map(_says_something, learned))):
             raise _empty(key, where, self.role)
-        return Answer(chat, where, key)
+        return GivenAnswer(chat, where, key)
 
 
 def _present(value: dict[str, Any], key: str, where: str) -> Any:

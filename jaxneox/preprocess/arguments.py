@@ -11,7 +11,7 @@ from jaxneox.data.tokenizer import BUILDERS
 from jaxneox.errors import UserError
 from jaxneox.preprocess.chat import COMPLETION, PROMPT, ChatRecipe
 from jaxneox.preprocess.encode import TextRecipe
-from jaxneox.preprocess.recognition import ANSWERS, Asked, DataKind
+from jaxneox.preprocess.recognition import ANSWERS, DataKind, DataRequest
 from jaxneox.preprocess.rewards import RewardRule
 
 
@@ -54,6 +54,16 @@ def parser() -> Parser:
         "--eod-token", metavar="TEXT", help="the token that --append-eod adds instead"
     )
     text.add_argument("--ftfy", action="store_true", help="repair broken Unicode first")
+    _add_learning(p)
+    same = p.add_argument_group("as in NeoX's tools")
+    same.add_argument("--dataset-impl", default="mmap", help="only mmap is written")
+    same.add_argument("--num-docs", type=int, help="accepted and not needed")
+    same.add_argument("--log-interval", type=int, help="accepted and not needed")
+    return p
+
+
+def _add_learning(p: Parser) -> None:
+    """Add the flags that say what is learned, and how good it is."""
     mask = p.add_argument_group("labels, to learn only what follows a delimiter")
     mask.add_argument("--mask-before-token", metavar="ID,ID,…", help="the delimiter's tokens")
     chat = p.add_argument_group("conversations, of which only one role is learned")
@@ -73,11 +83,6 @@ def parser() -> Parser:
         "`label`")  # fmt: skip
     reward.add_argument("--binary-reward", action="store_true",
         help="a reward is 1 if it is true or above 0, else -1")  # fmt: skip
-    same = p.add_argument_group("as in NeoX's tools")
-    same.add_argument("--dataset-impl", default="mmap", help="only mmap is written")
-    same.add_argument("--num-docs", type=int, help="accepted and not needed")
-    same.add_argument("--log-interval", type=int, help="accepted and not needed")
-    return p
 
 
 def recipe_of(args: argparse.Namespace) -> TextRecipe | ChatRecipe:
@@ -119,10 +124,10 @@ def recipe_of(args: argparse.Namespace) -> TextRecipe | ChatRecipe:
     )
 
 
-def asked_of(args: argparse.Namespace) -> Asked:
+def asked_of(args: argparse.Namespace) -> DataRequest:
     """Return what the flags say of the input."""
     rule: RewardRule | None = "sign" if args.binary_reward else None
-    return Asked(args.kind, args.reward_key, rule, args.for_rm)
+    return DataRequest(args.kind, args.reward_key, rule, args.for_rm)
 
 
 def _check_kind(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.data.documents import Chunk
 from jaxneox.data.tokenizer import build_tokenizer
-from jaxneox.preprocess.answers import Answer, AnswerKind, Row, RowReader
+from jaxneox.preprocess.answers import AnswerKind, AnswerReader, AnswerRow, GivenAnswer
 from jaxneox.preprocess.chat import INT32, ChatRecipe
 from jaxneox.preprocess.continuations import Continuations
 from jaxneox.preprocess.conversations import TOKENIZER, Chat, ChatTokenizer
@@ -47,7 +47,7 @@ class PreferenceRecipe:
         labels: what is labelled: the answers, or the end for a reward model.
     """
 
-    reader: RowReader
+    reader: AnswerReader
     columns: tuple[str, ...]
     chat: ChatRecipe | None = None
     tokenizer: TokenizerConfig | None = None
@@ -103,12 +103,12 @@ class PreferenceEncoder:
         counts = {numbered: len(rows)} if numbered in self.dtypes else {}
         return packed(chunk.read, documents, self.dtypes, counts)
 
-    def _beside(self, row: Row, number: int) -> list[Document]:
+    def _beside(self, row: AnswerRow, number: int) -> list[Document]:
         """Return for each answer of a row its reward, and the number of its prompt."""
         prompt = (np.array([number], np.int32),) * (f"{TEXT}_prompt" in self.dtypes)
         return [(np.array([reward], NUMBER), *prompt) for reward in row.rewards]
 
-    def _made(self, answers: Sequence[Answer]) -> list[Document]:
+    def _made(self, answers: Sequence[GivenAnswer]) -> list[Document]:
         """Return the tokens and labels of each answer."""
         chats = [Chat(one.said, one.where, one.key) for one in answers
                  if isinstance(one.said, Conversation)]  # fmt: skip

@@ -10,7 +10,7 @@ from jaxneox.preprocess.chat import Turns, is_conversation
 SIDES = CHOSEN, REJECTED = "chosen", "rejected"
 
 
-class Divided(NamedTuple):
+class DividedPair(NamedTuple):
     """A prompt and the two answers to it.
 
     Attributes:
@@ -24,7 +24,7 @@ class Divided(NamedTuple):
     unnamed: bool = False
 
 
-def divided(prompt: Any, sides: Sequence[Any], role: str, where: str) -> Divided:
+def divided(prompt: Any, sides: Sequence[Any], role: str, where: str) -> DividedPair:
     """Find the prompt of a pair.
 
     Args:
@@ -54,10 +54,10 @@ def divided(prompt: Any, sides: Sequence[Any], role: str, where: str) -> Divided
         return found
     if prompt is None and all(isinstance(side, str) for side in sides):
         return _of_texts(sides[0], sides[1], where)
-    return Divided([] if prompt is None else prompt, list(sides))
+    return DividedPair([] if prompt is None else prompt, list(sides))
 
 
-def _of_turns(prompt: Any, sides: list[Turns], where: str) -> Divided:
+def _of_turns(prompt: Any, sides: list[Turns], where: str) -> DividedPair:
     """Divide two conversations, which may repeat the prompt, as those of UltraFeedback do."""
     turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     turns = turns if prompt else []
@@ -65,7 +65,7 @@ def _of_turns(prompt: Any, sides: list[Turns], where: str) -> Divided:
     if turns:
         repeated = [_contains(side, turns) for side in sides]
         if not any(repeated):
-            return Divided(turns, sides)
+            return DividedPair(turns, sides)
         if not _contains(sides[0][:shared], turns):
             raise UserError(
                 f'{where}: the prompt is not what both "chosen" and "rejected" begin with, though '
@@ -74,15 +74,15 @@ def _of_turns(prompt: Any, sides: list[Turns], where: str) -> Divided:
     count = min(shared, *(len(side) - 1 for side in sides))
     if not count:
         raise _nothing_shared(where, "turn")
-    return Divided(sides[0][:count], [side[count:] for side in sides])
+    return DividedPair(sides[0][:count], [side[count:] for side in sides])
 
 
-def _of_texts(chosen: str, rejected: str, where: str) -> Divided:
+def _of_texts(chosen: str, rejected: str, where: str) -> DividedPair:
     """Divide two texts before the last space, or end of line, that both have at the same place."""
     shared = _shared_count(chosen, rejected)
     for i in reversed(range(1, shared)):
         if chosen[i].isspace() and chosen[i:].strip() and rejected[i:].strip():
-            return Divided(chosen[:i], [chosen[i:], rejected[i:]], unnamed=True)
+            return DividedPair(chosen[:i], [chosen[i:], rejected[i:]], unnamed=True)
     raise _nothing_shared(where, "word")
 
 

@@ -18,7 +18,7 @@ from jaxneox.preprocess.answers import (
     PREFIX,
     REWARDS,
     AnswerKind,
-    RowReader,
+    AnswerReader,
 )
 from jaxneox.preprocess.chat import COMPLETION, CONVERSATIONS, PROMPT, ChatRecipe
 from jaxneox.preprocess.encode import TEXT, Recipe, TextRecipe
@@ -31,7 +31,7 @@ DataKind = Literal["text", "chat", "pairs", "rated", "completions"]
 ANSWERS: tuple[AnswerKind, ...] = ("pairs", "rated", "completions")
 
 
-class Asked(NamedTuple):
+class DataRequest(NamedTuple):
     """What the user says of the input.
 
     Attributes:
@@ -47,30 +47,30 @@ class Asked(NamedTuple):
     for_rm: bool = False
 
 
-class Form(NamedTuple):
+class AnswerForm(NamedTuple):
     """Rows of answers: their kind, and the keys that are read."""
 
     kind: AnswerKind
     keys: tuple[str, ...]
 
 
-def forms(there: Sequence[str], reward_key: str = LABEL) -> list[Form]:
+def forms(there: Sequence[str], reward_key: str = LABEL) -> list[AnswerForm]:
     """Find which rows of answers have these keys."""
     found = []
     if all(key in there for key in SIDES):
-        found.append(Form("pairs", (*((PROMPT,) if PROMPT in there else ()), *SIDES)))
+        found.append(AnswerForm("pairs", (*((PROMPT,) if PROMPT in there else ()), *SIDES)))
     many = (PREFIX, COMPLETIONS, REWARDS)
     if all(key in there for key in many):
-        found.append(Form("completions", many))
+        found.append(AnswerForm("completions", many))
     if reward_key in there:
         chats = [(key,) for key in CONVERSATIONS if key in there]
         pair = [(PROMPT, COMPLETION)] if PROMPT in there and COMPLETION in there else []
-        found += [Form("rated", (*keys, reward_key)) for keys in (*chats, *pair)[:1]]
+        found += [AnswerForm("rated", (*keys, reward_key)) for keys in (*chats, *pair)[:1]]
     return found
 
 
 def recognized(
-    recipe: TextRecipe | ChatRecipe, files: Sequence[pathlib.Path], asked: Asked
+    recipe: TextRecipe | ChatRecipe, files: Sequence[pathlib.Path], asked: DataRequest
 ) -> tuple[Recipe, tuple[str, ...]]:
     """Make the recipe for the rows that the input has, and say which.
 
@@ -115,8 +115,8 @@ def recognized(
 
 def _form(
     recipe: TextRecipe | ChatRecipe, files: Sequence[pathlib.Path], there: Sequence[str],
-    asked: Asked,
-) -> Form | None:  # fmt: skip
+    asked: DataRequest,
+) -> AnswerForm | None:  # fmt: skip
     """Return the form of rows with answers; None if the input is of another kind."""
     if asked.kind in ("text", "chat"):
         return None
@@ -128,6 +128,13 @@ def _form(
             return None  # which is for conversations
         if asked.for_rm or asked.reward_key is not None:  # else of conversations, as in NeoX
             found = [form for form in found if form.kind == "pairs" and asked.reward_key is None]
+        masked = isinstance(recipe, TextRecipe) and (recipe.ftfy or recipe.mask_before)
+        if found and masked:
+            raise UserError(
+                f"{files[0]}: has {found[0].kind}, whose labels are made without "
+                "--mask-before-token, and for which there is no --ftfy: leave them out, or give "
+                "--kind text"
+            )
         if len(found) > 1:
             kinds = " and ".join(form.kind for form in found)
             raise UserError(f"{files[0]}: may be {kinds}; say with --kind which of them to read")
@@ -143,9 +150,11 @@ def _form(
     raise UserError(f"{files[0]}: {_shown(there)}, expected {expected[asked.kind]}")
 
 
-def _answers(recipe: TextRecipe | ChatRecipe, form: Form, asked: Asked) -> PreferenceRecipe:
+def _answers(
+    recipe: TextRecipe | ChatRecipe, form: AnswerForm, asked: DataRequest
+) -> PreferenceRecipe:
     chat = recipe if isinstance(recipe, ChatRecipe) else None
-    reader = RowReader(form.kind, chat is not None)
+    reader = AnswerReader(form.kind, chat is not None)
     if chat is not None:
         reader = reader._replace(role=chat.role, only_last=chat.only_last)
     if form.kind == "rated":
