@@ -146,7 +146,7 @@ def trained(
     run.sinks, run.callbacks, run.quiet = (kept,), tuple(callbacks), not verbose
     if run.step >= run.last:
         if verbose:
-            longer = f"settings={{'train-iters': {2 * run.step}}}"
+            longer = f"a larger train-iters, such as {2 * run.step}"
             say(f"nothing to do: step {run.step} of {run.last} is done; train on with {longer}")
         return FittedRun(run, (), True)
     if run.step and verbose:
