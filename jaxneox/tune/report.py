@@ -45,7 +45,7 @@ def of_the_run(run: FittedRun, watch: Watch) -> str:
     """Say how it went, and how to go on."""
     folder, best = run.folder, watch.best
     assert folder is not None
-    lines = []
+    lines = [] if run.finished else [stopped(run, watch)]
     if best is not None:
         first = next(iter(watch.losses.values()))
         lowest, count = watch.losses[best], len(watch.losses)
@@ -63,6 +63,14 @@ def of_the_run(run: FittedRun, watch: Watch) -> str:
         "      " + command("convert", *exported(run, model)),
     ]
     return "\n".join(lines)
+
+
+def stopped(run: FittedRun, watch: Watch) -> str:
+    """Say why a run has ended before its last step."""
+    at = f"stopped at step {run.step} of {run.config.train.train_iters}"
+    if watch.out_of_patience:
+        return f"{at}, since {watch.patience} evaluations were not better than the best"
+    return f"{at}; the same command goes on"
 
 
 def exported(run: FittedRun, model: str) -> list[str]:

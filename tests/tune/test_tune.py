@@ -103,6 +103,7 @@ def test_it_goes_on_where_it_was_stopped(place: Path, tuned: tuple[Path, str]) -
     words = (place / "model", place / "talks.jsonl", "--lora", 4, *SHORT, "--lr", 0.02)
     first = command(*words, "--save", place / "parts", "--set", "exit-interval=9")
     assert first.code == 0 and checkpoint.steps(place / "parts")[-1] == 9
+    assert "stopped at step 9 of 58; the same command goes on" in first.out
     again = command(*words, "--save", place / "parts")
     assert "going on with" in again.out
     assert metrics(place / "parts") == metrics(save)
