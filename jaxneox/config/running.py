@@ -27,7 +27,8 @@ def data_config(settings: CheckedKeys) -> DataConfig:
             f"{named[0]}_data_paths is set without train_data_paths: set them too, or data_path "
             "with split"
         )
-    missing = [f"{split}_data_paths" for split in _SPLITS if split not in named]
+    unnamed = [split for split in _SPLITS if split not in named]
+    missing = [f"{split}_data_paths" for split in unnamed if settings[f"do_{split}"] is not False]
     if named and missing and settings["eval_iters"]:
         settings.note(
             f"{' and '.join(missing)} not set: nothing is evaluated there, as with eval_iters: 0"

@@ -21,6 +21,10 @@ RATES = {True: 2e-4, False: 2e-5}
 """The learning rate with LoRA, and of the whole model (Hu et al. 2021; Touvron et al. 2023)."""
 
 
+ELSEWHERE = ("model.lora", "tokenizer.vocab_file", "tokenizer.merge_file")
+"""What another run has of its own: the files of a tokenizer are copied into the new run."""
+
+
 class Asked(NamedTuple):
     """What the user says; None for what is to be chosen."""
 
@@ -40,7 +44,7 @@ def _describes(name: str) -> bool:
     key = KEYS.get(name)
     fate = None if key is None else key.fate
     field = fate.to if isinstance(fate, Used) else ""
-    return field.startswith(("model.", "tokenizer.")) and not field.startswith("model.lora")
+    return field.startswith(("model.", "tokenizer.")) and not field.startswith(ELSEWHERE)
 
 
 def length_for(sizes: Sequence[int], most: int, asked: int | None) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +103,28 @@ def test_it_goes_on_where_it_was_stopped(place: Path, tuned: tuple[Path, str]) -
     words = (place / "model", place / "talks.jsonl", "--lora", 4, *SHORT, "--lr", 0.02)
     first = command(*words, "--save", place / "parts", "--set", "exit-interval=9")
     assert first.code == 0 and checkpoint.steps(place / "parts")[-1] == 9
+    assert "stopped at step 9 of 58; the same command goes on" in first.out
     again = command(*words, "--save", place / "parts")
     assert "going on with" in again.out
     assert metrics(place / "parts") == metrics(save)
+
+
+def test_other_words_do_not_go_on_with_a_run(place: Path, tuned: tuple[Path, str]) -> None:
+    save, _ = tuned
+    words = (place / "model", place / "talks.jsonl", "--save", save, *SHORT)
+    says = refused(*words, "--lora", 8)
+    assert f"{save}: was begun by `jaxneox tune " in says
+    assert "--lora 4 --epochs 2.0 --lr 0.02`; go on with the same words" in says
+    same = command(*words, "--lora", 4, "--lr", 0.02, "--stop-early", 9, "--dry-run")
+    assert same.code == 0 and "going on with" in same.out
+
+
+def test_the_run_of_another_command_is_left_alone(place: Path) -> None:
+    model = place / "model"
+    before = sorted(model.rglob("*"))
+    says = refused(model, place / "talks.jsonl", "--save", model, *SHORT)
+    assert says.startswith(f"{model}: holds a run that `jaxneox tune` did not begin")
+    assert sorted(model.rglob("*")) == before
 
 
 @pytest.mark.slow
@@ -129,6 +149,20 @@ def test_a_dry_run_trains_nothing(place: Path) -> None:
     done = command(place / "model", place / "talks.jsonl", "--save", save, "--dry-run", *SHORT)
     assert done.code == 0 and "train_batch_size" in done.out and "Next" not in done.out
     assert (save / "tune.yml").is_file() and not checkpoint.steps(save)
+
+
+def test_before_any_step_all_is_chosen_anew(place: Path) -> None:
+    """So that a dry run can be repeated with other options, and other data."""
+    data = write_talks(place / "some.jsonl", 40)
+    words = (place / "model", data, "--save", place / "anew", "--dry-run", *SHORT)
+    first = command(*words, "--chat-template", "chatml")
+    assert first.code == 0 and "the chat template is chatml" in first.out
+    write_talks(data, 80)
+    again = command(*words, "--length", 32)
+    assert again.code == 0 and "the chat template is plain" in again.out
+    assert "going on" not in again.out and "\nseq_length: 32\n" in again.out
+    count = sum(int(n) for n in re.findall(r"(\d+) (?:conversations|held)", again.out))
+    assert count == 80
 
 
 def test_the_best_and_when_to_stop(tmp_path: Path) -> None:
@@ -166,7 +200,13 @@ def test_data_that_cannot_be_used(content: str, says: str, place: Path, tmp_path
 
 def test_what_is_refused(place: Path, tuned: tuple[Path, str], tmp_path: Path) -> None:
     data, save = place / "talks.jsonl", ("--save", tmp_path / "x")
-    assert "--hold-out 1.5" in refused(place / "model", data, *save, "--hold-out", 1.5)
+    for option, value, says in (
+        ("--hold-out", 1.5, "'1.5' is not a share between 0 and 1"),
+        ("--epochs", "nan", "'nan' is not a number above 0"),
+        ("--lr", "inf", "'inf' is not a number above 0"),
+        ("--lora", 0, "'0' is not a whole number from 1 on"),
+    ):
+        assert f"{option}: {says}" in refused(place / "model", data, *save, option, value)
     assert "is an adapter" in refused(tuned[0], data, *save)
     assert "nowhere" in refused(tmp_path / "nowhere", data, *save)
     assert "no such file" in refused(place / "model", tmp_path / "nothing.jsonl", *save)
