@@ -88,7 +88,7 @@ def recognized(
     if recipe.keys:
         return recipe, ()
     there = documents.keys_of(files)
-    if (form := _form(recipe, files, there, asked)) is not None:
+    if (form := _form(recipe, files[0], there, asked)) is not None:
         others = [key for key in (TEXT, *CONVERSATIONS) if key in there and key not in form.keys]
         note = f"{form.kind} are read from {', '.join(form.keys)}"
         note += f"; {' and '.join(others)} {_is(others)} there too and not read" if others else ""
@@ -113,41 +113,55 @@ def recognized(
     return replace(recipe, keys=(chats[0],)), (note,) if chats[0] != CONVERSATIONS[0] else ()
 
 
-def _form(
-    recipe: TextRecipe | ChatRecipe, files: Sequence[pathlib.Path], there: Sequence[str],
-    asked: DataRequest,
-) -> AnswerForm | None:  # fmt: skip
-    """Return the form of rows with answers; None if the input is of another kind."""
+def answer_form(file: pathlib.Path, there: Sequence[str], asked: DataRequest) -> AnswerForm | None:
+    """Return the form of rows with answers; None if the input is of another kind.
+
+    Args:
+        file: the first of the input, for errors.
+        there: its keys.
+        asked: what the user says of it.
+
+    Raises:
+        UserError: it may be several, or is not what the user says.
+    """
     if asked.kind in ("text", "chat"):
         return None
     found = forms(there, asked.reward_key or LABEL)
+    if asked.kind is not None:
+        for form in found:
+            if form.kind == asked.kind:
+                return form
+        expected = {
+            "pairs": " and ".join(SIDES),
+            "rated": f"{asked.reward_key or LABEL}, and {', '.join(CONVERSATIONS)} or {PAIR}",
+            "completions": f"{PREFIX}, {COMPLETIONS} and {REWARDS}",
+        }
+        raise UserError(f"{file}: {_shown(there)}, expected {expected[asked.kind]}")
+    if asked.for_rm or asked.reward_key is not None:  # else of conversations, as in NeoX
+        found = [form for form in found if form.kind == "pairs" and asked.reward_key is None]
+    if len(found) > 1:
+        kinds = " and ".join(form.kind for form in found)
+        raise UserError(f"{file}: may be {kinds}; say with --kind which of them to read")
+    return found[0] if found else None
+
+
+def _form(
+    recipe: TextRecipe | ChatRecipe, file: pathlib.Path, there: Sequence[str], asked: DataRequest
+) -> AnswerForm | None:
+    """Return the form of rows with answers, unless the flags are for another kind."""
+    masked = False
     if asked.kind is None:
-        if isinstance(recipe, TextRecipe) and TEXT in there:
+        if isinstance(recipe, TextRecipe):
+            masked = recipe.ftfy or bool(recipe.mask_before)
+        if TEXT in there if isinstance(recipe, TextRecipe) else recipe.no_mask:
             return None
-        if isinstance(recipe, ChatRecipe) and recipe.no_mask:
-            return None  # which is for conversations
-        if asked.for_rm or asked.reward_key is not None:  # else of conversations, as in NeoX
-            found = [form for form in found if form.kind == "pairs" and asked.reward_key is None]
-        masked = isinstance(recipe, TextRecipe) and (recipe.ftfy or recipe.mask_before)
-        if found and masked:
-            raise UserError(
-                f"{files[0]}: has {found[0].kind}, whose labels are made without "
-                "--mask-before-token, and for which there is no --ftfy: leave them out, or give "
-                "--kind text"
-            )
-        if len(found) > 1:
-            kinds = " and ".join(form.kind for form in found)
-            raise UserError(f"{files[0]}: may be {kinds}; say with --kind which of them to read")
-        return found[0] if found else None
-    for form in found:
-        if form.kind == asked.kind:
-            return form
-    expected = {
-        "pairs": " and ".join(SIDES),
-        "rated": f"{asked.reward_key or LABEL}, and {', '.join(CONVERSATIONS)} or {PAIR}",
-        "completions": f"{PREFIX}, {COMPLETIONS} and {REWARDS}",
-    }
-    raise UserError(f"{files[0]}: {_shown(there)}, expected {expected[asked.kind]}")
+    form = answer_form(file, there, asked)
+    if form is not None and masked:
+        raise UserError(
+            f"{file}: has {form.kind}, whose labels are made without --mask-before-token, and for "
+            "which there is no --ftfy: leave them out, or give --kind text"
+        )
+    return form
 
 
 def _answers(

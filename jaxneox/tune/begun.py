@@ -15,7 +15,16 @@ from jaxneox.tune.report import as_yaml
 
 FILE = "tune.yml"
 COMMENT = "# "
-DECIDING = ("--lora", "--chat-template", "--hold-out", "--epochs", "--length", "--batch", "--lr")
+DECIDING = (
+    "--lora",
+    "--chat-template",
+    "--kind",
+    "--hold-out",
+    "--epochs",
+    "--length",
+    "--batch",
+    "--lr",
+)
 """The options by which data is prepared and keys are chosen."""
 
 

@@ -7,17 +7,20 @@ from pathlib import Path
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser, count
 
+KINDS = ("text", "chat", "pairs", "rated")
 INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
 
 
 def parser() -> Parser:
     p = Parser(
         "tune",
-        "Train a pretrained model on conversations, prompts with completions, or texts. Length, "
-        "batch, rate and steps are chosen, and printed as the YAML of the run.",
+        "Train a pretrained model on conversations, prompts with completions, or texts; on pairs "
+        "of a chosen and a rejected answer (DPO), or on rated answers (KTO). Length, batch, rate "
+        "and steps are chosen, and printed as the YAML of the run.",
         [
             ("EleutherAI/pythia-410m chats.jsonl --lora 16", "matrices of low rank beside it"),
             ("runs/mine texts/ --epochs 1", "all of its parameters"),
+            ("runs/mine pairs.jsonl", "by the answers that are preferred"),
         ],
     )
     p.add_argument("model", metavar="MODEL",
@@ -29,12 +32,15 @@ def parser() -> Parser:
         help="matrices of low rank beside the model's own; all parameters without it")  # fmt: skip
     what.add_argument("--chat-template", metavar="FILE|NAME",
         help="a file of Jinja, or plain or chatml; the model's own by default")  # fmt: skip
+    what.add_argument("--kind", choices=KINDS,
+        help="what the data is, where its keys allow several kinds")  # fmt: skip
     what.add_argument("--hold-out", type=share, default=0.05, metavar="SHARE",
         help="of the documents, for the loss that is looked at")  # fmt: skip
     how = p.add_argument_group("instead of what is chosen")
     how.add_argument(
-        "--epochs", type=positive, default=3.0, metavar="N", help="passes over the data"
-    )
+        "--epochs", type=positive, metavar="N",
+        help="passes over the data: 3, of pairs and rated answers 1",
+    )  # fmt: skip
     how.add_argument("--length", type=count, metavar="N", help="tokens of a row")
     how.add_argument("--batch", type=count, metavar="N", help="rows of a step")
     how.add_argument("--lr", type=positive, metavar="RATE", help="the learning rate")

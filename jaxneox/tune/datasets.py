@@ -1,10 +1,10 @@
 """Documents as datasets: one to train on, one that is held out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,17 @@ from jaxneox.data import documents
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 from jaxneox.preprocess.encode import UNSEEN, Encoder, Recipe
+from jaxneox.preprocess.prompts import CHOSEN, REJECTED, SIDES
+from jaxneox.preprocess.rewards import NUMBER, stored_type
 
 PURPOSES = {"train": "train on", "valid": "hold out"}
 """The splits, and what each is for."""
 
-Row = tuple[NDArray[np.int32], ...]  # tokens [n], and labels [n] if there are any
+BESIDE = LABEL, REWARD = "_label", "_reward"
+"""How the datasets beside texts are called."""
+
+Columns = Mapping[str, NDArray[Any]]
+"""A document of each dataset: tokens [n], labels [n] if there are any, a reward [1]."""
 
 
 @dataclass
@@ -25,31 +31,37 @@ class Counts:
     """Of the documents of a split.
 
     Attributes:
-        tokens: in all of them.
+        tokens: in all of them; in pairs, of both sides.
         learned: how many tokens have a loss.
         skipped: documents of which nothing would be learned, besides.
-        sizes: tokens of each document.
+        sizes: tokens of each document; of a pair, of its longer side.
+        rewards: of each document, if they have some.
     """
 
     tokens: int = 0
     learned: int = 0
     skipped: int = 0
     sizes: list[int] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
 
     @property
     def documents(self) -> int:
         """How many there are."""
         return len(self.sizes)
 
-    def add(self, row: Row) -> bool:
+    def add(self, row: Columns) -> bool:
         """Count a document, and tell whether anything of it is learned."""
-        learned = int(np.sum(row[1] != UNSEEN)) if len(row) > 1 else len(row[0])
-        if not learned:
+        texts = [values for name, values in row.items() if not name.endswith(BESIDE)]
+        labels = [values for name, values in row.items() if name.endswith(LABEL)] or texts
+        equal = len(texts) > 1 and np.array_equal(texts[0], texts[1])
+        learned = sum(int(np.sum(values != UNSEEN)) for values in labels)
+        if not learned or equal:
             self.skipped += 1
             return False
-        self.tokens += len(row[0])
+        self.tokens += sum(map(len, texts))
         self.learned += learned
-        self.sizes.append(len(row[0]))
+        self.sizes.append(max(map(len, texts)))
+        self.rewards += [float(values[0]) for name, values in row.items() if name.endswith(REWARD)]
         return True
 
 
@@ -75,7 +87,7 @@ def prepare(
     Args:
         recipe: how documents become tokens and labels.
         files: the documents.
-        folder: where the datasets go, `{train,valid}_document` and `…_label_document`.
+        folder: where the datasets go, such as `{train,valid}_document` and `…_label_document`.
         held_out: the share of the documents that is not trained on.
         seed: decides which.
 
@@ -83,49 +95,74 @@ def prepare(
         UserError: a document cannot be used, or there is nothing to learn.
     """  # fmt: skip
     encoder = recipe.build()
-    paths = _paths(folder, has_labels=len(encoder.dtypes) > 1)
     counts = {split: Counts() for split in PURPOSES}
     chance = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         writers = {
-            split: [
-                stack.enter_context(IndexedWriter(path, np.int32))
-                for key, path in paths.items()
-                if key.startswith(split)
-            ]
+            split: {
+                name: stack.enter_context(IndexedWriter(_path(folder, split, name), np.int32))
+                for name in encoder.dtypes
+                if not name.endswith(REWARD)
+            }
             for split in PURPOSES
         }
         for row in _rows(encoder, recipe.columns, files):
             split = "valid" if chance.random() < held_out else "train"
             if counts[split].add(row):
-                for writer, values in zip(writers[split], row, strict=True):
-                    writer.add(values)
+                for name, writer in writers[split].items():
+                    writer.add(row[name])
         for split, purpose in PURPOSES.items():
             if not counts[split].documents:
                 more = "" if split == "train" else "; give more, or --hold-out 0.5"
                 raise UserError(f"{files[0]}: there are no documents to {purpose}{more}")
-    keys = {key: [str(path)] for key, path in paths.items()}
+    for name in encoder.dtypes:
+        if name.endswith(REWARD):
+            for split, count in counts.items():
+                _write_rewards(_path(folder, split, name), count.rewards)
+    keys = {
+        _key(split, name): [str(_path(folder, split, name))]
+        for split in PURPOSES
+        for name in encoder.dtypes
+    }
     return Prepared(counts["train"], counts["valid"], keys)
 
 
-def _paths(folder: Path, has_labels: bool) -> dict[str, Path]:
-    """Name the datasets by the keys of the YAML: tokens, and labels if there are any."""
-    paths = {}
-    for split in PURPOSES:
-        paths[f"{split}_data_paths"] = folder / f"{split}_document"
-        if has_labels:
-            paths[f"{split}_label_data_paths"] = folder / f"{split}_label_document"
-    return paths
+def _key(split: str, name: str) -> str:
+    """Return the key of the YAML that names a dataset."""
+    text, beside = _parts(name)
+    side = {CHOSEN: "pos_", REJECTED: "neg_"}.get(text, "")
+    return f"{side}{split}{beside}_data_paths"
 
 
-def _rows(encoder: Encoder, columns: Sequence[str], files: Sequence[Path]) -> Iterator[Row]:
-    """Yield each document's tokens, and its labels if it has some."""
+def _path(folder: Path, split: str, name: str) -> Path:
+    """Return the path of a dataset; only those of pairs have the names of their keys."""
+    text, beside = _parts(name)
+    side = f"_{text}" if text in SIDES else ""
+    return folder / f"{split}{side}{beside}_document"
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Divide the name of a dataset into that of its texts, and what it has beside them."""
+    beside = next((end for end in BESIDE if name.endswith(end)), "")
+    return name.removesuffix(beside), beside
+
+
+def _write_rewards(path: Path, rewards: Sequence[float]) -> None:
+    values = np.array(rewards, NUMBER)
+    with IndexedWriter(path, stored_type(values)) as writer:
+        for value in values.astype(writer.dtype):
+            writer.add([value])
+
+
+def _rows(encoder: Encoder, columns: Sequence[str], files: Sequence[Path]) -> Iterator[Columns]:
+    """Yield each document, by the names of the datasets."""
     for chunk in documents.chunks(files, columns):
         encoded = encoder.encode(chunk)
         each = []
         for (tokens, sizes), dtype in zip(encoded.rows, encoder.dtypes.values(), strict=True):
-            values = np.frombuffer(tokens, dtype.newbyteorder("<")).astype(np.int32)
+            values = np.frombuffer(tokens, dtype.newbyteorder("<"))
             ends = np.cumsum(np.frombuffer(sizes, "<i4"))[:-1]
             each.append(np.split(values, ends) if len(sizes) else [])
-        yield from zip(*each, strict=True)
+        for row in zip(*each, strict=True):
+            yield dict(zip(encoder.dtypes, row, strict=True))

@@ -23,15 +23,20 @@ def of_the_data(kind: Kind, prepared: Prepared, length: int, template: str) -> s
     ]
     if kind.is_chat:
         lines.append(f"the chat template is {template}")
+    if train.rewards:
+        above, below = (sum(sign * one > 0 for one in train.rewards) for sign in (1, -1))
+        lines.append(f"{above:,} to train on are wanted, with a reward above 0, {below:,} unwanted")
     if skipped := train.skipped + valid.skipped:
         lines.append(f"{skipped:,} have nothing to learn and are left out")
-    long = [size for size in train.sizes if size > length + 1]
-    if long:
-        rest = sum(long) - len(long) * length
-        lines.append(
-            f"{len(long):,} are longer than {length} tokens and are cut: {rest:,} tokens of them "
-            "begin rows of their own"
-        )
+    if long := [size for size in train.sizes if size > length + 1]:
+        if kind.form is None:
+            rest = sum(long) - len(long) * length
+            lines.append(
+                f"{len(long):,} are longer than {length} tokens and are cut: {rest:,} tokens of "
+                "them begin rows of their own"
+            )
+        else:
+            lines.append(f"{len(long):,} are longer than {length + 1} tokens and are left out")
     return "\n".join(lines)
 
 

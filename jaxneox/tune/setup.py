@@ -35,7 +35,7 @@ def set_up(args: argparse.Namespace, save: Path) -> dict[str, Any]:
         UserError: the model or the data cannot be used.
     """
     files = [file for path in args.data for file in documents.input_files(path)]
-    kind = kind_of_data(files)
+    kind = kind_of_data(files, args.kind)
     model = pretrained.find(args.model)
     template = choose_template(model.tokenizer, args.chat_template)
     dp = devices_along_dp(args.mesh, Settings(choices.model_keys(model.keys)))
@@ -44,7 +44,8 @@ def set_up(args: argparse.Namespace, save: Path) -> dict[str, Any]:
         seed = Settings(model.keys).train.seed
         prepared = datasets.prepare(recipe, files, save / "data", args.hold_out, seed)
     asked = choices.Asked(args.lora, args.length, args.batch, args.lr, args.epochs)
-    keys = choices.choose(model.keys, prepared.train.sizes, prepared.valid.sizes, dp, asked)
+    train, valid = prepared.train.sizes, prepared.valid.sizes
+    keys = choices.choose(model.keys, train, valid, dp, asked, kind.method)
     say(report.of_the_data(kind, prepared, keys["seq_length"], template.name))
     keys |= {"tokenizer_type": tokenizer.name} | prepared.keys | {"save": str(save)}
     if args.lora:
