@@ -55,9 +55,11 @@ DEFAULTS: Mapping[Method, Defaults] = {
     "kto": Defaults(5e-6, 5e-7, 1.0, 0.1, {"train_impl": "kto", **ALONE, "kto_beta": 0.1}),
 }  # fmt: skip
 """Rates of normal training: Hu et al. 2021, Touvron et al. 2023. Rates, epochs and warm-up of DPO:
-Zephyr's recipes (Tunstall et al. 2023, arXiv 2310.16944; huggingface/alignment-handbook), with LoRA
-and without; Rafailov et al. 2023 (arXiv 2305.18290) for beta. KTO takes the same, within the range
-that TRL's guide to it gives for beta 0.1, 5e-7 to 5e-6."""
+Zephyr's recipes in huggingface/alignment-handbook (recipes/zephyr-7b-beta/dpo), config_qlora.yaml
+and config_full.yaml, whose beta is 0.01; the beta here is NeoX's default. KTO takes the same, as
+TRL's examples/scripts/kto.py advises a configuration similar to that of DPO; it has 1 epoch, and a
+warm-up of 10 %."""
+
 
 ELSEWHERE = ("model.lora", "tokenizer.vocab_file", "tokenizer.merge_file")
 """What another run has of its own: the files of a tokenizer are copied into the new run."""
