@@ -233,6 +233,21 @@ def test_a_prompt_has_the_same_tokens_before_each_answer(tmp_path: pathlib.Path)
     ]  # fmt: skip
 
 
+def test_a_tokenizer_that_ends_every_text(tmp_path: pathlib.Path) -> None:
+    """Its end does not stand between a prompt and the answer, nor twice after it."""
+    import tokenizers
+
+    folder = tokenizer(tmp_path / "ending", template=None)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ending = tokenizers.processors.TemplateProcessing("$0 </s>", None, [("</s>", END)])
+    backend.post_processor = ending
+    backend.save(str(folder / "tokenizer.json"))
+    path = write(tmp_path / "in.jsonl", [MANY])
+    words = ["--input", str(path), "--output-prefix", str(tmp_path / "x"), "--workers", "1"]
+    assert status_of([*words, "--tokenizer-path", str(folder)]) == 0
+    assert learned(tmp_path / "x", "text") == [("1 + 1 = 2$", " 2$"), ("1 + 1 = 3$", " 3$")]
+
+
 @pytest.mark.parametrize(
     ("good", "bad", "message"),
     [
@@ -351,6 +366,9 @@ def test_killed_and_begun_again(
     assert call(path, tmp_path / "two" / "x", workers=2) == 0
     expected = made(tmp_path / "whole" / "x")
     assert made(tmp_path / "two" / "x") == expected
+    if row is MANY:
+        prompts = listed(values(tmp_path / "whole" / "x", "text_prompt"))
+        assert prompts == [[number] for number in range(18) for _ in row["completions"]]
     monkeypatch.setattr(output, "EVERY", 0.0)
     add, limit = output.Output.add, 0
 

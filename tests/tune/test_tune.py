@@ -116,6 +116,8 @@ def test_other_words_do_not_go_on_with_a_run(place: Path, tuned: tuple[Path, str
     says = refused(*words, "--lora", 8)
     assert f"{save}: was begun by `jaxneox tune " in says
     assert "--lora 4 --epochs 2.0 --lr 0.02`; go on with the same words" in says
+    says = refused(*words, "--lora", 4, "--lr", 0.02, "--kind", "chat")
+    assert "go on with the same words" in says
     same = command(*words, "--lora", 4, "--lr", 0.02, "--stop-early", 9, "--dry-run")
     assert same.code == 0 and "going on with" in same.out
 
