@@ -68,7 +68,7 @@ class ChatTokenizer:
             template: a file of Jinja in place of the folder's.
             eos: the text of the token that ends a text, if the folder does not say.
             labels: what is labelled.
-            one_end: add no end to a text whose template has put it there, as NeoX does.
+            one_end: for answers: add no end where the template has put one, as NeoX does.
 
         Raises:
             UserError: a file is missing or wrong.
@@ -201,11 +201,11 @@ class ChatTokenizer:
         texts = [one.text for one in growing]
         if are_beginnings(texts):
             return spans_of_growth(texts, chat.conversation.learned)
+        way_out = "" if self._one_end else ", or learn everything (--no-mask)"  # not of answers
         raise UserError(
             f'{chat.where}: the chat template renders the first turns of "{chat.key}" in another '
             "way than all of them, so that the turns cannot be told apart; give a template that "
-            "marks what the assistant writes with {% generation %} (--chat-template FILE), or "
-            "learn everything (--no-mask)"
+            "marks what the assistant writes with {% generation %} (--chat-template FILE)" + way_out
         )
 
 

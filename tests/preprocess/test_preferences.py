@@ -341,6 +341,21 @@ def test_a_conversation_needs_a_template(
     assert status_of([*words, "--tokenizer-path", str(folder)]) == 0
 
 
+def test_turns_that_cannot_be_told_apart(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error names no flag that is refused for pairs."""
+    from tests.preprocess.test_turns import BARE
+
+    template = tmp_path / "bare.jinja"
+    template.write_text(BARE)
+    begin = [user("one?"), says("so"), user("two?")]
+    sides = {"chosen": [*begin, says("a")], "rejected": [*begin, says("b")]}
+    assert run(tmp_path, [sides], "--chat-template", str(template)) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "line 1: the chat template renders the first turns" in said and "--no-mask" not in said
+
+
 def test_other_ways_stay(tmp_path: pathlib.Path) -> None:
     """One side alone as conversations, as for NeoX; the kind of rows that have several keys."""
     chats = {"chosen": [user("one?"), says("yes")], "rejected": [user("one?"), says("no")]}
