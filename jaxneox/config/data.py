@@ -145,7 +145,8 @@ def _check_splits(settings: CheckedKeys, name: str) -> None:
             f"{name.format(named[0])} is set without {train}: set them too"
             + (", or data_path with split" if name == SINGLE_LISTS[0] else "")
         )
-    missing = [name.format(split) for split in SPLITS if split not in named]
+    unnamed = [split for split in SPLITS if split not in named]
+    missing = [name.format(split) for split in unnamed if settings[f"do_{split}"] is not False]
     if named and missing and settings["eval_iters"]:
         settings.note(
             f"{' and '.join(missing)} not set: nothing is evaluated there, as with eval_iters: 0"

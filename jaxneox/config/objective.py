@@ -18,7 +18,7 @@ def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
         raise UserError(
             "dataset_impl: online is not here, since its server sends pickled objects over a "
             "socket: write prompts, completions and rewards to a file, and train on it with "
-            "`jaxneox preprocess --completions` and dataset_impl: gpt2"
+            "`jaxneox preprocess --kind completions` and dataset_impl: gpt2"
         )
     expected = "pairwise" if kind in PAIRS else "gpt2"
     if settings.given("dataset_impl") and dataset != expected:

@@ -74,7 +74,7 @@ class Prompts:
             raise UserError(
                 f"{beside or path}: {'not here' if beside else f'its name has no {REWARD}'}, and "
                 "reinforce_leave_one_out needs the number of each document's prompt: make it with "
-                "`jaxneox preprocess --completions`, or set reinforce_leave_one_out to false"
+                "`jaxneox preprocess --kind completions`, or set reinforce_leave_one_out to false"
             )
         self.dataset = IndexedDataset(str(beside)) if there else None
         if self.dataset is None:

@@ -3,15 +3,16 @@
 import argparse
 import os
 import pathlib
+from typing import get_args
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.console.parser import Parser
 from jaxneox.data.tokenizer import BUILDERS
 from jaxneox.errors import UserError
 from jaxneox.preprocess.chat import COMPLETION, PROMPT, ChatRecipe
-from jaxneox.preprocess.encode import Recipe, TextRecipe
-
-REWARDS = "reward models are not trained here, so their datasets are not made"
+from jaxneox.preprocess.encode import TextRecipe
+from jaxneox.preprocess.recognition import ANSWERS, DataKind, DataRequest
+from jaxneox.preprocess.rewards import RewardRule
 
 
 def parser() -> Parser:
@@ -24,6 +25,8 @@ def parser() -> Parser:
              "--vocab-file tokenizer.json", "a folder of texts"),
             ("--input chats.jsonl --output-prefix data/chats --chat-template "
              "--tokenizer-path model/", "conversations, of which the answers are learned"),
+            ("--input pairs.jsonl --output-prefix data/pairs --tokenizer-path model/",
+             "pairs of a chosen and a rejected answer"),
         ],
     )  # fmt: skip
     p.add_argument("--input", nargs="+", required=True, metavar="PATH",
@@ -33,6 +36,9 @@ def parser() -> Parser:
     p.add_argument("--jsonl-keys", nargs="+", metavar="KEY",
         help="keys or columns that are read; by default `text`, or of conversations `messages`, "
         "`conversation` or `prompt` with `completion`")  # fmt: skip
+    p.add_argument("--kind", choices=get_args(DataKind),
+        help="what the input is, if its keys do not say: text; conversations (chat); pairs of a "
+        "chosen and a rejected answer; rated answers; completions with rewards")  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="replace datasets of that prefix")
     p.add_argument(
         "--workers", type=int, metavar="N", help="processes; by default one for each core"
@@ -48,6 +54,16 @@ def parser() -> Parser:
         "--eod-token", metavar="TEXT", help="the token that --append-eod adds instead"
     )
     text.add_argument("--ftfy", action="store_true", help="repair broken Unicode first")
+    _add_learning(p)
+    same = p.add_argument_group("as in NeoX's tools")
+    same.add_argument("--dataset-impl", default="mmap", help="only mmap is written")
+    same.add_argument("--num-docs", type=int, help="accepted and not needed")
+    same.add_argument("--log-interval", type=int, help="accepted and not needed")
+    return p
+
+
+def _add_learning(p: Parser) -> None:
+    """Add the flags that say what is learned, and how good it is."""
     mask = p.add_argument_group("labels, to learn only what follows a delimiter")
     mask.add_argument("--mask-before-token", metavar="ID,ID,…", help="the delimiter's tokens")
     chat = p.add_argument_group("conversations, of which only one role is learned")
@@ -58,17 +74,18 @@ def parser() -> Parser:
         help="whose turns are learned")  # fmt: skip
     chat.add_argument("--only-last", action="store_true", help="learn only the last turn")
     chat.add_argument("--no-mask", action="store_true", help="learn all, write no labels")
-    same = p.add_argument_group("as in NeoX's tools")
-    same.add_argument("--dataset-impl", default="mmap", help="only mmap is written")
-    same.add_argument("--num-docs", type=int, help="accepted and not needed")
-    same.add_argument("--log-interval", type=int, help="accepted and not needed")
-    same.add_argument("--for-rm", action="store_true", help="refused: " + REWARDS)
-    same.add_argument("--reward-key", help="refused")
-    same.add_argument("--binary-reward", action="store_true", help="refused")
-    return p
+    reward = p.add_argument_group("rewards")
+    reward.add_argument("--for-rm", action="store_true",
+        help="for a reward model: only a second end of a conversation, or of both sides of a pair, "
+        "is labelled")  # fmt: skip
+    reward.add_argument("--reward-key", metavar="KEY",
+        help="the number, true or false, that is a conversation's reward; of rated rows it is "
+        "`label`")  # fmt: skip
+    reward.add_argument("--binary-reward", action="store_true",
+        help="a reward is 1 if it is true or above 0, else -1")  # fmt: skip
 
 
-def recipe_of(args: argparse.Namespace) -> Recipe:
+def recipe_of(args: argparse.Namespace) -> TextRecipe | ChatRecipe:
     """Make the recipe for a document, without keys if no flag names any.
 
     Raises:
@@ -76,15 +93,23 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     """
     if args.dataset_impl != "mmap":
         raise UserError(f"--dataset-impl {args.dataset_impl}: only mmap is read and written here")
-    if args.for_rm or args.reward_key is not None or args.binary_reward:
-        raise UserError(f"--for-rm, --reward-key, --binary-reward: {REWARDS}")
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers}: expected 1 or more")
+    _check_kind(args)
     if args.chat_template is not None or args.tokenizer_path is not None:
         return _chat(args)
-    if args.only_last or args.no_mask:
-        raise UserError("--only-last and --no-mask need --chat-template and --tokenizer-path")
-    if args.eod_token is not None and not args.append_eod:
+    rewards = ("for_rm", "reward_key") if args.kind not in ANSWERS else ()
+    for name in ("only_last", "no_mask", *rewards):
+        if getattr(args, name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: is for conversations; give --tokenizer-path DIR, a "
+                "Hugging Face tokenizer's folder, whose chat template renders them"
+            )
+    if args.kind == "chat":
+        raise UserError(
+            "--kind chat: needs --tokenizer-path DIR, a Hugging Face tokenizer's folder"
+        )
+    if args.eod_token is not None and not args.append_eod and args.kind not in ANSWERS:
         raise UserError("--eod-token needs --append-eod, which adds the token: give both")
     if args.tokenizer_type is None:
         raise UserError(f"--tokenizer-type: missing, one of {', '.join(BUILDERS)}")
@@ -99,7 +124,40 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     )
 
 
-def _chat(args: argparse.Namespace) -> Recipe:
+def asked_of(args: argparse.Namespace) -> DataRequest:
+    """Return what the flags say of the input."""
+    rule: RewardRule | None = "sign" if args.binary_reward else None
+    return DataRequest(args.kind, args.reward_key, rule, args.for_rm)
+
+
+def _check_kind(args: argparse.Namespace) -> None:
+    """Refuse flags that are not for the kind of input that is asked for."""
+    if args.for_rm and args.no_mask:
+        raise UserError(
+            "--for-rm, --no-mask: a reward model needs the label that the former makes and the "
+            "latter leaves out; give one of them"
+        )
+    if args.binary_reward and args.reward_key is None and args.kind != "rated":
+        raise UserError("--binary-reward: needs --reward-key KEY, which says what the reward is")
+    if args.kind not in ANSWERS:
+        return
+    others = ["jsonl_keys", "no_mask", "ftfy", "mask_before_token"]
+    others += ["for_rm"] if args.kind != "pairs" else []
+    others += ["reward_key"] if args.kind != "rated" else []
+    for name in others:
+        if getattr(args, name):
+            raise UserError(
+                f"--{name.replace('_', '-')}: is not for --kind {args.kind}, whose rows have keys "
+                "and labels of their own; leave it out"
+            )
+
+
+def _chat(args: argparse.Namespace) -> ChatRecipe:
+    if args.kind == "text":
+        raise UserError(
+            "--kind text: is made tokens of by --tokenizer-type and --vocab-file; leave out "
+            "--tokenizer-path and --chat-template"
+        )
     if args.tokenizer_path is None:
         raise UserError("--chat-template: needs --tokenizer-path, a Hugging Face folder")
     for name in ("tokenizer_type", "vocab_file", "merge_file", "append_eod", "eod_token", "ftfy",
@@ -117,6 +175,9 @@ def _chat(args: argparse.Namespace) -> Recipe:
         role=args.generation_role,
         only_last=args.only_last,
         no_mask=args.no_mask,
+        for_rm=args.for_rm,
+        reward_key=args.reward_key,
+        reward_rule="sign" if args.binary_reward else "number",
     )
 
 

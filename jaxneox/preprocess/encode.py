@@ -4,8 +4,8 @@ What a token sequence is follows NeoX's tools/datasets/preprocess_data.py and
 preprocess_data_with_mask.py.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,11 +25,20 @@ Document = tuple[NDArray[Any], ...]  # tokens [n], one array for each dataset
 
 @dataclass(frozen=True)
 class Encoded:
-    """A chunk as it goes to disk. `read` is the bytes of input that it came from."""
+    """A chunk as it goes to disk.
+
+    Attributes:
+        read: bytes of input that it came from.
+        documents: how many there are.
+        rows: for each dataset the tokens, and their int32 sizes.
+        counts: what is counted over all chunks, by name. The tokens of a dataset that is named here
+            are numbers from 0 on in each chunk, so that the count of all chunks before is added.
+    """
 
     read: int
     documents: int
-    rows: tuple[tuple[bytes, bytes], ...]  # for each dataset the tokens and their int32 sizes
+    rows: tuple[tuple[bytes, bytes], ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Encoder(Protocol):
@@ -146,19 +155,25 @@ def masked(tokens: NDArray[Any], pattern: Sequence[int]) -> NDArray[Any]:
     return labels
 
 
-def packed(read: int, documents: Sequence[Document], dtypes: dict[str, np.dtype[Any]]) -> Encoded:
+def packed(
+    read: int,
+    documents: Sequence[Document],
+    dtypes: dict[str, np.dtype[Any]],
+    counts: Mapping[str, int] | None = None,
+) -> Encoded:
     rows = []
     for index, (name, dtype) in enumerate(dtypes.items()):
         column = [document[index] for document in documents]
         tokens = np.concatenate(column) if column else np.zeros(0, dtype)
-        if tokens.size and tokens.max() > np.iinfo(dtype).max:
+        whole = np.issubdtype(dtype, np.integer)
+        if whole and tokens.size and tokens.max() > np.iinfo(dtype).max:
             raise UserError(
                 f"{name}: token {tokens.max()} does not fit {dtype}, which is chosen by the size "
                 "of the vocabulary; its tokenizer has ids beyond its size"
             )
         sizes = np.fromiter(map(len, column), "<i4", len(column))
         rows.append((tokens.astype(dtype.newbyteorder("<")).tobytes(), sizes.tobytes()))
-    return Encoded(read, len(documents), tuple(rows))
+    return Encoded(read, len(documents), tuple(rows), counts or {})
 
 
 def ftfy_fix() -> Any:

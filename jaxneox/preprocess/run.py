@@ -25,23 +25,23 @@ from jaxneox.console.say import tell
 from jaxneox.console.units import seconds, significant
 from jaxneox.data import documents
 from jaxneox.errors import UserError
-from jaxneox.preprocess.arguments import inputs_of, recipe_of
+from jaxneox.preprocess.arguments import asked_of, inputs_of, recipe_of
 from jaxneox.preprocess.encode import Encoder
 from jaxneox.preprocess.output import Output
+from jaxneox.preprocess.preferences import EQUAL
 from jaxneox.preprocess.recognition import recognized
 from jaxneox.preprocess.workers import encoded, processes
 
 AHEAD = 2  # chunks for each worker that wait or are under way
-FORMAT = 2  # raise it when the same input would give other chunks or tokens
+FORMAT = 3  # raise it when the same input would give other chunks or tokens
 LIBRARIES = ("tokenizers", "ftfy", "jinja2", "sentencepiece", "tiktoken")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, encode and write; what was done before an interruption is not done again."""
     began = time.monotonic()
-    recipe = recipe_of(args)
     files = [file for path in inputs_of(args) for file in documents.input_files(path)]
-    recipe, notes = recognized(recipe, files)
+    recipe, notes = recognized(recipe_of(args), files, asked_of(args))
     total = sum(file.stat().st_size for file in files)
     workers = min(args.workers or os.cpu_count() or 1, total // documents.CHUNK + 1)
     console = Console(stderr=True)
@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
                 raise UserError(f"{args.input[0]}: no text in {len(files)} file(s)")
             out.finish()
     tell(_summary(out, time.monotonic() - began, before))
+    for note in _notes(out):
+        tell(f"note: {note}")
     return 0
 
 
@@ -106,9 +108,27 @@ def _identity(encoder: Encoder, files: list[pathlib.Path]) -> dict[str, Any]:
     }
 
 
+def _notes(out: Output) -> list[str]:
+    """Say what is known only at the end."""
+    why = {
+        "int32": "all of its values are whole numbers",
+        "float32": "not all of its values are whole numbers that int32 holds",
+    }
+    notes = [
+        f"{name} is stored as {dtype}: {why[dtype]}" for name, dtype in out.state.rewards.items()
+    ]
+    if equal := out.state.counts.get(EQUAL):
+        notes.append(
+            f"{equal:,} of {out.state.documents:,} pairs have the same answer on both sides, of "
+            "which nothing is learned"
+        )
+    return notes
+
+
 def _summary(out: Output, taken: float, before: int) -> str:
-    name, dtype = next(iter(out.dtypes.items()))
-    tokens = out.state.ends[name][0] // dtype.itemsize
+    labelled = [name for name in out.dtypes if f"{name}_label" in out.dtypes]
+    counted = labelled or [*out.dtypes][:1]  # both sides of pairs
+    tokens = sum(out.state.ends[name][0] // out.dtypes[name].itemsize for name in counted)
     speed = significant((out.state.read - before) / 1e6 / max(taken, 1e-9), 2)
     names = ", ".join(f"{out.target(name)}.bin" for name in out.dtypes)
     return (

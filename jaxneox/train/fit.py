@@ -146,14 +146,19 @@ def trained(
     run.sinks, run.callbacks, run.quiet = (kept,), tuple(callbacks), not verbose
     if run.step >= run.last:
         if verbose:
-            longer = f"settings={{'train-iters': {2 * run.step}}}"
-            say(f"nothing to do: step {run.step} of {run.last} is done; train on with {longer}")
+            say(nothing_to_do(run) if data is not None else summary.already_done(run))
         return FittedRun(run, (), True)
     if run.step and verbose:
         say(summary.continuing(run))
     check_learning_rate(run)
     finished = train(run)
     return FittedRun(run, kept.figures, finished)
+
+
+def nothing_to_do(run: Run) -> str:
+    """Say that a run with batches of a Python program has no step left."""
+    longer = f"settings={{'train-iters': {2 * run.step}}}"
+    return f"nothing to do: step {run.step} of {run.last} is done; train on with {longer}"
 
 
 def keys_from(config: object, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from jaxneox.config import Settings
 from jaxneox.config.fates import Used
 from jaxneox.config.keys import KEYS
 from jaxneox.errors import UserError
+from jaxneox.tune.kinds import Method
 
 SHORTEST = 64
 """Lengths are multiples of it."""
@@ -17,8 +18,51 @@ STEPS_IN_AN_EPOCH = 25
 
 LARGEST_BATCH = 32  # rows
 EVALUATIONS = 8  # in the whole run
-RATES = {True: 2e-4, False: 2e-5}
-"""The learning rate with LoRA, and of the whole model (Hu et al. 2021; Touvron et al. 2023)."""
+
+
+class Defaults(NamedTuple):
+    """What is chosen by how a model is trained.
+
+    Attributes:
+        lora_rate: the learning rate with LoRA.
+        rate: that of the whole model.
+        epochs: passes over the data.
+        warmup: the share of the steps in which the rate grows.
+        keys: of the YAML.
+    """
+
+    lora_rate: float
+    rate: float
+    epochs: float
+    warmup: float
+    keys: Mapping[str, Any]
+
+    @property
+    def packed(self) -> bool:
+        """Whether a row holds several documents."""
+        return self.keys["pack_impl"] != "unpacked"
+
+
+ALONE = {"pack_impl": "unpacked", "allow_chopped": False}
+DEFAULTS: Mapping[Method, Defaults] = {
+    "normal": Defaults(
+        2e-4, 2e-5, 3.0, 0.03, {"pack_impl": "pack_until_overflow", "separate_documents": True}
+    ),
+    "dpo": Defaults(
+        5e-6, 5e-7, 1.0, 0.1,
+        {"train_impl": "dpo", "dataset_impl": "pairwise", **ALONE, "dpo_beta": 0.1},
+    ),
+    "kto": Defaults(5e-6, 5e-7, 1.0, 0.1, {"train_impl": "kto", **ALONE, "kto_beta": 0.1}),
+}  # fmt: skip
+"""Rates of normal training: Hu et al. 2021, Touvron et al. 2023. Rates, epochs and warm-up of DPO:
+Zephyr's recipes in huggingface/alignment-handbook (recipes/zephyr-7b-beta/dpo), config_qlora.yaml
+and config_full.yaml, whose beta is 0.01; the beta here is NeoX's default. KTO takes the same, as
+TRL's examples/scripts/kto.py advises a configuration similar to that of DPO; it has 1 epoch, and a
+warm-up of 10 %."""
+
+
+ELSEWHERE = ("model.lora", "tokenizer.vocab_file", "tokenizer.merge_file")
+"""What another run has of its own: the files of a tokenizer are copied into the new run."""
 
 
 class Asked(NamedTuple):
@@ -28,7 +72,7 @@ class Asked(NamedTuple):
     length: int | None
     batch: int | None
     rate: float | None
-    epochs: float
+    epochs: float | None
 
 
 def model_keys(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +84,7 @@ def _describes(name: str) -> bool:
     key = KEYS.get(name)
     fate = None if key is None else key.fate
     field = fate.to if isinstance(fate, Used) else ""
-    return field.startswith(("model.", "tokenizer.")) and not field.startswith("model.lora")
+    return field.startswith(("model.", "tokenizer.")) and not field.startswith(ELSEWHERE)
 
 
 def length_for(sizes: Sequence[int], most: int, asked: int | None) -> int:
@@ -71,8 +115,28 @@ def rows_of(sizes: Sequence[int], length: int) -> int:
     return rows
 
 
+def rows_that_fit(sizes: Sequence[int], length: int, split: str) -> int:
+    """Count the rows of an epoch that each hold one document, which is not cut.
+
+    Raises:
+        UserError: there are none.
+    """
+    rows = sum(size <= length + 1 for size in sizes)
+    if not rows:
+        raise UserError(
+            f"{split}: all {len(sizes):,} are longer than a row of {length} tokens; shorten them, "
+            "give --length if the model has more positions, or hold out more with --hold-out"
+        )
+    return rows
+
+
 def choose(
-    saved: Mapping[str, Any], train: Sequence[int], valid: Sequence[int], dp: int, asked: Asked
+    saved: Mapping[str, Any],
+    train: Sequence[int],
+    valid: Sequence[int],
+    dp: int,
+    asked: Asked,
+    method: Method = "normal",
 ) -> dict[str, Any]:
     """Choose the keys of a run.
 
@@ -82,15 +146,23 @@ def choose(
         valid: of each that is held out.
         dp: devices along dp.
         asked: what the user says.
+        method: how the model is trained.
+
+    Raises:
+        UserError: what the user says cannot be, or no document fits.
     """
+    defaults = DEFAULTS[method]
     model = model_keys(saved)
     settings = Settings(dict(model))
     length = length_for(train, settings["max_position_embeddings"], asked.length)
-    rows = rows_of(train, length)
+    rows, held_out = (
+        rows_of(sizes, length) if defaults.packed else rows_that_fit(sizes, length, what)
+        for sizes, what in ((train, "what to train on"), (valid, "what is held out"))
+    )
     few = max(1, min(LARGEST_BATCH, rows // STEPS_IN_AN_EPOCH))
     batch = asked.batch or max(1, 2 ** int(math.log2(few)) // dp) * dp
-    steps = max(2, math.ceil(asked.epochs * rows / batch))
-    rate = asked.rate or RATES[asked.lora is not None]
+    steps = max(2, math.ceil((asked.epochs or defaults.epochs) * rows / batch))
+    rate = asked.rate or (defaults.lora_rate if asked.lora else defaults.rate)
     every = max(1, steps // EVALUATIONS)
     return model | {
         "seq_length": length,
@@ -98,17 +170,16 @@ def choose(
         "train_iters": steps,
         "lr_decay_iters": steps,
         "lr_decay_style": "cosine",
-        "warmup": 0.03,
+        "warmup": defaults.warmup,
         "min_lr": rate / 10,
         "optimizer": {"type": "Adam", "params": {"lr": rate, "betas": [0.9, 0.999]}},
         "weight_decay": 0.0 if asked.lora else 0.01,
         "gradient_clipping": 1.0,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
-        "pack_impl": "pack_until_overflow",
-        "separate_documents": True,
+        **defaults.keys,
         "eval_interval": every,
-        "eval_iters": max(1, rows_of(valid, length) // batch),
+        "eval_iters": max(1, held_out // batch),
         "do_test": False,
         "checkpoint_factor": every,
         "log_interval": max(1, every // 4),

@@ -9,28 +9,34 @@ import yaml
 from jaxneox.console.hints import command
 from jaxneox.console.units import significant
 from jaxneox.train.fit import FittedRun
-from jaxneox.tune.data import Counts, Kind
+from jaxneox.tune.datasets import Prepared
+from jaxneox.tune.kinds import Kind
 from jaxneox.tune.watching import Watch
 
 
-def of_the_data(kind: Kind, counts: Mapping[str, Counts], length: int, template: str) -> str:
+def of_the_data(kind: Kind, prepared: Prepared, length: int, template: str) -> str:
     """Say what the data has, and what of it is not trained on."""
-    train, valid = counts["train"], counts["valid"]
+    train, valid = prepared.train, prepared.valid
     lines = [
         f"{train.documents:,} {kind.name} to train on, {valid.documents:,} held out",
         f"{train.tokens:,} tokens, of which {train.learned:,} are learned",
     ]
     if kind.is_chat:
         lines.append(f"the chat template is {template}")
+    if train.rewards:
+        above, below = (sum(sign * one > 0 for one in train.rewards) for sign in (1, -1))
+        lines.append(f"{above:,} to train on are wanted, with a reward above 0, {below:,} unwanted")
     if skipped := train.skipped + valid.skipped:
         lines.append(f"{skipped:,} have nothing to learn and are left out")
-    long = [size for size in train.sizes or [] if size > length + 1]
-    if long:
-        rest = sum(long) - len(long) * length
-        lines.append(
-            f"{len(long):,} are longer than {length} tokens and are cut: {rest:,} tokens of them "
-            "begin rows of their own"
-        )
+    if long := [size for size in train.sizes if size > length + 1]:
+        if kind.form is None:
+            rest = sum(long) - len(long) * length
+            lines.append(
+                f"{len(long):,} are longer than {length} tokens and are cut: {rest:,} tokens of "
+                "them begin rows of their own"
+            )
+        else:
+            lines.append(f"{len(long):,} are longer than {length + 1} tokens and are left out")
     return "\n".join(lines)
 
 
@@ -40,11 +46,11 @@ def as_yaml(keys: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100)).rstrip()
 
 
-def of_the_run(run: FittedRun, watch: Watch, base: str) -> str:
+def of_the_run(run: FittedRun, watch: Watch) -> str:
     """Say how it went, and how to go on."""
     folder, best = run.folder, watch.best
     assert folder is not None
-    lines = []
+    lines = [] if run.finished else [stopped(run, watch)]
     if best is not None:
         first = next(iter(watch.losses.values()))
         lowest, count = watch.losses[best], len(watch.losses)
@@ -62,6 +68,14 @@ def of_the_run(run: FittedRun, watch: Watch, base: str) -> str:
         "      " + command("convert", *exported(run, model)),
     ]
     return "\n".join(lines)
+
+
+def stopped(run: FittedRun, watch: Watch) -> str:
+    """Say why a run has ended before its last step."""
+    at = f"stopped at step {run.step} of {run.config.train.train_iters}"
+    if watch.out_of_patience:
+        return f"{at}, since {watch.patience} evaluations were not better than the best"
+    return f"{at}; the same command goes on"
 
 
 def exported(run: FittedRun, model: str) -> list[str]:

@@ -1,9 +1,11 @@
-"""Chat templates by name, for models that have none of their own."""
+"""The chat template of a run: the model's own, the user's, or one by name."""
 
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxneox.data.companions import companions_in
 from jaxneox.errors import UserError
+from jaxneox.templates.source import template_in_file, template_of
 
 PLAIN = (
     "{% for message in messages %}{{ message.role[:1] | upper }}{{ message.role[1:] }}: "
@@ -25,34 +27,42 @@ NAMED = {"plain": PLAIN, "chatml": CHATML}
 
 
 class Template(NamedTuple):
-    """A template for conversations, and what it is called in a message."""
+    """A template for conversations.
 
-    text: str
+    Attributes:
+        name: what it is called in a message.
+        text: in Jinja; None for the model's own.
+        file: the user's file that it is from.
+    """
+
     name: str
+    text: str | None = None
+    file: Path | None = None
 
 
-def template_of_model(own: Path | None, asked: str | None) -> Template | None:
-    """Choose the template that is not the model's own, if there is one to choose.
+def choose_template(tokenizer: Path, asked: str | None) -> Template:
+    """Choose the template that renders conversations.
 
     Args:
-        own: where the model's template is; None if it has none.
+        tokenizer: the folder of the model's tokenizer.
         asked: a file of Jinja or one of `NAMED`; None for the model's, and `plain` if it has none.
 
-    Returns:
-        None if the model's own is used.
-
     Raises:
-        UserError: there is no such template.
+        UserError: there is no such template, or it cannot be read.
     """
     if asked is None:
-        return None if own is not None else Template(PLAIN, "plain")
+        return Template("the model's own") if _has_own(tokenizer) else Template("plain", PLAIN)
     if asked in NAMED:
-        return Template(NAMED[asked], asked)
-    if not Path(asked).is_file():
+        return Template(asked, NAMED[asked])
+    file = Path(asked)
+    if not file.is_file():
         raise UserError(
             f"--chat-template {asked}: no such file, and no template of that name; expected a file "
             f"of Jinja or {' or '.join(NAMED)}"
         )
-    from jaxneox.templates.source import template_in_file
+    return Template(asked, template_in_file(file), file)
 
-    return Template(template_in_file(Path(asked)), asked)
+
+def _has_own(tokenizer: Path) -> bool:
+    beside = companions_in(tokenizer, without=("tokenizer.json",))
+    return template_of(beside.files, tokenizer) is not None

@@ -38,12 +38,17 @@ class Watch:
     def best(self) -> int | None:
         return min(self.losses, key=lambda step: self.losses[step], default=None)
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether so many evaluations were not better that training should stop."""
+        later = [step for step in self.losses if self.best is not None and step > self.best]
+        return self.patience is not None and len(later) >= self.patience
+
     def __call__(self, progress: Progress) -> None:
         if not self._note(progress.step, progress.figures):
             return
         self.remove_others()
-        later = [step for step in self.losses if self.best is not None and step > self.best]
-        if self.patience is not None and len(later) >= self.patience:
+        if self.out_of_patience:
             progress.stop()
 
     def _note(self, step: int, figures: Mapping[str, Any]) -> bool:

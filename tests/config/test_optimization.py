@@ -177,6 +177,7 @@ def test_data() -> None:
     some = run(train_data_paths=["a"], valid_data_paths=["b"])
     assert some.notes[0].startswith("test_data_paths not set")
     assert not run(train_data_paths=["a"], eval_iters=0).notes
+    assert not run(train_data_paths=["a"], valid_data_paths=["b"], do_test=False).notes
     assert "set without train_data_paths" in error(valid_data_paths=["a"])
     assert "valid_label_data_paths has 1 entries" in error(
         train_data_paths=["a"], valid_label_data_paths=["b"]

@@ -12,7 +12,8 @@ from tokenizers import models, pre_tokenizers
 from jaxneox.data.documents import chunks
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.errors import UserError
-from jaxneox.preprocess.chat import Chat, ChatRecipe
+from jaxneox.preprocess.chat import ChatRecipe
+from jaxneox.preprocess.conversations import Chat
 from jaxneox.preprocess.encode import UNSEEN
 from jaxneox.preprocess.turns import Conversation, are_beginnings, spans_of_marks
 from jaxneox.templates.jinja import renderer
@@ -57,10 +58,10 @@ def folder_of(path: pathlib.Path, template: str, *, trim: bool = True) -> pathli
 def learned(folder: pathlib.Path, chat: Any, **settings: Any) -> tuple[str, str]:
     """All of the text, and what of it is learned."""
     encoder = ChatRecipe(folder, **settings).build()
-    given = encoder._conversation({"conversation": chat}, "conversation", "line 1")
+    given = encoder.conversation({"conversation": chat}, "conversation", "line 1")
     one = Chat(given, "line 1", "conversation")
-    (growing,) = encoder._rendered([one])
-    tokens, labels = encoder._labelled(one, growing)
+    (growing,) = encoder.tokenizer.rendered([one])
+    tokens, labels = encoder.tokenizer.labelled(one, growing)
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert all(label in (UNSEEN, token) for token, label in zip(tokens, labels, strict=True))
     return backend.decode(tokens), backend.decode([i for i in labels if i != UNSEEN])

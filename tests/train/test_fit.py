@@ -85,9 +85,9 @@ def test_the_same_run_as_the_commands(
     branch = fit(tmp_path / "run/step_7", settings={"save": tmp_path / "branch"}, verbose=False)
     assert branch.figures[-1]["loss"] == last.figures[-1]["loss"]
     again = fit(tmp_path / "run")
-    assert (
-        "nothing to do: step 12 of 12 is done; train on with settings=" in capsys.readouterr().out
-    )
+    says = capsys.readouterr().out
+    assert f"nothing to do: {tmp_path / 'run'} is at step 12, and 12 were asked for" in says
+    assert f"train {tmp_path / 'run'} --set train-iters=24 " in says
     assert repr(again) == f"FittedRun(step 12 of 12, {tmp_path / 'run'})"
     assert (again.step, again.finished, again.figures) == (12, True, [])
 

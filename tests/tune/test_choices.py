@@ -57,6 +57,19 @@ def test_the_rate_is_another_with_lora() -> None:
     assert keys_for(200, rate=0.5)["min_lr"] == 0.05
 
 
+def test_a_row_of_a_pair_is_a_pair() -> None:
+    """So that the batch is chosen for pairs, of which those that are too long do not count."""
+    sizes = [20] * 400 + [257, 300]
+    found = choose(SAVED, sizes, [20] * 10, 1, NOTHING._replace(epochs=None), "dpo")
+    assert (found["seq_length"], found["train_batch_size"]) == (256, 16)
+    assert found["train_iters"] == 26  # 401 pairs once
+    with pytest.raises(UserError, match="what to train on: all 2 are longer than a row of 256"):
+        choose(SAVED, [300, 400], [20], 1, NOTHING, "dpo")
+    # 134 rows of three documents, four in a batch, three times
+    normal = choose(SAVED, [20] * 400, [20] * 10, 1, NOTHING._replace(epochs=None))
+    assert normal["train_iters"] == 101 and normal["pack_impl"] == "pack_until_overflow"
+
+
 def test_the_keys_are_a_run_of_the_same_model() -> None:
     found = Settings(keys_for(200) | {"train_data_paths": ["x"], "lora": {"rank": 2}})
     model, before = found.model(None), Settings(SAVED).model(None)

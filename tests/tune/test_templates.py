@@ -7,7 +7,7 @@ import pytest
 
 from jaxneox.errors import UserError
 from jaxneox.templates.jinja import renderer
-from jaxneox.tune.templates import CHATML, PLAIN, template_of_model
+from jaxneox.tune.templates import CHATML, PLAIN, choose_template
 
 TALK = [
     {"role": "system", "content": "Be."},
@@ -36,13 +36,16 @@ def test_chatml() -> None:
 
 
 def test_which_is_chosen(tmp_path: Path) -> None:
-    own = tmp_path / "own.jinja"
+    bare, having = tmp_path / "bare", tmp_path / "having"
+    bare.mkdir()
+    having.mkdir()
+    own = having / "chat_template.jinja"
     own.write_text("x")
-    assert template_of_model(own, None) is None
-    assert template_of_model(None, None) == (PLAIN, "plain")
-    assert template_of_model(own, "chatml") == (CHATML, "chatml")
-    assert template_of_model(None, str(own)) == ("x", str(own))
+    assert choose_template(having, None) == ("the model's own", None, None)
+    assert choose_template(bare, None) == ("plain", PLAIN, None)
+    assert choose_template(having, "chatml") == ("chatml", CHATML, None)
+    assert choose_template(bare, str(own)) == (str(own), "x", own)
     with pytest.raises(
         UserError, match="no template of that name; expected a file of Jinja or plain"
     ):
-        template_of_model(None, "llama")
+        choose_template(bare, "llama")

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,9 +104,30 @@ def test_it_goes_on_where_it_was_stopped(place: Path, tuned: tuple[Path, str]) -
     words = (place / "model", place / "talks.jsonl", "--lora", 4, *SHORT, "--lr", 0.02)
     first = command(*words, "--save", place / "parts", "--set", "exit-interval=9")
     assert first.code == 0 and checkpoint.steps(place / "parts")[-1] == 9
+    assert "stopped at step 9 of 58; the same command goes on" in first.out
     again = command(*words, "--save", place / "parts")
     assert "going on with" in again.out
     assert metrics(place / "parts") == metrics(save)
+
+
+def test_other_words_do_not_go_on_with_a_run(place: Path, tuned: tuple[Path, str]) -> None:
+    save, _ = tuned
+    words = (place / "model", place / "talks.jsonl", "--save", save, *SHORT)
+    says = refused(*words, "--lora", 8)
+    assert f"{save}: was begun by `jaxneox tune " in says
+    assert "--lora 4 --epochs 2.0 --lr 0.02`; go on with the same words" in says
+    says = refused(*words, "--lora", 4, "--lr", 0.02, "--kind", "chat")
+    assert "go on with the same words" in says
+    same = command(*words, "--lora", 4, "--lr", 0.02, "--stop-early", 9, "--dry-run")
+    assert same.code == 0 and "going on with" in same.out
+
+
+def test_the_run_of_another_command_is_left_alone(place: Path) -> None:
+    model = place / "model"
+    before = sorted(model.rglob("*"))
+    says = refused(model, place / "talks.jsonl", "--save", model, *SHORT)
+    assert says.startswith(f"{model}: holds a run that `jaxneox tune` did not begin")
+    assert sorted(model.rglob("*")) == before
 
 
 @pytest.mark.slow
@@ -131,6 +154,97 @@ def test_a_dry_run_trains_nothing(place: Path) -> None:
     assert (save / "tune.yml").is_file() and not checkpoint.steps(save)
 
 
+def pairs(count: int) -> list[dict[str, str]]:
+    return [
+        {"prompt": f"count {i}", "chosen": f"{i} {i + 1}", "rejected": f"{i} {i}"}
+        for i in range(count)
+    ]
+
+
+def prepared(place: Path, name: str, rows: list[Any], *more: object) -> tuple[Outcome, Any]:
+    """What a dry run prints, and the YAML that it leaves."""
+    data, save = place / f"{name}.jsonl", place / f"of-{name}"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--save", save, "--dry-run", "--mesh", "dp=1", "--hold-out", 0.2, *more)
+    done = command(place / "model", data, *words)
+    assert done.code == 0, done
+    return done, yaml.safe_load((save / "tune.yml").read_text())
+
+
+def test_pairs(place: Path) -> None:
+    equal = {"prompt": "count", "chosen": "1", "rejected": "1"}
+    long = {"prompt": "count", "chosen": "1 " * 100, "rejected": "1"}
+    done, keys = prepared(place, "pairs", [*pairs(60), equal, long])
+    words = re.search(r"(\d+) pairs to train on, (\d+) held out", done.out)
+    assert words and sum(map(int, words.groups())) == 61
+    assert "1 have nothing to learn and are left out" in done.out
+    assert "1 are longer than 65 tokens and are left out" in done.out
+    chosen = {
+        "train_impl": "dpo", "dataset_impl": "pairwise", "pack_impl": "unpacked",
+        "allow_chopped": False, "dpo_beta": 0.1, "train_batch_size": 2, "seq_length": 64,
+    }  # fmt: skip
+    assert {key: keys[key] for key in chosen} == chosen and "separate_documents" not in keys
+    assert keys["optimizer"]["params"]["lr"] == 5e-7
+    assert keys["train_iters"] == -(-(int(words[1]) - 1) // 2)  # an epoch of those that fit
+    for split, count in zip(("train", "valid"), words.groups(), strict=True):
+        lists = [f"{side}_{split}{kind}_data_paths" for side in ("pos", "neg")
+                 for kind in ("", "_label")]  # fmt: skip
+        sides = [IndexedDataset(keys[key][0]) for key in lists]
+        assert [len(side) for side in sides] == [int(count)] * 4
+        tokenizer = jaxneox.load(place / "model").tokenizer
+        assert tokenizer is not None
+        for i in range(int(count)):
+            good, good_label, bad, bad_label = (side.get(i) for side in sides)
+            texts = [tokenizer.decode(row[label != -100].tolist())
+                     for row, label in ((good, good_label), (bad, bad_label))]  # fmt: skip
+            assert texts[0] != texts[1] and "count" not in texts[0] + texts[1]
+            start = int(np.argmax(good_label != -100))
+            np.testing.assert_array_equal(good[:start], bad[:start])
+
+
+@pytest.mark.parametrize("fraction", [False, True])
+def test_rated_answers(place: Path, fraction: bool) -> None:
+    rows = [{"prompt": f"count {i}", "completion": f"{i}", "label": i % 3 > 0} for i in range(60)]
+    more: list[dict[str, Any]] = [{"prompt": "count", "completion": "5", "label": 0.5}] * 9
+    done, keys = prepared(place, f"rated{fraction}", rows + more * fraction, "--lora", 2)
+    assert "rated answers to train on" in done.out and "are wanted, with a reward above" in done.out
+    assert (keys["train_impl"], keys["pack_impl"], keys["kto_beta"]) == ("kto", "unpacked", 0.1)
+    assert keys["optimizer"]["params"]["lr"] == 5e-6
+    for split in ("train", "valid"):
+        rewards = IndexedDataset(keys[f"{split}_reward_data_paths"][0])
+        tokens = IndexedDataset(keys[f"{split}_data_paths"][0])
+        labels = IndexedDataset(keys[f"{split}_label_data_paths"][0])
+        assert len(rewards) == len(tokens) == len(labels) > 4
+        found = {float(rewards.get(i)[0]) for i in range(len(rewards))}
+        assert found <= {1.0, -1.0, 0.5} and {1.0, -1.0} <= found
+        assert rewards.dtype == ("float32" if 0.5 in found else "int32")
+
+
+def test_what_the_user_says_that_the_data_is(place: Path) -> None:
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [row | {"messages": chat} for row in pairs(60)]
+    done, keys = prepared(place, "both", rows)
+    assert "pairs to train on" in done.out and keys["train_impl"] == "dpo"
+    done, keys = prepared(place, "both", rows, "--kind", "chat", "--lr", 1e-4, "--epochs", 2)
+    assert "conversations to train on" in done.out and "train_impl" not in keys
+    says = refused(place / "model", place / "both.jsonl", "--kind", "rated", "--save", place / "y")
+    assert "expected label, and" in says
+
+
+def test_before_any_step_all_is_chosen_anew(place: Path) -> None:
+    """So that a dry run can be repeated with other options, and other data."""
+    data = write_talks(place / "some.jsonl", 40)
+    words = (place / "model", data, "--save", place / "anew", "--dry-run", *SHORT)
+    first = command(*words, "--chat-template", "chatml")
+    assert first.code == 0 and "the chat template is chatml" in first.out
+    write_talks(data, 80)
+    again = command(*words, "--length", 32)
+    assert again.code == 0 and "the chat template is plain" in again.out
+    assert "going on" not in again.out and "\nseq_length: 32\n" in again.out
+    count = sum(int(n) for n in re.findall(r"(\d+) (?:conversations|held)", again.out))
+    assert count == 80
+
+
 def test_the_best_and_when_to_stop(tmp_path: Path) -> None:
     stopped: list[int] = []
 
@@ -153,8 +267,10 @@ def test_the_best_and_when_to_stop(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"chosen": "a", "rejected": "b"}', "preferences cannot be trained yet"),
-        ('{"prompt": "a", "completion": "b", "label": true}', "preferences cannot be trained yet"),
+        ('{"chosen": "a", "rejected": "b"}', "have no first word in common"),
+        ('{"prompt": "a", "completion": "b", "label": "yes"}', "expected a number, true or false"),
+        ('{"prefix": "a", "completions": ["b"], "rewards": [1]}', "train_impl: reinforce"),
+        ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "no documents to train on"),
         ('{"question": "a"}', "has the keys question, expected conversation or messages"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "no documents to train on"),
     ],
@@ -166,7 +282,13 @@ def test_data_that_cannot_be_used(content: str, says: str, place: Path, tmp_path
 
 def test_what_is_refused(place: Path, tuned: tuple[Path, str], tmp_path: Path) -> None:
     data, save = place / "talks.jsonl", ("--save", tmp_path / "x")
-    assert "--hold-out 1.5" in refused(place / "model", data, *save, "--hold-out", 1.5)
+    for option, value, says in (
+        ("--hold-out", 1.5, "'1.5' is not a share between 0 and 1"),
+        ("--epochs", "nan", "'nan' is not a number above 0"),
+        ("--lr", "inf", "'inf' is not a number above 0"),
+        ("--lora", 0, "'0' is not a whole number from 1 on"),
+    ):
+        assert f"{option}: {says}" in refused(place / "model", data, *save, option, value)
     assert "is an adapter" in refused(tuned[0], data, *save)
     assert "nowhere" in refused(tmp_path / "nowhere", data, *save)
     assert "no such file" in refused(place / "model", tmp_path / "nothing.jsonl", *save)
