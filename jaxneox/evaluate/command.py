@@ -20,7 +20,8 @@ from jaxneox.evaluate.report import Report, Scores, console, show, write
 from jaxneox.evaluate.rewards import Rewarded
 from jaxneox.evaluate.texts import RewardTexts
 from jaxneox.loading import LoadedModel, load_model, locate
-from jaxneox.model.neox import NO_LOGITS, NO_VALUES
+from jaxneox.model.losses import NO_LOGITS
+from jaxneox.model.neox import NO_VALUES
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.reading import regular_file
 

@@ -2,7 +2,8 @@
 
 The whole model:
 
-- `hidden`: the forward pass to the last hidden states; `neox`: logits, losses and scores of them.
+- `hidden`: the forward pass to the last hidden states; `losses`: of the tokens, for training;
+  `neox`: logits, scores and values of them.
 - `parameters`: modules from and to the flat dictionary; `param` declares one weight on a line.
 - `layout`: the protocol by which the model asks how arrays lie on devices.
 

@@ -21,7 +21,8 @@ from jaxneox.model.kernels import mix
 from jaxneox.model.kernels.einsum import attend, visible
 from jaxneox.model.layout import Axes, on_devices
 from jaxneox.model.loss import Unembedding, project
-from jaxneox.model.neox import NO_LOGITS, Model
+from jaxneox.model.losses import NO_LOGITS
+from jaxneox.model.neox import Model
 from jaxneox.model.parameters import LAYERS, Params
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.vocabulary import hide_added, padded

@@ -8,21 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.errors import UserError
-from jaxneox.model.divergence import divergences
 from jaxneox.model.dropout import Noise
-from jaxneox.model.hidden import HiddenStates, InTraining
-from jaxneox.model.label_losses import label_losses
-from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum, project
+from jaxneox.model.hidden import InTraining
+from jaxneox.model.loss import project
+from jaxneox.model.losses import Losses
 from jaxneox.model.parameters import NeoX, Params, Reward
 from jaxneox.model.scores import hidden_at, scores
 from jaxneox.model.taps import NOTHING, Kept, Taps
 from jaxneox.model.token_losses import token_losses
-from jaxneox.model.vocabulary import added_rows, hide_added
-
-NO_LOGITS = (
-    "the checkpoint is a reward model, which has no logits; it scores texts: `jaxneox evaluate "
-    "--rewards`"
-)
+from jaxneox.model.vocabulary import added_rows
 
 NO_VALUES = (
     "the checkpoint is not a reward model, and gives no rewards; `train_impl: rm` makes one of it"
@@ -30,16 +24,8 @@ NO_VALUES = (
 
 
 @dataclass(frozen=True)
-class Model(HiddenStates):
-    """The functions of one configuration, laid out for one mesh. It holds no arrays.
-
-    Attributes:
-        z_loss: the weight of `log(Z)^2` in the loss.
-        loss_fp32: whether the loss is computed in float32, else in `compute`.
-    """
-
-    z_loss: float = 0.0
-    loss_fp32: bool = True
+class Model(Losses):
+    """The functions of one configuration, laid out for one mesh. It holds no arrays."""
 
     def logits(
         self,
@@ -132,103 +118,6 @@ class Model(HiddenStates):
             labels_BT = jax.reshard(tokens_BT[:, 1:], self.layout.activation("batch", None))
             return token_losses(x_BTD, self._unembedding(model), labels_BT, self.layout)
 
-    def loss_sum(
-        self,
-        params: Params,
-        tokens_MBT: jax.Array,
-        labels_MBT: jax.Array,
-        weights_MBT: jax.Array,
-        noise: Noise | None = None,
-        documents_MBT: jax.Array | None = None,
-    ) -> jax.Array:
-        """Sum the weighted losses of the tokens; the caller divides by what it counts.
-
-        Args:
-            params: parameters by dotted name.
-            tokens_MBT: int [M, B, T].
-            labels_MBT: int [M, B, T], the token that follows each.
-            weights_MBT: float32 [M, B, T].
-            noise: the source of the dropout masks; None drops nothing.
-            documents_MBT: int [M, B, T], each token's document, if the data says it.
-
-        Returns:
-            float32 [], in nats.
-        """
-        settings = self._loss_settings(tokens_MBT, self.z_loss)
-        model = self._outer_modules(params)
-        positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
-        labels_MBT, weights_MBT = self.laid(labels_MBT), self.laid(weights_MBT)
-        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
-
-    def label_losses(
-        self,
-        params: Params,
-        tokens_MBT: jax.Array,
-        labels_MBT: jax.Array,
-        noise: Noise | None = None,
-        documents_MBT: jax.Array | None = None,
-    ) -> jax.Array:
-        """Compute the loss of each label, for losses that are no sum over tokens.
-
-        Args:
-            params: parameters by dotted name.
-            tokens_MBT: int [M, B, T].
-            labels_MBT: int [M, B, T], the token that follows each.
-            noise: the source of the dropout masks; None drops nothing.
-            documents_MBT: int [M, B, T], each token's document, if the data says it.
-
-        Returns:
-            The cross-entropy, float32 [M, B, T] in nats, laid out as by `laid`.
-        """
-        settings = self._loss_settings(tokens_MBT, 0.0)
-        model = self._outer_modules(params)
-        positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
-        return label_losses(x_MBTD, self._unembedding(model), self.laid(labels_MBT), settings)
-
-    def losses_and_divergences(
-        self,
-        params: Params,
-        other: "Model",
-        other_params: Params,
-        tokens_MBT: jax.Array,
-        labels_MBT: jax.Array,
-        noise: Noise | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Compute `label_losses`, and how far the distributions are from another model's.
-
-        Args:
-            params: parameters by dotted name.
-            other: a model of the same vocabulary and layout, through which no gradient goes.
-            other_params: its parameters.
-            tokens_MBT: int [M, B, T].
-            labels_MBT: int [M, B, T], the token that follows each.
-            noise: the source of this model's dropout masks; None drops nothing.
-
-        Returns:
-            The cross-entropy of the labels and KL(model || other) at each position, both float32
-            [M, B, T] in nats, laid out as by `laid`.
-        """
-        settings = self._loss_settings(tokens_MBT, 0.0)
-        positions = self._text_positions(tokens_MBT)
-        model, reference = self._outer_modules(params), other._outer_modules(other_params)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
-        y_MBTD, _ = other._hidden(reference, other_params, tokens_MBT, positions)
-        ours, theirs = self._unembedding(model), other._unembedding(reference)
-        y_MBTD, theirs = jax.lax.stop_gradient((y_MBTD, theirs))
-        losses = label_losses(x_MBTD, ours, self.laid(labels_MBT), settings)
-        return losses, divergences(x_MBTD, ours, y_MBTD, theirs, settings)
-
-    def _loss_settings(self, tokens_MBT: jax.Array, z_loss: float) -> LossSettings:
-        """Decide how the losses of the tokens are computed."""
-        micro, batch, length = tokens_MBT.shape
-        spread, layout = self.layout.spread(micro), self.layout
-        logits = micro * batch * self.cfg.vocab_size // layout.parts(spread, "batch", "vocab")
-        chunk = chunk_length(length // layout.parts("length"), logits)
-        dtype = jnp.dtype("float32" if self.loss_fp32 else self.compute)
-        return LossSettings(layout, z_loss, chunk, dtype, spread)
-
     def values(
         self,
         params: Params,
@@ -256,20 +145,6 @@ class Model(HiddenStates):
         positions = self._document_positions(tokens_MBT, documents_MBT)
         x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
         return reward(x_MBTD)
-
-    def _unembedding(self, model: NeoX) -> Unembedding:
-        """Return the matrix to logits; a tied model's is its one embedding leaf, transposed.
-
-        Raises:
-            UserError: it is a reward model, which has none.
-        """
-        if model.unembed is None:
-            raise UserError(NO_LOGITS)
-        weight, bias = model.unembed.weight, model.unembed.bias
-        weight_DV = model.embed.tokens[...].T if weight is None else weight[...]
-        bias_V = None if bias is None else bias[...]
-        bias_V = hide_added(bias_V, self.cfg.vocab_size, self.layout)
-        return Unembedding(weight_DV.astype(self.compute), bias_V)
 
     def text_values(self, params: Params, tokens_BT: jax.Array) -> jax.Array:
         """Compute a reward model's value after each token of rows that are one text each.

@@ -25,7 +25,7 @@ from jaxneox.objectives.objective import (
     Batch,
     BatchField,
     Objective,
-    Prepared,
+    PreparedObjective,
     Sums,
 )
 from jaxneox.objectives.rounds import rounds
@@ -39,7 +39,7 @@ __all__ = [
     "Models",
     "NextToken",
     "Objective",
-    "Prepared",
+    "PreparedObjective",
     "Sums",
     "build_objective",
     "rounds",

@@ -79,7 +79,7 @@ class Objective(Protocol):
 
 
 @runtime_checkable
-class Prepared(Objective, Protocol):
+class PreparedObjective(Objective, Protocol):
     """An objective that computes something of a whole batch, before it is cut.
 
     So a loss may depend on a statistic of the batch, which is then the same on every mesh.

@@ -12,7 +12,7 @@ from jaxneox.console.progress import progress
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 from jaxneox.loading import LoadedModel
-from jaxneox.precompute.texts import Texts
+from jaxneox.precompute.texts import ScoredTexts
 
 TOKENS = 16384
 """Of a batch, on all devices together."""
@@ -41,7 +41,7 @@ class Logs:
         batch[: len(tokens)] = tokens
         return -np.asarray(self.losses(self.model.params, jnp.asarray(batch)))[: len(tokens)]
 
-    def write(self, texts: Texts) -> None:
+    def write(self, texts: ScoredTexts) -> None:
         """Write the log-probabilities of texts, a document of S numbers for each row.
 
         Raises:
@@ -64,7 +64,7 @@ class Logs:
                     out.add(row)
                 advance(len(numbers))
 
-    def _check(self, texts: Texts, first: int, wrong: NDArray[np.bool_], what: str) -> None:
+    def _check(self, texts: ScoredTexts, first: int, wrong: NDArray[np.bool_], what: str) -> None:
         rows = np.flatnonzero(wrong.any(axis=1))
         if len(rows):
             raise UserError(f"{texts.to}: document {first + rows[0]} {what}")

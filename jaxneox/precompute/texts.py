@@ -27,7 +27,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True)
-class Texts:
+class ScoredTexts:
     """Rows of texts, one for each document of a dataset.
 
     Attributes:
@@ -43,7 +43,7 @@ class Texts:
 
 def texts_of(
     data: DataConfig, objective: ObjectiveConfig, seq_length: int, tokenizer: Tokenizer | None
-) -> Iterator[Texts]:
+) -> Iterator[ScoredTexts]:
     """List the texts of all splits, each dataset once.
 
     Args:
@@ -66,7 +66,9 @@ def texts_of(
             seen.add(path)
             dataset = open_dataset(path, tokenizer)
             rows = whole_documents(dataset, seq_length)
-            yield Texts(beside(dataset, objective, ""), len(dataset), partial(tokens_of, rows))
+            yield ScoredTexts(
+                beside(dataset, objective, ""), len(dataset), partial(tokens_of, rows)
+            )
             if objective.kind == "kto" and not objective.as_neox and label is not None:
                 side = Side(dataset, open_dataset(label, tokenizer))
                 yield mismatched(rows, side, data, objective, seq_length, split)
@@ -79,7 +81,7 @@ def mismatched(
     objective: ObjectiveConfig,
     seq_length: int,
     split: str,
-) -> Texts:
+) -> ScoredTexts:
     """Return each document's prompt with another's completion, as KTO's baseline reads them."""
     useful = useful_documents(
         [side],
@@ -90,7 +92,7 @@ def mismatched(
     )
     others = Mismatched(rows, side.prompts, useful, seq_length, None)
     to = beside(side.texts, objective, "_kl")
-    return Texts(to, len(side.texts), partial(tokens_of, others))
+    return ScoredTexts(to, len(side.texts), partial(tokens_of, others))
 
 
 def tokens_of(rows: IndexedSamples | Mismatched, numbers: NDArray[np.int64]) -> NDArray[Any]:

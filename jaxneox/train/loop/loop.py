@@ -13,7 +13,7 @@ from jaxneox.data import EndOfBatches, Split, prefetch
 from jaxneox.hosts import messages
 from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
-from jaxneox.objectives import WEIGHTS, Batch, Prepared
+from jaxneox.objectives import WEIGHTS, Batch, PreparedObjective
 from jaxneox.train.checkpoints.saving import Saving
 from jaxneox.train.loop.intervals import evaluates_at
 from jaxneox.train.loop.profile import Trace
@@ -176,6 +176,6 @@ def rate(run: Run) -> Rate:
     peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
     plan, of_model = run.plan, (run.plan.model.shapes, run.cfg.model)
     flops = flops_per_token(*of_model, plan.trained)
-    if isinstance(plan.objective, Prepared):
+    if isinstance(plan.objective, PreparedObjective):
         flops += plan.objective.passes * forward_flops_per_token(*of_model)
     return Rate(flops, peak)

@@ -12,7 +12,7 @@ import optax
 
 from jaxneox.config.schema import Config
 from jaxneox.model import Noise, Params
-from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, Prepared, Sums, rounds
+from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, PreparedObjective, Sums, rounds
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.scaler import next_scale
@@ -199,7 +199,7 @@ def prepared(
     plan: TrainPlan, params: Params, reference: Params | None, batch: Batch
 ) -> tuple[Batch, Sums]:
     """Let the objective complete a batch, if it does, and give figures of it as a whole."""
-    if not isinstance(plan.objective, Prepared):
+    if not isinstance(plan.objective, PreparedObjective):
         return batch, {}
     return plan.objective.prepare(plan.models(params, reference), batch)
 
