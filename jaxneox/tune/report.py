@@ -74,7 +74,7 @@ def stopped(run: FittedRun, watch: Watch) -> str:
     """Say why a run has ended before its last step."""
     at = f"stopped at step {run.step} of {run.config.train.train_iters}"
     if watch.out_of_patience:
-        return f"{at}, since {watch.patience} evaluations were not better than the best"
+        return f"{at}, as --stop-early {watch.patience} asks"
     return f"{at}; the same command goes on"
 
 

@@ -88,5 +88,6 @@ def prepare_tokenizer(
         files = {**tokenizer.companions.files, TEMPLATES[0]: template.text.encode()}
         tokenizer.companions = replace(tokenizer.companions, files=files)
         file = template.file or folder / TEMPLATES[0]
+    (folder / TEMPLATES[0]).unlink(missing_ok=True)  # that of an earlier attempt
     tokenizer.save(folder)
     return tokenizer, recipe_of(kind, tokenizer, model.tokenizer, file)

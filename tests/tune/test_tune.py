@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 import jaxneox
 from jaxneox import checkpoint
+from jaxneox.data import load_tokenizer
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.tune.command import main
 from jaxneox.tune.watching import Watch
@@ -243,6 +245,26 @@ def test_before_any_step_all_is_chosen_anew(place: Path) -> None:
     assert "going on" not in again.out and "\nseq_length: 32\n" in again.out
     count = sum(int(n) for n in re.findall(r"(\d+) (?:conversations|held)", again.out))
     assert count == 80
+
+
+def test_the_models_own_template_after_another(place: Path, tmp_path: Path) -> None:
+    """What an earlier attempt has left in the folder is not used."""
+    shutil.copytree(place / "model", tmp_path / "model")
+    own = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    tokenizer = tmp_path / "model/tokenizer"
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"chat_template": own}))
+    description = json.loads((tokenizer / "jaxneox_tokenizer.json").read_text())
+    description["companions"] = ["tokenizer_config.json"]
+    (tokenizer / "jaxneox_tokenizer.json").write_text(json.dumps(description))
+    save = tmp_path / "run"
+    words = (tmp_path / "model", place / "talks.jsonl", "--save", save, "--dry-run", *SHORT)
+    other = command(*words, "--chat-template", "chatml")
+    assert "the chat template is chatml" in other.out
+    done = command(*words)
+    assert done.code == 0 and "the chat template is the model's own" in done.out
+    assert not (save / "tokenizer/chat_template.jinja").exists()
+    ids = IndexedDataset(save / "data/train_document").get(0).tolist()
+    assert load_tokenizer(save / "tokenizer").decode(ids).startswith("<Tell me of ")
 
 
 def test_the_best_and_when_to_stop(tmp_path: Path) -> None:
