@@ -28,9 +28,10 @@ def build_objective(cfg: Config) -> Objective:
             return Kto(settings, length)
         case "reinforce":
             return Reinforce(settings, length, micro if settings.as_neox else None)
-    if settings.as_neox and masks(cfg.data):
-        return NeoxMasked(length, cfg.data.separate_documents, micro=micro)
-    return NextToken(length, cfg.data.separate_documents)
+        case "normal" if settings.as_neox and masks(cfg.data):
+            return NeoxMasked(length, cfg.data.separate_documents, micro=micro)
+        case "normal":
+            return NextToken(length, cfg.data.separate_documents)
 
 
 def masks(data: DataConfig) -> bool:
