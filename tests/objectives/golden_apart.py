@@ -54,7 +54,7 @@ def in_parts(case: GoldenCase, run: Run) -> dict[str, float]:
     arrays, name = case.arrays, str(case)
     first, last = (outputs(run.model, p, arrays["fixed_tokens"]) for p in (run.first, run.last))
     rates = [figures["lr"] for figures in run.figures]
-    return {
+    parts = {
         "loss": max(losses(case, run)),
         "figures": max(figures(case, run).values(), default=0.0),
         "gradient": max(gradients(case, run).values()),
@@ -62,6 +62,7 @@ def in_parts(case: GoldenCase, run: Run) -> dict[str, float]:
         "last logits": apart(last, arrays["final_logits"]) / FAR.get(name, LOGITS),
         "lr": max(abs(np.array(rates) / arrays["lr"][:, 0] - 1)) / RATE,
     }
+    return {kind: float(part) for kind, part in parts.items()}
 
 
 def losses(case: GoldenCase, run: Run) -> Iterator[float]:
