@@ -67,6 +67,8 @@ matrix: $(VENV)/.test
 	echo >> .meshes.tmp
 	$(BIN)/python -m tests.objectives.meshes >> .meshes.tmp
 	echo >> .meshes.tmp
+	$(BIN)/python -m tests.objectives.golden >> .meshes.tmp
+	echo >> .meshes.tmp
 	$(BIN)/python -m tests.train.elastic >> .meshes.tmp
 	mv .meshes.tmp docs/meshes.md
 

@@ -87,6 +87,7 @@ class Outcome(NamedTuple):
     norms: list[float]  # of the gradients, before they are clipped
     grads: dict[str, np.ndarray]  # of the first step
     params: dict[str, np.ndarray]  # after the last
+    figures: dict[str, float]  # of the first step
 
 
 class Probe(Step):
@@ -157,7 +158,7 @@ def train(
     shardings = on_mesh(devices, state_specs(plan))
     step = jax.jit(Probe(plan), compiler_options=HASTE)
     lay = NamedSharding(devices, P(None, "dp"))
-    losses, norms, grads = [], [], {}
+    losses, norms, first = [], [], {}
     with jax.set_mesh(devices):
         leaves = jax.device_put(weights or random_params(model, 0), shardings.params)
         start = jax.jit(partial(with_params, plan), out_shardings=shardings)
@@ -169,8 +170,10 @@ def train(
             state, figures = step(state, jax.device_put(cut, lay))
             losses.append(float(figures["loss"]))
             norms.append(float(figures["grad_norm"]))
-            grads = grads or jax.device_get(figures["grads"])
-    return Outcome(losses, norms, grads, jax.device_get(state.params))
+            first = first or jax.device_get(figures)
+        params = jax.device_get(state.params)
+    grads = first.pop("grads")
+    return Outcome(losses, norms, grads, params, {n: float(x) for n, x in first.items()})
 
 
 def as_fields(batch: np.ndarray | Fields) -> Fields:
