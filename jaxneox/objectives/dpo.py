@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.model import Noise
+from jaxneox.objectives.groups import weighted_sums
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
 from jaxneox.objectives.pairs import in_pairs, noise_of_pairs, side_by_side
@@ -90,9 +91,7 @@ class Dpo:
                 "margins": rewards[..., 0] - rewards[..., 1],
             }
         figures["reward_acc"] = (beyond_rounding(margin, *compared) > 0).astype(jnp.float32)
-        weights = part[WEIGHTS]
-        total = jnp.sum(weights * pair_loss(margin, self.settings))
-        return total, {name: jnp.sum(weights * x) for name, x in figures.items()}
+        return weighted_sums(part[WEIGHTS], pair_loss(margin, self.settings), figures)
 
 
 def pair_loss(margin: jax.Array, settings: ObjectiveConfig) -> jax.Array:

@@ -1,10 +1,19 @@
-"""Statistics of groups of rows: of NeoX's micro-batches, or of the whole batch."""
-# A accumulation steps, B rows of one, g rows of a group
+"""Sums over rows, and statistics of groups of them: of NeoX's micro-batches."""
+# M micro-batches, A accumulation steps, B rows of one, g rows of a group
 
 import jax
 import jax.numpy as jnp
 
 from jaxneox.model import Layout
+from jaxneox.objectives.objective import Sums
+
+
+def weighted_sums(
+    weights_MB: jax.Array, loss_MB: jax.Array, figures_MB: Sums
+) -> tuple[jax.Array, Sums]:
+    """Sum the loss and each figure of rows, by the weights of the rows."""
+    figures = {name: jnp.sum(weights_MB * x) for name, x in figures_MB.items()}
+    return jnp.sum(weights_MB * loss_MB), figures
 
 
 def in_groups(x_AB: jax.Array, size: int, layout: Layout) -> jax.Array:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.model import Noise
+from jaxneox.objectives.groups import weighted_sums
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
 from jaxneox.objectives.texts import (
@@ -96,8 +97,7 @@ class Kto:
             "policy_rewards": settings.kto_beta * reward * rho,
             "reward_acc": (reward * certain > 0).astype(jnp.float32),
         }
-        weights = part[WEIGHTS]
-        return jnp.sum(weights * loss), {n: jnp.sum(weights * x) for n, x in figures.items()}
+        return weighted_sums(part[WEIGHTS], loss, figures)
 
 
 def kinds_weight(reward: jax.Array, settings: ObjectiveConfig) -> jax.Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.errors import UserError
 from jaxneox.model import Noise
-from jaxneox.objectives.groups import in_groups, in_rows, micro_means
+from jaxneox.objectives.groups import in_groups, in_rows, micro_means, weighted_sums
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
 from jaxneox.objectives.texts import (
@@ -109,8 +109,7 @@ class NeoxKto:
             figures[f"{kind}_ref_logp"] = jnp.sum(reference * of_kind, axis=-1)
         figures["policy_rewards"] = gained * self.micro  # NeoX's sum over the micro-batch
         figures["reward_acc"] = (gained > 0).astype(jnp.float32)
-        weights = part[WEIGHTS]
-        return jnp.sum(weights * loss), {n: jnp.sum(weights * x) for n, x in figures.items()}
+        return weighted_sums(part[WEIGHTS], loss, figures)
 
 
 def kinds_weight(rewards_ABT: jax.Array, settings: ObjectiveConfig) -> jax.Array:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.model import Noise
+from jaxneox.objectives.groups import weighted_sums
 from jaxneox.objectives.models import Models
 from jaxneox.objectives.objective import WEIGHTS, Batch, BatchField, Sums
 from jaxneox.objectives.pairs import in_pairs, noise_of_pairs, side_by_side
@@ -61,5 +62,4 @@ class RewardPairs:
             "margin": chosen - rejected,
             "accuracy": (chosen > rejected).astype(jnp.float32),
         }
-        weights = part[WEIGHTS]
-        return jnp.sum(weights * loss), {n: jnp.sum(weights * x) for n, x in figures.items()}
+        return weighted_sums(part[WEIGHTS], loss, figures)
