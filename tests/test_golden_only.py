@@ -1,4 +1,4 @@
-"""`pytest --golden-only` runs what was skipped, also where a test's cases are found with the data."""
+"""`pytest --golden-only`: also where the cases of a test are found with the data."""
 
 import json
 from pathlib import Path
