@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test test-fast setup lint format clean package examples matrix faults fuzz bench bench-gpu
+.PHONY: train test test-fast setup lint format clean package examples matrix faults fuzz bench bench-gpu check-gpu
 
 train: $(VENV)/.base
 	$(BIN)/jaxneox train
@@ -90,3 +90,8 @@ bench: $(VENV)/.test
 
 bench-gpu:
 	$(PYTHON_BENCH) -m tests.bench --gpu --rounds 5 --minutes 7 --json bench.json
+
+# attention within packed documents by cuDNN against the plain kernel, on a Hopper GPU or later;
+# in the environment of bench-gpu; two minutes
+check-gpu:
+	$(PYTHON_BENCH) -m tests.bench.packed

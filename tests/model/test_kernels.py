@@ -223,7 +223,7 @@ def test_a_kernel_that_lacks_something_is_refused(monkeypatch: pytest.MonkeyPatc
         chosen("tpu", monkeypatch, kernel="splash", sizes={"pp": 2})
     with pytest.raises(UserError, match="splash has no keys of their own for the queries"):
         chosen("tpu", monkeypatch, kernel="splash", kv_heads=2, qk_norm=True)
-    with pytest.raises(UserError, match="cudnn has no packed documents"):
+    with pytest.raises(UserError, match="cudnn has no packed documents on GPUs before Hopper"):
         chosen("gpu", monkeypatch, extra=PACKED, kernel="cudnn")
     with pytest.raises(UserError, match=r"splash has no sequences of 200 \(a multiple of 128\)"):
         chosen("tpu", monkeypatch, kernel="splash", length=200)

@@ -2,7 +2,7 @@
 
 - `einsum`: the formula; dropout and learned biases (rpe) are here alone.
 - `blocked`: scores block by block in plain XLA; on CPUs and TPUs, and on GPUs what cudnn lacks.
-- `cudnn`: NVIDIA's fused kernel, for half precision.
+- `cudnn`: NVIDIA's fused kernel, for half precision; packed documents if the YAML asks for it.
 - `splash`: the TPU's Pallas kernel, if the YAML asks for it.
 
 `opaque` has what the last two share.
@@ -84,7 +84,7 @@ def mix(
         case "splash":
             return splash.fused(q, k, v, extra.documents_BT, cfg, layout)
         case "cudnn":
-            return cudnn.fused(q, k, v, cfg, layout)
+            return cudnn.fused(q, k, v, positions_T, extra.documents_BT, cfg, layout)
 
 
 def choose(
@@ -110,8 +110,8 @@ def choose(
     plain = plain or opaque.unsupported(cfg, layout)
     nvidia = None if on == "gpu" else f"program for a {on}"
     full = "float32" if dtype == jnp.float32 else None
-    packed = None if extra.documents_BT is None else "packed documents"
-    unsupported["cudnn"] = nvidia or plain or packed or cudnn.unsupported(cfg) or full
+    packed = extra.documents_BT is not None
+    unsupported["cudnn"] = nvidia or plain or full or cudnn.unsupported(cfg, length, packed)
     google = "program for a gpu" if on == "gpu" else None  # a CPU interprets it
     unsupported["splash"] = google or plain or splash.unsupported(cfg, length)
     if cfg.kernel != "auto":
@@ -122,5 +122,6 @@ def choose(
                 f"auto, or one of {able}"
             )
         return cfg.kernel
-    order: tuple[Kernel, ...] = ("cudnn", "blocked") if on == "gpu" else ("blocked",)
+    # cudnn's packed layout has not run on a GPU yet: `python -m tests.bench.packed` compares it
+    order: tuple[Kernel, ...] = ("blocked",) if packed or on != "gpu" else ("cudnn", "blocked")
     return next((name for name in order if unsupported[name] is None), "einsum")
