@@ -59,7 +59,7 @@ def in_our_form(where: str | Path, step: int | None = None) -> Path:
         return folder
     root = cache_root() / "converted"
     (root / "seen").mkdir(parents=True, exist_ok=True)
-    seen = root / "seen" / f"{_digest([str(folder.resolve()), step])}.json"
+    seen = root / "seen" / f"{digest([str(folder.resolve()), step])}.json"
     state = _state(sorted(folder.resolve().rglob("*")))
     if (known := _known(seen, root, state)) is not None:
         return known
@@ -69,7 +69,7 @@ def in_our_form(where: str | Path, step: int | None = None) -> Path:
         more = _state(map(Path, outside))
         key = _content(source)
     entry = root / key
-    with _alone(root / f"{key}.lock"):
+    with alone(root / f"{key}.lock"):
         if not (entry / "certificate.json").is_file():
             with quiet():
                 make(
@@ -126,7 +126,7 @@ def _content(source: Source) -> str:
     """Return a key of what a source's files hold, those of its tokenizer and its chat too."""
     paths = [file.path if isinstance(file, TorchFile) else file for file in source.files]
     sums = sorted((path.name, file_sha256(path)) for path in dict.fromkeys(paths))
-    return _digest([FORM, source.step, sums, _tokenizer(source)])
+    return digest([FORM, source.step, sums, _tokenizer(source)])
 
 
 def _tokenizer(source: Source) -> list[Any] | None:
@@ -165,12 +165,13 @@ def _known(seen: Path, root: Path, state: list[Any]) -> Path | None:
     return entry if (entry / "certificate.json").is_file() else None
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """Return a key of a value that JSON can write."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Let one process at a time convert what has this key."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

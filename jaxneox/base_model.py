@@ -32,14 +32,35 @@ def record(where: str, sums: Sums) -> dict[str, str]:
     return {"where": where, "fingerprint": fingerprint(sums)}
 
 
-def check(recorded: Mapping[str, Any], where: str, sums: Sums, adapter: object) -> None:
+def where(recorded: Mapping[str, Any], adapter: object) -> str:
+    """Return where an adapter's base is.
+
+    Raises:
+        UserError: it does not say.
+    """
+    found = recorded.get("where")
+    if not isinstance(found, str) or not found:
+        raise UserError(
+            f"{adapter}: does not say beside which model it was trained; copy it again from its "
+            "source, or name the model: MODEL --adapter RUN"
+        )
+    return found
+
+
+def check(recorded: Mapping[str, Any], given: str, sums: Sums, adapter: object) -> None:
     """Hold a base's parameters against those that an adapter was trained beside.
+
+    Args:
+        recorded: what the adapter says of its base.
+        given: where a base is.
+        sums: the checksums of its parameters.
+        adapter: the adapter's folder.
 
     Raises:
         UserError: they are others.
     """
-    if fingerprint(sums) != recorded["fingerprint"]:
+    if fingerprint(sums) != recorded.get("fingerprint"):
         raise UserError(
-            f"{adapter}: was trained beside another model than {where} is now: its parameters "
-            f"differ from those of {recorded['where']} at that time"
+            f"{adapter}: was trained beside another model than {given} is now: its parameters "
+            f"differ from those of {recorded.get('where')} at that time"
         )

@@ -23,6 +23,8 @@ HUGGING_FACE = Foreign(
     re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?"),
 )
 
+PEFT = Foreign("PEFT", "from-peft", re.compile(r"adapter_config\.json"))
+
 KINDS = (
     Foreign(
         "GPT-NeoX",
@@ -42,6 +44,7 @@ KINDS = (
             r"|\w+\.distcp"
         ),
     ),
+    PEFT,
 )
 
 

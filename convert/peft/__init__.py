@@ -6,6 +6,6 @@
 - `tensors`: the matrices of a file, by module.
 - `export`: ours as a folder of PEFT's.
 - `blocks`: how several modules there become one matrix here; `importing`: a folder of theirs as a
-  run of ours.
+  run of ours; `cached`: the same in the cache.
 - `check`: what both ends add to each matrix, compared in float64.
 """

@@ -4,67 +4,17 @@
 import collections
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
-from jax.sharding import Mesh
-
-from jaxneox.config.schema import Dtype, ModelConfig
+from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
-from jaxneox.infer.engine import SHORTEST, Engine, power
+from jaxneox.infer.engine import Engine
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
 from jaxneox.infer.stopping import MAX_TOKENS_ONLY, StopConditions
 from jaxneox.infer.tasks import ActiveTasks, Answer, Task, TaskUpdate
-from jaxneox.model import Model, Params
-from jaxneox.model.decode import Decoder, Weights
-from jaxneox.parallel.mesh import whole
-from jaxneox.parallel.rules import rules_for
 
 Pool = Callable[[int, int, int | None], Engine | Recompute]
 """(rows, positions of each, tokens that the tokenizer has) -> rows that generate together."""
-
-
-class Pools:
-    """Makes engines, and keeps the last one to use it again, so that nothing is compiled twice.
-
-    Rows are split over all devices but tp's; tp splits heads, widths and the vocabulary.
-    """
-
-    def __init__(
-        self, cfg: ModelConfig, params: Params, mesh: Mesh, compute: Dtype, *, release: bool = False
-    ):
-        """Lay out the weights for decoding.
-
-        Args:
-            cfg: the architecture.
-            params: the parameters by name.
-            mesh: the devices.
-            compute: the dtype of the computation.
-            release: take the arrays out of `params`, so that no two copies are held.
-        """
-        self.cfg, self.mesh = cfg, wide(mesh)
-        self.decoder = Decoder(Model(cfg, rules_for(dict(self.mesh.shape), 0, False), compute))
-        self.weights: Weights = self.decoder.weights(params, self.mesh, release=release)
-        self._held: Engine | None = None
-
-    def __call__(self, rows: int, length: int, known: int | None, *, tops: int = 0) -> Engine:
-        rows = power(rows, 1)
-        length = min(power(length, 4 * SHORTEST), self.cfg.seq_length)
-        held = self._held
-        fits = held and held.rows >= rows and held.length >= length
-        if held and fits and (held.known, held.tops) == (known, tops):
-            return held
-        self._held = held = None  # its cache goes before the new one comes
-        self._held = Engine(
-            self.decoder,
-            self.weights,
-            self.mesh,
-            rows=rows,
-            length=length,
-            known=known,
-            tops=tops,
-        )
-        return self._held
 
 
 def generate(
@@ -164,15 +114,3 @@ def check_biased(sampling: Sampling, cfg: ModelConfig) -> None:
     for token, _ in sampling.logit_bias:
         if token >= cfg.vocab_size:
             raise UserError(f"logit_bias: token {token}, the vocabulary has {cfg.vocab_size:,}")
-
-
-def wide(mesh: Mesh) -> Mesh:
-    """Make a mesh of the same devices with all axes but tp as dp.
-
-    There are then no stages, and no length is split.
-    """
-    tp = mesh.shape["tp"]
-    sizes = whole({"dp": mesh.size // tp, "tp": tp})
-    return jax.sharding.Mesh(
-        mesh.devices.reshape(tuple(sizes.values())), tuple(sizes), axis_types=mesh.axis_types
-    )

@@ -1,6 +1,6 @@
 """`jaxneox.load`: a checkpoint of any program as a model in Python.
 
-- `load`: from a path to a model in memory.
+- `load`: from a path to a model in memory; `adapters`: one base, and several adapters beside it.
 - `model`: what is returned: a function of tokens, and a writer of text.
 - `function`: its functions of arrays; `compiled`: these compiled; `pure`: under jit, grad and vmap.
 - `resting`: parameters at rest, and arrays of one's own laid out so.

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,7 +14,7 @@ from jaxneox.config import Settings
 from jaxneox.config.schema import Dtype
 from jaxneox.data import load_tokenizer
 from jaxneox.errors import UserError
-from jaxneox.foreign import foreign
+from jaxneox.foreign import PEFT, foreign
 from jaxneox.loading.model import LoadedModel
 from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model, Params
@@ -26,16 +27,21 @@ def locate(where: str | Path, step: int | None = None) -> Location:
     """Find a checkpoint; one of another program is converted into the cache first.
 
     Args:
-        where: a run or step of ours; a folder of Hugging Face's, NeoX's or Megatron's; or a hub's
-            repository, `owner/name[@revision]`.
+        where: a run or step of ours; a folder of Hugging Face's, NeoX's, Megatron's or PEFT's; or a
+            hub's repository, `owner/name[@revision]`.
         step: which of a run's checkpoints; the newest unless given.
 
     Raises:
         UserError: there is none, or it cannot be converted.
     """
     folder = Path(where)
-    if folder.is_dir() and foreign(folder) is None:
+    kind = foreign(folder) if folder.is_dir() else None
+    if folder.is_dir() and kind is None:
         return checkpoint.find(folder, step)
+    if kind is PEFT:
+        from convert.peft.cached import adapter_in_our_form
+
+        return checkpoint.find(adapter_in_our_form(folder))
     from convert.cached import in_our_form
 
     own = in_our_form(where, step)
@@ -53,32 +59,85 @@ def load_model(
     """Load a checkpoint; see `jaxneox.load`."""
     location = base = locate(path, step)
     if adapter is not None:
-        location = checkpoint.find(adapter)
-        refuse_mixture(location, base)
-    asked = whole(parse_mesh(mesh or "dp=1"))
-    with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
-        prepare_devices(asked)
-    sizes = final_sizes(asked, jax.device_count())
+        location = locate_adapter(adapter, base)
     meta = checkpoint.read_meta(location)
-    config = Settings(meta["keys"]).resolve(dp=1, vocab_size=None)
-    devices, rules = make_mesh(sizes), rules_for(sizes, 0, False)
-    model = Model(config.model, rules)
-    abstract = abstract_params(model, rules, devices)
+    form = CheckpointForm(meta, mesh)
     if META not in meta:
-        params = checkpoint.restore_params(location, abstract)
+        params = checkpoint.restore_params(location, form.abstract)
     else:
-        beside = base if adapter is not None else locate(meta[META]["where"])
-        params = both(location, beside, abstract, meta[META])
-    folder = location.run / "tokenizer"
-    tokenizer = load_tokenizer(folder, config.tokenizer.eod_token) if folder.is_dir() else None
-    conversion = meta.get("conversion")
-    return LoadedModel(config, params, tokenizer, devices, rules, compute, conversion=conversion)
+        beside = (
+            base if adapter is not None else locate(base_model.where(meta[META], location.folder))
+        )
+        params = both(location, beside, form.abstract, meta[META])
+    return form.loaded(params, location, compute)
+
+
+class CheckpointForm:
+    """What a checkpoint's `meta` says of its model, on a mesh.
+
+    Attributes:
+        config: the configuration of the run.
+        abstract: all parameters of the model as shapes with shardings.
+    """
+
+    def __init__(self, meta: Mapping[str, Any], mesh: str | None):
+        """Make the devices ready, and the shapes.
+
+        Args:
+            meta: of the checkpoint.
+            mesh: devices by axis; one unless given.
+        """
+        asked = whole(parse_mesh(mesh or "dp=1"))
+        with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
+            prepare_devices(asked)
+        sizes = final_sizes(asked, jax.device_count())
+        self.config = Settings(meta["keys"]).resolve(dp=1, vocab_size=None)
+        self._meta, self._mesh, self._rules = meta, make_mesh(sizes), rules_for(sizes, 0, False)
+        model = Model(self.config.model, self._rules)
+        self.abstract = abstract_params(model, self._rules, self._mesh)
+
+    def loaded(self, params: Params, location: Location, compute: Dtype) -> LoadedModel:
+        """Put the model together from its parameters and the tokenizer of its run."""
+        folder = location.run / "tokenizer"
+        eod = self.config.tokenizer.eod_token
+        return LoadedModel(
+            self.config,
+            params,
+            load_tokenizer(folder, eod) if folder.is_dir() else None,
+            self._mesh,
+            self._rules,
+            compute,
+            conversion=self._meta.get("conversion"),
+        )
+
+
+def locate_adapter(adapter: str | Path, base: Location) -> Location:
+    """Find an adapter that is to stand beside a model; PEFT's is converted into the cache first.
+
+    Raises:
+        UserError: there is none, it is a whole model, or the model is an adapter itself; or PEFT's
+            cannot be converted, or is not one of this model.
+    """
+    folder = Path(adapter)
+    if folder.is_dir() and foreign(folder) is PEFT:
+        from convert.peft.cached import adapter_in_our_form
+
+        refuse_adapter(base)
+        folder = adapter_in_our_form(folder, str(base.folder))
+    location = checkpoint.find(folder)
+    refuse_mixture(location, base)
+    return location
 
 
 def refuse_mixture(adapter: Location, base: Location) -> None:
     """Refuse what is no adapter, and to put one beside another."""
     if META not in checkpoint.read_meta(adapter):
         raise UserError(f"{adapter.folder}: is a whole model and no adapter; open it by itself")
+    refuse_adapter(base)
+
+
+def refuse_adapter(base: Location) -> None:
+    """Refuse an adapter as what another stands beside."""
     if META in checkpoint.read_meta(base):
         raise UserError(f"{base.folder}: is an adapter; give the model that it stands beside")
 
@@ -100,11 +159,18 @@ def both(
     Raises:
         UserError: they are not those of the model, or the base is not what it was.
     """
-    trained, there = checkpoint.read_shapes(adapter), checkpoint.read_shapes(base)
-    theirs = {name: leaf for name, leaf in abstract.items() if name in there}
+    own = own_params(adapter, base, abstract)
+    theirs = {name: leaf for name, leaf in abstract.items() if name in checkpoint.read_shapes(base)}
     unused = () if REWARD not in abstract else UNEMBEDDING
     params = checkpoint.restore_params(base, theirs, unused)
     sums = checkpoint.params_sums(base, params)
     base_model.check(recorded, str(base.run), sums, adapter.folder)
-    own = {name: leaf for name, leaf in abstract.items() if name in trained or name not in there}
     return params | checkpoint.restore_params(adapter, own)
+
+
+def own_params(
+    adapter: Location, base: Location, abstract: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Select the parameters that an adapter holds: what its base has not, and what it trained."""
+    trained, there = checkpoint.read_shapes(adapter), checkpoint.read_shapes(base)
+    return {name: leaf for name, leaf in abstract.items() if name in trained or name not in there}

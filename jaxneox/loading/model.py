@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
-from jaxneox.infer.generate import Answer, Pool, Pools, generate
+from jaxneox.infer.generate import Answer, Pool, generate
+from jaxneox.infer.pools import Pools
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.rewards import RewardScorer, check_length, with_end
 from jaxneox.infer.sampling import Sampling
@@ -270,9 +271,13 @@ class LoadedModel(ModelFunction):
             return tokens
         return [self.tokenizer.eod]
 
-    def release(self) -> "LoadedModel":
-        """Give the weights to generation alone: one copy of them instead of two."""
-        self._pools = self._make_pools(release=True)
+    def release(self, base: "LoadedModel | None" = None) -> "LoadedModel":
+        """Give the weights to generation alone: one copy of them instead of two.
+
+        Args:
+            base: a released model, whose arrays stand for the parameters that this one lacks.
+        """
+        self._pools = self._make_pools(release=True, base=base)
         return self
 
     @property
@@ -282,9 +287,9 @@ class LoadedModel(ModelFunction):
             self._pools = self._make_pools(release=False)
         return self._pools
 
-    def _make_pools(self, release: bool) -> Pools:
-        cfg = self._functions.model.cfg
-        return Pools(cfg, self._params, self._mesh, self._compute, release=release)
+    def _make_pools(self, release: bool, base: "LoadedModel | None" = None) -> Pools:
+        cfg, below = self._functions.model.cfg, base and base.pools
+        return Pools(cfg, self._params, self._mesh, self._compute, release=release, base=below)
 
     def _recompute(self, rows: int, length: int, known: int | None) -> Recompute:
         model = self._functions.model

@@ -23,7 +23,7 @@ from jaxneox.model.layout import Axes, on_devices
 from jaxneox.model.loss import Unembedding, project
 from jaxneox.model.losses import NO_LOGITS
 from jaxneox.model.neox import Model
-from jaxneox.model.parameters import LAYERS, Params
+from jaxneox.model.parameters import LAYERS, UNEMBEDDING, Params
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.vocabulary import hide_added, padded
 
@@ -86,13 +86,22 @@ class Decoder:
 
     model: Model
 
-    def weights(self, params: Params, mesh: Mesh, *, release: bool = False) -> Weights:
+    def weights(
+        self,
+        params: Params,
+        mesh: Mesh,
+        *,
+        release: bool = False,
+        beside: Weights | None = None,
+    ) -> Weights:
         """Lay out a model's parameters for decoding.
 
         Args:
             params: the parameters by name, float32.
             mesh: the devices.
             release: take each array out of `params` as soon as its copy is made.
+            beside: of another model, whose arrays are used as they are for the parameters that
+                `params` has not.
 
         Raises:
             UserError: it is a reward model, which writes no text.
@@ -108,20 +117,34 @@ class Decoder:
             return jax.device_put(w, NamedSharding(mesh, model.layout.weight(*axes)))
 
         take = jax.jit(lambda w, i: w.at[i].get(mode="promise_in_bounds").astype(model.compute))
-        unembed = jax.jit(lambda w: w.astype(model.compute))
         names = sorted(params)
         with jax.set_mesh(mesh):
             layers: tuple[Params, ...] = tuple({} for _ in range(model.cfg.num_layers))
+            if beside is not None:
+                layers = tuple(dict(layer) for layer in beside.layers)
             for name in (name for name in names if name.startswith(LAYERS)):
                 stacked = laid(name)
                 for number, layer in enumerate(layers):
                     layer[name] = take(stacked, number)
             outer = {name: laid(name) for name in names if not name.startswith(LAYERS)}
-            bias, weight_DV = outer.pop("unembed.bias", None), outer.pop("unembed.weight", None)
-            if weight_DV is None:
-                weight_DV = jax.jit(jnp.transpose)(outer["embed.tokens"])
-            bias = hide_added(bias, model.cfg.vocab_size, model.layout)
-            return Weights(outer, layers, Unembedding(unembed(weight_DV), bias))
+            unembedding = self._unembedding(outer, beside)
+            outer = {n: w for n, w in outer.items() if n not in UNEMBEDDING}
+            return Weights(({} if beside is None else beside.outer) | outer, layers, unembedding)
+
+    def _unembedding(self, outer: Params, beside: Weights | None) -> Unembedding:
+        """Make the unembedding of new parameters, and of another model's where there are none."""
+        model = self.model
+        weight_name, bias_name = UNEMBEDDING
+        weight_DV, bias_V = (None, None) if beside is None else beside.unembedding
+        new = outer.get(weight_name)
+        if weight_name not in model.axes and "embed.tokens" in outer:  # tied
+            new = jax.jit(jnp.transpose)(outer["embed.tokens"])
+        if new is not None:
+            weight_DV = jax.jit(lambda w: w.astype(model.compute))(new)
+        if beside is None or bias_name in outer:
+            bias_V = hide_added(outer.get(bias_name), model.cfg.vocab_size, model.layout)
+        assert weight_DV is not None
+        return Unembedding(weight_DV, bias_V)
 
     def empty(self, rows: int, length: int, mesh: Mesh) -> Cache:
         """Make a cache of zeros for `rows` rows of `length` positions."""

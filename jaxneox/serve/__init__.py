@@ -18,5 +18,6 @@
   stop string or the limit.
 - `replies`, `chat_replies`: answers in OpenAI's formats, whole or as chunks; `offsets`: where in
   the text each token begins; `errors`: errors as OpenAI writes them.
-- `served`: the model, and the limits of what may be asked of it.
+- `served`: a model, and the limits of what may be asked of it; `models`: all of them by name, and
+  which have a cache; `running`: their answers, in turn; `adapters`: what `--adapter` asks for.
 """

@@ -18,7 +18,7 @@ from jaxneox.serve.chat_requests import chat_request
 from jaxneox.serve.completions import Completions
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.replies import Reply
-from jaxneox.serve.requests import check_model, completion_request
+from jaxneox.serve.requests import completion_request
 from jaxneox.serve.scheduler import Scheduler
 from jaxneox.serve.served import Served
 
@@ -86,12 +86,11 @@ def make_app(scheduler: Scheduler, timeout: float, access: AccessRules) -> Guard
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [described(scheduler.ready())]})
+        data = [described(served) for served in scheduler.ready().every]
+        return JSONResponse({"object": "list", "data": data})
 
     async def model(request: Request) -> Response:
-        served = scheduler.ready()
-        check_model(request.path_params["name"], served)
-        return JSONResponse(described(served))
+        return JSONResponse(described(scheduler.ready().named(request.path_params["name"])))
 
     completions = Completions(scheduler, timeout, completion_request, Reply)
     chats = Completions(scheduler, timeout, chat_request, ChatReply, readers=1)  # one template

@@ -20,6 +20,7 @@ def parser() -> Parser:
                 "runs/mine --mesh tp=2 --dtype bfloat16 --slots 32",
                 "on two devices, for many clients",
             ),
+            ("runs/mine --adapter runs/a --adapter runs/b", "and two adapters beside it"),
         ],
     )
     p.add_argument("checkpoint", metavar="CKPT", help="a run, or one checkpoint's folder")
@@ -41,6 +42,8 @@ def parser() -> Parser:
     limits.add_argument(
         "--queue", type=count, default=64, metavar="N", help="answers that may wait"
     )
+    limits.add_argument("--caches", type=count, default=4, metavar="N",
+        help="of several models so many answer at a time, each in slots of its own")  # fmt: skip
     limits.add_argument("--connections", type=count, default=512, metavar="N",
         help="clients that may be connected; for another one, the one is closed that has waited "
         "longest without sending a whole request")  # fmt: skip
@@ -49,7 +52,7 @@ def parser() -> Parser:
     limits.add_argument("--timeout", type=seconds, default=300, metavar="S",
         help="seconds that a request may take")  # fmt: skip
     where = p.add_argument_group("where to compute")
-    add_model_options(where)
+    add_model_options(where, several=True)
     return p
 
 

@@ -6,10 +6,10 @@ from jaxneox.errors import UserError
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.fields import Fields, object_of, wrong
 from jaxneox.serve.messages import messages_of
+from jaxneox.serve.models import ServedModels
 from jaxneox.serve.requests import (
     CompletionRequest,
     Prompt,
-    check_model,
     encoded,
     room_of,
     stop_conditions,
@@ -22,19 +22,19 @@ from jaxneox.serve.unsupported_chat import CHAT
 from jaxneox.templates.prompts import GIVEN, ChatPrompts
 
 
-def chat_request(body: bytes, served: Served, most: int) -> CompletionRequest:
+def chat_request(body: bytes, models: ServedModels, most: int) -> CompletionRequest:
     """Parse and check a body.
 
     Args:
         body: the bytes of a JSON object.
-        served: the model, with its chat template.
+        models: what is served, with their chat templates.
         most: how many answers one request may have.
 
     Raises:
         RefusedRequest: with the field that is wrong; or there is no chat template.
     """
     fields = Fields(object_of(body), "a chat completion")
-    check_model(fields.text("model"), served)
+    served = models.named(fields.text("model"))
     if served.chat is None:
         raise RefusedRequest(400, served.no_chat, code="no_chat_template")
     messages, values = messages_of(fields.take("messages")), template_values(fields)
@@ -52,7 +52,7 @@ def chat_request(body: bytes, served: Served, most: int) -> CompletionRequest:
     room = room_of(prompt, max_tokens, served, "messages")
     choices = [until.task(prompt.tokens, one, room, served.tokenizer) for one in each]
     return CompletionRequest(
-        [prompt], choices, n, logprobs, False, stream, usage, continuous, token_ids
+        served, [prompt], choices, n, logprobs, False, stream, usage, continuous, token_ids
     )
 
 

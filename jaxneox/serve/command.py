@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 from jaxneox.console.execute import entry_point
 from jaxneox.console.say import say, warn
-from jaxneox.console.units import seconds
+from jaxneox.console.units import memory, seconds
 from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.serve.access import VARIABLE, is_loopback, key_in_environment, rules_at
+from jaxneox.serve.adapters import adapters_of
 from jaxneox.serve.arguments import parser
 from jaxneox.templates.prompts import ChatPrompts, chat_prompts
 from jaxneox.templates.source import template_in_file
 
 if TYPE_CHECKING:
     from jaxneox.loading import LoadedModel
-    from jaxneox.serve.served import Served
+    from jaxneox.serve.models import ServedModels
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,8 +32,9 @@ def run(args: argparse.Namespace) -> None:
     from jaxneox.serve.scheduler import Scheduler
     from jaxneox.serve.server import address_of, bind, serve
 
+    adapters_of(args.adapter, name_of(args))  # what is wrong with them comes at once
     if args.chat_template is not None:
-        template_in_file(Path(args.chat_template))  # what is wrong with it comes at once
+        template_in_file(Path(args.chat_template))  # also what is wrong with it
     key = args.api_key or key_in_environment()
     listener = bind(args.host, args.port)
     address = address_of(listener)
@@ -55,37 +57,77 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def load(args: argparse.Namespace, address: str, status: Callable[[str], None]) -> "Served":
-    """Load the model and compile all its programs; progress goes to the terminal and `status`."""
+def load(args: argparse.Namespace, address: str, status: Callable[[str], None]) -> "ServedModels":
+    """Load the models and compile all programs; progress goes to the terminal and `status`."""
     status(f"loading {args.checkpoint}")
     with waiting(f"loading {args.checkpoint}"):
-        from jaxneox.loading import load_model
         from jaxneox.parallel.compilation import use_compilation_cache
+        from jaxneox.serve.models import ServedModels
         from jaxneox.serve.served import Served
 
         use_compilation_cache()
-        model = load_model(
-            args.checkpoint,
-            step=args.step,
-            mesh=args.mesh,
-            compute=args.dtype,
-            adapter=args.adapter,
-        )
-    name = args.name or Path(args.checkpoint).resolve().name
-    chat = chat_of(model, args.chat_template)
-    served = Served(name, model.release(), slots=args.slots, max_tokens=args.max_tokens, chat=chat)
-    say(
-        f"{address} will serve {name} in {served.engine.rows} slots, "
-        f"each with a context of {served.context:,} tokens"
-    )
+        loaded = load_all(args)
+    every: list[Served] = []
+    for name, model in loaded.items():
+        chat = chat_of(model, args.chat_template)
+        if len(every) >= args.caches:
+            every[-1].engine.free()
+        every.append(Served(name, model, slots=args.slots, max_tokens=args.max_tokens, chat=chat))
+    models = ServedModels(every, args.caches)
+    say(*first_lines(address, models))
     began, programs = time.perf_counter(), []
     with waiting("compiling all programs that answers may need"):
-        for what in served.engine.warm():
+        for what in models.warm():
             status(f"compiling {what}")
             programs.append(what)
     taken = seconds(time.perf_counter() - began)
-    say(f"compiled {len(programs)} programs in {taken}: {', '.join(programs)}")
-    return served
+    each = ", ".join(dict.fromkeys(programs))
+    say(f"compiled {len(programs)} programs in {taken}: {each}")
+    return models
+
+
+def load_all(args: argparse.Namespace) -> "dict[str, LoadedModel]":
+    """Load what is served, by names: the model, and adapters that share its arrays."""
+    from jaxneox.loading import load_model
+    from jaxneox.loading.adapters import load_siblings
+
+    name = name_of(args)
+    asked = adapters_of(args.adapter, name)
+    how = {"step": args.step, "mesh": args.mesh, "compute": args.dtype}
+    if not asked.named:
+        return {name: load_model(args.checkpoint, adapter=asked.alone, **how).release()}
+    base, adapters = load_siblings(args.checkpoint, asked.named, **how)
+    return {name: base, **adapters}
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """Name the model for its clients."""
+    return args.name or Path(args.checkpoint).resolve().name
+
+
+def first_lines(address: str, models: "ServedModels") -> list[str]:
+    """Say what is served, and what of it takes memory."""
+    first, *others = models.every
+    lines = [
+        f"{address} will serve {first.name} in {first.engine.rows} slots, "
+        f"each with a context of {first.context:,} tokens"
+    ]
+    if not others:
+        return lines
+    weights, cache = first.model.pools.weights_bytes, first.engine.cache_bytes
+    lines.append(f"  {first.name}: {memory(weights)} of weights, {memory(cache)} for its slots")
+    for one in others:
+        more = memory(one.model.pools.weights_bytes - weights)
+        lines.append(
+            f"  {one.name}: {more} of weights beside those, {memory(one.engine.cache_bytes)} for "
+            f"its slots, each with a context of {one.context:,} tokens"
+        )
+    if models.caches < len(models.every):
+        lines.append(
+            f"  {models.caches} of these {len(models.every)} have their slots at a time, and the "
+            "others wait for an idle one's (--caches)"
+        )
+    return lines
 
 
 def chat_of(model: "LoadedModel", given: str | None) -> ChatPrompts | str:

@@ -12,10 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.jobs import Job, JobUpdate
+from jaxneox.serve.models import ServedModels
 from jaxneox.serve.replies import Reply
 from jaxneox.serve.requests import CompletionRequest
 from jaxneox.serve.scheduler import Scheduler
-from jaxneox.serve.served import Served
 
 LEAST_BODY = 1 << 20
 CHARACTERS = 8
@@ -29,7 +29,7 @@ BODY = 60.0
 READERS = 2
 """Bodies that are parsed at the same time: large ones take much memory."""
 
-Parse = Callable[[bytes, Served, int], CompletionRequest]
+Parse = Callable[[bytes, ServedModels, int], CompletionRequest]
 
 
 class Completions:
@@ -57,12 +57,12 @@ class Completions:
         self._readers = CapacityLimiter(readers)
 
     async def __call__(self, request: Request) -> Response:
-        served = self._scheduler.ready()
+        models = self._scheduler.ready()
         deadline = asyncio.get_running_loop().time() + self._timeout
         limit = min(self._timeout, BODY)
         try:
             async with asyncio.timeout(limit):
-                body = await read_body(request, self._largest(served))
+                body = await read_body(request, self._largest(models))
         except TimeoutError as error:
             raise RefusedRequest(408, f"the body did not come within {limit:g} s") from error
         except ClientDisconnect:
@@ -70,14 +70,14 @@ class Completions:
         most = self._scheduler.queue
         with CancelScope(deadline=deadline) as waiting:  # for a reader; it is not interrupted
             completion = await to_thread.run_sync(
-                understand, self._parse, body, served, most, limiter=self._readers
+                understand, self._parse, body, models, most, limiter=self._readers
             )
         if waiting.cancelled_caught:
             raise overdue(self._timeout)
         if isinstance(completion, RefusedRequest):
             raise completion
         exchange = Exchange(self._scheduler, completion, deadline, self._timeout)
-        reply = self._reply(served, completion)
+        reply = self._reply(completion.served, completion)
         exchange.begin()
         if completion.stream:
             return EventStream(events(exchange, reply, completion), exchange.end)
@@ -86,8 +86,8 @@ class Completions:
         finally:
             exchange.end()
 
-    def _largest(self, served: Served) -> int:
-        return max(LEAST_BODY, CHARACTERS * served.context * self._scheduler.queue)
+    def _largest(self, models: ServedModels) -> int:
+        return max(LEAST_BODY, CHARACTERS * models.context * self._scheduler.queue)
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -107,7 +107,7 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 def understand(
-    parse: Parse, body: bytes, served: Served, most: int
+    parse: Parse, body: bytes, models: ServedModels, most: int
 ) -> CompletionRequest | RefusedRequest:
     """Parse a body; return an error instead of raising it.
 
@@ -115,7 +115,7 @@ def understand(
     a garbage collection.
     """
     try:
-        return parse(body, served, most)
+        return parse(body, models, most)
     except RefusedRequest as refused:
         refused.__cause__ = refused.__context__ = None
         return refused.with_traceback(None)
@@ -140,8 +140,10 @@ class Exchange:
                 loop.call_soon_threadsafe(inbox.put_nowait, update)
 
         self._inbox = inbox
-        stream = completion.stream
-        self._jobs = [Job(i, task, stream, notify) for i, task in enumerate(completion.choices)]
+        served, stream = completion.served, completion.stream
+        self._jobs = [
+            Job(served, i, task, stream, notify) for i, task in enumerate(completion.choices)
+        ]
 
     def begin(self) -> None:
         self._scheduler.submit(self._jobs)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jaxneox.infer.tasks import Task
 from jaxneox.serve.errors import RefusedRequest
+from jaxneox.serve.served import Served
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ class JobUpdate:
 
 @dataclass(eq=False)
 class Job:
-    """A task, and whom to notify of it.
+    """A task of a model, and whom to notify of it.
 
     `tell` is called from the scheduler's thread; only at the end, unless `each` is set.
     """
 
+    served: Served
     index: int
     task: Task
     each: bool

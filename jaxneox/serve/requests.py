@@ -9,6 +9,7 @@ from jaxneox.infer.stopping import StopConditions
 from jaxneox.infer.tasks import Task
 from jaxneox.serve.errors import RefusedRequest
 from jaxneox.serve.fields import Fields, check_characters, many, object_of, shown, wrong
+from jaxneox.serve.models import ServedModels
 from jaxneox.serve.sampling_fields import samplings
 from jaxneox.serve.served import TOPS, Served
 from jaxneox.serve.unsupported import (
@@ -37,6 +38,7 @@ class CompletionRequest:
     """A checked request for completions.
 
     Attributes:
+        served: the model that answers.
         prompts: the prompts.
         choices: for each prompt as many answers as are made of it, in this order.
         n: how many answers to each prompt are returned: the likeliest, if more are made.
@@ -48,6 +50,7 @@ class CompletionRequest:
         token_ids: whether the tokens are returned as numbers, too.
     """
 
+    served: Served
     prompts: list[Prompt]
     choices: list[Task]
     n: int
@@ -62,19 +65,19 @@ class CompletionRequest:
         return self.prompts[index * len(self.prompts) // len(self.choices)]
 
 
-def completion_request(body: bytes, served: Served, most: int) -> CompletionRequest:
+def completion_request(body: bytes, models: ServedModels, most: int) -> CompletionRequest:
     """Parse and check a body.
 
     Args:
         body: the bytes of a JSON object.
-        served: the model.
+        models: what is served.
         most: how many answers one request may have.
 
     Raises:
         RefusedRequest: with the field that is wrong.
     """
     fields = Fields(object_of(body), "a completion")
-    check_model(fields.text("model"), served)
+    served = models.named(fields.text("model"))
     prompts = prompts_of(fields.take("prompt"), served, most)
     n = fields.whole("n", 1, 1, most)
     made = fields.whole("best_of", n, n, most)
@@ -106,18 +109,8 @@ def completion_request(body: bytes, served: Served, most: int) -> CompletionRequ
     fields.end()
     top_tokens = None if logprobs < 0 else logprobs
     return CompletionRequest(
-        prompts, choices, n, top_tokens, echo, stream, usage, continuous, token_ids
+        served, prompts, choices, n, top_tokens, echo, stream, usage, continuous, token_ids
     )
-
-
-def check_model(name: str | None, served: Served) -> None:
-    if name not in (None, served.name):
-        raise RefusedRequest(
-            404,
-            f"the model {name!r} does not exist; this server has {served.name!r}",
-            param="model",
-            code="model_not_found",
-        )
 
 
 def prompts_of(given: Any, served: Served, most: int) -> list[Prompt]:

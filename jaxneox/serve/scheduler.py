@@ -1,4 +1,4 @@
-"""The one thread that owns the engine.
+"""The one thread that owns the engines.
 
 Prompts come in between two steps, one at a time, so that running answers wait for one prompt at
 most.
@@ -11,14 +11,16 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from jaxneox.infer.tasks import ActiveTasks, Task, TaskUpdate
+from jaxneox.infer.tasks import Task, TaskUpdate
 from jaxneox.serve.errors import RefusedRequest, later
 from jaxneox.serve.jobs import Job
+from jaxneox.serve.models import ServedModels
+from jaxneox.serve.running import Running
 from jaxneox.serve.served import Served
 
 State = Literal["loading", "ready", "stopping", "stopped", "failed"]
 Say = Callable[[str], None]
-Load = Callable[[Say], Served]
+Load = Callable[[Say], ServedModels]
 """Makes what is served; it is given a function to call with what it is doing."""
 
 
@@ -27,13 +29,13 @@ class Scheduler:
 
     Attributes:
         queue: how many jobs may wait for a row.
-        served: the model; None while loading.
+        models: what is served; None while loading.
         fault: what ended the thread; None if nothing did.
     """
 
     def __init__(self, queue: int):
         self.queue = queue
-        self.served: Served | None = None
+        self.models: ServedModels | None = None
         self.fault: BaseException | None = None
         self._state: State = "loading"
         self._doing = "starting"
@@ -50,13 +52,13 @@ class Scheduler:
                 report["doing"] = self._doing
             if self.fault is not None:
                 report["reason"] = _reason(self.fault)
-            if self.served is not None:
-                report |= {"model": self.served.name, "context": self.served.context}
-                report |= {"slots": self.served.engine.rows, "chat": self.served.chat is not None}
+            if self.models is not None:
+                each = [described(served) for served in self.models.every]
+                report |= each[0] | {"slots": self.models.first.engine.rows, "models": each}
             return report | {"running": len(self._running), "waiting": len(self._waiting)}
 
-    def ready(self) -> Served:
-        """Return the model, if requests are taken now.
+    def ready(self) -> ServedModels:
+        """Return the models, if requests are taken now.
 
         Raises:
             RefusedRequest: nothing can be asked now.
@@ -68,8 +70,8 @@ class Scheduler:
                 raise later(f"the server is not ready yet: {self._doing}")
             if self._state != "ready":
                 raise later("the server is shutting down")
-            assert self.served is not None
-            return self.served
+            assert self.models is not None
+            return self.models
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue all of these jobs, or none.
@@ -104,21 +106,21 @@ class Scheduler:
     def run(self, load: Load, ready: Callable[[], object] = lambda: None) -> None:
         """Run the thread until `stop` or a fault. `ready` is called when requests are taken."""
         try:
-            served = load(self._say)
-            active = ActiveTasks(served.engine)
+            models = load(self._say)
+            running = Running(models)
             with self._changed:
-                self.served = served
+                self.models = models
                 if self._state == "loading":
                     self._state = "ready"
             ready()
-            while self._wait(active):
-                self._turn(active)
+            while self._wait(running):
+                self._turn(running)
             self._finish("stopped", later("the server is shutting down"))
         except Stopped:
             self._finish("stopped", later("the server is shutting down"))
         except BaseException as error:
             self.fault = error
-            if self.served is not None:  # else whoever waits for it has it from `fault`
+            if self.models is not None:  # else whoever waits for it has it from `fault`
                 traceback.print_exc()
             self._finish("failed", self._broken())
 
@@ -128,28 +130,27 @@ class Scheduler:
             if self._state != "loading":
                 raise Stopped
 
-    def _wait(self, active: ActiveTasks) -> bool:
+    def _wait(self, running: Running) -> bool:
         """Wait until there is something to do; return False when it is time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: active or self._waiting or self._end is not None)
+            self._changed.wait_for(lambda: running or self._waiting or self._end is not None)
             if self._end is None:
                 return True
-            return bool(active or self._waiting) and time.monotonic() < self._end
+            return bool(running or self._waiting) and time.monotonic() < self._end
 
-    def _turn(self, active: ActiveTasks) -> None:
+    def _turn(self, running: Running) -> None:
         with self._changed:
             dropped, self._dropped = self._dropped, []
             for job in dropped:
-                active.drop(job.task)
+                running.drop(job)
                 self._running.pop(job.task, None)
-            fresh = [job for job in (*self._waiting,)[:1] if active.free or not job.takes_row]
-            for job in fresh:
-                self._waiting.popleft()
-                self._running[job.task] = job
-        for job in fresh:
-            alone = active.admit_scored(job.task) if job.task.scored else active.admit([job.task])
-            self._tell(alone)
-        self._tell(active.step())
+            fresh = running.next(self._waiting)
+            if fresh is not None:
+                self._waiting.remove(fresh)
+                self._running[fresh.task] = fresh
+        if fresh is not None:
+            self._tell(running.admit(fresh))
+        self._tell(running.step())
 
     def _tell(self, updates: Iterable[TaskUpdate]) -> None:
         for task, text in updates:
@@ -176,6 +177,12 @@ class Scheduler:
 
 class Stopped(Exception):
     """Raised inside `load` to end while the model is loading."""
+
+
+def described(served: Served) -> dict[str, Any]:
+    """Say what the page needs to know of a model."""
+    chat = served.chat is not None
+    return {"model": served.name, "context": served.context, "chat": chat}
 
 
 def _reason(error: BaseException) -> str:

@@ -144,7 +144,7 @@ def serve(
 
     def work() -> None:
         scheduler.run(load, ready)
-        if scheduler.served is None:
+        if scheduler.models is None:
             server.should_exit = True
 
     thread = threading.Thread(target=work, name="scheduler", daemon=True)
@@ -152,7 +152,7 @@ def serve(
     server.run([listener])
     end = time.monotonic() + 1 if server.force_exit else server.end
     ended = have_ended([thread, *holding_threads()], end)
-    if scheduler.fault is not None and scheduler.served is None:
+    if scheduler.fault is not None and scheduler.models is None:
         raise scheduler.fault
     if not ended:  # it compiles, renders or encodes, and cannot be told to stop
         sys.stdout.flush()

@@ -38,12 +38,12 @@ class Bench(NamedTuple):
     adapter: Path
 
 
-def write_adapter(folder: Path, base: Path, *, step: int = 3, **lora: Any) -> Path:
+def write_adapter(folder: Path, base: Path, *, step: int = 3, seed: int = 5, **lora: Any) -> Path:
     """An adapter run beside a base, in which neither A nor B is zero."""
     whole = open_jaxneox(base)
     block = {"base": str(base), "rank": 4, "alpha": 6.0, **lora}
     config = Settings(whole.keys | {"lora": block}).resolve(dp=1, vocab_size=None)
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     params = {
         name: (rng.standard_normal(shape) * 0.1).astype(np.float32)
         for name, shape in parameter_shapes(config.model).items()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxneox.config.schema import ModelConfig
-from jaxneox.infer.generate import Answer, Pools, generate
+from jaxneox.infer.generate import Answer, generate
+from jaxneox.infer.pools import Pools
 from jaxneox.infer.recompute import Recompute
 from jaxneox.infer.sampling import Sampling
 from jaxneox.model import Model

@@ -13,6 +13,7 @@ pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from jaxneox.loading import LoadedModel
 from jaxneox.serve.access import rules_at
+from jaxneox.serve.models import ServedModels
 from jaxneox.serve.scheduler import Load, Scheduler
 from jaxneox.serve.served import Served
 from jaxneox.serve.server import CONNECTIONS, Server, bind
@@ -56,8 +57,8 @@ class Place(Client):
     @contextlib.contextmanager
     def slow(self, seconds: float) -> Iterator[list[Any]]:
         """Every step takes so long, more or less. Yields a list that grows by one with each."""
-        assert self.scheduler.served is not None
-        engine = self.scheduler.served.engine
+        assert self.scheduler.models is not None
+        engine = self.scheduler.models.first.engine
         step, steps = engine.step, []
 
         def late(active):
@@ -83,12 +84,12 @@ def place(
     connections: int = CONNECTIONS,
     template: str | None = TEMPLATE,
 ) -> Iterator[Place]:
-    def ready(say) -> Served:
+    def ready(say) -> ServedModels:
         model = speaker(tokenizer=tokenizer, broken=broken)
         chat: ChatPrompts | str = "there is no template"
         if template is not None and model.tokenizer is not None:
             chat = ChatPrompts(model.tokenizer, template, {}, "")
-        return Served("speaker", model, slots=4, max_tokens=None, chat=chat)
+        return ServedModels([Served("speaker", model, slots=4, max_tokens=None, chat=chat)])
 
     listener = bind("127.0.0.1", 0)
     scheduler = Scheduler(queue)

@@ -98,7 +98,7 @@ def test_log_probabilities_in_the_form_of_chat(here: Place) -> None:
 
 def test_it_stops_at_strings_and_at_every_end_token(here: Place, monkeypatch) -> None:
     free = here.alone("u:Hello\na:", max_tokens=20)
-    served = here.scheduler.served
+    served = here.scheduler.models.first
     (choice,) = here.chat(HELLO, temperature=0, stop=free.text[5:7]).json["choices"]
     end = free.text.index(free.text[5:7])
     assert (choice["message"]["content"], choice["finish_reason"]) == (free.text[:end], "stop")
@@ -262,7 +262,7 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 @contextlib.contextmanager
 def rendering(here: Place, *messages: dict) -> Iterator[Future]:
     """The answer to a conversation whose template does not end, until its time is called up."""
-    prompts = here.scheduler.served.chat
+    prompts = here.scheduler.models.first.chat
     with ThreadPoolExecutor(1) as client:
         answer = client.submit(here.chat, *messages)
         while not prompts._lock.locked() and not answer.done():

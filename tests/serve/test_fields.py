@@ -76,7 +76,8 @@ def test_guidellms_request(here: Place) -> None:
 @pytest.mark.parametrize("usage", [{}, {"include_usage": True}, {"include_usage": False}])
 def test_usage_in_every_part_and_at_the_end(here: Place, usage: dict) -> None:
     options = {"continuous_usage_stats": True, "include_obfuscation": False, **usage}
-    events = list(here.stream(prompt=["The", "x"], max_tokens=4, n=2, stream_options=options))
+    asked = {"prompt": ["The", "x"], "max_tokens": 4, "n": 2, "ignore_eos": True}
+    events = list(here.stream(**asked, stream_options=options))
     assert events[-1]["usage"]["completion_tokens"] == 16
     assert (events[-1]["choices"] == []) is (usage != {"include_usage": False})
 
@@ -98,7 +99,7 @@ def test_what_would_change_something_is_refused_by_its_name(here: Place, name: s
 def test_special_tokens_are_left_out_where_there_are_none(here: Place, monkeypatch) -> None:
     fields = {"max_tokens": 1, "add_special_tokens": False}
     assert here.complete(prompt="The", **fields).status == 200
-    tokenizer = here.scheduler.served.tokenizer
+    tokenizer = here.scheduler.models.first.tokenizer
     encode = tokenizer.encode
     monkeypatch.setattr(tokenizer, "encode", lambda text: [1, *encode(text)])
     assert "special tokens around each text" in here.complete(prompt="The", **fields).reason
@@ -109,7 +110,7 @@ def test_what_ends_an_answer_and_when(here: Place, monkeypatch) -> None:
     free = here.alone("The", max_tokens=20)
     stops = (free.tokens[3], free.tokens[6])
     fields = {"prompt": ["The", "x"], "temperature": 0, "max_tokens": 20, "return_token_ids": True}
-    for tokenizer in (here.scheduler.served.tokenizer, here.model.tokenizer):
+    for tokenizer in (here.scheduler.models.first.tokenizer, here.model.tokenizer):
         monkeypatch.setattr(tokenizer, "companions", Companions(stop=stops))
     for options in (
         {},

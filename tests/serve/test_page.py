@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+from jaxneox.serve.models import ServedModels
 from jaxneox.serve.served import Served
 from tests.infer.models import speaker
 from tests.serve.browser import page
@@ -108,11 +109,11 @@ async def talk(here: Place, folder: Path) -> None:
 def test_a_page_that_was_open_before_the_model_was_there(tmp_path: Path) -> None:
     there = threading.Event()
 
-    def load(say) -> Served:
+    def load(say) -> ServedModels:
         say("reading")
         there.wait()
         chat = "there is no template"
-        return Served("late", speaker(), slots=1, max_tokens=None, chat=chat)
+        return ServedModels([Served("late", speaker(), slots=1, max_tokens=None, chat=chat)])
 
     async def look(here: Place) -> None:
         async with page(f"http://127.0.0.1:{here.port}/", tmp_path / "profile") as tab:

@@ -66,7 +66,7 @@ def list_all(events) -> list[dict]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_fault_of_the_engine_is_told_to_all(capsys) -> None:
     with place() as here, ThreadPoolExecutor(6) as clients, pytest.MonkeyPatch.context() as patch:
-        engine = here.scheduler.served.engine
+        engine = here.scheduler.models.first.engine
         step, count = engine.step, iter(range(100))
 
         def breaks(active):
@@ -146,6 +146,7 @@ import os, signal, threading, time
 from jaxneox.serve import server
 from jaxneox.serve.access import rules_at
 from jaxneox.serve.scheduler import Scheduler
+from jaxneox.serve.models import ServedModels
 from jaxneox.serve.served import Served
 from jaxneox.templates import limited
 from jaxneox.templates.prompts import ChatPrompts
@@ -162,7 +163,7 @@ def load(say):
     chat = ChatPrompts(model.tokenizer, template, {}, "")
     chat.check()
     print(chat._template._process.pid, flush=True)
-    return Served("speaker", model, slots=2, max_tokens=None, chat=chat)
+    return ServedModels([Served("speaker", model, slots=2, max_tokens=None, chat=chat)])
 
 def ask():
     message = {"role": "user", "content": "x"}
