@@ -64,7 +64,7 @@ class Apart(NamedTuple):
 def measure(name: str) -> Apart:
     """Take ten steps with TRL and the same ten here."""
     objective = OBJECTIVES[name]
-    model = dataclasses.replace(MODEL, head="reward" if objective.kind == "rm" else "lm")
+    model = dataclasses.replace(MODEL, head="reward" if objective.kind == "rm" else "tokens")
     start, reference = random_params(model, 0), random_params(MODEL, 1)
     theirs = run(name, start, reference)
     batches = [fields(objective, inputs) for inputs in theirs.inputs]
