@@ -5,7 +5,8 @@ the hub and its revision), `writers.hf` (out: safetensors in shards).
 
 - `families`: an entry for each architecture, of the types in `family`.
 - `config`: the model's keys of config.json <-> ModelConfig, with `activations`, `rope`, `windows`,
-  `agreed` (values that two keys must share) and `keys_without_a_field`.
+  `agreed` (values that two keys must share) and `keys_without_a_field`. `quantized`: what is
+  refused before.
 - `choice`: which architecture has exactly a model's function.
 - `source`; `target` (also config.json's dtype and token ids).
 - `tokenizer`; `download`: which files of the hub; `program`: transformers itself, for the proof.

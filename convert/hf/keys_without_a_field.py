@@ -1,13 +1,14 @@
 """Keys of config.json that any family may have and that set no field of ours."""
 
 from convert.fixed import FixedSetting
+from convert.hf.quantized import QUANTIZATION
 
 FIXED: dict[str, FixedSetting] = {
     "is_encoder_decoder": FixedSetting((False, None), "there is no encoder"),
     "add_cross_attention": FixedSetting((False, None), "there is no encoder to attend to"),
     "is_causal": FixedSetting((True, None), "no token sees those after it"),
     "pruned_heads": FixedSetting(({}, None), "all heads of all layers are there"),
-    "quantization_config": FixedSetting((None,), "weights are floating-point numbers"),
+    **dict.fromkeys(QUANTIZATION, FixedSetting((None,), "weights are floating-point numbers")),
     "auto_map": FixedSetting((None,), "code that comes with a checkpoint is never run"),
 }
 

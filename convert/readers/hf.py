@@ -13,6 +13,7 @@ from convert.fate import differ
 from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
 from convert.hf.family import Family
+from convert.hf.quantized import refuse_quantized, refuse_quantized_tensors
 from convert.hf.tokenizer import beside
 from convert.ours.training_placeholders import TRAINING
 from convert.parts import STACKED, Shapes
@@ -59,6 +60,7 @@ class HfCheckpoint(Checkpoint):
                 f"`{command('convert', 'from-neox', folder, 'DST')}` converts them"
             )
         self.config: dict[str, Any] = read_object(config_file)
+        refuse_quantized(folder, self.config)
         self.family: Family = _of(config_file, lambda: family_of(self.config))
         keys = _of(config_file, lambda: keys_of(self.config))
         self.model: ModelConfig = _of(config_file, lambda: Settings(keys).model(vocab_size=None))
@@ -67,7 +69,9 @@ class HfCheckpoint(Checkpoint):
         self.files = [config_file, *self.weight_files]
         self._rules = self.family.rules(self.model)
         self.shapes = self._shapes()
-        self.tensors = self._with_prefix(self._on_disk(tensors(self.weight_files)))
+        there = tensors(self.weight_files)
+        refuse_quantized_tensors(folder, there)
+        self.tensors = self._with_prefix(self._on_disk(there))
         self._refuse_claims()
         self._check()
         precision = PRECISION[_common(map(self.dtype, self.shapes)).name]

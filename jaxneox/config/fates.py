@@ -143,10 +143,16 @@ Section = dict[str, Key]
 
 
 def used(
-    kind: Kind, default: Any, to: str, note: str = "", *, by: Callable[[Any], Any] = same
+    kind: Kind,
+    default: Any,
+    to: str,
+    note: str = "",
+    *,
+    by: Callable[[Any], Any] = same,
+    refused: Mapping[str, str] | None = None,
 ) -> Key:
     """Make the row of a key that alone sets a field."""
-    return Key(kind, default, Used(to, note, by=by))
+    return Key(kind, default, Used(to, note, refused or {}, by))
 
 
 def derived(

@@ -288,7 +288,7 @@ class LoadedModel(ModelFunction):
         return self._pools
 
     def _make_pools(self, release: bool, base: "LoadedModel | None" = None) -> Pools:
-        cfg, below = self._functions.model.cfg, base and base.pools
+        cfg, below = self._functions.model.cfg, None if base is None else base.pools
         return Pools(cfg, self._params, self._mesh, self._compute, release=release, base=below)
 
     def _recompute(self, rows: int, length: int, known: int | None) -> Recompute:

@@ -1,5 +1,6 @@
 """The adapters that are served beside their base: what `--adapter` says, and their names."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,7 @@ def adapters_of(given: Sequence[str], base: str) -> Adapters:
         return Adapters(each[0][1], {})
     named: dict[str, str] = {}
     for name, run in each:
-        own = name or Path(run).resolve().name
+        own = name or run_name(run)
         if own == base:
             raise UserError(
                 f"--adapter {run}: {own!r} is the name of the model itself; give the adapter "
@@ -49,6 +50,13 @@ def adapters_of(given: Sequence[str], base: str) -> Adapters:
             )
         named[own] = run
     return Adapters(None, named)
+
+
+def run_name(where: str) -> str:
+    """Name a checkpoint for clients: by its folder, of one step by the run's."""
+    folder = Path(where).resolve()
+    of_step = re.fullmatch(r"step_\d+", folder.name) and folder.parent.name
+    return of_step or folder.name
 
 
 def _split(given: str) -> tuple[str | None, str]:

@@ -27,7 +27,7 @@ def parser() -> Parser:
     net = p.add_argument_group("where to listen")
     net.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     net.add_argument("--port", type=port, default=8000, metavar="N", help="0 is any free one")
-    net.add_argument("--name", help="the model's name for its clients; by default the folder's")
+    net.add_argument("--name", help="the model's name for its clients; by default the run's")
     net.add_argument("--chat-template", metavar="FILE",
         help="Jinja for conversations, in place of the checkpoint's own")  # fmt: skip
     who = p.add_argument_group("who is answered")

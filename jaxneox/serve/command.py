@@ -12,7 +12,7 @@ from jaxneox.console.units import memory, seconds
 from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.serve.access import VARIABLE, is_loopback, key_in_environment, rules_at
-from jaxneox.serve.adapters import adapters_of
+from jaxneox.serve.adapters import adapters_of, run_name
 from jaxneox.serve.arguments import parser
 from jaxneox.templates.prompts import ChatPrompts, chat_prompts
 from jaxneox.templates.source import template_in_file
@@ -102,7 +102,7 @@ def load_all(args: argparse.Namespace) -> "dict[str, LoadedModel]":
 
 def name_of(args: argparse.Namespace) -> str:
     """Name the model for its clients."""
-    return args.name or Path(args.checkpoint).resolve().name
+    return args.name or run_name(args.checkpoint)
 
 
 def first_lines(address: str, models: "ServedModels") -> list[str]:

@@ -80,7 +80,7 @@ def run_keys(folder: str, finetune: bool) -> Keys:
     location = checkpoint.find(folder)
     newest = checkpoint.steps(location.run)[-1]
     keys = checkpoint.read_keys(location) | {"load": folder}
-    for name in ("save", "iteration"):
+    for name in ("save", "iteration", "finetune"):  # of how it began; what is asked for now counts
         keys.pop(name, None)
     if finetune or location.step != newest:
         return keys  # branches off: the user says where to

@@ -79,7 +79,7 @@ def test_the_words_of_a_key_are_those_of_its_field() -> None:
             field = _field_type(key.fate.to)
             parts = typing.get_args(field)  # of a Literal its words, of a union its Literals
             said = {word for part in parts for word in (typing.get_args(part) or (part,))}
-            assert field is str or set(words) == said, name
+            assert field is str or set(words) - set(key.fate.refused) == said, name
             found += 1
     assert found >= 8
 

@@ -35,6 +35,8 @@ def test_what_it_sets() -> None:
         ({"rank": 4, "targets": ["gate"]}, "lora.targets: found 'gate', expected qkv, out, up"),
         ({"rank": 4, "targets": ["q_proj"]}, "queries, keys and values are one matrix here, qkv"),
         ({"rank": 4, "ranks": 3}, "lora.ranks"),
+        ({"rank": 4, "base_dtype": "nf4"}, "nf4 is not supported: no base is quantized here"),
+        ({"rank": 4, "base_dtype": "INT8"}, "lora.base_dtype: int8 is not supported: no base"),
     ],
 )
 def test_what_is_refused(block: dict[str, Any], says: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from convert import from_hf, to_hf
 from convert.hf import choice as hf_choice
@@ -214,6 +215,8 @@ def scaled(kind: str, **fields: Any) -> Keys:
 
 LONG = scaled("yarn", factor=4.0, **{ORIGINAL: 8})
 
+BITS = {"quant_method": "bitsandbytes", "load_in_8bit": False}
+
 UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt_neox", {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "there are GPTN"),
     ("llama", {"model_type": "mistral"}, "'mistral' is not supported"),
@@ -251,7 +254,17 @@ UNKNOWN: list[tuple[str, Keys, str]] = [
     ("llama", {"sliding_window": 128}, "sliding_window is 128"),
     ("llama", {"num_key_value_heads": 4}, "num-kv-heads 4 does not divide"),
     ("llama", {"is_causal": False}, "is_causal is False"),
-    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
+    ("llama", {"quantization_config": {"bits": 4}}, "weights are quantized (4 bits), and"),
+    ("llama", {"quantization_config": "x\n" * 999}, "(quantization_config)"),
+    ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "(GPTQ, 4 bits)"),
+    ("gpt2", {"quantization_config": {"quant_method": "awq", "bits": True}}, "(AWQ)"),
+    ("gpt_neox", {"quantization_config": BITS | {"load_in_8bit": True}}, "(bitsandbytes, 8 bits)"),
+    (
+        "qwen2",
+        {"quantization_config": BITS | {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}},
+        "(bitsandbytes, 4 bits, nf4)",
+    ),
+    ("mistral", {"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-ten"),
     ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "never run"),
     ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "no score is divided by its layer"),
@@ -284,6 +297,41 @@ def test_a_config_that_we_have_not(
     change_config(tmp_path / "hf", **changes)
     line = refused(from_hf.main, capsys, tmp_path / "hf", tmp_path / "ours")
     assert f"{tmp_path}/hf/config.json: " in line and words in line
+
+
+QUANTIZED: list[tuple[str, bytes, str]] = [
+    ("quantize_config.json", b'{"bits": 4, "group_size": 128}', "(4 bits)"),
+    ("quant_config.json", b'{"w_bit": 4}', "(4 bits)"),
+    ("quant_config.json", b"{}", "(quant_config.json)"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words"), QUANTIZED)
+def test_files_of_older_tools_say_that_it_is_quantized(
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+    words: str,
+) -> None:
+    shutil.copytree(exported / "llama", tmp_path / "hf")
+    (tmp_path / "hf" / name).write_bytes(content)
+    line = refused(from_hf.main, capsys, tmp_path / "hf", tmp_path / "ours")
+    assert f"{tmp_path}/hf/{name}: the weights are quantized {words}" in line
+    assert "dequantize()" in line
+
+
+def test_its_tensors_say_that_it_is_quantized(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(exported / "llama", tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    name = "model.layers.0.self_attn.q_proj"
+    weights = load_file(file)
+    save_file(weights | {f"{name}.qweight": weights.pop(f"{name}.weight").astype("int32")}, file)
+    line = refused(from_hf.main, capsys, tmp_path / "hf", tmp_path / "ours")
+    assert f"{tmp_path}/hf: the weights are quantized (it has {name}.qweight)" in line
 
 
 def of_4x(config: Keys) -> Keys:

@@ -168,6 +168,8 @@ def test_names(tmp_path: Path) -> None:
     assert adapters_of(["runs/a"], "base") == ("runs/a", {})
     assert adapters_of(["x=runs/a"], "base") == (None, {"x": "runs/a"})
     assert adapters_of(["runs/a", "x=runs/a"], "base")[1] == {"a": "runs/a", "x": "runs/a"}
+    steps = ["runs/a/step_3", "runs/b/step_3", "step_x"]
+    assert [*adapters_of(steps, "base")[1]] == ["a", "b", "step_x"]
     (tmp_path / "lr=1").mkdir()
     assert adapters_of([f"{tmp_path}/lr=1"], "base")[0] == f"{tmp_path}/lr=1"
     for given, reason in (

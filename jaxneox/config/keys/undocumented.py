@@ -27,6 +27,8 @@ ONLINE = "training on data served over a socket is not here: leave it out"
 ONLY_ONLINE = "only for online training, which is refused"
 IN_FLOAT32 = "log-probabilities are always float32"
 WITHIN = "use separate_documents, or reset_attention_mask for end-of-document tokens"
+QUANTIZED = ("int8", "int4", "nf4", "fp4", "fp8")
+NOT_QUANTIZED = "no base is quantized here (QLoRA): bfloat16 is the least, half of float32"
 KV = "num_kv_heads decides: leave it out"
 
 NEWER: Section = {
@@ -166,7 +168,11 @@ OURS: Section = {
         str, None, "checkpoint.base", "the model beside which it is trained; null: what load names"
     ),
     "lora.base_dtype": used(
-        get_args(Dtype), "float32", "precision.base", "in which the base's parameters are held"
+        (*get_args(Dtype), *QUANTIZED),
+        "float32",
+        "precision.base",
+        "in which the base's parameters are held",
+        refused=dict.fromkeys(QUANTIZED, NOT_QUANTIZED),
     ),
     "lora.rank": derived(COUNT, None, "model.lora.rank", "of the matrices; needed"),
     "lora.alpha": derived(AMOUNT, 16.0, "model.lora.alpha", "scales by alpha / sqrt(rank)"),
