@@ -138,7 +138,10 @@ def test_a_reference_from_before(
 
 @pytest.mark.slow
 def test_the_logs_of_a_reference(
-    data: dict[str, dict[str, Any]], start: Path, tmp_path: Path
+    data: dict[str, dict[str, Any]],
+    start: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     keys = MODEL | data["dpo"] | {"precompute-model-name": "other"}
     file = tmp_path / "run.yml"
@@ -156,6 +159,15 @@ def test_the_logs_of_a_reference(
         found[i] = next(iter(logs.ranges(logs.begins(np.array([i])), logs.sizes[[i]])))
     expected = -np.asarray(model.token_losses(model.params, rows))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
+    model.with_params({name: 2 * w for name, w in model.params.items()}).save(tmp_path / "more")
+    for again, code in (([], 2), (["--again"], 0), ([], 0)):
+        with pytest.raises(SystemExit) as end:
+            precompute([str(file), "--load", str(tmp_path / "more"), *again])
+        assert end.value.code == code
+    assert "computed by another model than" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:  # the checkpoint from which the run would start
+        precompute([str(file), "--load", str(start), "--set", "iteration=7", "--again"])
+    assert end.value.code == 2 and "step_2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
