@@ -42,4 +42,10 @@ def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
             "kl_impl: full compares whole distributions, and precompute_model_name has the "
             "log-probabilities of labels alone: leave it out, or take mse, abs or kl"
         )
+    apart = [name for name in ("reset_attention_mask", "reset_position_ids") if settings[name]]
+    if kind != "normal" and apart and settings["precompute_model_name"]:
+        raise UserError(
+            f"{apart[0]}: the log-probabilities that precompute_model_name reads are those of rows "
+            "that are one text each: set it to false, or leave precompute_model_name out"
+        )
     return settings.fill(ObjectiveConfig, "objective", as_neox=settings["neox_compat"])

@@ -19,7 +19,8 @@ Batches, from the top down:
 - `pairs`: a chosen and a rejected text; `rated`: a text and its reward; `mismatched`: a prompt with
   another's completion, for KTO.
 - `whole_texts`: rows of one text each, of the documents that `useful` finds; `rewards`: a number
-  for each document; `reference_logs`: a reference model's log-probabilities.
+  for each document; `reference_logs`: a reference model's log-probabilities, and
+  `reference_record`: of which rows they are.
 - `order/`: these arrays (doc_idx, sample_idx, shuffle_idx) for each way to order and pack.
 
 Datasets:

@@ -116,7 +116,7 @@ class _Builder:
             side.prompts,
             useful,
             self.request.seq_length,
-            self.reference(side, index, "_kl"),
+            self.reference(side, index, "_kl", side.prompts, useful),
         )
         return KtoExamples(texts, rewards.values, rated, mismatched)
 
@@ -175,12 +175,14 @@ class _Builder:
             fill_counts=self.as_neox,
         )
 
-    def reference(self, side: Side, index: SampleIndex, suffix: str = "") -> IndexedSamples | None:
+    def reference(
+        self, side: Side, index: SampleIndex, suffix: str = "", *decide: NDArray[Any]
+    ) -> IndexedSamples | None:
         """Read the log-probabilities of one side by the index, if they are to be read."""
         name = self.objective.reference
         if name is None or not self.objective.has_reference:
             return None
-        dataset = open_reference(side.texts, f"{name}{suffix}", self.request.seq_length)
+        dataset = open_reference(side.texts, f"{name}{suffix}", self.request.seq_length, *decide)
         return self.samples(dataset, None, index, {})
 
     def samples(

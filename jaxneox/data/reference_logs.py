@@ -6,25 +6,31 @@ documents again, which lie behind the last.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxneox.data import reference_record
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.samples import IndexedSamples
 from jaxneox.data.storage import is_url
 from jaxneox.errors import UserError
 
 MAKE = "`jaxneox precompute`"
+MAKE_AGAIN = "`jaxneox precompute --again`"
 
 
-def open_reference(texts: IndexedDataset, name: str, seq_length: int) -> IndexedDataset:
+def open_reference(
+    texts: IndexedDataset, name: str, seq_length: int, *decide: NDArray[Any]
+) -> IndexedDataset:
     """Open the log-probabilities of a dataset.
 
     Args:
         texts: the tokens.
         name: the reference model's, `precompute_model_name`.
         seq_length: the numbers of each document.
+        decide: arrays that decide the rows besides, see `identity_of_rows`.
 
     Raises:
         UserError: they are missing, or not made for these texts and this length.
@@ -44,13 +50,20 @@ def open_reference(texts: IndexedDataset, name: str, seq_length: int) -> Indexed
     if len(found) < len(texts) or not _repeats(found, len(texts)):
         raise UserError(
             f"{found.idx_path}: {len(found)} documents, but {texts.idx_path} has {len(texts)}: "
-            f"make it again with {MAKE}"
+            f"make it again with {MAKE_AGAIN}"
         )
     wrong = np.flatnonzero(found.sizes != seq_length)
     if len(wrong):
         raise UserError(
             f"{found.idx_path}: document {wrong[0]} has {found.sizes[wrong[0]]} numbers, expected "
-            f"seq-length {seq_length} in each: make it again with {MAKE}"
+            f"seq-length {seq_length} in each: make it again with {MAKE_AGAIN}"
+        )
+    record = reference_record.read(found.prefix)
+    rows = reference_record.identity_of_rows(texts, seq_length, *decide)
+    if record is not None and record[reference_record.ROWS] != rows:
+        raise UserError(
+            f"{found.idx_path}: was computed of other rows than those that {texts.idx_path} and "
+            f"this configuration have now: make it again with {MAKE_AGAIN}"
         )
     return found
 
@@ -70,7 +83,7 @@ def logs(samples: IndexedSamples, numbers: NDArray[np.int64]) -> NDArray[np.floa
                 raise UserError(
                     f"{dataset.bin_path}: number {span.offset + column - span.column} of document "
                     f"{span.document} is {values[row, column]}, expected a finite log-probability: "
-                    f"make it again with {MAKE}"
+                    f"make it again with {MAKE_AGAIN}"
                 )
     return values
 

@@ -113,7 +113,7 @@ class Losses(HiddenStates):
             [M, B, T] in nats, laid out as by `laid`.
         """
         settings = self._loss_settings(tokens_MBT, 0.0)
-        positions = self._text_positions(tokens_MBT)
+        positions = self._document_positions(tokens_MBT)
         model, reference = self._outer_modules(params), other._outer_modules(other_params)
         x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
         y_MBTD, _ = other._hidden(reference, other_params, tokens_MBT, positions)

@@ -1,7 +1,6 @@
 """`jaxneox precompute`: a reference model's log-probabilities of a run's data."""
 
 import argparse
-from pathlib import Path
 
 from jaxneox.config import Settings, apply_set
 from jaxneox.console.execute import entry_point
@@ -41,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from jaxneox.loading import load_model, locate
     from jaxneox.parallel.compilation import use_compilation_cache
     from jaxneox.parallel.mesh import parse_mesh, whole
+    from jaxneox.precompute.files import fingerprint_of, is_there
     from jaxneox.precompute.logs import Logs
     from jaxneox.precompute.texts import texts_of
     from jaxneox.train.keys import read_keys
@@ -48,17 +48,18 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(apply_set(read_keys(args.paths), args.set))
     load, length = checked(settings, args.load), settings.needed("seq_length")
     use_compilation_cache()
-    location = locate(load)
+    location = locate(load, settings["iteration"])
     with waiting(f"loading {load}"):
         compute = settings.precision.compute
         model = load_model(location.folder, step=None, mesh=args.mesh, compute=compute)
     logs = Logs(model, length, whole(parse_mesh(args.mesh or "dp=1"))["dp"])
+    model_is = fingerprint_of(location, model)
     written = 0
     for texts in texts_of(settings.data, settings.objective, length, model.tokenizer):
-        if Path(f"{texts.to}.idx").exists() and not args.again:
+        if not args.again and is_there(texts, model_is, load):
             say(f"{texts.to}: is there already, and is kept; --again makes it anew")
             continue
-        logs.write(texts)
+        logs.write(texts, model_is)
         written += 1
         say(f"{texts.to}   {texts.count:,} x {length} log-probabilities by {load}")
     name = settings.objective.reference

@@ -2,6 +2,7 @@
 # R rows, S tokens of a sample; a row has S + 1
 
 from functools import cached_property
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxneox.console.progress import progress
+from jaxneox.data import reference_record
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
 from jaxneox.loading import LoadedModel
@@ -41,8 +43,12 @@ class Logs:
         batch[: len(tokens)] = tokens
         return -np.asarray(self.losses(self.model.params, jnp.asarray(batch)))[: len(tokens)]
 
-    def write(self, texts: ScoredTexts) -> None:
+    def write(self, texts: ScoredTexts, model: str) -> None:
         """Write the log-probabilities of texts, a document of S numbers for each row.
+
+        Args:
+            texts: the rows.
+            model: a fingerprint of the reference model, for the record.
 
         Raises:
             UserError: a token is outside of the model's vocabulary, or a result is not finite.
@@ -63,6 +69,9 @@ class Logs:
                 for row in found:
                     out.add(row)
                 advance(len(numbers))
+            # Where there is an index, the record is always that of its dataset.
+            Path(f"{texts.to}.idx").unlink(missing_ok=True)
+            reference_record.write(texts.to, texts.rows, model)
 
     def _check(self, texts: ScoredTexts, first: int, wrong: NDArray[np.bool_], what: str) -> None:
         rows = np.flatnonzero(wrong.any(axis=1))

@@ -18,6 +18,7 @@ from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.mismatched import Mismatched
 from jaxneox.data.neox import FILL
 from jaxneox.data.order.packed import SampleIndex
+from jaxneox.data.reference_record import identity_of_rows
 from jaxneox.data.samples import IndexedSamples
 from jaxneox.data.storage import Url
 from jaxneox.data.useful import Side, useful_documents
@@ -34,11 +35,13 @@ class ScoredTexts:
         to: the prefix of the file of their log-probabilities.
         count: N, the rows.
         read: returns rows by their numbers, int [R, S + 1].
+        rows: what decides the rows, as their record has it.
     """
 
     to: Path
     count: int
     read: Callable[[NDArray[np.int64]], NDArray[Any]]
+    rows: dict[str, Any]
 
 
 def texts_of(
@@ -66,9 +69,8 @@ def texts_of(
             seen.add(path)
             dataset = open_dataset(path, tokenizer)
             rows = whole_documents(dataset, seq_length)
-            yield ScoredTexts(
-                beside(dataset, objective, ""), len(dataset), partial(tokens_of, rows)
-            )
+            to, read = beside(dataset, objective, ""), partial(tokens_of, rows)
+            yield ScoredTexts(to, len(dataset), read, identity_of_rows(dataset, seq_length))
             if objective.kind == "kto" and not objective.as_neox and label is not None:
                 side = Side(dataset, open_dataset(label, tokenizer))
                 yield mismatched(rows, side, data, objective, seq_length, split)
@@ -92,7 +94,8 @@ def mismatched(
     )
     others = Mismatched(rows, side.prompts, useful, seq_length, None)
     to = beside(side.texts, objective, "_kl")
-    return ScoredTexts(to, len(side.texts), partial(tokens_of, others))
+    decide = identity_of_rows(side.texts, seq_length, side.prompts, useful)
+    return ScoredTexts(to, len(side.texts), partial(tokens_of, others), decide)
 
 
 def tokens_of(rows: IndexedSamples | Mismatched, numbers: NDArray[np.int64]) -> NDArray[Any]:

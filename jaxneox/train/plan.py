@@ -1,7 +1,7 @@
 """Plans a training run without allocating anything."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import optax
 
@@ -43,24 +43,23 @@ class TrainPlan:
     reference: Model | None = None
 
     @property
-    def copies_reference(self) -> bool:
-        """Whether the reference model has parameters of its own.
+    def copied(self) -> frozenset[str]:
+        """The parameters that the reference model has for itself: those that are trained.
 
-        Beside LoRA's matrices the reference is the model without them.
+        The others stay as they are, and are those of both.
         """
-        return self.reference is not None and self.cfg.model.lora is None
+        return frozenset() if self.reference is None else self.trained
 
     def models(self, params: Params, reference: Params | None) -> Models:
         """Join functions and parameters for the objective.
 
         Args:
             params: of the model.
-            reference: of the reference model, where it has its own.
+            reference: those that the reference model has for itself; None if there is none.
         """
-        if self.reference is None:
+        if self.reference is None or reference is None:
             return Models(self.model, params)
-        own = reference or {name: params[name] for name in self.reference.shapes}
-        return Models(self.model, params, Models(self.reference, own))
+        return Models(self.model, params, Models(self.reference, params | reference))
 
     @property
     def parameters(self) -> int:
@@ -114,9 +113,8 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     trained = trained_names(cfg.train.trainable or by_default(cfg.model), model.axes)
     learning = {name: axes for name, axes in model.axes.items() if name in trained}
     optimizer = build_optimizer(cfg.optimizer, cfg.schedule, learning)
-    reference = None
-    if cfg.objective.has_reference and cfg.objective.reference is None:
-        reference = replace(model, cfg=replace(cfg.model, lora=None))
+    compares = cfg.objective.has_reference and cfg.objective.reference is None
+    reference = model if compares else None
     objective = build_objective(cfg)
     return TrainPlan(cfg, sizes, rules, model, objective, trained, optimizer, reference)
 

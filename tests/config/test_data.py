@@ -113,6 +113,10 @@ def test_texts_are_packed_unless_asked() -> None:
             PAIRS | LABELS | {"train_impl": "rm", "eod_mask_loss": True},
             "eod_mask_loss: the reward of train_impl: rm is read after",
         ),
+        (
+            PAIRS | {"train_impl": "dpo", "precompute_model_name": "x", "reset_position_ids": True},
+            "reset_position_ids: the log-probabilities that precompute_model_name reads are",
+        ),
         (PAIRS | {"train_impl": "dpo", "order": "megatron"}, "order: megatron has no "),
     ],
 )

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxneox.data import reference_record
+from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.rewards import advantages, prompt_path
 from jaxneox.errors import UserError
 from tests.data.small_preferences import (
@@ -20,6 +22,7 @@ from tests.data.small_preferences import (
     rated,
     write,
     write_reference,
+    write_texts,
 )
 
 TEXTS: list[Text] = [([1, 2], [10, 0]), ([3], [11, 12, 0]), ([4, 5, 6], [13, 0])]
@@ -106,6 +109,27 @@ def test_kto_reference(tmp_path: pathlib.Path) -> None:
     write_reference(data.train.paths[0], [[-10 - d] * S for d in range(3)], "_kl")
     found = of(every(loader(data, "kto", reference="ref")), 4)
     assert (found["reference"], found["kl_reference"]) == ([-2] * S, [-12] * S)
+
+
+def test_a_reference_of_other_rows(tmp_path: pathlib.Path) -> None:
+    """A record refuses other texts, another length and other rows of the baseline."""
+    data = rated(tmp_path, TEXTS, [1, -1, 1])
+    tokens, side = data.train.paths[0], IndexedDataset(data.train.paths[0])
+    for suffix, decide in (("", ()), ("_kl", (np.array([2, 1, 3]), np.ones(3, bool)))):
+        write_reference(tokens, [[-1.0] * S] * 3, suffix)
+        rows = reference_record.identity_of_rows(side, S, *decide)
+        reference_record.write(pathlib.Path(f"{tokens}_ref{suffix}"), rows, "a model")
+    every(loader(data, "kto", reference="ref"))
+    write_texts(tmp_path / "t", [([1], [2, 10, 0]), *TEXTS[1:]])  # the same tokens elsewhere
+    with pytest.raises(UserError, match=r"t_document_ref_kl\.idx: was computed of other rows"):
+        loader(data, "kto", reference="ref")
+    write_texts(tmp_path / "t", [([1, 9], [10, 0]), *TEXTS[1:]])
+    for kind in ("kto", "reinforce"):
+        with pytest.raises(UserError, match=r"t_document_ref\.idx: was computed of other rows"):
+            loader(data, kind, reference="ref")
+    (tmp_path / "t_document_ref.json").write_text("[]")
+    with pytest.raises(UserError, match=r"t_document_ref\.json: is no record"):
+        loader(data, "kto", reference="ref")
 
 
 def test_a_mismatched_token_out_of_the_vocabulary(tmp_path: pathlib.Path) -> None:

@@ -146,3 +146,17 @@ def test_the_rule_is_megatrons(tokens: np.ndarray) -> None:
         expected, seen = megatron(row)
         np.testing.assert_array_equal(places, expected)
         np.testing.assert_array_equal(causal & (numbers[:, None] == numbers), seen)
+
+
+def test_the_losses_beside_divergences_keep_documents_apart() -> None:
+    """As those of the labels alone; and a model has no divergence from itself."""
+    cfg = configure("")
+    params, rows = random_params(cfg, 0), packed(cfg.vocab_size)
+    with one_device(cfg) as model:
+        model = dataclasses.replace(model, documents=BOTH)
+        leaves, tokens, labels = on_device(params, *rows[:2])
+        given = tokens[None], labels[None]
+        expected = model.label_losses(leaves, *given)
+        found, apart = model.losses_and_divergences(leaves, model, leaves, *given)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(apart, 0, atol=1e-5)

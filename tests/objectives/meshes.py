@@ -41,17 +41,19 @@ def run(name: str, mesh: Mesh) -> Outcome:
     model: ModelConfig = model_of(settings)
     learned = TrainConfig(STEPS, z_loss=0.01)  # without it a bias has no gradient but rounding
     given = None
+    copied = settings.has_reference and settings.reference is None
+    reference = random_params(model, 1) if copied else None
     if name == LORA:
         model = dataclasses.replace(model, lora=LoraConfig(2, 4.0, ("qkv", "down")))
         learned = dataclasses.replace(learned, trainable=(PATTERN,))
         given = lora_weights(model)
-    copied = settings.has_reference and settings.reference is None and name != LORA
+        reference = {n: 0 * w for n, w in given.items() if "_lora." in n}  # the model without them
     return train(
         mesh,
         model,
         batches=[batch(settings, seed) for seed in range(2)],
         weights=given,
-        reference=random_params(model, 1) if copied else None,
+        reference=reference,
         objective=settings,
         train=learned,
     )

@@ -87,7 +87,7 @@ def measure(name: str) -> Apart:
     with jax.set_mesh(mesh):
         begin = jax.jit(partial(with_params, plan), out_shardings=shardings)
         state = begin(jax.device_put(start, shardings.params))
-        if plan.copies_reference:
+        if plan.copied:
             state = state._replace(reference=jax.device_put(reference, shardings.reference))
         for batch, loss, tensors, grads in zip(
             batches, theirs.losses, theirs.weights, theirs.gradients, strict=True

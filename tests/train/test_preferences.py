@@ -10,10 +10,14 @@ import pytest
 import yaml
 
 import jaxneox
+from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.errors import UserError
 from jaxneox.precompute.command import main as precompute
+from jaxneox.train.dry_run.report import memory
+from jaxneox.train.plan import build_plan
 from tests.data.small_preferences import Text, pairs, rated, write
+from tests.train.running import config
 from tests.train.runs import KEYS, metrics, params
 
 COUNT, STEPS = 24, 6
@@ -134,7 +138,10 @@ def test_a_reference_from_before(
 
 @pytest.mark.slow
 def test_the_logs_of_a_reference(
-    data: dict[str, dict[str, Any]], start: Path, tmp_path: Path
+    data: dict[str, dict[str, Any]],
+    start: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     keys = MODEL | data["dpo"] | {"precompute-model-name": "other"}
     file = tmp_path / "run.yml"
@@ -152,6 +159,15 @@ def test_the_logs_of_a_reference(
         found[i] = next(iter(logs.ranges(logs.begins(np.array([i])), logs.sizes[[i]])))
     expected = -np.asarray(model.token_losses(model.params, rows))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
+    model.with_params({name: 2 * w for name, w in model.params.items()}).save(tmp_path / "more")
+    for again, code in (([], 2), (["--again"], 0), ([], 0)):
+        with pytest.raises(SystemExit) as end:
+            precompute([str(file), "--load", str(tmp_path / "more"), *again])
+        assert end.value.code == code
+    assert "computed by another model than" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:  # the checkpoint from which the run would start
+        precompute([str(file), "--load", str(start), "--set", "iteration=7", "--again"])
+    assert end.value.code == 2 and "step_2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -202,3 +218,58 @@ def test_a_reference_that_is_gone(
         jaxneox.fit(keys, settings={"load": tmp_path / "other"}, mesh="dp=1", verbose=False)
     last = jaxneox.fit(keys, settings={"load": start}, mesh="dp=1", verbose=False)
     assert last.step == STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["model", "adapter"])
+def test_the_reference_beside_lora_is_the_model_at_the_start(
+    before: str, data: dict[str, dict[str, Any]], start: Path, tmp_path: Path
+) -> None:
+    """Also where more than the matrices is trained, where they have learned, and in two parts."""
+    lora = {"lora": {"rank": 4, "base": str(start)}}
+    keys = MODEL | lora | {"trainable": ["layers.*_lora.*", "final_norm.*"]}
+    if before == "adapter":
+        of_texts = {name: data["kto"][name] for name in ("train-data-paths",)}
+        save = {"save": tmp_path / "chat"}
+        jaxneox.fit(keys | of_texts, settings=save, mesh="dp=1", verbose=False)
+        keys |= {"load": str(tmp_path / "chat"), "finetune": True}
+    random = np.random.default_rng(0)
+    batch = {
+        "tokens": random.integers(1, 100, (4, 2, 17)),
+        "labelled": np.ones((4, 2, 16), np.float32),
+    }
+
+    def references(save: Path, stop: int | None = None) -> list[float]:
+        def stopping(progress: Any) -> None:
+            if progress.step == stop:
+                progress.stop()
+
+        run = jaxneox.fit(
+            keys | {"train-impl": "dpo"},
+            lambda step: batch,
+            settings={"save": save},
+            mesh="dp=1",
+            verbose=False,
+            callbacks=[stopping],
+        )
+        if not stop:
+            assert run.figures[-1]["loss"] < 0.68
+        return [row["ref_pos"] for row in run.figures]
+
+    whole = references(tmp_path / "a")
+    assert len(whole) == STEPS and set(whole) == {whole[0]}
+    assert metrics(tmp_path / "a")[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    references(tmp_path / "b", stop=4)
+    assert references(tmp_path / "b") == whole[4:]
+    assert metrics(tmp_path / "b") == metrics(tmp_path / "a")
+
+
+def test_a_dry_run_counts_the_reference() -> None:
+    """All that is trained is held a second time, and nothing where there is no reference."""
+    said = {}
+    for free in (False, True):
+        cfg = config(objective=ObjectiveConfig("dpo", dpo_reference_free=free))
+        said[free] = memory(build_plan(cfg, {"dp": 1}))
+    rows = dict(line.split()[:2] for line in said[False].splitlines()[1:])
+    assert rows["reference"] == rows["parameters"]
+    assert "reference" not in said[True]

@@ -1,7 +1,8 @@
 """The reference model of a run: the model as it was at the run's start.
 
-A checkpoint does not hold it a second time. Its `meta` says from which checkpoint the run began, or
-with which seed; a run that resumes reads or draws these parameters again.
+It has for itself the parameters that are trained; the others are those of the run. A checkpoint
+does not hold them a second time. Its `meta` says from which checkpoint the run began (beside a
+base, from which adapter), or with which seed; a run that resumes reads or draws them again.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from jaxneox.errors import UserError
 from jaxneox.loading.load import locate
 from jaxneox.model import Params
 from jaxneox.train.checkpoints.resume import ResumePoint
-from jaxneox.train.step.state import TrainState
+from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.state import TrainState, reference_of
 
 META = "reference"
 """The entry of a checkpoint's `meta`: `where` and `fingerprint`, or `seed`."""
@@ -36,39 +38,45 @@ def recorded(cfg: Config, start: ResumePoint | None, state: TrainState) -> dict[
     before: dict[str, Any] | None = checkpoint.read_meta(start.location).get(META)
     if before is not None and not start.weights_only:
         return before
-    sums = checkpoint.params_sums(start.location, state.params)
+    sums = checkpoint.params_sums(start.location, state.reference)
     return base_model.record(str(start.location.folder.resolve()), sums)
 
 
 def restored(
-    cfg: Config,
+    plan: TrainPlan,
     start: ResumePoint,
     drawn: Callable[[], Params],
     read: Callable[[Location], Params],
-) -> Params:
-    """Return the parameters with which the run of a checkpoint began.
+) -> Params | None:
+    """Return the trained parameters with which the run of a checkpoint began.
 
     Args:
-        cfg: of the run that resumes.
+        plan: of the run that resumes.
         start: its checkpoint.
         drawn: draws new parameters from the run's seed.
         read: reads a checkpoint's parameters as a run begins with them.
 
+    Returns:
+        What the reference model has for itself; None if the run compares with no such model.
+
     Raises:
         UserError: they are not there, or others than they were.
     """
+    if plan.reference is None:
+        return None
     meta: dict[str, Any] | None = checkpoint.read_meta(start.location).get(META)
     if meta is None:  # its run was another kind of training, which ends here
-        return read(start.location)
+        return reference_of(plan, read(start.location))
     if "seed" in meta:
-        if meta["seed"] != cfg.train.seed:
+        if meta["seed"] != plan.cfg.train.seed:
             raise UserError(
                 f"seed: the reference model of {start.location.run} was drawn from the seed "
-                f"{meta['seed']}, found {cfg.train.seed}; set it back"
+                f"{meta['seed']}, found {plan.cfg.train.seed}; set it back"
             )
-        return drawn()
-    location = _found(cfg, meta["where"], start)
-    params = read(location)
+        return reference_of(plan, drawn())
+    location = _found(plan.cfg, meta["where"], start)
+    params = reference_of(plan, read(location))
+    assert params is not None
     sums = checkpoint.params_sums(location, params)
     base_model.check(meta, str(location.folder), sums, start.location.folder)
     return params

@@ -48,15 +48,6 @@ def initial_state(
         return new_training(plan, mesh, start, abstract)
     params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     checkpoint.check_sums(start.location, params=params, training=training)
-    return TrainState(params, **training, reference=reference_of(plan, mesh, start, abstract))
-
-
-def reference_of(
-    plan: TrainPlan, mesh: Mesh, start: ResumePoint, abstract: TrainState
-) -> Params | None:
-    """Read or draw again the parameters of a resumed run's reference model, if it has its own."""
-    if not plan.copies_reference:
-        return None
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
 
     def drawn() -> Params:
@@ -66,7 +57,7 @@ def reference_of(
         params = starting_params(plan, mesh, location, abstract)
         return jax.jit(partial(completed, plan, abstract), out_shardings=shardings)(params)
 
-    return reference.restored(plan.cfg, start, drawn, read)
+    return TrainState(params, **training, reference=reference.restored(plan, start, drawn, read))
 
 
 def beside(
@@ -86,22 +77,30 @@ def beside(
         recorded = checkpoint.read_meta(start.location)[META]
         sums = checkpoint.params_sums(base.location, params)
         base_model.check(recorded, base.where, sums, start.location.folder)
-    if start is not None and not start.weights_only:
-        read_all = partial(restore, start, abstract._replace(params=own))
-        ours, training = messages.fail_together(Damaged, read_all)
-        checkpoint.check_sums(start.location, params=ours, training=training)
-        return TrainState(params | ours, **training)
-    if start is not None:
-        ours = messages.fail_together(
-            Damaged, partial(checkpoint.restore_params, start.location, own)
-        )
-        checkpoint.check_sums(start.location, params=ours)
-        params |= ours
+
+    def read_own(location: Location) -> Params:
+        restore_own = partial(checkpoint.restore_params, location, own)
+        ours: Params = messages.fail_together(Damaged, restore_own)
+        checkpoint.check_sums(location, params=ours)
+        return ours
 
     def fresh(params: Params) -> TrainState:
         drawn = plan.model.init(jax.random.key(plan.cfg.train.seed))
         return with_params(plan, drawn | params)
 
+    if start is not None and not start.weights_only:
+        read_all = partial(restore, start, abstract._replace(params=own))
+        ours, training = messages.fail_together(Damaged, read_all)
+        checkpoint.check_sums(start.location, params=ours, training=training)
+
+        def drawn() -> Params:
+            begun = jax.jit(lambda params: fresh(params).params, out_shardings=shardings.params)
+            return begun(params)
+
+        before = reference.restored(plan, start, drawn, read_own)
+        return TrainState(params | ours, **training, reference=before)
+    if start is not None:
+        params |= read_own(start.location)
     return jax.jit(fresh, out_shardings=shardings)(params)
 
 

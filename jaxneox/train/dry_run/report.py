@@ -24,6 +24,8 @@ def report(plan: TrainPlan) -> str:
 def memory(plan: TrainPlan) -> str:
     """Tabulate one device's bytes of what lives from step to step, and of gradients.
 
+    Of a reference model it is what that has for itself.
+
     Activations and the compiler's temporaries come on top.
     """
     model, at = plan.model, param_specs(plan.model, plan.rules)
@@ -42,6 +44,9 @@ def memory(plan: TrainPlan) -> str:
             )
         ),
     }
+    if state.reference is not None:
+        held = state.reference.items()
+        rows["reference"] = sum(_bytes(plan, leaf, at.params[name]) for name, leaf in held)
     rows["together"] = sum(rows.values())
     lines = [f"  {name:<12}{size / 2**20:>14,.2f} MiB" for name, size in rows.items()]
     return "\n".join(["memory per device, without activations", *lines])

@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32 []
     skipped: jax.Array  # int32 []
     streak: jax.Array  # int32 []
-    reference: Params | None = None  # the model at its start, if it is compared with that
+    reference: Params | None = None  # what is trained as it began, if it is compared with that
 
     @property
     def updates(self) -> jax.Array:
@@ -86,6 +86,11 @@ def frozen(plan: TrainPlan, tree: dict[str, T]) -> dict[str, T]:
     return {name: value for name, value in tree.items() if name not in plan.trained}
 
 
+def reference_of(plan: TrainPlan, tree: dict[str, T]) -> dict[str, T] | None:
+    """Take what the reference model has for itself, by name; None if there is no such model."""
+    return {name: tree[name] for name in sorted(plan.copied)} if plan.copied else None
+
+
 def dtype_of(plan: TrainPlan, name: str) -> str:
     """Return the dtype in which a parameter is held."""
     return "float32" if name in plan.trained else plan.cfg.precision.base
@@ -119,7 +124,7 @@ def state_specs(plan: TrainPlan) -> Any:
         step=whole,
         skipped=whole,
         streak=whole,
-        reference=specs.params if plan.copies_reference else None,
+        reference=reference_of(plan, specs.params),
     )
 
 
@@ -145,5 +150,5 @@ def with_params(plan: TrainPlan, params: Params) -> TrainState:
         step=jnp.zeros((), jnp.int32),  # each count is an array of its own, to be donated
         skipped=jnp.zeros((), jnp.int32),
         streak=jnp.zeros((), jnp.int32),
-        reference=jax.tree.map(jnp.copy, params) if plan.copies_reference else None,
+        reference=jax.tree.map(jnp.copy, reference_of(plan, params)),
     )
