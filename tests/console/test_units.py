@@ -46,4 +46,4 @@ def test_what_is_not_zero_is_not_shown_as_zero(value: float) -> None:
 
 
 def test_counted() -> None:
-    assert [counted(n, "step") for n in (0, 1, 1200)] == ["0 steps", "1 step", "1,200 steps"]
+    assert [units.counted(n, "step") for n in (0, 1, 1200)] == ["0 steps", "1 step", "1,200 steps"]
