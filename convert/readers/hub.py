@@ -35,7 +35,7 @@ def download(src: str, allow_patterns: Iterable[str]) -> Path:
         )
     by_hand = (
         f"download https://huggingface.co/{name}{f'/tree/{revision}' if revision else ''} by hand "
-        "and give its folder as SRC"
+        "and give its folder"
     )
     try:
         from huggingface_hub import snapshot_download
@@ -47,7 +47,9 @@ def download(src: str, allow_patterns: Iterable[str]) -> Path:
         )
     except Exception as error:  # the network, the hub and the disk raise many kinds
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"{src}: cannot be downloaded ({type(error).__name__}: {reason[:200]}); {by_hand}"
-        ) from error
+        absent = (
+            "" if src.startswith(SCHEME) else "there is no such folder, and as a hub's name it "
+        )
+        why = f"{type(error).__name__}: {reason[:200]}"
+        raise UserError(f"{src}: {absent}cannot be downloaded ({why}); {by_hand}") from error
     return Path(folder)

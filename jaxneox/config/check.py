@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from jaxneox.config.fates import Alias, Kind, ListOf, Needless, Number, Refused, Used, is_off, same
@@ -50,8 +51,17 @@ class CheckedKeys:
 
     def needed(self, name: str) -> Any:
         if name not in self._given:
-            raise UserError(f"{name} is missing: set it in the YAML or with --set {name}=…")
+            how = f"set it in the YAML or with --set {name}=…{self._of_the_model()}"
+            raise UserError(f"{name} is missing: {how}")
         return self._given[name]
+
+    def _of_the_model(self) -> str:
+        """Say where the keys of the model are that is loaded, if a run of ours has them."""
+        where = self.keys.get("load")
+        file = Path(where) / "config.yml" if isinstance(where, str) and where else None
+        if file is None or not file.is_file():
+            return ""
+        return f"; `load` brings weights alone: copy the keys of the model from {file}"
 
     def note(self, line: str) -> None:
         """Add a line for the user to read, once."""

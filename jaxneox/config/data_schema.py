@@ -108,6 +108,7 @@ class TrainConfig:
     train_iters: int
     eval_interval: int = 1000
     eval_iters: int = 100
+    eval_fixed: bool = False  # the same batches each time, also at the start and the end
     do_valid: bool = True
     do_test: bool = True
     exit_interval: int | None = None

@@ -30,6 +30,11 @@ def rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else significant(value, 2)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write how many there are: `1 step`, `1,200 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def decimals(value: float, places: int) -> str:
     """Write a number to so many places, or in powers of ten where they would show too little."""
     return (

@@ -27,6 +27,7 @@ def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Load
         eval_interval=train.eval_interval,
         eval_iters=train.eval_iters,
         global_batch=batch.global_size,
+        eval_fixed=train.eval_fixed,
     )
     # Evaluations take whole batches at once.
     sizes = BatchSizes(batch.global_size, batch.ramp if split == "train" else None)

@@ -22,15 +22,23 @@ class SampleRequest(NamedTuple):
 
 
 def samples_needed(
-    split: Split, *, train_iters: int, eval_interval: int, eval_iters: int, global_batch: int
+    split: Split,
+    *,
+    train_iters: int,
+    eval_interval: int,
+    eval_iters: int,
+    global_batch: int,
+    eval_fixed: bool = False,
 ) -> int:
     """Count the samples that NeoX and Megatron build a split for.
+
+    With `eval_fixed` all evaluations share those of one.
 
     Source: gpt-neox `data_utils.py`, `build_train_valid_test_data_loaders`.
     """
     steps = {
         "train": train_iters,
-        "valid": (train_iters // eval_interval + 1) * eval_iters,
+        "valid": (1 if eval_fixed else train_iters // eval_interval + 1) * eval_iters,
         "test": eval_iters,
     }
     return steps[split] * global_batch

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxneox.console.say import say, tell
-from jaxneox.console.units import seconds
+from jaxneox.console.units import counted, seconds
 from jaxneox.data.atomic import atomic_file
 from jaxneox.infer.generate import Answer
 
@@ -49,8 +49,8 @@ class Screen:
             self._end()
             taken = seconds(time.perf_counter() - self._began)
             where = f" -> {self._output}" if self._output else ""
-            rate = f"{self._tokens:,} tokens in {taken}, compiling included{where}"
-            tell(f"{len(self._prompts):,} answers, {rate}")
+            rate = f"{counted(self._tokens, 'token')} in {taken}, compiling included{where}"
+            tell(f"{counted(len(self._prompts), 'answer')}, {rate}")
 
     def text(self, number: int, new: str) -> None:
         if self._alone:

@@ -7,7 +7,8 @@ from typing import get_args
 
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.console.parser import Parser
-from jaxneox.data.tokenizer import BUILDERS
+from jaxneox.data.tokenizer import BUILDERS, load_tokenizer
+from jaxneox.data.tokenizer_base import DESCRIPTION
 from jaxneox.errors import UserError
 from jaxneox.preprocess.chat import COMPLETION, PROMPT, ChatRecipe
 from jaxneox.preprocess.encode import TextRecipe
@@ -69,7 +70,8 @@ def _add_learning(p: Parser) -> None:
     chat = p.add_argument_group("conversations, of which only one role is learned")
     chat.add_argument("--chat-template", nargs="?", const="", metavar="FILE",
         help="render with the tokenizer's template, or with this one (Jinja)")  # fmt: skip
-    chat.add_argument("--tokenizer-path", metavar="DIR", help="a Hugging Face tokenizer's folder")
+    chat.add_argument("--tokenizer-path", metavar="DIR",
+        help="a Hugging Face tokenizer's folder, or a run, whose own it is")  # fmt: skip
     chat.add_argument("--generation-role", default="assistant", metavar="ROLE",
         help="whose turns are learned")  # fmt: skip
     chat.add_argument("--only-last", action="store_true", help="learn only the last turn")
@@ -167,11 +169,13 @@ def _chat(args: argparse.Namespace) -> ChatRecipe:
             raise UserError(f"{flag}: is not for conversations, their template says it all")
     keys = _distinct(args.jsonl_keys or [])
     pair = {*keys} == {PROMPT, COMPLETION}
+    folder, eos = _chat_tokenizer(pathlib.Path(args.tokenizer_path))
     return ChatRecipe(
-        folder=pathlib.Path(args.tokenizer_path),
+        folder=folder,
         template=pathlib.Path(args.chat_template) if args.chat_template else None,
         keys=(COMPLETION,) if pair else keys,
         pair=pair,
+        eos=eos,
         role=args.generation_role,
         only_last=args.only_last,
         no_mask=args.no_mask,
@@ -179,6 +183,22 @@ def _chat(args: argparse.Namespace) -> ChatRecipe:
         reward_key=args.reward_key,
         reward_rule="sign" if args.binary_reward else "number",
     )
+
+
+def _chat_tokenizer(path: pathlib.Path) -> tuple[pathlib.Path, str | None]:
+    """Find a tokenizer's folder, and the text of its end token where a run's description says it.
+
+    Args:
+        path: a Hugging Face folder, a run, or the `tokenizer/` of a run.
+
+    Raises:
+        UserError: a run's tokenizer cannot be read.
+    """
+    for folder in (path, path / "tokenizer"):
+        if (folder / DESCRIPTION).is_file():
+            tokenizer = load_tokenizer(folder)
+            return folder, None if tokenizer.eod is None else tokenizer.text_of(tokenizer.eod)
+    return path, None
 
 
 def inputs_of(args: argparse.Namespace) -> list[str]:

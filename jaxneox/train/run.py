@@ -167,9 +167,8 @@ def start(
             with waiting("opening the data", show):
                 loader = loader or (given or partial(train_loader, cfg, tokenizer))()
             first = first_step(resume, loader, allow_data_change)
-            begin = (
-                "drawing the parameters" if resume is None else f"reading {resume.location.folder}"
-            )
+            source = resume or base
+            begin = f"reading {source.location.folder}" if source else "drawing the parameters"
             with jax.set_mesh(mesh), waiting(begin, show):
                 state = initial_state(plan, mesh, resume, base)
             break

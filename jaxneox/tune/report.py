@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from jaxneox.console.hints import command
-from jaxneox.console.units import significant
+from jaxneox.console.units import counted, significant
 from jaxneox.train.fit import FittedRun
 from jaxneox.tune.datasets import Prepared
 from jaxneox.tune.kinds import Kind
@@ -52,11 +52,11 @@ def of_the_run(run: FittedRun, watch: Watch) -> str:
     assert folder is not None
     lines = [] if run.finished else [stopped(run, watch)]
     if best is not None:
-        first = next(iter(watch.losses.values()))
-        lowest, count = watch.losses[best], len(watch.losses)
+        lowest, count = significant(watch.losses[best], 4), len(watch.losses)
+        before = "" if watch.start is None else f"was {significant(watch.start, 4)} before and "
         lines.append(
-            f"the loss on what is held out went from {significant(first, 4)} to "
-            f"{significant(lowest, 4)}, the best of {count} evaluations, at step {best}"
+            f"the loss on what is held out {before}is {lowest} at step {best}, the best of "
+            f"{counted(count, 'evaluation')}"
         )
     newest = run.step
     model = str(folder) if best in (None, newest) else str(folder / f"step_{best}")

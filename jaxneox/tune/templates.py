@@ -8,13 +8,15 @@ from jaxneox.errors import UserError
 from jaxneox.templates.source import template_in_file, template_of
 
 PLAIN = (
-    "{% for message in messages %}{{ message.role[:1] | upper }}{{ message.role[1:] }}: "
-    "{{ message.content }}{{ eos_token if message.role == 'assistant' else '\\n' }}{% endfor %}"
+    "{% for message in messages %}{{ message.role[:1] | upper }}{{ message.role[1:] }}:"
+    "{{ '' if (message.content or '')[:1] == ' ' else ' ' }}{{ message.content }}"
+    "{{ eos_token if message.role == 'assistant' else '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """`User: …`, a line, `Assistant: …` and the token that ends a text: of ordinary words alone.
 
-An answer begins with its space, since most tokenizers join it to the word that follows.
+An answer begins with its space, since most tokenizers join it to the word that follows. The model's
+answers have it too: in the next prompt of a conversation they get no second one.
 """
 
 CHATML = (

@@ -11,7 +11,7 @@ from jaxneox.run_folder import PREFIX
 from jaxneox.train.reporting.callbacks import Progress
 from jaxneox.train.reporting.metrics import read_metrics
 
-LOSS = "valid_loss"
+LOSS, START = "valid_loss", "start_valid_loss"
 
 
 class Watch:
@@ -20,6 +20,7 @@ class Watch:
     Attributes:
         best: the step with the lowest loss on what is held out; None before there is any.
         losses: the loss by step, wherever there was an evaluation.
+        start: the loss before the first step; None if that is not known.
     """
 
     def __init__(self, run: Path, patience: int | None):
@@ -31,6 +32,7 @@ class Watch:
         """
         self.run, self.patience = run, patience
         self.losses: dict[int, float] = {}
+        self.start: float | None = None
         for figures in read_metrics(run / "metrics.jsonl"):
             self._note(figures["step"], figures)
 
@@ -52,6 +54,7 @@ class Watch:
             progress.stop()
 
     def _note(self, step: int, figures: Mapping[str, Any]) -> bool:
+        self.start = figures.get(START, self.start)
         loss = figures.get(LOSS)
         if loss is None or not math.isfinite(loss):
             return False

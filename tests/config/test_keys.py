@@ -89,7 +89,7 @@ def test_no_field_is_set_by_two_keys() -> None:
     assert len(alone) == len(set(alone)) > 80
 
 
-def test_a_new_key_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_key_is_one_row(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row alone has a field set, checked, documented and described."""
     fields: list[Any] = [("colour", str), ("coats", int, 1)]
     base = (schema.LogConfig,)
@@ -110,6 +110,8 @@ def test_a_new_key_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "colour: found 'blue', expected one of red, green" in error(colour="blue")
     assert error() == "colour is missing: set it in the YAML or with --set colour=…"
+    (tmp_path / "config.yml").touch()
+    assert error(load=str(tmp_path)).endswith(f"keys of the model from {tmp_path}/config.yml")
     assert "did you mean colour?" in error(color="green")
 
 

@@ -43,3 +43,7 @@ def test_what_is_not_zero_is_not_shown_as_zero(value: float) -> None:
     shown = [units.seconds(value), units.memory(value), units.share(value), units.rate(value)]
     assert all(any(digit in text for digit in "123456789") for text in shown), shown
     assert any(digit in units.decimals(value, 4).partition("e")[0] for digit in "123456789")
+
+
+def test_counted() -> None:
+    assert [units.counted(n, "step") for n in (0, 1, 1200)] == ["0 steps", "1 step", "1,200 steps"]

@@ -221,3 +221,6 @@ def test_without_the_hub(
         monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     line = refused(from_hf.main, capsys, "hf://owner/name@v1", tmp_path / "ours")
     assert "https://huggingface.co/owner/name/tree/v1 by hand" in line
+    if without == "network":  # such a name is more often a path that is not there
+        line = refused(from_hf.main, capsys, "owner/name", tmp_path / "ours")
+        assert line.startswith("error: owner/name: there is no such folder, and as a hub's name it")

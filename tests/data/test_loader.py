@@ -254,6 +254,7 @@ def test_numbers_of_samples() -> None:
     settings = {"train_iters": 50, "eval_interval": 20, "eval_iters": 2, "global_batch": 8}
     needed = [samples_needed(split, **settings) for split in ("train", "valid", "test")]
     assert needed == [400, 3 * 2 * 8, 16]
+    assert samples_needed("valid", **settings, eval_fixed=True) == 2 * 8
 
 
 def test_fingerprint_is_what_decides_the_batches(path: str, tmp_path: pathlib.Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxneox.config.schema import TokenizerConfig
+from jaxneox.data import build_tokenizer
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.preprocess import output
 from tests.preprocess.command import CHAR, made, status_of
@@ -214,6 +216,21 @@ def test_texts_by_any_tokenizer(tmp_path: pathlib.Path) -> None:
         assert tokens.get(0).tolist()[:-1] == list(text.encode())
         masked = [i for i in labels.get(0).tolist() if i != -100]
         assert masked[-1] == tokens.get(0)[-1] and bytes(masked[:-1]).decode() in text[-4:]
+
+
+@pytest.mark.parametrize("inside", ["", "tokenizer"])
+def test_the_tokenizer_of_a_run(tmp_path: pathlib.Path, inside: str) -> None:
+    """It may have no tokenizer_config.json: the run's own description says how a text ends."""
+    file = tokenizer(tmp_path / "model") / "tokenizer.json"
+    (file.parent / "tokenizer_config.json").unlink()
+    (file.parent / "chat_template.jinja").write_text(CHATML)
+    build_tokenizer(TokenizerConfig("HFTokenizer", str(file), eod_token="</s>")).save(
+        tmp_path / "run/tokenizer"
+    )
+    path = write(tmp_path / "in.jsonl", [PAIR])
+    words = ["--input", str(path), "--output-prefix", str(tmp_path / "x"), "--workers", "1"]
+    assert status_of([*words, "--tokenizer-path", str(tmp_path / "run" / inside)]) == 0
+    assert learned(tmp_path / "x", "chosen") == [(ASKED + "yes<|im_end|>\n$", "yes<|im_end|>\n$")]
 
 
 def test_a_prompt_has_the_same_tokens_before_each_answer(tmp_path: pathlib.Path) -> None:

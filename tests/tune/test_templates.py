@@ -29,6 +29,13 @@ def test_plain() -> None:
     assert rendered(PLAIN, 3, False).startswith(rendered(PLAIN, 2, True))
 
 
+def test_an_answer_of_the_model_is_rendered_as_in_training() -> None:
+    """It begins with the space that followed the prompt."""
+    render = renderer(PLAIN, {"eos_token": "</s>"})
+    answered = [*TALK[:2], {"role": "assistant", "content": " B"}, TALK[3]]
+    assert render(messages=answered, add_generation_prompt=True)[0] == rendered(PLAIN, 4, True)
+
+
 def test_chatml() -> None:
     assert rendered(CHATML, 2, True) == (
         "<|im_start|>system\nBe.<|im_end|>\n<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\n"

@@ -67,11 +67,24 @@ def test_what_it_says_and_leaves(place: Path, tuned: tuple[Path, str]) -> None:
     losses = {row["step"]: row["valid_loss"] for row in metrics(save) if "valid_loss" in row}
     assert len(losses) >= 8 and min(losses.values()) < 0.8 * next(iter(losses.values()))
     best = min(losses, key=lambda step: losses[step])
-    assert f"the best of {len(losses)} evaluations, at step {best}\n" in out
+    assert f" at step {best}, the best of {len(losses)} evaluations\n" in out
+    assert f"held out was {metrics(save)[0]['start_valid_loss']:.4g} before and is " in out
     kept = checkpoint.steps(save)
     assert best in kept and len(kept) <= 3 and kept[-1] == keys["train_iters"]
     named = save if best == kept[-1] else save / f"step_{best}"
     assert f"jaxneox chat {named}\n" in out and f"to-peft {named} {named}-peft" in out
+
+
+def test_all_evaluations_have_the_same_rows(place: Path) -> None:
+    """Else the best of them would be the one with the easiest rows."""
+    save = place / "unchanged"
+    done = command(place / "model", place / "talks.jsonl", "--save", save, "--mesh", "dp=1",
+                   "--lr", 1e-12, "--epochs", 1, "--hold-out", 0.2)  # fmt: skip
+    assert done.code == 0, done
+    losses = [row["valid_loss"] for row in metrics(save) if "valid_loss" in row]
+    assert len(losses) >= 8 and "valid_loss" in metrics(save)[-1]
+    np.testing.assert_allclose(losses, metrics(save)[0]["start_valid_loss"], rtol=1e-6)
+    assert "\nstep      0  valid loss " in done.out
 
 
 def test_only_the_answers_are_learned(tuned: tuple[Path, str]) -> None:

@@ -213,6 +213,13 @@ OURS: Section = {
         "Megatron's: false: a short last one counts",
         by=inverted,
     ),
+    "eval_fixed": used(
+        bool,
+        False,
+        "train.eval_fixed",
+        "each evaluation takes the same eval-iters batches; there is one before the first step, and "
+        "one after the last",
+    ),
     "separate_documents": used(
         bool,
         False,

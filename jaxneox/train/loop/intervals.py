@@ -17,7 +17,18 @@ def saves_at(step: int, cfg: CheckpointConfig) -> bool:
 
 
 def evaluates_at(step: int, cfg: TrainConfig) -> bool:
-    return cfg.do_valid and cfg.eval_iters > 0 and step % cfg.eval_interval == 0
+    due = step % cfg.eval_interval == 0 or (cfg.eval_fixed and step == cfg.train_iters)
+    return due and cfg.do_valid and cfg.eval_iters > 0
+
+
+def evaluates_before(step: int, cfg: TrainConfig) -> bool:
+    """Tell whether an evaluation is due before the next step, which is a run's first."""
+    return step == 0 and cfg.eval_fixed and cfg.do_valid and cfg.eval_iters > 0
+
+
+def first_of_evaluation(step: int, cfg: TrainConfig) -> int:
+    """Number the first batch of the evaluation after `step` updates."""
+    return 0 if cfg.eval_fixed else (step // cfg.eval_interval - 1) * cfg.eval_iters
 
 
 def _is_power(step: int, base: int) -> bool:

@@ -15,7 +15,7 @@ from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
 from jaxneox.objectives import WEIGHTS, Batch, PreparedObjective
 from jaxneox.train.checkpoints.saving import Saving
-from jaxneox.train.loop.intervals import evaluates_at
+from jaxneox.train.loop.intervals import evaluates_at, evaluates_before, first_of_evaluation
 from jaxneox.train.loop.profile import Trace
 from jaxneox.train.loop.tasks import Tasks
 from jaxneox.train.reporting.metrics import Figures, open_sinks
@@ -95,6 +95,11 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     stop = SharedStop(run.mesh, interrupted)
     begun = done = run.step
     saving.before_the_first()
+    start: Figures = {}
+    if evaluates_before(done, cfg.train):
+        with reporter.aside(), waiting("evaluating before the first step", bar.say):
+            start = validate(run.state, 0)
+        bar.say_evaluations(done, start)
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
         while done < run.last and not stop():
             early = done <= begun + 1 or run.grows_at(done)  # compiling
@@ -118,10 +123,11 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             with waiting("compiling the step", bar.say) if early else nullcontext():
                 run.state, figures = run_step(run.state, batch)
             done += 1
+            figures |= {f"start_{name}": value for name, value in start.items()}
+            start = {}
             if evaluates_at(done, cfg.train):
                 with reporter.aside():
-                    first = (done // cfg.train.eval_interval - 1) * cfg.train.eval_iters
-                    figures |= validate(run.state, first)
+                    figures |= validate(run.state, first_of_evaluation(done, cfg.train))
             if done == run.last and cfg.train.do_test:
                 with reporter.aside():
                     figures |= test(run.state, 0)

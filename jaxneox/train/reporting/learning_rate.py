@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from jaxneox.config.schema import ScheduleConfig
+from jaxneox.console.units import counted
 from jaxneox.errors import UserError
 from jaxneox.optim.schedule import build_schedule
 
@@ -14,7 +15,7 @@ SAMPLED = 1000  # steps that are looked at between the corners of a schedule
 def in_words(cfg: ScheduleConfig, last: int) -> str:
     """Describe a schedule on one line, and where in it a run of `last` steps ends."""
     warmup, end = math.ceil(cfg.warmup_iters), cfg.decay_iters
-    text = f"warms up to {cfg.lr:.1e} over {warmup:,} steps, then " if warmup > 0 else ""
+    text = f"warms up to {cfg.lr:.1e} over {counted(warmup, 'step')}, then " if warmup > 0 else ""
     if cfg.style == "constant":
         text += f"stays at {cfg.lr:.1e}"
     else:

@@ -88,11 +88,16 @@ class Bar:
             if self.steps and self.rate.is_beyond_its_peak(self.tokens / self.seconds):
                 self.say(self.rate.explain())
             self.forget()
+        self.say_evaluations(step, figures)
+
+    def say_evaluations(self, step: int, figures: Figures) -> None:
+        """Say the loss of each split that was evaluated, and what is shown beside a loss."""
+        shown = self.objective.shown if self.objective else ()
         for split in ("valid", "test"):
-            found = {name: x for name, x in figures.items() if name.startswith(f"{split}_")}
-            if found:
-                each = (f"{_words(name)} {decimals(value, 4)}" for name, value in found.items())
-                self.say(f"step {step:>6}  {'  '.join(each)}")
+            names = [f"{split}_{name}" for name in ("loss", *shown)]
+            each = (f"{_words(n)} {decimals(figures[n], 4)}" for n in names if n in figures)
+            if line := "  ".join(each):
+                self.say(f"step {step:>6}  {line}")
 
     def speed(self) -> str:
         """Say how many tokens there are in a second, and what part of the peak that is."""
