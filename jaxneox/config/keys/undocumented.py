@@ -217,8 +217,8 @@ OURS: Section = {
         bool,
         False,
         "train.eval_fixed",
-        "each evaluation takes the same eval-iters batches; there is one before the first step, and "
-        "one after the last",
+        "each evaluation takes the same batches; there is one before the first step, and one after "
+        "the last",
     ),
     "separate_documents": used(
         bool,
