@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from jaxneox.console.hints import command
 from jaxneox.console.units import counted, significant
+from jaxneox.data import load_tokenizer
+from jaxneox.templates.source import template_of
 from jaxneox.train.fit import FittedRun
 from jaxneox.tune.datasets import Prepared
 from jaxneox.tune.kinds import Kind
@@ -62,12 +65,20 @@ def of_the_run(run: FittedRun, watch: Watch) -> str:
     model = str(folder) if best in (None, newest) else str(folder / f"step_{best}")
     lines += [
         "",
-        "Next: " + command("chat", model),
+        "Next: " + (command("chat", model) if has_template(folder) else command("generate", model)),
         "      " + command("serve", model),
         "      " + command("evaluate", model, "--tasks", "arc_easy"),
         "      " + command("convert", *exported(run, model)),
     ]
     return "\n".join(lines)
+
+
+def has_template(folder: Path) -> bool:
+    """Tell whether the tokenizer of a run has a chat template, without which nothing converses."""
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.is_dir():
+        return False
+    return template_of(load_tokenizer(tokenizer).companions.files, tokenizer) is not None
 
 
 def stopped(run: FittedRun, watch: Watch) -> str:

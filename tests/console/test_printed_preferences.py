@@ -13,6 +13,7 @@ import yaml
 from jaxneox.serve.arguments import parser as serve_parser
 from jaxneox.serve.command import load as load_to_serve
 from tests.console.test_printed import Terminal, printed
+from tests.infer.models import speaker
 from tests.train.test_preferences import MODEL, data, start  # noqa: F401, fixtures
 from tests.tune.models import write_model
 from tests.tune.test_tune import pairs
@@ -95,3 +96,14 @@ def test_after_tuning_by_preferences(
     (go_on,) = (use["command"] for use in facts["uses"] if "goes on" in use["what"])
     (line,) = printed(go_on)
     terminal.run(line)  # from the best step, or there is nothing to do
+
+
+def test_after_tuning_on_texts_without_a_chat_template(terminal: Terminal) -> None:
+    """A model of bytes has none, so that it is not chat that comes next."""
+    speaker(seq_length=64).save(terminal.folder / "model")
+    rows = "".join(json.dumps({"text": f"count {i}"}) + "\n" for i in range(40))
+    (terminal.folder / "rows.jsonl").write_text(rows)
+    out = terminal.run("tune model rows.jsonl --save tuned --mesh dp=1 --batch 4 --lora 2")
+    first, *_ = printed(out)
+    assert first.startswith("generate tuned")
+    assert "count" in terminal.run(f"{first} --prompt count --max-tokens 2")
