@@ -1,6 +1,7 @@
 """The loop around the step, and what is done between steps.
 
-- `loop`: batches in, figures and checkpoints out; the evaluation of a split.
+- `loop`: batches in, figures and checkpoints out.
+- `evaluations`: of the splits, and of lm-eval's tasks.
 - `intervals`: at which steps a run saves and evaluates.
 - `tasks`: lm-eval's tasks while a run trains.
 - `replicas`: compares the bytes that devices should hold alike.

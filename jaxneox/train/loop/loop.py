@@ -7,58 +7,23 @@ from typing import Any
 
 import jax
 
-from jaxneox.config.schema import Config
 from jaxneox.console.waiting import waiting
-from jaxneox.data import EndOfBatches, Split, prefetch
+from jaxneox.data import EndOfBatches, prefetch
 from jaxneox.hosts import messages
 from jaxneox.hosts.stopping import SharedStop, interruptions
 from jaxneox.hosts.watch import mark
 from jaxneox.objectives import WEIGHTS, Batch, PreparedObjective
 from jaxneox.train.checkpoints.saving import Saving
-from jaxneox.train.loop.intervals import evaluates_at, evaluates_before, first_of_evaluation
+from jaxneox.train.loop.evaluations import Evaluations
 from jaxneox.train.loop.profile import Trace
-from jaxneox.train.loop.tasks import Tasks
-from jaxneox.train.reporting.metrics import Figures, open_sinks
+from jaxneox.train.reporting.metrics import open_sinks
 from jaxneox.train.reporting.progress import Bar, Rate
 from jaxneox.train.reporting.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.step.feed import Feed
 from jaxneox.train.step.flops import flops_per_token, forward_flops_per_token, peak_flops
 from jaxneox.train.step.state import TrainState
-from jaxneox.train.step.step import Evaluation, Metrics, build_step
-
-
-class Evaluator:
-    """Computes the mean loss and figures over eval-iters batches of a split, without dropout."""
-
-    def __init__(self, run: Run, split: Split):
-        plan = run.plan
-        self.split, self.count = split, iterations(run.cfg, split)
-        self.loader = run.loader_of(split) if self.count else None
-        if self.loader is not None:
-            self.feed = Feed(self.loader, run.cfg.batch, run.mesh, plan.rules)
-        self.sums = jax.jit(Evaluation(plan))
-
-    def __call__(self, state: TrainState, first: int) -> Figures:
-        """Evaluate the batches from number `first` on; return no figure if the split is empty."""
-        if self.loader is None:
-            return {}
-        parts = []
-        for i in range(self.count):
-            mark(f"waiting for batch {i} of {self.split}_loss", patient=i == 0)
-            parts.append(self.sums(state.params, state.reference, self.feed(first + i)))
-        mark(f"computing {self.split}_loss", patient=True)
-        sums, weights = zip(*[jax.device_get(part) for part in parts], strict=True)
-        total = jax.tree.map(lambda *each: sum(x.item() for x in each), *sums)
-        weight = sum(x.item() for x in weights)
-        loss, figures = jax.tree.map(lambda x: x / weight if weight else float("nan"), total)
-        return {f"{self.split}_{name}": x for name, x in ({"loss": loss} | figures).items()}
-
-
-def iterations(cfg: Config, split: Split) -> int:
-    """Count the batches of one evaluation; 0 if the YAML asks for none, and no data is needed."""
-    asked = {"train": False, "valid": cfg.train.do_valid, "test": cfg.train.do_test}[split]
-    return cfg.train.eval_iters * asked
+from jaxneox.train.step.step import Metrics, build_step
 
 
 def train(run: Run) -> bool:
@@ -89,17 +54,13 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     """Run steps until the end or an interruption; save and evaluate when it is due."""
     cfg, plan, bar = run.cfg, run.plan, reporter.bar
     step = build_step(plan)
-    validate, test, tasks = Evaluator(run, "valid"), Evaluator(run, "test"), Tasks(run)
+    evaluations = Evaluations(run, reporter)
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
     run_step = CompiledTogether(step) if messages.count() > 1 else step
     stop = SharedStop(run.mesh, interrupted)
     begun = done = run.step
     saving.before_the_first()
-    start: Figures = {}
-    if evaluates_before(done, cfg.train):
-        with reporter.aside(), waiting("evaluating before the first step", bar.say):
-            start = validate(run.state, 0)
-        bar.say_evaluations(done, start)
+    evaluations.before_the_first(done)
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
         while done < run.last and not stop():
             early = done <= begun + 1 or run.grows_at(done)  # compiling
@@ -123,19 +84,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             with waiting("compiling the step", bar.say) if early else nullcontext():
                 run.state, figures = run_step(run.state, batch)
             done += 1
-            figures |= {f"start_{name}": value for name, value in start.items()}
-            start = {}
-            if evaluates_at(done, cfg.train):
-                with reporter.aside():
-                    figures |= validate(run.state, first_of_evaluation(done, cfg.train))
-            if done == run.last and cfg.train.do_test:
-                with reporter.aside():
-                    figures |= test(run.state, 0)
-            if tasks.due(done):
-                with reporter.aside():
-                    scores = tasks(run.state.params, done)
-                bar.say(tasks.line(done, scores))
-                figures |= scores
+            figures |= evaluations.after(done)
             reporter.add(done, figures | {"data_wait": waited}, timed=not trace.running)
             if trace.ends_at(done):
                 with reporter.aside():
