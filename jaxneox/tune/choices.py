@@ -76,7 +76,11 @@ def rows_of(sizes: Sequence[int], length: int) -> int:
 
 
 def choose(
-    saved: Mapping[str, Any], train: Sequence[int], valid: Sequence[int], dp: int, asked: Asked
+    saved: Mapping[str, Any],
+    train: Sequence[int],
+    valid: Sequence[int],
+    replicas: int,
+    asked: Asked,
 ) -> dict[str, Any]:
     """Choose the keys of a run.
 
@@ -84,7 +88,7 @@ def choose(
         saved: those of the model's run.
         train: tokens of each document that is trained on.
         valid: of each that is held out.
-        dp: devices along dp.
+        replicas: of the model, among which the rows of a batch are divided.
         asked: what the user says.
     """
     model = model_keys(saved)
@@ -92,7 +96,7 @@ def choose(
     length = length_for(train, settings["max_position_embeddings"], asked.length)
     rows = rows_of(train, length)
     few = max(1, min(LARGEST_BATCH, rows // STEPS_IN_AN_EPOCH))
-    batch = asked.batch or max(1, 2 ** int(math.log2(few)) // dp) * dp
+    batch = asked.batch or max(1, 2 ** int(math.log2(few)) // replicas) * replicas
     steps = max(2, math.ceil(asked.epochs * rows / batch))
     rate = asked.rate or RATES[asked.lora is not None]
     every = max(1, steps // EVALUATIONS)
