@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import signal
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -28,6 +29,10 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 # a wait that is announced is a line more, on a machine that is slow today
 os.environ["JAXNEOX_PATIENCE"] = "3600"
+
+# a shell's `&` lets a job ignore Ctrl-C, and so would every program that a test starts and ends
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax

@@ -113,6 +113,11 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
     return sizes
 
 
+def replicas(sizes: Sizes) -> int:
+    """Return among how many replicas of the model the rows of a batch are divided."""
+    return sizes["dp"]
+
+
 def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring: bool) -> None:
     """Check that the mesh divides all that it splits, with the layers among the pipeline's stages.
 

@@ -39,7 +39,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     from jaxneox.loading import load_model, locate
     from jaxneox.parallel.compilation import use_compilation_cache
-    from jaxneox.parallel.mesh import parse_mesh, whole
+    from jaxneox.parallel.mesh import parse_mesh, replicas, whole
     from jaxneox.precompute.files import fingerprint_of, is_there
     from jaxneox.precompute.logs import Logs
     from jaxneox.precompute.texts import texts_of
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     with waiting(f"loading {load}"):
         compute = settings.precision.compute
         model = load_model(location.folder, step=None, mesh=args.mesh, compute=compute)
-    logs = Logs(model, length, whole(parse_mesh(args.mesh or "dp=1"))["dp"])
+    logs = Logs(model, length, replicas(whole(parse_mesh(args.mesh or "dp=1"))))
     model_is = fingerprint_of(location, model)
     written = 0
     for texts in texts_of(settings.data, settings.objective, length, model.tokenizer):

@@ -134,7 +134,7 @@ def choose(
     saved: Mapping[str, Any],
     train: Sequence[int],
     valid: Sequence[int],
-    dp: int,
+    replicas: int,
     asked: Asked,
     method: Method = "normal",
 ) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def choose(
         saved: those of the model's run.
         train: tokens of each document that is trained on.
         valid: of each that is held out.
-        dp: devices along dp.
+        replicas: of the model, among which the rows of a batch are divided.
         asked: what the user says.
         method: how the model is trained.
 
@@ -160,7 +160,7 @@ def choose(
         for sizes, what in ((train, "what to train on"), (valid, "what is held out"))
     )
     few = max(1, min(LARGEST_BATCH, rows // STEPS_IN_AN_EPOCH))
-    batch = asked.batch or max(1, 2 ** int(math.log2(few)) // dp) * dp
+    batch = asked.batch or max(1, 2 ** int(math.log2(few)) // replicas) * replicas
     steps = max(2, math.ceil((asked.epochs or defaults.epochs) * rows / batch))
     rate = asked.rate or (defaults.lora_rate if asked.lora else defaults.rate)
     every = max(1, steps // EVALUATIONS)

@@ -13,7 +13,7 @@ from jaxneox.console.waiting import waiting
 from jaxneox.data import Tokenizer, documents, load_tokenizer
 from jaxneox.data.companions import TEMPLATES
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices
+from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices, replicas
 from jaxneox.preprocess.encode import Recipe
 from jaxneox.tune import choices, datasets, pretrained, report
 from jaxneox.tune.kinds import Kind, kind_of_data, recipe_of
@@ -38,14 +38,14 @@ def set_up(args: argparse.Namespace, save: Path) -> dict[str, Any]:
     kind = kind_of_data(files, args.kind)
     model = pretrained.find(args.model)
     template = choose_template(model.tokenizer, args.chat_template)
-    dp = devices_along_dp(args.mesh, Settings(choices.model_keys(model.keys)))
+    count = prepare_replicas(args.mesh, Settings(choices.model_keys(model.keys)))
     tokenizer, recipe = prepare_tokenizer(model, kind, template, save / "tokenizer")
     with waiting(f"reading {args.data[0]}"):
         seed = Settings(model.keys).train.seed
         prepared = datasets.prepare(recipe, files, save / "data", args.hold_out, seed)
     asked = choices.Asked(args.lora, args.length, args.batch, args.lr, args.epochs)
     train, valid = prepared.train.sizes, prepared.valid.sizes
-    keys = choices.choose(model.keys, train, valid, dp, asked, kind.method)
+    keys = choices.choose(model.keys, train, valid, count, asked, kind.method)
     say(report.of_the_data(kind, prepared, keys["seq_length"], template.name))
     keys |= {"tokenizer_type": tokenizer.name} | prepared.keys | {"save": str(save)}
     if args.lora:
@@ -53,11 +53,11 @@ def set_up(args: argparse.Namespace, save: Path) -> dict[str, Any]:
     return keys | {"load": str(model.folder), "finetune": True}
 
 
-def devices_along_dp(mesh: str | None, settings: Settings) -> int:
-    """Start the devices, and count those that share a batch."""
+def prepare_replicas(mesh: str | None, settings: Settings) -> int:
+    """Start the devices of a mesh, and count the replicas among which a batch is divided."""
     asked = asked_sizes(mesh, settings.parallel)
     prepare_devices(asked)
-    return final_sizes(asked, jax.device_count())["dp"]
+    return replicas(final_sizes(asked, jax.device_count()))
 
 
 def prepare_tokenizer(

@@ -142,13 +142,14 @@ def test_a_checkpoint_without_a_template_names_the_option(tmp_path: Path, capsys
 
 
 @pytest.mark.slow
-def test_a_terminal(run: Path) -> None:
+def test_a_terminal(run: Path, request: pytest.FixtureRequest) -> None:
     """Ctrl-C at the prompt and in an answer, an error that ends nothing, and Ctrl-D."""
     ours, theirs = pty.openpty()
     words = [sys.executable, "-m", "jaxneox", "chat", str(run), "--max-tokens", "100"]
     talk = subprocess.Popen(
         words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
+    request.addfinalizer(talk.kill)
     os.close(theirs)
     seen = ""
 

@@ -13,7 +13,7 @@ from tests.parallel.cases import LOSS, PARAMETER
 from tests.parallel.meshes import MODEL, Mesh, apart, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2] / "jaxneox"
-NAME_AXES = {"parallel", "train", "plan", "infer", "evaluate", "precompute", "tune"}
+NAME_AXES = {"parallel", "train", "plan", "infer", "evaluate"}
 """The packages that ask how many devices an axis has; all others know logical axes alone."""
 
 
