@@ -294,3 +294,19 @@ def test_batches_of_a_file(data: dict[str, dict[str, Any]], tmp_path: Path) -> N
     batches = [{name: x[step] for name, x in files["dpo"].items()} for step in range(2)]
     found = jaxneox.fit(keys, batches, mesh="dp=1", verbose=False)
     assert [row["loss"] for row in found.figures] == [row["loss"] for row in expected.figures]
+
+
+@pytest.mark.slow
+def test_the_mean_reward_of_an_evaluation(data: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Over the completions, however many labels each batch of them has."""
+    of_kind = data["reinforce"]
+    valid = {n.replace("train-", "valid-"): v for n, v in of_kind.items() if n != "train-impl"}
+    keys = MODEL | of_kind | valid | {"train-iters": 2, "eval-interval": 2, "eval-iters": 3}
+    yml, out = tmp_path / "run.yml", tmp_path / "valid.npz"
+    yml.write_text(yaml.safe_dump(keys))
+    with pytest.raises(SystemExit):
+        data_batch([str(yml), "--steps", "0:3", "--split", "valid", "--out", str(out)])
+    batches = np.load(out)
+    assert len(set(batches["weights"].sum(axis=(1, 2)))) > 1
+    found = jaxneox.fit(keys, mesh="dp=1", verbose=False).figures[-1]
+    assert found["valid_reward"] == pytest.approx(batches["raw_reward"].mean(), rel=1e-5)
