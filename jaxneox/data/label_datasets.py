@@ -35,8 +35,13 @@ def with_loss(labels: IndexedDataset, prefix: int) -> NDArray[np.bool_]:
     return prompt_lengths(labels) < np.minimum(labels.sizes, prefix)
 
 
-def prompt_lengths(labels: IndexedDataset) -> NDArray[np.int64]:
-    """Count the labels of each document before the first that is not -100; all if there is none."""
+def prompt_lengths(labels: IndexedDataset, after: int = 0) -> NDArray[np.int64]:
+    """Count the labels of each document before the first that is not -100; all if there is none.
+
+    Args:
+        labels: the documents.
+        after: so many first labels of each are taken as -100.
+    """
     before = labels.sizes.astype(np.int64)
     for first in range(0, len(labels), DOCUMENTS):
         part = slice(first, first + DOCUMENTS)
@@ -45,5 +50,6 @@ def prompt_lengths(labels: IndexedDataset) -> NDArray[np.int64]:
         values = np.concatenate(list(labels.ranges(begins[:1], total)))
         counted = np.append(np.flatnonzero(values != MASKED), len(values))
         at = begins - begins[0]
-        before[part] = np.minimum(before[part], counted[np.searchsorted(counted, at)] - at)
+        begin = at + np.minimum(before[part], after)
+        before[part] = np.minimum(before[part], counted[np.searchsorted(counted, begin)] - at)
     return before

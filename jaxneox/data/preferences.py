@@ -127,6 +127,7 @@ class _Builder:
             pack=self.data.pack,
             allow_chopped=self.data.allow_chopped,
             split=self.request.split,
+            as_neox=self.as_neox,
         )
 
     def index(

@@ -34,13 +34,19 @@ class Side:
 
 
 def useful_documents(
-    sides: Sequence[Side], *, seq_length: int, pack: str, allow_chopped: bool, split: str
+    sides: Sequence[Side],
+    *,
+    seq_length: int,
+    pack: str,
+    allow_chopped: bool,
+    split: str,
+    as_neox: bool = False,
 ) -> NDArray[np.bool_]:
     """Tell of each document whether it is trained on, in pairs both of its sides.
 
-    It must have a label to learn from and, with `allow_chopped: false`, not be cut. In
-    `pack_until_overflow` NeoX leaves out the shorter ones instead. What is cut and what is left out
-    is printed.
+    It must have a label to learn from and, with `allow_chopped: false`, not be cut. The first token
+    is no label, since nothing comes before it; `as_neox` takes it for one. In `pack_until_overflow`
+    NeoX leaves out the shorter ones instead. What is cut and what is left out is printed.
 
     Raises:
         UserError: there is none.
@@ -49,7 +55,8 @@ def useful_documents(
     long = np.any([side.texts.sizes > width for side in sides], axis=0)
     overflow = pack == "pack_until_overflow"
     reach = width if overflow else seq_length  # of the labels that NeoX looks at
-    blank = np.any([_blank(side, reach, 0 if overflow else 2) for side in sides], axis=0)
+    least = 0 if overflow else 2
+    blank = np.any([_blank(side, reach, least, as_neox) for side in sides], axis=0)
     wrong_size = np.zeros(len(long), bool)
     if not allow_chopped:
         short = np.any([side.texts.sizes < width for side in sides], axis=0)
@@ -80,8 +87,11 @@ def useful_documents(
     return useful
 
 
-def _blank(side: Side, reach: int, least: int) -> NDArray[np.bool_]:
+def _blank(side: Side, reach: int, least: int, as_neox: bool) -> NDArray[np.bool_]:
     """Mark the documents without a label, or with fewer than `least` tokens."""
     if side.labels is None:
         return side.texts.sizes < least
-    return side.prompts >= np.minimum(side.texts.sizes, reach)
+    first = side.prompts
+    if not as_neox and not first.all():
+        first = prompt_lengths(side.labels, after=1)
+    return first >= np.minimum(side.texts.sizes, reach)

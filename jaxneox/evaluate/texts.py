@@ -5,12 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxneox.console.say import tell
 from jaxneox.errors import UserError
 from jaxneox.evaluate.corpus import lines_of, object_of
 from jaxneox.infer.rewards import check_length, end_of, with_end
 from jaxneox.loading import LoadedModel
 from jaxneox.reading import INDEX_SIZE, read_text
 from jaxneox.templates.prompts import ChatPrompts, chat_prompts
+from jaxneox.templates.source import template_of
 
 Message = Mapping[str, Any]
 Words = str | list[Message]
@@ -58,7 +60,21 @@ class RewardTexts:
         lines = [*lines_of(read_text(Path(name), INDEX_SIZE))][:limit]
         if not lines:
             raise UserError(f"{name}: no line in it; expected JSON objects with {EXPECTED}")
-        return [self._row(line, f"{name}, line {number}") for number, line in lines]
+        rows = [self._row(line, f"{name}, line {number}") for number, line in lines]
+        if self._has_template and any(is_joined(row.document) for row in rows):
+            tell(
+                f'note: {name}: a "{PROMPT}" and an answer that are strings are joined as they '
+                "are; `jaxneox preprocess --tokenizer-path` renders them by the chat template: "
+                "where the model was trained on such, give lists of messages"
+            )
+        return rows
+
+    @property
+    def _has_template(self) -> bool:
+        tokenizer = self._model.tokenizer
+        if tokenizer is None:
+            return False
+        return template_of(tokenizer.companions.files, Path(tokenizer.origin).parent) is not None
 
     @cached_property
     def _prompts(self) -> ChatPrompts:
@@ -106,6 +122,12 @@ def texts_of(document: Mapping[str, Any], where: str) -> Iterator[Words]:
             raise UserError(f'{where}: has "{CHOSEN}" and no "{key}"')
         words = words_of(document, key, where)
         yield after_prompt(words, document, key, where) if PROMPT in document else words
+
+
+def is_joined(document: Mapping[str, Any]) -> bool:
+    """Tell whether a line's prompt and its answers are strings."""
+    answers = [document[key] for key in (COMPLETION, CHOSEN, REJECTED) if key in document]
+    return all(isinstance(words, str) for words in (document.get(PROMPT), *answers))
 
 
 def words_of(document: Mapping[str, Any], key: str, where: str) -> Words:

@@ -129,6 +129,13 @@ def unfinished(folder: Path, train_iters: int) -> Path:
 
 def fit_to_tokens(settings: Settings, path: str) -> Settings:
     """Take the global batch from a file of tokens, cut into micro-batches as the keys ask."""
+    kind = settings.objective.kind
+    if kind != "normal":
+        raise UserError(
+            f"--tokens: has tokens and weights of labels alone, and train_impl: {kind} learns from "
+            "more: give batches in Python, jaxneox.fit(keys, lambda step: …), with the fields that "
+            "`jaxneox data batch` writes"
+        )
     _, batch, _ = read_tokens_shape(path)
     keys = uncut(settings.keys) | {GLOBAL: batch}
     micro = settings[MICRO]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from jaxneox.config.data_schema import DataConfig, DataSource
+from jaxneox.data.indexed import IndexedDataset
+from jaxneox.data.label_datasets import prompt_lengths
 from jaxneox.data.order.pairwise import overflow_pairs, unpacked_pairs
 from jaxneox.errors import UserError
 from tests.data.small_preferences import (
@@ -344,3 +346,18 @@ def test_fingerprint_is_what_decides_the_batches(data: DataConfig, tmp_path: pat
     changed = pairs(tmp_path, CHOSEN, [*REJECTED[:2], ([4, 5, 6], [23, 25, 0])])
     found.append(loader(changed).fingerprint())
     assert len({json.dumps(fingerprint) for fingerprint in (same, *found)}) == 1 + len(found)
+
+
+def test_the_first_token_is_no_label(tmp_path: pathlib.Path) -> None:
+    """Nothing comes before it: a text that has no other label teaches nothing."""
+    one, two = ([], [7]), ([], [8, 0])
+    data = pairs(tmp_path, [one, two, ([3], [9])], [([], [6]), two, ([3], [5])])
+    fields = every(loader(data))
+    assert set(fields["tokens"][:, 0, 0].tolist()) == {8, 3}
+    assert (fields["labelled"].sum(axis=2) == 1).all()
+    labels = IndexedDataset(data.train.labels[0])
+    assert prompt_lengths(labels).tolist() == [0, 0, 1]
+    assert prompt_lengths(labels, after=1).tolist() == [1, 1, 1]
+    with pytest.raises(UserError, match="none of 1 pairs can be used"):
+        loader(pairs(tmp_path, [one], [one]))
+    assert len(loader(pairs(tmp_path, [one], [one]), as_neox=True).examples)

@@ -216,3 +216,16 @@ def test_what_neox_reads_while_it_trains(shared: Path, tmp_path: Path) -> None:
         saved = IndexedDataset(golden / "common" / "data" / f"rm_{name}_document")
         for number, row in enumerate(rows):
             assert row.tokens[side] == saved.get(number).tolist()[:-1]
+
+
+def test_a_note_on_strings_that_a_template_would_render(
+    model: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What preprocessing makes turns of is read as it is."""
+    file = tmp_path / "rows.jsonl"
+    joined = {"prompt": "hi", "chosen": "hello", "rejected": "no"}
+    asked = {"prompt": [HI], "chosen": [HELLO], "rejected": [NO]}
+    for document, noted in ((joined, True), (asked, False), ({"text": "hi"}, False)):
+        file.write_text(json.dumps(document))
+        RewardTexts(model).rows(str(file))
+        assert ("are joined as they are" in capsys.readouterr().err) == noted

@@ -11,6 +11,7 @@ import yaml
 
 import jaxneox
 from jaxneox.config.objective_schema import ObjectiveConfig
+from jaxneox.data.commands.batch import main as data_batch
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.errors import UserError
 from jaxneox.precompute.command import main as precompute
@@ -18,7 +19,7 @@ from jaxneox.train.dry_run.report import memory
 from jaxneox.train.plan import build_plan
 from tests.data.small_preferences import Text, pairs, rated, write
 from tests.train.running import config
-from tests.train.runs import KEYS, metrics, params
+from tests.train.runs import KEYS, error, metrics, params
 
 COUNT, STEPS = 24, 6
 MODEL = KEYS | {
@@ -167,7 +168,7 @@ def test_the_logs_of_a_reference(
     assert "computed by another model than" in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:  # the checkpoint from which the run would start
         precompute([str(file), "--load", str(start), "--set", "iteration=7", "--again"])
-    assert end.value.code == 2 and "step_2" in capsys.readouterr().err
+    assert end.value.code == 2 and "no checkpoint of step 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -273,3 +274,39 @@ def test_a_dry_run_counts_the_reference() -> None:
     rows = dict(line.split()[:2] for line in said[False].splitlines()[1:])
     assert rows["reference"] == rows["parameters"]
     assert "reference" not in said[True]
+
+
+@pytest.mark.slow
+def test_batches_of_a_file(data: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """All fields of a batch can be written; `--tokens` has not all of them, and Python has."""
+    short, files = MODEL | {"train-iters": 2}, {}
+    for kind, keys in data.items():
+        yml, out = tmp_path / f"{kind}.yml", tmp_path / f"{kind}.npz"
+        yml.write_text(yaml.safe_dump(short | keys))
+        with pytest.raises(SystemExit) as end:
+            data_batch([str(yml), "--steps", "0:2", "--out", str(out)])
+        assert end.value.code == 0
+        files[kind] = dict(np.load(out))
+        said = error(yml, "--tokens", out, "--mesh", "dp=1")
+        assert f"train_impl: {kind} learns from more" in said
+    expected = jaxneox.fit(short | data["dpo"], mesh="dp=1", verbose=False)
+    keys = short | {"train-impl": "dpo"}
+    batches = [{name: x[step] for name, x in files["dpo"].items()} for step in range(2)]
+    found = jaxneox.fit(keys, batches, mesh="dp=1", verbose=False)
+    assert [row["loss"] for row in found.figures] == [row["loss"] for row in expected.figures]
+
+
+@pytest.mark.slow
+def test_the_mean_reward_of_an_evaluation(data: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Over the completions, however many labels each batch of them has."""
+    of_kind = data["reinforce"]
+    valid = {n.replace("train-", "valid-"): v for n, v in of_kind.items() if n != "train-impl"}
+    keys = MODEL | of_kind | valid | {"train-iters": 2, "eval-interval": 2, "eval-iters": 3}
+    yml, out = tmp_path / "run.yml", tmp_path / "valid.npz"
+    yml.write_text(yaml.safe_dump(keys))
+    with pytest.raises(SystemExit):
+        data_batch([str(yml), "--steps", "0:3", "--split", "valid", "--out", str(out)])
+    batches = np.load(out)
+    assert len(set(batches["weights"].sum(axis=(1, 2)))) > 1
+    found = jaxneox.fit(keys, mesh="dp=1", verbose=False).figures[-1]
+    assert found["valid_reward"] == pytest.approx(batches["raw_reward"].mean(), rel=1e-5)

@@ -28,7 +28,7 @@ def parser() -> Parser:
         "Write the global batches of some steps, counted from 0: `tokens` [steps, batch, sequence "
         "+ 1] and, where not every token counts, `loss_mask` [steps, batch, sequence]. "
         "`jaxneox train --tokens` trains on such a file. Of training on preferences it has every "
-        "field.",
+        "field, as `jaxneox.fit` takes them.",
         [
             ("my.yml --steps 0:8 --out batches.npz", "the first eight of a configuration"),
             ("runs/mine --steps 1000 --out one.npz --split valid", "one that a run evaluates on"),

@@ -73,10 +73,14 @@ class Evaluator:
             mark(f"waiting for batch {i} of {self.split}_loss", patient=i == 0)
             parts.append(self.sums(state.params, state.reference, self.feed(first + i)))
         mark(f"computing {self.split}_loss", patient=True)
-        sums, weights = zip(*[jax.device_get(part) for part in parts], strict=True)
-        total = jax.tree.map(lambda *each: sum(x.item() for x in each), *sums)
+        sums, weights, wholes = zip(*[jax.device_get(part) for part in parts], strict=True)
+        total, of_batches = (
+            jax.tree.map(lambda *each: sum(x.item() for x in each), *trees)
+            for trees in (sums, wholes)
+        )
         weight = sum(x.item() for x in weights)
         loss, figures = jax.tree.map(lambda x: x / weight if weight else float("nan"), total)
+        figures |= {name: x / len(parts) for name, x in of_batches.items()}  # all of one size
         return {f"{self.split}_{name}": x for name, x in ({"loss": loss} | figures).items()}
 
 

@@ -172,13 +172,16 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Sums over a batch of evaluation, without dropout: loss and figures, and their weight."""
+    """Sums over a batch of evaluation, without dropout: loss and figures, and their weight.
+
+    What the objective says of the batch as a whole is returned as it is.
+    """
 
     plan: TrainPlan
 
     def __call__(
         self, params: Params, reference: Params | None, batch: Batch
-    ) -> tuple[LossAndFigures, jax.Array]:
+    ) -> tuple[LossAndFigures, jax.Array, Sums]:
         model, objective = self.plan.model, self.plan.objective
         models = self.plan.models(params, reference)
 
@@ -190,9 +193,7 @@ class Evaluation:
             batch, of_batch = prepared(self.plan, params, reference, batch)
             parts = rounds(batch, model.layout)
             loss, figures = jax.lax.scan(add, jnp.float32(0), parts)
-        weight = jnp.sum(batch[WEIGHTS])
-        whole = {name: x * weight for name, x in of_batch.items()}
-        return (loss, jax.tree.map(jnp.sum, figures) | whole), weight
+        return (loss, jax.tree.map(jnp.sum, figures)), jnp.sum(batch[WEIGHTS]), of_batch
 
 
 def prepared(
