@@ -211,8 +211,8 @@ OURS: Section = {
         bool,
         False,
         "train.eval_fixed",
-        "each evaluation takes the same eval-iters batches; there is one before the first step, and "
-        "one after the last",
+        "all evaluations take the same batches; there is one before the first step, and one after "
+        "the last",
     ),
     "separate_documents": used(
         bool,
