@@ -15,7 +15,7 @@ from jaxneox.data.samples import IndexedSamples
 from jaxneox.data.storage import is_url
 from jaxneox.errors import UserError
 
-MAKE = "`jaxneox precompute`"
+MAKE, REPLACE = "`jaxneox precompute`", "`jaxneox precompute --again`"
 
 
 def open_reference(texts: IndexedDataset, name: str, seq_length: int) -> IndexedDataset:
@@ -44,13 +44,13 @@ def open_reference(texts: IndexedDataset, name: str, seq_length: int) -> Indexed
     if len(found) < len(texts) or not _repeats(found, len(texts)):
         raise UserError(
             f"{found.idx_path}: {len(found)} documents, but {texts.idx_path} has {len(texts)}: "
-            f"make it again with {MAKE}"
+            f"replace it with {REPLACE}"
         )
     wrong = np.flatnonzero(found.sizes != seq_length)
     if len(wrong):
         raise UserError(
             f"{found.idx_path}: document {wrong[0]} has {found.sizes[wrong[0]]} numbers, expected "
-            f"seq-length {seq_length} in each: make it again with {MAKE}"
+            f"seq-length {seq_length} in each: replace it with {REPLACE}"
         )
     return found
 
@@ -70,7 +70,7 @@ def logs(samples: IndexedSamples, numbers: NDArray[np.int64]) -> NDArray[np.floa
                 raise UserError(
                     f"{dataset.bin_path}: number {span.offset + column - span.column} of document "
                     f"{span.document} is {values[row, column]}, expected a finite log-probability: "
-                    f"make it again with {MAKE}"
+                    f"replace it with {REPLACE}"
                 )
     return values
 
