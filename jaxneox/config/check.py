@@ -57,11 +57,12 @@ class CheckedKeys:
 
     def _of_the_model(self) -> str:
         """Say where the keys of the model are that is loaded, if a run of ours has them."""
-        where = self.keys.get("load")
+        lora = self.keys.get("lora")  # to which `load` has moved
+        where = self.keys.get("load") or (isinstance(lora, dict) and lora.get("base"))
         file = Path(where) / "config.yml" if isinstance(where, str) and where else None
         if file is None or not file.is_file():
             return ""
-        return f"; `load` brings weights alone: copy the keys of the model from {file}"
+        return f"; only weights are loaded: copy the keys of the model from {file}"
 
     def note(self, line: str) -> None:
         """Add a line for the user to read, once."""

@@ -108,7 +108,9 @@ def _check_lengths(settings: CheckedKeys, split: str, paths_name: str) -> None:
             )
     weights = settings[f"{split}_data_weights"] or []
     if any(weight < 0 for weight in weights) or (weights and not sum(weights)):
-        raise UserError(f"{split}_data_weights: found {weights}, expected none below 0, one above")
+        raise UserError(
+            f"{split}_data_weights: found {weights}, expected none below 0 and at least one above"
+        )
     one_sided = bool(settings[CHOSEN_LABELS.format(split)]) != bool(
         settings[REJECTED_LABELS.format(split)]
     )

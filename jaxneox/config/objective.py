@@ -16,7 +16,7 @@ def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
     kind, dataset = settings["train_impl"], settings["dataset_impl"]
     if dataset == "online":
         raise UserError(
-            "dataset_impl: online is not here, since its server sends pickled objects over a "
+            "dataset_impl: online is not supported, since its server sends pickled objects over a "
             "socket: write prompts, completions and rewards to a file, and train on it with "
             "`jaxneox preprocess --kind completions` and dataset_impl: gpt2"
         )
@@ -34,8 +34,8 @@ def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
         )
     if smoothing and settings["dpo_loss"] != "sigmoid":
         raise UserError(
-            f"dpo_label_smoothing: dpo_loss: {settings['dpo_loss']} has none; set it to 0, or take "
-            "sigmoid"
+            f"dpo_label_smoothing: dpo_loss: {settings['dpo_loss']} has no label smoothing; set "
+            "it to 0, or take dpo_loss: sigmoid"
         )
     if kind == "reinforce" and settings["kl_impl"] == "full" and settings["precompute_model_name"]:
         raise UserError(

@@ -17,8 +17,7 @@ from jaxneox.data.samples import IndexedSamples
 from jaxneox.data.storage import is_url
 from jaxneox.errors import UserError
 
-MAKE = "`jaxneox precompute`"
-MAKE_AGAIN = "`jaxneox precompute --again`"
+MAKE, REPLACE = "`jaxneox precompute`", "`jaxneox precompute --again`"
 
 
 def open_reference(
@@ -50,20 +49,20 @@ def open_reference(
     if len(found) < len(texts) or not _repeats(found, len(texts)):
         raise UserError(
             f"{found.idx_path}: {len(found)} documents, but {texts.idx_path} has {len(texts)}: "
-            f"make it again with {MAKE_AGAIN}"
+            f"replace it with {REPLACE}"
         )
     wrong = np.flatnonzero(found.sizes != seq_length)
     if len(wrong):
         raise UserError(
             f"{found.idx_path}: document {wrong[0]} has {found.sizes[wrong[0]]} numbers, expected "
-            f"seq-length {seq_length} in each: make it again with {MAKE_AGAIN}"
+            f"seq-length {seq_length} in each: replace it with {REPLACE}"
         )
     record = reference_record.read(found.prefix)
     rows = reference_record.identity_of_rows(texts, seq_length, *decide)
     if record is not None and record[reference_record.ROWS] != rows:
         raise UserError(
             f"{found.idx_path}: was computed of other rows than those that {texts.idx_path} and "
-            f"this configuration have now: make it again with {MAKE_AGAIN}"
+            f"this configuration have now: replace it with {REPLACE}"
         )
     return found
 
@@ -83,7 +82,7 @@ def logs(samples: IndexedSamples, numbers: NDArray[np.int64]) -> NDArray[np.floa
                 raise UserError(
                     f"{dataset.bin_path}: number {span.offset + column - span.column} of document "
                     f"{span.document} is {values[row, column]}, expected a finite log-probability: "
-                    f"make it again with {MAKE_AGAIN}"
+                    f"replace it with {REPLACE}"
                 )
     return values
 

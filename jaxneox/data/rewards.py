@@ -71,8 +71,9 @@ class Prompts:
         beside = prompt_path(path)
         there = beside is not None and (is_url(beside) or Path(f"{beside}.idx").is_file())
         if needed and not there:
+            why = "no such file" if beside else f"its name has no {REWARD}"
             raise UserError(
-                f"{beside or path}: {'not here' if beside else f'its name has no {REWARD}'}, and "
+                f"{beside or path}: {why}, and "
                 "reinforce_leave_one_out needs the number of each document's prompt: make it with "
                 "`jaxneox preprocess --kind completions`, or set reinforce_leave_one_out to false"
             )
@@ -92,8 +93,8 @@ class Prompts:
         if len(again):
             document = begins[again[0]]
             raise UserError(
-                f"{self.dataset.bin_path}: document {document} has prompt {numbers[document]}, as "
-                "an earlier one that does not lie next to it: documents of one prompt must follow "
+                f"{self.dataset.bin_path}: document {document} has prompt {numbers[document]}, and "
+                "so has an earlier one that is not next to it: documents of one prompt must follow "
                 "each other"
             )
         self.bounds = np.append(begins, len(numbers))
@@ -111,8 +112,8 @@ def say_alone(prompts: Prompts, leave_one_out: bool, split: str) -> None:
         assert prompts.dataset is not None
         tell(
             f"note: {split}: {prompts.dataset.prefix.name}: {alone} of {len(prompts.bounds) - 1} "
-            "prompts have one completion alone, which has no advantage with "
-            "reinforce_leave_one_out"
+            "prompts have only one completion, which is compared with no other by "
+            "reinforce_leave_one_out: its advantage is 0"
         )
 
 
@@ -129,7 +130,7 @@ def advantages(
     """Subtract a baseline from each reward (gpt-neox `megatron/data/online_dataset.py`).
 
     With `leave_one_out` it is the mean reward of the other completions of the prompt; one that has
-    no others has no advantage. Otherwise it is the mean of the mean rewards of the 100 prompts
+    no others has the advantage 0. Otherwise it is the mean of the mean rewards of the 100 prompts
     before, in the order of the file, and 0 for the first.
 
     Args:

@@ -47,7 +47,7 @@ class Dpo:
 
     @property
     def fields(self) -> Mapping[str, BatchField]:
-        """The pairs, chosen first; which labels count; the reference's logs if it has them."""
+        """The pairs, chosen first; which labels count; the reference's log-probabilities."""
         given = self.settings.has_reference and self.settings.reference
         logs = {REFERENCE: BatchField((2, self.length), "float32")} if given else {}
         return logs | {

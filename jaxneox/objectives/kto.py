@@ -66,7 +66,7 @@ class Kto:
         return 1 if self.settings.reference else 3
 
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
-        """Compute the baseline, and the reference model's logs unless the data has them."""
+        """Compute the baseline, and the reference's log-probabilities if the data has none."""
         if models.reference is not None:
             batch = batch | {
                 REFERENCE: in_whole_batch(models.reference, labelled(batch["tokens"])),

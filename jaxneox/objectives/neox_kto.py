@@ -74,7 +74,7 @@ class NeoxKto:
         return 1 if self.settings.reference else 2
 
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
-        """Compute the statistics of the halves, and the reference model's logs if need be."""
+        """Compute the halves' statistics, and the reference's log-probabilities if need be."""
         layout, texts = models.model.layout, labelled(batch["tokens"])
         if models.reference is not None:
             batch = batch | {REFERENCE: in_whole_batch(models.reference, texts)}

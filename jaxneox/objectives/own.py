@@ -34,7 +34,7 @@ TAKEN = {"loss", "grad_norm", "lr", "skipped", "streak", "loss_scale", "param_no
 TAKEN |= {"tokens", "seconds", "data_wait", "bubble", "spike", "first_sample", "last_sample"}
 """Names of figures that every run has."""
 
-TAKEN_PREFIXES = ("valid_", "test_", "eval/")
+TAKEN_PREFIXES = ("valid_", "start_", "test_", "eval/")
 """Beginnings of the names of evaluations' figures."""
 
 

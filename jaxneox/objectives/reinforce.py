@@ -69,7 +69,7 @@ class Reinforce:
         return int(self.settings.has_reference and self.settings.reference is None)
 
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
-        """Compute the reference model's logs unless the data has them, and what rewards are like.
+        """Compute the reference's log-probabilities if the data has none, and rewards' statistics.
 
         NeoX divides by the rows of a micro-batch once more than its mean needs.
         """

@@ -11,7 +11,7 @@ from jaxneox.console.say import say
 from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 
-INTERRUPTED = "interrupted; files that are whole are kept by the same command"
+INTERRUPTED = "interrupted; the same command goes on, and keeps the files that are whole"
 
 
 def parser() -> Parser:
@@ -22,7 +22,10 @@ def parser() -> Parser:
         "its key precompute_model_name.",
         [
             ("dpo.yml", "with the keys load and precompute_model_name in the file"),
-            ("dpo.yml --load EleutherAI/pythia-410m --set precompute_model_name=base", "or so"),
+            (
+                "dpo.yml --load EleutherAI/pythia-410m --set precompute_model_name=base",
+                "the same by options",
+            ),
         ],
     )
     p.add_argument("paths", nargs="+", metavar="A.yml", help="the YAML files of the run")
@@ -31,7 +34,7 @@ def parser() -> Parser:
         "owner/name (the YAML's key load)")  # fmt: skip
     p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="any YAML key, over the files'")  # fmt: skip
-    p.add_argument("--again", action="store_true", help="replace files that are there")
+    p.add_argument("--again", action="store_true", help="replace existing files")
     p.add_argument("--mesh", metavar="dp=2,tp=4", help=ONE_DEVICE)
     return p
 
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     written = 0
     for texts in texts_of(settings.data, settings.objective, length, model.tokenizer):
         if not args.again and is_there(texts, model_is, load):
-            say(f"{texts.to}: is there already, and is kept; --again makes it anew")
+            say(f"{texts.to}: exists already and is kept; --again replaces it")
             continue
         logs.write(texts, model_is)
         written += 1
@@ -79,7 +82,7 @@ def checked(settings: Settings, load: str | None) -> str:
     if not objective.has_reference:
         raise UserError(
             f"train_impl: {objective.kind}: a run of this kind compares with no reference model; "
-            "nothing is to be computed"
+            "there is nothing to compute"
         )
     if objective.reference is None:
         raise UserError(

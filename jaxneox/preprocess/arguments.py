@@ -71,15 +71,15 @@ def _add_learning(p: Parser) -> None:
     chat.add_argument("--chat-template", nargs="?", const="", metavar="FILE",
         help="render with the tokenizer's template, or with this one (Jinja)")  # fmt: skip
     chat.add_argument("--tokenizer-path", metavar="DIR",
-        help="a Hugging Face tokenizer's folder, or a run, whose own it is")  # fmt: skip
+        help="the folder of a Hugging Face tokenizer, or a run")  # fmt: skip
     chat.add_argument("--generation-role", default="assistant", metavar="ROLE",
         help="whose turns are learned")  # fmt: skip
     chat.add_argument("--only-last", action="store_true", help="learn only the last turn")
     chat.add_argument("--no-mask", action="store_true", help="learn all, write no labels")
     reward = p.add_argument_group("rewards")
     reward.add_argument("--for-rm", action="store_true",
-        help="for a reward model: only a second end of a conversation, or of both sides of a pair, "
-        "is labelled")  # fmt: skip
+        help="for a reward model: only a second end token, of a conversation or of each side of a "
+        "pair, is labelled")  # fmt: skip
     reward.add_argument("--reward-key", metavar="KEY",
         help="the number, true or false, that is a conversation's reward; of rated rows it is "
         "`label`")  # fmt: skip

@@ -18,9 +18,9 @@ def parser() -> Parser:
         "of a chosen and a rejected answer (DPO), or on rated answers (KTO). Length, batch, rate "
         "and steps are chosen, and printed as the YAML of the run.",
         [
-            ("EleutherAI/pythia-410m chats.jsonl --lora 16", "matrices of low rank beside it"),
-            ("runs/mine texts/ --epochs 1", "all of its parameters"),
-            ("runs/mine pairs.jsonl", "by the answers that are preferred"),
+            ("EleutherAI/pythia-410m chats.jsonl --lora 16", "with LoRA, on conversations"),
+            ("runs/mine texts/ --epochs 1", "all parameters, on texts"),
+            ("runs/mine pairs.jsonl", "by DPO, on pairs of answers"),
         ],
     )
     p.add_argument("model", metavar="MODEL",
@@ -29,14 +29,14 @@ def parser() -> Parser:
     p.add_argument("--save", metavar="DIR", help="the run's folder; runs/MODEL-DATA by default")
     what = p.add_argument_group("what is trained")
     what.add_argument("--lora", type=count, metavar="RANK",
-        help="matrices of low rank beside the model's own; all parameters without it")  # fmt: skip
+        help="train LoRA's matrices of this rank; by default all parameters")  # fmt: skip
     what.add_argument("--chat-template", metavar="FILE|NAME",
-        help="a file of Jinja, or plain or chatml; the model's own by default")  # fmt: skip
+        help="a file of Jinja, plain or chatml; by default the model's own")  # fmt: skip
     what.add_argument("--kind", choices=KINDS,
         help="what the data is, where its keys allow several kinds")  # fmt: skip
     what.add_argument("--hold-out", type=share, default=0.05, metavar="SHARE",
-        help="of the documents, for the loss that is looked at")  # fmt: skip
-    how = p.add_argument_group("instead of what is chosen")
+        help="the share of the documents that is held out for evaluation")  # fmt: skip
+    how = p.add_argument_group("in place of what is chosen")
     how.add_argument(
         "--epochs", type=positive, metavar="N",
         help="passes over the data: 3, of pairs and rated answers 1",
@@ -45,7 +45,7 @@ def parser() -> Parser:
     how.add_argument("--batch", type=count, metavar="N", help="rows of a step")
     how.add_argument("--lr", type=positive, metavar="RATE", help="the learning rate")
     how.add_argument("--stop-early", type=count, metavar="N",
-        help="stop after N evaluations without a better one")  # fmt: skip
+        help="stop after N evaluations without a lower loss")  # fmt: skip
     how.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="any YAML key")  # fmt: skip
     where = p.add_argument_group("where to train")

@@ -111,7 +111,8 @@ def test_a_new_key_is_one_row(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
     assert "colour: found 'blue', expected one of red, green" in error(colour="blue")
     assert error() == "colour is missing: set it in the YAML or with --set colour=…"
     (tmp_path / "config.yml").touch()
-    assert error(load=str(tmp_path)).endswith(f"keys of the model from {tmp_path}/config.yml")
+    for loaded in ({"load": str(tmp_path)}, {"lora": {"rank": 1, "base": str(tmp_path)}}):
+        assert error(**loaded).endswith(f"keys of the model from {tmp_path}/config.yml")
     assert "did you mean colour?" in error(color="green")
 
 

@@ -236,7 +236,9 @@ def test_wrong_references(data: DataConfig) -> None:
     ):
         loader(data, reference="ref")
     with_logs(data, logs(2), logs(3))
-    with pytest.raises(UserError, match=r"c_document_ref\.idx: 2 documents, but .*idx has 3: make"):
+    with pytest.raises(
+        UserError, match=r"c_document_ref\.idx: 2 documents, but .* 3: replace it with .*--again"
+    ):
         loader(data, reference="ref")
     with_logs(data, logs(3), [*logs(2), [0.0] * 6])
     with pytest.raises(UserError, match=r"r_document_ref\.idx: document 2 has 6 numbers, expected"):

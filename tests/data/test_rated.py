@@ -201,7 +201,7 @@ def test_without_prompts_each_text_has_its_own(tmp_path: pathlib.Path) -> None:
     fields = every(loader(data, "reinforce"))
     assert [of(fields, k)["reward"] for k in (1, 3, 4)] == [1, 1, 3]
     with pytest.raises(
-        UserError, match=r"t_prompt_document: not here, and reinforce_leave_one_out"
+        UserError, match=r"t_prompt_document: no such file, and reinforce_leave_one_out"
     ):
         loader(data, "reinforce", leave_one_out=True)
     assert prompt_path("a/b_reward_document.bin") == "a/b_prompt_document"
@@ -215,7 +215,7 @@ def test_a_completion_alone_is_said(
     data = rated(tmp_path, TEXTS, [1, 2, 4])
     with_prompts(tmp_path, [5, 5, 2])
     loader(data, "reinforce", leave_one_out=True)
-    assert "t_prompt_document: 1 of 2 prompts have one completion alone" in capsys.readouterr().err
+    assert "t_prompt_document: 1 of 2 prompts have only one completion" in capsys.readouterr().err
     loader(data, "reinforce")
     assert not capsys.readouterr().err
 
@@ -224,7 +224,7 @@ def test_wrong_prompts(tmp_path: pathlib.Path) -> None:
     data = rated(tmp_path, TEXTS, [1, 2, 4])
     with_prompts(tmp_path, [5, 2, 5])
     with pytest.raises(
-        UserError, match=r"t_prompt_document\.bin: document 2 has prompt 5, as an ea"
+        UserError, match=r"t_prompt_document\.bin: document 2 has prompt 5, and so has an ea"
     ):
         loader(data, "reinforce")
     with_prompts(tmp_path, [5, 2])

@@ -217,7 +217,7 @@ OURS: Section = {
         bool,
         False,
         "train.eval_fixed",
-        "each evaluation takes the same batches; there is one before the first step, and one after "
+        "all evaluations take the same batches; there is one before the first step, and one after "
         "the last",
     ),
     "separate_documents": used(
