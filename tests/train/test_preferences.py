@@ -195,6 +195,20 @@ def test_what_precompute_needs(
 
 
 @pytest.mark.slow
+def test_a_reference_that_would_be_drawn_otherwise(
+    data: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A run from the seed goes on with what it began with."""
+    keys = MODEL | data["dpo"] | {"save": str(tmp_path / "run")}
+    stop = [lambda progress: progress.stop()]
+    jaxneox.fit(keys, mesh="dp=1", verbose=False, callbacks=stop)
+    changed = {"init-method-std": 0.5}
+    with pytest.raises(UserError, match=r"init: the reference model of .* was drawn with"):
+        jaxneox.fit(keys | changed, mesh="dp=1", verbose=False)
+    assert jaxneox.fit(keys, mesh="dp=1", verbose=False).step == STEPS
+
+
+@pytest.mark.slow
 def test_a_reference_that_is_gone(
     data: dict[str, dict[str, Any]], start: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ does not hold them a second time. Its `meta` says from which checkpoint the run 
 base, from which adapter), or with which seed; a run that resumes reads or draws them again.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import TrainState, reference_of
 
 META = "reference"
-"""The entry of a checkpoint's `meta`: `where` and `fingerprint`, or `seed`."""
+"""The entry of a checkpoint's `meta`: `where` and `fingerprint`, or `seed` and `init`."""
 
 
 def recorded(cfg: Config, start: ResumePoint | None, state: TrainState) -> dict[str, Any] | None:
@@ -34,12 +35,18 @@ def recorded(cfg: Config, start: ResumePoint | None, state: TrainState) -> dict[
     if state.reference is None:
         return None
     if start is None:
-        return {"seed": cfg.train.seed}
+        return drawn_by(cfg)
     before: dict[str, Any] | None = checkpoint.read_meta(start.location).get(META)
     if before is not None and not start.weights_only:
         return before
     sums = checkpoint.params_sums(start.location, state.reference)
     return base_model.record(str(start.location.folder.resolve()), sums)
+
+
+def drawn_by(cfg: Config) -> dict[str, Any]:
+    """Return what decides the parameters that a run draws, as JSON."""
+    init = {name: str(value) for name, value in dataclasses.asdict(cfg.model.init).items()}
+    return {"seed": cfg.train.seed, "init": init}
 
 
 def restored(
@@ -68,11 +75,12 @@ def restored(
     if meta is None:  # its run was another kind of training, which ends here
         return reference_of(plan, read(start.location))
     if "seed" in meta:
-        if meta["seed"] != plan.cfg.train.seed:
-            raise UserError(
-                f"seed: the reference model of {start.location.run} was drawn from the seed "
-                f"{meta['seed']}, found {plan.cfg.train.seed}; set it back"
-            )
+        for name, now in drawn_by(plan.cfg).items():
+            if (then := meta[name]) != now:
+                raise UserError(
+                    f"{name}: the reference model of {start.location.run} was drawn with {then}, "
+                    f"found {now}; set it back"
+                )
         return reference_of(plan, drawn())
     location = _found(plan.cfg, meta["where"], start)
     params = reference_of(plan, read(location))
