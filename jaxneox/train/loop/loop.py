@@ -95,11 +95,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     stop = SharedStop(run.mesh, interrupted)
     begun = done = run.step
     saving.before_the_first()
-    start: Figures = {}
-    if evaluates_before(done, cfg.train):
-        with reporter.aside(), waiting("evaluating before the first step", bar.say):
-            start = validate(run.state, 0)
-        bar.say_evaluations(done, start)
+    start = figures_before(run, reporter, validate)
     with closing(Trace(cfg.log, run.folder)) as trace, closing(prefetch(feed, done)) as batches:
         while done < run.last and not stop():
             early = done <= begun + 1 or run.grows_at(done)  # compiling
@@ -123,8 +119,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             with waiting("compiling the step", bar.say) if early else nullcontext():
                 run.state, figures = run_step(run.state, batch)
             done += 1
-            figures |= {f"start_{name}": value for name, value in start.items()}
-            start = {}
+            figures, start = figures | start, {}
             if evaluates_at(done, cfg.train):
                 with reporter.aside():
                     figures |= validate(run.state, first_of_evaluation(done, cfg.train))
@@ -147,6 +142,16 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
             if cfg.train.exit_interval and done % cfg.train.exit_interval == 0:
                 break
     conclude(reporter, saving, done)
+
+
+def figures_before(run: Run, reporter: Reporter, validate: Evaluator) -> Figures:
+    """Evaluate before a run's first step if that is due; its figures go beside that step's."""
+    if not evaluates_before(run.step, run.cfg.train):
+        return {}
+    with reporter.aside(), waiting("evaluating before the first step", reporter.bar.say):
+        found = validate(run.state, 0)
+    reporter.bar.say_evaluations(run.step, found)
+    return {f"start_{name}": value for name, value in found.items()}
 
 
 def conclude(reporter: Reporter, saving: Saving, done: int) -> None:
