@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jaxneox.data.batches import BatchSizes
+from jaxneox.data.examples import TOKENS
 from jaxneox.data.loader import ALL, HostBatch, Loader, RowNumbers, first_outside, row_numbers
 from jaxneox.errors import UserError, cut, listed
 
@@ -111,21 +112,11 @@ class GivenBatches(Loader):
     def _check(self, step: int, arrays: dict[str, NDArray[Any]]) -> None:
         """Hold a batch's fields against what its step has."""
         size = self.sizes.size(step)
-        shape = (size, *self._shape("tokens", 1))
         if not arrays.keys() & {"tokens", "weights"}:
             raise UserError(f"batch {step}: has neither `tokens` nor `weights`")
-        tokens = arrays.get("tokens", np.zeros(shape, int))
-        if tokens.dtype.kind not in "iu" or tokens.shape != shape:
-            pair = ", chosen and rejected" * (len(shape) > 2)
-            raise UserError(
-                f"batch {step}: tokens is {tokens.dtype} {list(tokens.shape)}, expected integers "
-                f"{list(shape)}: train_batch_size{pair} and seq_length + 1"
-            )
-        if outside := first_outside(tokens, self._vocab_size):
-            raise UserError(
-                f"batch {step}: tokens[{', '.join(map(str, outside))}] is {tokens[outside]}, "
-                f"outside the vocabulary of {self._vocab_size}"
-            )
+        for name in TOKENS:
+            if name in arrays and (name == TOKENS[0] or name in self._shapes):
+                self._check_tokens(step, name, arrays[name])
         for name, array in arrays.items():
             if array.dtype.kind not in "biuf" or array.ndim < 1 or len(array) != size:
                 raise UserError(
@@ -140,6 +131,21 @@ class GivenBatches(Loader):
         if not (np.isfinite(weights) & (weights >= 0)).all():
             raise UserError(f"batch {step}: expected weights of 0 or finite numbers above it")
         self._check_needed(step, arrays)
+
+    def _check_tokens(self, step: int, name: str, tokens: NDArray[Any]) -> None:
+        """Hold a field of tokens against its shape and the vocabulary."""
+        shape = (self.sizes.size(step), *self._shape(name, 1))
+        if tokens.dtype.kind not in "iu" or tokens.shape != shape:
+            pair = ", chosen and rejected" * (len(shape) > 2)
+            raise UserError(
+                f"batch {step}: {name} is {tokens.dtype} {list(tokens.shape)}, expected integers "
+                f"{list(shape)}: train_batch_size{pair} and seq_length + 1"
+            )
+        if outside := first_outside(tokens, self._vocab_size):
+            raise UserError(
+                f"batch {step}: {name}[{', '.join(map(str, outside))}] is {tokens[outside]}, "
+                f"outside the vocabulary of {self._vocab_size}"
+            )
 
     def _shape(self, name: str, more: int) -> Shape:
         """Return the shape of a row's field; of next-token prediction unless it is said."""

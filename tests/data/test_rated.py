@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxneox.data import reference_record
+from jaxneox.data import BatchSizes, GivenBatches, reference_record
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.rewards import advantages, prompt_path
 from jaxneox.errors import UserError
@@ -109,6 +109,19 @@ def test_kto_reference(tmp_path: pathlib.Path) -> None:
     write_reference(data.train.paths[0], [[-10 - d] * S for d in range(3)], "_kl")
     found = of(every(loader(data, "kto", reference="ref")), 4)
     assert (found["reference"], found["kl_reference"]) == ([-2] * S, [-12] * S)
+
+
+@pytest.mark.parametrize("name", ["tokens", "kl_tokens"])
+def test_given_tokens_are_those_of_the_vocabulary(tmp_path: pathlib.Path, name: str) -> None:
+    """In every field that has some, in Python too."""
+    batch = loader(rated(tmp_path, TEXTS, [1, -1, 1]), "kto").fields(0)
+    shapes = {field: values.shape[1:] for field, values in batch.items()}
+    limits = {"sizes": BatchSizes(4), "seq_length": S, "vocab_size": 100, "shapes": shapes}
+    assert GivenBatches([batch], **limits).fields(0).keys() == batch.keys()
+    for wrong, says in ((100, "is 100, outside the vocabulary of 100"), (0.5, "expected integers")):
+        changed = batch | {name: np.where(np.arange(WIDTH) == 2, wrong, batch[name])}
+        with pytest.raises(UserError, match=rf"batch 0: {name}.*{says}"):
+            GivenBatches([changed], **limits).fields(0)
 
 
 def test_a_reference_of_other_rows(tmp_path: pathlib.Path) -> None:
