@@ -5,6 +5,7 @@ from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.errors import UserError
 
 PAIRS = {"dpo", "rm"}
+WITHOUT_Z_LOSS = {"dpo", "kto", "reinforce"}
 
 
 def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
@@ -41,6 +42,10 @@ def objective_config(settings: CheckedKeys) -> ObjectiveConfig:
         raise UserError(
             "kl_impl: full compares whole distributions, and precompute_model_name has the "
             "log-probabilities of labels alone: leave it out, or take mse, abs or kl"
+        )
+    if kind in WITHOUT_Z_LOSS and settings["z_loss"]:
+        settings.note(
+            f"z_loss: the loss of train_impl: {kind} has no such part; it changes nothing"
         )
     apart = [name for name in ("reset_attention_mask", "reset_position_ids") if settings[name]]
     if kind != "normal" and apart and settings["precompute_model_name"]:

@@ -31,6 +31,14 @@ def test_pairs() -> None:
     assert settings.data_run(1, 460).objective.kind == config.data_run.objective.kind == "dpo"
 
 
+@pytest.mark.parametrize("kind", ["normal", "dpo", "rm"])
+def test_what_has_no_z_loss(kind: str) -> None:
+    """A note says so; NeoX has it for reward models alone, and jaxneox for the next token too."""
+    data = {"data_path": "x"} if kind == "normal" else PAIRS | LABELS
+    notes = run(train_impl=kind, z_loss=0.1, **data).notes
+    assert any(note.startswith("z_loss: the loss of") for note in notes) == (kind == "dpo")
+
+
 @pytest.mark.parametrize("kind", ["kto", "reinforce"])
 def test_rated_texts(kind: str) -> None:
     data = run(train_impl=kind, **RATED).data
