@@ -49,3 +49,4 @@ class GenerationConfig:
     output_file: str | None = None
     samples: int = 1
     recompute: bool = False
+    context: int | None = None  # tokens of a text when the model is used; None is seq_length

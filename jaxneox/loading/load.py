@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jaxneox import base_model, checkpoint
 from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
 from jaxneox.config import Settings
-from jaxneox.config.schema import Dtype
+from jaxneox.config.schema import Config, Dtype
 from jaxneox.data import load_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.foreign import PEFT, foreign
@@ -91,7 +92,7 @@ class CheckpointForm:
         with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
             prepare_devices(asked)
         sizes = final_sizes(asked, jax.device_count())
-        self.config = Settings(meta["keys"]).resolve(dp=1, vocab_size=None)
+        self.config = in_use(Settings(meta["keys"]).resolve(dp=1, vocab_size=None))
         self._meta, self._mesh, self._rules = meta, make_mesh(sizes), rules_for(sizes, 0, False)
         model = Model(self.config.model, self._rules)
         self.abstract = abstract_params(model, self._rules, self._mesh)
@@ -109,6 +110,24 @@ class CheckpointForm:
             compute,
             conversion=self._meta.get("conversion"),
         )
+
+
+def in_use(cfg: Config) -> Config:
+    """Return the configuration of a model that is used, whose texts may be longer than its rows.
+
+    Raises:
+        UserError: the model has no positions for so long a text.
+    """
+    context, positions = cfg.generation.context, cfg.model.positions
+    if context is None:
+        return cfg
+    room = positions.max_positions - positions.offset
+    if positions.kind == "learned" and context > room:
+        raise UserError(
+            f"context_length {context}: the model has learned {room} positions; set it to {room} "
+            "or less"
+        )
+    return replace(cfg, model=replace(cfg.model, seq_length=context))
 
 
 def locate_adapter(adapter: str | Path, base: Location) -> Location:

@@ -166,6 +166,7 @@ def choose(
     every = max(1, steps // EVALUATIONS)
     return model | {
         "seq_length": length,
+        "context_length": max(length, saved.get("context_length") or settings["seq_length"] or 0),
         "train_batch_size": batch,
         "train_iters": steps,
         "lr_decay_iters": steps,

@@ -75,6 +75,8 @@ def test_the_keys_are_a_run_of_the_same_model() -> None:
     model, before = found.model(None), Settings(SAVED).model(None)
     assert (model.hidden_size, model.vocab_size) == (before.hidden_size, 512)
     assert model.seq_length == 64 and found.data.separate_documents
+    assert found.generation.context == max(64, before.seq_length)
+    assert keys_for(200, length=256)["context_length"] == 256
     assert found.schedule.decay_iters == found.train_iters
 
 

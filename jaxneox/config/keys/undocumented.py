@@ -6,6 +6,7 @@ from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
     INTS,
+    LENGTH,
     SHARE,
     STRINGS,
     WIDTH,
@@ -212,6 +213,12 @@ OURS: Section = {
         "data.keep_partial_validation",
         "Megatron's: false: a short last one counts",
         by=inverted,
+    ),
+    "context_length": used(
+        LENGTH,
+        None,
+        "generation.context",
+        "tokens of a text when the model is used; null: seq_length",
     ),
     "eval_fixed": used(
         bool,
