@@ -115,10 +115,11 @@ class Losses(HiddenStates):
         settings = self._loss_settings(tokens_MBT, 0.0)
         positions = self._document_positions(tokens_MBT)
         model, reference = self._outer_modules(params), other._outer_modules(other_params)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
         y_MBTD, _ = other._hidden(reference, other_params, tokens_MBT, positions)
         ours, theirs = self._unembedding(model), other._unembedding(reference)
         y_MBTD, theirs = jax.lax.stop_gradient((y_MBTD, theirs))
+        tokens_MBT, y_MBTD = jax.lax.optimization_barrier((tokens_MBT, y_MBTD))  # one at a time
+        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
         losses = label_losses(x_MBTD, ours, self.laid(labels_MBT), settings)
         return losses, divergences(x_MBTD, ours, y_MBTD, theirs, settings)
 

@@ -67,12 +67,12 @@ class Kto:
 
     def prepare(self, models: Models, batch: Batch) -> tuple[Batch, Sums]:
         """Compute the baseline, and the reference's log-probabilities if the data has none."""
+        others = labelled(batch["kl_tokens"])
         if models.reference is not None:
-            batch = batch | {
-                REFERENCE: in_whole_batch(models.reference, labelled(batch["tokens"])),
-                KL_REFERENCE: in_whole_batch(models.reference, labelled(batch["kl_tokens"])),
-            }
-        logs = in_whole_batch(models, labelled(batch["kl_tokens"]))
+            given = in_whole_batch(models.reference, labelled(batch["tokens"]))
+            kl_given = in_whole_batch(models.reference, others, given)
+            batch = batch | {REFERENCE: given, KL_REFERENCE: kl_given}
+        logs = in_whole_batch(models, others, batch[KL_REFERENCE])
         rho = jnp.sum((logs - batch[KL_REFERENCE]) * batch["kl_labelled"], axis=-1)
         weights = batch[WEIGHTS]
         baseline = jnp.maximum(jnp.sum(weights * rho) / jnp.sum(weights), 0)

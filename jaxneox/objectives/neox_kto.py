@@ -78,7 +78,8 @@ class NeoxKto:
         layout, texts = models.model.layout, labelled(batch["tokens"])
         if models.reference is not None:
             batch = batch | {REFERENCE: in_whole_batch(models.reference, texts)}
-        apart = (in_whole_batch(models, texts) - batch[REFERENCE]) * batch["labelled"]
+        logs = in_whole_batch(models, texts, batch[REFERENCE])
+        apart = (logs - batch[REFERENCE]) * batch["labelled"]
         rho = jnp.sum(apart, axis=-1)
         half = self.micro // 2
         positive = in_groups(micro_means(jnp.maximum(rho, 0), half, layout), self.micro, layout)

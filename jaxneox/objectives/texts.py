@@ -51,17 +51,21 @@ def row_sums(model: Model, laid_MBT: jax.Array, weights_MBT: jax.Array | None = 
     return jax.reshard(jnp.sum(weighted, axis=-1), model.layout.activation(None, "batch"))
 
 
-def in_whole_batch(models: Models, texts: Labelled) -> jax.Array:
+def in_whole_batch(models: Models, texts: Labelled, after: jax.Array | None = None) -> jax.Array:
     """Compute the log-probabilities of a batch's labels, without gradients.
 
     Args:
         models: the model to ask.
         texts: each [A, B, T].
+        after: what has to be there first. Passes at the same time would need twice the memory, and
+            on CPUs the collectives of one may wait for those of the other for ever.
 
     Returns:
         float32 [A, B, T], in the order of the texts.
     """
     model = models.model
+    if after is not None:
+        texts, _ = jax.lax.optimization_barrier((texts, after))
 
     def of_round(part: Batch) -> jax.Array:
         return model.unlaid(log_probs(models, Labelled(**part)))

@@ -199,10 +199,15 @@ class Evaluation:
 def prepared(
     plan: TrainPlan, params: Params, reference: Params | None, batch: Batch
 ) -> tuple[Batch, Sums]:
-    """Let the objective complete a batch, if it does, and give figures of it as a whole."""
+    """Let the objective complete a batch, if it does, and give figures of it as a whole.
+
+    The step's own passes begin when that is done: two at a time would need twice the memory, and on
+    CPUs the collectives of one may wait for those of the other for ever.
+    """
     if not isinstance(plan.objective, PreparedObjective):
         return batch, {}
-    return plan.objective.prepare(plan.models(params, reference), batch)
+    completed = plan.objective.prepare(plan.models(params, reference), batch)
+    return jax.lax.optimization_barrier(completed)
 
 
 def build_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
