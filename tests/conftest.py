@@ -27,6 +27,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         ),
     ]
 ).strip()
+# threads for all that the eight devices may wait for at one time, see parallel/mesh
+os.environ.setdefault("NPROC", "16")
 # a wait that is announced is a line more, on a machine that is slow today
 os.environ["JAXNEOX_PATIENCE"] = "3600"
 

@@ -85,8 +85,20 @@ def prepare_devices(asked: Sizes, processes: int = 1) -> None:
         )
     if needed > 1:
         wait_for_virtual_devices()
+        give_threads(needed)
     if needed > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", needed)
+
+
+def give_threads(devices: int) -> None:
+    """Give virtual devices a thread each, and one more, before jax starts.
+
+    XLA's pool has as many threads as the machine has cores. Where a step has collectives that do
+    not depend on each other, as those of a model and of its reference, each of a few threads may
+    wait in one of them for a device that waits for a thread.
+    """
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("NPROC", str(max(cores, 2 * devices)))
 
 
 def wait_for_virtual_devices() -> None:
