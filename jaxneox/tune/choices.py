@@ -22,7 +22,7 @@ RATES = {True: 2e-4, False: 2e-5}
 
 
 ELSEWHERE = ("model.lora", "tokenizer.vocab_file", "tokenizer.merge_file")
-"""What another run has of its own: the files of a tokenizer are copied into the new run."""
+"""Fields that are not taken over: LoRA is asked for anew, and the tokenizer's files are copied."""
 
 
 class Asked(NamedTuple):

@@ -22,7 +22,7 @@ Row = tuple[NDArray[np.int32], ...]  # tokens [n], and labels [n] if there are a
 
 @dataclass
 class Counts:
-    """Of the documents of a split.
+    """Counts the documents of a split.
 
     Attributes:
         tokens: in all of them.

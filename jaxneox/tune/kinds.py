@@ -1,4 +1,4 @@
-"""What a file for tuning holds, and how its documents become tokens and labels."""
+"""Recognises what a file for tuning holds, and says how its documents become tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,12 @@ LABEL = "label"
 
 
 class Kind(NamedTuple):
-    """What a file holds: the name of it, and the key that is read."""
+    """A form of documents that can be tuned on.
+
+    Attributes:
+        name: what it is called in a message.
+        key: the key of a document that is read.
+    """
 
     name: str
     key: str
