@@ -16,9 +16,9 @@ from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import LoraConfig, LoraTarget
 from jaxneox.model.dropout import Noise, keep_mask
-from jaxneox.model.low_rank import low_rank
+from jaxneox.model.low_rank import low_rank, low_rank_derived
 from jaxneox.model.param import param, zeros
-from jaxneox.model.product import matrix
+from jaxneox.model.product import is_derived, matrix
 
 TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
 
@@ -69,7 +69,10 @@ class Lora(nnx.Module):
             noise: the source of the dropout mask of x; None drops nothing.
         """
         a_XR, b_RY = matrix(self.a[...], rows=self.reads), matrix(self.b[...], rows=1)
-        return low_rank(x_BTX, a_XR * self.cfg.scale, b_RY, self._factors(x_BTX, noise), out)
+        a_XR *= self.cfg.scale
+        if is_derived():
+            return low_rank_derived(x_BTX, a_XR, b_RY, self._factors(x_BTX, noise), out)
+        return low_rank(x_BTX, a_XR, b_RY, self._factors(x_BTX, noise), out)
 
     def _factors(self, x_BTX: jax.Array, noise: Noise | None) -> jax.Array | None:
         """Make what dropout multiplies x with, split as it is: 0, or 1 over what stays of it."""

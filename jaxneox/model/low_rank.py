@@ -41,6 +41,19 @@ def low_rank(
     return y_BTY
 
 
+def low_rank_derived(
+    x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, factors_BTX: jax.Array | None, out: P
+) -> jax.Array:
+    """Compute the same by two products that jax derives, in any mode and any number of times.
+
+    Each of them is a whole sum at once.
+    """
+    rows = P(*out.partitions[:2], None)
+    x_BTX = _times(x_BTX, _given(factors_BTX))
+    x_BTR = jnp.einsum("BTX,XR->BTR", x_BTX, a_XR, out_sharding=rows)
+    return jnp.einsum("BTR,RY->BTY", x_BTR, b_RY, out_sharding=out)
+
+
 def _forward(
     x_BTX: jax.Array, a_XR: jax.Array, b_RY: jax.Array, factors_BTX: jax.Array | None, out: P
 ) -> tuple[jax.Array, Any]:

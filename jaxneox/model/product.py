@@ -24,7 +24,7 @@ PRODUCT = "product"
 
 def into(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:
     """Multiply by a weight whose columns may be split: [B, T, Y], split as they are."""
-    product = _product if _derived.get() else _into
+    product = _product if is_derived() else _into
     return checkpoint_name(product(x_BTX, w_XY), PRODUCT)
 
 
@@ -65,6 +65,11 @@ def as_derived() -> Iterator[None]:
         yield
     finally:
         _derived.reset(token)
+
+
+def is_derived() -> bool:
+    """Tell whether jax derives the gradients of what is traced here."""
+    return _derived.get()
 
 
 def _product(x_BTX: jax.Array, w_XY: jax.Array) -> jax.Array:

@@ -4,6 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,6 +50,23 @@ def test_its_checkpoint_has_the_matrices_alone(base: Path, adapter: Path) -> Non
     assert len(moments) == 16 and all("_lora." in name for name in moments)
     assert checkpoint.read_meta(place)[META]["where"] == str(base)
     assert losses(adapter)[-1] < losses(adapter)[0]
+
+
+@pytest.mark.parametrize("mesh", ["dp=1", "dp=2,tp=2"])
+def test_its_functions_in_python(adapter: Path, mesh: str) -> None:
+    """They are those of the model that W + s A B is, with derivatives of derivatives."""
+    model = jaxneox.load(adapter, mesh=mesh)
+    tokens = jnp.arange(18).reshape(2, 9)
+    given = dict(model.params)
+    np.testing.assert_allclose(model.logits(given, tokens), model(tokens), atol=2e-5)
+    gradient = jax.grad(model.loss)(given, tokens)
+    moved = {name: w + 1e-2 * gradient[name] for name, w in given.items()}
+    square = sum(float(jnp.sum(d**2)) for d in gradient.values())
+    rise, there = jax.jvp(lambda p: model.loss(p, tokens), (given,), (gradient,))
+    assert there == pytest.approx(square, rel=1e-4) and model.loss(moved, tokens) > rise
+    direction = {name: jnp.ones_like(w) for name, w in given.items()}
+    _, curved = jax.jvp(lambda p: jax.grad(model.loss)(p, tokens), (given,), (direction,))
+    assert any(jnp.any(d) for name, d in curved.items() if "_lora." in name)
 
 
 def test_it_opens_with_its_base(base: Path, adapter: Path) -> None:
