@@ -47,11 +47,11 @@ def of_the_run(run: FittedRun, watch: Watch) -> str:
     assert folder is not None
     lines = [] if run.finished else [stopped(run, watch)]
     if best is not None:
-        first = next(iter(watch.losses.values()))
+        at, first = next(iter(watch.losses.items()))
         lowest, count = watch.losses[best], len(watch.losses)
         lines.append(
-            f"the loss on what is held out went from {significant(first, 4)} to "
-            f"{significant(lowest, 4)}, the best of {count} evaluations, at step {best}"
+            f"the loss on what is held out was {significant(first, 4)} at step {at} and "
+            f"{significant(lowest, 4)} at step {best}, the best of {count} evaluations"
         )
     newest = run.step
     model = str(folder) if best in (None, newest) else str(folder / f"step_{best}")
