@@ -62,7 +62,7 @@ warm-up of 10 %."""
 
 
 ELSEWHERE = ("model.lora", "tokenizer.vocab_file", "tokenizer.merge_file")
-"""What another run has of its own: the files of a tokenizer are copied into the new run."""
+"""Fields that are not taken over: LoRA is asked for anew, and the tokenizer's files are copied."""
 
 
 class Asked(NamedTuple):

@@ -28,7 +28,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 @dataclass
 class Counts:
-    """Of the documents of a split.
+    """Counts the documents of a split.
 
     Attributes:
         tokens: in all of them; in pairs, of both sides.

@@ -1,4 +1,4 @@
-"""What a file for tuning holds, and how its documents become tokens and labels."""
+"""Recognises what a file for tuning holds, and says how its documents become tokens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +20,11 @@ Method = Literal["normal", "dpo", "kto"]
 
 
 class Kind(NamedTuple):
-    """What a file holds.
+    """A form of documents that can be tuned on.
 
     Attributes:
-        name: of several documents, in a message.
-        key: that is read.
+        name: what it is called in a message.
+        key: the key of a document that is read.
         form: the keys of rows with answers; None if there are none.
     """
 

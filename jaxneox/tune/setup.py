@@ -1,4 +1,4 @@
-"""What `jaxneox tune` does before it trains: tokenizer, datasets, and the keys of the run."""
+"""Sets up a run of `jaxneox tune` before it trains: its tokenizer, its datasets and its keys."""
 
 import argparse
 from dataclasses import replace
