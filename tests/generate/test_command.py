@@ -42,7 +42,7 @@ def lines(path: Path) -> list[dict]:
 def test_one_prompt_is_shown_with_its_text(run: Path, capsys) -> None:
     status, said = call(capsys, run, "--prompt", "the quick ")
     assert status == 0
-    assert said.startswith("the quick ") and "1 answers, 7 tokens" in said  # the YAML's length
+    assert said.startswith("the quick ") and "1 answer, 7 tokens" in said  # the YAML's length
 
 
 def test_neox_keys_of_a_yaml(run: Path, capsys, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from jaxneox.config.schema import (
     TrainConfig,
 )
 from jaxneox.model import Params
+from jaxneox.objectives import Objective
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.state import TrainState, on_mesh, state_specs, with_params
@@ -139,6 +140,7 @@ def train(
     batches: np.ndarray | list[Fields] | None = None,
     weights: dict[str, np.ndarray] | None = None,
     reference: dict[str, np.ndarray] | None = None,
+    aim: Objective | None = None,
     **changes: Any,
 ) -> Outcome:
     """Five steps from the same weights on the same batches, or these steps from these weights.
@@ -149,11 +151,14 @@ def train(
         batches: of tokens [steps, G, T + 1], or each with the fields [G, *] of an objective.
         weights: all parameters by name; drawn if they are not given.
         reference: those of the reference model, where it has its own; else the weights.
+        aim: another objective than the configuration's.
         changes: parts of the configuration.
     """
     given = [as_fields(batch) for batch in (tokens() if batches is None else batches)]
     cfg = config(model, mesh, len(given[0]["weights"]), **changes)
     plan = build_plan(cfg, mesh.sizes, EOD)
+    if aim is not None:
+        plan = dataclasses.replace(plan, objective=aim)
     devices = make_mesh(plan.sizes)
     shardings = on_mesh(devices, state_specs(plan))
     step = jax.jit(Probe(plan), compiler_options=HASTE)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxneox.model import Model, Noise, Params
-from jaxneox.objectives import WEIGHTS, Batch, NextToken, Sums
+from jaxneox.model import Noise
+from jaxneox.objectives import WEIGHTS, Batch, Models, NextToken, Sums
 from tests.parallel.cases import GRADIENT, LOSS
 from tests.parallel.meshes import LENGTH, MODEL, Mesh, apart, train
 
@@ -33,12 +33,13 @@ class Far(NextToken):
     """How far each position's value is from a number that depends on where it stands."""
 
     def sums(
-        self, model: Model, params: Params, part: Batch, noise: Noise | None
+        self, models: Models, part: Batch, noise: Noise | None
     ) -> tuple[jax.Array, Sums]:
+        model = models.model
         tokens_MBT, weights_MBT = part["tokens"][..., :-1], part[WEIGHTS]
         aims_MBT = jnp.broadcast_to(jnp.sin(jnp.arange(1.0, LENGTH + 1)), weights_MBT.shape)
         aims_MBT = model.laid(jax.reshard(aims_MBT, jax.typeof(weights_MBT).sharding))
-        values_MBT = model.values(params, tokens_MBT, noise)
+        values_MBT = model.values(models.params, tokens_MBT, noise)
         assert jax.typeof(values_MBT).sharding == jax.typeof(aims_MBT).sharding
         each = (values_MBT - aims_MBT) ** 2 * model.laid(weights_MBT)
         return jnp.sum(each), {}
@@ -48,9 +49,9 @@ class Far(NextToken):
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_every_mesh_as_one_device(dropout: float) -> None:
     model = dataclasses.replace(REWARD, hidden_dropout=dropout)
-    expected = train(Mesh(), model, objective=Far(LENGTH))
+    expected = train(Mesh(), model, aim=Far(LENGTH))
     assert "reward.weight" in expected.grads and "unembed.weight" not in expected.grads
     for mesh in MESHES if dropout == 0.0 else MESHES[1::4]:
-        found = train(mesh, model, objective=Far(LENGTH))
+        found = train(mesh, model, aim=Far(LENGTH))
         assert found.losses == pytest.approx(expected.losses, rel=LOSS), mesh
         assert max(apart(found.grads, expected.grads).values()) <= GRADIENT, mesh

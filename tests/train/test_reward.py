@@ -28,6 +28,8 @@ KEYS = {"train_impl": "rm", "padded_vocab_size": 256, "seed": 5}
 
 def plan_of(folder: Path, sizes: Sizes | None = None, **changes: Any) -> TrainPlan:
     keys = load_yaml([write_yaml(folder, **(KEYS | changes))])
+    if keys["train_impl"] == "rm":  # whose data is pairs; none is read here
+        del keys["data_path"]
     cfg = Settings(keys).resolve(dp=1, vocab_size=None)
     return build_plan(cfg, sizes or {"dp": 1})
 
