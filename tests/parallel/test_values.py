@@ -32,9 +32,7 @@ MESHES = [
 class Far(NextToken):
     """How far each position's value is from a number that depends on where it stands."""
 
-    def sums(
-        self, models: Models, part: Batch, noise: Noise | None
-    ) -> tuple[jax.Array, Sums]:
+    def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
         model = models.model
         tokens_MBT, weights_MBT = part["tokens"][..., :-1], part[WEIGHTS]
         aims_MBT = jnp.broadcast_to(jnp.sin(jnp.arange(1.0, LENGTH + 1)), weights_MBT.shape)

@@ -206,7 +206,8 @@ def test_masks_change_with_step_and_row_and_evaluation_has_none() -> None:
         with jax.set_mesh(runner.mesh):
             weights = jnp.ones((1, BATCH, LENGTH), jnp.float32)
             evaluate = jax.jit(Evaluation(plan), compiler_options=HASTE)
-            (total, _), count, _ = evaluate(start.params, None, {"tokens": rows, "weights": weights})
+            batch = {"tokens": rows, "weights": weights}
+            (total, _), count, _ = evaluate(start.params, None, batch)
         assert count == BATCH * LENGTH
         return float(total / count)
 
