@@ -13,7 +13,7 @@ MEANT: dict[str, str] = {
         "num_kv_heads": "n_kv_heads num_key_value_heads num_query_groups",
         "intermediate_size": "d_ff ffn_hidden_size mlp_dim n_inner",
         "seq_length": (
-            "block_size context_length context_size ctx_len max_length max_seq_len max_seq_length "
+            "block_size context_size ctx_len max_length max_seq_len max_seq_length "
             "max_target_length seq_len sequence_length"
         ),
         "max_position_embeddings": "max_positions n_ctx n_positions",
