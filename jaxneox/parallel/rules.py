@@ -78,9 +78,13 @@ class Rules:
     def feeds(self, *axes: str | None, into: str | tuple[str, ...]) -> P:
         return P(*self.activation(*axes), reduced=self._any(into))
 
-    def weight(self, *axes: str) -> P:
-        """Return a weight's sharding in a layer: split over tp only."""
-        return P(*(None if axis == "layers" else WEIGHTS[axis] for axis in axes))
+    def weight(self, *axes: str, rows: tuple[str, ...] = ()) -> P:
+        """Return a weight's sharding in a layer: split over tp only.
+
+        Its gradient is a partial sum over what splits the axes `rows` of activations.
+        """
+        split = (None if axis == "layers" else WEIGHTS[axis] for axis in axes)
+        return P(*split, reduced=self._any(rows))
 
     def parameter(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a parameter's sharding at rest: from ZeRO stage 3 on nothing has copies."""
