@@ -71,6 +71,9 @@ class WholeSums(Rules):
     def weight(self, *axes: str, rows: tuple[str, ...] = ()) -> PartitionSpec:
         return super().weight(*axes)
 
+    def summed(self, *axes: str) -> tuple[str, ...]:
+        return ()
+
 
 class PureFunctions:
     """The functions of one model on one mesh, of parameters that the caller gives.

@@ -40,7 +40,11 @@ def gather(weight: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 
 def gather_all(
-    weights: Mapping[str, jax.Array], axes: Mapping[str, Names], layout: Layout
+    weights: Mapping[str, jax.Array],
+    axes: Mapping[str, Names],
+    layout: Layout,
+    *,
+    in_layer: bool = False,
 ) -> dict[str, jax.Array]:
     """Make weights whole for a layer, with the vocabulary padded to what the devices divide.
 
@@ -48,11 +52,14 @@ def gather_all(
         weights: by name; those of a single layer have lost their first axis.
         axes: the logical axes of every parameter by name.
         layout: how arrays lie on the devices.
+        in_layer: whether they are a layer's, whose matrices nothing but products reads. A gradient
+            of those is a partial sum, of which each device is sent its part.
     """
 
     def whole(name: str, w: jax.Array) -> jax.Array:
         own = axes[name][len(axes[name]) - w.ndim :]
-        return gather(padded(w, own, layout), layout.weight(*own))
+        rows = layout.summed(*own) if in_layer else ()
+        return gather(padded(w, own, layout), layout.weight(*own, rows=rows))
 
     return {name: whole(name, w) for name, w in weights.items()}
 

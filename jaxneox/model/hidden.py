@@ -201,7 +201,9 @@ class HiddenStates:
             recorder = context.taps.recorder()
             own = context.at(1 + number)._replace(recorder=recorder)
             cast = {name: w.astype(self.compute) for name, w in weights.items()}
-            block = self.declaration.part("layers", gather_all(cast, self.axes, self.layout))
+            block = self.declaration.part(
+                "layers", gather_all(cast, self.axes, self.layout, in_layer=True)
+            )
             return block(x_BTD, own), recorder.recorded
 
         if self.remat.policy == "none":

@@ -52,6 +52,9 @@ class Layout(Protocol):
         devices that split these.
         """
 
+    def summed(self, *axes: str) -> tuple[str, ...]:
+        """Name the axes of activations that may be the `rows` of a weight with these axes."""
+
     def spread(self, micro: int) -> str | None:
         """Name the axis of `micro` micro-batches outside the layers.
 
