@@ -60,7 +60,7 @@ def compile_step(plan: TrainPlan, devices: list[jax.Device]) -> Compiled:
     mesh = Mesh(np.array(devices).reshape(shape), tuple(plan.mesh_sizes), axis_types=types)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        step: Any = build_step(plan)
+        step: Any = build_step(plan, mesh)
         program = step.lower(abstract_state(plan, mesh), abstract_batch(plan, mesh)).compile()
     return Compiled(program, mesh, time.perf_counter() - start)
 

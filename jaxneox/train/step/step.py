@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxneox.config.schema import Config
 from jaxneox.model import Noise, Params
 from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, PreparedObjective, Sums, rounds
 from jaxneox.optim.schedule import build_schedule
+from jaxneox.parallel.compiler_options import jit_on
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.scaler import next_scale
 from jaxneox.train.step.state import (
@@ -210,9 +212,11 @@ def prepared(
     return jax.lax.optimization_barrier(completed)
 
 
-def build_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def build_step(
+    plan: TrainPlan, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build the compiled step. It takes the old state's memory for the new one."""
-    return jax.jit(Step(plan), donate_argnums=0)
+    return jit_on(mesh, Step(plan), donate_argnums=0)
 
 
 def replica_scale(cfg: Config) -> float:
