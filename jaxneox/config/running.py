@@ -43,7 +43,13 @@ def remat_config(settings: CheckedKeys) -> RematConfig:
             "checkpoint_activations is true but remat_policy is none: set the first to false"
         )
     by_default = "full" if settings["checkpoint_activations"] else "none"
-    return settings.fill(RematConfig, "remat", policy=policy or by_default)
+    remat = settings.fill(RematConfig, "remat", policy=policy or by_default)
+    if remat.in_cpu and remat.policy == "none":
+        raise UserError(
+            "checkpoint_in_cpu moves what checkpointed layers keep, and none are: set "
+            "checkpoint_activations to true"
+        )
+    return remat
 
 
 def generation_config(settings: CheckedKeys) -> GenerationConfig:

@@ -269,6 +269,7 @@ class RematConfig:
     """Activation checkpointing: which values of a layer the backward pass computes again."""
 
     policy: Literal["none", "full", "dots"] = "none"
+    in_cpu: bool = False  # what a layer keeps waits in the host's memory
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ Before and after the layers:
   model.
 - `unembedding`: the matrix to logits, as it is stored and as it computes.
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
+- `remat`: what a layer keeps for its backward pass, and where.
 - `taps`: activations by public names; `scan`: the scan over the layers, which keeps some of them.
 - `decode`: prompts and next tokens, with a cache.
 """

@@ -22,17 +22,9 @@ from jaxneox.model.gather import gather_all
 from jaxneox.model.layout import Axes, Layout
 from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
-from jaxneox.model.product import PRODUCT
+from jaxneox.model.remat import NO_REMAT, rematerialized
 from jaxneox.model.scan import Layer, Numbered, scan_layers
 from jaxneox.model.taps import LAYER_TAPS, NOTHING, Kept, Taps
-
-NO_REMAT = RematConfig("none")
-
-POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
-}
-"""What a layer keeps for its backward pass: its input only, or its products with weights too."""
 
 POSITIONS = ("length", "stream")
 """The logical axes along which the layout orders positions."""
@@ -206,9 +198,7 @@ class HiddenStates:
             )
             return block(x_BTD, own), recorder.recorded
 
-        if self.remat.policy == "none":
-            return layer
-        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
+        return rematerialized(layer, self.remat)
 
     def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions: jax.Array) -> jax.Array:
         spread = self.layout.spread(tokens_MBT.shape[0])

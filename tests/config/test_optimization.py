@@ -159,6 +159,9 @@ def test_remat() -> None:
     assert run(checkpoint_activations=True).remat.policy == "full"
     assert run(checkpoint_activations=True, remat_policy="dots").remat.policy == "dots"
     assert "set the first to false" in error(checkpoint_activations=True, remat_policy="none")
+    assert not run(checkpoint_activations=True).remat.in_cpu
+    assert run(checkpoint_activations=True, checkpoint_in_cpu=True).remat.in_cpu
+    assert "set checkpoint_activations to true" in error(checkpoint_in_cpu=True)
 
 
 def test_data() -> None:

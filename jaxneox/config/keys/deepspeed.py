@@ -26,6 +26,7 @@ COLLECTIVES = "XLA chooses the collectives and their sizes"
 CURRICULUM = "curricula are not here: leave it out"
 AUTOTUNE = "autotuning is DeepSpeed's: leave it out"
 OFFLOAD = "nothing is offloaded to the CPU or NVMe: set it to false, or use a higher ZeRO stage"
+IN_CPU = "set checkpoint_in_cpu: true, outside of the block, which does this"
 QUANTIZED = "collectives are not quantized here: leave it out"
 TRACE = "use profile: true"
 METRICS = "metrics.jsonl holds every step"
@@ -145,7 +146,7 @@ BLOCKS: Section = {
     "zero_optimization.zero_quantized_weights": refused(bool, False, QUANTIZED),
     "zero_optimization.zero_quantized_gradients": refused(bool, False, QUANTIZED),
     "activation_checkpointing.partition_activations": needless(bool, False, LAYOUT),
-    "activation_checkpointing.cpu_checkpointing": refused(bool, False, OFFLOAD),
+    "activation_checkpointing.cpu_checkpointing": refused(bool, False, IN_CPU),
     "activation_checkpointing.contiguous_memory_optimization": needless(bool, False, LAYOUT),
     "activation_checkpointing.number_checkpoints": needless(int, None, "one per layer"),
     "activation_checkpointing.synchronize_checkpoint_boundary": needless(bool, False, LAYOUT),
