@@ -59,7 +59,7 @@ def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
 
 
 def kept(plan: TrainPlan, mesh: Mesh) -> int:
-    """Count the bytes that the forward pass keeps of one micro-batch.
+    """Count the bytes that the forward pass keeps of one micro-batch on the device.
 
     With a pipeline they are those of all micro-batches, which pass it together.
     """
@@ -81,9 +81,10 @@ def kept(plan: TrainPlan, mesh: Mesh) -> int:
     with jax.set_mesh(mesh):
         state = abstract_state(plan, mesh)
         given = state.params, state.reference, batch
-        residuals = jax.tree.leaves(jax.eval_shape(backward, *given))
+        residuals: Any = jax.make_jaxpr(backward)(*given).out_avals
     own = {(leaf.shape, leaf.dtype) for leaf in state.params.values()}
-    return sum(on_a_device(leaf) for leaf in residuals if (leaf.shape, leaf.dtype) not in own)
+    here = [leaf for leaf in residuals if leaf.memory_space == jax.memory.Space.Device]
+    return sum(on_a_device(leaf) for leaf in here if (leaf.shape, leaf.dtype) not in own)
 
 
 def on_a_device(tree: Any) -> int:
