@@ -217,6 +217,10 @@ class Rules:
     def _zero(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Split over all devices that would hold copies, as far as an axis divides.
 
+        Attention's matrices are split along the heads if these divide: their width then stays
+        whole, and a TPU, whose tiles are 128 numbers wide, has one to lay along them. Heads of 96
+        numbers it pads by a third, those of 64 twofold.
+
         A weight without such an axis (scalenorm's single number) keeps its copies; the sharding
         table shows it.
         """
@@ -224,7 +228,8 @@ class Rules:
         holders = ("dp", INNER, "cp") if "layers" in axes else ("dp", INNER, "cp", "pp")
         copies = tuple(a for a in holders if self.size(a) > 1)
         for count in range(len(copies), 0, -1):
-            split = self._over(copies[:count], spec, axes, shape)
+            first = "kv_heads" if {"embed", "head"} <= set(axes) else None
+            split = self._over(copies[:count], spec, axes, shape, first)
             if split != spec:
                 return split
         return spec
@@ -237,13 +242,22 @@ class Rules:
             if axis in PADDED and size % self.size(WEIGHTS[axis])
         ]
 
-    def _over(self, extra: MeshAxes, spec: P, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+    def _over(
+        self,
+        extra: MeshAxes,
+        spec: P,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        first: str | None = None,
+    ) -> P:
         """Add `extra` to the longest axis that it divides, to a free axis before a shared one.
 
-        The layers stay as they are because they are visited one by one.
+        The layers stay as they are because they are visited one by one. An axis named `first` comes
+        before all others.
         """
         taken = [_names(entry) for entry in spec]
-        for i in sorted(range(len(axes)), key=lambda i: (bool(taken[i]), -shape[i])):
+        order = {i: (axes[i] != first, bool(taken[i]), -shape[i]) for i in range(len(axes))}
+        for i in sorted(order, key=order.__getitem__):
             split = (*taken[i], *extra)
             if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
                 return P(*(_entry(split if j == i else names) for j, names in enumerate(taken)))
