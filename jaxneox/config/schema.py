@@ -262,6 +262,7 @@ class ParallelConfig:
     cp: int = 1
     chunks: int = 1  # of layers for each pipeline stage
     attention: Literal["auto", "gather", "ring"] = "auto"  # over cp
+    offload_optimizer: bool = False  # moments wait in the host's memory
 
 
 @dataclass(frozen=True)

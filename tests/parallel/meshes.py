@@ -31,7 +31,7 @@ from jaxneox.model import Params
 from jaxneox.objectives import Objective
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.train.plan import build_plan
-from jaxneox.train.step.state import TrainState, on_mesh, state_specs, with_params
+from jaxneox.train.step.state import TrainState, state_shardings, with_params
 from jaxneox.train.step.step import Metrics, Step
 from tests.reference.parameters import random_params
 
@@ -161,7 +161,7 @@ def train(
     if aim is not None:
         plan = dataclasses.replace(plan, objective=aim)
     devices = make_mesh(plan.mesh_sizes)
-    shardings = on_mesh(devices, state_specs(plan))
+    shardings = state_shardings(plan, devices)
     step = jax.jit(Probe(plan), compiler_options=HASTE)
     lay = NamedSharding(devices, plan.rules.activation(None, "batch"))
     losses, norms, first = [], [], {}

@@ -13,6 +13,7 @@ from jaxneox.objectives import Batch
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.program import abstract_batch
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.offload import HOST
 from jaxneox.train.step.state import frozen, param_specs, trained
 from jaxneox.train.step.step import prepared
 
@@ -91,6 +92,8 @@ def on_a_device(tree: Any) -> int:
     """Count the bytes that one device holds of arrays that are given by shape and sharding."""
     total = 0
     for leaf in jax.tree.leaves(tree):
+        if getattr(leaf.sharding, "memory_kind", None) == HOST:
+            continue
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
         total += math.prod(shape) * leaf.dtype.itemsize
     return total

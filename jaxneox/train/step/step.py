@@ -17,6 +17,7 @@ from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, PreparedObjective,
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.parallel.compiler_options import jit_on
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.offload import to_device, to_host
 from jaxneox.train.step.scaler import next_scale
 from jaxneox.train.step.state import (
     ParamSpecs,
@@ -149,11 +150,12 @@ class Step:
         opt_specs = optimizer_specs(self.plan, self.specs.updates)
         apply = jax.sharding.auto_axes(apply, out_sharding=(specs, opt_specs))
         learning = trained(self.plan, state.params)
-        before = (laid_out(learning, self.specs.updates), state.opt_state)
+        opt_state = to_device(self.plan, state.opt_state)
+        before = (laid_out(learning, self.specs.updates), opt_state)
         after = apply(*before, grads)
         params, opt_state = select(finite, after, before)
         resting = frozen(self.plan, state.params)
-        return laid_out(params, self.specs.params) | resting, opt_state
+        return laid_out(params, self.specs.params) | resting, to_host(self.plan, opt_state)
 
     def figures(
         self, before: TrainState, after: TrainState, loss: jax.Array, norm: jax.Array
