@@ -44,6 +44,8 @@ def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _sum(leaf: jax.Array) -> jax.Array:
+    if jax.typeof(leaf).memory_space == jax.memory.Space.Host:
+        leaf = jax.device_put(leaf, jax.memory.Space.Device)
     sharding = jax.typeof(leaf).sharding
     spec = sharding if isinstance(sharding, NamedSharding) and not sharding.mesh.empty else None
     position = jnp.zeros((), jnp.uint32)

@@ -35,6 +35,11 @@ def log_config(settings: CheckedKeys) -> LogConfig:
     )
 
 
+OFFLOAD_KEYS = {"device", "pin_memory", "buffer_count", "fast_init", "ratio", "nvme_path"}
+OFFLOAD_KEYS |= {"pipeline_read", "pipeline_write", "pipeline", "max_in_cpu", "buffer_size"}
+"""What DeepSpeed's block may have; all but the device say how DeepSpeed does it."""
+
+
 def remat_config(settings: CheckedKeys) -> RematConfig:
     """Build the rematerialization: `remat_policy`, or what checkpoint_activations asks for."""
     policy = settings["remat_policy"]
@@ -43,7 +48,13 @@ def remat_config(settings: CheckedKeys) -> RematConfig:
             "checkpoint_activations is true but remat_policy is none: set the first to false"
         )
     by_default = "full" if settings["checkpoint_activations"] else "none"
-    return settings.fill(RematConfig, "remat", policy=policy or by_default)
+    remat = settings.fill(RematConfig, "remat", policy=policy or by_default)
+    if remat.in_cpu and remat.policy == "none":
+        raise UserError(
+            "checkpoint_in_cpu moves what checkpointed layers keep, and none are: set "
+            "checkpoint_activations to true"
+        )
+    return remat
 
 
 def generation_config(settings: CheckedKeys) -> GenerationConfig:
@@ -66,7 +77,15 @@ def parallel_config(settings: CheckedKeys) -> ParallelConfig:
     stage = settings["zero_optimization.stage"]
     if stage not in (0, 1, 2, 3):
         raise UserError(f"zero_optimization.stage: found {stage}, expected 0, 1, 2 or 3")
-    return settings.fill(ParallelConfig, "parallel")
+    asked = settings["zero_optimization.offload_optimizer"] or {}
+    device = asked.get("device", "none")
+    unknown = sorted(set(asked) - OFFLOAD_KEYS)
+    if device not in ("none", "cpu") or unknown:
+        found = f"the key {unknown[0]!r}" if unknown else f"device: {device}"
+        raise UserError(
+            f"zero_optimization.offload_optimizer: found {found}, expected device: cpu or none"
+        )
+    return settings.fill(ParallelConfig, "parallel", offload_optimizer=device == "cpu")
 
 
 def tokenizer_config(settings: CheckedKeys) -> TokenizerConfig:

@@ -1,4 +1,4 @@
-"""The part of the schema for what a run saves, loads, logs and writes, as frozen values."""
+"""The part of the schema for what a run saves, loads, logs, recomputes and writes."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,3 +50,11 @@ class GenerationConfig:
     samples: int = 1
     recompute: bool = False
     context: int | None = None  # tokens of a text when the model is used; None is seq_length
+
+
+@dataclass(frozen=True)
+class RematConfig:
+    """Activation checkpointing: which values of a layer the backward pass computes again."""
+
+    policy: Literal["none", "full", "dots"] = "none"
+    in_cpu: bool = False  # what a layer keeps waits in the host's memory

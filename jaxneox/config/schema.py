@@ -15,7 +15,7 @@ from jaxneox.config.data_schema import (
     TrainConfig,
 )
 from jaxneox.config.objective_schema import ObjectiveConfig
-from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig
+from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig, RematConfig
 from jaxneox.errors import UserError
 
 NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
@@ -262,13 +262,7 @@ class ParallelConfig:
     cp: int = 1
     chunks: int = 1  # of layers for each pipeline stage
     attention: Literal["auto", "gather", "ring"] = "auto"  # over cp
-
-
-@dataclass(frozen=True)
-class RematConfig:
-    """Activation checkpointing: which values of a layer the backward pass computes again."""
-
-    policy: Literal["none", "full", "dots"] = "none"
+    offload_optimizer: bool = False  # moments wait in the host's memory
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -78,6 +78,25 @@ def rows(text: str, sizes: Mapping[str, int], layers: int | None = None) -> list
         for (kind, axes), ones in by_kind.items()
     ]
     return sorted(together, key=lambda row: (-row.bytes, row.kind, row.axes))
+
+
+def together(listed: Iterable[Row], renamed: Callable[[str], str]) -> list[Row]:
+    """Make one row of all that have the same axes once they are renamed, the most bytes first."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in listed:
+        axes = renamed(row.axes)
+        if (same := found.get((row.kind, axes))) is None:
+            found[row.kind, axes] = replace(row, axes=axes)
+            continue
+        found[row.kind, axes] = replace(
+            same,
+            count=same.count + row.count,
+            bytes=same.bytes + row.bytes,
+            length=max(same.length, row.length, key=list(SIGNS).index),
+            in_layer=same.in_layer + row.in_layer,
+            layer_bytes=same.layer_bytes + row.layer_bytes,
+        )
+    return sorted(found.values(), key=lambda row: (-row.bytes, row.kind, row.axes))
 
 
 def row_of(one: Collective, axes: str) -> Row:

@@ -22,6 +22,7 @@ from jaxneox.infer.sampling import (
 )
 from jaxneox.infer.scoring import as_long_as_its_text
 from jaxneox.model import Model, Params
+from jaxneox.parallel.compiler_options import jit_on
 
 
 class Recompute:
@@ -103,4 +104,4 @@ class Recompute:
             logits_BV = jnp.sum(jnp.where(last_BS[..., None], logits_BSV, 0), axis=1)
             return pick(layout, 0, logits_BV, settings, number_B, counts_BV)[0]
 
-        return jax.jit(next_tokens)
+        return jit_on(self._mesh, next_tokens)

@@ -16,6 +16,7 @@ from jaxneox.infer.generate import context
 from jaxneox.infer.scoring import Request, Scorer
 from jaxneox.infer.stream import check_text
 from jaxneox.model import Params
+from jaxneox.parallel.compiler_options import jit_on
 
 
 class RewardScorer(Scorer):
@@ -61,7 +62,7 @@ class RewardScorer(Scorer):
             values_BC = jax.reshard(values_BC, everywhere)
             return values_BC, jnp.zeros_like(values_BC, bool)
 
-        return jax.jit(values)
+        return jit_on(self.mesh, values)
 
 
 def with_end(text: str, tokenizer: Tokenizer | None) -> list[int]:

@@ -17,6 +17,7 @@ from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.stream import check_text
 from jaxneox.model import Model, Params
+from jaxneox.parallel.compiler_options import jit_on
 
 BUDGET = 2048
 """Tokens of a batch on each device that splits batches."""
@@ -165,7 +166,7 @@ class Scorer:
             everywhere = self.model.layout.activation(None, None)
             return tuple(jax.reshard(x, everywhere) for x in self.model.scores(params, *arrays))
 
-        return jax.jit(scores)
+        return jit_on(self.mesh, scores)
 
     def _take(
         self,

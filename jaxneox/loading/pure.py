@@ -68,6 +68,12 @@ class WholeSums(Rules):
     def feeds(self, *axes: str | None, into: str | tuple[str, ...]) -> PartitionSpec:
         return self.activation(*axes)
 
+    def weight(self, *axes: str, rows: tuple[str, ...] = ()) -> PartitionSpec:
+        return super().weight(*axes)
+
+    def summed(self, *axes: str) -> tuple[str, ...]:
+        return ()
+
 
 class PureFunctions:
     """The functions of one model on one mesh, of parameters that the caller gives.

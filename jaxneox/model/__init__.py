@@ -24,7 +24,9 @@ Before and after the layers:
 - `token_losses`: the loss of each token, for derivatives of any order.
 - `label_losses`: the loss of each label, for losses of whole texts; `divergence`: from another
   model.
+- `unembedding`: the matrix to logits, as it is stored and as it computes.
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
+- `remat`: what a layer keeps for its backward pass, and where.
 - `taps`: activations by public names; `scan`: the scan over the layers, which keeps some of them.
 - `decode`: prompts and next tokens, with a cache.
 """

@@ -20,11 +20,11 @@ from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.kernels import mix
 from jaxneox.model.kernels.einsum import attend, visible
 from jaxneox.model.layout import Axes, on_devices
-from jaxneox.model.loss import Unembedding, project
 from jaxneox.model.losses import NO_LOGITS
 from jaxneox.model.neox import Model
 from jaxneox.model.parameters import LAYERS, UNEMBEDDING, Params
 from jaxneox.model.positions import RelativeBias
+from jaxneox.model.unembedding import Unembedding, project
 from jaxneox.model.vocabulary import hide_added, padded
 
 
@@ -253,10 +253,9 @@ class Decoder:
         """Embed tokens at positions [T] or [B, T]: [B, T, D]."""
         layout = self.model.layout
         embed = self.model.declaration.part("embed", weights.outer)
-        x_BTD = embed(tokens_BT, positions, layout.activation("batch", "length", "embed"))
-        return jax.reshard(
-            x_BTD.astype(self.model.compute), layout.activation("batch", "stream", "embed")
-        )
+        spec, dtype = layout.activation("batch", "length", "embed"), jnp.dtype(self.model.compute)
+        x_BTD = embed(tokens_BT, positions, spec, dtype)
+        return jax.reshard(x_BTD, layout.activation("batch", "stream", "embed"))
 
     def logits(self, weights: Weights, x_BTD: jax.Array) -> jax.Array:
         """Compute logits from the last layer's output [B, T, D]: float32 [B, T, V]."""

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 from jaxneox.model.loss import (
     LossSettings,
     OfTokens,
-    Unembedding,
     cut_in_chunks,
     joined,
-    project,
     softmax,
     sum_and_gradients,
 )
+from jaxneox.model.unembedding import Unembedding, gathered, project
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -38,6 +37,8 @@ def divergences(
         other_unembedding: turns those into logits.
         settings: how it is computed.
     """
+    unembedding = gathered(unembedding, settings.layout)
+    other_unembedding = gathered(other_unembedding, settings.layout)
 
     def of(chunk: tuple[jax.Array, ...]) -> jax.Array:
         x, other = chunk
@@ -70,6 +71,7 @@ def _forward(
 
 def _backward(settings: LossSettings, saved: tuple[Any, ...], d_MBT: jax.Array) -> tuple[Any, ...]:
     x_MBTD, unembedding, other_MBTD, other_unembedding = saved
+    other_unembedding = gathered(other_unembedding, settings.layout)
 
     def each(logits: jax.Array, other: jax.Array, d: jax.Array) -> OfTokens:
         others = project(other, other_unembedding, settings.dtype)

@@ -8,6 +8,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import ModelConfig
+from jaxneox.model.gather import reshard_in_steps
+from jaxneox.model.layout import Entry, entry_of, mesh_axes
 from jaxneox.model.param import initializer, param, xavier_normal
 from jaxneox.model.positions import sinusoids
 
@@ -27,15 +29,54 @@ class Embed(nnx.Module):
         self.rpe = param(rngs, axes, xavier_normal, buckets=buckets, **sizes) if rpe else None
         self.offset, self.sinusoidal = cfg.positions.offset, kind == "sinusoidal"
 
-    def __call__(self, tokens: jax.Array, positions: jax.Array, spec: PartitionSpec) -> jax.Array:
-        """Embed tokens [*, T] at positions [T] or [*, T]: float32 [*, T, D], laid out as `spec`.
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array, spec: PartitionSpec, dtype: jnp.dtype
+    ) -> jax.Array:
+        """Embed tokens at positions.
 
-        In float32, because the gradient of a frequent token is one sum of many terms.
+        The sums are float32, because the gradient of a frequent token has many terms. Where devices
+        store parts of the table's width, each looks up all tokens in its part: the table is not
+        gathered, and neither is its gradient added up over devices. What is sent is the result.
+
+        Args:
+            tokens: int [*, T].
+            positions: int [T], or [*, T] if those of the rows differ.
+            spec: the sharding of the result.
+            dtype: of the result.
+
+        Returns:
+            [*, T, D].
         """
-        x = self.tokens[...].at[tokens].get(out_sharding=spec)
+        table = self.tokens[...]
+        width = jax.typeof(table).sharding.spec.partitions[-1]
+        along = _without(spec, width)
+        tokens = jax.reshard(tokens, PartitionSpec(*along.partitions[:-1]))
+        if positions.ndim > 1:
+            positions = jax.reshard(positions, PartitionSpec(*along.partitions[:-1]))
+        x = table.at[tokens].get(out_sharding=along)
+        if (more := self._of_positions(positions, x)) is not None:
+            x = x + more
+        return reshard_in_steps(x.astype(dtype), spec)
+
+    def _of_positions(self, positions: jax.Array, x: jax.Array) -> jax.Array | None:
+        """Make what is added to x [*, T, D] for its positions, split along D as it is."""
+        *split, width = jax.typeof(x).sharding.spec
         if positions.ndim == 1:  # of all rows alike
-            positions = jnp.expand_dims(positions, tuple(range(tokens.ndim - 1)))
-            spec = PartitionSpec(*(None,) * tokens.ndim, spec[-1])
+            positions = jnp.expand_dims(positions, tuple(range(x.ndim - 2)))
+            split = [None] * (x.ndim - 1)
+        spec = PartitionSpec(*split, width)
         if self.positions is not None:
-            return x + self.positions[...].at[positions + self.offset].get(out_sharding=spec)
-        return x + sinusoids(positions, x.shape[-1]) if self.sinusoidal else x
+            return self.positions[...].at[positions + self.offset].get(out_sharding=spec)
+        if self.sinusoidal:
+            return jax.reshard(sinusoids(positions, x.shape[-1]), spec)
+        return None
+
+
+def _without(spec: PartitionSpec, width: Entry) -> PartitionSpec:
+    """Return a sharding [*, T, D] in which the mesh axes of `width` split nothing but D."""
+    taken = set(mesh_axes(width))
+
+    def rest(entry: Entry) -> Entry:
+        return entry_of(tuple(name for name in mesh_axes(entry) if name not in taken))
+
+    return PartitionSpec(*map(rest, spec.partitions[:-1]), width)

@@ -18,22 +18,13 @@ from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.embed import Embed
-from jaxneox.model.gather import gather
+from jaxneox.model.gather import gather_all
 from jaxneox.model.layout import Axes, Layout
 from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
-from jaxneox.model.product import PRODUCT
+from jaxneox.model.remat import NO_REMAT, rematerialized
 from jaxneox.model.scan import Layer, Numbered, scan_layers
 from jaxneox.model.taps import LAYER_TAPS, NOTHING, Kept, Taps
-from jaxneox.model.vocabulary import padded
-
-NO_REMAT = RematConfig("none")
-
-POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
-}
-"""What a layer keeps for its backward pass: its input only, or its products with weights too."""
 
 POSITIONS = ("length", "stream")
 """The logical axes along which the layout orders positions."""
@@ -202,18 +193,18 @@ class HiddenStates:
             recorder = context.taps.recorder()
             own = context.at(1 + number)._replace(recorder=recorder)
             cast = {name: w.astype(self.compute) for name, w in weights.items()}
-            block = self.declaration.part("layers", self._gathered(cast))
+            block = self.declaration.part(
+                "layers", gather_all(cast, self.axes, self.layout, in_layer=True)
+            )
             return block(x_BTD, own), recorder.recorded
 
-        if self.remat.policy == "none":
-            return layer
-        return jax.checkpoint(layer, policy=POLICIES[self.remat.policy], prevent_cse=False)
+        return rematerialized(layer, self.remat)
 
     def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions: jax.Array) -> jax.Array:
         spread = self.layout.spread(tokens_MBT.shape[0])
         spec = self.layout.activation(spread, "batch", "length", "embed")
-        x_MBTD = embed(tokens_MBT, positions, spec)
-        return jax.reshard(x_MBTD.astype(self.compute), self._stream(spread))
+        x_MBTD = embed(tokens_MBT, positions, spec, jnp.dtype(self.compute))
+        return jax.reshard(x_MBTD, self._stream(spread))
 
     def _score_bias(self, embed: Embed, order_T: jax.Array) -> jax.Array | None:
         if embed.rpe is None:
@@ -272,19 +263,23 @@ class HiddenStates:
         return self.layout.activation(micro, "batch", "stream", "embed")
 
     def _outer_modules(self, params: Params) -> NeoX:
-        """Build the model with its weights outside the layers whole, in float32."""
+        """Build the model with its weights outside the layers in float32, and whole.
+
+        The two that are as large as the vocabulary stay as they are stored: the unembedding, and
+        the table of tokens unless it is stored in parts of its vocabulary.
+        """
         outer = split_layers(params)[0]
         exact = {name: w.astype(jnp.float32) for name, w in outer.items()}  # they may rest rounded
-        return self.declaration.model(params | self._gathered(exact))
+        others = {name: w for name, w in exact.items() if not self._stays(name, w)}
+        whole = gather_all(others, self.axes, self.layout)
+        return self.declaration.model(params | exact | whole)
 
-    def _gathered(self, weights: Params) -> Params:
-        """Make weights whole over the devices that each store a part."""
-
-        def whole(name: str, w: jax.Array) -> jax.Array:
-            axes = self.axes[name][len(self.axes[name]) - w.ndim :]
-            return gather(padded(w, axes, self.layout), self.layout.weight(*axes))
-
-        return {name: whole(name, w) for name, w in weights.items()}
+    def _stays(self, name: str, w: jax.Array) -> bool:
+        """Tell whether a weight outside the layers is used as it is stored."""
+        if name == "embed.tokens":
+            vocab = jax.typeof(w).sharding.spec.partitions[0]
+            return vocab in (None, self.layout.weight("vocab")[0])
+        return name == "unembed.weight"
 
 
 def _length(weights: Params) -> int:

@@ -13,15 +13,14 @@ import jax
 from jaxneox.model.loss import (
     LossSettings,
     OfTokens,
-    Unembedding,
     cut_in_chunks,
     joined,
-    project,
     softmax,
     sum_and_gradients,
     token_gradient,
     token_loss,
 )
+from jaxneox.model.unembedding import Unembedding, gathered, project
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -36,6 +35,7 @@ def label_losses(
         labels_MBT: int, the token that follows each position.
         settings: how it is computed.
     """
+    unembedding = gathered(unembedding, settings.layout)
 
     def losses(chunk: tuple[jax.Array, ...]) -> jax.Array:
         x, labels = chunk

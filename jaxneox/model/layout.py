@@ -45,8 +45,15 @@ class Layout(Protocol):
     def parts(self, *axes: str | None) -> int:
         """Count the devices that split an activation with these axes between them."""
 
-    def weight(self, *axes: str) -> PartitionSpec:
-        """Return the sharding in which a layer computes with a weight."""
+    def weight(self, *axes: str, rows: tuple[str, ...] = ()) -> PartitionSpec:
+        """Return the sharding in which a layer computes with a weight.
+
+        Where axes of activations are named as `rows`, its gradient is a partial sum over the
+        devices that split these.
+        """
+
+    def summed(self, *axes: str) -> tuple[str, ...]:
+        """Name the axes of activations that may be the `rows` of a weight with these axes."""
 
     def spread(self, micro: int) -> str | None:
         """Name the axis of `micro` micro-batches outside the layers.
@@ -67,6 +74,18 @@ class Layout(Protocol):
 
 
 Axes = tuple[str | None, ...]
+Entry = str | tuple[str, ...] | None
+"""What splits one axis of an array, as a PartitionSpec has it."""
+
+
+def mesh_axes(entry: Entry) -> tuple[str, ...]:
+    """List the mesh axes of an entry of a PartitionSpec."""
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def entry_of(names: tuple[str, ...]) -> Entry:
+    """Make an entry of a PartitionSpec from mesh axes, the reverse of `mesh_axes`."""
+    return names if len(names) > 1 else names[0] if names else None
 
 
 def platform() -> str:

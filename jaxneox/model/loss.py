@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from jaxneox.model.layout import Layout, dual, once
+from jaxneox.model.unembedding import Unembedding, gathered, is_whole, project, scattered
 
 
 class LossSettings(NamedTuple):
@@ -44,13 +45,6 @@ class LossSettings(NamedTuple):
     def summed(self) -> tuple[str, ...]:
         """The axes among `rows` that devices may split between them."""
         return tuple(axis for axis in self.rows if axis is not None)
-
-
-class Unembedding(NamedTuple):
-    """The last matrix, `logits = x @ weight + bias`. Its gradient has the same form."""
-
-    weight: jax.Array  # [D, V] in the compute dtype
-    bias: jax.Array | None  # float32 [V]; few models have one
 
 
 MAX_LOGITS = 2**25
@@ -94,6 +88,7 @@ def loss_sum(
     settings: LossSettings,
 ) -> jax.Array:
     """Sum over tokens: weight * (cross-entropy + z_loss * log(Z)^2), float32 []."""
+    unembedding = gathered(unembedding, settings.layout)
 
     def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, labels, weights = chunk
@@ -145,14 +140,15 @@ def sum_and_gradients(
     Args:
         each: takes a chunk of the logits and of the arrays.
         x_MBTD: the last hidden states.
-        unembedding: turns them into logits.
+        unembedding: turns them into logits; it may be stored in parts, as its gradient then is.
         arrays_MBT: what the loss of a token depends on besides, each [M, B, T, *].
         settings: how it is computed.
 
     Returns:
         The sum, and its gradients with respect to the hidden states and the unembedding.
     """
-    layout, w_DV = settings.layout, unembedding.weight
+    layout, stored = settings.layout, unembedding
+    unembedding = gathered(stored, layout, settings.summed)
     partial_dx = layout.partial(*settings.rows, None, "embed", over="vocab")
 
     def add(carry: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
@@ -160,7 +156,9 @@ def sum_and_gradients(
         x, *arrays = chunk
         logits = project(x, unembedding, settings.dtype)
         loss, weights, d = each(logits, *arrays)
-        dx = jnp.einsum("MBSCV,DV->MBSCD", d.astype(x.dtype), w_DV, out_sharding=partial_dx)
+        dx = jnp.einsum(
+            "MBSCV,DV->MBSCD", d.astype(x.dtype), unembedding.weight, out_sharding=partial_dx
+        )
         grads = jax.tree.map(jnp.add, grads, _unembedding_gradient(x, d, unembedding, settings))
         return (total + _sum(loss * weights), grads), dx
 
@@ -169,14 +167,22 @@ def sum_and_gradients(
             jnp.zeros(w.shape, jnp.float32), layout.partial(*_axes(w), over=settings.summed)
         )
 
-    def finished(dw: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.reshard(dw, dual(w)).astype(w.dtype)
-
     chunks = cut_in_chunks(settings, x_MBTD, *arrays_MBT)
     start = (jnp.float32(0), jax.tree.map(nothing, unembedding))
     (total, grads), dx = jax.lax.scan(add, start, chunks)
     dx = jax.reshard(dx, layout.activation(None, *settings.rows, None, "embed"))
-    return total, (joined(settings, dx), jax.tree.map(finished, grads, unembedding))
+    found = joined(settings, dx), _added_up(grads, stored, settings)
+    if not is_whole(stored, layout):  # else a whole gradient waits until the layers have theirs
+        found = jax.lax.optimization_barrier(found)
+    return total, found
+
+
+def _added_up(grads: Unembedding, stored: Unembedding, settings: LossSettings) -> Unembedding:
+    """Add up partial sums of the unembedding's gradient, each part where it is stored."""
+    weight = scattered(grads.weight, stored.weight, settings.layout, settings.summed)
+    if grads.bias is None or stored.bias is None:
+        return Unembedding(weight, None)
+    return Unembedding(weight, jax.reshard(grads.bias, dual(stored.bias)).astype(jnp.float32))
 
 
 def _backward(settings: LossSettings, saved: Any, d: jax.Array) -> tuple[Any, ...]:
@@ -189,14 +195,6 @@ def _backward(settings: LossSettings, saved: Any, d: jax.Array) -> tuple[Any, ..
 
 
 loss_sum.defvjp(_forward, _backward)
-
-
-def project(x: jax.Array, unembedding: Unembedding, dtype: jnp.dtype) -> jax.Array:
-    """Compute logits [..., V] from [..., D]; a bias is added in their dtype."""
-    logits = jnp.einsum("...D,DV->...V", x, unembedding.weight).astype(dtype)
-    if unembedding.bias is None:
-        return logits
-    return logits + jnp.expand_dims(unembedding.bias.astype(dtype), range(x.ndim - 1))
 
 
 def _unembedding_gradient(

@@ -12,8 +12,9 @@ from jaxneox.model.divergence import divergences
 from jaxneox.model.dropout import Noise
 from jaxneox.model.hidden import HiddenStates
 from jaxneox.model.label_losses import label_losses
-from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum
+from jaxneox.model.loss import LossSettings, chunk_length, loss_sum
 from jaxneox.model.parameters import NeoX, Params
+from jaxneox.model.unembedding import Unembedding
 from jaxneox.model.vocabulary import hide_added
 
 NO_LOGITS = (
@@ -133,7 +134,7 @@ class Losses(HiddenStates):
         return LossSettings(layout, z_loss, chunk, dtype, spread)
 
     def _unembedding(self, model: NeoX) -> Unembedding:
-        """Return the matrix to logits; a tied model's is its one embedding leaf, transposed.
+        """Return the matrix to logits as it is stored; a tied model's is its embedding, transposed.
 
         Raises:
             UserError: it is a reward model, which has none.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.model.layout import dual, each_device
+from jaxneox.model.layout import dual, each_device, mesh_axes
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -118,5 +118,4 @@ def _split(x: jax.Array) -> P:
 
 def _names(spec: Iterable[Any]) -> frozenset[str]:
     """Collect the mesh axes of entries of a spec."""
-    each = ((entry,) if isinstance(entry, str) else entry or () for entry in spec)
-    return frozenset(name for names in each for name in names)
+    return frozenset(name for entry in spec for name in mesh_axes(entry))

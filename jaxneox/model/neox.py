@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jaxneox.errors import UserError
 from jaxneox.model.dropout import Noise
 from jaxneox.model.hidden import InTraining
-from jaxneox.model.loss import project
 from jaxneox.model.losses import Losses
 from jaxneox.model.parameters import NeoX, Params, Reward
 from jaxneox.model.scores import hidden_at, scores
 from jaxneox.model.taps import NOTHING, Kept, Taps
 from jaxneox.model.token_losses import token_losses
+from jaxneox.model.unembedding import gathered, project
 from jaxneox.model.vocabulary import added_rows
 
 NO_VALUES = (
@@ -70,7 +70,8 @@ class Model(Losses):
         with self.matmuls():
             model = self._outer_modules(params)
             x_BTD, kept = self._rows(model, params, tokens_BT, training, taps)
-            logits_BTV = project(x_BTD, self._unembedding(model), jnp.dtype("float32"))
+            unembedding = gathered(self._unembedding(model), self.layout)
+            logits_BTV = project(x_BTD, unembedding, jnp.dtype("float32"))
             return self._without_added(logits_BTV), kept
 
     def scores(

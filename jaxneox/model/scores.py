@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.model.layout import Layout, on_devices, platform
-from jaxneox.model.loss import MAX_LOGITS, Unembedding, chunk_length, project, softmax
+from jaxneox.model.loss import MAX_LOGITS, chunk_length, softmax
+from jaxneox.model.unembedding import Unembedding, gathered, project
 
 CPU_CHUNK = 64
 """Tokens with logits at one time on a CPU, whose caches count.
@@ -34,6 +35,7 @@ def scores(
         The labels' log-probabilities, float32 [B, C], and whether no token is likelier, bool [B,
         C].
     """
+    unembedding = gathered(unembedding, layout)
     batch, count = labels_BC.shape
     width = unembedding.weight.shape[-1] // layout.parts("vocab")
     logits = batch // layout.parts("batch") * width

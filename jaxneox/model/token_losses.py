@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.model.layout import Layout
-from jaxneox.model.loss import Unembedding, chunk_length, is_label, project, softmax
+from jaxneox.model.loss import chunk_length, is_label, softmax
+from jaxneox.model.unembedding import Unembedding, gathered, project
 
 
 def token_losses(
@@ -21,6 +22,7 @@ def token_losses(
         labels_BT: int, the token that follows each position.
         layout: how arrays lie on the devices.
     """
+    unembedding = gathered(unembedding, layout)
     batch, length = labels_BT.shape
     logits = batch * unembedding.weight.shape[-1] // layout.parts("batch", "vocab")
     chunk = chunk_length(length, logits)

@@ -4,5 +4,5 @@
 - `rules`: which mesh axis splits which logical axis, the one table; ZeRO.
 - `pipeline`: layers in stages; `schedule`: when which stage computes what.
 - `ring`: the order of a sequence that several devices hold in parts.
-- `compilation`: the cache of compiled programs.
+- `compilation`: the cache of compiled programs; `compiler_options`: how they are compiled.
 """

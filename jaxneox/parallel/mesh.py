@@ -25,6 +25,8 @@ from jaxneox.errors import UserError, listed
 AXES = ("pp", "dp", "cp", "tp")
 MOST_DEVICES = 1 << 20
 MOST_VIRTUAL = 1024  # devices of a CPU: XLA takes 0.3 GB for them, and four times as many 8 s
+INNER = "dp_inner"
+"""The second of the two axes of which dp is made on some meshes; users see dp alone."""
 Sizes = dict[str, int]
 
 
@@ -61,7 +63,47 @@ def asked_sizes(mesh: str | None, yaml: ParallelConfig) -> Sizes:
 
 def whole(sizes: Sizes) -> Sizes:
     """Return all axes in their order, with size 1 for those that are not given."""
-    return {axis: sizes.get(axis, 1) for axis in AXES}
+    axes = [name for axis in AXES for name in ((axis, INNER) if axis == "dp" else (axis,))]
+    return {axis: sizes.get(axis, 1) for axis in axes if axis != INNER or sizes.get(INNER, 1) > 1}
+
+
+def as_asked(sizes: Sizes) -> Sizes:
+    """Return the sizes as users know them, with one dp."""
+    inner = sizes.get(INNER, 1)
+    return {
+        axis: n * inner if axis == "dp" else n for axis, n in whole(sizes).items() if axis != INNER
+    }
+
+
+def shown(axes: Sequence[str]) -> tuple[str, ...]:
+    """Name mesh axes as users know them, each once."""
+    return tuple(dict.fromkeys("dp" if axis == INNER else axis for axis in axes))
+
+
+def shown_axes(axes: str) -> str:
+    """Name mesh axes in one text, as in "dp+tp", as users know them."""
+    return "+".join(shown(axes.split("+")))
+
+
+def on_torus(sizes: Sizes, devices: Sequence[Any]) -> Sizes:
+    """Make two axes of dp where its devices lie along three axes of a torus.
+
+    XLA for TPUs gathers along one or two axes of the torus, and in place of a gather along three it
+    sums arrays of zeros, which sends twice as much. So the second axis is what remains of dp when
+    the two longest axes of the torus are filled.
+
+    Args:
+        sizes: the mesh's.
+        devices: those that it is made of; others than TPUs have no place in a torus.
+    """
+    places = [getattr(device, "coords", None) for device in devices]
+    if None in places or math.prod(sizes.values()) != len(devices):
+        return sizes
+    spans = sorted(len(set(along)) for along in zip(*places, strict=True))
+    plane = math.prod(spans[1:])
+    if len(spans) < 3 or math.prod(spans) != len(devices) or sizes["dp"] % plane:
+        return sizes
+    return whole(sizes | {"dp": plane, INNER: sizes["dp"] // plane})
 
 
 def show(sizes: Sizes) -> str:
@@ -127,7 +169,7 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
 
 def replicas(sizes: Sizes) -> int:
     """Return among how many replicas of the model the rows of a batch are divided."""
-    return sizes["dp"]
+    return as_asked(sizes)["dp"]
 
 
 def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring: bool) -> None:

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
+from jaxneox.parallel.mesh import INNER
 from jaxneox.parallel.pipeline import Pipeline
 from jaxneox.parallel.ring import Ring
 
@@ -33,7 +34,7 @@ PADDED = {"vocab"}
 
 ACTIVATIONS: dict[str, MeshAxes] = {
     "micro": ("pp",),  # micro-batches, before the first layer and after the last
-    "batch": ("dp",),
+    "batch": ("dp", INNER),
     "length": ("cp",),
     "stream": ("cp",),  # the length of the residual stream; tp as well with sequence parallelism
     "embed": (),
@@ -78,9 +79,13 @@ class Rules:
     def feeds(self, *axes: str | None, into: str | tuple[str, ...]) -> P:
         return P(*self.activation(*axes), reduced=self._any(into))
 
-    def weight(self, *axes: str) -> P:
-        """Return a weight's sharding in a layer: split over tp only."""
-        return P(*(None if axis == "layers" else WEIGHTS[axis] for axis in axes))
+    def weight(self, *axes: str, rows: tuple[str, ...] = ()) -> P:
+        """Return a weight's sharding in a layer: split over tp only.
+
+        Its gradient is a partial sum over what splits the axes `rows` of activations.
+        """
+        split = (None if axis == "layers" else WEIGHTS[axis] for axis in axes)
+        return P(*split, reduced=self._any(rows))
 
     def parameter(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a parameter's sharding at rest: from ZeRO stage 3 on nothing has copies."""
@@ -104,10 +109,19 @@ class Rules:
         if "rank" in axes and self.zero_stage < 2:
             everywhere = self._any(("batch", "length", "kv_heads", "mlp"))
             return P(*spec, reduced=everywhere - {n for entry in spec for n in _names(entry)})
-        split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}
-        if self.zero_stage >= 2 or "embed" not in axes or not split or self._pads(axes, shape):
+        if self.zero_stage >= 2 or self._pads(axes, shape):
             return spec
-        return P(*spec, reduced=self._any(("batch", "length")))
+        return P(*spec, reduced=self._any(self.summed(*axes)))
+
+    def summed(self, *axes: str) -> tuple[str, ...]:
+        """Name the axes of activations over which a weight's gradient may be a partial sum.
+
+        They are those of the rows of a matrix that the mesh splits within a layer, see `in_step`.
+        A pipeline's stages, which are a vmap, can have no such sums.
+        """
+        split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}
+        is_matrix = "embed" in axes and "rank" not in axes and bool(split)
+        return ("batch", "length") if is_matrix and self.size("pp") == 1 else ()
 
     def gradient(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a gradient's sharding while it is added up: from stage 2 on without copies."""
@@ -180,7 +194,8 @@ class Rules:
         if axis is None:
             return ()
         extra = ("tp",) if axis == "stream" and self.sequence_parallel else ()
-        return ACTIVATIONS[axis] + extra
+        here = (name for name in ACTIVATIONS[axis] if name != INNER or self.size(INNER) > 1)
+        return (*here, *extra)
 
     def _at_rest(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a sharding with copies over dp and cp, and over pp of what is in no layer.
@@ -202,14 +217,19 @@ class Rules:
     def _zero(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Split over all devices that would hold copies, as far as an axis divides.
 
+        Attention's matrices are split along the heads if these divide: their width then stays
+        whole, and a TPU, whose tiles are 128 numbers wide, has one to lay along them. Heads of 96
+        numbers it pads by a third, those of 64 twofold.
+
         A weight without such an axis (scalenorm's single number) keeps its copies; the sharding
         table shows it.
         """
         spec = self._at_rest(axes, shape)
-        holders = ("dp", "cp") if "layers" in axes else ("dp", "cp", "pp")
+        holders = ("dp", INNER, "cp") if "layers" in axes else ("dp", INNER, "cp", "pp")
         copies = tuple(a for a in holders if self.size(a) > 1)
         for count in range(len(copies), 0, -1):
-            split = self._over(copies[:count], spec, axes, shape)
+            first = "kv_heads" if {"embed", "head"} <= set(axes) else None
+            split = self._over(copies[:count], spec, axes, shape, first)
             if split != spec:
                 return split
         return spec
@@ -222,13 +242,22 @@ class Rules:
             if axis in PADDED and size % self.size(WEIGHTS[axis])
         ]
 
-    def _over(self, extra: MeshAxes, spec: P, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
+    def _over(
+        self,
+        extra: MeshAxes,
+        spec: P,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        first: str | None = None,
+    ) -> P:
         """Add `extra` to the longest axis that it divides, to a free axis before a shared one.
 
-        The layers stay as they are because they are visited one by one.
+        The layers stay as they are because they are visited one by one. An axis named `first` comes
+        before all others.
         """
         taken = [_names(entry) for entry in spec]
-        for i in sorted(range(len(axes)), key=lambda i: (bool(taken[i]), -shape[i])):
+        order = {i: (axes[i] != first, bool(taken[i]), -shape[i]) for i in range(len(axes))}
+        for i in sorted(order, key=order.__getitem__):
             split = (*taken[i], *extra)
             if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
                 return P(*(_entry(split if j == i else names) for j, names in enumerate(taken)))

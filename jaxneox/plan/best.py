@@ -4,7 +4,7 @@ from jaxneox.config import Settings
 from jaxneox.console.columns import columns
 from jaxneox.console.say import say, tell
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import make_mesh
+from jaxneox.parallel.mesh import make_mesh, on_torus
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import GIB
 from jaxneox.plan.search import Candidate, ranked
@@ -37,7 +37,8 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
     for estimate in order[: MAX_TRIES * count]:
         one = estimate.candidate
         try:
-            candidate, _ = plan_of(Settings(one.keys(settings.keys, plan.cfg)), one.mesh)
+            sizes = on_torus(one.mesh, topology.devices)
+            candidate, _ = plan_of(Settings(one.keys(settings.keys, plan.cfg)), sizes)
             planned = compile_for(candidate, topology)
             if not planned.fits:
                 raise TooLarge(f"needs {planned.total / GIB:,.1f} GiB of a device")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxneox.console.text import as_html
 from jaxneox.data.atomic import atomic_file
+from jaxneox.parallel.mesh import shown
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.report import GIB, MEANS, report
 from jaxneox.plan.timeline import Interval, timelines
@@ -97,7 +98,7 @@ def cell(colours: dict[str, str], entry: str | tuple[str, ...] | None) -> str:
 
 
 def label(entry: str | tuple[str, ...]) -> str:
-    return entry if isinstance(entry, str) else " x ".join(entry)
+    return " x ".join(shown((entry,) if isinstance(entry, str) else entry))
 
 
 def drawn(planned: Planned) -> Iterator[str]:

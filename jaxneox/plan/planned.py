@@ -90,7 +90,7 @@ class Planned:
 
     @cached_property
     def sent(self) -> list[sent.Row]:
-        return sent.rows(self.text, self.plan.sizes, self.depth)
+        return sent.rows(self.text, self.plan.mesh_sizes, self.depth)
 
     @cached_property
     def work(self) -> Work:
@@ -136,7 +136,7 @@ def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
     Raises:
         TooLarge: it does not fit into the chip's memory.
     """
-    mesh = make_mesh(plan.sizes, topology.devices)
+    mesh = make_mesh(plan.mesh_sizes, topology.devices)
     known = memory_of(plan, mesh)
     try:
         with waiting(f"compiling the step for {topology.name}"):

@@ -1,8 +1,8 @@
 """A plan in words: what fits, what is computed and sent, and how long it takes."""
 
 from jaxneox.console.columns import columns
-from jaxneox.hlo.sent import NOTES, SIGNS
-from jaxneox.parallel.mesh import show
+from jaxneox.hlo.sent import NOTES, SIGNS, together
+from jaxneox.parallel.mesh import show, shown_axes
 from jaxneox.plan.planned import Planned
 
 GIB = 2**30
@@ -69,11 +69,12 @@ def sent(planned: Planned) -> str:
     timed = planned.topology.chip is not None
     heads = ["kind", "axes", "a layer", "MiB a layer", "a step", "MiB a step"]
     table = [heads + ["ms at the links' rate"] * timed]
-    for row in planned.sent:
+    for row in together(planned.sent, shown_axes):
         cells = [row.kind, row.axes, str(row.in_layer), f"{row.layer_bytes / 2**20:,.3f}"]
         cells += [f"{SIGNS[row.length]}{row.count:,}", f"{row.bytes / 2**20:,.3f}"]
         if timed:
-            cells.append(f"{1e3 * planned.links.seconds(row):,.2f}")
+            same = (r for r in planned.sent if (r.kind, shown_axes(r.axes)) == (row.kind, row.axes))
+            cells.append(f"{1e3 * sum(map(planned.links.seconds, same)):,.2f}")
         table.append(cells)
     notes = [NOTES[name] for name in NOTES if name in {row.length for row in planned.sent}]
     title = "sent between devices, payload of one; a layer forward and backward"

@@ -6,13 +6,13 @@ from jaxneox.config import Settings
 from jaxneox.data.elsewhere import ANY_TOKEN, without_tokenizer
 from jaxneox.data.tokenizer import build_tokenizer
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, show
+from jaxneox.parallel.mesh import Sizes, asked_sizes, final_sizes, on_torus, replicas, show
 from jaxneox.plan.topology import Topology
 from jaxneox.train.plan import TrainPlan, build_plan
 
 
 def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
-    """Return the sizes of a mesh on a topology.
+    """Return the sizes of a mesh on a topology, with two axes of dp where its torus wants them.
 
     Raises:
         UserError: the mesh has not as many devices as the topology; names one that has.
@@ -24,7 +24,7 @@ def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
             f"the mesh {show(sizes)} has {used} devices and {topology.name} {topology.count}; "
             f"expected a mesh of {topology.count}, such as {_fitting(sizes, topology.count)}"
         )
-    return sizes
+    return on_torus(sizes, topology.devices)
 
 
 def _fitting(sizes: Sizes, count: int) -> str:
@@ -45,5 +45,5 @@ def plan_of(settings: Settings, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
         except UserError as error:
             vocabulary, note = without_tokenizer(settings.tokenizer, error)
             notes.append(note)
-    cfg = settings.resolve(sizes["dp"], vocabulary)
+    cfg = settings.resolve(replicas(sizes), vocabulary)
     return build_plan(cfg, sizes, ANY_TOKEN), notes

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from jaxneox.hlo import collectives, work
 from jaxneox.hlo.sent import axes_of, row_of
 from jaxneox.hlo.text import BRANCHES, Instruction, Program, called, parse, trips
+from jaxneox.parallel.mesh import shown_axes
 from jaxneox.plan.planned import Planned
 
 
@@ -64,7 +65,7 @@ def _flops(program: Program, loop: Instruction) -> int:
 def _intervals(planned: Planned, program: Program, loop: Instruction) -> Iterator[Interval]:
     chip = planned.topology.chip
     assert chip is not None
-    sizes = tuple(planned.plan.sizes.items())
+    sizes = tuple(planned.plan.mesh_sizes.items())
     for name in called(loop, "body"):
         body = program.computations[name]
         shapes = {one.name: one.shape for one in body}
@@ -73,7 +74,8 @@ def _intervals(planned: Planned, program: Program, loop: Instruction) -> Iterato
                 axes = axes_of(collective.groups, sizes, collective.kind == "collective-permute")
                 if axes:
                     seconds = planned.links.seconds(row_of(collective, axes))
-                    yield Interval(f"{collective.kind} {axes}", axes, 0.0, seconds)
+                    lane = shown_axes(axes)
+                    yield Interval(f"{collective.kind} {lane}", lane, 0.0, seconds)
             if one.opcode.startswith(work.COLLECTIVES):
                 continue
             done = work.of_instruction(program, one, shapes, {})

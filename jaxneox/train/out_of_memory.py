@@ -54,7 +54,7 @@ def out_of_memory(plan: TrainPlan, error: BaseException) -> UserError:
     """
     if not plan.objective.fields:  # one's own, of whatever the data has
         plan = replace(plan, objective=build_objective(plan.cfg))
-    mesh = make_mesh(plan.sizes)
+    mesh = make_mesh(plan.mesh_sizes)
     needs, has = memory_of(plan, mesh), memory_of_device(jax.local_devices()[0])
     found = re.search(r"allocat\w* ([\d,]+) bytes", str(error))
     asked = int(found[1].replace(",", "")) if found else 0
@@ -80,7 +80,7 @@ def _advice(plan: TrainPlan, has: int | None, beyond: float) -> str:
     for change in _changes(plan):
         try:
             cfg = Settings(change.keys).resolve(plan.sizes["dp"], plan.cfg.model.vocab_size)
-            needs = memory_of(build_plan(cfg, plan.sizes, 0), make_mesh(plan.sizes))
+            needs = memory_of(build_plan(cfg, plan.mesh_sizes, 0), make_mesh(plan.mesh_sizes))
         except UserError:  # of settings that do not go with the others
             continue
         whole = needs.known + (beyond - 1) * needs.kept

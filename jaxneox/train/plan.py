@@ -12,7 +12,7 @@ from jaxneox.model.parameters import REWARD
 from jaxneox.objectives import Models, Objective, build_objective
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.optim.trainable import trained_names
-from jaxneox.parallel.mesh import Sizes, check_divides, whole
+from jaxneox.parallel.mesh import Sizes, as_asked, check_divides, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
 
@@ -23,7 +23,8 @@ class TrainPlan:
 
     Attributes:
         cfg: the whole configuration.
-        sizes: devices by mesh axis.
+        sizes: devices by mesh axis, as users know them.
+        mesh_sizes: those of the mesh, which may have two axes for dp.
         rules: the shardings that follow from them.
         model: the model's functions, laid out by the rules.
         objective: what is trained for.
@@ -35,6 +36,7 @@ class TrainPlan:
 
     cfg: Config
     sizes: Sizes
+    mesh_sizes: Sizes
     rules: Rules
     model: Model
     objective: Objective
@@ -89,16 +91,18 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
 
     Args:
         cfg: the whole configuration.
-        sizes: devices by mesh axis; an axis that is left out has size 1.
+        sizes: devices by mesh axis, also `on_torus`; an axis that is left out has size 1.
         eod: the tokenizer's token that ends a document, if it has one.
 
     Raises:
         UserError: the mesh does not divide what it splits, or a feature needs what is not there.
     """
-    sizes = whole(sizes)
+    mesh_sizes, sizes = whole(sizes), as_asked(sizes)
     parallel, ring = cfg.parallel, uses_ring(cfg, sizes["cp"])
     check_divides(sizes, cfg.model, parallel, ring)
-    rules = rules_for(sizes, parallel.zero_stage, parallel.sequence_parallel, parallel.chunks, ring)
+    rules = rules_for(
+        mesh_sizes, parallel.zero_stage, parallel.sequence_parallel, parallel.chunks, ring
+    )
     model = Model(
         cfg.model,
         rules,
@@ -116,7 +120,7 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     compares = cfg.objective.has_reference and cfg.objective.reference is None
     reference = model if compares else None
     objective = build_objective(cfg)
-    return TrainPlan(cfg, sizes, rules, model, objective, trained, optimizer, reference)
+    return TrainPlan(cfg, sizes, mesh_sizes, rules, model, objective, trained, optimizer, reference)
 
 
 def by_default(cfg: ModelConfig) -> tuple[str, ...]:

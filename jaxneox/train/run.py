@@ -157,7 +157,7 @@ def start(
     """
     cfg = plan.cfg
     resume, base = agreed_resume_point(cfg.checkpoint), base_of(cfg)
-    mesh = make_mesh(plan.sizes)
+    mesh = make_mesh(plan.mesh_sizes)
     loader: Loader | None = None
     while True:
         try:

@@ -21,7 +21,7 @@ from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.loading import locate
 from jaxneox.parallel.compilation import use_compilation_cache
-from jaxneox.parallel.mesh import Sizes
+from jaxneox.parallel.mesh import Sizes, on_torus
 from jaxneox.train.checkpoints.lock import locked
 from jaxneox.train.dry_run.program import dry_run
 from jaxneox.train.loop.loop import train
@@ -66,7 +66,7 @@ def plan_with(tokenizer: Tokenizer | None, settings: Settings, sizes: Sizes) -> 
     """Plan a run whose tokenizer is this one."""
     cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
     check_folders(cfg.checkpoint)
-    return build_plan(cfg, sizes, tokenizer.eod if tokenizer else None)
+    return build_plan(cfg, on_torus(sizes, jax.devices()), tokenizer.eod if tokenizer else None)
 
 
 def tokens_file(cfg: Config, path: str) -> TokensFile:
@@ -180,7 +180,7 @@ def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
     check_folders(cfg.checkpoint)
     for note in [*notes, *absent_data(cfg.data)]:
         tell(f"note: {note}")
-    return build_plan(cfg, sizes, eod)
+    return build_plan(cfg, on_torus(sizes, jax.devices()), eod)
 
 
 def check_folders(cfg: CheckpointConfig) -> None:

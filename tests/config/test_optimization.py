@@ -154,11 +154,25 @@ def test_tokenizer() -> None:
     assert Settings(keys).tokenizer == TokenizerConfig("HFTokenizer", "v", None, 128, 2, None)
 
 
+def test_moments_on_the_host() -> None:
+    def zero(**offload: object) -> dict[str, object]:
+        return {"stage": 1, "offload_optimizer": offload}
+
+    assert not run(zero_optimization=zero()).parallel.offload_optimizer
+    assert not run(zero_optimization=zero(device="none")).parallel.offload_optimizer
+    assert run(zero_optimization=zero(device="cpu", pin_memory=True)).parallel.offload_optimizer
+    assert "found device: nvme, expected" in error(zero_optimization=zero(device="nvme"))
+    assert "found the key 'devise'" in error(zero_optimization=zero(devise="cpu"))
+
+
 def test_remat() -> None:
     assert run().remat.policy == "none"
     assert run(checkpoint_activations=True).remat.policy == "full"
     assert run(checkpoint_activations=True, remat_policy="dots").remat.policy == "dots"
     assert "set the first to false" in error(checkpoint_activations=True, remat_policy="none")
+    assert not run(checkpoint_activations=True).remat.in_cpu
+    assert run(checkpoint_activations=True, checkpoint_in_cpu=True).remat.in_cpu
+    assert "set checkpoint_activations to true" in error(checkpoint_in_cpu=True)
 
 
 def test_data() -> None:

@@ -67,7 +67,7 @@ def jax_train_losses(
     config = whole_run(cfg, optimizer, batches)
     with one_device(cfg) as model:
         plan = replace(build_plan(config, SIZES), model=model)
-        step = build_step(plan)
+        step = build_step(plan, make_mesh(SIZES))
         specs = on_mesh(make_mesh(SIZES), state_specs(plan))
         state = jax.jit(partial(with_params, plan), out_shardings=specs)(*on_device(params))
         losses = []

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.model.loss import LossSettings, Unembedding, chunk_length, loss_sum
+from jaxneox.model.gather import gather_all
+from jaxneox.model.loss import LossSettings, chunk_length, loss_sum
+from jaxneox.model.unembedding import Unembedding
+from jaxneox.model.vocabulary import hide_added
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.parallel.rules import rules_for
 from tests.reference.compare import relative_l2, worst_leaf
@@ -57,6 +60,15 @@ CASES = [
     Case(2, 8, 6, 8, 2, z_loss=0.1, bias=True, M=4, pp=2, cp=2, tp=2),
     Case(2, 8, 6, 8, 8, bias=True, M=3, pp=2, dp=2),
 ]
+WHOLE = P(None, "tp")
+STORED = [  # a case, and in what parts the devices store the weight
+    (Case(4, 8, 6, 8, 2, z_loss=0.1, bias=True, dp=2, tp=2), P("dp", "tp")),
+    (Case(2, 8, 8, 8, 2, dp=2, tp=2, cp=2), P(("dp", "cp"), "tp")),
+    (Case(2, 8, 6, 8, 2, dp=2, tp=2, cp=2), P("dp", "tp")),
+    (Case(2, 8, 8, 8, 2, bias=True, M=4, pp=2, dp=2, tp=2), P(("dp", "pp"), "tp")),
+    (Case(4, 8, 8, 9, 2, bias=True, dp=2, tp=2), P(("tp", "dp"), None)),
+    (Case(4, 8, 8, 10, 2, dp=2, tp=4), P("tp", "dp")),
+]
 # Relative L2 of float32's sums of some ten products; then, with eleven and eight bits kept in the
 # logits, in their softmax and in the gradient, a few times the last of these bits.
 BOUNDS = {"float32": 1e-6, "float16": 4 * 2.0**-11, "bfloat16": 4 * 2.0**-8}
@@ -94,25 +106,27 @@ def leaves(case: Case, grads) -> dict[str, np.ndarray]:
     return named if case.bias else {name: named[name] for name in "xw"}
 
 
-def specs(micro: str | None) -> tuple[P, ...]:
+def specs(micro: str | None, weight: P = WHOLE) -> tuple[P, ...]:
     rows = P("pp" if micro else None, "dp", "cp")
-    return rows, P(None, "tp"), P("tp"), rows, rows
+    return rows, weight, P(None), rows, rows
 
 
-def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
+def ours(case: Case, stored: P = WHOLE) -> tuple[float, float, dict[str, np.ndarray]]:
     """The loss alone, the loss with its gradients, and these."""
     rules, mesh = rules_for(case.sizes, 0, False), make_mesh(case.sizes)
     micro = rules.spread(case.M)
     settings = LossSettings(rules, case.z_loss, case.C, jnp.dtype(case.logits), micro)
 
     def loss(x, w, b, labels, weights):
-        unembedding = Unembedding(w.astype(case.compute), b if case.bias else None)
+        b = gather_all({"b": b}, {"b": ("vocab",)}, rules)["b"]
+        bias = hide_added(b if case.bias else None, case.V, rules)
+        unembedding = Unembedding(w.astype(case.compute), bias)
         return loss_sum(x.astype(case.compute), unembedding, labels, weights, settings)
 
     with jax.set_mesh(mesh):
         laid = [
             jax.device_put(a, NamedSharding(mesh, s))
-            for a, s in zip(arrays(case), specs(micro), strict=True)
+            for a, s in zip(arrays(case), specs(micro, stored), strict=True)
         ]
         # the gradient of 3 * loss, so that the factor from above is seen
         value, grads = jax.jit(jax.value_and_grad(lambda *a: 3 * loss(*a), (0, 1, 2)))(*laid)
@@ -127,6 +141,18 @@ def ours(case: Case) -> tuple[float, float, dict[str, np.ndarray]]:
 def test_loss_and_gradient_are_those_of_the_naive_formula(case: Case) -> None:
     expected, expected_grads = naive(case)
     alone, value, grads = ours(case)
+    bound = BOUNDS[case.compute]
+    assert alone == pytest.approx(expected, rel=bound)
+    assert value == pytest.approx(expected, rel=bound)
+    error, leaf = worst_leaf(grads, expected_grads)
+    assert error <= bound, leaf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "stored"), STORED, ids=str)
+def test_a_weight_stored_in_parts_has_its_gradient_in_the_same_parts(case: Case, stored: P) -> None:
+    expected, expected_grads = naive(case)
+    alone, value, grads = ours(case, stored)
     bound = BOUNDS[case.compute]
     assert alone == pytest.approx(expected, rel=bound)
     assert value == pytest.approx(expected, rel=bound)

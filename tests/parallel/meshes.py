@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxneox.config.schema import (
     AttentionConfig,
@@ -32,7 +31,7 @@ from jaxneox.model import Params
 from jaxneox.objectives import Objective
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.train.plan import build_plan
-from jaxneox.train.step.state import TrainState, on_mesh, state_specs, with_params
+from jaxneox.train.step.state import TrainState, state_shardings, with_params
 from jaxneox.train.step.step import Metrics, Step
 from tests.reference.parameters import random_params
 
@@ -141,6 +140,7 @@ def train(
     weights: dict[str, np.ndarray] | None = None,
     reference: dict[str, np.ndarray] | None = None,
     aim: Objective | None = None,
+    sizes: Sizes | None = None,
     **changes: Any,
 ) -> Outcome:
     """Five steps from the same weights on the same batches, or these steps from these weights.
@@ -152,17 +152,18 @@ def train(
         weights: all parameters by name; drawn if they are not given.
         reference: those of the reference model, where it has its own; else the weights.
         aim: another objective than the configuration's.
+        sizes: of the mesh's own axes; those of `mesh` unless given.
         changes: parts of the configuration.
     """
     given = [as_fields(batch) for batch in (tokens() if batches is None else batches)]
     cfg = config(model, mesh, len(given[0]["weights"]), **changes)
-    plan = build_plan(cfg, mesh.sizes, EOD)
+    plan = build_plan(cfg, sizes or mesh.sizes, EOD)
     if aim is not None:
         plan = dataclasses.replace(plan, objective=aim)
-    devices = make_mesh(plan.sizes)
-    shardings = on_mesh(devices, state_specs(plan))
+    devices = make_mesh(plan.mesh_sizes)
+    shardings = state_shardings(plan, devices)
     step = jax.jit(Probe(plan), compiler_options=HASTE)
-    lay = NamedSharding(devices, P(None, "dp"))
+    lay = NamedSharding(devices, plan.rules.activation(None, "batch"))
     losses, norms, first = [], [], {}
     with jax.set_mesh(devices):
         leaves = jax.device_put(weights or random_params(model, 0), shardings.params)

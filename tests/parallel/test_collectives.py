@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxneox.config.schema import RematConfig
+from jaxneox.hlo.collectives import collectives
 from jaxneox.hlo.sent import rows
 from jaxneox.model import Model
 from jaxneox.model.context import Context, TokenPositions
@@ -98,6 +99,26 @@ def test_gradients_are_summed_over_dp_once_a_step(zero: int) -> None:
         assert four - two <= 2 * vectors + 64
     else:
         assert four - two >= 2 * matrices / 2
+
+
+def of_the_vocabulary(mesh: Mesh, tied: bool) -> list[str]:
+    """The kinds of collectives that send a whole matrix of the vocabulary, or little more."""
+    model = dataclasses.replace(MODEL, vocab_size=512, num_layers=2, tied_embedding=tied)
+    plan = build_plan(config(model, mesh), mesh.sizes)
+    text = compile_step(plan, jax.devices()[: math.prod(mesh.sizes.values())]).program.as_text()
+    size = 4 * model.vocab_size * model.hidden_size // mesh.tp
+    return sorted(one.kind for one in collectives(text or "") if size <= one.bytes < 1.1 * size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("mesh", [Mesh(dp=4, zero=3), Mesh(dp=2, cp=2, tp=2, zero=3)], ids=str)
+def test_the_vocabulary_is_gathered_once_a_step_and_reduced_once(mesh: Mesh, tied: bool) -> None:
+    """For logits, and their gradient: the table of tokens is looked up where it is stored.
+
+    Over two mesh axes the last step of the gather and the first of the sum are of this size.
+    """
+    assert of_the_vocabulary(mesh, tied) == ["all-gather", "all-reduce"]
 
 
 def test_a_bias_added_to_the_partial_sum_does_not_trace() -> None:

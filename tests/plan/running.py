@@ -62,7 +62,7 @@ def main() -> None:
         "weights": jnp.ones((*rows, cfg.model.seq_length), jnp.float32),
     }
     with jax.set_mesh(mesh):
-        step = build_step(plan)
+        step = build_step(plan, mesh)
         state, _ = step(initial_state(plan, mesh, None), batch)
         jax.block_until_ready(state)
         gc.collect()

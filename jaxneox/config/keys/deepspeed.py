@@ -25,7 +25,8 @@ REDUCED = "XLA sums gradients over devices; over micro-batches they are summed i
 COLLECTIVES = "XLA chooses the collectives and their sizes"
 CURRICULUM = "curricula are not here: leave it out"
 AUTOTUNE = "autotuning is DeepSpeed's: leave it out"
-OFFLOAD = "nothing is offloaded to the CPU or NVMe: set it to false, or use a higher ZeRO stage"
+OFFLOAD = "only moments are offloaded, by offload_optimizer: {device: cpu}: leave it out"
+IN_CPU = "set checkpoint_in_cpu: true, outside of the block, which does this"
 QUANTIZED = "collectives are not quantized here: leave it out"
 TRACE = "use profile: true"
 METRICS = "metrics.jsonl holds every step"
@@ -140,12 +141,14 @@ BLOCKS: Section = {
     "zero_optimization.cpu_offload_params": refused(bool, False, OFFLOAD),
     "zero_optimization.cpu_offload_use_pin_memory": needless(bool, False, OFFLOAD),
     "zero_optimization.offload_param": refused(dict, None, OFFLOAD, {"device": "none"}),
-    "zero_optimization.offload_optimizer": refused(dict, None, OFFLOAD, {"device": "none"}),
+    "zero_optimization.offload_optimizer": derived(
+        dict, None, "parallel.offload_optimizer", "device: cpu or none"
+    ),
     "zero_optimization.zero_hpz_partition_size": needless(int, 1, COLLECTIVES),
     "zero_optimization.zero_quantized_weights": refused(bool, False, QUANTIZED),
     "zero_optimization.zero_quantized_gradients": refused(bool, False, QUANTIZED),
     "activation_checkpointing.partition_activations": needless(bool, False, LAYOUT),
-    "activation_checkpointing.cpu_checkpointing": refused(bool, False, OFFLOAD),
+    "activation_checkpointing.cpu_checkpointing": refused(bool, False, IN_CPU),
     "activation_checkpointing.contiguous_memory_optimization": needless(bool, False, LAYOUT),
     "activation_checkpointing.number_checkpoints": needless(int, None, "one per layer"),
     "activation_checkpointing.synchronize_checkpoint_boundary": needless(bool, False, LAYOUT),

@@ -45,7 +45,6 @@ ONLY_MUP = "only with use_mup, which is refused"
 S3 = "uploads are not here: leave it out and copy the save folder"
 EPOCHS = "the length is counted in steps: set train_iters"
 FORWARD = "there is no forward pass at load: set it to false"
-OFFLOAD = "activations stay on the device: set it to false; remat_policy: full needs least"
 LAYERWISE = "checkpointing is per layer; remat_policy says what is kept"
 SCHEDULE = "the schedule is a function of the step and of this YAML"
 OLD_SCHEDULE = "the schedule is this YAML's: set it to false, or start from the run's own config"
@@ -174,7 +173,7 @@ TRAINING: Section = {
     "checkpoint_num_layers": needless(int, 1, LAYERWISE),
     "deepspeed_activation_checkpointing": needless(bool, True, LAYERWISE),
     "contiguous_checkpointing": needless(bool, False, "XLA lays out the memory"),
-    "checkpoint_in_cpu": refused(bool, False, OFFLOAD),
+    "checkpoint_in_cpu": used(bool, False, "remat.in_cpu"),
     "synchronize_each_layer": needless(bool, False, "XLA orders the computation"),
     "profile_backward": needless(bool, False, "profile shows both directions"),
     "partition_activations": needless(bool, False, "sequence_parallel shards what is kept"),

@@ -19,8 +19,7 @@ from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import (
     TrainState,
     new_state,
-    on_mesh,
-    state_specs,
+    state_shardings,
     trained,
     with_params,
 )
@@ -140,7 +139,7 @@ def abstract_state(plan: TrainPlan, mesh: Mesh) -> TrainState:
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(partial(new_state, plan)),
-        on_mesh(mesh, state_specs(plan)),
+        state_shardings(plan, mesh),
     )
 
 

@@ -13,6 +13,7 @@ from jaxneox.objectives import Batch
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.program import abstract_batch
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.offload import HOST
 from jaxneox.train.step.state import frozen, param_specs, trained
 from jaxneox.train.step.step import prepared
 
@@ -59,7 +60,7 @@ def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
 
 
 def kept(plan: TrainPlan, mesh: Mesh) -> int:
-    """Count the bytes that the forward pass keeps of one micro-batch.
+    """Count the bytes that the forward pass keeps of one micro-batch on the device.
 
     With a pipeline they are those of all micro-batches, which pass it together.
     """
@@ -81,15 +82,18 @@ def kept(plan: TrainPlan, mesh: Mesh) -> int:
     with jax.set_mesh(mesh):
         state = abstract_state(plan, mesh)
         given = state.params, state.reference, batch
-        residuals = jax.tree.leaves(jax.eval_shape(backward, *given))
+        residuals: Any = jax.make_jaxpr(backward)(*given).out_avals
     own = {(leaf.shape, leaf.dtype) for leaf in state.params.values()}
-    return sum(on_a_device(leaf) for leaf in residuals if (leaf.shape, leaf.dtype) not in own)
+    here = [leaf for leaf in residuals if leaf.memory_space == jax.memory.Space.Device]
+    return sum(on_a_device(leaf) for leaf in here if (leaf.shape, leaf.dtype) not in own)
 
 
 def on_a_device(tree: Any) -> int:
     """Count the bytes that one device holds of arrays that are given by shape and sharding."""
     total = 0
     for leaf in jax.tree.leaves(tree):
+        if getattr(leaf.sharding, "memory_kind", None) == HOST:
+            continue
         shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
         total += math.prod(shape) * leaf.dtype.itemsize
     return total

@@ -14,6 +14,7 @@ from jaxneox.console.say import say
 from jaxneox.console.waiting import waiting
 from jaxneox.hlo import sent
 from jaxneox.objectives import Batch, BatchField
+from jaxneox.parallel.mesh import shown_axes
 from jaxneox.train.checkpoints.restore import abstract_state
 from jaxneox.train.dry_run.report import report
 from jaxneox.train.plan import TrainPlan
@@ -54,12 +55,12 @@ def enough_devices(count: int) -> list[jax.Device]:
 
 def compile_step(plan: TrainPlan, devices: list[jax.Device]) -> Compiled:
     """Compile a training step for these devices. Nothing is allocated."""
-    shape = tuple(plan.sizes.values())
+    shape = tuple(plan.mesh_sizes.values())
     types = (AxisType.Explicit,) * len(shape)
-    mesh = Mesh(np.array(devices).reshape(shape), tuple(plan.sizes), axis_types=types)
+    mesh = Mesh(np.array(devices).reshape(shape), tuple(plan.mesh_sizes), axis_types=types)
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        step: Any = build_step(plan)
+        step: Any = build_step(plan, mesh)
         program = step.lower(abstract_state(plan, mesh), abstract_batch(plan, mesh)).compile()
     return Compiled(program, mesh, time.perf_counter() - start)
 
@@ -91,8 +92,10 @@ def of_the_program(plan: TrainPlan) -> str:
     head = f"the training step, compiled or read from the cache in {compiled.seconds:.1f} s"
     if compiled.platform == "cpu":
         head += f"\n{VIRTUAL}"
-    rows = sent.rows(compiled.program.as_text() or "", plan.sizes)
-    table = "collectives per step, payload per device\n" + sent.table(rows)
+    rows = sent.rows(compiled.program.as_text() or "", plan.mesh_sizes)
+    table = "collectives per step, payload per device\n" + sent.table(
+        sent.together(rows, shown_axes)
+    )
     return "\n\n".join([head, memory(compiled), table])
 
 

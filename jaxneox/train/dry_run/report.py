@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxneox.config import describe
 from jaxneox.console.columns import columns
-from jaxneox.parallel.mesh import show
+from jaxneox.parallel.mesh import show, shown
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import dtype_of, param_specs, state_specs, with_params
 
@@ -68,10 +68,11 @@ def _bytes(plan: TrainPlan, leaf: jax.ShapeDtypeStruct, spec: P) -> int:
     parts = 1
     for entry in spec.partitions:
         for axis in (entry,) if isinstance(entry, str) else entry or ():
-            parts *= plan.sizes[axis]
+            parts *= plan.mesh_sizes[axis]
     return math.prod(leaf.shape) * leaf.dtype.itemsize // parts
 
 
 def _spec(spec: P) -> str:
-    names = ["+".join(e) if isinstance(e, tuple) else e or "-" for e in spec]
+    each = [(e,) if isinstance(e, str) else e or () for e in spec.partitions]
+    names = ["+".join(shown(e)) or "-" for e in each]
     return ",".join(names) if any(n != "-" for n in names) else "whole on every device"

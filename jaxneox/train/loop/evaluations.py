@@ -6,6 +6,7 @@ from jaxneox.config.schema import Config
 from jaxneox.console.waiting import waiting
 from jaxneox.data import Split
 from jaxneox.hosts.watch import mark
+from jaxneox.parallel.compiler_options import jit_on
 from jaxneox.train.loop.intervals import evaluates_at, evaluates_before, first_of_evaluation
 from jaxneox.train.loop.tasks import Tasks
 from jaxneox.train.reporting.metrics import Figures
@@ -62,7 +63,7 @@ class Evaluator:
         self.loader = run.loader_of(split) if self.count else None
         if self.loader is not None:
             self.feed = Feed(self.loader, run.cfg.batch, run.mesh, plan.rules)
-        self.sums = jax.jit(Evaluation(plan))
+        self.sums = jit_on(run.mesh, Evaluation(plan))
 
     def __call__(self, state: TrainState, first: int) -> Figures:
         """Evaluate the batches from number `first` on; return no figure if the split is empty."""

@@ -53,7 +53,7 @@ def train(run: Run) -> bool:
 def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.Event) -> None:
     """Run steps until the end or an interruption; save and evaluate when it is due."""
     cfg, plan, bar = run.cfg, run.plan, reporter.bar
-    step = build_step(plan)
+    step = build_step(plan, run.mesh)
     evaluations = Evaluations(run, reporter)
     feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
     run_step = CompiledTogether(step) if messages.count() > 1 else step

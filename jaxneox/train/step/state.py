@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.model import Model, Params
 from jaxneox.parallel.rules import Rules
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.offload import optimizer_tree, shardings_at_rest
 from jaxneox.train.step.scaler import Scale, initial_scale
 
 Specs = dict[str, P]
@@ -102,15 +103,7 @@ def optimizer_specs(plan: TrainPlan, updates: Specs) -> Any:
     What has a parameter's name and shape is sharded as its update is; counts, and the row and
     column sums of factored optimizers, are whole on every device.
     """
-    shapes = trained(plan, plan.model.shapes)
-    abstract = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
-
-    def spec(path: Any, leaf: Any) -> P:
-        names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-        name = names[-1] if names else ""
-        return updates[name] if shapes.get(name) == leaf.shape else P()
-
-    return jax.tree_util.tree_map_with_path(spec, jax.eval_shape(plan.optimizer.init, abstract))
+    return optimizer_tree(plan, lambda name: P() if name is None else updates[name])
 
 
 def state_specs(plan: TrainPlan) -> Any:
@@ -126,6 +119,12 @@ def state_specs(plan: TrainPlan) -> Any:
         streak=whole,
         reference=reference_of(plan, specs.params),
     )
+
+
+def state_shardings(plan: TrainPlan, mesh: Mesh) -> Any:
+    """Make a TrainState of shardings on a mesh, each in the memory where its array waits."""
+    shardings: Any = on_mesh(mesh, state_specs(plan))
+    return shardings._replace(opt_state=shardings_at_rest(plan, shardings.opt_state))
 
 
 def on_mesh(mesh: Mesh, specs: Any) -> Any:

@@ -9,12 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxneox.config.schema import Config
 from jaxneox.model import Noise, Params
 from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, PreparedObjective, Sums, rounds
 from jaxneox.optim.schedule import build_schedule
+from jaxneox.parallel.compiler_options import jit_on
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.offload import to_device, to_host
 from jaxneox.train.step.scaler import next_scale
 from jaxneox.train.step.state import (
     ParamSpecs,
@@ -147,11 +150,12 @@ class Step:
         opt_specs = optimizer_specs(self.plan, self.specs.updates)
         apply = jax.sharding.auto_axes(apply, out_sharding=(specs, opt_specs))
         learning = trained(self.plan, state.params)
-        before = (laid_out(learning, self.specs.updates), state.opt_state)
+        opt_state = to_device(self.plan, state.opt_state)
+        before = (laid_out(learning, self.specs.updates), opt_state)
         after = apply(*before, grads)
         params, opt_state = select(finite, after, before)
         resting = frozen(self.plan, state.params)
-        return laid_out(params, self.specs.params) | resting, opt_state
+        return laid_out(params, self.specs.params) | resting, to_host(self.plan, opt_state)
 
     def figures(
         self, before: TrainState, after: TrainState, loss: jax.Array, norm: jax.Array
@@ -210,9 +214,11 @@ def prepared(
     return jax.lax.optimization_barrier(completed)
 
 
-def build_step(plan: TrainPlan) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def build_step(
+    plan: TrainPlan, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build the compiled step. It takes the old state's memory for the new one."""
-    return jax.jit(Step(plan), donate_argnums=0)
+    return jit_on(mesh, Step(plan), donate_argnums=0)
 
 
 def replica_scale(cfg: Config) -> float:

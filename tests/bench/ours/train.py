@@ -21,7 +21,7 @@ def prepare(case: Case) -> Callable[[], float]:
     }
     with jax.set_mesh(mesh):
         held = [initial_state(plan, mesh, None)]
-        step = build_step(plan)
+        step = build_step(plan, mesh)
 
     def run() -> float:
         with jax.set_mesh(mesh):

@@ -1,0 +1,50 @@
+"""XLA's options for each kind of device, for training, serving and plans alike.
+
+docs/performance.md says what each of them gave.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+# Collectives that begin in one pass of a loop over layers and end in the next.
+PIPELINED = ("all_gather", "all_reduce", "reduce_scatter")
+
+OPTIONS: Mapping[str, Mapping[str, bool | str]] = {
+    "tpu": {
+        "xla_enable_async_all_gather": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+    },
+    "gpu": {
+        "xla_gpu_enable_latency_hiding_scheduler": True,
+        **{f"xla_gpu_enable_pipelined_{kind}": True for kind in PIPELINED},
+    },
+}
+"""By platform, as jax calls it."""
+
+
+def compiler_options(mesh: Mesh) -> dict[str, bool | str]:
+    """Return the options with which programs for the devices of a mesh are compiled.
+
+    Those that a user has set by XLA_FLAGS or LIBTPU_INIT_ARGS are left as they are.
+    """
+    if mesh.size == 1:
+        return {}
+    own = f"{os.environ.get('XLA_FLAGS', '')} {os.environ.get('LIBTPU_INIT_ARGS', '')} "
+    set_by_user = {word.partition("=")[0].lstrip("-") for word in own.split()}
+    options = OPTIONS.get(mesh.devices.flat[0].platform, {})
+    return {name: value for name, value in options.items() if name not in set_by_user}
+
+
+def jit_on(mesh: Mesh, function: Callable[..., Any], **how: Any) -> Any:
+    """Compile a function for the devices of a mesh, with their options.
+
+    Args:
+        mesh: the devices.
+        function: is not called inside of another compiled function.
+        how: further arguments of `jax.jit`.
+    """
+    return jax.jit(function, compiler_options=compiler_options(mesh) or None, **how)
