@@ -40,7 +40,7 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
             candidate, _ = plan_of(Settings(one.keys(settings.keys, plan.cfg)), one.mesh)
             planned = compile_for(candidate, topology)
             if not planned.fits:
-                raise TooLarge(f"needs {planned.total / GIB:,.1f} GiB of a device")
+                raise TooLarge(f"needs {planned.needed / GIB:,.1f} GiB of a device")
         except UserError as error:  # too large, or a kernel that has no such mesh
             tell(f"  {one}: {error}")
             continue

@@ -1,6 +1,7 @@
 """The command `jaxneox plan CONFIG.yml --topology v5p:4x4x4 --mesh dp=16,tp=4`."""
 
 import argparse
+import math
 from pathlib import Path
 
 from jaxneox.config import Settings, apply_set, load_yaml
@@ -9,7 +10,8 @@ from jaxneox.console.outputs import check_output
 from jaxneox.console.parser import Parser
 from jaxneox.console.say import say, tell
 from jaxneox.errors import UserError
-from jaxneox.plan.topology import parse_topology, prepare
+from jaxneox.plan.plugins import prepare
+from jaxneox.plan.topology import parse_topology
 
 
 def parser() -> Parser:
@@ -19,15 +21,17 @@ def parser() -> Parser:
         "memory, what it computes and sends, and how long that takes at their rates.",
         [
             ("20B --topology v5p:4x4x4 --mesh dp=16,tp=4", "GPT-NeoX-20B on 64 TPU chips"),
+            ("20B --topology h100:8x8 --mesh dp=8,tp=8", "the same on eight hosts of eight GPUs"),
             ("pythia-12b --topology v5e:2x4 --search", "the fastest meshes of a smaller slice"),
         ],
     )
     p.add_argument("configs", nargs="+", metavar="CONFIG.yml|NAME",
         help="YAML files to merge, or the name of a shipped one")  # fmt: skip
     what = p.add_argument_group("what to compile")
-    what.add_argument(
-        "--topology", required=True, metavar="v5p:4x4x4", help="a TPU slice, or cpu:8"
-    )
+    what.add_argument("--topology", required=True, metavar="v5p:4x4x4|h100:8x8",
+        help="a TPU slice, hosts x GPUs of each, or cpu:8")  # fmt: skip
+    what.add_argument("--network", type=float, metavar="GB/S",
+        help="of a GPU to other hosts, in each direction, instead of its table's")  # fmt: skip
     what.add_argument("--mesh", metavar="dp=16,tp=4",
         help="devices by axis, instead of the YAML's own")  # fmt: skip
     what.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -41,7 +45,9 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     settings = Settings(apply_set(load_yaml(args.configs), args.set))
-    topology = parse_topology(args.topology)
+    if args.network is not None and not 0 < args.network < math.inf:
+        raise UserError(f"--network {args.network}: expected GB/s above 0, such as 50")
+    topology = parse_topology(args.topology, args.network)
     if args.search is not None and (args.search < 1 or topology.chip is None):
         raise UserError("--search N needs N of 1 or more and a topology whose rates are known")
     check_output(args.html)

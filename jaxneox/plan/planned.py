@@ -10,7 +10,9 @@ from jaxneox.errors import UserError
 from jaxneox.hlo import sent
 from jaxneox.hlo.work import Work, work
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.plan.times import Links, Times, links_of, times
+from jaxneox.plan.gpu_memory import GpuMemory, gpu_memory
+from jaxneox.plan.gpus import GPUS
+from jaxneox.plan.times import Network, Times, links_of, times
 from jaxneox.plan.topology import Topology
 from jaxneox.train.dry_run.memory import Memory, memory_of
 from jaxneox.train.dry_run.program import Compiled, compile_step
@@ -73,10 +75,23 @@ class Planned:
             "temporaries": max(0, other),
         }
 
+    @cached_property
+    def gpu(self) -> GpuMemory | None:
+        """What of a GPU's memory is not the program's; None for other devices."""
+        if not self.topology.is_gpu:
+            return None
+        gpu = GPUS[self.topology.kind]
+        return gpu_memory(self.text, self.sent, gpu.memory, gpu.capability)
+
+    @property
+    def needed(self) -> int:
+        """The `total` with the workspaces of libraries that a GPU's compiler does not know."""
+        return self.total + (self.gpu.workspace if self.gpu else 0)
+
     @property
     def fits(self) -> bool | None:
-        chip = self.topology.chip
-        return None if chip is None else self.total <= chip.memory
+        """Whether a device has room for all that the program needs; None if its size is unknown."""
+        return None if self.topology.chip is None else self.needed <= self.topology.usable
 
     @cached_property
     def text(self) -> str:
@@ -108,7 +123,7 @@ class Planned:
         return each * self.tokens / self.topology.count
 
     @cached_property
-    def links(self) -> Links:
+    def links(self) -> Network:
         return links_of(self.compiled.mesh, self.topology)
 
     @cached_property
@@ -137,9 +152,10 @@ def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
         TooLarge: it does not fit into the chip's memory.
     """
     mesh = make_mesh(plan.sizes, topology.devices)
-    known = memory_of(plan, mesh)
+    with topology.described():
+        known = memory_of(plan, mesh)
     try:
-        with waiting(f"compiling the step for {topology.name}"):
+        with waiting(f"compiling the step for {topology.name}"), topology.described():
             compiled = compile_step(plan, list(mesh.devices.flat))
     except jax.errors.JaxRuntimeError as error:
         line = str(error).splitlines()[0]

@@ -12,7 +12,7 @@ from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.parallel.mesh import Sizes, show, whole
 from jaxneox.parallel.schedule import Schedule
-from jaxneox.plan.times import Links
+from jaxneox.plan.times import Network
 from jaxneox.plan.topology import Topology
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.flops import flops_per_token
@@ -25,7 +25,7 @@ It weighs arithmetic against what is sent, and is the same for all candidates.
 """
 
 ROOM = 0.92
-"""The share of a chip's memory that a program should fill at most."""
+"""The share of what a program can use of a chip's memory that it should fill at most."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def divisors(number: int) -> list[int]:
 
 
 def ranked(
-    cfg: Config, plan: TrainPlan, topology: Topology, links: Callable[[Sizes], Links]
+    cfg: Config, plan: TrainPlan, topology: Topology, links: Callable[[Sizes], Network]
 ) -> list[Estimate]:
     """Rank the candidates that should fit, the fastest first; `links` puts a mesh on the topology.
 
@@ -122,12 +122,12 @@ def ranked(
         )
         for one in candidates(cfg, topology.count)
     ]
-    fitting = [one for one in estimates if one.memory <= ROOM * topology.chip.memory]
+    fitting = [one for one in estimates if one.memory <= ROOM * topology.usable]
     if not fitting:
         least = min((one.memory for one in estimates), default=math.inf)
         raise UserError(
             f"no mesh of {topology.count} devices should fit: the least needs about "
-            f"{least / 2**30:,.1f} GiB of {topology.chip.memory / 2**30:,.1f}; take more or larger "
+            f"{least / 2**30:,.1f} GiB of {topology.usable / 2**30:,.1f}; take more or larger "
             "chips, or a smaller train-batch-size"
         )
     return sorted(fitting, key=lambda one: one.seconds)
@@ -162,7 +162,7 @@ def estimated_bytes(one: Candidate, cfg: Config, plan: TrainPlan) -> float:
     return state + deep * flying * layer + scores + 4 * stream + gathered + 2**29
 
 
-def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
+def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Network) -> float:
     """Estimate the seconds of a step.
 
     They are arithmetic with recomputation and the pipeline's bubble, then what is sent.
@@ -179,7 +179,7 @@ def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links
     return arithmetic + over_tp(one, cfg, links) + over_dp(one, cfg, plan, links)
 
 
-def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
+def over_tp(one: Candidate, cfg: Config, links: Network) -> float:
     """Estimate the seconds in which tp gathers and sums the residual stream.
 
     It does so once for a layer, or for each branch of a sequential one, forward and backward. If
@@ -194,7 +194,7 @@ def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
     return layers * one.rounds(cfg) * times * _gathers(links, "tp", stream)
 
 
-def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
+def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Network) -> float:
     """Estimate the seconds in which dp gathers weights and sums gradients.
 
     With ZeRO 3 these are the weights forward and backward, and their gradients, in each
@@ -210,7 +210,7 @@ def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float
     return whole + (whole if once else 2 * one.rounds(cfg) * each)
 
 
-def _gathers(links: Links, axis: str, size: float) -> float:
+def _gathers(links: Network, axis: str, size: float) -> float:
     """Estimate the seconds in which `size` bytes are gathered or, as many, summed to parts."""
     return links.seconds(Row("all-gather", axis, 1, int(size), "known"))
 

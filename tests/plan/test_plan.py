@@ -138,7 +138,7 @@ def test_ways_of_a_mesh_on_a_cube(tp: int, expected: dict[int, int]) -> None:
         ("v5p", "is not known"),
         ("v5p:0x4x4", "is not known"),
         ("cpu:2x2", "is not known"),
-        ("h100:8", "only where one is"),
+        ("cuda:8", "is not known"),
     ],
 )
 def test_unknown_topologies(text: str, says: str) -> None:
