@@ -23,8 +23,8 @@ EQUAL_WITHIN = 0.01
 def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) -> Planned:
     """Compile the `count` likely fastest settings that fit, print them, and return the best.
 
-    The best is the fastest by the mean of a step in which everything overlaps and one in which the
-    links wait for the rest; of equally fast ones the smallest.
+    The best is the fastest by the mean of a step in which everything overlaps and one that waits
+    for what is exposed; of equally fast ones the smallest.
     """
     compiled: list[tuple[Candidate, Planned]] = []
     order = ranked(
@@ -73,17 +73,20 @@ def short(x: float, decimals: int = 0) -> str:
 
 
 def table(compiled: list[tuple[Candidate, Planned]]) -> str:
-    rows = [["settings", "GiB", "arithmetic", "memory", "links", "ms", "MFU", "days"]]
+    rows = [["settings", "GiB", "arithmetic", "memory", "links", "exposed", "ms", "MFU", "days"]]
     for one, planned in compiled:
         times, step = planned.times, middle(planned)
         assert times is not None
         rows.append(
             [str(one), short(planned.total / GIB, 1)]
-            + [short(1e3 * x) for x in (times.flops, times.memory, times.links, step)]
+            + [
+                short(1e3 * x)
+                for x in (times.flops, times.memory, times.links, times.exposed, step)
+            ]
             + [f"{100 * planned.mfu(step):.0f} %", short(planned.days(step), 1)]
         )
     why = (
-        "  ms: arithmetic, memory and links at their rates; ms of a step: between full overlap of "
-        "the three and links that wait for the others"
+        "  ms: arithmetic, memory and links at their rates, and what of the links is exposed; ms "
+        "of a step: between full overlap of the three and waiting for what is exposed"
     )
     return "\n".join([*columns(rows, left=1, indent="  "), why])

@@ -8,6 +8,8 @@ import jax
 from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.hlo import sent
+from jaxneox.hlo.collectives import Collective
+from jaxneox.hlo.overlap import Sending, sendings
 from jaxneox.hlo.work import Work, work
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.gpu_memory import GpuMemory, gpu_memory
@@ -130,7 +132,27 @@ class Planned:
     def times(self) -> Times | None:
         if self.topology.chip is None:
             return None
-        return times(self.work, self.sent, self.links)
+        exposed = sum(one.exposed * one.collective.count for one in self.sendings)
+        return times(self.work, self.sent, self.links, exposed)
+
+    @cached_property
+    def sendings(self) -> list[Sending]:
+        """The collectives in the program's order, and what is computed meanwhile."""
+        return sendings(self.text, self._through, self._computes)
+
+    def axes(self, one: Collective) -> str:
+        sizes = tuple(self.plan.sizes.items())
+        return sent.axes_of(one.groups, sizes, one.kind == "collective-permute")
+
+    def _through(self, one: Collective) -> tuple[str, float] | None:
+        axes = self.axes(one)
+        row = sent.row_of(one, axes)
+        return (self.links.level(row), self.links.seconds(row)) if axes else None
+
+    def _computes(self, done: Work) -> float:
+        chip = self.topology.chip
+        assert chip is not None
+        return max(done.flops / chip.flops, done.bytes / chip.bandwidth)
 
     def mfu(self, seconds: float) -> float:
         chip = self.topology.chip

@@ -1,8 +1,10 @@
 """A plan in words: what fits, what is computed and sent, and how long it takes."""
 
 import math
+from collections import defaultdict
 
 from jaxneox.console.columns import columns
+from jaxneox.hlo.overlap import in_layers, share
 from jaxneox.hlo.sent import NOTES, SIGNS
 from jaxneox.parallel.mesh import show
 from jaxneox.plan.gpu_memory import FRACTION
@@ -95,18 +97,37 @@ def sent(planned: Planned) -> str:
         return "sent between devices: nothing"
     timed = planned.topology.chip is not None
     heads = ["kind", "axes", *["through"] * timed, "a layer", "MiB a layer", "a step", "MiB a step"]
-    table = [heads + ["ms at the links' rate"] * timed]
+    table = [heads + ["ms at the links' rate", "exposed"] * timed]
+    exposed: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for one in planned.sendings if timed else ():
+        key = one.collective.kind, planned.axes(one.collective)
+        exposed[key] += one.exposed * one.collective.count
     for row in planned.sent:
         cells = [row.kind, row.axes, *([planned.links.level(row)] if timed else [])]
         cells += [str(row.in_layer), f"{row.layer_bytes / 2**20:,.3f}"]
         cells += [f"{SIGNS[row.length]}{row.count:,}", f"{row.bytes / 2**20:,.3f}"]
         if timed:
-            cells.append(f"{1e3 * planned.links.seconds(row):,.2f}")
+            milliseconds = planned.links.seconds(row), exposed[row.kind, row.axes]
+            cells += [f"{1e3 * each:,.2f}" for each in milliseconds]
         table.append(cells)
     notes = [NOTES[name] for name in NOTES if name in {row.length for row in planned.sent}]
+    if timed:
+        notes.append(overlap(planned))
     title = "sent between devices, payload of one; a layer forward and backward"
     return "\n".join(
         [title, *columns(table, left=2 + timed, indent="  "), *(f"  {note}" for note in notes)]
+    )
+
+
+def overlap(planned: Planned) -> str:
+    """Say how many bytes of the layers are sent asynchronously, and how that is known."""
+    found = share(in_layers(planned.sendings, planned.depth))
+    apart, beside = (
+        100 * part / max(1, found.bytes) for part in (found.asynchronous, found.beside_products)
+    )
+    return (
+        f"of the layers' bytes {apart:.0f} % are sent asynchronously, {beside:.0f} % while "
+        "products are computed; exposed is what the device waits for, in the program's order"
     )
 
 
@@ -117,9 +138,10 @@ def duration(planned: Planned) -> str:
         ("arithmetic", times.flops, f"at {chip.flops / 1e12:,.0f} TFLOP/s"),
         ("main memory", times.memory, f"at {chip.bandwidth / 1e9:,.0f} GB/s"),
         ("links", times.links, planned.links.rates),
+        ("exposed", times.exposed, "of the links' time, in which nothing else is done"),
     ]
     lines = [f"  {name:<12}{1e3 * seconds:>10,.1f} ms  {at}" for name, seconds, at in rows]
-    for words, seconds in (("all at once", times.least), ("links alone", times.most)):
+    for words, seconds in (("all at once", times.least), ("in order", times.most)):
         lines.append(
             f"  {words:<12}{1e3 * seconds:>10,.1f} ms  MFU {100 * planned.mfu(seconds):.0f} %, "
             f"{planned.tokens / seconds:,.0f} tokens/s, {planned.days(seconds):,.1f} days for "

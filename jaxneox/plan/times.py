@@ -26,11 +26,14 @@ class Times:
         flops: of arithmetic.
         memory: of main memory.
         links: of the links.
+        exposed: of these, the seconds in which the device waits for them: what is sent while it
+            computes nothing, by the order of the compiled program.
     """
 
     flops: float
     memory: float
     links: float
+    exposed: float
 
     @property
     def least(self) -> float:
@@ -39,8 +42,8 @@ class Times:
 
     @property
     def most(self) -> float:
-        """The seconds if the links wait for the others."""
-        return max(self.flops, self.memory) + self.links
+        """The seconds if the links wait for the others, and these for what is exposed."""
+        return max(self.flops, self.memory) + self.exposed
 
 
 class Network(Protocol):
@@ -127,8 +130,8 @@ def links_of(mesh: Mesh, topology: Topology) -> Network:
     return Links(topology, sizes, ways)
 
 
-def times(work: Work, rows: Sequence[Row], links: Network) -> Times:
+def times(work: Work, rows: Sequence[Row], links: Network, exposed: float) -> Times:
     chip = links.topology.chip
     assert chip is not None
     sent = sum(links.seconds(row) for row in rows)
-    return Times(work.flops / chip.flops, work.bytes / chip.bandwidth, sent)
+    return Times(work.flops / chip.flops, work.bytes / chip.bandwidth, sent, exposed)
