@@ -11,5 +11,6 @@
   page's picture.
 - `search`: meshes and settings, ranked by formulas of memory and time (pipeline bubble, ZeRO,
   recomputation, the share of a chip's peak that it counts on); `best`: the likely best, compiled.
-- `report`, `page`: a plan in words, and as an HTML page.
+- `report`, `page`, `figures`: a plan in words, as an HTML page, and as numbers for a program;
+  `side_by_side`: the figures of several topologies, each planned in a process of its own.
 """

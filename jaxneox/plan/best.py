@@ -1,5 +1,7 @@
 """Compiles the settings that are likely the best, and ranks them by what the compiler says."""
 
+from collections.abc import Callable
+
 from jaxneox.config import Settings
 from jaxneox.console.columns import columns
 from jaxneox.console.say import say, tell
@@ -20,7 +22,13 @@ EQUAL_WITHIN = 0.01
 """The relative difference below which two times count as equal: peak rates tell no more."""
 
 
-def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) -> Planned:
+def best(
+    settings: Settings,
+    plan: TrainPlan,
+    topology: Topology,
+    count: int,
+    show: Callable[[str], None] = say,
+) -> Planned:
     """Compile the `count` likely fastest settings that fit, print them, and return the best.
 
     The best is the fastest by the mean of a step in which everything overlaps and one that waits
@@ -55,10 +63,10 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
     def order_of(pair: tuple[Candidate, Planned]) -> tuple[bool, float]:
         step = middle(pair[1])
         near = step <= (1 + EQUAL_WITHIN) * least
-        return not near, pair[1].total if near else step
+        return not near, pair[1].needed if near else step
 
     compiled.sort(key=order_of)
-    say(table(compiled) + "\n")
+    show(table(compiled) + "\n")
     return compiled[0][1]
 
 
@@ -78,7 +86,7 @@ def table(compiled: list[tuple[Candidate, Planned]]) -> str:
         times, step = planned.times, middle(planned)
         assert times is not None
         rows.append(
-            [str(one), short(planned.total / GIB, 1)]
+            [str(one), short(planned.needed / GIB, 1)]
             + [
                 short(1e3 * x)
                 for x in (times.flops, times.memory, times.links, times.exposed, step)

@@ -61,7 +61,7 @@ class Planned:
 
     @property
     def parts(self) -> dict[str, int]:
-        """The `total` by kind.
+        """What is `needed`, by kind.
 
         What the compiler's temporaries hold besides gradients and what is kept is one part; if it
         shares memory with these, they are that much less.
@@ -75,7 +75,7 @@ class Planned:
             "gradients": known.gradients,
             "activations": max(0, known.kept + min(0, other)),
             "temporaries": max(0, other),
-        }
+        } | ({"workspace": self.gpu.workspace} if self.gpu else {})
 
     @cached_property
     def gpu(self) -> GpuMemory | None:

@@ -14,7 +14,6 @@ GIB = 2**30
 LARGEST_SHARE = 0.95
 """Of a GPU's memory, what JAX can be told to take: CUDA's context and libraries need the rest."""
 
-WORKSPACE = "of cuDNN's backward pass and cuBLAS, by formulas: the compiler has not asked them"
 MEANS = {
     "parameters": "float32",
     "optimizer": "its state",
@@ -22,6 +21,7 @@ MEANS = {
     "gradients": "summed over the micro-batches, float32",
     "activations": "kept by the forward pass for the backward pass",
     "temporaries": "what else lives at the peak: gathered weights, scores, logits",
+    "workspace": "of cuDNN's backward pass and cuBLAS, by formulas: the compiler has not asked",
 }
 
 
@@ -53,8 +53,6 @@ def memory(planned: Planned) -> str:
         verdict += f" of {topology.usable / GIB:,.1f}: "
         verdict += "fits" if planned.fits else "DOES NOT FIT"
     rows = [(name, size, MEANS[name]) for name, size in planned.parts.items()]
-    if planned.gpu:
-        rows.append(("workspace", planned.gpu.workspace, WORKSPACE))
     lines = [f"  {name:<13}{size / GIB:>9,.3f} GiB  {means}" for name, size, means in rows]
     return "\n".join([f"memory of a device: {verdict}", *lines, *beside(planned)])
 
