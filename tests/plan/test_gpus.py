@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 
 from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
@@ -18,11 +19,13 @@ from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.gpu_memory import FRACTION, GpuMemory, attention_workspace, gpu_memory
 from jaxneox.plan.gpus import GPUS
 from jaxneox.plan.planned import Planned
-from jaxneox.plan.plugins import without_word_of_a_driver
+from jaxneox.plan.plugins import has_cuda_plugin, without_word_of_a_driver
 from jaxneox.plan.report import memory, sent
 from jaxneox.plan.switched import SwitchedLinks
 from jaxneox.plan.times import links_of
 from jaxneox.plan.topology import Topology, parse_topology
+from tests.plan.small import KEYS
+from tests.plan.test_plan import command
 
 HOSTS = Topology("h100", (4, 8))
 NVLINK, NETWORK = 450e9, 50e9
@@ -205,6 +208,27 @@ def test_the_table_names_the_level(planned: Planned) -> None:
     lines = sent(on_gpus(planned, GIB)).splitlines()
     assert "through" in lines[1]
     assert all("NVLink" in line for line in lines[2:] if re.search(r"\d$", line))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_cuda_plugin(), reason="needs jax's plugin for CUDA")
+def test_gpus_that_are_not_there(tmp_path: Path) -> None:
+    keys = KEYS | {"precision": "bfloat16", "hidden_size": 512, "seq_length": 128}
+    keys |= {"max_position_embeddings": 128, "train_batch_size": 16}
+    (tmp_path / "a.yml").write_text(yaml.safe_dump(keys))
+    done = command(Path.cwd(), tmp_path / "a.yml", "--topology", "h100:2x2", "--mesh", "dp=2,tp=2")
+    assert done.returncode == 0, done.stderr
+    assert "of 59.3: fits" in done.stdout and "network" in done.stdout
+    assert "cuda drivers" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(has_cuda_plugin(), reason="jax's plugin for CUDA is here")
+def test_without_the_plugin_the_line_that_installs_it(tmp_path: Path) -> None:
+    (tmp_path / "a.yml").write_text(yaml.safe_dump(KEYS))
+    done = command(Path.cwd(), tmp_path / "a.yml", "--topology", "h100:8")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "pip install 'jaxneox[plan-gpu]'" in done.stderr
 
 
 def test_a_plugins_word_of_a_driver_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
