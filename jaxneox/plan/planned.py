@@ -183,9 +183,9 @@ def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
         line = str(error).splitlines()[0]
         if topology.is_gpu and line.startswith("INTERNAL"):
             raise UserError(
-                f"XLA has no kernel for a product of this step on {topology.name} without a GPU to "
-                f"try several on ({line.split(', metadata')[0]}); sizes that are multiples of 64 on "
-                "a device have one: another mesh or micro-batch may do"
+                f"XLA has no kernel for a product of this step on {topology.name} without a GPU "
+                f"to try several on ({line.split(', metadata')[0]}); sizes that are multiples of "
+                "64 on a device have one: another mesh or micro-batch may do"
             ) from error
         if "RESOURCE_EXHAUSTED" not in line:
             raise
