@@ -34,11 +34,18 @@ def prepare(topology: Topology) -> None:
     if topology.kind == "cpu":
         _prepare_virtual(topology.count)
         return
-    os.environ.update(JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3")
+    os.environ.update(
+        JAX_PLATFORMS="cpu",
+        TF_CPP_MIN_LOG_LEVEL="3",
+        TPU_SKIP_MDS_QUERY="1",  # jax asks for a TPU's machine wherever libtpu is
+    )
     if topology.is_gpu:
         _prepare_cuda()
-    else:
-        _prepare_tpu(topology)
+        return
+    _prepare_tpu(topology)
+    if has_cuda_plugin():
+        with without_word_of_a_driver():
+            importlib.import_module("jax")
 
 
 def _prepare_virtual(count: int) -> None:
@@ -59,7 +66,6 @@ def _prepare_tpu(topology: Topology) -> None:
             "'jaxneox[tpu]', best into an environment of its own, or plan for --topology cpu:8"
         )
     os.environ.update(
-        TPU_SKIP_MDS_QUERY="1",
         TPU_WORKER_HOSTNAMES="localhost",
         TPU_ACCELERATOR_TYPE=ACCELERATORS[topology.kind].format(topology.count),
         ALLOW_MULTIPLE_LIBTPU_LOAD="1",  # else a second plan at the same time ends

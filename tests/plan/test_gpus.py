@@ -18,12 +18,16 @@ from jaxneox.model.kernels.absent_gpu import capability, described
 from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.gpu_memory import FRACTION, GpuMemory, attention_workspace, gpu_memory
 from jaxneox.plan.gpus import GPUS
+from jaxneox.plan.page import write_page
 from jaxneox.plan.planned import Planned
 from jaxneox.plan.plugins import has_cuda_plugin, without_word_of_a_driver
 from jaxneox.plan.report import memory, sent
+from jaxneox.plan.search import Candidate, over_tp, ranked
 from jaxneox.plan.switched import SwitchedLinks
 from jaxneox.plan.times import links_of
 from jaxneox.plan.topology import Topology, parse_topology
+from jaxneox.train.plan import build_plan
+from tests.parallel.meshes import MODEL, Mesh, config
 from tests.plan.small import KEYS
 from tests.plan.test_plan import command
 
@@ -231,7 +235,39 @@ def test_without_the_plugin_the_line_that_installs_it(tmp_path: Path) -> None:
     assert "pip install 'jaxneox[plan-gpu]'" in done.stderr
 
 
+def test_a_page_of_gpus(planned: Planned, tmp_path: Path) -> None:
+    """The bar ends at what JAX takes of the memory, and has the libraries' workspaces in it."""
+    write_page(on_gpus(planned, 50 * GIB), tmp_path / "plan.html")
+    page = (tmp_path / "plan.html").read_text()
+    assert "workspace: 1.000 GiB" in page and "A layer" in page
+    assert "51.00 GiB of 59.3: fits" in page
+    assert f'width="{900 * GIB / int(0.75 * GPUS["h100"].memory):.2f}"' in page
+
+
 def test_a_plugins_word_of_a_driver_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
     with without_word_of_a_driver():
         os.write(2, b"I0 cudart_stub.cc:31] Could not find cuda drivers\nsomething else\n")
     assert capfd.readouterr().err == "something else\n"
+
+
+def test_a_search_knows_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over two hosts tp takes the network's time, within one NVLink's; what fits is JAX's share."""
+    mesh = Mesh(dp=4, tp=8)
+    cfg = config(dataclasses.replace(MODEL, num_layers=16), mesh, batch=32)
+
+    def seconds(dp: int, tp: int) -> float:
+        links = on_hosts({"pp": 1, "dp": dp, "cp": 1, "tp": tp})
+        one = Candidate(tuple(links.sizes.items()), 3, "full", True, 2)
+        return over_tp(one, cfg, links) / one.rounds(cfg)
+
+    within, across = 7 / 8 / NVLINK, 1 / 2 / 8 / NETWORK
+    assert seconds(2, 16) / seconds(4, 8) == pytest.approx(max(across, within) / within)
+    slow = dataclasses.replace(HOSTS, network=NETWORK / 10)
+    monkeypatch.setattr("tests.plan.test_gpus.HOSTS", slow)
+    assert seconds(2, 16) / seconds(4, 8) == pytest.approx(10 * across / within)
+    plan = build_plan(cfg, Mesh(dp=8, tp=4).sizes)
+    whole = ranked(cfg, plan, HOSTS, on_hosts)
+    monkeypatch.setenv(FRACTION, "0.000001")
+    with pytest.raises(UserError, match="no mesh of 32 devices should fit"):
+        ranked(cfg, plan, HOSTS, on_hosts)
+    assert whole

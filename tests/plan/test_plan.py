@@ -309,6 +309,8 @@ def test_a_product_without_a_kernel_is_one_line(monkeypatch) -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: no tile sizes: %dot, metadata={}\nA stack")
 
     monkeypatch.setattr("jaxneox.plan.planned.compile_step", none)
+    with pytest.raises(jax.errors.JaxRuntimeError):  # of another compiler it is a mistake
+        compiled(Mesh(dp=2, tp=2), "none")
     monkeypatch.setattr("tests.plan.small.CPU", Gpus("cpu", (4,)))
     with pytest.raises(UserError, match=r"INTERNAL: no tile sizes: %dot\); sizes") as raised:
         compiled(Mesh(dp=2, tp=2), "none")
