@@ -31,21 +31,47 @@ STREAM = 2 * LENGTH * HIDDEN
 def compiled_for(topology: str) -> dict[str, dict[str, Any]]:
     """The facts of each program, compiled one after the other in a process of its own."""
     compiler = "cuda" if topology.startswith("h100") else "tpu"
+    lines = child(compiler, "-m", "tests.programs", topology, *COMPILED[topology])
+    return {said["program"]: said for said in map(json.loads, lines)}
+
+
+def child(compiler: str, *words: str) -> list[str]:
+    """The lines that Python prints in a process that has the compiler."""
     folder = folder_of(compiler)
     if folder is None:
         pytest.skip(f"no {compiler} compiler in ${FOLDERS}: make programs")
     path = os.pathsep.join([str(folder.resolve()), os.environ.get("PYTHONPATH", "")])
-    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    clean.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)  # of the tests' own programs
+    own = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DISABLE_MOST_OPTIMIZATIONS")  # of the tests' programs
+    clean = {k: v for k, v in os.environ.items() if k not in own}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.programs", topology, *COMPILED[topology]],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         env=clean | {"PYTHONPATH": path.rstrip(os.pathsep)},
         timeout=4 * PATIENCE,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {said["program"]: said for said in map(json.loads, done.stdout.splitlines())}
+    return done.stdout.splitlines()
+
+
+DESCRIBE = """
+from jaxneox.plan.plugins import prepare
+from jaxneox.plan.topology import parse_topology
+for kind in ("a100", "h100", "h200", "b200"):
+    topology = parse_topology(f"{kind}:2x4")
+    prepare(topology)
+    last = topology.devices[-1]
+    print(len(topology.devices), last.process_index, last.compute_capability, last.device_kind)
+"""
+
+
+def test_every_kind_of_gpu_is_understood_by_the_compiler() -> None:
+    assert child("cuda", "-c", DESCRIBE) == [
+        "8 1 8.0 NVIDIA A100-SXM4-80GB",
+        "8 1 9.0 NVIDIA H100 80GB HBM3",
+        "8 1 9.0 NVIDIA H200 141GB HBM3e",
+        "8 1 10.0 NVIDIA B200",
+    ]
 
 
 def sent(facts: dict[str, Any]) -> dict[tuple[str, str], tuple[int, int]]:
