@@ -83,14 +83,18 @@ class Estimate:
     seconds: float
 
 
-def candidates(cfg: Config, count: int) -> Iterator[Candidate]:
+MOST_TP = 16
+"""The most devices that a search splits a layer over."""
+
+
+def candidates(cfg: Config, count: int, most_tp: int = MOST_TP) -> Iterator[Candidate]:
     """List all settings that divide. ZeRO is 1 or 3: 0 and 2 save nothing that these do not."""
     heads, layers = cfg.model.attention.kv_heads, cfg.model.num_layers
     for tp, pp in itertools.product(divisors(count), repeat=2):
         if count % (tp * pp) or heads % tp or cfg.model.mlp.size % tp:
             continue
         dp = count // (tp * pp)
-        if layers % (pp * cfg.parallel.chunks) or cfg.batch.global_size % dp or tp > 16:
+        if layers % (pp * cfg.parallel.chunks) or cfg.batch.global_size % dp or tp > most_tp:
             continue
         sizes = tuple(whole({"pp": pp, "dp": dp, "tp": tp}).items())
         each = cfg.batch.global_size // dp
@@ -113,6 +117,8 @@ def ranked(
         UserError: none should fit.
     """
     assert topology.chip is not None
+    # no further than a host, as the formulas have no latency: Narayanan et al. 2021, Takeaway 1
+    most_tp = min(MOST_TP, topology.shape[-1]) if topology.is_gpu else MOST_TP
     on = cache(lambda sizes: links(dict(sizes)))
     estimates = [
         Estimate(
@@ -120,7 +126,7 @@ def ranked(
             estimated_bytes(one, cfg, plan),
             estimated_seconds(one, cfg, plan, on(one.sizes)),
         )
-        for one in candidates(cfg, topology.count)
+        for one in candidates(cfg, topology.count, most_tp)
     ]
     fitting = [one for one in estimates if one.memory <= ROOM * topology.usable]
     if not fitting:

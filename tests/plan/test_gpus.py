@@ -265,9 +265,15 @@ def test_a_search_knows_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = dataclasses.replace(HOSTS, network=NETWORK / 10)
     monkeypatch.setattr("tests.plan.test_gpus.HOSTS", slow)
     assert seconds(2, 16) / seconds(4, 8) == pytest.approx(10 * across / within)
-    plan = build_plan(cfg, Mesh(dp=8, tp=4).sizes)
-    whole = ranked(cfg, plan, HOSTS, on_hosts)
+    wide = dataclasses.replace(
+        MODEL,
+        attention=dataclasses.replace(MODEL.attention, num_heads=32, kv_heads=32),
+        hidden_size=128,
+    )
+    cfg = config(wide, Mesh(dp=2, tp=16), batch=32)
+    plan = build_plan(cfg, Mesh(dp=2, tp=16).sizes)
+    tried = {one.candidate.mesh["tp"] for one in ranked(cfg, plan, HOSTS, on_hosts)}
+    assert tried == {1, 2, 4, 8}  # no further than a host
     monkeypatch.setenv(FRACTION, "0.000001")
     with pytest.raises(UserError, match="no mesh of 32 devices should fit"):
         ranked(cfg, plan, HOSTS, on_hosts)
-    assert whole
