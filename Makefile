@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: train test test-fast setup lint format clean package examples matrix faults fuzz bench bench-gpu check-gpu
+.PHONY: train test test-fast setup lint format clean package examples matrix faults fuzz programs bench bench-gpu check-gpu
 
 train: $(VENV)/.base
 	$(BIN)/jaxneox train
@@ -28,7 +28,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(COMPILERS) .cache .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxneox needs Python 3.11 or later: make PYTHON=/path/to/python")'
@@ -80,6 +80,16 @@ faults: $(VENV)/.test
 fuzz: $(VENV)/.test
 	$(BIN)/python -m tests.fuzz
 
+# a handful of steps compiled for an H100, a v5p and a v5e slice that are not there: kernels, dtypes,
+# collectives, memory; some minutes, and at first a gigabyte of compilers, apart from the environment
+COMPILERS := .compilers
+programs: $(VENV)/.test $(COMPILERS)/.done
+	JAXNEOX_COMPILERS=$(COMPILERS)/cuda:$(COMPILERS)/tpu $(BIN)/python -m pytest -n 0 tests/programs
+
+$(COMPILERS)/.done: $(VENV)/.base
+	$(BIN)/python -m tests.programs.compilers $(COMPILERS)
+	touch $@
+
 # beside transformers' GPTNeoX, eager and compiled: the tables in docs/performance.md; some minutes.
 # On a machine with a GPU, whose environment has jax[cuda12], a CUDA torch and transformers:
 # make bench-gpu PYTHON_BENCH=python; in ten minutes the first cases of each kind, and those of the rest
@@ -88,7 +98,9 @@ PYTHON_BENCH ?= $(BIN)/python
 bench: $(VENV)/.test
 	$(PYTHON_BENCH) -m tests.bench --json bench.json
 
+# It begins with what needs no GPU: its programs are compiled for one, and what will be run is listed.
 bench-gpu:
+	$(PYTHON_BENCH) -m tests.bench.check
 	$(PYTHON_BENCH) -m tests.bench --gpu --rounds 5 --minutes 7 --json bench.json
 
 # attention within packed documents by cuDNN against the plain kernel, on a Hopper GPU or later;

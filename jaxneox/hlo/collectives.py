@@ -77,7 +77,7 @@ def of_instruction(
         times, length = trips(program, this)
         for part in ("body", "condition"):
             for name in called(this, part):
-                yield from (_repeated(one, times, length) for one in _of(program, name, known))
+                yield from (repeated(one, times, length) for one in _of(program, name, known))
     elif this.opcode == "conditional":
         branches = [_of(program, name, known) for name in called(this, BRANCHES)]
         yield from max(branches, key=lambda b: sum(c.bytes * c.count for c in b), default=[])
@@ -110,7 +110,8 @@ def _scattered(one: Collective) -> Collective:
     return replace(one, kind="reduce-scatter") if one.kind == "all-reduce" else one
 
 
-def _repeated(one: Collective, times: int, length: str) -> Collective:
+def repeated(one: Collective, times: int, length: str) -> Collective:
+    """Put a collective into a loop that goes round so often, as far as that is known."""
     worse = max(one.length, length, key=("known", "derived", "least").index)
     return replace(one, count=one.count * times, length=worse, loops=(times, *one.loops))
 

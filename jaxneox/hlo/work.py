@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jaxneox.hlo.convolution import convolution_flops
+from jaxneox.hlo.library_calls import call_flops, written_bytes
 from jaxneox.hlo.text import (
     BRANCHES,
     Instruction,
@@ -29,8 +30,8 @@ class Work(NamedTuple):
     """The work of one run, on one device.
 
     Attributes:
-        flops: 2 for each multiplication and addition of matrix products and convolutions; nothing
-            for elementwise work.
+        flops: 2 for each multiplication and addition of matrix products, convolutions and a
+            library's calls; nothing for elementwise work.
         bytes: read from and written to main memory, if each instruction (a fusion is one) reads
             what it takes once and writes what it makes once. Of a slice, and of an update in
             place, only the part counts.
@@ -96,6 +97,8 @@ def _flops(this: Instruction, shapes: Shapes) -> int:
     """Count a product: two FLOPs for each number of its result and of what is summed over."""
     if this.opcode == "convolution":
         return convolution_flops(this, shapes)
+    if this.opcode == "custom-call":
+        return call_flops(this, shapes)
     if this.opcode != "dot":
         return 0
     ((_, left, _),) = arrays(shapes[this.operands[0]])
@@ -115,6 +118,8 @@ def _bytes(this: Instruction, shapes: Shapes) -> int:
         return 2 * main_memory_bytes(shapes[this.operands[1]])
     if this.opcode.endswith("-start"):  # its type holds operand and result
         return result
+    if this.opcode == "custom-call":
+        result = written_bytes(this)
     return result + sum(main_memory_bytes(shapes.get(name, "")) for name in this.operands)
 
 

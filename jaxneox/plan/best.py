@@ -1,5 +1,7 @@
 """Compiles the settings that are likely the best, and ranks them by what the compiler says."""
 
+from collections.abc import Callable
+
 from jaxneox.config import Settings
 from jaxneox.console.columns import columns
 from jaxneox.console.say import say, tell
@@ -20,11 +22,17 @@ EQUAL_WITHIN = 0.01
 """The relative difference below which two times count as equal: peak rates tell no more."""
 
 
-def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) -> Planned:
+def best(
+    settings: Settings,
+    plan: TrainPlan,
+    topology: Topology,
+    count: int,
+    show: Callable[[str], None] = say,
+) -> Planned:
     """Compile the `count` likely fastest settings that fit, print them, and return the best.
 
-    The best is the fastest by the mean of a step in which everything overlaps and one in which the
-    links wait for the rest; of equally fast ones the smallest.
+    The best is the fastest by the mean of a step in which everything overlaps and one that waits
+    for what is exposed; of equally fast ones the smallest.
     """
     compiled: list[tuple[Candidate, Planned]] = []
     order = ranked(
@@ -41,7 +49,7 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
             candidate, _ = plan_of(Settings(one.keys(settings.keys, plan.cfg)), sizes)
             planned = compile_for(candidate, topology)
             if not planned.fits:
-                raise TooLarge(f"needs {planned.total / GIB:,.1f} GiB of a device")
+                raise TooLarge(f"needs {planned.needed / GIB:,.1f} GiB of a device")
         except UserError as error:  # too large, or a kernel that has no such mesh
             tell(f"  {one}: {error}")
             continue
@@ -56,10 +64,10 @@ def best(settings: Settings, plan: TrainPlan, topology: Topology, count: int) ->
     def order_of(pair: tuple[Candidate, Planned]) -> tuple[bool, float]:
         step = middle(pair[1])
         near = step <= (1 + EQUAL_WITHIN) * least
-        return not near, pair[1].total if near else step
+        return not near, pair[1].needed if near else step
 
     compiled.sort(key=order_of)
-    say(table(compiled) + "\n")
+    show(table(compiled) + "\n")
     return compiled[0][1]
 
 
@@ -74,17 +82,20 @@ def short(x: float, decimals: int = 0) -> str:
 
 
 def table(compiled: list[tuple[Candidate, Planned]]) -> str:
-    rows = [["settings", "GiB", "arithmetic", "memory", "links", "ms", "MFU", "days"]]
+    rows = [["settings", "GiB", "arithmetic", "memory", "links", "exposed", "ms", "MFU", "days"]]
     for one, planned in compiled:
         times, step = planned.times, middle(planned)
         assert times is not None
         rows.append(
-            [str(one), short(planned.total / GIB, 1)]
-            + [short(1e3 * x) for x in (times.flops, times.memory, times.links, step)]
+            [str(one), short(planned.needed / GIB, 1)]
+            + [
+                short(1e3 * x)
+                for x in (times.flops, times.memory, times.links, times.exposed, step)
+            ]
             + [f"{100 * planned.mfu(step):.0f} %", short(planned.days(step), 1)]
         )
     why = (
-        "  ms: arithmetic, memory and links at their rates; ms of a step: between full overlap of "
-        "the three and links that wait for the others"
+        "  ms: arithmetic, memory and links at their rates, and what of the links is exposed; ms "
+        "of a step: between full overlap of the three and waiting for what is exposed"
     )
     return "\n".join([*columns(rows, left=1, indent="  "), why])

@@ -12,7 +12,15 @@ from jaxneox.plan.timeline import Interval, timelines
 from jaxneox.train.step.state import param_specs
 
 WIDTH = 900
-COLOURS = ("#2f6f9f", "#5aa3cf", "#9aa5b1", "#d98a3d", "#7fb069", "#b55d60")  # of memory's parts
+COLOURS = (
+    "#2f6f9f",
+    "#5aa3cf",
+    "#9aa5b1",
+    "#d98a3d",
+    "#7fb069",
+    "#b55d60",
+    "#8d6cab",
+)  # of memory's parts
 LANES = {"arithmetic": COLOURS[0], "memory": COLOURS[2]}
 AXES = {"pp": "#7a57ad", "dp": "#b0484c", "cp": "#4f8a3d", "tp": "#b8651b"}  # dark: under white
 SEVERAL = "#6b5b4b"  # mesh axes together
@@ -53,9 +61,10 @@ def key(entries: dict[str, str]) -> str:
 
 
 def bars(planned: Planned) -> str:
-    """Draw one bar as long as the chip's memory, filled by kind."""
-    chip, parts = planned.topology.chip, planned.parts
-    whole = max(chip.memory if chip else 0, planned.total)
+    """Draw one bar as long as the memory that can be used, filled by kind."""
+    known, parts = planned.topology.chip is not None, planned.parts
+    usable = planned.topology.usable if known else 0
+    whole = max(usable, planned.needed)
     colours = dict(zip(parts, COLOURS, strict=False))
     x, drawn = 0.0, []
     for name, size in parts.items():
@@ -63,8 +72,8 @@ def bars(planned: Planned) -> str:
         drawn.append(rect(x, 8, width, 44, colours[name], f"{name}: {size / GIB:,.3f} GiB"))
         x += width
     limit = ""
-    if chip is not None:
-        at = WIDTH * chip.memory / whole
+    if known:
+        at = WIDTH * usable / whole
         limit = f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="60" stroke="#b00" />'
     frame = f'<rect x="0" y="8" width="{WIDTH}" height="44" fill="none" stroke="#9aa5b1"/>'
     rows = "".join(

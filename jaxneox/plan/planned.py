@@ -8,9 +8,13 @@ import jax
 from jaxneox.console.waiting import waiting
 from jaxneox.errors import UserError
 from jaxneox.hlo import sent
+from jaxneox.hlo.collectives import Collective
+from jaxneox.hlo.overlap import Sending, sendings
 from jaxneox.hlo.work import Work, work
 from jaxneox.parallel.mesh import make_mesh
-from jaxneox.plan.times import Links, Times, links_of, times
+from jaxneox.plan.gpu_memory import GpuMemory, gpu_memory
+from jaxneox.plan.gpus import GPUS
+from jaxneox.plan.times import Network, Times, links_of, times
 from jaxneox.plan.topology import Topology
 from jaxneox.train.dry_run.memory import Memory, memory_of
 from jaxneox.train.dry_run.program import Compiled, compile_step
@@ -57,7 +61,7 @@ class Planned:
 
     @property
     def parts(self) -> dict[str, int]:
-        """The `total` by kind.
+        """What is `needed`, by kind.
 
         What the compiler's temporaries hold besides gradients and what is kept is one part; if it
         shares memory with these, they are that much less.
@@ -71,12 +75,25 @@ class Planned:
             "gradients": known.gradients,
             "activations": max(0, known.kept + min(0, other)),
             "temporaries": max(0, other),
-        }
+        } | ({"workspace": self.gpu.workspace} if self.gpu else {})
+
+    @cached_property
+    def gpu(self) -> GpuMemory | None:
+        """What of a GPU's memory is not the program's; None for other devices."""
+        if not self.topology.is_gpu:
+            return None
+        gpu = GPUS[self.topology.kind]
+        return gpu_memory(self.text, self.sent, gpu.memory, gpu.capability)
+
+    @property
+    def needed(self) -> int:
+        """The `total` with the workspaces of libraries that a GPU's compiler does not know."""
+        return self.total + (self.gpu.workspace if self.gpu else 0)
 
     @property
     def fits(self) -> bool | None:
-        chip = self.topology.chip
-        return None if chip is None else self.total <= chip.memory
+        """Whether a device has room for all that the program needs; None if its size is unknown."""
+        return None if self.topology.chip is None else self.needed <= self.topology.usable
 
     @cached_property
     def text(self) -> str:
@@ -108,14 +125,34 @@ class Planned:
         return each * self.tokens / self.topology.count
 
     @cached_property
-    def links(self) -> Links:
+    def links(self) -> Network:
         return links_of(self.compiled.mesh, self.topology)
 
     @cached_property
     def times(self) -> Times | None:
         if self.topology.chip is None:
             return None
-        return times(self.work, self.sent, self.links)
+        exposed = sum(one.exposed * one.collective.count for one in self.sendings)
+        return times(self.work, self.sent, self.links, exposed)
+
+    @cached_property
+    def sendings(self) -> list[Sending]:
+        """The collectives in the program's order, and what is computed meanwhile."""
+        return sendings(self.text, self._through, self._computes)
+
+    def axes(self, one: Collective) -> str:
+        sizes = tuple(self.plan.sizes.items())
+        return sent.axes_of(one.groups, sizes, one.kind == "collective-permute")
+
+    def _through(self, one: Collective) -> tuple[str, float] | None:
+        axes = self.axes(one)
+        row = sent.row_of(one, axes)
+        return (self.links.level(row), self.links.seconds(row)) if axes else None
+
+    def _computes(self, done: Work) -> float:
+        chip = self.topology.chip
+        assert chip is not None
+        return max(done.flops / chip.flops, done.bytes / chip.bandwidth)
 
     def mfu(self, seconds: float) -> float:
         chip = self.topology.chip
@@ -137,12 +174,19 @@ def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
         TooLarge: it does not fit into the chip's memory.
     """
     mesh = make_mesh(plan.mesh_sizes, topology.devices)
-    known = memory_of(plan, mesh)
+    with topology.described():
+        known = memory_of(plan, mesh)
     try:
-        with waiting(f"compiling the step for {topology.name}"):
+        with waiting(f"compiling the step for {topology.name}"), topology.described():
             compiled = compile_step(plan, list(mesh.devices.flat))
     except jax.errors.JaxRuntimeError as error:
         line = str(error).splitlines()[0]
+        if topology.is_gpu and line.startswith("INTERNAL"):
+            raise UserError(
+                f"XLA has no kernel for a product of this step on {topology.name} without a GPU "
+                f"to try several on ({line.split(', metadata')[0]}); sizes that are multiples of "
+                "64 on a device have one: another mesh or micro-batch may do"
+            ) from error
         if "RESOURCE_EXHAUSTED" not in line:
             raise
         raise TooLarge(

@@ -12,7 +12,7 @@ from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.parallel.mesh import Sizes, show, whole
 from jaxneox.parallel.schedule import Schedule
-from jaxneox.plan.times import Links
+from jaxneox.plan.times import Network
 from jaxneox.plan.topology import Topology
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.flops import flops_per_token
@@ -25,7 +25,7 @@ It weighs arithmetic against what is sent, and is the same for all candidates.
 """
 
 ROOM = 0.92
-"""The share of a chip's memory that a program should fill at most."""
+"""The share of what a program can use of a chip's memory that it should fill at most."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,18 @@ class Estimate:
     seconds: float
 
 
-def candidates(cfg: Config, count: int) -> Iterator[Candidate]:
+MOST_TP = 16
+"""The most devices that a search splits a layer over."""
+
+
+def candidates(cfg: Config, count: int, most_tp: int = MOST_TP) -> Iterator[Candidate]:
     """List all settings that divide. ZeRO is 1 or 3: 0 and 2 save nothing that these do not."""
     heads, layers = cfg.model.attention.kv_heads, cfg.model.num_layers
     for tp, pp in itertools.product(divisors(count), repeat=2):
         if count % (tp * pp) or heads % tp or cfg.model.mlp.size % tp:
             continue
         dp = count // (tp * pp)
-        if layers % (pp * cfg.parallel.chunks) or cfg.batch.global_size % dp or tp > 16:
+        if layers % (pp * cfg.parallel.chunks) or cfg.batch.global_size % dp or tp > most_tp:
             continue
         sizes = tuple(whole({"pp": pp, "dp": dp, "tp": tp}).items())
         each = cfg.batch.global_size // dp
@@ -105,7 +109,7 @@ def divisors(number: int) -> list[int]:
 
 
 def ranked(
-    cfg: Config, plan: TrainPlan, topology: Topology, links: Callable[[Sizes], Links]
+    cfg: Config, plan: TrainPlan, topology: Topology, links: Callable[[Sizes], Network]
 ) -> list[Estimate]:
     """Rank the candidates that should fit, the fastest first; `links` puts a mesh on the topology.
 
@@ -113,6 +117,8 @@ def ranked(
         UserError: none should fit.
     """
     assert topology.chip is not None
+    # no further than a host, as the formulas have no latency: Narayanan et al. 2021, Takeaway 1
+    most_tp = min(MOST_TP, topology.shape[-1]) if topology.is_gpu else MOST_TP
     on = cache(lambda sizes: links(dict(sizes)))
     estimates = [
         Estimate(
@@ -120,14 +126,14 @@ def ranked(
             estimated_bytes(one, cfg, plan),
             estimated_seconds(one, cfg, plan, on(one.sizes)),
         )
-        for one in candidates(cfg, topology.count)
+        for one in candidates(cfg, topology.count, most_tp)
     ]
-    fitting = [one for one in estimates if one.memory <= ROOM * topology.chip.memory]
+    fitting = [one for one in estimates if one.memory <= ROOM * topology.usable]
     if not fitting:
         least = min((one.memory for one in estimates), default=math.inf)
         raise UserError(
             f"no mesh of {topology.count} devices should fit: the least needs about "
-            f"{least / 2**30:,.1f} GiB of {topology.chip.memory / 2**30:,.1f}; take more or larger "
+            f"{least / 2**30:,.1f} GiB of {topology.usable / 2**30:,.1f}; take more or larger "
             "chips, or a smaller train-batch-size"
         )
     return sorted(fitting, key=lambda one: one.seconds)
@@ -162,7 +168,7 @@ def estimated_bytes(one: Candidate, cfg: Config, plan: TrainPlan) -> float:
     return state + deep * flying * layer + scores + 4 * stream + gathered + 2**29
 
 
-def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
+def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Network) -> float:
     """Estimate the seconds of a step.
 
     They are arithmetic with recomputation and the pipeline's bubble, then what is sent.
@@ -179,7 +185,7 @@ def estimated_seconds(one: Candidate, cfg: Config, plan: TrainPlan, links: Links
     return arithmetic + over_tp(one, cfg, links) + over_dp(one, cfg, plan, links)
 
 
-def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
+def over_tp(one: Candidate, cfg: Config, links: Network) -> float:
     """Estimate the seconds in which tp gathers and sums the residual stream.
 
     It does so once for a layer, or for each branch of a sequential one, forward and backward. If
@@ -194,7 +200,7 @@ def over_tp(one: Candidate, cfg: Config, links: Links) -> float:
     return layers * one.rounds(cfg) * times * _gathers(links, "tp", stream)
 
 
-def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float:
+def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Network) -> float:
     """Estimate the seconds in which dp gathers weights and sums gradients.
 
     With ZeRO 3 these are the weights forward and backward, and their gradients, in each
@@ -210,7 +216,7 @@ def over_dp(one: Candidate, cfg: Config, plan: TrainPlan, links: Links) -> float
     return whole + (whole if once else 2 * one.rounds(cfg) * each)
 
 
-def _gathers(links: Links, axis: str, size: float) -> float:
+def _gathers(links: Network, axis: str, size: float) -> float:
     """Estimate the seconds in which `size` bytes are gathered or, as many, summed to parts."""
     return links.seconds(Row("all-gather", axis, 1, int(size), "known"))
 

@@ -19,7 +19,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax._src.interpreters import mlir
 
 from jaxneox.model import kernels
-from jaxneox.model.kernels import cudnn as ours
+from jaxneox.model.kernels.absent_gpu import described
 
 PRIMITIVES = cudnn._dot_product_attention_fwd_p, cudnn._dot_product_attention_bwd_p
 
@@ -27,11 +27,8 @@ PRIMITIVES = cudnn._dot_product_attention_fwd_p, cudnn._dot_product_attention_bw
 @contextmanager
 def traced_for_hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Trace as on a GPU of compute capability 9.0 with cuDNN, which is not there."""
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, described((9, 0), (9, 10, 0)):
         patch.setattr(kernels, "platform", lambda: "gpu")
-        patch.setattr(ours, "capability", lambda: (9, 0))
-        patch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
-        patch.setattr(cudnn, "check_compute_capability", lambda _: True)
         yield
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxneox.config import Settings, apply_set
 from jaxneox.parallel.mesh import asked_sizes, final_sizes
-from jaxneox.plan.topology import parse_topology, prepare
+from jaxneox.plan.plugins import prepare
+from jaxneox.plan.topology import parse_topology
 
 KEYS: dict[str, Any] = {
     "num_layers": 4,

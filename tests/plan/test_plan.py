@@ -1,5 +1,6 @@
 """Plans for virtual devices of this CPU, held against programs that run; for TPUs with libtpu."""
 
+import contextlib
 import dataclasses
 import html.parser
 import importlib.util
@@ -29,7 +30,7 @@ from jaxneox.plan.report import report
 from jaxneox.plan.setup import plan_of, sizes_on
 from jaxneox.plan.timeline import timelines
 from jaxneox.plan.times import Links, Ways, links_of
-from jaxneox.plan.topology import parse_topology
+from jaxneox.plan.topology import Topology, parse_topology
 from jaxneox.train.checkpoints.restore import initial_state
 from jaxneox.train.dry_run.memory import memory_of
 from jaxneox.train.plan import build_plan
@@ -138,7 +139,7 @@ def test_ways_of_a_mesh_on_a_cube(tp: int, expected: dict[int, int]) -> None:
         ("v5p", "is not known"),
         ("v5p:0x4x4", "is not known"),
         ("cpu:2x2", "is not known"),
-        ("h100:8", "only where one is"),
+        ("cuda:8", "is not known"),
     ],
 )
 def test_unknown_topologies(text: str, says: str) -> None:
@@ -299,6 +300,32 @@ def test_what_is_planned_is_what_the_process_takes() -> None:
     assert done.returncode == 0, done.stderr
     taken = json.loads(done.stdout)
     assert taken["planned"] == pytest.approx(taken["running"], rel=0.05)
+
+
+def test_a_product_without_a_kernel_is_one_line(monkeypatch) -> None:
+    """XLA cannot choose tiles for tiny products where no GPU is at hand."""
+
+    def none(*_) -> None:
+        raise jax.errors.JaxRuntimeError("INTERNAL: no tile sizes: %dot, metadata={}\nA stack")
+
+    monkeypatch.setattr("jaxneox.plan.planned.compile_step", none)
+    with pytest.raises(jax.errors.JaxRuntimeError):  # of another compiler it is a mistake
+        compiled(Mesh(dp=2, tp=2), "none")
+    monkeypatch.setattr("tests.plan.small.CPU", Gpus("cpu", (4,)))
+    with pytest.raises(UserError, match=r"INTERNAL: no tile sizes: %dot\); sizes") as raised:
+        compiled(Mesh(dp=2, tp=2), "none")
+    assert "\n" not in str(raised.value)
+
+
+class Gpus(Topology):
+    """CPUs in the place of GPUs."""
+
+    @property
+    def is_gpu(self) -> bool:
+        return True
+
+    def described(self):
+        return contextlib.nullcontext()
 
 
 def test_a_program_that_no_compiler_can_fit_is_one_line(monkeypatch) -> None:

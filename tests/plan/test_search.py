@@ -99,7 +99,7 @@ def test_a_search_leaves_out_what_does_not_fit(planned: Planned, monkeypatch, ca
         if isinstance(size, UserError):
             raise size
         one = dataclasses.replace(planned, topology=POD)
-        one.__dict__.update(total=size, times=Times(1.0, 0.5, 0.25))
+        one.__dict__.update(total=size, times=Times(1.0, 0.5, 0.25, 0.25))
         return one
 
     monkeypatch.setattr("jaxneox.plan.best.ranked", lambda *_: [Estimate(ANY, 0, 0)] * 9)
@@ -124,7 +124,7 @@ def test_of_equally_fast_plans_the_smallest_is_best(planned: Planned, monkeypatc
     def next_one(*_) -> Planned:
         one = dataclasses.replace(planned, topology=POD)
         size, seconds = next(kinds)
-        one.__dict__.update(total=size, times=Times(seconds, 0.0, 0.0))
+        one.__dict__.update(total=size, times=Times(seconds, 0.0, 0.0, 0.0))
         return one
 
     monkeypatch.setattr("jaxneox.plan.best.ranked", lambda *_: [Estimate(ANY, 0, 0)] * 9)

@@ -5,7 +5,7 @@
 - `cudnn`: NVIDIA's fused kernel, for half precision; packed documents if the YAML asks for it.
 - `splash`: the TPU's Pallas kernel, if the YAML asks for it.
 
-`opaque` has what the last two share.
+`opaque` has what the last two share, `absent_gpu` the GPU that cuDNN's are compiled for.
 """
 # B batch, T and S length, K key-value heads, G query heads for each of them, H head
 

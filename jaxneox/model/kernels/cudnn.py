@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.config.schema import AttentionConfig
+from jaxneox.model.kernels.absent_gpu import capability
 from jaxneox.model.kernels.blocked import blocked
 from jaxneox.model.kernels.opaque import on_whole_rows
 from jaxneox.model.layout import Layout
@@ -57,15 +58,6 @@ def unsupported(cfg: AttentionConfig, length: int, packed: bool) -> str | None:
     if packed and length * cfg.num_heads * cfg.head_dim >= 2**31:
         return f"packed documents in rows of {length} (offsets count numbers in int32)"
     return None
-
-
-def capability() -> tuple[int, ...]:
-    """Return the compute capability of this process's GPUs, (0,) without one."""
-    try:
-        device = jax.local_devices(backend="gpu")[0]
-        return tuple(int(part) for part in device.compute_capability.split("."))
-    except (RuntimeError, AttributeError, ValueError):  # none, or not NVIDIA's
-        return (0,)
 
 
 def fused(
