@@ -1,0 +1,92 @@
+"""One of the two checkpoints that are held against each other, followed part by part.
+
+A part is read once: its parameters are compared, and its function is applied to the text and to
+random states at the same time. The two sides do so side by side, each in a thread of its own.
+"""
+# R ranks, B batch, T length, D hidden, V padded vocabulary
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from convert.checkpoint import Checkpoint
+from convert.oracle import Forward
+from convert.oracle.maths import Array
+from convert.parts import Leaves
+
+T_ = TypeVar("T_")
+
+THREADS = ThreadPoolExecutor(2, "proof")
+
+
+def at_once(work: Iterable[Callable[[], T_]]) -> list[T_]:
+    """Run functions two at a time, and return their results in their order."""
+    return [future.result() for future in [THREADS.submit(one) for one in work]]
+
+
+class Stream:
+    """The residual stream of one function on the text, from layer to layer.
+
+    Attributes:
+        forward: the function.
+        text_RBTD: the stream after the layers so far.
+    """
+
+    def __init__(self, forward: Forward, tokens_BT: np.ndarray) -> None:
+        self.forward, self.text_RBTD = forward, forward.embed(tokens_BT)
+
+    def layer(self, index: int) -> None:
+        self.text_RBTD = self.forward.layer(index, self.text_RBTD)
+
+
+class Side(Stream):
+    """The stream of a checkpoint, with its parameters, and with random states beside the text.
+
+    Args:
+        checkpoint: the checkpoint.
+        tokens_BT: int [B, T], the text.
+        probe_BTD: random states [1, T, D]; every layer is applied to the same ones.
+        rounded: whether the first sequence is followed a second time, with its stream rounded to
+            float32 after every layer.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokens_BT: np.ndarray, probe_BTD: Array, *, rounded: bool
+    ) -> None:
+        super().__init__(checkpoint.forward, tokens_BT)
+        ranks = len(self.text_RBTD)
+        self._checkpoint = checkpoint
+        self._probe_RBTD = np.broadcast_to(probe_BTD, (ranks, *probe_BTD.shape))
+        self._rounded_RBTD = self.text_RBTD[:, : int(rounded)]
+
+    def probed(self, index: int) -> tuple[Leaves, Array]:
+        """Apply a layer to the text and to the random states.
+
+        Returns:
+            The layer's parameters, and what it adds to the random states, [R, 1, T, D].
+        """
+        leaves = self._checkpoint.leaves(index)
+        streams = [self.text_RBTD, self._rounded_RBTD, self._probe_RBTD]
+        made = applied(lambda x: self.forward.layer(index, x), streams)
+        self.text_RBTD, rounded_RBTD, after_RBTD = made
+        self._rounded_RBTD = rounded_RBTD.astype(np.float32).astype(np.float64)
+        return leaves, after_RBTD - self._probe_RBTD
+
+    def head(self) -> tuple[Array, Array]:
+        """Return logits [B, T, V]: of the random states, and of the rounded sequence, if any."""
+        streams = [self._probe_RBTD, self._rounded_RBTD]
+        probe_BTV, rounded_BTV = applied(lambda x: self.forward.logits(x)[None], streams)
+        return probe_BTV[0], rounded_BTV[0]
+
+
+def applied(function: Callable[[Array], Array], streams: list[Array]) -> list[Array]:
+    """Apply a function to several streams [R, B, T, …]: at once if they are equally long.
+
+    Then matrices are cast to float64 once for all of them, and products are larger.
+    """
+    if len({stream.shape[2] for stream in streams}) > 1:
+        return [function(x) if x.size else x for x in streams]
+    ends = np.cumsum([stream.shape[1] for stream in streams])[:-1]
+    return np.split(function(np.concatenate(streams, axis=1)), ends, axis=1)
