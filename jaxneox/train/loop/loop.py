@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxneox.console import garbage
 from jaxneox.console.waiting import waiting
 from jaxneox.data import EndOfBatches, prefetch
 from jaxneox.hosts import messages
@@ -83,6 +84,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                     trace.start()
             with waiting("compiling the step", bar.say) if early else nullcontext():
                 run.state, figures = run_step(run.state, batch)
+            garbage.started()
             done += 1
             figures |= evaluations.after(done)
             reporter.add(done, figures | {"data_wait": waited}, timed=not trace.running)
