@@ -22,7 +22,7 @@ from jaxneox.train.reporting.progress import Bar, Rate
 from jaxneox.train.reporting.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.step.feed import Feed
-from jaxneox.train.step.flops import flops_per_token, forward_flops_per_token, peak_flops
+from jaxneox.train.step.flops import flops_per_token, forward_flops_per_token
 from jaxneox.train.step.state import TrainState
 from jaxneox.train.step.step import Metrics, build_step
 
@@ -129,10 +129,8 @@ class CompiledTogether:
 
 
 def rate(run: Run) -> Rate:
-    given = run.cfg.log.peak_tflops
-    peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
     plan, of_model = run.plan, (run.plan.model.shapes, run.cfg.model)
     flops = flops_per_token(*of_model, plan.trained)
     if isinstance(plan.objective, PreparedObjective):
         flops += plan.objective.passes * forward_flops_per_token(*of_model)
-    return Rate(flops, peak)
+    return Rate(flops, run.peak)
