@@ -40,7 +40,7 @@ def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def is_plain(key: jax.Array) -> bool:
     """Tell whether a key is JAX's own, in the way that numbers are the same on every mesh."""
     ours = str(jax.random.key_impl(key)) == "threefry2x32"
-    return ours and bool(jax.config.jax_threefry_partitionable)
+    return ours and bool(jax.threefry_partitionable.value)
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], low: np.float32, high: np.float32) -> jax.Array:
