@@ -11,12 +11,11 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 
+from convert.fate import blocks
 from convert.parts import Leaves, Part
 from convert.proof.result import Proof
 from convert.proof.sides import at_once
 from jaxneox.config.schema import ModelConfig
-
-BLOCK = 1 << 22  # bytes that are compared at once, which a core's cache holds
 
 ROUNDINGS = 4
 """The tolerated number of roundings in a product of two factors that are themselves rounded
@@ -95,15 +94,8 @@ def _exactly(where: str, expected: np.ndarray, actual: np.ndarray) -> str:
 
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    """Tell whether two arrays of one type are the same, bit by bit, a few megabytes at a time."""
-    bits = f"u{a.itemsize}"
-    rows = max(1, BLOCK * len(a) // max(1, a.nbytes)) if a.ndim else 1
-    both = (x.reshape(-1) if not x.ndim else x for x in (a, b))
-    one, other = (x.view(bits) for x in both)
-    return all(
-        np.array_equal(one[start : start + rows], other[start : start + rows])
-        for start in range(0, len(one), rows)
-    )
+    """Tell whether two arrays of one shape and type are the same, bit by bit."""
+    return all(map(np.array_equal, blocks(a), blocks(b)))
 
 
 def _product(where: str, name: str, norm: str, both: tuple[Leaves, Leaves]) -> str:
