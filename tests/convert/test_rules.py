@@ -155,11 +155,11 @@ LAYOUTS = {
 def test_a_layout_is_copied_into_a_part_of_a_larger_array(pattern: str, dtype) -> None:
     """Wider than a strip, and with axes that are one in both arrays and axes that are not."""
     shape = (60,) if "D" not in pattern and "A" not in pattern else (60, 2 * STRIP + 3)
-    source = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    source = (1 + np.arange(np.prod(shape)) % 97).reshape(shape).astype(dtype)
     theirs = rearrange(source, pattern, **LAYOUTS[pattern])
     whole = np.zeros((theirs.shape[0] + 2, *(2 * n for n in theirs.shape[1:])), dtype)
     part = whole[1:-1][(slice(None), *(slice(n, 2 * n) for n in theirs.shape[1:]))]
     copy(part, theirs)
-    assert np.array_equal(part, theirs) and whole.sum() == part.sum()
+    assert np.array_equal(part, theirs) and np.count_nonzero(whole) == part.size
     one, other = with_fewer_axes(part, theirs)
     assert one.shape == other.shape and np.array_equal(one, other)
