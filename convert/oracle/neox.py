@@ -232,4 +232,6 @@ class Shard:
 def rows(table_ED: np.ndarray, tokens_BT: np.ndarray) -> Array:
     """Look up the tokens [B, T, D] in this part of the vocabulary; other tokens become zeros."""
     mine_BT = (tokens_BT >= 0) & (tokens_BT < len(table_ED))
-    return np.where(mine_BT[..., None], f64(table_ED[np.where(mine_BT, tokens_BT, 0)]), 0.0)
+    found_BTD = np.zeros((*tokens_BT.shape, table_ED.shape[1]))
+    found_BTD[mine_BT] = table_ED[tokens_BT[mine_BT]]
+    return found_BTD

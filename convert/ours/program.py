@@ -1,6 +1,7 @@
 """Runs jaxneox itself: as a user would, or the same model a layer at a time."""
 # M micro-batches (1), B batch, T length, D hidden, V padded vocabulary
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,9 @@ def logits_by_layer(checkpoint: "JaxneoxCheckpoint", tokens_BT: np.ndarray) -> n
     def read(name: str, layer: int | None = None) -> np.ndarray:
         return checkpoint.leaf(name, layer).astype(np.float32, copy=False)
 
+    def read_layer(layer: int) -> dict[str, np.ndarray]:
+        return {name: read(name, layer)[None] for name in stacked}
+
     def laid(name: str, value: np.ndarray) -> jax.Array:
         return jax.device_put(value, form.abstract[name].sharding)
 
@@ -70,8 +74,11 @@ def logits_by_layer(checkpoint: "JaxneoxCheckpoint", tokens_BT: np.ndarray) -> n
         rows = NamedSharding(form.mesh, form.rules.activation("batch", None))
         x_MBTD = jax.jit(model.begin)(outer, jax.device_put(tokens_BT.astype(np.int32), rows))
         through = jax.jit(model.through)
-        for layer in range(cfg.num_layers):
-            weights = {name: laid(name, read(name, layer)[None]) for name in stacked}
-            x_MBTD = through(outer, weights, x_MBTD).block_until_ready()
+        with ThreadPoolExecutor(1) as pool:  # one layer is read while another is computed
+            ahead = pool.submit(read_layer, 0)
+            for layer in range(cfg.num_layers):
+                weights = {name: laid(name, w) for name, w in ahead.result().items()}
+                ahead = pool.submit(read_layer, min(layer + 1, cfg.num_layers - 1))
+                x_MBTD = through(outer, weights, x_MBTD).block_until_ready()
         found = np.asarray(jax.jit(model.end)(outer, x_MBTD))
     return found[..., None] if cfg.head == "reward" else found
