@@ -30,7 +30,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Program:
+class UserProgram:
     """What a user of a checkpoint will run, in float32.
 
     Attributes:
@@ -119,7 +119,7 @@ class Checkpoint(ABC):
         """Merges of the ranks that its program has had, by title; computed only on request."""
         return {}
 
-    def program(self) -> Program | str:
+    def program(self) -> UserProgram | str:
         """Return the program that a user will run, or the reason why it cannot run."""
         return "not run: its own program is not here"
 

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from convert.checkpoint import Checkpoint, Fidelity, Program
+from convert.checkpoint import Checkpoint, Fidelity, UserProgram
 from convert.neox.join import leaf_shapes, merged_leaves
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
@@ -86,7 +86,7 @@ class NeoxModel(Merged):
         ranks = self.source.mp
         return {n: partial(merged, choices) for n, choices in HISTORIC.items() if ranks > 1}
 
-    def program(self) -> Program | str:
+    def program(self) -> UserProgram | str:
         return "not run: GPT-NeoX itself is not here"
 
     def _ranks_forward(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convert.checkpoint import Program
+from convert.checkpoint import UserProgram
 from convert.parts import STACKED
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ LAYERS_HELD = 3
 """One that is computed, one that is read, and what XLA lays out anew."""
 
 
-def program(checkpoint: "JaxneoxCheckpoint") -> Program:
+def program(checkpoint: "JaxneoxCheckpoint") -> UserProgram:
     """Return what a user runs; of a large model the same, a layer at a time."""
     nbytes = checkpoint.nbytes_float32
     if nbytes <= WHOLE:
-        return Program(partial(logits, checkpoint.location.folder), nbytes)
+        return UserProgram(partial(logits, checkpoint.location.folder), nbytes)
     shapes = checkpoint.shapes.items()
     stacked = 4 * sum(int(np.prod(shape)) for name, shape in shapes if name.startswith(STACKED))
     held = nbytes - stacked + LAYERS_HELD * stacked // checkpoint.model.num_layers
     how = f"its own layers one at a time, as all of them together take {nbytes / 1e9:.1f} GB"
-    return Program(partial(logits_by_layer, checkpoint), held, how)
+    return UserProgram(partial(logits_by_layer, checkpoint), held, how)
 
 
 def logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:

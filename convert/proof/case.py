@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from convert.checkpoint import Checkpoint, Program
+from convert.checkpoint import Checkpoint, UserProgram
 from convert.proof.architectures import settings_that_differ
 from convert.proof.compare import EXACT, prove
 from convert.proof.program import program_of
@@ -40,7 +40,7 @@ class Case:
     tokens_BT: np.ndarray
     text: str
     rounding: set[np.dtype]
-    program: Program | str
+    program: UserProgram | str
     mergeable: bool
     exact: bool
     folded: bool

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from convert.checkpoint import Checkpoint, Program
+from convert.checkpoint import Checkpoint, UserProgram
 from convert.proof.architectures import settings_that_differ
 from convert.proof.follow import Following, distance
-from convert.proof.numbers import Numbers
+from convert.proof.numbers import NumberComparison
 from convert.proof.program import limit
 from convert.proof.result import Proof
 
@@ -34,7 +34,7 @@ def prove(
     tokens_BT: np.ndarray,
     tolerance: float = EXACT,
     *,
-    program: Program | str = "not run",
+    program: UserProgram | str = "not run",
     step: Callable[[], None] = lambda: None,
     folded: bool = False,
     older_merges: bool = False,
@@ -63,8 +63,8 @@ def prove(
         others |= {title: forward() for title, forward in source.older_merges.items()}
     else:
         proof.not_computed = [*source.older_merges]
-    proved = Following(proof, (source, target), others, tokens_BT, isinstance(program, Program))
-    logits, rounding_error = proved.follow(Numbers(target.model, folded), step)
+    proved = Following(proof, (source, target), others, tokens_BT, isinstance(program, UserProgram))
+    logits, rounding_error = proved.follow(NumberComparison(target.model, folded), step)
     allowed = max(limit(target.model), ROOM * rounding_error)
     run_program(proof, allowed, program, logits, tokens_BT[: len(logits)])
     proof.unexplained = settings + proof.different + proof.failures
@@ -77,7 +77,11 @@ def prove(
 
 
 def run_program(
-    proof: Proof, allowed: float, program: Program | str, logits: np.ndarray, tokens_BT: np.ndarray
+    proof: Proof,
+    allowed: float,
+    program: UserProgram | str,
+    logits: np.ndarray,
+    tokens_BT: np.ndarray,
 ) -> None:
     """Compare the program in float32 with the target's own function in float64."""
     if isinstance(program, str):

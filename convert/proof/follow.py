@@ -10,9 +10,9 @@ from convert.checkpoint import Checkpoint
 from convert.oracle import Forward
 from convert.parts import Part
 from convert.proof.logits import Totals
-from convert.proof.numbers import Numbers
+from convert.proof.numbers import NumberComparison
 from convert.proof.result import LayerError, Proof
-from convert.proof.sides import Side, Stream, at_once
+from convert.proof.sides import ProofSide, TextStream, at_once
 from jaxneox.config.schema import ModelConfig
 
 PROBE = 64  # random hidden states for each layer
@@ -47,7 +47,9 @@ class Following:
         self._titles = ["the source", "the converted model", *others]
         self._others, self._rounded = others, rounded
 
-    def follow(self, numbers: Numbers, step: Callable[[], None]) -> tuple[np.ndarray, float]:
+    def follow(
+        self, numbers: NumberComparison, step: Callable[[], None]
+    ) -> tuple[np.ndarray, float]:
         """Follow every function through its layers in step, reading one part at a time.
 
         Args:
@@ -63,7 +65,7 @@ class Following:
         self._compare(numbers, "embedding")
         rows = list(embedded_rows([one.forward for one in self._both], self._model))
         source, target = at_once(self._side(number) for number in range(2))
-        others = at_once(partial(Stream, f, self._tokens_BT) for f in self._others.values())
+        others = at_once(partial(TextStream, f, self._tokens_BT) for f in self._others.values())
         streams = [source, target, *others]
         self._layer("the embedding", float(np.max(rows)), streams)
         step()
@@ -83,22 +85,22 @@ class Following:
         step()
         return first, distance(first[: len(rounded_BTV)][None], rounded_BTV[None])
 
-    def _side(self, number: int) -> Callable[[], Side]:
+    def _side(self, number: int) -> Callable[[], ProofSide]:
         rounded = self._rounded and number == 1
         checkpoint = self._both[number]
-        return partial(Side, checkpoint, self._tokens_BT, self._probe_BTD, rounded=rounded)
+        return partial(ProofSide, checkpoint, self._tokens_BT, self._probe_BTD, rounded=rounded)
 
-    def _compare(self, numbers: Numbers, part: Part) -> None:
+    def _compare(self, numbers: NumberComparison, part: Part) -> None:
         """Compare the parameters of a part outside of the layers."""
         numbers.compare(self._proof, part, *at_once(partial(c.leaves, part) for c in self._both))
 
-    def _layer(self, name: str, random: float, streams: Sequence[Stream]) -> None:
+    def _layer(self, name: str, random: float, streams: Sequence[TextStream]) -> None:
         apart = distance(*(stream.text_RBTD for stream in streams[:2]))
         self._proof.layers.append(LayerError(name, random, apart))
 
 
 def compare_logits(
-    titles: list[str], streams: Sequence[Stream], tokens_BT: np.ndarray
+    titles: list[str], streams: Sequence[TextStream], tokens_BT: np.ndarray
 ) -> tuple[Totals, np.ndarray]:
     """Compare the logits; also return the target's for as many sequences as fit at once."""
     some = max(1, AT_ONCE // (tokens_BT.shape[1] * streams[0].forward.vocab))

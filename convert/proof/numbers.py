@@ -22,7 +22,7 @@ ROUNDINGS = 4
 quotients or products."""
 
 
-class Numbers:
+class NumberComparison:
     """Compares the parameters of two checkpoints, part by part.
 
     Args:

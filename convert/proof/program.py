@@ -3,17 +3,17 @@
 import os
 from pathlib import Path
 
-from convert.checkpoint import Checkpoint, Program
+from convert.checkpoint import Checkpoint, UserProgram
 from jaxneox.config.schema import ModelConfig
 
 SHARE = 0.5
 """The share of free memory that the program may take."""
 
 
-def program_of(target: Checkpoint) -> Program | str:
+def program_of(target: Checkpoint) -> UserProgram | str:
     """Return what a user runs on the target, in float32, or the reason why it is not run here."""
     program = target.program()
-    if isinstance(program, Program) and program.nbytes > SHARE * free_memory():
+    if isinstance(program, UserProgram) and program.nbytes > SHARE * free_memory():
         return f"not run: {program.nbytes / 1e9:.1f} GB of weights in float32 are too many here"
     return program
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorstore as ts
 
-from convert.checkpoint import Checkpoint, Program
+from convert.checkpoint import Checkpoint, UserProgram
 from jaxneox import checkpoint
 from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
@@ -55,7 +55,7 @@ class JaxneoxCheckpoint(Checkpoint):
         kept = self.location.run / "tokenizer"
         return load_tokenizer(kept, self.keys.get("eod_token")) if kept.is_dir() else None
 
-    def program(self) -> Program | str:
+    def program(self) -> UserProgram | str:
         from convert.ours.program import program
 
         return program(self)
