@@ -12,7 +12,7 @@ from convert.parts import Part
 from convert.proof.logits import Totals
 from convert.proof.numbers import NumberComparison
 from convert.proof.result import LayerError, Proof
-from convert.proof.sides import ProofSide, TextStream, at_once
+from convert.proof.sides import ProofSide, ResidualStream, at_once
 from jaxneox.config.schema import ModelConfig
 
 PROBE = 64  # random hidden states for each layer
@@ -65,7 +65,7 @@ class Following:
         self._compare(numbers, "embedding")
         rows = list(embedded_rows([one.forward for one in self._both], self._model))
         source, target = at_once(self._side(number) for number in range(2))
-        others = at_once(partial(TextStream, f, self._tokens_BT) for f in self._others.values())
+        others = at_once(partial(ResidualStream, f, self._tokens_BT) for f in self._others.values())
         streams = [source, target, *others]
         self._layer("the embedding", float(np.max(rows)), streams)
         step()
@@ -94,13 +94,13 @@ class Following:
         """Compare the parameters of a part outside of the layers."""
         numbers.compare(self._proof, part, *at_once(partial(c.leaves, part) for c in self._both))
 
-    def _layer(self, name: str, random: float, streams: Sequence[TextStream]) -> None:
+    def _layer(self, name: str, random: float, streams: Sequence[ResidualStream]) -> None:
         apart = distance(*(stream.text_RBTD for stream in streams[:2]))
         self._proof.layers.append(LayerError(name, random, apart))
 
 
 def compare_logits(
-    titles: list[str], streams: Sequence[TextStream], tokens_BT: np.ndarray
+    titles: list[str], streams: Sequence[ResidualStream], tokens_BT: np.ndarray
 ) -> tuple[Totals, np.ndarray]:
     """Compare the logits; also return the target's for as many sequences as fit at once."""
     some = max(1, AT_ONCE // (tokens_BT.shape[1] * streams[0].forward.vocab))

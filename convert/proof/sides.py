@@ -26,7 +26,7 @@ def at_once(work: Iterable[Callable[[], T_]]) -> list[T_]:
     return [future.result() for future in [THREADS.submit(one) for one in work]]
 
 
-class TextStream:
+class ResidualStream:
     """The residual stream of one function on the text, from layer to layer.
 
     Attributes:
@@ -41,7 +41,7 @@ class TextStream:
         self.text_RBTD = self.forward.layer(index, self.text_RBTD)
 
 
-class ProofSide(TextStream):
+class ProofSide(ResidualStream):
     """The stream of a checkpoint, with its parameters, and with random states beside the text.
 
     Args:
