@@ -38,7 +38,7 @@ def linear(x: Array, weight_OI: np.ndarray, bias_O: Array | float = 0.0) -> Arra
         rows = slice(start, start + some)
         y_NO[:, rows] = x_NI @ f64(weight_OI[rows]).T
     y_NO += bias_O
-    return y_NO.reshape(*x.shape[:-1], -1)
+    return y_NO.reshape(*x.shape[:-1], len(weight_OI))
 
 
 # Norms

@@ -59,7 +59,7 @@ class Following:
         Returns:
             The target's logits of the first sequences, and the relative distance by which rounding
             its stream to float32 after every layer moves those of the first: the cost of float32
-            for a model so conditioned.
+            for a model so conditioned; 0 if that is not measured.
         """
         proof = self._proof
         self._compare(numbers, "embedding")
@@ -76,14 +76,14 @@ class Following:
             self._layer(f"layer {layer}", distance(a, b), streams)
             step()
         self._compare(numbers, "head")
-        (a_BTV, _), (b_BTV, rounded_BTV) = at_once((source.head, target.head))
+        (a_BTV,), (b_BTV, *rounded) = at_once((source.head, target.head))
         totals, first = compare_logits(self._titles, streams, self._tokens_BT)
         last = "the reward head" if self._model.head == "reward" else "the unembedding"
         proof.layers.append(LayerError(last, worst_column(a_BTV, b_BTV), totals.relative(1)))
         proof.perplexity, proof.tokens = totals.perplexity(), self._tokens_BT.size
         proof.logits = [totals.comparison(n) for n in range(1, len(self._titles))]
         step()
-        return first, distance(first[: len(rounded_BTV)][None], rounded_BTV[None])
+        return first, max((distance(first[None, :1], x[None]) for x in rounded), default=0.0)
 
     def _side(self, number: int) -> Callable[[], ProofSide]:
         rounded = self._rounded and number == 1

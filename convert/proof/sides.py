@@ -59,7 +59,7 @@ class ProofSide(ResidualStream):
         ranks = len(self.text_RBTD)
         self._checkpoint = checkpoint
         self._probe_RBTD = np.broadcast_to(probe_BTD, (ranks, *probe_BTD.shape))
-        self._rounded_RBTD = self.text_RBTD[:, : int(rounded)]
+        self._rounded = [self.text_RBTD[:, :1]] * rounded  # a stream [R, 1, T, D], or none
 
     def probed(self, index: int) -> tuple[Leaves, Array]:
         """Apply a layer to the text and to the random states.
@@ -68,17 +68,16 @@ class ProofSide(ResidualStream):
             The layer's parameters, and what it adds to the random states, [R, 1, T, D].
         """
         leaves = self._checkpoint.leaves(index)
-        streams = [self.text_RBTD, self._rounded_RBTD, self._probe_RBTD]
+        streams = [self.text_RBTD, self._probe_RBTD, *self._rounded]
         made = applied(lambda x: self.forward.layer(index, x), streams)
-        self.text_RBTD, rounded_RBTD, after_RBTD = made
-        self._rounded_RBTD = rounded_RBTD.astype(np.float32).astype(np.float64)
+        self.text_RBTD, after_RBTD, *rounded = made
+        self._rounded = [x.astype(np.float32).astype(np.float64) for x in rounded]
         return leaves, after_RBTD - self._probe_RBTD
 
-    def head(self) -> tuple[Array, Array]:
-        """Return logits [B, T, V]: of the random states, and of the rounded sequence, if any."""
-        streams = [self._probe_RBTD, self._rounded_RBTD]
-        probe_BTV, rounded_BTV = applied(lambda x: self.forward.logits(x)[None], streams)
-        return probe_BTV[0], rounded_BTV[0]
+    def head(self) -> list[Array]:
+        """Return logits [1, T, V] of the random states, and of the rounded sequence, if any."""
+        streams = [self._probe_RBTD, *self._rounded]
+        return [x[0] for x in applied(lambda x: self.forward.logits(x)[None], streams)]
 
 
 def applied(function: Callable[[Array], Array], streams: list[Array]) -> list[Array]:
@@ -87,6 +86,6 @@ def applied(function: Callable[[Array], Array], streams: list[Array]) -> list[Ar
     Then matrices are cast to float64 once for all of them, and products are larger.
     """
     if len({stream.shape[2] for stream in streams}) > 1:
-        return [function(x) if x.size else x for x in streams]
+        return [function(x) for x in streams]
     ends = np.cumsum([stream.shape[1] for stream in streams])[:-1]
     return np.split(function(np.concatenate(streams, axis=1)), ends, axis=1)
