@@ -17,6 +17,7 @@ from convert.proof.follow import Following, distance
 from convert.proof.numbers import NumberComparison
 from convert.proof.program import limit
 from convert.proof.result import Proof
+from convert.proof.sides import one_thread_a_product
 
 EXACT = 1e-11
 """Relative tolerance: float64 rounds at 1e-16, and sums of some 1e4 terms in another order come
@@ -64,7 +65,8 @@ def prove(
     else:
         proof.not_computed = [*source.older_merges]
     proved = Following(proof, (source, target), others, tokens_BT, isinstance(program, UserProgram))
-    logits, rounding_error = proved.follow(NumberComparison(target.model, folded), step)
+    with one_thread_a_product():
+        logits, rounding_error = proved.follow(NumberComparison(target.model, folded), step)
     allowed = max(limit(target.model), ROOM * rounding_error)
     run_program(proof, allowed, program, logits, tokens_BT[: len(logits)])
     proof.unexplained = settings + proof.different + proof.failures

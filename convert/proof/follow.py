@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from convert.proof.sides import ProofSide, ResidualStream, at_once
 from jaxneox.config.schema import ModelConfig
 
 PROBE = 64  # random hidden states for each layer
+
+ROWS = 1024  # of the vocabulary, in float64 at a time
 
 AT_ONCE = 1 << 24
 """The number of one function's logits held in memory at once, 128 MB in float64."""
@@ -114,20 +117,26 @@ def compare_logits(
 
 
 def embedded_rows(both: list[Forward], model: ModelConfig) -> Iterator[float]:
-    """Yield the error of every vocabulary row and every position, a few thousand at a time."""
+    """Yield the error of every vocabulary row and every position, a thousand at a time."""
     T = model.positions.max_positions - model.positions.offset
     T = T if model.positions.kind == "learned" else min(64, model.vocab_size)
     rows = -(-model.vocab_size // T)
     tokens_BT = np.minimum(np.arange(rows * T), model.vocab_size - 1).reshape(rows, T)
-    for start in range(0, rows, some := max(1, 4096 // T)):
+    for start in range(0, rows, some := max(1, ROWS // T)):
         part_BT = tokens_BT[start : start + some]
         yield distance(*at_once(partial(forward.embed, part_BT) for forward in both))
 
 
 def distance(a_RX: np.ndarray, b_RX: np.ndarray) -> float:
     """Return the relative L2 distance of the two ranks that are furthest apart."""
-    off = [np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0) for a in a_RX for b in b_RX]
+    pairs = product(without_repetition(a_RX), without_repetition(b_RX))
+    off = [np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0) for a, b in pairs]
     return float(np.max(off))  # a NaN stays one
+
+
+def without_repetition(x_RX: np.ndarray) -> np.ndarray:
+    """Return one of ranks that all have the very same array."""
+    return x_RX[:1] if x_RX.strides[0] == 0 else x_RX
 
 
 def worst_column(a_BTV: np.ndarray, b_BTV: np.ndarray) -> float:

@@ -7,9 +7,11 @@ random states at the same time. The two sides do so side by side, each in a thre
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from convert.checkpoint import Checkpoint
 from convert.oracle import Forward
@@ -19,6 +21,14 @@ from convert.parts import Leaves
 T_ = TypeVar("T_")
 
 THREADS = ThreadPoolExecutor(2, "proof")
+
+
+def one_thread_a_product() -> AbstractContextManager[object]:
+    """Let each of the two sides compute its products in its own thread.
+
+    BLAS's own threads would wait for each other in a loop, and for the other side's.
+    """
+    return threadpool_limits(1, user_api="blas")
 
 
 def at_once(work: Iterable[Callable[[], T_]]) -> list[T_]:
