@@ -30,6 +30,21 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
+class UserProgram:
+    """What a user of a checkpoint will run, in float32.
+
+    Attributes:
+        logits: its function.
+        nbytes: the memory that it takes, in bytes.
+        how: how it is run here, as the end of a sentence, if not as a user would.
+    """
+
+    logits: Logits
+    nbytes: int
+    how: str = ""
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """The closeness of a checkpoint's parameters to the function that its own program computed.
 
@@ -96,12 +111,22 @@ class Checkpoint(ABC):
 
     @property
     def alternatives(self) -> Mapping[str, Forward]:
-        """Further functions for a certificate, by title, such as other merges and old faults."""
+        """Further functions for every certificate, by title, such as old faults of its program."""
         return {}
 
-    def program(self) -> Logits | str:
-        """Return the program that a user will run, in float32, or the reason why it cannot run."""
+    @property
+    def older_merges(self) -> Mapping[str, Callable[[], Forward]]:
+        """Merges of the ranks that its program has had, by title; computed only on request."""
+        return {}
+
+    def program(self) -> UserProgram | str:
+        """Return the program that a user will run, or the reason why it cannot run."""
         return "not run: its own program is not here"
+
+    @property
+    def nbytes_float32(self) -> int:
+        """The size of all parameters in float32, in bytes."""
+        return 4 * sum(int(np.prod(shape)) for shape in self.shapes.values())
 
 
 Moment = Literal["mu", "nu"]

@@ -27,9 +27,10 @@ def convert(
     write: Callable[[Source], Target],
     *,
     verify: bool,
+    older_merges: bool = False,
 ) -> int:
     """Convert a checkpoint as `make` does, print what was done, and return the exit status."""
-    say(*make(dst, read, write, verify=verify))
+    say(*make(dst, read, write, verify=verify, older_merges=older_merges))
     return 0
 
 
@@ -40,6 +41,7 @@ def make(
     *,
     verify: bool,
     by: str | None = None,
+    older_merges: bool = False,
 ) -> list[str]:
     """Convert a checkpoint.
 
@@ -49,6 +51,7 @@ def make(
         write: prepares the target of that source.
         verify: whether to prove that both compute the same.
         by: the command for the certificate, where it is not the one that was typed.
+        older_merges: whether the certificate also says what older merges of the source cost.
 
     Returns:
         What was done, in lines for the terminal: the verdict first.
@@ -71,7 +74,9 @@ def make(
         warn(late)
         command = by or typed_command()
         record = certificate(source, target, dst, fates, [*notes, *late], digests, command)
-        case = Case.of(source.checkpoint, target.reopen()) if verify else None
+        case = None
+        if verify:
+            case = Case.of(source.checkpoint, target.reopen(), older_merges=older_merges)
         verdict = conclude(record, case, folder, dst)
     here, next_step = target.result(dst)
     proved = " and how it was proved" if verify else ""

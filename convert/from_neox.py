@@ -11,6 +11,7 @@ from convert.ours.target import JaxneoxTarget
 from convert.readers.hub import folder_of
 from jaxneox.console.execute import entry_point
 from jaxneox.console.parser import Parser
+from jaxneox.errors import UserError
 
 HUB_FILES = ("*.pt", "*.yml", "*.yaml", "latest", "*.json")
 
@@ -50,11 +51,17 @@ def parser() -> Parser:
     how.add_argument("--clean-biases", action="store_true",
         help="with --optimizer: a merged output bias moves one step at a time, not as the ranks' "
         "copies together")  # fmt: skip
-    how.add_argument("--no-verify", action="store_true", help="do not prove the result")
+    proof = p.add_argument_group("how to prove it")
+    proof.add_argument("--no-verify", action="store_true", help="do not prove the result")
+    proof.add_argument("--older-merges", action="store_true",
+        help="the certificate also says what NeoX's own merges of the same ranks would have cost, "
+        "each followed in float64 as well")  # fmt: skip
     return p
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.older_merges and args.no_verify:
+        raise UserError("--older-merges: they are a part of the proof; leave out --no-verify")
     merge = MergeChoices(args.norms, args.biases, args.dtype)
     options = NeoxOptions(
         args.step, args.config, args.tokenizer, merge, args.optimizer, args.clean_biases
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         lambda: NeoxSource(folder_of(args.src, HUB_FILES), options),
         JaxneoxTarget,
         verify=not args.no_verify,
+        older_merges=args.older_merges,
     )
 
 

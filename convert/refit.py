@@ -84,6 +84,10 @@ class View(Checkpoint):
     def alternatives(self) -> Mapping[str, Forward]:
         return self._source.alternatives
 
+    @property
+    def older_merges(self) -> Mapping[str, Callable[[], Forward]]:
+        return self._source.older_merges
+
 
 class Refitted(View):
     """A view with the rows of the vocabulary and the biases of `other`."""
@@ -111,6 +115,14 @@ class Refitted(View):
     def alternatives(self) -> Mapping[str, Forward]:
         others = self._source.alternatives.items()
         return {title: self._with_rows(forward) for title, forward in others}
+
+    @property
+    def older_merges(self) -> Mapping[str, Callable[[], Forward]]:
+        def fitted(forward: Callable[[], Forward]) -> Forward:
+            return self._with_rows(forward())
+
+        merges = self._source.older_merges.items()
+        return {title: partial(fitted, forward) for title, forward in merges}
 
     def _with_rows(self, forward: Forward) -> Forward:
         words = partial(self._source.leaf, "embed.tokens")

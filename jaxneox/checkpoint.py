@@ -11,10 +11,9 @@ their parts of the arrays, in one folder that they share.
 import contextlib
 import logging
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from jaxneox import damage
 from jaxneox.checksums import Sums, checksums, differing, dotted
@@ -25,6 +24,9 @@ from jaxneox.literal import literal
 from jaxneox.metadata import read_metadata
 from jaxneox.reading import refuse_odd_files
 from jaxneox.run_folder import PREFIX, Location, find, on_disk, put_aside, run_of, steps
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 Tree = Any
 __all__ = [
@@ -166,6 +168,8 @@ def _restore(location: Location, item: str, abstract: Tree) -> Tree:
 
 def _restore_part(location: Location, item: str, abstract: dict[str, Any]) -> dict[str, Any]:
     """Restore the arrays that `abstract` names; the item has more of them, which are not read."""
+    import orbax.checkpoint as ocp  # late: it takes a sixth of a start
+
     asked = ocp.args.PyTreeRestore(
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -234,12 +238,16 @@ def _unreadable(location: Location, cause: str, kind: type[UserError]) -> UserEr
     return kind(f"{location.folder}: the checkpoint cannot be read ({cause}); {hint}")
 
 
-def _reader() -> ocp.StandardCheckpointer:
+def _reader() -> "ocp.StandardCheckpointer":
+    import orbax.checkpoint as ocp
+
     return ocp.StandardCheckpointer(multiprocessing_options=_processes())
 
 
-def _processes() -> ocp.options.MultiprocessingOptions:
+def _processes() -> "ocp.options.MultiprocessingOptions":
     """Let this process read alone: if its part is damaged no other process waits."""
+    import orbax.checkpoint as ocp
+
     if messages.count() == 1:
         return ocp.options.MultiprocessingOptions()
     return ocp.options.MultiprocessingOptions(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tensorstore as ts
 
 from jaxneox.console.say import tell
 
@@ -57,6 +56,8 @@ def merge(item: Path) -> None:
         OSError: a file cannot be read or written.
         ValueError: the parts do not fit together.
     """
+    import tensorstore as ts
+
     parts = sorted(manifest.parent for manifest in item.glob(f"{PER_PROCESS}*/{MANIFEST}"))
     context = ts.Context()  # one for all, without which nothing is copied
     whole = ts.KvStore.open(_database(item), context=context).result()
@@ -134,6 +135,8 @@ def _files_damaged(item: Path) -> bool:
 
 def _arrays_damaged(item: Path) -> bool:
     """Read all arrays, one after another, as they are stored; tell whether one is damaged."""
+    import tensorstore as ts
+
     in_database = (item / MANIFEST).exists()
     try:
         for name in _names(item):

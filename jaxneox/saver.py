@@ -2,11 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from jaxneox import damage
 from jaxneox.checkpoint import Tree
@@ -17,6 +17,9 @@ from jaxneox.literal import literal
 from jaxneox.metadata import crc
 from jaxneox.run_folder import PREFIX, Location, steps
 
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
 CHUNK = 64 << 20
 """Bytes of an array that are read together, at least."""
 
@@ -25,22 +28,34 @@ class Saver:
     """Writes a run's checkpoints in the background and removes old ones."""
 
     def __init__(self, run: Path, keep_last: int | None = None):
-        self.run = run
+        self.run, self.keep_last = run, keep_last
         self.unseen: tuple[int, list[str]] | None = None  # a save that was not looked at: its items
+
+    @cached_property
+    def manager(self) -> "ocp.CheckpointManager":
+        """Orbax's manager of the folder, made for the first save: a start waits for no import."""
+        import orbax.checkpoint as ocp
+
         options = ocp.CheckpointManagerOptions(
             step_prefix=PREFIX,
-            max_to_keep=keep_last,
+            max_to_keep=self.keep_last,
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
-        with self._reporting():
-            self.manager = ocp.CheckpointManager(literal(run), options=options)
+        return ocp.CheckpointManager(literal(self.run), options=options)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether a save was begun."""
+        return "manager" in self.__dict__
 
     def save(self, step: int, params: Tree, training: Tree | None, meta: dict[str, Any]) -> None:
         """Begin a save, and return when the arrays are copied.
 
         An earlier failure is raised here.
         """
+        import orbax.checkpoint as ocp
+
         trees = {"params": params} | ({} if training is None else {"training": training})
         meta = meta | {"checksums": {item: checksums(tree) for item, tree in trees.items()}}
         items: dict[str, Any] = {
@@ -48,24 +63,32 @@ class Saver:
             for item, tree in trees.items()
         }
         items["meta"] = ocp.args.JsonSave(meta | {"crc32": crc(meta)})
+        with self._reporting():
+            manager = self.manager
         self.wait()  # before this save takes the place of an older one
         with self._reporting():
-            self.manager.save(step, args=ocp.args.Composite(**items), force=True)
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
         self.unseen = (step, list(trees))
 
     def check(self) -> None:
         """Raise the error of a save in the background, if it failed."""
+        if not self.has_saved:
+            return
         with self._reporting():
             self.manager.check_for_errors()
         if not self.manager.is_saving_in_progress():
             self._look()
 
     def wait(self) -> None:
+        if not self.has_saved:
+            return
         with self._reporting():
             self.manager.wait_until_finished()
         self._look()
 
     def close(self) -> None:
+        if not self.has_saved:
+            return
         with self._reporting():
             self.manager.close()
 
@@ -123,6 +146,7 @@ def _chunks(tree: Tree) -> Tree:
 
     Whoever needs a part of an array, on another mesh say, then reads little else.
     """
+    import orbax.checkpoint as ocp
 
     def save_args(path: Any, leaf: Any) -> ocp.SaveArgs:
         stacked = ".layers." in f".{dotted(path)}" and len(leaf.shape) > 2

@@ -59,7 +59,7 @@ CONVERT_MAY |= {
 }
 CONVERT_ALSO = {
     "convert.scores": {"", "evaluate", "infer"},  # a command that measures; nothing imports it
-    "convert.ours.program": {""},  # runs the program that a user will run
+    "convert.ours.program": {"", "loading"},  # runs the program that a user will run
     "convert.writers.training": {"train"},  # writes a run's state, and asks for its layout
 }
 TORCH = (

@@ -1,16 +1,17 @@
 """A NeoX checkpoint as one model: the parameters of a merge, and the function of its ranks."""
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from convert.checkpoint import Checkpoint, Fidelity, Logits
-from convert.neox.join import leaf_shapes, merge_part
+from convert.checkpoint import Checkpoint, Fidelity, UserProgram
+from convert.neox.join import leaf_shapes, merged_leaves
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
 from convert.oracle import Forward, NeoxForward
+from convert.oracle.neox import Ranks
 from convert.parts import STACKED, Leaves, Part, names_in
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.model.positions import alibi_slopes
@@ -40,7 +41,7 @@ class Merged(Checkpoint):
     def leaves(self, part: Part) -> Leaves:
         """Read the parameters of a part, and keep the latest part, which is often read again."""
         if self._part[0] != part:
-            self._part = (part, merge_part(self.source, self.plan, part)[0])
+            self._part = (part, merged_leaves(self.source, self.plan, part))
         return self._part[1]
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
@@ -65,10 +66,8 @@ class NeoxModel(Merged):
 
     @cached_property
     def alternatives(self) -> Mapping[str, Forward]:
-        """NeoX's own merges, and the effect of its half precision on positions, by title."""
+        """The effect of NeoX's half precision on positions, by title."""
         source, functions = self.source, dict[str, Forward]()
-        if source.mp > 1:
-            functions |= {title: merge.forward for title, merge in historic(source).items()}
         if source.half_angles:
             title = f"the source, its angles in {source.dtype.name} as in 2023"
             functions[title] = self._ranks_forward(source.dtype)
@@ -77,7 +76,17 @@ class NeoxModel(Merged):
             functions[title] = self._ranks_forward(rounded_slopes=True)
         return functions
 
-    def program(self) -> Logits | str:
+    @property
+    def older_merges(self) -> Mapping[str, Callable[[], Forward]]:
+        """NeoX's own merges, where there are ranks to merge."""
+
+        def merged(choices: MergeChoices) -> Forward:
+            return Merged(self.source, make_plan(self.source, choices)).forward
+
+        ranks = self.source.mp
+        return {n: partial(merged, choices) for n, choices in HISTORIC.items() if ranks > 1}
+
+    def program(self) -> UserProgram | str:
         return "not run: GPT-NeoX itself is not here"
 
     def _ranks_forward(
@@ -86,16 +95,24 @@ class NeoxModel(Merged):
         source = self.source
         exact = source.half_slopes and not rounded_slopes
         ranks = with_exact_slopes(source) if exact else source.ranks
-        return NeoxForward(source.model, ranks, angle_dtype)
+        return NeoxForward(source.model, forgetting(source, ranks), angle_dtype)
 
 
-def historic(source: NeoxCheckpoint) -> dict[str, Merged]:
-    return {
-        title: Merged(source, make_plan(source, choices)) for title, choices in HISTORIC.items()
-    }
+def forgetting(source: NeoxCheckpoint, ranks: Ranks) -> Ranks:
+    """Return a reader of the ranks' tensors that gives back a module's memory at the next one."""
+    latest: list[int] = []
+
+    def read(index: int) -> list[Mapping[str, np.ndarray]]:
+        for other in latest:
+            if other != index:
+                source.forget(other)
+        latest[:] = [index]
+        return ranks(index)
+
+    return read
 
 
-def with_exact_slopes(source: NeoxCheckpoint) -> Callable[[int], list[Mapping[str, np.ndarray]]]:
+def with_exact_slopes(source: NeoxCheckpoint) -> Ranks:
     """Return a reader of the ranks' tensors, with alibi's slopes as they were before rounding."""
     slopes = np.asarray(alibi_slopes(source.model.attention.num_heads), np.float32)
     name = "attention.alibi_embed.slopes"

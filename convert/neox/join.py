@@ -61,32 +61,46 @@ def merge_part(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> tuple[Lea
     """Merge a part's leaves, and account for the tensors that they were made of."""
     leaves, fates = Leaves(), []
     for index, rules in modules_of(part, plan.model, plan.llama_mlp):
-        made, account = merge_module(source, plan, index, rules)
+        made, ranks = merge_module(source, plan, index, rules)
         leaves |= made
-        fates += account
+        own = [rule for rule in rules if rule.theirs in ranks[0]]
+        fates += [account(rule, ranks, made, plan, index) for rule in own]
         source.forget(index)
     return leaves, fates
 
 
+@np.errstate(invalid="ignore")
+def merged_leaves(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> Leaves:
+    """Merge a part's leaves, without an account."""
+    leaves = Leaves()
+    for index, rules in modules_of(part, plan.model, plan.llama_mlp):
+        leaves |= merge_module(source, plan, index, rules)[0]
+    return leaves
+
+
 def merge_module(
-    source: NeoxCheckpoint, plan: MergePlan, index: int, rules: tuple[Rule, ...]
-) -> tuple[Leaves, list[Fate]]:
-    """Merge the leaves of some of a module's tensors, without the layer axis."""
+    source: NeoxCheckpoint,
+    plan: MergePlan,
+    index: int,
+    rules: tuple[Rule, ...],
+) -> tuple[Leaves, list[Mapping[str, np.ndarray]]]:
+    """Merge the leaves of some of a module's tensors, without the layer axis.
+
+    Returns:
+        The leaves, and the ranks' tensors that they were made of.
+    """
     leaves = {
         name: np.empty(shape, plan.dtypes[name])
         for name, shape in module_shapes(rules, plan.sizes).items()
     }
     ranks = shards(source, plan, index)
-    fates = []
     for rule in rules:
         if rule.role is Role.SPLIT:
             fill_split(rule, ranks, leaves, plan, plan.fold(rule, index))
         else:
             fill_copy(rule, leaves, plan, index)
-        if rule.theirs in ranks[0]:
-            fates.append(account(rule, ranks, leaves, plan, index))
     check_filled(leaves, rules, plan, len(ranks))
-    return leaves, fates
+    return leaves, ranks
 
 
 def check_filled(leaves: Leaves, rules: tuple[Rule, ...], plan: MergePlan, ranks: int) -> None:

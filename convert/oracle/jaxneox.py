@@ -39,9 +39,13 @@ class JaxneoxForward:
         self.layers = model.num_layers
         self.hidden = model.hidden_size
         self.vocab = model.vocab_size
+        self._words: np.ndarray | None = None
 
     def embed(self, tokens_BT: np.ndarray) -> Array:
-        x_BTD = f64(self.leaf("embed.tokens", None)[tokens_BT])
+        """Embed tokens; the words are kept until a layer is applied, as many texts may come."""
+        if self._words is None:
+            self._words = self.leaf("embed.tokens", None)
+        x_BTD = f64(self._words[tokens_BT])
         positions, T = self.model.positions, tokens_BT.shape[1]
         if positions.kind == "learned":
             own = slice(positions.offset, positions.offset + T)
@@ -51,6 +55,7 @@ class JaxneoxForward:
         return x_BTD[None]
 
     def layer(self, index: int, streams_RBTD: Array) -> Array:
+        self._words = None
         (x_BTD,) = streams_RBTD
         y_BTD = x_BTD
         into_attention = self._normalized("layers.norm1", index, x_BTD)

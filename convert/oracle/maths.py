@@ -22,7 +22,7 @@ from jaxneox.config.schema import Activation, ModelConfig, NormConfig, PositionC
 
 Array = NDArray[np.float64]
 
-ROWS = 4096  # of a matrix in float64 at a time
+BLOCK = 1 << 21  # numbers of a matrix in float64 at a time, 16 MB
 
 
 def f64(x: ArrayLike) -> Array:
@@ -31,11 +31,14 @@ def f64(x: ArrayLike) -> Array:
 
 def linear(x: Array, weight_OI: np.ndarray, bias_O: Array | float = 0.0) -> Array:
     """Compute `weight x + bias` over the last axis; the weight is cast to float64 in blocks."""
-    y = np.empty((*x.shape[:-1], len(weight_OI)))
-    for start in range(0, len(weight_OI), ROWS):
-        rows = slice(start, start + ROWS)
-        y[..., rows] = x @ f64(weight_OI[rows]).T
-    return y + bias_O
+    x_NI = x.reshape(-1, x.shape[-1])  # one product, not one for each sequence
+    y_NO = np.empty((len(x_NI), len(weight_OI)))
+    some = max(1, BLOCK // max(1, weight_OI.shape[1]))
+    for start in range(0, len(weight_OI), some):
+        rows = slice(start, start + some)
+        y_NO[:, rows] = x_NI @ f64(weight_OI[rows]).T
+    y_NO += bias_O
+    return y_NO.reshape(*x.shape[:-1], len(weight_OI))
 
 
 # Norms

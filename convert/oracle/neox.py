@@ -64,15 +64,14 @@ class NeoxForward:
         tables = [shard["word_embeddings.weight"] for shard in shards]
         starts = np.cumsum([0, *map(len, tables)])[:-1]
         words_BTD = sum(rows(t, tokens_BT - at) for t, at in zip(tables, starts, strict=True))
-        streams_RBTD = np.stack([words_BTD] * len(shards))
         positions = self.model.positions
+        if positions.kind == "sinusoidal":
+            words_BTD = words_BTD + sinusoids(T, self.hidden, self.angle_dtype)
         if positions.kind == "learned":
             own = slice(positions.offset, positions.offset + T)
             tables_RTD = [f64(shard["position_embeddings.weight"][own]) for shard in shards]
-            streams_RBTD += np.stack(tables_RTD)[:, None]
-        if positions.kind == "sinusoidal":
-            streams_RBTD += sinusoids(T, self.hidden, self.angle_dtype)
-        return streams_RBTD
+            return words_BTD + np.stack(tables_RTD)[:, None]
+        return np.broadcast_to(words_BTD, (len(shards), *words_BTD.shape))
 
     def layer(self, index: int, streams_RBTD: Array) -> Array:
         shards = self._shards(2 + index)
@@ -232,4 +231,6 @@ class Shard:
 def rows(table_ED: np.ndarray, tokens_BT: np.ndarray) -> Array:
     """Look up the tokens [B, T, D] in this part of the vocabulary; other tokens become zeros."""
     mine_BT = (tokens_BT >= 0) & (tokens_BT < len(table_ED))
-    return np.where(mine_BT[..., None], f64(table_ED[np.where(mine_BT, tokens_BT, 0)]), 0.0)
+    found_BTD = np.zeros((*tokens_BT.shape, table_ED.shape[1]))
+    found_BTD[mine_BT] = table_ED[tokens_BT[mine_BT]]
+    return found_BTD

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from convert.checkpoint import Checkpoint, Logits
+from convert.checkpoint import Checkpoint, UserProgram
 from convert.proof.architectures import settings_that_differ
-from convert.proof.compare import EXACT, Proof, prove
+from convert.proof.compare import EXACT, prove
 from convert.proof.program import program_of
+from convert.proof.result import Proof
 from convert.proof.sample import sample
 from convert.refit import as_other
 
@@ -31,6 +32,7 @@ class Case:
         folded: whether norms were folded, so that products of tensors are kept but not the
             tensors.
         contradictions: the target's contradictions with itself.
+        older_merges: whether the source's older merges are compared with it as well.
     """
 
     source: Checkpoint
@@ -38,15 +40,21 @@ class Case:
     tokens_BT: np.ndarray
     text: str
     rounding: set[np.dtype]
-    program: Logits | str
+    program: UserProgram | str
     mergeable: bool
     exact: bool
     folded: bool
     contradictions: list[str]
+    older_merges: bool = False
 
     @classmethod
     def of(
-        cls, source: Checkpoint, target: Checkpoint, text: tuple[np.ndarray, str] | None = None
+        cls,
+        source: Checkpoint,
+        target: Checkpoint,
+        text: tuple[np.ndarray, str] | None = None,
+        *,
+        older_merges: bool = False,
     ) -> "Case":
         """Make a case; `text` is tokens [B, T] and their description, by default a sample."""
         fitted = as_other(source, target)
@@ -63,6 +71,7 @@ class Case:
             exact=all(fidelity.exact for fidelity in both),
             folded=any(fidelity.folded for fidelity in both),
             contradictions=contradictions(target),
+            older_merges=older_merges,
         )
 
     @property
@@ -78,6 +87,7 @@ class Case:
             program=self.program,
             step=step,
             folded=self.folded,
+            older_merges=self.older_merges,
         )
         proof.failures += self.contradictions
         proof.unexplained += self.contradictions

@@ -16,9 +16,9 @@ from typing import Any
 from convert.checkpoint import Source, Target
 from convert.fate import Fate
 from convert.proof.case import Case
-from convert.proof.compare import Proof
 from convert.proof.page import page
 from convert.proof.picture import picture
+from convert.proof.result import Proof
 from convert.readers.digest import Digest
 
 Record = dict[str, Any]
@@ -75,8 +75,10 @@ def with_proof(record: Record, case: Case, proof: Proof) -> Record:
         "tolerance": proof.tolerance,
         "perplexity_of_source": proof.perplexity,
         "ends": [asdict(one) for one in proof.logits],
+        "older_merges_not_computed": proof.not_computed,
         "layers": [asdict(layer) for layer in proof.layers],
         "program": proof.program,
+        "program_how_run": proof.how_run,
     }
     return record | {"proof": section}
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from convert.proof.case import Case
 from convert.proof.certificate import with_proof, write
-from convert.proof.compare import Proof
 from convert.proof.logits import Comparison
+from convert.proof.result import Proof
 from convert.writers.staging import Unproven
 from jaxneox.console.hints import command
 from jaxneox.console.progress import progress
@@ -36,9 +36,9 @@ def conclude(record: dict[str, Any], case: Case | None, folder: Path, dst: Path)
 
 
 def prove_with_bar(case: Case) -> Proof:
-    """Prove a case under a progress bar: numbers are its first half and functions its second."""
-    layers = case.target.model.num_layers
-    with progress("proving: numbers, then functions", 2 * layers + 2, unit="parts") as bar:
+    """Prove a case under a progress bar."""
+    parts = case.target.model.num_layers + 2
+    with progress("proving numbers and functions", parts, unit="parts") as bar:
         return case.prove(lambda: bar(1))
 
 
@@ -56,7 +56,8 @@ def report(case: Case, proof: Proof) -> list[str]:
         ]
     if isinstance(proof.program, float):
         what = "values" if case.target.model.head == "reward" else "logits"
-        lines.append(f"run in float32, its {what} are within {proof.program:.1e}, relative")
+        how = f" ({proof.how_run})" if proof.how_run else ""
+        lines.append(f"run in float32{how}, its {what} are within {proof.program:.1e}, relative")
     return [*lines, verdict(case, proof)]
 
 

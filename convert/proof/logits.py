@@ -23,14 +23,13 @@ class Comparison:
 class Totals:
     """Sums over batches, added by `add`, from which `comparison` compares functions.
 
-    The first function is the source, the second the target, and the last the target with rounded
-    streams.
+    The first function is the source, and the second the target.
     """
 
     def __init__(self, titles: list[str]) -> None:
         self.titles = titles
         self._max, self._off, self._kl, self._loss = np.zeros((4, len(titles)))
-        self._size, self._apart, self._positions, self._labels = 0.0, 0.0, 0, 0
+        self._size, self._positions, self._labels = 0.0, 0, 0
         self._values = False
 
     def add(self, logits: list[np.ndarray], tokens_BT: np.ndarray) -> None:
@@ -40,7 +39,6 @@ class Totals:
         self._size += float((first * first).sum())
         self._positions += tokens_BT.size
         self._labels += tokens_BT[:, 1:].size
-        self._apart += float(((logits[-1] - logits[1]) ** 2).sum())
         for side, logits_BTV in enumerate(logits):
             off, other = logits_BTV - first, log_softmax(logits_BTV)
             self._max[side] = max(self._max[side], float(abs(off).max()))
@@ -63,10 +61,6 @@ class Totals:
             None if self._values else float(self._kl[side] / self._positions),
             self.perplexity(side),
         )
-
-    def rounding_error(self) -> float:
-        """Compute the relative L2 distance of the logits with rounded streams from the target's."""
-        return float(np.sqrt(self._apart / (self._size or 1.0)))
 
     def relative(self, side: int) -> float:
         """Compute the relative L2 distance of a function's logits from the first's."""

@@ -6,14 +6,15 @@ way: with a norm (w, b) and a matrix and bias (W, c) behind it, `W diag(w)` and 
 """
 # D hidden, X the other axes of what a norm feeds
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import partial
 
 import ml_dtypes
 import numpy as np
 
-from convert.checkpoint import Checkpoint
-from convert.parts import Leaves, parts_of
+from convert.fate import blocks
+from convert.parts import Leaves, Part
+from convert.proof.result import Proof
+from convert.proof.sides import at_once
 from jaxneox.config.schema import ModelConfig
 
 ROUNDINGS = 4
@@ -21,33 +22,44 @@ ROUNDINGS = 4
 quotients or products."""
 
 
-@dataclass
-class PartComparison:
-    """The comparison of one part: how many numbers, and a line for each parameter that differs."""
+class NumberComparison:
+    """Compares the parameters of two checkpoints, part by part.
 
-    elements: int = 0
-    differences: list[str] = field(default_factory=list)
+    Args:
+        model: the target's configuration.
+        folded: whether norms were folded, so that products of tensors are compared.
+    """
 
-    def add(self, elements: int, difference: str) -> None:
-        self.elements += elements
-        self.differences += [difference] if difference else []
+    def __init__(self, model: ModelConfig, folded: bool) -> None:
+        self._reads = reads_norm(model) if folded else {}
+        self._norms = tuple(f"{norm}." for norm in {*self._reads.values()})
 
+    def compare(self, proof: Proof, part: Part, theirs: Leaves, ours: Leaves) -> None:
+        """Compare every parameter of one part, and add what was found to the proof.
 
-def differing(source: Checkpoint, target: Checkpoint, folded: bool) -> Iterator[PartComparison]:
-    """Compare every parameter, part by part."""
-    reads = reads_norm(target.model) if folded else {}
-    norms = tuple(f"{norm}." for norm in {*reads.values()})
-    for part in parts_of(target.model):
+        Args:
+            proof: gets the number of elements, and a line for each parameter that differs.
+            part: which part it is.
+            theirs: the source's parameters.
+            ours: the target's parameters.
+        """
         place = f"layer {part}: " if isinstance(part, int) else ""
-        both = source.leaves(part), target.leaves(part)
-        compared = PartComparison()
-        for name in sorted(both[1], key=is_bias):
-            leaf = both[1][name]
-            if name in reads:
-                compared.add(leaf.size, _product(f"{place}{name}", name, reads[name], both))
-            elif not norms or not name.startswith(norms):
-                compared.add(leaf.size, _exactly(f"{place}{name}", both[0][name], leaf))
-        yield compared
+        found = at_once(
+            partial(self._difference, place, name, theirs, ours)
+            for name in sorted(ours, key=is_bias)
+        )
+        for elements, difference in found:
+            proof.elements += elements
+            proof.different += [difference] if difference else []
+
+    def _difference(self, place: str, name: str, theirs: Leaves, ours: Leaves) -> tuple[int, str]:
+        """Return how many elements were compared, and a line if some differ."""
+        leaf, where = ours[name], f"{place}{name}"
+        if name in self._reads:
+            return leaf.size, _product(where, name, self._reads[name], (theirs, ours))
+        if self._norms and name.startswith(self._norms):
+            return 0, ""
+        return leaf.size, _exactly(where, theirs[name], leaf)
 
 
 def is_bias(name: str) -> bool:
@@ -71,12 +83,19 @@ def reads_norm(model: ModelConfig) -> dict[str, str]:
 
 def _exactly(where: str, expected: np.ndarray, actual: np.ndarray) -> str:
     """Compare with the source's numbers, rounded to the target's type if that is narrower."""
-    expected = expected.astype(actual.dtype)
+    expected = expected.astype(actual.dtype, copy=False)
+    if same_bits(expected, actual):
+        return ""
     differs = (expected != actual) & ~((expected != expected) & (actual != actual))  # NaN is NaN
     if not differs.any():
         return ""
     first = [int(i) for i in np.argwhere(differs)[0]]
     return f"{where}: {int(differs.sum())} of {actual.size} elements differ, the first at {first}"
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Tell whether two arrays of one shape and type are the same, bit by bit."""
+    return all(map(np.array_equal, blocks(a), blocks(b)))
 
 
 def _product(where: str, name: str, norm: str, both: tuple[Leaves, Leaves]) -> str:

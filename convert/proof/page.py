@@ -187,7 +187,7 @@ def proof_lines(record: Record) -> str:
         introduction(proof),
         ends_table(proof, [ours, *rest]),
         layers_summary(proof),
-        f"The program that you will use, in float32: {ran}.",
+        f"The program that you will use, in float32{run_how(proof)}: {ran}.",
     ]
     if older:
         exact = proof["exact_merge_exists"] and proof["exact_merge_asked"]
@@ -197,7 +197,17 @@ def proof_lines(record: Record) -> str:
             ends_table(proof, [ours, *older]),
             bullets(f"*{end['title']}* {MERGES[end['title']]}" for end in older),
         ]
+    if left_out := proof.get("older_merges_not_computed"):
+        parts.append(
+            f"NeoX's older merges of the same files ({markdown(', '.join(left_out))}) were not "
+            "computed: `--older-merges` compares them too."
+        )
     return "\n\n".join(parts)
+
+
+def run_how(proof: Record) -> str:
+    how = proof.get("program_how_run")
+    return f" ({markdown(how)})" if how else ""
 
 
 def layers_summary(proof: Record) -> str:

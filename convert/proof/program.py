@@ -3,23 +3,18 @@
 import os
 from pathlib import Path
 
-import numpy as np
-
-from convert.checkpoint import Checkpoint, Logits
+from convert.checkpoint import Checkpoint, UserProgram
 from jaxneox.config.schema import ModelConfig
 
 SHARE = 0.5
-"""The share of free memory that the whole model may take, in float32."""
+"""The share of free memory that the program may take."""
 
 
-def program_of(target: Checkpoint) -> Logits | str:
+def program_of(target: Checkpoint) -> UserProgram | str:
     """Return what a user runs on the target, in float32, or the reason why it is not run here."""
     program = target.program()
-    if isinstance(program, str):
-        return program
-    nbytes = 4 * sum(int(np.prod(shape)) for shape in target.shapes.values())
-    if nbytes > SHARE * free_memory():
-        return f"not run: {nbytes / 1e9:.1f} GB of weights in float32 are too many here"
+    if isinstance(program, UserProgram) and program.nbytes > SHARE * free_memory():
+        return f"not run: {program.nbytes / 1e9:.1f} GB of weights in float32 are too many here"
     return program
 
 

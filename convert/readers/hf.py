@@ -1,14 +1,14 @@
 """Reads a folder of a supported Hugging Face family as our parameters, layer by layer."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from convert.casting import PRECISION, as_computed
-from convert.checkpoint import Checkpoint, Logits
+from convert.checkpoint import Checkpoint, UserProgram
 from convert.fate import differ
 from convert.hf import program
 from convert.hf.config import family_of, keys_of, unknown_keys
@@ -111,11 +111,11 @@ class HfCheckpoint(Checkpoint):
             rule.put(tensor.numpy(), leaves, self.sizes, rank=0)
         return leaves[name]
 
-    def program(self) -> Logits | str:
+    def program(self) -> UserProgram | str:
         if not program.available():
             return "not run: transformers and torch are not installed"
         run = program.values if self.family.rewards else program.logits
-        return lambda tokens_BT: run(self.folder, tokens_BT)
+        return UserProgram(partial(run, self.folder), self.nbytes_float32)
 
     def origin(self, name: str) -> str:
         """Return the names on disk that a leaf is made of, with `*` for the layer."""

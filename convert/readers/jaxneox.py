@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorstore as ts
 
-from convert.checkpoint import Checkpoint, Logits
+from convert.checkpoint import Checkpoint, UserProgram
 from jaxneox import checkpoint
 from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
@@ -55,10 +55,10 @@ class JaxneoxCheckpoint(Checkpoint):
         kept = self.location.run / "tokenizer"
         return load_tokenizer(kept, self.keys.get("eod_token")) if kept.is_dir() else None
 
-    def program(self) -> Logits | str:
-        from convert.ours.program import logits
+    def program(self) -> UserProgram | str:
+        from convert.ours.program import program
 
-        return lambda tokens_BT: logits(self.location.folder, tokens_BT)
+        return program(self)
 
     def check(self) -> None:
         """Check that the parameters are those of the saved configuration, or raise a UserError."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convert.casting import PRECISION
-from convert.checkpoint import Checkpoint, Fidelity, Logits
+from convert.checkpoint import Checkpoint, Fidelity, UserProgram
 from convert.fate import Drift, differ, drift_of
 from convert.megatron.arguments_in import ReadingChoices, reading_of
 from convert.megatron.consistency import check_tensors
@@ -156,7 +156,7 @@ class MegatronCheckpoint(Checkpoint):
         rounding = frozenset({np.dtype(np.float32)}) if self.zero_centered else frozenset()
         return Fidelity(rounding, exact=not self.drifted, mergeable=not self.drifted)
 
-    def program(self) -> Logits | str:
+    def program(self) -> UserProgram | str:
         return "not run: Megatron-LM itself is not here"
 
     def drift(self, rule: Rule, layer: int | None) -> Drift | None:

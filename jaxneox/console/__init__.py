@@ -3,6 +3,7 @@
 - `parser`: help, grouped options and examples.
 - `model_options`: the options of all commands that open a model.
 - `execute`: runs a command, from its words to an exit status; errors become one line.
+- `garbage`: Python's collector, which rests while a program starts.
 - `hints`: commands as they are printed for the user to run next.
 - `text`: text from files and users, made safe for a terminal, for Markdown and for HTML.
 - `say`: prints such text; nothing else in a command prints.

@@ -78,6 +78,7 @@ class CheckpointForm:
 
     Attributes:
         config: the configuration of the run.
+        mesh, rules: the devices, and how arrays lie on them.
         abstract: all parameters of the model as shapes with shardings.
     """
 
@@ -93,9 +94,9 @@ class CheckpointForm:
             prepare_devices(asked)
         sizes = final_sizes(asked, jax.device_count())
         self.config = in_use(Settings(meta["keys"]).resolve(dp=1, vocab_size=None))
-        self._meta, self._mesh, self._rules = meta, make_mesh(sizes), rules_for(sizes, 0, False)
-        model = Model(self.config.model, self._rules)
-        self.abstract = abstract_params(model, self._rules, self._mesh)
+        self._meta, self.mesh, self.rules = meta, make_mesh(sizes), rules_for(sizes, 0, False)
+        model = Model(self.config.model, self.rules)
+        self.abstract = abstract_params(model, self.rules, self.mesh)
 
     def loaded(self, params: Params, location: Location, compute: Dtype) -> LoadedModel:
         """Put the model together from its parameters and the tokenizer of its run."""
@@ -105,8 +106,8 @@ class CheckpointForm:
             self.config,
             params,
             load_tokenizer(folder, eod) if folder.is_dir() else None,
-            self._mesh,
-            self._rules,
+            self.mesh,
+            self.rules,
             compute,
             conversion=self._meta.get("conversion"),
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxneox.config.schema import InitMethod, ModelConfig
+from jaxneox.model import draw
 
 Initializer = Callable[[jax.Array, tuple[int, ...], int], jax.Array]
 """(key, shape, number of leading axes that the matrix reads from) -> float32 array."""
@@ -42,7 +43,7 @@ def ones(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
 
 def normal(std: float) -> Initializer:
     def init(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
-        return std * jax.random.normal(key, shape, jnp.float32)
+        return std * draw.normal(key, shape)
 
     return init
 

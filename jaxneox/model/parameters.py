@@ -69,12 +69,17 @@ class Reward(nnx.Module):
 
 def stack(make: Callable[[jax.Array], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
     """Make `count` modules as one, whose parameters have a leading axis `layers`."""
-    keys = jax.random.split(rngs.params(), count)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: make(jax.random.key(0))))
-    state = jax.vmap(lambda key: nnx.state(make(key)))(keys)
+    graphs: list[Any] = []  # of all modules the same one
+
+    def one(key: jax.Array) -> Any:
+        graph, state = nnx.split(make(key))
+        graphs.append(graph)
+        return state
+
+    state = jax.vmap(one)(jax.random.split(rngs.params(), count))
     for _, variable in nnx.to_flat_state(state):
         variable.set_metadata(axes=("layers", *variable.get_metadata("axes")))
-    return nnx.merge(graph, state)
+    return nnx.merge(graphs[0], state)
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class Planned:
         return sendings(self.text, self._through, self._computes)
 
     def axes(self, one: Collective) -> str:
-        sizes = tuple(self.plan.sizes.items())
+        sizes = tuple(self.plan.mesh_sizes.items())
         return sent.axes_of(one.groups, sizes, one.kind == "collective-permute")
 
     def _through(self, one: Collective) -> tuple[str, float] | None:

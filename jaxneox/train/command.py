@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jaxneox.config import Settings, apply_set
+from jaxneox.console import garbage
 from jaxneox.console.execute import Ending, end, ending, hush
 from jaxneox.console.parser import Parser, whole_number
 from jaxneox.hosts import supervisor
@@ -24,6 +25,7 @@ Keys = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Train, and exit: 2 after a user's mistake, 75 if another process of the run is gone."""
     hush()
+    garbage.starting()
     words = list(sys.argv[1:] if argv is None else argv)
     group: Group | None = None
 

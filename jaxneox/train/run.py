@@ -15,7 +15,7 @@ from jaxneox import base_model, checkpoint
 from jaxneox.base_model import META
 from jaxneox.checkpoint import Damaged
 from jaxneox.config import saved_keys
-from jaxneox.config.schema import Config, ScheduleConfig
+from jaxneox.config.schema import Config, LogConfig, ScheduleConfig
 from jaxneox.console.say import tell
 from jaxneox.console.waiting import waiting
 from jaxneox.data import GivenBatches, Loader, Split, Tokenizer, TokensFile, open_loader
@@ -41,6 +41,7 @@ from jaxneox.train.loop.replicas import Replicas
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.reporting.callbacks import Callback
 from jaxneox.train.reporting.metrics import Sink
+from jaxneox.train.step.flops import peak_flops
 from jaxneox.train.step.state import TrainState
 
 
@@ -56,6 +57,7 @@ class Run:
         tokenizer: None if the run's tokenizer is not at hand.
         first: the step at which the loader's first batch is due.
         folder: where the run saves; None if it does not.
+        peak: the FLOP/s that the devices reach at most; None if that is unknown.
         replicas: compares the devices' copies of each array; None unless it is asked for.
         base: how a checkpoint records the model beside which the run trains; None if it trains
             a whole model.
@@ -73,6 +75,7 @@ class Run:
     tokenizer: Tokenizer | None
     first: int
     folder: Path | None
+    peak: float | None = None
     replicas: Replicas | None = None
     base: dict[str, str] | None = None
     reference: dict[str, Any] | None = None
@@ -158,6 +161,7 @@ def start(
     cfg = plan.cfg
     resume, base = agreed_resume_point(cfg.checkpoint), base_of(cfg)
     mesh = make_mesh(plan.mesh_sizes)
+    peak = peak_of(cfg.log, mesh)
     loader: Loader | None = None
     while True:
         try:
@@ -186,10 +190,21 @@ def start(
         tokenizer=tokenizer,
         first=first,
         folder=folder,
+        peak=peak,
         base=base and recorded(base, resume, state),
         reference=reference.recorded(cfg, resume, state),
         schedule_before=schedule_before(resume),
     )
+
+
+def peak_of(log: LogConfig, mesh: Mesh) -> float | None:
+    """Return the peak FLOP/s of a mesh: as the user says it, or as known or measured here.
+
+    It comes before the parameters are drawn, because a CPU computes one thing after another.
+    """
+    if log.peak_tflops:
+        return log.peak_tflops * 1e12
+    return peak_flops(list(mesh.devices.flat))
 
 
 def base_of(cfg: Config) -> Base | None:

@@ -110,9 +110,10 @@ def work(run: Run, samples: int, by_default: bool) -> int:
 
 def check_learning_rate(run: Run) -> None:
     """Refuse a schedule that would learn nothing, and print what it may hide."""
-    # the schedule counts updates, not steps
-    cfg, first = run.cfg.schedule, int(run.state.updates)
-    last = run.last - int(run.state.skipped)
+    # the schedule counts updates, not steps; no operation of jax's is started, which would wait for
+    # parameters that are still being drawn
+    skipped = int(run.state.skipped)
+    cfg, first, last = run.cfg.schedule, run.step - skipped, run.last - skipped
     learning_rate.check(cfg, first, last)
     for note in () if run.quiet else learning_rate.notes(cfg, run.schedule_before, first, last):
         say(f"note: {note}")

@@ -94,7 +94,7 @@ KINDS = {
     "decode": Kind(
         "decode, {size}, {batch} prompts of {length}, {new} new each, {dtype}",
         trio("decode"),
-        cpu=(Case("70m", 4, 64, new=64),),
+        cpu=tuple(Case("70m", batch, 64, new=64) for batch in (4, 1, 8)),
         gpu=(Case("410m", 16, 128, "bfloat16", new=128),),
         unit="tokens/s",
         amount=lambda case: case.batch * case.new,

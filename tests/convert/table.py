@@ -11,7 +11,9 @@ import numpy as np
 import jaxneox
 from convert import from_neox, to_hf
 from convert.hf.program import logits as transformers_logits
-from convert.neox.checkpoint import historic
+from convert.neox.checkpoint import NeoxModel
+from convert.neox.merge import make_plan
+from convert.neox.plan import MergeChoices
 from convert.oracle import run as forward
 from convert.readers.neox_open import open_neox
 from tests.convert.commands import call, run
@@ -57,8 +59,9 @@ def merges(case) -> list[str]:
     if source.mp == 1:
         return ["", "", ""]
     labels, found = case.arrays["labels"], []
-    for merge in historic(source).values():
-        off = perplexity(forward(merge.forward, case.tokens), labels) - case.perplexity
+    model = NeoxModel(source, make_plan(source, MergeChoices()))
+    for merged in model.older_merges.values():
+        off = perplexity(forward(merged(), case.tokens), labels) - case.perplexity
         found.append(f"{off:+.4f}" if abs(off) > 5e-5 or case.folder.name in BFLOAT16 else "0")
     return found
 

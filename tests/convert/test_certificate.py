@@ -100,6 +100,16 @@ def test_a_historic_merge_was_asked_for() -> None:
     assert "none of them was used" not in text
 
 
+def test_merges_that_nobody_asked_for_are_named() -> None:
+    made = record()
+    made["proof"]["ends"] = made["proof"]["ends"][:1]
+    made["proof"]["older_merges_not_computed"] = ["averaged", "NeoX's converter"]
+    text = page(made)
+    assert "(averaged, NeoX's converter) were not computed: `--older-merges`" in text
+    assert "would have scored" not in text
+    assert "not computed" not in page(record())
+
+
 def test_no_exact_merge_exists() -> None:
     made = failed([OFF], exact_merge_exists=False)
     made["command"] = "jaxneox convert from-neox run dst"

@@ -56,8 +56,31 @@ def test_every_conversion_is_proved_and_certified(tmp_path, name: str) -> None:
     assert {f["name"] for f in record["files"]} >= {"neox_config.yml"}
     assert all(t["used"] == t["elements"] for t in record["tensors"] if t["leaf"])
     assert all(t["same_bits"] in (True, None) for t in record["tensors"])
-    assert "zeroth partition" in (tmp_path / "dst" / "certificate.md").read_text()
+    older = ["zeroth partition", "averaged", "NeoX's converter"]
+    assert proof["older_merges_not_computed"] == older and len(proof["ends"]) == 1
+    page = (tmp_path / "dst" / "certificate.md").read_text()
+    assert "zeroth partition" in page and "were not computed: `--older-merges`" in page
     assert (tmp_path / "dst" / "certificate.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_older_merges_are_measured_on_request(tmp_path) -> None:
+    case = find_case("seqres_mp2")
+    call(from_neox, case.folder, tmp_path / "dst", "--older-merges")
+    proof = json.loads((tmp_path / "dst" / "certificate.json").read_text())["proof"]
+    assert proof["same_function"] and not proof["older_merges_not_computed"]
+    titles = [end["title"] for end in proof["ends"]]
+    assert titles == ["the converted model", "zeroth partition", "averaged", "NeoX's converter"]
+    # PEER_SCORES.md: perplexity 473.99 of NeoX's converter for the run's 469.06
+    off = [end["relative"] > 1e-4 for end in proof["ends"]]
+    assert off[0] is False and off[-1] is True
+    page = (tmp_path / "dst" / "certificate.md").read_text()
+    assert "would have scored" in page and "were not computed" not in page
+
+
+def test_older_merges_belong_to_the_proof(tmp_path) -> None:
+    said = run(from_neox, tmp_path, tmp_path / "dst", "--older-merges", "--no-verify")
+    assert said.status == 2 and "leave out --no-verify" in said.error
 
 
 @pytest.mark.slow

@@ -13,14 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from convert import from_neox
+from convert.checkpoint import UserProgram
 from convert.fate import Fate, check_whole
-from convert.neox.checkpoint import Merged, NeoxModel
+from convert.neox.checkpoint import HISTORIC, Merged, NeoxModel
 from convert.neox.consistency import check_consistency
 from convert.neox.join import merge_part
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices
 from convert.oracle import run
-from convert.proof.compare import Proof, prove
+from convert.proof.compare import prove
+from convert.proof.follow import PROBE
+from convert.proof.result import Proof
 from convert.readers.neox import NeoxCheckpoint
 from convert.readers.neox_open import open_neox
 from convert.rules import neox
@@ -39,20 +42,50 @@ BIASES = ("attention.dense.bias", "mlp.linear2.bias")
 EXACTLY = MergeChoices()
 
 
-def merged(spec: Synthetic, choices: MergeChoices = EXACTLY) -> tuple[NeoxCheckpoint, Any, Proof]:
+def merged(
+    spec: Synthetic, choices: MergeChoices = EXACTLY, length: int = 8, **options: Any
+) -> tuple[NeoxCheckpoint, Any, Proof]:
     """The checkpoint, its plan, and its ranks held against the merged model."""
     with tempfile.TemporaryDirectory() as folder:
         source = open_neox(spec.write(Path(folder) / "run"))
         check_consistency(source)
         plan = make_plan(source, choices)
-        tokens = np.random.default_rng(1).integers(0, source.vocab_size, (2, 8))
+        tokens = np.random.default_rng(1).integers(0, source.vocab_size, (2, length))
         ranks, model = NeoxModel(source, plan), Merged(source, plan)
-        return source, plan, prove(ranks, model, tokens, 1.0, folded=bool(plan.folds))
+        folded = bool(plan.folds)
+        return source, plan, prove(ranks, model, tokens, 1.0, folded=folded, **options)
 
 
 def worst(proof: Proof) -> float:
     assert not proof.different
     return max(max(layer.random, layer.stream) for layer in proof.layers)
+
+
+@pytest.mark.parametrize("run", [True, False])
+@pytest.mark.parametrize("length", [PROBE, PROBE + 6])
+def test_the_text_may_be_longer_than_the_random_states(length: int, run: bool) -> None:
+    """Then a layer is applied to both apart; and rounding is measured if a program is run."""
+    asked: list[np.ndarray] = []
+
+    def logits(tokens_BT: np.ndarray) -> np.ndarray:
+        asked.append(tokens_BT)
+        return np.zeros((*tokens_BT.shape, 64), np.float32)
+
+    program = UserProgram(logits, 0) if run else "not run"
+    _, _, proof = merged(Synthetic(), length=length, program=program)
+    assert worst(proof) <= EXACT and len(asked) == run
+    failed = [failure for failure in proof.failures if "the running program" in failure]
+    assert len(failed) == run  # by 1, and the limit is a float32's roundings
+
+
+def test_the_older_merges_are_followed_only_if_asked_for() -> None:
+    _, _, proof = merged(Synthetic(drift=NORMS))
+    assert [one.title for one in proof.logits] == ["the converted model"]
+    assert proof.not_computed == [*HISTORIC]
+    _, _, proof = merged(Synthetic(drift=NORMS), older_merges=True)
+    ours, *older = proof.logits
+    assert [one.title for one in older] == [*HISTORIC] and not proof.not_computed
+    assert ours.relative <= ROUNDED and all(one.relative > 1e-4 for one in older)
 
 
 architectures = st.fixed_dictionaries(

@@ -171,7 +171,7 @@ def test_a_matrix_may_be_cast_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch)
     cfg, params, tokens = random_case("parallel untied gelu_tanh")
     forward = NeoxForward(cfg, ranks_of(cfg, params, mp=2))
     whole = run(forward, tokens)
-    monkeypatch.setattr(maths, "ROWS", 7)
+    monkeypatch.setattr(maths, "BLOCK", 7)
     assert relative_l2(run(forward, tokens), whole) <= FLOAT64
 
 

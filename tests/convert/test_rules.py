@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convert.rules import hf_gpt2, hf_llama, hf_neox, neox
-from convert.rules.rule import Role, Rule, sizes_of
+from convert.rules.rule import STRIP, Role, Rule, copy, sizes_of, with_fewer_axes
 from jaxneox.config.schema import (
     AttentionConfig,
     MlpConfig,
@@ -138,3 +139,27 @@ def test_hugging_face(family: str, data: st.DataObject) -> None:
         attention=replace(model.attention, qk_norm=False),
     )
     check(rules(model), model, ranks=1)
+
+
+LAYOUTS = {
+    "(K R H) D -> D K R H": {"K": 4, "R": 3},
+    "(H K) D -> D K H": {"K": 5},
+    "A B -> B A": {},
+    "A B -> A B": {},
+    "(K H) -> K H": {"K": 3},
+}
+
+
+@pytest.mark.parametrize("pattern", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_layout_is_copied_into_a_part_of_a_larger_array(pattern: str, dtype) -> None:
+    """Wider than a strip, and with axes that are one in both arrays and axes that are not."""
+    shape = (60,) if "D" not in pattern and "A" not in pattern else (60, 2 * STRIP + 3)
+    source = (1 + np.arange(np.prod(shape)) % 97).reshape(shape).astype(dtype)
+    theirs = rearrange(source, pattern, **LAYOUTS[pattern])
+    whole = np.zeros((theirs.shape[0] + 2, *(2 * n for n in theirs.shape[1:])), dtype)
+    part = whole[1:-1][(slice(None), *(slice(n, 2 * n) for n in theirs.shape[1:]))]
+    copy(part, theirs)
+    assert np.array_equal(part, theirs) and np.count_nonzero(whole) == part.size
+    one, other = with_fewer_axes(part, theirs)
+    assert one.shape == other.shape and np.array_equal(one, other)

@@ -11,7 +11,10 @@ import tensorstore as ts
 import yaml
 
 from convert import verify
+from convert.ours import program
+from convert.readers.jaxneox import open_jaxneox
 from tests.convert.commands import run
+from tests.reference.compare import relative_l2
 
 Change = Callable[[np.ndarray], None]
 
@@ -100,6 +103,22 @@ def test_the_program_is_held_against_the_proof(converted, monkeypatch) -> None:
     case, dst = converted("seqres_mp2")
     wrong = lambda width, base, scaling: np.ones(width // 2, np.float32)  # noqa: E731
     monkeypatch.setattr("jaxneox.model.positions.scaled", wrong)
+    said = run(verify, case.folder, dst)
+    assert said.status == 1 and "the running program" in said.out
+
+
+def test_a_large_program_is_run_a_layer_at_a_time(converted, monkeypatch) -> None:
+    """The same figure as by loading it whole, but for rounding; and a fault is found as well."""
+    case, dst = converted("seqres_mp2")
+    tokens = case.tokens[:2]
+    whole = program.logits(dst, tokens)
+    monkeypatch.setattr(program, "WHOLE", 0)
+    checkpoint = open_jaxneox(dst)
+    by_layer = program.program(checkpoint).logits(tokens)
+    assert relative_l2(by_layer, whole) <= 5e-7  # a few roundings of float32
+    said = run(verify, case.folder, dst)
+    assert said.status == 0 and "(its own layers one at a time" in said.out
+    monkeypatch.setattr("jaxneox.model.positions.scaled", lambda width, *_: np.ones(width // 2))
     said = run(verify, case.folder, dst)
     assert said.status == 1 and "the running program" in said.out
 

@@ -23,7 +23,11 @@ ROUNDING = 3e-7
 
 
 def rates(cfg: ScheduleConfig, steps: np.ndarray) -> np.ndarray:
-    return np.asarray(build_schedule(cfg)(steps), np.float64)
+    found = np.asarray(build_schedule(cfg)(steps), np.float64)
+    by_numpy = np.asarray(build_schedule(cfg, np)(steps))
+    assert by_numpy.dtype == np.float32  # as the step computes it
+    np.testing.assert_allclose(by_numpy, found, rtol=ROUNDING, atol=ROUNDING * cfg.lr)
+    return found
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -12,6 +12,8 @@ import json
 import multiprocessing
 import os
 import pathlib
+import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -60,16 +62,19 @@ def ours(paths: list[pathlib.Path], vocab: str, out: pathlib.Path, workers: int)
 
 
 def inputs(folder: pathlib.Path, megabytes: int) -> dict[str, list[pathlib.Path]]:
+    """Write pieces of novels, from the first again where they end, and list both kinds of files."""
     novels = sorted((SHARED / "data" / "novels").glob("*.txt"))
-    left = megabytes * 1_000_000
+    left, shift = megabytes * 1_000_000, 0
     pieces = folder / "pieces.jsonl"
     with pieces.open("w") as file:
-        for text in (novel.read_text() for novel in novels):
-            for start in range(0, len(text), PIECE):
-                if left > 0:
-                    piece = text[start : start + PIECE]
-                    left -= len(piece.encode())
-                    file.write(json.dumps({"text": piece}) + "\n")
+        while left > 0:
+            for text in (novel.read_text() for novel in novels):
+                for start in range(shift, len(text), PIECE):
+                    if left > 0:
+                        piece = text[start : start + PIECE]
+                        left -= len(piece.encode())
+                        file.write(json.dumps({"text": piece}) + "\n")
+            shift += PIECE // 7  # other pieces of the same texts
     return {"pieces.jsonl": [pieces], "novels, .txt": novels}
 
 
@@ -81,33 +86,46 @@ def seconds(run: Callable[[], None]) -> tuple[float, float]:
     return spent[4], sum(spent[:4])
 
 
+def once(
+    paths: list[pathlib.Path], vocab: str, folder: pathlib.Path, workers: int
+) -> list[tuple[float, float]]:
+    """Time both sides, one after the other, and check that they leave the same bytes."""
+    outs = [folder / who for who in ("theirs", "ours")]
+    taken = [
+        seconds(functools.partial(way, paths, vocab, out, workers))
+        for way, out in zip((neox_way, ours), outs, strict=True)
+    ]
+    theirs_bin, ours_bin = folder / "theirs.bin", folder / "ours_text_document.bin"
+    if theirs_bin.read_bytes() != ours_bin.read_bytes():
+        sys.exit("the two have left OTHER bytes")
+    for made in (*folder.glob("theirs.*"), *folder.glob("ours_*")):
+        made.unlink()
+    return taken
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--megabytes", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3, help="in turns")
     args = parser.parse_args()
     vocab = str(SHARED / "data" / "tokenizer" / "20B_tokenizer.json")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        for number, (label, paths) in enumerate(inputs(folder, args.megabytes).items()):
-            outs = [folder / f"{who}{number}" for who in ("theirs", "ours")]
-            ways = (neox_way, ours)
-            taken = [
-                seconds(functools.partial(way, paths, vocab, out, args.workers))
-                for way, out in zip(ways, outs, strict=True)
-            ]
-            size = sum(path.stat().st_size for path in paths) / 1e6
-            same = (folder / f"theirs{number}.bin").read_bytes() == (
-                folder / f"ours{number}_text_document.bin"
-            ).read_bytes()
-            (clock, cpu), (our_clock, our_cpu) = taken
-            print(
-                f"{label}, {size:.1f} MB, {args.workers} processes: "
-                f"NeoX's way {clock:.2f} s ({size / clock:.1f} MB/s), "
-                f"jaxneox {our_clock:.2f} s ({size / our_clock:.1f} MB/s), "
-                f"{clock / our_clock:.1f} x; processor time {cpu:.1f} s and {our_cpu:.1f} s, "
-                f"{cpu / our_cpu:.1f} x; {'the same' if same else 'OTHER'} bytes"
-            )
+        for label, paths in inputs(folder, args.megabytes).items():
+            size, ratios = sum(path.stat().st_size for path in paths) / 1e6, []
+            for _ in range(args.rounds):
+                (clock, cpu), (our_clock, our_cpu) = once(paths, vocab, folder, args.workers)
+                ratios.append(clock / our_clock)
+                print(
+                    f"{label}, {size:.1f} MB, {args.workers} processes: "
+                    f"NeoX's way {clock:.2f} s ({size / clock:.1f} MB/s), "
+                    f"jaxneox {our_clock:.2f} s ({size / our_clock:.1f} MB/s), "
+                    f"{ratios[-1]:.1f} x; processor time {cpu:.1f} s and {our_cpu:.1f} s, "
+                    f"{cpu / our_cpu:.1f} x; the same bytes",
+                    flush=True,
+                )
+            print(f"{label}: median {statistics.median(ratios):.1f} x")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxneox import base_model, checkpoint
@@ -18,6 +19,7 @@ from jaxneox.train.checkpoints.resume import Base, ResumePoint
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.state import (
     TrainState,
+    dtype_of,
     new_state,
     state_shardings,
     trained,
@@ -42,7 +44,7 @@ def initial_state(
         return beside(plan, start, base, abstract)
     if start is None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        return jax.jit(partial(new_state, plan), out_shardings=shardings)()
+        return counted(jax.jit(partial(new_state, plan), out_shardings=shardings)(), shardings)
     if start.weights_only:
         return new_training(plan, mesh, start, abstract)
     params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
@@ -57,6 +59,17 @@ def initial_state(
         return jax.jit(partial(completed, plan, abstract), out_shardings=shardings)(params)
 
     return TrainState(params, **training, reference=reference.restored(plan, start, drawn, read))
+
+
+def counted(state: TrainState, shardings: TrainState) -> TrainState:
+    """Put the counts of a new run in place at once: who reads them does not wait for its arrays.
+
+    The step is traced and compiled while the parameters are still being drawn.
+    """
+    counts = ("step", "skipped", "streak")
+    zeros = {name: np.zeros((), np.int32) for name in counts}
+    laid = {name: jax.device_put(zero, getattr(shardings, name)) for name, zero in zeros.items()}
+    return state._replace(**laid)
 
 
 def beside(
@@ -138,9 +151,15 @@ def abstract_state(plan: TrainPlan, mesh: Mesh) -> TrainState:
     """Describe the train state as shapes with shardings."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(partial(new_state, plan)),
+        jax.eval_shape(partial(with_params, plan), abstract_params(plan)),
         state_shardings(plan, mesh),
     )
+
+
+def abstract_params(plan: TrainPlan) -> dict[str, jax.ShapeDtypeStruct]:
+    """Describe the parameters by their shapes and dtypes; nothing is traced for it."""
+    shapes = plan.model.shapes.items()
+    return {n: jax.ShapeDtypeStruct(shape, dtype_of(plan, n)) for n, shape in shapes}
 
 
 def restore(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxneox.console import garbage
 from jaxneox.console.waiting import waiting
 from jaxneox.data import EndOfBatches, prefetch
 from jaxneox.hosts import messages
@@ -21,7 +22,7 @@ from jaxneox.train.reporting.progress import Bar, Rate
 from jaxneox.train.reporting.reporter import Reporter
 from jaxneox.train.run import Run
 from jaxneox.train.step.feed import Feed
-from jaxneox.train.step.flops import flops_per_token, forward_flops_per_token, peak_flops
+from jaxneox.train.step.flops import flops_per_token, forward_flops_per_token
 from jaxneox.train.step.state import TrainState
 from jaxneox.train.step.step import Metrics, build_step
 
@@ -83,6 +84,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
                     trace.start()
             with waiting("compiling the step", bar.say) if early else nullcontext():
                 run.state, figures = run_step(run.state, batch)
+            garbage.started()
             done += 1
             figures |= evaluations.after(done)
             reporter.add(done, figures | {"data_wait": waited}, timed=not trace.running)
@@ -127,10 +129,8 @@ class CompiledTogether:
 
 
 def rate(run: Run) -> Rate:
-    given = run.cfg.log.peak_tflops
-    peak = given * 1e12 if given else peak_flops(list(run.mesh.devices.flat))
     plan, of_model = run.plan, (run.plan.model.shapes, run.cfg.model)
     flops = flops_per_token(*of_model, plan.trained)
     if isinstance(plan.objective, PreparedObjective):
         flops += plan.objective.passes * forward_flops_per_token(*of_model)
-    return Rate(flops, peak)
+    return Rate(flops, run.peak)

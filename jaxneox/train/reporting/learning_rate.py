@@ -37,7 +37,7 @@ def check(cfg: ScheduleConfig, first: int, last: int) -> None:
     corners = (first, first + 1, math.ceil(cfg.warmup_iters), cfg.decay_iters, last - 1)
     steps = np.array([*corners, *np.linspace(first, last - 1, SAMPLED).round()])
     steps = steps[(steps >= first) & (steps < last)]
-    if np.asarray(build_schedule(cfg)(steps)).any():
+    if np.asarray(build_schedule(cfg, np)(steps)).any():
         return
     what = f"all {last - first} steps" if last - first > 1 else "the one step"
     if not cfg.lr:
@@ -96,4 +96,4 @@ def notes(
 
 
 def _rate(cfg: ScheduleConfig, step: int) -> float:
-    return float(build_schedule(cfg)(max(step, 0)))
+    return float(build_schedule(cfg, np)(max(step, 0)))
