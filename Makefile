@@ -84,7 +84,7 @@ fuzz: $(VENV)/.test
 # collectives, memory; some minutes, and at first a gigabyte of compilers, apart from the environment
 COMPILERS := .compilers
 programs: $(VENV)/.test $(COMPILERS)/.done
-	JAXNEOX_COMPILERS=$(COMPILERS)/cuda:$(COMPILERS)/tpu $(BIN)/python -m pytest -n 0 tests/programs
+	JAXNEOX_COMPILERS=$(COMPILERS)/cuda:$(COMPILERS)/tpu $(BIN)/python -m pytest -n 0 -o faulthandler_timeout=1800 tests/programs
 
 $(COMPILERS)/.done: $(VENV)/.base
 	$(BIN)/python -m tests.programs.compilers $(COMPILERS)

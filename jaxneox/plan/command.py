@@ -31,9 +31,9 @@ def parser() -> Parser:
         help="YAML files to merge, or the name of a shipped one")  # fmt: skip
     what = p.add_argument_group("what to compile")
     where = what.add_mutually_exclusive_group(required=True)
-    where.add_argument("--topology", metavar="v5p:4x4x4|h100:8x8",
-        help="a TPU slice, hosts x GPUs of each, or cpu:8")  # fmt: skip
-    where.add_argument("--compare", nargs="+", metavar="TOPOLOGY",
+    where.add_argument("--topology", metavar="v5p:4x4x4",
+        help="a TPU slice; hosts x GPUs of each, as in h100:8x8; or cpu:8")  # fmt: skip
+    where.add_argument("--compare", nargs="+", metavar="NAME",
         help="several of them side by side, each planned in a process of its own")  # fmt: skip
     what.add_argument("--network", type=float, metavar="GB/S",
         help="of a GPU to other hosts, in each direction, instead of its table's")  # fmt: skip
