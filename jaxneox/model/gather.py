@@ -18,17 +18,20 @@ def gather(weight: jax.Array, spec: PartitionSpec) -> jax.Array:
 
     Where `spec` says so, the gradient of the result has the type of a partial sum.
 
-    On the way an axis that nothing splits is joined to the axis before it. The gradient takes the
-    same way back, and for a matrix XLA sums it so that each device gets its part only (a
-    reduce-scatter); for the four axes of attention's weights every device would get all of it.
+    On the way an axis that nothing splits is joined to the axis before it, but the last to none
+    that would be alone. The gradient takes the same way back, and for a matrix XLA sums it so that
+    each device gets its part only (a reduce-scatter); for a row of numbers, or for the four axes of
+    attention's weights, every device would get all of it.
     """
     stored = jax.typeof(weight).sharding.spec
     if stored.partitions == spec.partitions:
         return weight
     sizes: list[int] = []
     split: list[tuple[Any, Any]] = []  # before and after
-    for size, *entries in zip(weight.shape, stored.partitions, spec.partitions, strict=True):
-        if sizes and entries == [None, None]:
+    axes = zip(weight.shape, stored.partitions, spec.partitions, strict=True)
+    for i, (size, *entries) in enumerate(axes):
+        alone = len(sizes) == 1 and i == weight.ndim - 1
+        if sizes and entries == [None, None] and not alone:
             sizes[-1] *= size
         else:
             sizes.append(size)
