@@ -18,17 +18,30 @@ def gather(weight: jax.Array, spec: PartitionSpec) -> jax.Array:
 
     Where `spec` says so, the gradient of the result has the type of a partial sum.
 
-    On the way an axis that nothing splits is joined to the axis before it. The gradient takes the
-    same way back, and for a matrix XLA sums it so that each device gets its part only (a
-    reduce-scatter); for the four axes of attention's weights every device would get all of it.
+    On the way an axis that nothing splits is joined to the axis before it, but the last to none
+    that would be alone, and the axes turn until the one that is stored in parts comes first. The
+    gradient takes the same way back, and along the rows of a matrix XLA sums it so that each device
+    gets its part only (a reduce-scatter). Along its columns, in a row of numbers, or among the four
+    axes of attention's weights every device might get all of it.
     """
     stored = jax.typeof(weight).sharding.spec
     if stored.partitions == spec.partitions:
         return weight
+    both = zip(stored.partitions, spec.partitions, strict=True)
+    changed = [i for i, (before, after) in enumerate(both) if before != after]
+    if len(changed) == 1 and changed != [0]:
+        count, (first,) = weight.ndim, changed
+        turned = [(first + i) % count for i in range(count)]
+        back = [(i - first) % count for i in range(count)]
+        entries = (spec.partitions[i] for i in turned)
+        turned_spec = PartitionSpec(*entries, reduced=spec.reduced)
+        return jnp.transpose(gather(jnp.transpose(weight, turned), turned_spec), back)
     sizes: list[int] = []
     split: list[tuple[Any, Any]] = []  # before and after
-    for size, *entries in zip(weight.shape, stored.partitions, spec.partitions, strict=True):
-        if sizes and entries == [None, None]:
+    axes = zip(weight.shape, stored.partitions, spec.partitions, strict=True)
+    for i, (size, *entries) in enumerate(axes):
+        alone = len(sizes) == 1 and i == weight.ndim - 1
+        if sizes and entries == [None, None] and not alone:
             sizes[-1] *= size
         else:
             sizes.append(size)

@@ -167,7 +167,12 @@ class HiddenStates:
         def run(
             x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows: Any
         ) -> tuple[jax.Array, Kept]:
-            """Run the k layers of these weights, the first of which has this number."""
+            """Run the k layers of these weights, the first of which has this number.
+
+            The weights are rounded before the scan, which XLA does in any case. So the scan stacks
+            their gradients as they come, rounded, and they become float32 where they are added up.
+            """
+            rounded = {name: w.astype(self.compute) for name, w in weights.items()}
             rows_B, per_row = of_rows
             numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
             own = context._replace(
@@ -175,7 +180,7 @@ class HiddenStates:
                 noise=None if noise is None else noise._replace(rows=rows_B),
             )
             layer = self._layer(own)
-            return scan_layers(layer, x_BTD, (numbers_k, weights), context.taps)
+            return scan_layers(layer, x_BTD, (numbers_k, rounded), context.taps)
 
         if self.layout.pipeline is not None:
             if context.taps != NOTHING:
@@ -192,10 +197,8 @@ class HiddenStates:
             number, weights = numbered
             recorder = context.taps.recorder()
             own = context.at(1 + number)._replace(recorder=recorder)
-            cast = {name: w.astype(self.compute) for name, w in weights.items()}
-            block = self.declaration.part(
-                "layers", gather_all(cast, self.axes, self.layout, in_layer=True)
-            )
+            whole = gather_all(weights, self.axes, self.layout, in_layer=True)
+            block = self.declaration.part("layers", whole)
             return block(x_BTD, own), recorder.recorded
 
         return rematerialized(layer, self.remat)

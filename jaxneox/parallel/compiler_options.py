@@ -17,6 +17,8 @@ OPTIONS: Mapping[str, Mapping[str, bool | str]] = {
     "tpu": {
         "xla_enable_async_all_gather": True,
         "xla_tpu_enable_async_collective_fusion_fuse_all_gather": True,
+        "xla_enable_async_reduce_scatter_fusion": "ENABLED",
+        "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": True,
     },
     "gpu": {
         "xla_gpu_enable_latency_hiding_scheduler": True,

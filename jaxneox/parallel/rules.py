@@ -219,7 +219,9 @@ class Rules:
 
         Attention's matrices are split along the heads if these divide: their width then stays
         whole, and a TPU, whose tiles are 128 numbers wide, has one to lay along them. Heads of 96
-        numbers it pads by a third, those of 64 twofold.
+        numbers it pads by a third, those of 64 twofold. The MLP's last matrix is split along what
+        it reads, since XLA for TPUs scatters sums along a matrix's first axis, and not always along
+        its last.
 
         A weight without such an axis (scalenorm's single number) keeps its copies; the sharding
         table shows it.
@@ -228,8 +230,7 @@ class Rules:
         holders = ("dp", INNER, "cp") if "layers" in axes else ("dp", INNER, "cp", "pp")
         copies = tuple(a for a in holders if self.size(a) > 1)
         for count in range(len(copies), 0, -1):
-            first = "kv_heads" if {"embed", "head"} <= set(axes) else None
-            split = self._over(copies[:count], spec, axes, shape, first)
+            split = self._over(copies[:count], spec, axes, shape, _first(axes))
             if split != spec:
                 return split
         return spec
@@ -272,6 +273,13 @@ def rules_for(
     ring: bool = False,
 ) -> Rules:
     return Rules(tuple(sizes.items()), zero_stage, sequence_parallel, chunks, ring)
+
+
+def _first(axes: tuple[str, ...]) -> str | None:
+    """Name the axis of a parameter along which ZeRO splits it if it can; None for the longest."""
+    if {"embed", "head"} <= set(axes):
+        return "kv_heads"
+    return "mlp" if axes[-2:] == ("mlp", "embed") else None
 
 
 def _names(entry: str | MeshAxes | None) -> MeshAxes:

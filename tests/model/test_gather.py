@@ -15,9 +15,10 @@ from jaxneox.parallel.mesh import make_mesh, whole
     [
         (P("dp", "tp", None, None), P(None, "tp", None, None), 2),  # queries, keys and values
         (P("tp", None, None, "dp"), P("tp", None, None, None), 2),  # attention's output
-        (P(None, "tp", None, "dp"), P(None, "tp", None, None), 3),
+        (P(None, "tp", None, "dp"), P(None, "tp", None, None), 2),
         (P(None, None, ("tp", "dp"), None), P(None, None, "tp", None), 2),
-        (P("dp", None, None, None), P(None, None, None, None), 1),
+        (P("dp", None, None, None), P(None, None, None, None), 2),
+        (P(("tp", "dp"), None, None, None), P("tp", None, None, None), 2),
     ],
     ids=str,
 )

@@ -56,6 +56,9 @@ def test_zero_finds_an_axis_for_dp_or_leaves_it_whole() -> None:
     assert rules.optimizer("w", heads, (4, 64, 8, 96)) == P(None, None, ("tp", "dp"), None)
     assert rules.optimizer("w", heads, (4, 64, 4, 96)) == P(None, None, "tp", "dp")  # the longest
     assert rules.optimizer("w", heads, (4, 64, 4, 16)) == P(None, "dp", "tp", None)
+    down = ("layers", "mlp", "embed")
+    assert rules.optimizer("w", down, (4, 64, 16)) == P(None, ("tp", "dp"), None)
+    assert rules.optimizer("w", down, (4, 20, 16)) == P(None, "tp", "dp")
     assert rules.optimizer("w", ("one",), (1,)) == P(None)
     assert rules.optimizer("w", ("layers", "embed"), (4, 30)) == P(None, None)  # layers stay whole
 
