@@ -204,7 +204,10 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
-        """Read one part: its parameters, and the fates of the tensors that they were made of."""
+        """Read one part: its parameters, and the fates of the tensors that they were made of.
+
+        The next part that the same thread reads may be written into the same arrays.
+        """
 
 
 class Target(ABC):

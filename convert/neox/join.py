@@ -57,11 +57,16 @@ def module_shapes(rules: tuple[Rule, ...], sizes: Sizes) -> dict[str, tuple[int,
 
 
 @np.errstate(invalid="ignore")  # numbers that are not finite are named in the account
-def merge_part(source: NeoxCheckpoint, plan: MergePlan, part: Part) -> tuple[Leaves, list[Fate]]:
-    """Merge a part's leaves, and account for the tensors that they were made of."""
+def merge_part(
+    source: NeoxCheckpoint, plan: MergePlan, part: Part, room: Leaves | None = None
+) -> tuple[Leaves, list[Fate]]:
+    """Merge a part's leaves, and account for the tensors that they were made of.
+
+    `room` may have arrays of an earlier part, which are written over: new memory has to be cleared.
+    """
     leaves, fates = Leaves(), []
     for index, rules in modules_of(part, plan.model, plan.llama_mlp):
-        made, ranks = merge_module(source, plan, index, rules)
+        made, ranks = merge_module(source, plan, index, rules, room)
         leaves |= made
         own = [rule for rule in rules if rule.theirs in ranks[0]]
         fates += [account(rule, ranks, made, plan, index) for rule in own]
@@ -83,6 +88,7 @@ def merge_module(
     plan: MergePlan,
     index: int,
     rules: tuple[Rule, ...],
+    room: Leaves | None = None,
 ) -> tuple[Leaves, list[Mapping[str, np.ndarray]]]:
     """Merge the leaves of some of a module's tensors, without the layer axis.
 
@@ -90,7 +96,7 @@ def merge_module(
         The leaves, and the ranks' tensors that they were made of.
     """
     leaves = {
-        name: np.empty(shape, plan.dtypes[name])
+        name: (room or {}).get(name, np.empty(shape, plan.dtypes[name]))
         for name, shape in module_shapes(rules, plan.sizes).items()
     }
     ranks = shards(source, plan, index)

@@ -1,5 +1,6 @@
 """A GPT-NeoX run as the source of a conversion."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -93,6 +94,7 @@ class NeoxSource(Source):
         opened = open_run(src, options)
         ranks, plan = opened.ranks, opened.plan
         self._ranks, self._plan = ranks, plan
+        self._room = threading.local()
         self.checkpoint = NeoxModel(ranks, plan)
         self.path, self.step, self.dp = ranks.files.folder, ranks.step, ranks.dp
         self.title = f"GPT-NeoX step {ranks.step}, model-parallel size {ranks.mp}"
@@ -116,7 +118,10 @@ class NeoxSource(Source):
             self.files += opened.training.files
 
     def read(self, part: Part) -> tuple[Leaves, list[Fate]]:
-        return merge_part(self._ranks, self._plan, part)
+        room = getattr(self._room, "leaves", {})
+        leaves, fates = merge_part(self._ranks, self._plan, part, room)
+        self._room.leaves = leaves if isinstance(part, int) else {}
+        return leaves, fates
 
 
 def destination_keys(source: NeoxCheckpoint, plan: MergePlan) -> dict[str, Any]:

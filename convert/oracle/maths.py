@@ -22,7 +22,7 @@ from jaxneox.config.schema import Activation, ModelConfig, NormConfig, PositionC
 
 Array = NDArray[np.float64]
 
-BLOCK = 1 << 21  # numbers of a matrix in float64 at a time, 16 MB
+BLOCK = 1 << 20  # numbers of a matrix in float64 at a time, 8 MB
 
 
 def f64(x: ArrayLike) -> Array:
@@ -33,10 +33,13 @@ def linear(x: Array, weight_OI: np.ndarray, bias_O: Array | float = 0.0) -> Arra
     """Compute `weight x + bias` over the last axis; the weight is cast to float64 in blocks."""
     x_NI = x.reshape(-1, x.shape[-1])  # one product, not one for each sequence
     y_NO = np.empty((len(x_NI), len(weight_OI)))
-    some = max(1, BLOCK // max(1, weight_OI.shape[1]))
-    for start in range(0, len(weight_OI), some):
+    some = min(len(weight_OI), max(1, BLOCK // max(1, weight_OI.shape[1])))
+    block_OI = np.empty((some, weight_OI.shape[1]))  # one for all: new memory has to be cleared
+    for start in range(0, len(weight_OI), max(1, some)):
         rows = slice(start, start + some)
-        y_NO[:, rows] = x_NI @ f64(weight_OI[rows]).T
+        cast_OI = block_OI[: len(weight_OI[rows])]
+        cast_OI[...] = weight_OI[rows]
+        y_NO[:, rows] = x_NI @ cast_OI.T
     y_NO += bias_O
     return y_NO.reshape(*x.shape[:-1], len(weight_OI))
 

@@ -63,7 +63,9 @@ class NeoxForward:
         shards, (_, T) = self._shards(0), tokens_BT.shape
         tables = [shard["word_embeddings.weight"] for shard in shards]
         starts = np.cumsum([0, *map(len, tables)])[:-1]
-        words_BTD = sum(rows(t, tokens_BT - at) for t, at in zip(tables, starts, strict=True))
+        words_BTD = np.zeros((*tokens_BT.shape, self.hidden))
+        for table, at in zip(tables, starts, strict=True):
+            words_BTD += rows(table, tokens_BT - at)
         positions = self.model.positions
         if positions.kind == "sinusoidal":
             words_BTD = words_BTD + sinusoids(T, self.hidden, self.angle_dtype)

@@ -48,18 +48,18 @@ def logits(folder: Path, tokens_BT: np.ndarray) -> np.ndarray:
 
 
 def logits_by_layer(checkpoint: "JaxneoxCheckpoint", tokens_BT: np.ndarray) -> np.ndarray:
-    """Compute what `logits` does, with the weights of one layer in memory at a time."""
+    """Compute what `logits` does, with the weights of one layer in memory at a time.
+
+    They are cast to float32 when they are used, which `jaxneox.load` does when it reads them.
+    """
     import jax
     from jax.sharding import NamedSharding
 
     from jaxneox.loading.load import CheckpointForm
     from jaxneox.model.in_steps import ModelInSteps
 
-    def read(name: str, layer: int | None = None) -> np.ndarray:
-        return checkpoint.leaf(name, layer).astype(np.float32, copy=False)
-
     def read_layer(layer: int) -> dict[str, np.ndarray]:
-        return {name: read(name, layer)[None] for name in stacked}
+        return {name: checkpoint.leaf(name, layer)[None] for name in stacked}
 
     def laid(name: str, value: np.ndarray) -> jax.Array:
         return jax.device_put(value, form.abstract[name].sharding)
@@ -70,7 +70,7 @@ def logits_by_layer(checkpoint: "JaxneoxCheckpoint", tokens_BT: np.ndarray) -> n
     model = ModelInSteps(cfg, form.rules, "float32")
     stacked = [name for name in checkpoint.shapes if name.startswith(STACKED)]
     with jax.set_mesh(form.mesh):
-        outer = {n: laid(n, read(n)) for n in checkpoint.shapes if n not in stacked}
+        outer = {n: laid(n, checkpoint.leaf(n)) for n in checkpoint.shapes if n not in stacked}
         rows = NamedSharding(form.mesh, form.rules.activation("batch", None))
         x_MBTD = jax.jit(model.begin)(outer, jax.device_put(tokens_BT.astype(np.int32), rows))
         through = jax.jit(model.through)

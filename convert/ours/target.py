@@ -9,7 +9,7 @@ from convert.fate import Fate
 from convert.ours import next_command
 from convert.parts import STACKED, Leaves, Part, layer_of, nbytes, parts_of
 from convert.readers.jaxneox import JaxneoxCheckpoint, open_jaxneox
-from convert.writers.jaxneox import JaxneoxWriter, written
+from convert.writers.jaxneox import JaxneoxWriter
 from convert.writers.training import TrainingWriter
 from jaxneox.config import Settings, saved_keys
 
@@ -38,11 +38,8 @@ class JaxneoxTarget(Target):
 
     def write(self, part: Part, leaves: Leaves) -> list[Fate]:
         """Write the parameters of a part; the source has already accounted for its tensors."""
-        futures = [
+        for name, value in leaves.items():
             self._writer.write(name, layer_of(part) if name.startswith(STACKED) else None, value)
-            for name, value in leaves.items()
-        ]
-        written(futures, self._writer.folder)
         return []
 
     def write_training(self, training: Training, advance: Callable[[int], None]) -> None:

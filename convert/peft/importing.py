@@ -21,7 +21,7 @@ from convert.readers.adapter import SUFFIX, open_adapter, read_axes
 from convert.readers.hf_files import PEFT
 from convert.readers.hub import download, is_hub_name
 from convert.readers.jaxneox import JaxneoxCheckpoint
-from convert.writers.jaxneox import JaxneoxWriter, written
+from convert.writers.jaxneox import JaxneoxWriter
 from convert.writers.staging import Staging, refuse_existing
 from jaxneox import base_model
 from jaxneox.base_model import META
@@ -122,5 +122,5 @@ def write_matrices(
         for layer in range(layers):
             blocks = layout.blocks.get((matrix, layer), [])
             both = joined(blocks, layout, tuple(reads), tuple(writes))
-            futures = [writer.write(name, layer, x) for name, x in zip(names, both, strict=True)]
-            written(futures, writer.folder)
+            for name, x in zip(names, both, strict=True):
+                writer.write(name, layer, x)

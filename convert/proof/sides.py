@@ -14,7 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from convert.checkpoint import Checkpoint
-from convert.oracle import Forward
+from convert.oracle import Forward, JaxneoxForward
 from convert.oracle.maths import Array
 from convert.parts import Leaves
 
@@ -66,6 +66,9 @@ class ProofSide(ResidualStream):
         self, checkpoint: Checkpoint, tokens_BT: np.ndarray, probe_BTD: Array, *, rounded: bool
     ) -> None:
         super().__init__(checkpoint.forward, tokens_BT)
+        self._latest: Leaves = {}
+        if isinstance(self.forward, JaxneoxForward) and self.forward.leaf == checkpoint.leaf:
+            self.forward.leaf = self._leaf  # the layer that was read to be compared
         ranks = len(self.text_RBTD)
         self._checkpoint = checkpoint
         self._probe_RBTD = np.broadcast_to(probe_BTD, (ranks, *probe_BTD.shape))
@@ -77,15 +80,21 @@ class ProofSide(ResidualStream):
         Returns:
             The layer's parameters, and what it adds to the random states, [R, 1, T, D].
         """
-        leaves = self._checkpoint.leaves(index)
+        leaves = self._latest = self._checkpoint.leaves(index)
         streams = [self.text_RBTD, self._probe_RBTD, *self._rounded]
         made = applied(lambda x: self.forward.layer(index, x), streams)
         self.text_RBTD, after_RBTD, *rounded = made
         self._rounded = [x.astype(np.float32).astype(np.float64) for x in rounded]
         return leaves, after_RBTD - self._probe_RBTD
 
+    def _leaf(self, name: str, layer: int | None) -> np.ndarray:
+        if layer is None:
+            return self._checkpoint.leaf(name)
+        return self._latest[name]
+
     def head(self) -> list[Array]:
         """Return logits [1, T, V] of the random states, and of the rounded sequence, if any."""
+        self._latest = {}
         streams = [self._probe_RBTD, *self._rounded]
         return [x[0] for x in applied(lambda x: self.forward.logits(x)[None], streams)]
 

@@ -56,12 +56,14 @@ class Digests:
         path = file if isinstance(file, Path) else file.path
         sums = _Records(file) if isinstance(file, TorchFile) else None
         whole, at = hashlib.sha256(), 0
-        with path.open("rb") as stream:
-            while (block := stream.read(BLOCK)) and not self._stopped:
+        room = memoryview(bytearray(BLOCK))  # one for all blocks: new memory has to be cleared
+        with path.open("rb", buffering=0) as stream:
+            while (count := stream.readinto(room)) and not self._stopped:
+                block = room[:count]
                 whole.update(block)
                 if sums:
                     sums.update(at, block)
-                at += len(block)
+                at += count
         if sums and not self._stopped:
             sums.check()
         return Digest(path, at, whole.hexdigest())
@@ -79,15 +81,14 @@ class _Records:
         self._sums = dict.fromkeys(file.records, 0)
         self._order = sorted(file.records.items(), key=lambda item: item[1].start)
 
-    def update(self, at: int, block: bytes) -> None:
-        view = memoryview(block)
+    def update(self, at: int, view: memoryview) -> None:
         while self._order and end_of(self._order[0][1]) <= at:
             self._order.pop(0)  # is behind us
         for name, record in self._order:
-            if record.start >= at + len(block):
+            if record.start >= at + len(view):
                 break
             first = max(record.start, at)
-            last = min(record.start + record.length, at + len(block))
+            last = min(record.start + record.length, at + len(view))
             if first < last:
                 part = view[first - at : last - at]
                 self._sums[name] = zlib.crc32(part, self._sums[name])

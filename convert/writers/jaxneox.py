@@ -37,13 +37,35 @@ class Item:
             saver.save(literal(self._folder), args=ocp.args.PyTreeSave(scalars))
         self._arrays = {name: self._create(name, *leaf) for name, leaf in leaves.items()}
 
-    def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:
-        """Write one layer, or a whole value; `value` must not change before the result is ready."""
+    def write(self, name: str, layer: int | None, value: np.ndarray) -> None:
+        """Write one layer, or a whole value.
+
+        A chunk is a layer, or the value, as it lies in memory (zarr 2, C order, no compressor), so
+        that its file is written as it is: TensorStore would copy it twice before.
+
+        Raises:
+            UserError: the disk refuses it.
+        """
         array = self._arrays[name]
-        return (array if layer is None else array[layer]).write(value)
+        shape = array.shape if layer is None else array.shape[1:]
+        if value.shape != shape or value.dtype != array.dtype.numpy_dtype:
+            raise ValueError(f"{name}: {value.dtype}{value.shape}, expected {array.dtype}{shape}")
+        if layer is None and _is_stacked(name):
+            for number, one in enumerate(value):
+                self.write(name, number, one)
+            return
+        first = [] if layer is None else [layer]
+        place = ".".join(map(str, [*first, *[0] * value.ndim])) or "0"
+        try:
+            with (self._folder / name / place).open("wb", buffering=0) as file:
+                left = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+                while left:
+                    left = left[file.write(left) :]
+        except OSError as error:
+            raise UserError(f"{self._folder}: cannot be written ({error.strerror})") from error
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> ts.TensorStore:
-        stacked = f".{STACKED}" in f".{name}"
+        stacked = _is_stacked(name)
         spec = {
             "driver": "zarr",
             "kvstore": {"driver": "file", "path": f"{self._folder / name}/"},
@@ -66,9 +88,9 @@ class JaxneoxWriter:
         scalars = {name: np.zeros((), dtype) for name, (_, dtype) in leaves.items()}
         self._params = Item(self._step / "params", scalars, leaves)
 
-    def write(self, name: str, layer: int | None, value: np.ndarray) -> ts.WriteFutures:
+    def write(self, name: str, layer: int | None, value: np.ndarray) -> None:
         """Write a parameter, or one layer of it: see `Item.write`."""
-        return self._params.write(name, layer, value)
+        self._params.write(name, layer, value)
 
     def training(self, scalars: Any, leaves: Shapes) -> Item:
         """Begin the optimizer's state and the counters, which `Item.write` writes."""
@@ -81,12 +103,5 @@ class JaxneoxWriter:
         (self._step / "meta" / "metadata").write_text(json.dumps(meta))
 
 
-def written(futures: list[ts.WriteFutures], where: Path) -> None:
-    """Wait for all writes.
-
-    Raises:
-        UserError: the disk refused one.
-    """
-    errors = [error for future in futures if (error := future.exception()) is not None]
-    for error in errors:  # TensorStore raises ValueError for whatever the system says
-        raise UserError(f"{where}: cannot be written ({str(error).splitlines()[0]})") from error
+def _is_stacked(name: str) -> bool:
+    return f".{STACKED}" in f".{name}"

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorstore as ts
 
 from convert.checkpoint import Moment
 from convert.parts import STACKED
-from convert.writers.jaxneox import JaxneoxWriter, written
+from convert.writers.jaxneox import JaxneoxWriter
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.train.plan import build_plan
@@ -29,7 +28,7 @@ class TrainingWriter:
                 f"optimizer.type: {config.optimizer.kind}, expected Adam, whose moments the files "
                 "have"
             )
-        self._config, self._folder = config, writer.folder
+        self._config = config
         shapes = _abstract(config)
         self._named = {
             jax.tree_util.keystr(path, simple=True, separator="."): leaf
@@ -43,13 +42,10 @@ class TrainingWriter:
 
     def moments(self, moment: Moment, layer: int | None, values: dict[str, np.ndarray]) -> None:
         """Write float32 moments of these parameters; of one layer if they are stacked."""
-        futures: list[ts.WriteFutures] = [
+        for name, value in values.items():
             self._item.write(
                 f"{self._adam}.{moment}.{name}", layer if name.startswith(STACKED) else None, value
             )
-            for name, value in values.items()
-        ]
-        written(futures, self._folder)
 
     def counters(
         self,
@@ -78,11 +74,8 @@ class TrainingWriter:
         for name in self._named:
             if name.endswith(".count"):
                 values[name] = updates if name == f"{self._adam}.count" else position
-        futures = [
+        for name, value in values.items():
             self._item.write(name, None, np.asarray(value, self._named[name].dtype))
-            for name, value in values.items()
-        ]
-        written(futures, self._folder)
 
 
 def _abstract(config: Config) -> dict[str, Any]:
