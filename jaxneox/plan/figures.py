@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxneox.hlo.overlap import in_layers, share
-from jaxneox.parallel.mesh import show
+from jaxneox.parallel.mesh import show, shown_axes
 from jaxneox.plan.planned import Planned
 
 
@@ -41,7 +41,8 @@ def figures(planned: Planned) -> dict[str, Any]:
 def _row(planned: Planned, row: Any) -> dict[str, Any]:
     named = ("kind", "axes", "count", "bytes", "in_layer", "layer_bytes")
     through = planned.links.level(row) if planned.topology.chip is not None else None
-    return {name: getattr(row, name) for name in named} | {"through": through}
+    figures = {name: getattr(row, name) for name in named}
+    return figures | {"axes": shown_axes(row.axes), "through": through}
 
 
 def _timed(planned: Planned) -> dict[str, Any]:
