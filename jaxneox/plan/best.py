@@ -6,7 +6,7 @@ from jaxneox.config import Settings
 from jaxneox.console.columns import columns
 from jaxneox.console.say import say, tell
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import make_mesh, on_torus
+from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.planned import Planned, TooLarge, compile_for
 from jaxneox.plan.report import GIB
 from jaxneox.plan.search import Candidate, ranked
@@ -45,8 +45,8 @@ def best(
     for estimate in order[: MAX_TRIES * count]:
         one = estimate.candidate
         try:
-            sizes = on_torus(one.mesh, topology.devices)
-            candidate, _ = plan_of(Settings(one.keys(settings.keys, plan.cfg)), sizes)
+            keys = one.keys(settings.keys, plan.cfg)
+            candidate, _ = plan_of(Settings(keys), one.mesh, topology)
             planned = compile_for(candidate, topology)
             if not planned.fits:
                 raise TooLarge(f"needs {planned.needed / GIB:,.1f} GiB of a device")

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         use_compilation_cache()
     if len(topology.devices) != topology.count:
         raise UserError(f"{topology.name} has {len(topology.devices)} devices, not one a chip")
-    plan, notes = plan_of(settings, sizes_on(args.mesh, settings, topology))
+    plan, notes = plan_of(settings, sizes_on(args.mesh, settings, topology), topology)
     for note in notes:
         tell(f"note: {note}")
     planned = (

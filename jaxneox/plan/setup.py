@@ -24,7 +24,7 @@ def sizes_on(mesh: str | None, settings: Settings, topology: Topology) -> Sizes:
             f"the mesh {show(sizes)} has {used} devices and {topology.name} {topology.count}; "
             f"expected a mesh of {topology.count}, such as {_fitting(sizes, topology.count)}"
         )
-    return on_torus(sizes, topology.devices)
+    return sizes
 
 
 def _fitting(sizes: Sizes, count: int) -> str:
@@ -35,7 +35,7 @@ def _fitting(sizes: Sizes, count: int) -> str:
     return show(sizes | {"dp": count // others}).replace(" ", "")
 
 
-def plan_of(settings: Settings, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
+def plan_of(settings: Settings, sizes: Sizes, topology: Topology) -> tuple[TrainPlan, list[str]]:
     """Plan a run, and list what was assumed. No file of data or tokenizer need be there."""
     notes: list[str] = []
     vocabulary = None
@@ -46,4 +46,4 @@ def plan_of(settings: Settings, sizes: Sizes) -> tuple[TrainPlan, list[str]]:
             vocabulary, note = without_tokenizer(settings.tokenizer, error)
             notes.append(note)
     cfg = settings.resolve(replicas(sizes), vocabulary)
-    return build_plan(cfg, sizes, ANY_TOKEN), notes
+    return build_plan(cfg, on_torus(sizes, topology.devices), ANY_TOKEN), notes

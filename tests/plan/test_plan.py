@@ -158,7 +158,9 @@ def test_a_plan_needs_no_tokenizer() -> None:
     keys = {k: v for k, v in KEYS.items() if k != "padded_vocab_size"}
     keys |= {"tokenizer_type": "HFTokenizer", "vocab_file": "nowhere.json"}
     keys |= {"reset_attention_mask": True}  # by a token that is not known
-    plan, notes = plan_of(Settings(keys), {"pp": 1, "dp": 1, "cp": 1, "tp": 1})
+    plan, notes = plan_of(
+        Settings(keys), {"pp": 1, "dp": 1, "cp": 1, "tp": 1}, Topology("cpu", (1,))
+    )
     assert plan.cfg.model.vocab_size >= 50277 and "50,277" in notes[0]
 
 
