@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from convert import to_hf
 from convert.ours.base import sums_of
 from convert.readers.jaxneox import open_jaxneox, parameter_shapes
-from convert.writers.jaxneox import JaxneoxWriter, written
+from convert.writers.jaxneox import JaxneoxWriter
 from jaxneox.base_model import fingerprint
 from jaxneox.config import Settings, saved_keys
 from tests.convert.commands import call
@@ -50,7 +50,8 @@ def write_adapter(folder: Path, base: Path, *, step: int = 3, seed: int = 5, **l
         if "_lora." in name
     }
     writer = JaxneoxWriter(folder, step, {n: (x.shape, x.dtype) for n, x in params.items()})
-    written([writer.write(name, None, x) for name, x in params.items()], folder)
+    for name, x in params.items():
+        writer.write(name, None, x)
     record = {"where": str(base), "fingerprint": fingerprint(sums_of(whole))}
     writer.finish(saved_keys(config), {"base": record})
     return folder

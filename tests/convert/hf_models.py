@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convert import to_hf
-from convert.writers.jaxneox import JaxneoxWriter, written
+from convert.writers.jaxneox import JaxneoxWriter
 from jaxneox.config import Settings, saved_keys
 from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
@@ -126,7 +126,8 @@ def write_run(
     params = {name: x.astype(dtype) for name, x in random_params(config.model, seed=0).items()}
     leaves = {name: (x.shape, x.dtype) for name, x in params.items()}
     writer = JaxneoxWriter(folder, step, leaves)
-    written([writer.write(name, None, x) for name, x in params.items()], folder)
+    for name, x in params.items():
+        writer.write(name, None, x)
     if tokenizer is not None:
         tokenizer.save(folder / "tokenizer")
     writer.finish(saved_keys(config), {})
