@@ -11,7 +11,7 @@ from jaxneox.model.product import as_derived, out_of
 from jaxneox.parallel.mesh import make_mesh, whole
 
 
-@pytest.mark.parametrize("reduced", [set(), {"dp", "cp"}], ids=str)
+@pytest.mark.parametrize("reduced", [set(), {"dp", "cp"}], ids=["whole", "over dp and cp"])
 def test_the_written_gradients_of_a_partial_sum_are_those_that_are_derived(
     reduced: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
