@@ -33,8 +33,8 @@ def gather(weight: jax.Array, spec: PartitionSpec) -> jax.Array:
         count, (first,) = weight.ndim, changed
         turned = [(first + i) % count for i in range(count)]
         back = [(i - first) % count for i in range(count)]
-        entries = (spec.partitions[i] for i in turned)
-        turned_spec = PartitionSpec(*entries, reduced=spec.reduced)
+        turned_spec = PartitionSpec(*(spec.partitions[i] for i in turned), reduced=spec.reduced)
+
         return jnp.transpose(gather(jnp.transpose(weight, turned), turned_spec), back)
     sizes: list[int] = []
     split: list[tuple[Any, Any]] = []  # before and after
