@@ -1,25 +1,34 @@
 """Python's collector of cyclic garbage, which finds next to nothing while a program starts.
 
 Imports and tracing make some million objects that stay, and each pass looks at all of them again: a
-fifth of a start. See https://docs.python.org/3/library/gc.html#gc.freeze.
+fifth of a start.
 """
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_starting = False
+_resting = False
 
 
-def starting() -> None:
-    """Collect nothing until `started` is called, which a command that calls this must do."""
-    global _starting
-    _starting = gc.isenabled()
+@contextmanager
+def resting() -> Iterator[None]:
+    """Collect nothing inside until `started` is called, and as before from the end on."""
+    global _resting
+    if not gc.isenabled():  # it is the caller's
+        yield
+        return
+    _resting = True
     gc.disable()
+    try:
+        yield
+    finally:
+        started()
 
 
 def started() -> None:
-    """Collect again, without what there is by now; nothing happens unless `starting` was called."""
-    global _starting
-    if _starting:
-        _starting = False
-        gc.freeze()
+    """Collect again; nothing happens outside of `resting`."""
+    global _resting
+    if _resting:
+        _resting = False
         gc.enable()

@@ -25,7 +25,6 @@ Keys = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Train, and exit: 2 after a user's mistake, 75 if another process of the run is gone."""
     hush()
-    garbage.starting()
     words = list(sys.argv[1:] if argv is None else argv)
     group: Group | None = None
 
@@ -39,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         return run(args, group)
 
     try:
-        outcome = ending(work, INTERRUPTED)
+        with garbage.resting():
+            outcome = ending(work, INTERRUPTED)
     except Exception:
         if group is None:
             raise
