@@ -140,7 +140,7 @@ def test_what_cannot_be_read_here_is_not_renamed(
     def fail(*_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "restore", fail)
+    monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.restore", fail)
     line = error(run, *ONE, "--set", "train-iters=4")
     assert "cannot be read (" in line and "its bytes are not damaged" in line
     assert checkpoint.steps(run) == [1, 2, 3] and not list(run.glob("corrupt*"))

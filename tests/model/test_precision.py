@@ -130,7 +130,7 @@ def test_rematerialisation_saves_memory() -> None:
 def test_the_gradient_of_a_frequent_token_is_summed_in_float32() -> None:
     """In bfloat16 a sum of ones stops at 256."""
     model = Model(MODEL, ONE_DEVICE, compute="bfloat16")
-    tokens, positions = jnp.zeros((1, 2000), jnp.int32), jnp.arange(2000, dtype=jnp.int32)
+    tokens, positions = jnp.zeros((1, 1, 2000), jnp.int32), jnp.arange(2000, dtype=jnp.int32)
 
     def total(params):
         embedded = model._embed(model._outer_modules(params).embed, tokens, positions)

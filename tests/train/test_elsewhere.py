@@ -1,6 +1,7 @@
 """A dry run of YAMLs whose tokenizer and data lie on another machine, as all of Pythia's do."""
 
 import pathlib
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from jaxneox.config import Settings, load_yaml
 from jaxneox.errors import UserError
 from jaxneox.plan.setup import plan_of
+from jaxneox.plan.topology import Topology
 from jaxneox.train.session import plan_without_files
 from tests.config.cases import SMALLEST
 from tests.train.runs import command, write_yaml
@@ -71,7 +73,8 @@ def test_a_tokenizer_that_is_here_must_be_one(tmp_path: pathlib.Path) -> None:
     broken = {"vocab_file": str(tmp_path / "tokenizer.json")}
     for keys in (broken, {"vocab_file": None}):
         settings = Settings(SMALLEST | ELSEWHERE | keys)
-        for plan in (plan_without_files, plan_of):
+        one_cpu = Topology("cpu", (1,))
+        for plan in (plan_without_files, partial(plan_of, topology=one_cpu)):
             with pytest.raises(UserError, match=r"vocab-file|not a tokenizer\.json"):
                 plan(settings, ONE)
 
