@@ -10,9 +10,6 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-# Collectives that begin in one pass of a loop over layers and end in the next.
-PIPELINED = ("all_gather", "all_reduce", "reduce_scatter")
-
 OPTIONS: Mapping[str, Mapping[str, bool | str]] = {
     "tpu": {
         "xla_enable_async_all_gather": True,
@@ -20,12 +17,8 @@ OPTIONS: Mapping[str, Mapping[str, bool | str]] = {
         "xla_enable_async_reduce_scatter_fusion": "ENABLED",
         "xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": True,
     },
-    "gpu": {
-        "xla_gpu_enable_latency_hiding_scheduler": True,
-        **{f"xla_gpu_enable_pipelined_{kind}": True for kind in PIPELINED},
-    },
 }
-"""By platform, as jax calls it."""
+"""By platform, as jax calls it; GPUs do best with XLA's own (docs/performance.md)."""
 
 
 def compiler_options(mesh: Mesh) -> dict[str, bool | str]:
