@@ -133,7 +133,7 @@ def prepare_devices(asked: Sizes, processes: int = 1) -> None:
 
 
 def give_threads(devices: int) -> None:
-    """Give virtual devices a thread each, and one more, before jax starts.
+    """Give XLA two threads for each virtual device, before jax starts.
 
     XLA's pool has as many threads as the machine has cores. Where a step has collectives that do
     not depend on each other, as those of a model and of its reference, each of a few threads may

@@ -1,5 +1,6 @@
 """A number may be any: what is derived from it takes no longer, and an error's line has an end."""
 
+import os
 import time
 
 import pytest
@@ -7,7 +8,13 @@ import pytest
 from jaxneox.config import Settings
 from jaxneox.config.divisors import divisors
 from jaxneox.errors import UserError, listed
-from jaxneox.parallel.mesh import check_divides, parse_mesh, prepare_devices, whole
+from jaxneox.parallel.mesh import (
+    check_divides,
+    give_threads,
+    parse_mesh,
+    prepare_devices,
+    whole,
+)
 from tests.config.cases import SMALLEST
 
 HUGE = {
@@ -70,3 +77,16 @@ def test_a_list_has_an_end() -> None:
     with pytest.raises(UserError, match="and 2984 more") as raised:
         Settings(SMALLEST | {f"key_{k}": 1 for k in range(3000)})
     assert len(str(raised.value)) < 1000
+
+
+def test_virtual_devices_have_threads_for_all_that_they_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With as many threads as cores a step hung whose collectives do not depend on each other."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setenv("NPROC", "7")
+    give_threads(8)
+    assert os.environ["NPROC"] == "7"  # as the user has set it
+    monkeypatch.delenv("NPROC")
+    give_threads(8)
+    assert os.environ["NPROC"] == "16"
