@@ -1,15 +1,19 @@
-"""`pytest --fast`: the tests of some minutes that start no program.
+"""Tests that are marked `slow` start programs or take long; `pytest --fast` leaves them out.
 
-What takes long or starts another program is marked `slow`, a test or a whole module, and left out.
-A test that starts one by `subprocess` without the mark fails here, so that the mark stays true.
+A test that starts a program by `subprocess` without the mark fails here, in every run, so that the
+mark stays true. The renderer of chat templates does not count: it starts within 0.2 s.
 """
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import pytest
 
+from jaxneox.templates.limited import PROGRAM
+
 WHY = "this test starts a program: mark it slow, since --fast is for those that do not"
+STARTS = subprocess.Popen.__init__
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,16 +32,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=slow)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_program(request: pytest.FixtureRequest) -> Iterator[None]:
-    if not request.config.getoption("--fast"):
-        yield
-        return
-
-    def refused(*args: object, **kwargs: object) -> None:
-        raise AssertionError(WHY)
-
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if item.get_closest_marker("slow"):
+        return (yield)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess.Popen, "__init__", refused)
+        patch.setattr(subprocess.Popen, "__init__", only_the_renderer)
         patch.setattr(subprocess.Popen, "__del__", lambda self: None)
-        yield
+        return (yield)
+
+
+def only_the_renderer(self: subprocess.Popen, args: Sequence[str], *more: Any, **how: Any) -> None:
+    if PROGRAM not in args:
+        raise AssertionError(WHY)
+    STARTS(self, args, *more, **how)

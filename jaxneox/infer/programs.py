@@ -25,7 +25,6 @@ from jaxneox.infer.sampling import (
 )
 from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
 from jaxneox.model.layout import Axes, on_devices
-from jaxneox.parallel.compiler_options import jit_on
 
 
 class RowStates(NamedTuple):
@@ -101,7 +100,7 @@ class Programs:
             scores = self._score(weights, x_nTD, tokens_nT) if scored else None
             return self._place(cache, fresh, slots), self._place(state, new, slots), chosen, scores
 
-        return jit_on(self.mesh, admit, donate_argnums=(1, 2), static_argnums=7)
+        return jax.jit(admit, donate_argnums=(1, 2), static_argnums=7)
 
     def _score(self, weights: Weights, x_nTD: jax.Array, tokens_nT: jax.Array) -> PromptScores:
         logits = functools.partial(self.decoder.logits, weights)
@@ -130,7 +129,7 @@ class Programs:
             after = RowStates(token_B, position_B, number_B, counts_BV, state.settings)
             return cache, after, chosen
 
-        return jit_on(self.mesh, step, donate_argnums=(1, 2), static_argnums=4)
+        return jax.jit(step, donate_argnums=(1, 2), static_argnums=4)
 
     @functools.cached_property
     def zero(self) -> Callable[[Cache, jax.Array], Cache]:

@@ -189,6 +189,12 @@ def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
             ) from error
         if "RESOURCE_EXHAUSTED" not in line:
             raise
+        if "vmem" in line.lower():
+            raise TooLarge(
+                f"does not compile for {topology.name}: a kernel that XLA made of this step needs "
+                f"more than the chip's vector memory ({line.split(': ', 1)[-1].rstrip('.:')}); "
+                "another mesh or a smaller micro-batch may do"
+            ) from error
         raise TooLarge(
             f"does not fit on {topology.name}: {line.split(': ', 1)[-1].rstrip('.')}; state, "
             f"gradients and what is kept take {known.known / 2**30:,.1f} GiB of a device. More "

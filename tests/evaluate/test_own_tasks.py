@@ -55,6 +55,7 @@ def figures(words: str, include: Sequence[Path] = ()) -> dict[str, Any]:
     return dict(harness.evaluate(adapter, loaded).results["results"])
 
 
+@pytest.mark.slow
 def test_by_its_file(folder: Path) -> None:
     """ " c" and " ef" are 2 and 3 tokens of one each."""
     found = figures(str(folder / "mine.yaml"))
@@ -62,12 +63,14 @@ def test_by_its_file(folder: Path) -> None:
     assert found["long_documents"]["perplexity,none"] == pytest.approx(np.exp(2.5))
 
 
+@pytest.mark.slow
 def test_by_name_and_as_a_group(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert figures("longer", [folder]).keys() == {"longer"}
     monkeypatch.chdir(folder)  # a group's members find their data here
     assert figures("both", [folder]).keys() >= {"long_documents", "longer"}
 
 
+@pytest.mark.slow
 def test_other_documents(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"ctx": "a", "target": " bcde"}\n')
     found = figures(f"longer={tmp_path}/x.jsonl", [folder])

@@ -121,6 +121,7 @@ def test_bad_options_are_refused_and_a_key_is_not_shown(monkeypatch) -> None:
     assert "`ps`" in text and "JAXNEOX_API_KEY" in text
 
 
+@pytest.mark.slow
 def test_the_page_asks_for_the_key(tmp_path: Path) -> None:
     async def visit(here: Place) -> None:
         async with page(f"http://127.0.0.1:{here.port}/", tmp_path / "profile") as tab:

@@ -7,11 +7,15 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
+
 from jaxneox.serve.models import ServedModels
 from jaxneox.serve.served import Served
 from tests.infer.models import speaker
 from tests.serve.browser import page
 from tests.serve.place import Place, place
+
+pytestmark = pytest.mark.slow  # the page runs in node
 
 ENTER = (
     "at('message').dispatchEvent(new KeyboardEvent('keydown', "

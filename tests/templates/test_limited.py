@@ -94,6 +94,7 @@ def test_a_conversation_that_is_not_json() -> None:
     assert len(template.render([WHOLE])[0]) == 3
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
     """A folder of a stranger's may hold a jinja2.py."""
     (tmp_path / "jinja2.py").write_text("open('was_run', 'w')")
