@@ -172,7 +172,14 @@ def compile_for(plan: TrainPlan, topology: Topology) -> Planned:
 
     Raises:
         TooLarge: it does not fit into the chip's memory.
+        UserError: moments wait in the memory of a GPU's host, of which JAX knows nothing.
     """
+    if topology.is_gpu and plan.cfg.parallel.offload_optimizer:
+        raise UserError(
+            "zero_optimization.offload_optimizer: JAX knows no host's memory beside a GPU that is "
+            "not there, and the plan would be wrong: plan without it, and take off what the row "
+            "optimizer says"
+        )
     mesh = make_mesh(plan.mesh_sizes, topology.devices)
     with topology.described():
         known = memory_of(plan, mesh)

@@ -19,7 +19,7 @@ from jaxneox.parallel.mesh import make_mesh
 from jaxneox.plan.gpu_memory import FRACTION, GpuMemory, attention_workspace, gpu_memory
 from jaxneox.plan.gpus import GPUS
 from jaxneox.plan.page import write_page
-from jaxneox.plan.planned import Planned
+from jaxneox.plan.planned import Planned, compile_for
 from jaxneox.plan.plugins import has_cuda_plugin, without_word_of_a_driver
 from jaxneox.plan.report import memory, sent
 from jaxneox.plan.search import Candidate, over_tp, ranked
@@ -186,6 +186,16 @@ def test_memory_that_no_program_has(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(FRACTION, wrong)
         with pytest.raises(UserError, match="expected a share of the memory"):
             gpu_memory(CALL, rows, GIB, (9, 0))
+
+
+def test_moments_in_a_hosts_memory_are_not_planned() -> None:
+    mesh = Mesh(dp=2, tp=2)
+    cfg = config(MODEL, mesh)
+    cfg = dataclasses.replace(
+        cfg, parallel=dataclasses.replace(cfg.parallel, offload_optimizer=True)
+    )
+    with pytest.raises(UserError, match="offload_optimizer: JAX knows no host's memory"):
+        compile_for(build_plan(cfg, mesh.sizes), Topology("h100", (4,)))
 
 
 def on_gpus(planned: Planned, total: int) -> Planned:

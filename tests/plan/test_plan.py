@@ -330,11 +330,18 @@ class Gpus(Topology):
         return contextlib.nullcontext()
 
 
-def test_a_program_that_no_compiler_can_fit_is_one_line(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ("Ran out of memory on HBM.", "does not fit on cpu:4: Ran out of memory on HBM; state"),
+        ("E1001: CompileTimeScopedVmemOom:", "does not compile for cpu:4: .*needs more than"),
+    ],
+)
+def test_a_program_that_no_compiler_can_fit_is_one_line(found, message, monkeypatch) -> None:
     def full(*_) -> None:
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM.\nA stack")
+        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {found}\nA stack")
 
     monkeypatch.setattr("jaxneox.plan.planned.compile_step", full)
-    with pytest.raises(TooLarge, match=r"cpu:4: Ran out of memory on HBM; state") as raised:
+    with pytest.raises(TooLarge, match=message) as raised:
         compiled(Mesh(dp=2, tp=2), "none")
     assert "\n" not in str(raised.value)

@@ -14,9 +14,8 @@ from jaxneox.infer.programs import Programs
 from jaxneox.infer.sampling import Sampling, sampling_arrays
 from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
-from jaxneox.model.decode import Decoder, Weights, cache_axes
+from jaxneox.model.decode import Decoder, Output, Weights, cache_axes
 from jaxneox.model.layout import Axes
-from jaxneox.model.loss import Unembedding
 from jaxneox.model.parameters import LAYERS, UNEMBEDDING
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.parallel.rules import rules_for
@@ -61,10 +60,11 @@ def compile_pool(
             spec = rules.weight(*decoder.model.axes[name])
             return of(array, PartitionSpec(*spec[1:]) if name.startswith(LAYERS) else spec)
 
+        vocabulary = rules.weight(*decoder.model.axes[UNEMBEDDING[0]])
         weights = Weights(
             {name: named(name, w) for name, w in weights.outer.items()},
             tuple({name: named(name, w) for name, w in one.items()} for one in weights.layers),
-            Unembedding(named(UNEMBEDDING[0], weights.unembedding[0]), None),
+            Output(of(weights.output.weight, PartitionSpec(*reversed(vocabulary))), None),
         )
         cache, state = jax.tree.map(laid, (cache, state))
         if kind == "token":
