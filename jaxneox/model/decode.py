@@ -24,7 +24,7 @@ from jaxneox.model.losses import NO_LOGITS
 from jaxneox.model.neox import Model
 from jaxneox.model.parameters import LAYERS, UNEMBEDDING, Params
 from jaxneox.model.positions import RelativeBias
-from jaxneox.model.unembedding import Unembedding, project
+from jaxneox.model.unembedding import UnembeddingRows, project
 from jaxneox.model.vocabulary import hide_added, padded
 
 
@@ -39,21 +39,6 @@ class Cache(NamedTuple):
     values: tuple[jax.Array, ...]
 
 
-class Output(NamedTuple):
-    """What turns hidden states into logits, with a row for each token, as embeddings have it.
-
-    A tied embedding is the same array. CPUs multiply few hidden states by it in half the time that
-    they take for columns.
-    """
-
-    weight: jax.Array  # [V, D] in the compute dtype
-    bias: jax.Array | None  # float32 [V]
-
-    @property
-    def unembedding(self) -> Unembedding:
-        return Unembedding(self.weight.T, self.bias)
-
-
 class Weights(NamedTuple):
     """A model's parameters with the layers apart.
 
@@ -62,7 +47,7 @@ class Weights(NamedTuple):
 
     outer: Params  # float32
     layers: tuple[Params, ...]  # in the compute dtype
-    output: Output
+    output: UnembeddingRows
 
 
 Mix = Callable[[int, Attention, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -146,7 +131,7 @@ class Decoder:
             outer = {n: w for n, w in outer.items() if n not in UNEMBEDDING}
             return Weights(({} if beside is None else beside.outer) | outer, layers, output)
 
-    def _output(self, outer: Params, beside: Weights | None) -> Output:
+    def _output(self, outer: Params, beside: Weights | None) -> UnembeddingRows:
         """Make the output of new parameters, and of another model's where there are none."""
         model = self.model
         weight_name, bias_name = UNEMBEDDING
@@ -160,7 +145,7 @@ class Decoder:
         if beside is None or bias_name in outer:
             bias_V = hide_added(outer.get(bias_name), model.cfg.vocab_size, model.layout)
         assert weight_VD is not None
-        return Output(weight_VD, bias_V)
+        return UnembeddingRows(weight_VD, bias_V)
 
     def empty(self, rows: int, length: int, mesh: Mesh) -> Cache:
         """Make a cache of zeros for `rows` rows of `length` positions."""

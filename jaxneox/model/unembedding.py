@@ -24,6 +24,21 @@ class Unembedding(NamedTuple):
     bias: jax.Array | None  # float32 [V]; few models have one
 
 
+class UnembeddingRows(NamedTuple):
+    """The last matrix with a row for each token, as embeddings have it.
+
+    A tied embedding is the same array. CPUs multiply few hidden states by rows in half the time
+    that they take for columns.
+    """
+
+    weight: jax.Array  # [V, D] in the compute dtype
+    bias: jax.Array | None  # float32 [V]
+
+    @property
+    def unembedding(self) -> Unembedding:
+        return Unembedding(self.weight.T, self.bias)
+
+
 def project(x: jax.Array, unembedding: Unembedding, dtype: jnp.dtype) -> jax.Array:
     """Compute logits [..., V] from [..., D]; a bias is added in their dtype.
 

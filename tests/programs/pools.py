@@ -14,9 +14,10 @@ from jaxneox.infer.programs import Programs
 from jaxneox.infer.sampling import Sampling, sampling_arrays
 from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
-from jaxneox.model.decode import Decoder, Output, Weights, cache_axes
+from jaxneox.model.decode import Decoder, Weights, cache_axes
 from jaxneox.model.layout import Axes
 from jaxneox.model.parameters import LAYERS, UNEMBEDDING
+from jaxneox.model.unembedding import UnembeddingRows
 from jaxneox.parallel.mesh import Sizes, make_mesh
 from jaxneox.parallel.rules import rules_for
 from jaxneox.plan.topology import Topology
@@ -64,7 +65,7 @@ def compile_pool(
         weights = Weights(
             {name: named(name, w) for name, w in weights.outer.items()},
             tuple({name: named(name, w) for name, w in one.items()} for one in weights.layers),
-            Output(of(weights.output.weight, PartitionSpec(*reversed(vocabulary))), None),
+            UnembeddingRows(of(weights.output.weight, PartitionSpec(*reversed(vocabulary))), None),
         )
         cache, state = jax.tree.map(laid, (cache, state))
         if kind == "token":
