@@ -52,14 +52,16 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     settings = Settings(apply_set(load_yaml(args.configs), args.set))
-    if args.compare:
-        return compare(args)
     if args.network is not None and not 0 < args.network < math.inf:
         raise UserError(f"--network {args.network}: expected GB/s above 0, such as 50")
+    if args.compare:
+        return compare(args)
     topology = parse_topology(args.topology, args.network)
     if args.search is not None and (args.search < 1 or topology.chip is None):
         raise UserError("--search N needs N of 1 or more and a topology whose rates are known")
     check_output(args.html)
+    if args.search and args.mesh:
+        tell("note: --search chooses the mesh; of --mesh it keeps the sequences of a step alone")
     prepare(topology)
     # jax starts below, with what the topology needs of it
     from jaxneox.parallel.compilation import use_compilation_cache
@@ -95,8 +97,12 @@ def compare(args: argparse.Namespace) -> int:
         raise UserError("--compare: expected two topologies or more, as in v5p:4x4x4 h100:8x8")
     if args.html:
         raise UserError("--html draws one plan: give it with --topology")
-    for name in args.compare:
-        parse_topology(name)
+    topologies = [parse_topology(name) for name in args.compare]
+    if args.network is not None and not any(one.is_gpu for one in topologies):
+        raise UserError(
+            f"--network: none of {', '.join(args.compare)} has a network between hosts of GPUs; "
+            "leave it out, or expected a topology such as h100:8x8"
+        )
     words = [*args.configs, *(["--mesh", args.mesh] if args.mesh else [])]
     words += ["--set", *args.set] if args.set else []
     words += [] if args.search is None else ["--search", str(args.search)]

@@ -66,7 +66,8 @@ def beside(planned: Planned) -> list[str]:
         f"  of a GPU's {chip.memory / GIB:,.1f} GiB JAX takes {gpu.taken / GIB:,.1f} beforehand "
         f"({FRACTION}, 0.75 unless it is set)",
         f"  of the other {rest / GIB:,.1f} NCCL takes at most {gpu.nccl / GIB:,.2f} for "
-        f"{gpu.communicators} groups of devices by its defaults, and CUDA what its context needs",
+        f"{gpu.communicators} group{'s' * (gpu.communicators != 1)} of devices by its defaults, "
+        "and CUDA what its context needs",
     ]
     if gpu.nccl > rest:
         lines.append(f"  these may not be enough: set {FRACTION} lower")

@@ -21,7 +21,7 @@ Figures = dict[str, Any]
 def planned_apart(
     arguments: Sequence[str], topologies: Sequence[str], network: float | None
 ) -> list[Figures]:
-    """Plan for each topology, one after the other.
+    """Plan for each topology, one after the other; what several of them note is printed once.
 
     Args:
         arguments: of `jaxneox plan`, without the topology.
@@ -35,6 +35,7 @@ def planned_apart(
         UserError: one of them cannot be planned for; its own line says why.
     """
     found = []
+    noted: set[str] = set()
     for name in topologies:
         words = [sys.executable, "-m", "jaxneox.plan", *arguments, "--topology", name, "--json"]
         if network is not None and parse_topology(name).is_gpu:
@@ -44,6 +45,10 @@ def planned_apart(
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"its process ended ({done.returncode})"]
             raise UserError(f"{name}: {lines[-1].removeprefix('error: ')}")
+        notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+        for note in (line for line in notes if line not in noted):
+            tell(note)
+        noted.update(notes)
         found.append(json.loads(done.stdout))
     return found
 

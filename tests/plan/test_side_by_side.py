@@ -38,7 +38,9 @@ def test_a_column_for_each_topology(planned: Planned) -> None:
     assert by_name["sent, NVLink"][-1].endswith("MiB")
 
 
-def test_each_is_planned_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_is_planned_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The network is told to hosts of GPUs alone; of what goes wrong the last line counts."""
     called = []
 
@@ -55,6 +57,7 @@ def test_each_is_planned_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch
         ["my.yml", "--topology", "h100:2x8", "--json", "--network", "25.0"],
         ["my.yml", "--topology", "cpu:4", "--json"],
     ]
+    assert capsys.readouterr().err.splitlines()[1:] == ["note: x", "planning for cpu:4 …"]
     with pytest.raises(UserError, match=r"^v5e:2x2: no such slice$"):
         planned_apart(["my.yml"], ["cpu:4", "v5e:2x2"], None)
 
@@ -66,6 +69,8 @@ def test_each_is_planned_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch
         (["--compare", "cpu:2", "cpu:4", "--html", "x.html"], "--html draws one plan"),
         (["--compare", "cpu:2", "v9:1"], "is not known"),
         (["--topology", "h100:2x8", "--network", "0"], "expected GB/s above 0"),
+        (["--compare", "h100:8", "cpu:2", "--network", "0"], "expected GB/s above 0"),
+        (["--compare", "cpu:2", "v5e:2x2", "--network", "25"], "none of cpu:2, v5e:2x2 has"),
     ],
 )
 def test_what_cannot_be_compared(words: list[str], says: str) -> None:
