@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from jaxneox.console.say import tell
 from jaxneox.errors import UserError
+from jaxneox.plan.gpu_memory import memory_fraction
 from jaxneox.plan.topology import Topology
 
 ACCELERATORS = {"v5e": "v5litepod-{}", "v5p": "v5p-{}", "v6e": "v6e-{}"}
@@ -29,7 +30,8 @@ def prepare(topology: Topology) -> None:
     """Prepare the environment before jax starts.
 
     Raises:
-        UserError: the compiler of the topology is not installed.
+        UserError: the compiler of the topology is not installed, or what JAX is told to take of a
+            GPU's memory is no share of it.
     """
     if topology.kind == "cpu":
         _prepare_virtual(topology.count)
@@ -81,6 +83,7 @@ def _prepare_cuda() -> None:
             "'jaxneox[plan-gpu]', best into an environment of its own (it brings none of NVIDIA's "
             "libraries, and no GPU need be there), or plan for --topology cpu:8"
         )
+    memory_fraction()  # of which the plugin says nothing useful if it is wrong
     with without_word_of_a_driver():
         importlib.import_module("jax")  # which loads the plugin's libraries
 

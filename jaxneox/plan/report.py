@@ -35,10 +35,10 @@ def head(planned: Planned) -> str:
     plan, cfg = planned.plan, planned.plan.cfg
     parts = [show(plan.sizes), f"ZeRO {cfg.parallel.zero_stage}", f"remat {cfg.remat.policy}"]
     parts += ["sequence parallel"] * cfg.parallel.sequence_parallel
-    batch = cfg.batch
+    batch, count = cfg.batch, planned.topology.count
     return (
         f"{plan.parameters:,} parameters on {planned.topology.name} "
-        f"({planned.topology.count} devices): {', '.join(parts)}\n"
+        f"({count} device{'s' * (count > 1)}): {', '.join(parts)}\n"
         f"a step of {batch.global_size} x {cfg.model.seq_length} tokens in {batch.accumulation} "
         f"micro-batch{'es' * (batch.accumulation > 1)} of {batch.micro} a device, computed in "
         f"{cfg.precision.compute}; compiled in {planned.compiled.seconds:.0f} s"
@@ -62,12 +62,16 @@ def beside(planned: Planned) -> list[str]:
     if gpu is None or chip is None:
         return []
     rest = chip.memory - gpu.taken
+    number = gpu.communicators
+    nccl = (
+        f"NCCL takes at most {gpu.nccl / GIB:,.2f} for {number} group{'s' * (number > 1)} of "
+        "devices by its defaults, and "
+    )
+    others = f"{nccl * (number > 0)}CUDA{' takes' * (number == 0)} what its context needs"
     lines = [
         f"  of a GPU's {chip.memory / GIB:,.1f} GiB JAX takes {gpu.taken / GIB:,.1f} beforehand "
         f"({FRACTION}, 0.75 unless it is set)",
-        f"  of the other {rest / GIB:,.1f} NCCL takes at most {gpu.nccl / GIB:,.2f} for "
-        f"{gpu.communicators} group{'s' * (gpu.communicators != 1)} of devices by its defaults, "
-        "and CUDA what its context needs",
+        f"  of the other {rest / GIB:,.1f} {others}",
     ]
     if gpu.nccl > rest:
         lines.append(f"  these may not be enough: set {FRACTION} lower")

@@ -16,12 +16,13 @@ from jaxneox.errors import UserError
 from jaxneox.hlo.sent import Row
 from jaxneox.model.kernels.absent_gpu import capability, described
 from jaxneox.parallel.mesh import make_mesh
+from jaxneox.plan import plugins
 from jaxneox.plan.gpu_memory import FRACTION, GpuMemory, attention_workspace, gpu_memory
 from jaxneox.plan.gpus import GPUS
 from jaxneox.plan.page import write_page
 from jaxneox.plan.planned import Planned, compile_for
 from jaxneox.plan.plugins import has_cuda_plugin, without_word_of_a_driver
-from jaxneox.plan.report import memory, sent
+from jaxneox.plan.report import head, memory, sent
 from jaxneox.plan.search import Candidate, over_tp, ranked
 from jaxneox.plan.switched import SwitchedLinks
 from jaxneox.plan.times import links_of
@@ -216,6 +217,22 @@ def test_what_is_said_of_a_gpus_memory(planned: Planned, monkeypatch: pytest.Mon
     assert "60.00 GiB of 59.3: DOES NOT FIT" in larger
     assert f"it fits with {FRACTION}=0.76" in larger
     assert "it fits with" not in memory(on_gpus(planned, 79 * GIB))
+
+
+def test_one_gpu_has_no_groups(planned: Planned) -> None:
+    one = on_gpus(planned, GIB)
+    one.__dict__.update(gpu=GpuMemory(60 * GIB, GIB, 0, 0), topology=Topology("h100", (1,)))
+    assert "CUDA takes what its context needs" in memory(one) and "NCCL" not in memory(one)
+    assert "(1 device):" in head(one)
+
+
+def test_a_wrong_share_of_memory_is_said_before_jax_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JAX_PLATFORMS", "TF_CPP_MIN_LOG_LEVEL", "TPU_SKIP_MDS_QUERY"):
+        monkeypatch.setenv(name, os.environ.get(name, "cpu"))
+    monkeypatch.setenv(FRACTION, "80%")
+    monkeypatch.setattr(plugins, "has_cuda_plugin", lambda: True)
+    with pytest.raises(UserError, match=r"=80%: expected a share of the memory"):
+        plugins.prepare(Topology("h100", (8,)))
 
 
 def test_the_table_names_the_level(planned: Planned) -> None:
