@@ -27,8 +27,8 @@ class Unembedding(NamedTuple):
 class UnembeddingRows(NamedTuple):
     """The last matrix with a row for each token, as embeddings have it.
 
-    A tied embedding is the same array. CPUs multiply few hidden states by rows in half the time
-    that they take for columns.
+    A tied embedding is the same array. A CPU multiplies a few hidden states by rows up to twice as
+    fast as by columns.
     """
 
     weight: jax.Array  # [V, D] in the compute dtype

@@ -1,7 +1,7 @@
 """XLA's options for each kind of device, for training, scoring and plans alike.
 
-docs/performance.md says what each of them gave. Generation has none: its weights are where they are
-used, and a v5p would take 26 MiB more for the only gather of a small model, that of the logits.
+docs/performance.md says what each of them gave. Generation has none: its weights lie where they are
+used. A v5p would need 26 MiB more for the one gather that a small model then has, of its logits.
 """
 
 import os

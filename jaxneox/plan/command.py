@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--search N needs N of 1 or more and a topology whose rates are known")
     check_output(args.html)
     if args.search and args.mesh:
-        tell("note: --search chooses the mesh; of --mesh it keeps the sequences of a step alone")
+        tell("note: --search chooses the mesh itself; --mesh counts for the batch size alone")
     prepare(topology)
     # jax starts below, with what the topology needs of it
     from jaxneox.parallel.compilation import use_compilation_cache
