@@ -24,7 +24,7 @@ pytest.importorskip("torch", reason="NeoX's files are written with torch")
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-NOT_HERE = {"v5p": "libtpu"}
+NOT_HERE = {"v5p": "libtpu", "h100": "jax_plugins"}
 ELSEWHERE = ("pip install", "make ")
 SHELL = ("for ",)
 """How lines begin that are the shell's own."""
@@ -70,6 +70,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_shell(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(commands()) > 20
     for line in commands():
@@ -93,6 +94,7 @@ def test_shell(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert ended.value.code == 0, f"{line}: {capsys.readouterr().err}"
 
 
+@pytest.mark.slow
 def test_python(clone: Path) -> None:
     """After the shell's examples, whose run it opens."""
     (block,) = blocks("python")
