@@ -246,6 +246,7 @@ class Decoder:
         cfg, context = self.model.cfg, Context(TokenPositions(positions), self.model.layout)
         for number, (kind, layer) in enumerate(zip(cfg.kinds, weights.layers, strict=True)):
             block = self.model.declaration.layer(kind, layer)
+            assert isinstance(block.attention, Attention)
             block.attention = CachedAttention(number, block.attention, lengths_B, mix)
             x_BTD, _ = block(x_BTD, context)
         return x_BTD

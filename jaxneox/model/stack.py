@@ -4,7 +4,7 @@ A parameter of one kind of layer alone is as long as there are layers of that ki
 kinds have, such as the first norm, is stacked over the layers of all of them, in their order.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxneox.config.layer_schema import LayerKind
 
-Path = tuple[str | int, ...]
+Path = tuple[Hashable, ...]
 Make = Callable[[LayerKind, jax.Array], nnx.Module]
 """(kind, random key) -> a layer."""
 
