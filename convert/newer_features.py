@@ -14,6 +14,7 @@ def newer_features(model: ModelConfig) -> dict[str, bool]:
         f"{model.hidden_size} (head_dim)": a.num_heads * a.head_dim != model.hidden_size,
         "each head's queries and keys are normalised, with one scale for all heads "
         "(qk_norm_per_head)": a.qk_norm_per_head,
+        "queries and keys are normalised over all heads together (qk_norm_joint)": a.qk_norm_joint,
         "LoRA's matrices stand beside its own (lora): `jaxneox convert merge-adapter` makes one "
         "model of both": model.lora is not None,
         f"its rotary embedding is scaled (rope_scaling of type {scaling.type})": (

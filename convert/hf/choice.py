@@ -50,6 +50,8 @@ REASONS = {
     "attention.kv_heads": "it has {ours} key-value heads, there {theirs} (one per head)",
     "attention.qk_norm_per_head": "its attention has {ours:norms|no norms} of each head's queries "
     "and keys (qk_norm_per_head)",
+    "attention.qk_norm_joint": "its attention has {ours:norms|no norms} of all heads' queries and "
+    "keys together (qk_norm_joint)",
     "attention.output_bias": "its attention's output has {ours:a bias|no bias} beside those of "
     "queries, keys and values (attention_output_bias)",
     "attention.head_dim": "its heads are {ours} wide, there {theirs} (hidden_size / heads)",

@@ -34,7 +34,8 @@ def _residual(model: ModelConfig) -> str:
 def _norm(model: ModelConfig) -> str:
     joint = model.norm.kind == "layernorm" and not model.norm.bias
     name = model.norm.kind + (" without bias" if joint else "")
-    queries = model.attention.qk_norm or model.attention.qk_norm_per_head
+    a = model.attention
+    queries = a.qk_norm or a.qk_norm_per_head or a.qk_norm_joint
     return name + (", of queries and keys too" if queries else "")
 
 

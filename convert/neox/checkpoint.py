@@ -129,5 +129,5 @@ def with_exact_slopes(source: NeoxCheckpoint) -> Ranks:
 
 def choices_by(conversion: Mapping[str, object]) -> MergeChoices:
     """Return the merge that a converted checkpoint records; by default the exact one."""
-    named = {k: v for k, v in conversion.items() if k in ("norms", "biases", "dtype")}
+    named = {k: v for k, v in conversion.items() if k in ("norms", "biases", "dtype", "drift")}
     return MergeChoices(**named)  # type: ignore[arg-type]

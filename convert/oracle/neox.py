@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike
 
+from convert.oracle.experts import Choice, choose, expert
 from convert.oracle.maths import (
     ACTIVATIONS,
     Affine,
@@ -77,8 +78,46 @@ class NeoxForward:
 
     def layer(self, index: int, streams_RBTD: Array) -> Array:
         shards = self._shards(2 + index)
+        if self.model.kinds[index] == "experts":
+            return self._with_experts(shards, streams_RBTD)
         residual = self._parallel if self.model.parallel_residual else self._sequential
         return residual(shards, streams_RBTD)
+
+    def _with_experts(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
+        """Apply a layer with a mixture of experts, to which each rank contributes some.
+
+        An expert reads what its own rank's norm makes of its own stream. With a parallel residual
+        the attention is computed and dropped, and the complete sum of the experts is added up over
+        the ranks once more (transformer.py:1113 and 1116).
+        """
+        middle_RBTD, times = streams_RBTD, len(shards)
+        if not self.model.parallel_residual:
+            middle_RBTD, times = self._attended(shards, streams_RBTD), 1
+        into_RBTD = np.stack(
+            [
+                shard.normalized("post_attention_layernorm", x_BTD)
+                for shard, x_BTD in zip(shards, middle_RBTD, strict=True)
+            ]
+        )
+        outputs_EBTD = [
+            output
+            for shard, x_BTD in zip(shards, into_RBTD, strict=True)
+            for output in shard.experts(x_BTD)
+        ]
+        choices = self._choices(shards, into_RBTD)
+        mixed_RBTD = [
+            sum(c.weight_of(e)[..., None] * y for e, y in enumerate(outputs_EBTD)) for c in choices
+        ]
+        return middle_RBTD + times * np.stack(mixed_RBTD)
+
+    def _choices(self, shards: "list[Shard]", into_RBTD: Array) -> list[Choice]:
+        """Choose experts on each rank; a sinkhorn router does so on the first, for all."""
+        cfg = self.model.experts
+        assert cfg is not None
+        routers = [shard["mlp.router.layer.weight"] for shard in shards]
+        if cfg.router == "sinkhorn":
+            return [choose(into_RBTD[0], routers[0], cfg)] * len(shards)
+        return [choose(x, w, cfg) for x, w in zip(into_RBTD, routers, strict=True)]
 
     def logits(self, streams_RBTD: Array) -> Array:
         """Compute each rank's part of the vocabulary from its own stream and its own final norm."""
@@ -125,19 +164,23 @@ class NeoxForward:
 
     def _sequential(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
         """Make two all-reduces, and after each let every rank add its own copy of the bias."""
-        attended_BTD = sum(
-            shard.attention(shard.normalized("input_layernorm", x_BTD))
-            for shard, x_BTD in zip(shards, streams_RBTD, strict=True)
-        )
-        middle_RBTD = np.stack(
-            [x + attended_BTD + s.attention_bias for s, x in zip(shards, streams_RBTD, strict=True)]
-        )
+        middle_RBTD = self._attended(shards, streams_RBTD)
         fed_BTD = sum(
             shard.mlp(shard.normalized("post_attention_layernorm", x_BTD))
             for shard, x_BTD in zip(shards, middle_RBTD, strict=True)
         )
         return np.stack(
             [x + fed_BTD + s.mlp_bias for s, x in zip(shards, middle_RBTD, strict=True)]
+        )
+
+    def _attended(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
+        """Add the attention's sum over the ranks to each stream, and then each rank's own bias."""
+        attended_BTD = sum(
+            shard.attention(shard.normalized("input_layernorm", x_BTD))
+            for shard, x_BTD in zip(shards, streams_RBTD, strict=True)
+        )
+        return np.stack(
+            [x + attended_BTD + s.attention_bias for s, x in zip(shards, streams_RBTD, strict=True)]
         )
 
     def _shards(self, module: int) -> "list[Shard]":
@@ -224,6 +267,14 @@ class Shard:
             up_BTF, gate_BTF = np.split(inner, 2, axis=-1)
             return linear(activation(gate_BTF) * up_BTF, self["mlp.linear2.weight"])
         return linear(activation(inner), self["mlp.linear2.weight"])
+
+    def experts(self, x_BTD: Array) -> list[Array]:
+        """Compute each of this rank's experts of all tokens; both matrices are [width, hidden]."""
+        cfg = self.model.experts
+        assert cfg is not None
+        count = cfg.count // self.mp
+        w1, w2 = (np.split(self[f"mlp.experts.mlp.{name}"], count) for name in ("w1", "w2"))
+        return [expert(x_BTD, up, down.T, cfg) for up, down in zip(w1, w2, strict=True)]
 
     @property
     def mlp_bias(self) -> Array | float:

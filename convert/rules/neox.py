@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from convert.rules.rule import Role, Rule, rule
+from jaxneox.config.layer_schema import LayerKind
 from jaxneox.config.schema import ModelConfig
 
 EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no parameters
@@ -43,8 +44,9 @@ def modules(model: ModelConfig, llama_mlp: bool = False) -> Mapping[int, tuple[R
         llama_mlp: whether the MLP is that of NeoX's `mlp_type: llama`.
     """
     L = model.num_layers
-    blocks = block(model, llama_mlp)
-    table = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
+    blocks = {kind: block(model, kind, llama_mlp) for kind in dict.fromkeys(model.pattern)}
+    table = {EMBEDDING: embedding(model)}
+    table |= {FIRST_BLOCK + i: blocks[kind] for i, kind in enumerate(model.kinds)}
     table[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
     table[unembedding_index(L)] = unembedding(model)
     return {index: rules for index, rules in table.items() if rules}
@@ -78,12 +80,17 @@ def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def block(model: ModelConfig, llama_mlp: bool = False) -> tuple[Rule, ...]:
+def block(model: ModelConfig, kind: LayerKind, llama_mlp: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of one layer of a kind."""
+    if kind == "experts":
+        feed_forward = experts(model)
+    else:
+        feed_forward = separate_mlp(model) if llama_mlp else mlp(model)
     rules = [
         *norm("input_layernorm", "layers.norm1", model),
         *attention(model),
         *norm("post_attention_layernorm", "layers.norm2", model),
-        *(separate_mlp(model) if llama_mlp else mlp(model)),
+        *feed_forward,
     ]
     if model.shared_norm:
         rules = [r for r in rules if not r.theirs.startswith("post_attention_layernorm")]
@@ -165,6 +172,20 @@ def mlp(model: ModelConfig) -> list[Rule]:
             rule("mlp.linear2.bias", Role.BIAS, ("layers.mlp.down_bias", "D -> D")),
         ]
     return rules
+
+
+def experts(model: ModelConfig) -> list[Rule]:
+    """Return the rules of a mixture; each rank has some of the experts, one after the other.
+
+    Both of an expert's matrices are stored [width, hidden] (megatron/model/moe_mlp.py).
+    """
+    ours, feeds = "layers.experts", norm_of_mlp(model)
+    into, out = (f"{ours}.up", "(E X) D -> E D X"), (f"{ours}.down", "(E X) D -> E X D")
+    return [
+        rule("mlp.router.layer.weight", Role.ROUTER, (f"{ours}.router.weight", "U D -> D U")),
+        rule("mlp.experts.mlp.w1", Role.SPLIT, into, norm=feeds),
+        rule("mlp.experts.mlp.w2", Role.SPLIT, out),
+    ]
 
 
 def separate_mlp(model: ModelConfig) -> list[Rule]:

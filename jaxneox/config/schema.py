@@ -16,6 +16,7 @@ from jaxneox.config.data_schema import (
 )
 from jaxneox.config.layer_schema import (
     AttentionConfig,
+    ExpertsConfig,
     LayerKind,
     LoraConfig,
     MlpConfig,
@@ -115,6 +116,7 @@ class ModelConfig:
     hidden_dropout: float = 0.0
     lora: LoraConfig | None = None
     head: Head = "tokens"
+    experts: ExpertsConfig | None = None
     pattern: tuple[LayerKind, ...] = ("dense",)  # of the layers' kinds, repeated to the last layer
 
     @property
@@ -133,9 +135,11 @@ class ModelConfig:
                 "a reward model has no unembedding: expected neither a tied embedding nor a bias "
                 "of the logits; set no_weight_tying to true, and leave logit_bias out"
             )
-        if self.attention.qk_norm_per_head and self.norm.kind != "rmsnorm":
+        of_queries = self.attention.qk_norm_per_head or self.attention.qk_norm_joint
+        if of_queries and self.norm.kind != "rmsnorm":
+            name = "qk_norm_joint" if self.attention.qk_norm_joint else "qk_norm_per_head"
             raise UserError(
-                f"qk_norm_per_head needs norm: rmsnorm, found {self.norm.kind}: use rmsnorm, or "
+                f"{name} needs norm: rmsnorm, found {self.norm.kind}: use rmsnorm, or "
                 "use_qk_layernorm, which is NeoX's norm of queries and keys"
             )
         if self.attention_dropped and not self.parallel_residual:

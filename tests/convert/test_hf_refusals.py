@@ -119,7 +119,7 @@ FUNCTION = {
     *("num_layers", "hidden_size", "vocab_size", "parallel_residual", "shared_norm"),
     *("tied_embedding", "logit_bias", "attention_dropped", "head"),
     *(f"attention.{x}" for x in ("num_heads", "kv_heads", "head_dim", "bias", "qk_norm", "window")),
-    *("attention.output_bias", "attention.qk_norm_per_head"),
+    *("attention.output_bias", "attention.qk_norm_per_head", "attention.qk_norm_joint"),
     *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
     *(f"norm.{x}" for x in ("kind", "epsilon", "bias")),
     *("positions.kind", "lora"),

@@ -1,4 +1,4 @@
-"""Which layers have a parameter: as the rules of conversion know it, and as the model declares it."""
+"""Which layers have a parameter: as conversions know it, and as the model declares it."""
 
 from dataclasses import replace
 

@@ -134,6 +134,10 @@ VARIANTS: dict[str, tuple[Mesh, dict[str, Any]]] = {
             "parallel_residual": False,
         },
     ),
+    "norms of all heads together, split over devices, around a ring": (
+        Mesh(pp=2, cp=2, tp=2, attention="ring"),
+        {"attention": {"qk_norm_joint": True}, "norm": {"kind": "rmsnorm"}},
+    ),
     "longer texts, and heads that are wider than the stream, gathered": (
         Mesh(dp=2, cp=2, tp=2, zero=3, sequence=True),
         {

@@ -176,6 +176,11 @@ def attention(weights: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor
     if cfg.attention.qk_norm_per_head:
         q_BTNH = normalize(q_BTNH, within(weights, "q_norm"), cfg.norm)
         k_BSNH = normalize(k_BSNH, within(weights, "k_norm"), cfg.norm)
+    if cfg.attention.qk_norm_joint:
+        q_BTNH = normalize_joint(q_BTNH, weights["q_norm.scale"], cfg.norm.epsilon)
+        k_BSKH = k_BSNH[:, :, :: cfg.attention.group]  # before they are repeated
+        k_BSKH = normalize_joint(k_BSKH, weights["k_norm.scale"], cfg.norm.epsilon)
+        k_BSNH = k_BSKH.repeat_interleave(cfg.attention.group, dim=2)
     if cfg.positions.kind == "rotary":
         q_BTNH, k_BSNH = rotate(q_BTNH, cfg.positions), rotate(k_BSNH, cfg.positions)
     scores_BNTS = torch.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) / math.sqrt(q_BTNH.shape[-1])
@@ -184,6 +189,12 @@ def attention(weights: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor
     out_NHD = weights["out"].flatten(0, 1)
     y_BTD = torch.einsum("BTNH,NHD->BTD", mixed_BTNH, out_NHD)
     return y_BTD + weights["out_bias"] if cfg.attention.biased_output else y_BTD
+
+
+def normalize_joint(x_BTNH: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over all heads of a token together."""
+    square = x_BTNH.square().mean(dim=(-2, -1), keepdim=True)
+    return x_BTNH / torch.sqrt(square + epsilon) * scale.reshape(x_BTNH.shape[2:])
 
 
 def queries_keys_values(

@@ -63,6 +63,9 @@ def _layer_shapes(cfg: ModelConfig) -> dict[str, Shape]:
     if att.qk_norm_per_head:
         shapes |= _norm_shapes("attention.q_norm", cfg.norm, (H,))
         shapes |= _norm_shapes("attention.k_norm", cfg.norm, (H,))
+    if att.qk_norm_joint:
+        shapes |= _norm_shapes("attention.q_norm", cfg.norm, (K, G, H))
+        shapes |= _norm_shapes("attention.k_norm", cfg.norm, (K, H))
     shapes |= {"mlp.up": (D, F), "mlp.down": (F, D)}
     if mlp.gated:
         shapes["mlp.gate"] = (D, F)

@@ -128,6 +128,12 @@ OURS: Section = {
         "norms of queries and of keys over a head's dimensions, each with one scale for all "
         "heads, as in Qwen3",
     ),
+    "qk_norm_joint": used(
+        bool,
+        False,
+        "model.attention.qk_norm_joint",
+        "norms of a token's queries, and of its keys, over all heads together, as in OLMoE",
+    ),
     **ROPE_SCALING,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
