@@ -14,6 +14,7 @@ from jaxneox.config.data_schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from jaxneox.config.layer_schema import Activation, ExpertsConfig
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig, RematConfig
 from jaxneox.errors import UserError
@@ -21,7 +22,6 @@ from jaxneox.errors import UserError
 NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
 PositionKind = Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"]
 RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
 InitMethod = Literal[
     "normal",
     "scaled_normal",
@@ -182,6 +182,7 @@ class ModelConfig:
     hidden_dropout: float = 0.0
     lora: LoraConfig | None = None
     head: Head = "tokens"
+    experts: ExpertsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.head == "reward" and (self.tied_embedding or self.logit_bias):
