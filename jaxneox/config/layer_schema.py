@@ -1,19 +1,15 @@
 """The kinds of layers that a model is made of, and the settings of their parts."""
 
 from dataclasses import dataclass
-from dataclasses import dataclass
 from typing import Literal
 
-from jaxneox.errors import UserError
-
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
-RouterKind = Literal["sinkhorn", "topk"]
 from jaxneox.errors import UserError
 
 NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
 Kernel = Literal["einsum", "blocked", "cudnn", "splash"]
 LoraTarget = Literal["qkv", "out", "up", "gate", "down"]
+RouterKind = Literal["sinkhorn", "topk"]
 
 LayerKind = Literal["dense", "experts", "mamba"]
 """Attention and an MLP; attention and a mixture of experts; a selective state space alone."""
