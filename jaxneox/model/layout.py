@@ -155,3 +155,37 @@ def each_device(
         return results, (True,) * len(outs)
 
     return run
+
+
+def sums_on_devices(
+    local: Callable[..., tuple[jax.Array, ...]],
+    arrays: tuple[jax.Array, ...],
+    outs: tuple[PartitionSpec, ...],
+) -> list[jax.Array]:
+    """Run `local` on each device's parts; the results are partial sums as `outs` says.
+
+    A partial sum leaves the devices as what it is: an array with one part for each of them, which
+    is then added up under the type of a sum that is not yet made.
+
+    Args:
+        local: takes the parts of one device, and returns a tuple of such parts.
+        arrays: its arguments, each taken as it is split.
+        outs: the sharding of each result, `unreduced` where it is a partial sum.
+    """
+
+    def parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(x[None] for x in local(*arrays))
+
+    def stacked(out: PartitionSpec) -> PartitionSpec:
+        return PartitionSpec(tuple(sorted(out.unreduced)) or None, *out.partitions)
+
+    run = each_device(parts, tuple(map(split_of, arrays)), tuple(map(stacked, outs)))
+    found = run(*(jax.reshard(x, split_of(x)) for x in arrays))
+    return [
+        jax.lax.reduce_sum(x, (0,), out_sharding=out) for x, out in zip(found, outs, strict=True)
+    ]
+
+
+def split_of(x: jax.Array) -> PartitionSpec:
+    """Return how an array is split, without whether it is a sum or its gradient will be one."""
+    return PartitionSpec(*jax.typeof(x).sharding.spec.partitions)
