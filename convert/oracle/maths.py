@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import erf, expit
 
-from jaxneox.config.schema import Activation, ModelConfig, NormConfig, PositionConfig
+from jaxneox.config.layer_schema import Activation
+from jaxneox.config.schema import ModelConfig, NormConfig, PositionConfig
 
 Array = NDArray[np.float64]
 

@@ -32,7 +32,8 @@ From keys to parts of a run, where no single key sets a field:
 The result, and what is shown of it:
 
 - `schema`: the frozen parts; `data_schema` has those on which the batches depend, `running_schema`
-  those of checkpoints, logs and generated text, `objective_schema` what is trained for.
+  those of checkpoints, logs and generated text, `objective_schema` what is trained for,
+  `layer_schema` the kinds of layers.
 - `describe`: a configuration in plain lines, and the keys that are saved with a run.
 - `docs`: makes docs/configuration.md.
 """

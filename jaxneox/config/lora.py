@@ -3,7 +3,8 @@
 from typing import get_args
 
 from jaxneox.config.check import CheckedKeys
-from jaxneox.config.schema import LoraConfig, LoraTarget
+from jaxneox.config.layer_schema import LoraTarget
+from jaxneox.config.schema import LoraConfig
 from jaxneox.errors import UserError
 
 TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)

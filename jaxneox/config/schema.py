@@ -14,14 +14,19 @@ from jaxneox.config.data_schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from jaxneox.config.layer_schema import (
+    AttentionConfig,
+    LayerKind,
+    LoraConfig,
+    MlpConfig,
+    NormConfig,
+)
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig, RematConfig
 from jaxneox.errors import UserError
 
-NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
 PositionKind = Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"]
 RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
 InitMethod = Literal[
     "normal",
     "scaled_normal",
@@ -33,20 +38,9 @@ InitMethod = Literal[
     "small_init",
     "single_residual_scaled_normal",
 ]
-Kernel = Literal["einsum", "blocked", "cudnn", "splash"]
 OptimizerKind = Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"]
 Head = Literal["tokens", "reward"]
-LoraTarget = Literal["qkv", "out", "up", "gate", "down"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True)
-class NormConfig:
-    """The kind of all norms of the model, with their epsilon and bias."""
-
-    kind: NormKind = "layernorm"
-    epsilon: float = 1e-5
-    bias: bool = True  # layernorm only; the other kinds have none
 
 
 @dataclass(frozen=True)
@@ -88,73 +82,12 @@ class PositionConfig:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """There are kv_heads * group query heads, and query head n reads key-value head n // group."""
-
-    num_heads: int
-    kv_heads: int
-    head_dim: int
-    bias: bool = True
-    output_bias: bool = True  # where there is a bias: of the output as well
-    qk_norm: bool = False  # NeoX's: every query head has a key and scales of its own
-    qk_norm_per_head: bool = False  # over a head's dimensions, one scale for all heads
-    window: int | None = None  # a query sees itself and `window` positions before it
-    dropout: float = 0.0
-    softmax_fp32: bool = False
-    kernel: Kernel | Literal["auto"] = "auto"  # auto: what is best on the devices
-
-    def __post_init__(self) -> None:
-        if self.num_heads % self.kv_heads:
-            raise UserError(
-                f"num-kv-heads {self.kv_heads} does not divide num-attention-heads {self.num_heads}"
-            )
-        if self.qk_norm and self.qk_norm_per_head:
-            raise UserError(
-                "use_qk_layernorm and qk_norm_per_head are two norms of the same queries and keys: "
-                "keep one of the two"
-            )
-
-    @property
-    def group(self) -> int:
-        return self.num_heads // self.kv_heads
-
-    @property
-    def biased_output(self) -> bool:
-        return self.bias and self.output_bias
-
-
-@dataclass(frozen=True)
-class MlpConfig:
-    """The MLP is `down(activation(gate(x)) * up(x))` if gated, else `down(activation(up(x)))`."""
-
-    size: int
-    activation: Activation = "gelu"
-    gated: bool = False
-    bias: bool = True
-
-
-@dataclass(frozen=True)
 class InitConfig:
     """The methods by which the initial weights are drawn."""
 
     method: InitMethod = "normal"
     output_method: InitMethod = "scaled_normal"  # attention's and the MLP's output matrices
     std: float = 0.02
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Matrices of low rank that are trained beside the layers' matrices (LoRA)."""
-
-    rank: int
-    alpha: float
-    targets: tuple[LoraTarget, ...]
-    dropout: float = 0.0  # of what A reads
-    stabilized: bool = True  # alpha / sqrt(rank) scales, else alpha / rank
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / (self.rank**0.5 if self.stabilized else self.rank)
 
 
 @dataclass(frozen=True)
@@ -171,7 +104,7 @@ class ModelConfig:
     seq_length: int
     attention: AttentionConfig
     mlp: MlpConfig
-    norm: NormConfig = NormConfig()
+    norm: NormConfig = field(default_factory=NormConfig)
     positions: PositionConfig = PositionConfig()
     init: InitConfig = InitConfig()
     parallel_residual: bool = False  # gpt-j-residual
@@ -182,8 +115,19 @@ class ModelConfig:
     hidden_dropout: float = 0.0
     lora: LoraConfig | None = None
     head: Head = "tokens"
+    pattern: tuple[LayerKind, ...] = ("dense",)  # of the layers' kinds, repeated to the last layer
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of every layer."""
+        return self.pattern * (self.num_layers // len(self.pattern))
 
     def __post_init__(self) -> None:
+        if self.num_layers % len(self.pattern):
+            raise UserError(
+                f"num_layers {self.num_layers} is no multiple of the {len(self.pattern)} layers "
+                "that repeat"
+            )
         if self.head == "reward" and (self.tied_embedding or self.logit_bias):
             raise UserError(
                 "a reward model has no unembedding: expected neither a tied embedding nor a bias "

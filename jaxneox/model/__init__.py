@@ -2,8 +2,9 @@
 
 The whole model:
 
-- `hidden`: the forward pass to the last hidden states; `losses`: of the tokens, for training;
-  `neox`: logits, scores and values of them; `in_steps`: a layer at a time.
+- `hidden`: the forward pass to the last hidden states; `layers`: all layers of it, whose parameters
+  `stack` stacks; `losses`: of the tokens, for training; `neox`: logits, scores and values of them;
+  `in_steps`: a layer at a time.
 - `parameters`: modules from and to the flat dictionary; `param` declares one weight on a line,
   and `draw` draws its first value.
 - `layout`: the protocol by which the model asks how arrays lie on devices.

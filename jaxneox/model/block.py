@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxneox.config.layer_schema import LayerKind
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.attention import Attention
 from jaxneox.model.context import Context
@@ -29,6 +30,13 @@ class DropoutPlace(IntEnum):
     ATTENTION_OUTPUT = 1
     MLP_OUTPUT = 2
     MLP_INSIDE = 3
+
+
+Sums = dict[str, jax.Array]
+"""What a layer adds up over its tokens by name, float32, the same on all devices.
+
+Such numbers add up exactly over micro-batches, however a mesh cuts them.
+"""
 
 
 class Mixer(Protocol):
@@ -52,8 +60,17 @@ class Block(nnx.Module):
         self.mlp = Mlp(cfg, rngs)
         self.dropout_rate = cfg.hidden_dropout
 
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """Compute [B, T, D] from [B, T, D], both laid out as the residual stream."""
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Sums]:
+        """Compute the layer.
+
+        Args:
+            x_BTD: the residual stream.
+            context: what the layers share.
+
+        Returns:
+            The stream after the layer, [B, T, D], laid out as before; and what the layer adds up
+            besides, by name.
+        """
         raise NotImplementedError
 
     def _attention(self, x_BTD: jax.Array, context: Context) -> jax.Array:
@@ -73,7 +90,7 @@ class ParallelBlock(Block):
     branch, a product that a partial sum cannot enter, so that each takes a reduction of its own.
     """
 
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Sums]:
         layout = context.layout
         into_attention_BTD, into_mlp_BTD = self._inputs(x_BTD, layout)
         partial_attention_BTD = self._attention(into_attention_BTD, context)
@@ -81,7 +98,7 @@ class ParallelBlock(Block):
         if context.noise is None or self.dropout_rate == 0.0:
             y_BTD = _reduce(partial_attention_BTD + partial_mlp_BTD, layout)
             y_BTD = _add(_add(x_BTD + y_BTD, self.attention.out_bias), self.mlp.down_bias)
-            return context.tap("residual", y_BTD)
+            return context.tap("residual", y_BTD), {}
         attention_BTD = _completed(partial_attention_BTD, self.attention.out_bias, layout)
         mlp_BTD = _completed(partial_mlp_BTD, self.mlp.down_bias, layout)
         y_BTD = (
@@ -89,7 +106,7 @@ class ParallelBlock(Block):
             + self._dropout(attention_BTD, context, DropoutPlace.ATTENTION_OUTPUT)
             + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
         )
-        return context.tap("residual", y_BTD)
+        return context.tap("residual", y_BTD), {}
 
     def _inputs(self, x_BTD: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
         """Normalise the input of each branch."""
@@ -105,7 +122,7 @@ class ParallelBlock(Block):
 class SequentialBlock(Block):
     """`h = x + attention(norm1(x)); h + mlp(norm2(h))`."""
 
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Sums]:
         layout = context.layout
         assert self.norm2 is not None  # NeoX shares a norm in parallel layers only
         into_attention_BTD = _gather(self.norm1(x_BTD), layout, into="kv_heads")
@@ -115,7 +132,7 @@ class SequentialBlock(Block):
         partial_BTD = self._mlp(_gather(self.norm2(h_BTD), layout, into="mlp"), context)
         mlp_BTD = _completed(partial_BTD, self.mlp.down_bias, layout)
         y_BTD = h_BTD + self._dropout(mlp_BTD, context, DropoutPlace.MLP_OUTPUT)
-        return context.tap("residual", y_BTD)
+        return context.tap("residual", y_BTD), {}
 
 
 class AttentionlessBlock(Block):
@@ -126,16 +143,18 @@ class AttentionlessBlock(Block):
     (megatron/model/transformer.py, ParallelTransformerLayer.forward at ea7aefd8).
     """
 
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Sums]:
         layout = context.layout
         norm2 = self.norm1 if self.norm2 is None else self.norm2
         partial_BTD = self._mlp(_gather(norm2(x_BTD), layout, into="mlp"), context)
         y_BTD = _add(x_BTD + _reduce(partial_BTD, layout), self.mlp.down_bias)
-        return context.tap("residual", y_BTD)
+        return context.tap("residual", y_BTD), {}
 
 
-def make_block(cfg: ModelConfig, rngs: nnx.Rngs) -> Block:
-    """Make a layer of the style that the configuration has."""
+def make_block(cfg: ModelConfig, kind: LayerKind, rngs: nnx.Rngs) -> Block:
+    """Make a layer of a kind, in the style that the configuration has."""
+    if kind != "dense":
+        raise NotImplementedError(kind)
     if cfg.attention_dropped:
         return AttentionlessBlock(cfg, rngs)
     return ParallelBlock(cfg, rngs) if cfg.parallel_residual else SequentialBlock(cfg, rngs)

@@ -124,8 +124,8 @@ class Decoder:
                 layers = tuple(dict(layer) for layer in beside.layers)
             for name in (name for name in names if name.startswith(LAYERS)):
                 stacked = laid(name)
-                for number, layer in enumerate(layers):
-                    layer[name] = take(stacked, number)
+                for place, number in enumerate(model.declaration.holders(name)):
+                    layers[number][name] = take(stacked, place)
             outer = {name: laid(name) for name in names if not name.startswith(LAYERS)}
             output = self._output(outer, beside)
             outer = {n: w for n, w in outer.items() if n not in UNEMBEDDING}
@@ -243,11 +243,12 @@ class Decoder:
         mix: Mix,
     ) -> jax.Array:
         """Run x through all layers, each with `mix` inside its attention."""
-        context = Context(TokenPositions(positions), self.model.layout)
-        for number, layer in enumerate(weights.layers):
-            block = self.model.declaration.part("layers", layer)
+        cfg, context = self.model.cfg, Context(TokenPositions(positions), self.model.layout)
+        for number, (kind, layer) in enumerate(zip(cfg.kinds, weights.layers, strict=True)):
+            block = self.model.declaration.layer(kind, layer)
+            assert isinstance(block.attention, Attention)
             block.attention = CachedAttention(number, block.attention, lengths_B, mix)
-            x_BTD = block(x_BTD, context)
+            x_BTD, _ = block(x_BTD, context)
         return x_BTD
 
     def _embed(self, weights: Weights, tokens_BT: jax.Array, positions: jax.Array) -> jax.Array:

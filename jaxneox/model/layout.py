@@ -13,8 +13,8 @@ class Pipeline(Protocol):
     """Runs layers in stages; implemented by `parallel.pipeline`."""
 
     def __call__(
-        self, stage: Callable[..., jax.Array], weights: Any, x_MBTD: jax.Array, rows_MB: Any
-    ) -> jax.Array: ...
+        self, stage: Callable[..., Any], weights: Any, layers: int, x_MBTD: jax.Array, rows_MB: Any
+    ) -> tuple[jax.Array, Any]: ...
 
 
 class Ring(Protocol):

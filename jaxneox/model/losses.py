@@ -60,7 +60,7 @@ class Losses(HiddenStates):
         settings = self._loss_settings(tokens_MBT, self.z_loss)
         model = self._outer_modules(params)
         positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise).x_MBTD
         labels_MBT, weights_MBT = self.laid(labels_MBT), self.laid(weights_MBT)
         return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
 
@@ -87,7 +87,7 @@ class Losses(HiddenStates):
         settings = self._loss_settings(tokens_MBT, 0.0)
         model = self._outer_modules(params)
         positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise).x_MBTD
         return label_losses(x_MBTD, self._unembedding(model), self.laid(labels_MBT), settings)
 
     def losses_and_divergences(
@@ -116,11 +116,11 @@ class Losses(HiddenStates):
         settings = self._loss_settings(tokens_MBT, 0.0)
         positions = self._document_positions(tokens_MBT)
         model, reference = self._outer_modules(params), other._outer_modules(other_params)
-        y_MBTD, _ = other._hidden(reference, other_params, tokens_MBT, positions)
+        y_MBTD = other._hidden(reference, other_params, tokens_MBT, positions).x_MBTD
         ours, theirs = self._unembedding(model), other._unembedding(reference)
         y_MBTD, theirs = jax.lax.stop_gradient((y_MBTD, theirs))
         tokens_MBT, y_MBTD = jax.lax.optimization_barrier((tokens_MBT, y_MBTD))  # one at a time
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise).x_MBTD
         losses = label_losses(x_MBTD, ours, self.laid(labels_MBT), settings)
         return losses, divergences(x_MBTD, ours, y_MBTD, theirs, settings)
 

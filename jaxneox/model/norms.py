@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxneox.config.schema import NormConfig, NormKind
+from jaxneox.config.layer_schema import NormKind
+from jaxneox.config.schema import NormConfig
 from jaxneox.model.param import ones, param, zeros
 
 

@@ -196,10 +196,10 @@ def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring
         }
         | ({"seq-length, split by sequence-parallel,": cfg.seq_length // cp} if sequence else {}),
     )
-    _check_stages(sizes["pp"], parallel.chunks, cfg.num_layers)
+    _check_stages(sizes["pp"], parallel.chunks, cfg.num_layers, len(cfg.pattern))
 
 
-def _check_stages(pp: int, chunks: int, layers: int) -> None:
+def _check_stages(pp: int, chunks: int, layers: int, pattern: int) -> None:
     """Check that the layers divide among the stages of the pipeline, in chunks of equal length."""
     rounds = f"num-layers, in {chunks} chunks for each stage," if chunks > 1 else "num-layers"
     if layers % chunks:
@@ -211,6 +211,12 @@ def _check_stages(pp: int, chunks: int, layers: int) -> None:
         raise UserError(
             f"the mesh's pp={pp} does not divide {rounds} {layers // chunks}; "
             f"these do: {_divisors(layers // chunks)}"
+        )
+    if layers // chunks // pp % pattern:
+        raise UserError(
+            f"the mesh's pp={pp} gives a stage {layers // chunks // pp} layers at a time, which is "
+            f"no multiple of the {pattern} layers whose kinds repeat; expected pp x chunks to "
+            f"divide {layers // pattern}: {_divisors(layers // pattern)}"
         )
 
 

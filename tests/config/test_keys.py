@@ -124,6 +124,7 @@ def test_every_field_is_set_by_some_key() -> None:
         "model.mlp.gated",
         "objective.as_neox",
         "model.head",
+        "model.pattern",
         "tokenizer.model_parallel",
     }
 

@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the torch extra")
 
-from jaxneox.config.schema import Activation, NormKind, PositionKind
+from jaxneox.config.layer_schema import Activation, NormKind
+from jaxneox.config.schema import PositionKind
 from tests.model.adapter import jax_logits, jax_loss_and_grads
 from tests.model.variants import VARIANTS, WORDS, configure
 from tests.reference import neox_torch

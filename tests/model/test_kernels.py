@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import AttentionConfig, Kernel
+from jaxneox.config.layer_schema import Kernel
+from jaxneox.config.schema import AttentionConfig
 from jaxneox.errors import UserError
 from jaxneox.model import kernels
 from jaxneox.model.kernels import Extra, choose, mix

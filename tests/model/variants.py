@@ -7,8 +7,8 @@ know about it.
 from dataclasses import replace
 from typing import Any
 
+from jaxneox.config.layer_schema import Activation
 from jaxneox.config.schema import (
-    Activation,
     AttentionConfig,
     MlpConfig,
     ModelConfig,

@@ -20,8 +20,9 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.layer_schema import Kernel
 from jaxneox.config.objective_schema import DpoLoss, KlForm
-from jaxneox.config.schema import Dtype, Kernel, RopeType
+from jaxneox.config.schema import Dtype, RopeType
 
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
