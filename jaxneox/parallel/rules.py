@@ -27,6 +27,12 @@ WEIGHTS: dict[str, str | None] = {
     "buckets": None,
     "one": None,
     "rank": None,
+    "channels": "tp",
+    "channel_groups": None,
+    "selection": None,
+    "state": None,
+    "step_rank": None,
+    "conv": None,
 }
 
 PADDED = {"vocab"}
@@ -41,6 +47,7 @@ ACTIVATIONS: dict[str, MeshAxes] = {
     "vocab": ("tp",),
     "kv_heads": ("tp",),
     "mlp": ("tp",),
+    "channels": ("tp",),
 }
 
 
