@@ -1,7 +1,7 @@
-"""One transformer layer, in three styles that differ in what is added to the residual stream.
+"""One layer: a transformer's in three styles, or a selective state space.
 
-They also differ in where the sums over devices are made: a branch ends in a partial sum, which one
-reduction completes before a bias may be added.
+They differ in what is added to the residual stream, and in where the sums over devices are made: a
+branch ends in a partial sum, which one reduction completes before a bias may be added.
 """
 # B batch, T length, D hidden
 
@@ -18,6 +18,7 @@ from jaxneox.model.attention import Attention
 from jaxneox.model.context import Context
 from jaxneox.model.dropout import dropout
 from jaxneox.model.layout import Layout
+from jaxneox.model.mamba.mixer import Mamba
 from jaxneox.model.mlp import Mlp
 from jaxneox.model.norms import norm
 from jaxneox.model.product import PRODUCT
@@ -40,25 +41,16 @@ Such numbers add up exactly over micro-batches, however a mesh cuts them.
 
 
 class Mixer(Protocol):
-    """A branch of a layer that lets tokens see others: attention, with a cache or without."""
+    """A branch that lets tokens see others: attention or a state space, cached or not."""
 
     out_bias: nnx.Param | None
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """Compute [B, T, D] without the output bias, a partial sum over the devices' heads."""
+        """Compute [B, T, D] without the output bias, a partial sum over the devices."""
 
 
 class Block(nnx.Module):
-    """The parts that every style has; a subclass combines them."""
-
-    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
-        self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
-        self.attention: Mixer = Attention(cfg, rngs)
-        self.norm2: nnx.Module | None = (  # None where one norm feeds both branches
-            None if cfg.shared_norm else norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
-        )
-        self.mlp = Mlp(cfg, rngs)
-        self.dropout_rate = cfg.hidden_dropout
+    """A layer: what it adds to the residual stream."""
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Sums]:
         """Compute the layer.
@@ -73,6 +65,19 @@ class Block(nnx.Module):
         """
         raise NotImplementedError
 
+
+class AttentionBlock(Block):
+    """The parts that every style of attention and an MLP has; a subclass combines them."""
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        self.attention: Mixer = Attention(cfg, rngs)
+        self.norm2: nnx.Module | None = (  # None where one norm feeds both branches
+            None if cfg.shared_norm else norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        )
+        self.mlp = Mlp(cfg, rngs)
+        self.dropout_rate = cfg.hidden_dropout
+
     def _attention(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         return self.attention(x_BTD, context.at(DropoutPlace.ATTENTION_WEIGHTS))
 
@@ -83,7 +88,7 @@ class Block(nnx.Module):
         return dropout(x_BTD, self.dropout_rate, context.at(place).noise)
 
 
-class ParallelBlock(Block):
+class ParallelBlock(AttentionBlock):
     """`x + attention(norm1(x)) + mlp(norm2(x))`.
 
     Both branches share the layer's ONE reduction, and one in the backward pass. Dropout masks each
@@ -119,7 +124,7 @@ class ParallelBlock(Block):
         return self.norm1(shared_BTD), self.norm2(shared_BTD)
 
 
-class SequentialBlock(Block):
+class SequentialBlock(AttentionBlock):
     """`h = x + attention(norm1(x)); h + mlp(norm2(h))`."""
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Sums]:
@@ -135,7 +140,7 @@ class SequentialBlock(Block):
         return context.tap("residual", y_BTD), {}
 
 
-class AttentionlessBlock(Block):
+class AttentionlessBlock(AttentionBlock):
     """`x + mlp(norm(x))`, with the norm that the parallel style gives the MLP, and no dropout.
 
     GPT-NeoX computes this for a parallel residual where the MLP has no output bias: the call that
@@ -151,8 +156,27 @@ class AttentionlessBlock(Block):
         return context.tap("residual", y_BTD), {}
 
 
+class MambaBlock(Block):
+    """`x + mamba(norm1(x))`, a selective state space alone, and no dropout.
+
+    Source: megatron/model/mamba/mamba.py of GPT-NeoX ea7aefd8 (ParallelMambaResidualLayer).
+    """
+
+    def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
+        self.norm1 = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
+        self.mamba: Mixer = Mamba(cfg, rngs)
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> tuple[jax.Array, Sums]:
+        layout = context.layout
+        partial_BTD = self.mamba(_gather(self.norm1(x_BTD), layout, into="channels"), context)
+        y_BTD = x_BTD + _completed(partial_BTD, self.mamba.out_bias, layout)
+        return context.tap("residual", y_BTD), {}
+
+
 def make_block(cfg: ModelConfig, kind: LayerKind, rngs: nnx.Rngs) -> Block:
     """Make a layer of a kind, in the style that the configuration has."""
+    if kind == "mamba":
+        return MambaBlock(cfg, rngs)
     if kind != "dense":
         raise NotImplementedError(kind)
     if cfg.attention_dropped:

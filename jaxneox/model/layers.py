@@ -98,7 +98,7 @@ class Layers:
             The weights are rounded before the scan, which XLA does in any case. So the scan stacks
             their gradients as they come, rounded, and they become float32 where they are added up.
             """
-            rounded = {name: w.astype(self.compute) for name, w in weights.items()}
+            rounded = self.declaration.rounded(weights, self.compute)
             rows_B, per_row = of_rows
             own = context._replace(
                 positions=TokenPositions(context.positions.order_T, *per_row),

@@ -164,38 +164,8 @@ def each_device(
     Args:
         local: takes the parts of one device, and returns a tuple of such parts.
         ins: the sharding of each argument.
-        outs: the sharding of each result. Where it is unreduced, the devices have partial sums;
-            these leave the devices as an array with a part for each of them, which is then added
-            up under the type of a sum that is not yet made.
+        outs: the sharding of each result.
     """
-
-    def parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        found = zip(local(*arrays), outs, strict=True)
-        return tuple(x[None] if out.unreduced else x for x, out in found)
-
-    run = _on_stages(parts, ins, tuple(map(_apart, outs)))
-
-    def added_up(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        found = zip(run(*arrays), outs, strict=True)
-        return tuple(
-            jax.lax.reduce_sum(x, (0,), out_sharding=out) if out.unreduced else x
-            for x, out in found
-        )
-
-    return added_up
-
-
-def _apart(out: PartitionSpec) -> PartitionSpec:
-    """Return the sharding of partial sums with a leading axis of the devices that have them."""
-    if not out.unreduced:
-        return out
-    return PartitionSpec(entry_of(tuple(sorted(out.unreduced))), *out.partitions)
-
-
-def _on_stages(
-    local: Callable[..., Any], ins: tuple[PartitionSpec, ...], outs: tuple[PartitionSpec, ...]
-) -> Callable[..., Any]:
-    """Run `local` on each device's parts, under the vmap of a pipeline on each stage's."""
 
     @jax.custom_batching.custom_vmap
     def run(*arrays: jax.Array) -> Any:
@@ -226,3 +196,37 @@ def _of_one_stage(local: Callable[..., Any], stacked: list[bool]) -> Callable[..
         return tuple(x[None] for x in results)
 
     return one
+
+
+def sums_on_devices(
+    local: Callable[..., tuple[jax.Array, ...]],
+    arrays: tuple[jax.Array, ...],
+    outs: tuple[PartitionSpec, ...],
+) -> list[jax.Array]:
+    """Run `local` on each device's parts; the results are partial sums as `outs` says.
+
+    A partial sum leaves the devices as what it is: an array with one part for each of them, which
+    is then added up under the type of a sum that is not yet made.
+
+    Args:
+        local: takes the parts of one device, and returns a tuple of such parts.
+        arrays: its arguments, each taken as it is split.
+        outs: the sharding of each result, `unreduced` where it is a partial sum.
+    """
+
+    def parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(x[None] for x in local(*arrays))
+
+    def stacked(out: PartitionSpec) -> PartitionSpec:
+        return PartitionSpec(tuple(sorted(out.unreduced)) or None, *out.partitions)
+
+    run = each_device(parts, tuple(map(split_of, arrays)), tuple(map(stacked, outs)))
+    found = run(*(jax.reshard(x, split_of(x)) for x in arrays))
+    return [
+        jax.lax.reduce_sum(x, (0,), out_sharding=out) for x, out in zip(found, outs, strict=True)
+    ]
+
+
+def split_of(x: jax.Array) -> PartitionSpec:
+    """Return how an array is split, without whether it is a sum or its gradient will be one."""
+    return PartitionSpec(*jax.typeof(x).sharding.spec.partitions)

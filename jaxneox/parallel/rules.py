@@ -30,6 +30,12 @@ WEIGHTS: dict[str, str | None] = {
     "buckets": None,
     "one": None,
     "rank": None,
+    "channels": "tp",
+    "channel_groups": None,
+    "selection": None,
+    "state": None,
+    "step_rank": None,
+    "conv": None,
 }
 
 PADDED = {"vocab"}
@@ -44,6 +50,7 @@ ACTIVATIONS: dict[str, MeshAxes] = {
     "vocab": ("tp",),
     "kv_heads": ("tp",),
     "mlp": ("tp",),
+    "channels": ("tp",),
 }
 
 

@@ -3,7 +3,7 @@
 The sections and defaults are those of NeoX's documentation (configs/neox_arguments.md); a dotted
 name is a key inside a block. `model`, `training`, `running` and `deepspeed` have the sections of
 that documentation, `undocumented` has keys that it does not list, and `past` those that were
-renamed or removed.
+renamed or removed. `mamba` has the rows of mamba layers, which are in two of these sections.
 """
 
 from jaxneox.config.fates import Alias, Key, Section

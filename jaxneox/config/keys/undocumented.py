@@ -20,6 +20,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.keys.mamba import OUR_MAMBA
 from jaxneox.config.layer_schema import Kernel
 from jaxneox.config.objective_schema import DpoLoss, KlForm
 from jaxneox.config.schema import Dtype, RopeType
@@ -129,6 +130,7 @@ OURS: Section = {
         "heads, as in Qwen3",
     ),
     **ROPE_SCALING,
+    **OUR_MAMBA,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
     ),

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from jaxneox.model.experts.device import Device, MixtureSettings, Saved
-from jaxneox.model.layout import Axes, Layout, dual, each_device, mesh_axes
+from jaxneox.model.layout import Axes, Layout, dual, mesh_axes, sums_on_devices
 from jaxneox.model.product import PRODUCT, is_derived
 
 ROWS = ("batch", "length")
@@ -95,7 +95,7 @@ def _forward(
     layout = settings.layout
     kept = tuple(layout.activation(*axes) for axes in _saved_axes(w))
     outs = (layout.partial(*ROWS, None, over="mlp"), *kept)
-    y, *found = _run(Device(settings).forward, [x, choices, weights, *w.given], outs)
+    y, *found = sums_on_devices(Device(settings).forward, (x, choices, weights, *w.given), outs)
     saved = Saved(*(checkpoint_name(array, PRODUCT) for array in found))
     return y, (x, weights, w, saved)
 
@@ -106,8 +106,9 @@ def _backward(settings: MixtureSettings, kept: Any, d_y: jax.Array) -> tuple[Any
     partial_x = layout.partial(*ROWS, None, over="mlp")
     sums = [_sums(matrix, layout) for matrix in matrices]
     local = partial(Device(settings).backward, tuple(added for added, _ in sums))
-    arrays = [d_y, weights, *matrices, *(array for array in saved if array is not None)]
-    found = _run(local, arrays, (partial_x, partial_x, *(spec for _, spec in sums)))
+    arrays = (d_y, weights, *matrices, *(array for array in saved if array is not None))
+    outs = (partial_x, partial_x, *(spec for _, spec in sums))
+    found = sums_on_devices(local, arrays, outs)
     before = (x, weights, *matrices)
     d_x, d_weights, *d_w = (
         jax.reshard(d, dual(array)) for d, array in zip(found, before, strict=True)
@@ -116,13 +117,6 @@ def _backward(settings: MixtureSettings, kept: Any, d_y: jax.Array) -> tuple[Any
 
 
 _mixture.defvjp(_forward, _backward)
-
-
-def _run(local: Any, arrays: list[jax.Array], outs: tuple[PartitionSpec, ...]) -> Any:
-    """Run `local` on each device's parts, whatever is said of their gradients."""
-    ins = tuple(PartitionSpec(*jax.typeof(x).sharding.spec.partitions) for x in arrays)
-    laid = (jax.reshard(x, spec) for x, spec in zip(arrays, ins, strict=True))
-    return each_device(local, ins, outs)(*laid)
 
 
 def _saved_axes(w: Matrices) -> list[Axes]:
