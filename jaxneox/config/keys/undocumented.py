@@ -20,6 +20,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.keys.experts import OUR_MOE
 from jaxneox.config.keys.mamba import OUR_MAMBA
 from jaxneox.config.layer_schema import Kernel
 from jaxneox.config.objective_schema import DpoLoss, KlForm
@@ -130,6 +131,7 @@ OURS: Section = {
         "heads, as in Qwen3",
     ),
     **ROPE_SCALING,
+    **OUR_MOE,
     **OUR_MAMBA,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"

@@ -39,9 +39,7 @@ class Router(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, experts: ExpertsConfig, rngs: nnx.Rngs):
         init = initializer(cfg.init.method, cfg)
-        self.weight = param(
-            rngs, ("embed", "choices"), init, D=cfg.hidden_size, E=experts.count
-        )
+        self.weight = param(rngs, ("embed", "choices"), init, D=cfg.hidden_size, E=experts.count)
         self.cfg = experts
 
     def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Choice:
