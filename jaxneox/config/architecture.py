@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.divisors import divisors
+from jaxneox.config.experts import experts_config, with_experts
 from jaxneox.config.keys.model import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS
 from jaxneox.config.layer_schema import LayerKind, shortest_pattern
 from jaxneox.config.lora import lora_config
@@ -40,7 +41,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
     """
     num_layers = settings.needed("num_layers")
     attention = _attention(settings)
-    kinds = _kinds(settings, num_layers)
+    kinds = with_experts(settings, _kinds(settings, num_layers))
     seq_length = settings.needed("seq_length")
     settings.needed("max_position_embeddings")
     positions = _positions(settings, attention.head_dim)
@@ -70,6 +71,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         lora=lora_config(settings, mlp.gated),
         pattern=shortest_pattern(kinds),
         mamba=mamba_config(settings, kinds),
+        experts=experts_config(settings, kinds, mlp.activation),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
     )
 

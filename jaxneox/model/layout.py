@@ -176,7 +176,8 @@ def each_device(
         first = next(x for x, b in zip(arrays, batched, strict=True) if b)
         stages = jax.typeof(first).sharding.spec[0]
         mapped = tuple(
-            PartitionSpec(stages, *spec) if b else spec for spec, b in zip(ins, batched, strict=True)
+            PartitionSpec(stages, *spec) if b else spec
+            for spec, b in zip(ins, batched, strict=True)
         )
         each = _of_one_stage(local, batched)
         if stages is None:

@@ -1,4 +1,4 @@
-"""The rows of NeoXArgsModel and NeoXArgsMoE."""
+"""The rows of NeoXArgsModel."""
 
 from typing import get_args
 
@@ -18,8 +18,8 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
-from jaxneox.config.layer_schema import Activation, NormKind
 from jaxneox.config.keys.mamba import MAMBA
+from jaxneox.config.layer_schema import Activation, NormKind
 from jaxneox.config.schema import InitMethod, PositionKind
 
 FUSED = "XLA fuses these operations by itself; the function is the same"
@@ -57,8 +57,6 @@ ATTENTION = {
     ),
     **dict.fromkeys(("gmlp", "amlp", "rwkv"), DENSE),
 }
-NO_MOE = "mixtures of experts are not here: set it to 1, or use a dense model's YAML"
-ONLY_MOE = "only for mixtures of experts, which moe_num_experts refuses"
 
 MODEL: Section = {
     "precision": derived(
@@ -142,13 +140,4 @@ MODEL: Section = {
     "dim_att": refused(int, None, RWKV),
     "head_size": refused(int, None, RWKV),
     "ffn_dim": refused(int, None, RWKV),
-}
-
-MOE: Section = {
-    "moe_num_experts": refused(COUNT, 1, NO_MOE),
-    "moe_expert_interval": needless(int, 1, ONLY_MOE),
-    "moe_top_k": needless(int, 1, ONLY_MOE),
-    "moe_router_type": needless(("sinkhorn", "topk"), "sinkhorn", ONLY_MOE),
-    "moe_lbl_in_fp32": needless(bool, False, ONLY_MOE),
-    "moe_jitter_eps": needless(float, None, ONLY_MOE),
 }

@@ -20,6 +20,7 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.keys.experts import OUR_MOE
 from jaxneox.config.keys.mamba import OUR_MAMBA
 from jaxneox.config.layer_schema import Kernel
 from jaxneox.config.objective_schema import DpoLoss, KlForm
@@ -131,6 +132,7 @@ OURS: Section = {
     ),
     **ROPE_SCALING,
     **OUR_MAMBA,
+    **OUR_MOE,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
     ),

@@ -37,8 +37,10 @@ def within(
         ranked_N = choices_N[by_rank_N]
         sorted_N = jnp.argsort(ranked_N, stable=True)
         first_N = jnp.searchsorted(ranked_N[sorted_N], ranked_N[sorted_N], side="left")
-        number_N = jnp.zeros_like(ranked_N).at[sorted_N].set(
-            jnp.arange(ranked_N.shape[0], dtype=ranked_N.dtype) - first_N
+        number_N = (
+            jnp.zeros_like(ranked_N)
+            .at[sorted_N]
+            .set(jnp.arange(ranked_N.shape[0], dtype=ranked_N.dtype) - first_N)
         )
         return jnp.where(number_N < most, ranked_N, experts)[back_N]
 

@@ -110,10 +110,14 @@ class Device:
         inner_RF, pull = jax.vjp(self._inner, *before_RF)
         d_before_RF = pull(dot.back(d_RD, down))
         each_RD = [dot.back(d, w) for d, w in zip(d_before_RF, into, strict=True)]
-        d_each_BTkD = way.bring(sum(each_RD[1:], each_RD[0]))[back_A].reshape(*weights_BTk.shape, -1)
+        d_each_BTkD = way.bring(sum(each_RD[1:], each_RD[0]))[back_A].reshape(
+            *weights_BTk.shape, -1
+        )
         d_x_BTD = jnp.sum(d_each_BTkD.astype(jnp.float32), axis=2).astype(d_BTD.dtype)
         d_w = [*(dot.outer(rows_RD, d) for d in d_before_RF), dot.outer(inner_RF, d_RD)]
-        whole = [jax.lax.psum(d, axes) if axes else d for d, axes in zip(d_w, added_up, strict=True)]
+        whole = [
+            jax.lax.psum(d, axes) if axes else d for d, axes in zip(d_w, added_up, strict=True)
+        ]
         of_type = (d.astype(w.dtype) for d, w in zip(whole, (*into, down), strict=True))
         return d_x_BTD, d_weights_A[back_A].reshape(weights_BTk.shape), *of_type
 

@@ -83,9 +83,7 @@ class Exchanged(NamedTuple):
     def bring(self, rows_RX: jax.Array) -> jax.Array:
         counts_PL = self._received_PL
         sorted_LP = starts(counts_PL.T.reshape(-1)).reshape(counts_PL.T.shape)
-        arrived = moved(
-            rows_RX, self._origins(self._arrival_PL, counts_PL, sorted_LP.T, self.rows)
-        )
+        arrived = moved(rows_RX, self._origins(self._arrival_PL, counts_PL, sorted_LP.T, self.rows))
         if self.exact:
             return self.exchange.ragged(arrived, self._sizes_PP.T, self.choices)
         parts = self._own_sizes_P
