@@ -21,7 +21,7 @@ From keys to parts of a run, where no single key sets a field:
 
 - `settings`: builds each part of a run when it is asked for.
 - `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling;
-  `lora` what is trained beside it; `experts` mixtures; `mamba` the layers of that kind.
+  `lora` what is trained beside it; `mamba` and `experts` the layers of these kinds.
 - `batch`: global = micro * accumulation * dp.
 - `optimization`: precision, loss scale, optimizer and schedule.
 - `divisors`: of a number of any size.

@@ -1,22 +1,19 @@
-"""Build the settings of mixtures of experts from the keys.
+"""Build the settings of layers with experts from the keys.
 
-Source: megatron/model/{transformer,moe}.py and megatron/model/moe_mlp.py of GPT-NeoX ea7aefd8.
+Source: megatron/model/moe/ and megatron/model/transformer.py of GPT-NeoX ea7aefd8.
 """
 
-from typing import Any
-
 from jaxneox.config.check import CheckedKeys
-from jaxneox.config.layer_schema import ExpertsConfig, LayerKind, MlpConfig
+from jaxneox.config.keys.experts import MOE, OTHERS_NAMES, OUR_MOE
+from jaxneox.config.layer_schema import Activation, ExpertsConfig, LayerKind
 from jaxneox.errors import UserError
 
-MULTIPLE = 256
-"""The width of an expert that is not given is rounded up to a multiple of this, as in NeoX."""
-
-OF_EXPERTS = ("moe_top_k", "moe_jitter_eps", "moe_aux_loss_coeff", "moe_z_loss_coeff")
+MULTIPLE = 256  # to which NeoX rounds the width of an expert that the YAML does not give
+MICRO = "train_micro_batch_size_per_gpu"
 
 
 def with_experts(settings: CheckedKeys, kinds: tuple[LayerKind, ...]) -> tuple[LayerKind, ...]:
-    """Give every `moe_expert_interval`-th layer, from the first on, a mixture for its MLP."""
+    """Give experts to every `moe_expert_interval`-th layer with attention, from the first on."""
     if settings["moe_num_experts"] == 1:
         return kinds
     interval = settings["moe_expert_interval"]
@@ -27,77 +24,73 @@ def with_experts(settings: CheckedKeys, kinds: tuple[LayerKind, ...]) -> tuple[L
 
 
 def experts_config(
-    settings: CheckedKeys, kinds: tuple[LayerKind, ...], mlp: MlpConfig
+    settings: CheckedKeys, kinds: tuple[LayerKind, ...], activation: Activation
 ) -> ExpertsConfig | None:
     """Build the settings of the layers of kind `experts`; None if there are none.
 
     Args:
         settings: the checked keys.
-        kinds: those of all layers.
-        mlp: the MLP of the dense layers, whose activation the experts have too.
+        kinds: of all layers.
+        activation: the MLP's, or that of its gate.
 
     Raises:
-        UserError: the keys contradict each other.
+        UserError: a key is another program's, or the keys contradict each other.
     """
     if "experts" not in kinds:
-        _note_without_effect(settings)
+        given = [name for name in (*MOE, *OUR_MOE) if settings.given(name)]
+        if given and (settings["moe_num_experts"] > 1 or given != ["moe_num_experts"]):
+            settings.note(f"{given[0]}: changes nothing in a model without layers of experts")
         return None
-    compat = settings["neox_compat"]
-    gated = settings["moe_gated_experts"]
-    exact = settings["moe_router_in_fp32"]
+    for name, advice in OTHERS_NAMES.items():
+        if settings.given(name):
+            raise UserError(f"{name}: is not supported with moe_num_experts: {advice}")
+    if settings.given("expansion_factor") or settings.given("mlp_multiple_of"):
+        settings.note("expansion_factor and mlp_multiple_of do not count for experts, as in NeoX")
     return settings.fill(
         ExpertsConfig,
         "model.experts",
         count=settings["moe_num_experts"],
         size=_size(settings),
-        top_k=settings["moe_top_k"],
-        activation=mlp.activation,
-        gated=(mlp.gated and not compat) if gated is None else gated,
+        activation=activation,
         jitter=settings["moe_jitter_eps"] or 0.0,
-        sinkhorn_rows=_rows(settings),
-        exact=not compat if exact is None else exact,
-        residual_quirk=_quirk(settings),
+        sinkhorn_rows=_sinkhorn_rows(settings),
+        exact=_unless_given(settings, "moe_router_fp32", not settings["neox_compat"]),
+        residual_quirk=_residual_quirk(settings),
     )
 
 
 def _size(settings: CheckedKeys) -> int:
+    """Return the inner width of an expert, NeoX's unless it is given."""
     given = settings["moe_expert_size"] or settings["intermediate_size"]
-    if given is not None:
-        return int(given)
-    return -(-4 * settings["hidden_size"] // MULTIPLE) * MULTIPLE
+    return int(given or -(-4 * settings["hidden_size"] // MULTIPLE) * MULTIPLE)
 
 
-def _rows(settings: CheckedKeys) -> int:
-    """Return how many sequences a sinkhorn router balances together."""
-    given: Any = settings["moe_sinkhorn_rows"]
-    if settings["moe_router_type"] != "sinkhorn":
-        return 1
-    if given is None and settings["neox_compat"]:
-        given = settings["train_micro_batch_size_per_gpu"]
-        if given is None:
-            raise UserError(
-                "moe_router_type: sinkhorn balances NeoX's micro-batches with neox_compat, and "
-                "nothing says how large they are: set train_micro_batch_size_per_gpu, or "
-                "moe_sinkhorn_rows"
-            )
-    return 1 if given is None else int(given)
-
-
-def _quirk(settings: CheckedKeys) -> int:
-    given = settings["moe_residual_quirk"]
-    parallel = settings["gpt_j_residual"]
-    if given and not parallel:
-        raise UserError(
-            f"moe_residual_quirk: {given} is how NeoX computes gpt_j_residual, which is false: "
-            "leave it out"
+def _sinkhorn_rows(settings: CheckedKeys) -> int:
+    """Return how many sequences Sinkhorn's algorithm balances together, in NeoX a micro-batch."""
+    given = settings["moe_sinkhorn_rows"]
+    if given is not None or not settings["neox_compat"]:
+        return int(given or 1)
+    micro = settings[MICRO]
+    if micro is None and settings["moe_router_type"] == "sinkhorn":
+        settings.note(
+            f"moe_sinkhorn_rows: taken to be 1, since {MICRO} does not say how NeoX cuts its batch"
         )
-    if given is None:
-        given = settings["model_parallel_size"] if parallel and settings["neox_compat"] else 0
-    return int(given)
+    return int(micro or 1)
 
 
-def _note_without_effect(settings: CheckedKeys) -> None:
-    asked = [name for name in OF_EXPERTS if settings.given(name) and settings[name]]
-    asked = [name for name in asked if (name, settings[name]) != ("moe_top_k", 1)]
-    if asked:
-        settings.note(f"{', '.join(asked)}: nothing reads it without experts (moe_num_experts)")
+def _residual_quirk(settings: CheckedKeys) -> int:
+    """Return how often the experts' output counts where attention is dropped; 0 if it is not."""
+    parallel = settings["gpt_j_residual"]
+    as_neox = max(1, settings["model_parallel_size"]) if settings["neox_compat"] and parallel else 0
+    times = int(_unless_given(settings, "moe_attention_dropped", as_neox))
+    if times and not parallel:
+        raise UserError(
+            "moe_attention_dropped needs gpt_j_residual: NeoX drops the attention of layers with a "
+            "parallel residual only; set gpt_j_residual to true or moe_attention_dropped to 0"
+        )
+    return times
+
+
+def _unless_given(settings: CheckedKeys, name: str, default: int | bool) -> int | bool:
+    value: int | bool | None = settings[name]
+    return default if value is None else value

@@ -38,6 +38,13 @@ class TokenPositions(NamedTuple):
         return self.reset, self.documents
 
 
+Sums = dict[str, jax.Array]
+"""What a layer adds up over its tokens by name, float32, the same on all devices.
+
+Such numbers add up exactly over micro-batches, however a mesh cuts them.
+"""
+
+
 class Context(NamedTuple):
     """All that a layer knows besides its weights and the residual stream.
 

@@ -3,7 +3,8 @@
 The sections and defaults are those of NeoX's documentation (configs/neox_arguments.md); a dotted
 name is a key inside a block. `model`, `training`, `running` and `deepspeed` have the sections of
 that documentation, `undocumented` has keys that it does not list, and `past` those that were
-renamed or removed. `mamba` and `experts` have the rows of such layers, which are in several sections.
+renamed or removed. `mamba` and `experts` have the rows of these layers, which are in several
+sections.
 """
 
 from jaxneox.config.fates import Alias, Key, Section

@@ -1,4 +1,4 @@
-"""The rows of mixtures of experts: NeoX's own, those of its past, and ours."""
+"""The rows of mixtures of experts: NeoX's section, ours, and names of other programs."""
 
 from typing import get_args
 
@@ -11,52 +11,50 @@ from jaxneox.config.fates import (
     Section,
     derived,
     needless,
+    or_none,
     refused,
     used,
 )
 from jaxneox.config.layer_schema import RouterKind
 
+FLOAT32 = "the losses of routers are always computed in float32"
+OF_OTHERS = "refused with moe_num_experts, where the name of ours is said"
+
 MOE: Section = {
-    "moe_num_experts": derived(COUNT, 1, "model.experts.count", "1: none"),
+    "moe_num_experts": derived(COUNT, 1, "model.experts.count", "1: layers are dense"),
     "moe_expert_interval": derived(
-        COUNT, 1, "model.pattern", "every so many layers one has experts, the first among them"
+        COUNT, 1, "model.pattern", "every such layer has experts, from the first on"
     ),
-    "moe_top_k": derived(COUNT, 1, "model.experts.top_k", "experts of a token"),
+    "moe_top_k": used(COUNT, 1, "model.experts.top_k"),
     "moe_router_type": used(get_args(RouterKind), "sinkhorn", "model.experts.router"),
-    "moe_lbl_in_fp32": needless(bool, False, "the losses of the router are in float32"),
-    "moe_jitter_eps": derived(
-        SHARE,
-        None,
-        "model.experts.jitter",
-        "e: in training the router topk reads x * u, each u drawn from 1 - e to 1 + e",
-    ),
+    "moe_lbl_in_fp32": needless(bool, False, FLOAT32),
+    "moe_jitter_eps": derived(SHARE, None, "model.experts.jitter", "the router topk only"),
 }
 
 OUR_MOE: Section = {
+    "moe_norm_topk_prob": used(
+        bool,
+        False,
+        "model.experts.normalized",
+        "the weights of a token's experts are divided by their sum",
+    ),
+    "moe_gated_experts": used(
+        bool,
+        False,
+        "model.experts.gated",
+        "NeoX's are never gated: of a gated activation they have the gate's function alone",
+    ),
+    "moe_shared_experts": used(
+        WHOLE, 0, "model.experts.shared", "so many experts' widths that all tokens pass through"
+    ),
     "moe_expert_size": derived(
         WIDTH,
         None,
         "model.experts.size",
-        "inner width of one; null: intermediate_size, or 4 x hidden_size rounded up to a multiple "
-        "of 256, as in NeoX",
-    ),
-    "moe_gated_experts": derived(
-        bool,
-        None,
-        "model.experts.gated",
-        "null: as the activation says; with neox_compat false, as NeoX's always are",
-    ),
-    "moe_shared_experts": used(
-        WHOLE, 0, "model.experts.shared", "this many experts' widths all tokens pass through too"
-    ),
-    "moe_norm_topk_prob": used(
-        bool, False, "model.experts.normalized", "a token's weights are divided by their sum"
+        "null: intermediate_size, else 4 x hidden_size, rounded up to a multiple of 256",
     ),
     "moe_aux_loss_coeff": used(
-        AMOUNT,
-        0.0,
-        "model.experts.balance_loss",
-        "of the loss that spreads tokens over experts, taken of each sequence",
+        AMOUNT, 0.0, "model.experts.balance_loss", "of the loss that spreads tokens over experts"
     ),
     "moe_z_loss_coeff": used(
         AMOUNT, 0.0, "model.experts.z_loss", "of the loss that keeps the router's logits small"
@@ -65,58 +63,54 @@ OUR_MOE: Section = {
         AMOUNT,
         None,
         "model.experts.capacity_factor",
-        "in training an expert takes so many times its even share of a sequence; null: all that "
-        "choose it",
+        "in training an expert takes so many times its even share of a sequence; null: all",
+        by=or_none,
     ),
     "moe_sinkhorn_rows": derived(
         COUNT,
         None,
         "model.experts.sinkhorn_rows",
-        "sequences that the router balances together; null: 1, or with neox_compat those of a "
-        "micro-batch",
+        "sequences that are balanced together; null: 1, or with neox_compat a micro-batch",
     ),
-    "moe_router_in_fp32": derived(
-        bool,
-        None,
-        "model.experts.exact",
-        "null: true, or with neox_compat false, the dtype of activations",
+    "moe_router_fp32": derived(
+        bool, None, "model.experts.exact", "null: true, or false with neox_compat, as in NeoX"
     ),
-    "moe_residual_quirk": derived(
+    "moe_attention_dropped": derived(
         WHOLE,
         None,
         "model.experts.residual_quirk",
-        "P: as NeoX computes gpt_j_residual on P ranks, x + P * experts(norm2(x)) and no "
-        "attention; null: 0, or with neox_compat model_parallel_size",
+        "with gpt_j_residual a layer adds so many times its experts' output and no attention; "
+        "null: 0, or with neox_compat model_parallel_size, as in NeoX",
     ),
 }
 
-OLD = (
-    "DeepSpeed's experts dropped tokens, and NeoX left them in 2024: set moe_num_experts and "
-    "moe_expert_interval"
-)
-NEVER_HERE = (
-    "experts are spread over devices by the mesh's axis ep, as in --mesh ep=4: leave it out"
-)
-BALANCE = "set moe_aux_loss_coeff, whose loss is taken of each sequence, and leave it out"
-BOUND = "set moe_capacity_factor, which is of a sequence, or leave it out: no token is dropped"
+OTHERS_NAMES = {
+    "expert_interval": "use moe_expert_interval",
+    "moe_loss_coeff": "use moe_aux_loss_coeff, whose loss is taken of each sequence",
+    "moe_train_capacity_factor": "use moe_capacity_factor",
+    "moe_eval_capacity_factor": "nothing is dropped in evaluation: leave it out",
+    "moe_min_capacity": "use moe_capacity_factor",
+    "moe_token_dropping": "use moe_capacity_factor, without which no token is dropped",
+    "moe_use_residual": "use moe_shared_experts",
+    "moe_expert_parallel_size": "use --mesh ep=N, which splits the experts between devices",
+    "moe_glu": "use moe_gated_experts",
+    "enable_expert_tensor_parallelism": "--mesh tp=N splits every expert: leave it out",
+}
+"""Names of earlier versions of NeoX and of other programs, and what to use in their place."""
 
 PAST_MOE: Section = {
-    "num_experts": refused(COUNT, 1, OLD),
-    "expert_interval": needless(int, 2, "only with num_experts, which is refused"),
-    "use_tutel": needless(bool, False, "XLA compiles the exchange of tokens"),
-    "moe_loss_coeff": refused(float, 0.1, BALANCE, 0.0),
-    "moe_train_capacity_factor": refused(float, 1.0, BOUND),
-    "moe_eval_capacity_factor": needless(float, 1.0, "no token is dropped in evaluation"),
-    "moe_min_capacity": needless(int, 4, "moe_capacity_factor has no least number of tokens"),
-    "moe_token_dropping": refused(bool, False, BOUND),
-    "create_moe_param_group": needless(bool, True, "Adam is the same for all groups"),
-    "moe_use_residual": needless(
-        bool, True, "only with num_experts, which is refused; moe_shared_experts is such an MLP"
-    ),
-    "moe_expert_parallel_size": refused(int, 1, NEVER_HERE),
-    "moe_type": needless(str, "megablocks", "there is one implementation, which drops no token"),
-    "moe_glu": refused(bool, False, "set moe_gated_experts to true"),
-    "enable_expert_tensor_parallelism": needless(
-        bool, False, "the mesh's axis tp splits an expert's width"
-    ),
+    "num_experts": refused(COUNT, 1, "use moe_num_experts"),
+    "expert_interval": needless(int, 2, OF_OTHERS),
+    "use_tutel": needless(bool, False, "the experts' products are XLA's"),
+    "moe_loss_coeff": needless(float, 0.1, OF_OTHERS),
+    "moe_train_capacity_factor": needless(float, 1.0, OF_OTHERS),
+    "moe_eval_capacity_factor": needless(float, 1.0, OF_OTHERS),
+    "moe_min_capacity": needless(int, 4, OF_OTHERS),
+    "moe_token_dropping": needless(bool, False, OF_OTHERS),
+    "create_moe_param_group": needless(bool, True, "experts are parameters like others"),
+    "moe_use_residual": needless(bool, True, OF_OTHERS),
+    "moe_expert_parallel_size": needless(int, 1, OF_OTHERS),
+    "moe_type": needless(str, "megablocks", "the function is the same"),
+    "moe_glu": needless(bool, False, OF_OTHERS),
+    "enable_expert_tensor_parallelism": needless(bool, False, OF_OTHERS),
 }

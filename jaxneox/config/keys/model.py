@@ -1,4 +1,4 @@
-"""The rows of NeoXArgsModel and NeoXArgsMoE."""
+"""The rows of NeoXArgsModel."""
 
 from typing import get_args
 

@@ -133,6 +133,7 @@ OURS: Section = {
     **ROPE_SCALING,
     **OUR_MOE,
     **OUR_MAMBA,
+    **OUR_MOE,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
     ),

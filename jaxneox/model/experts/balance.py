@@ -11,7 +11,7 @@ def chosen(choices_BTk: jax.Array, experts: int) -> jax.Array:
     return jnp.sum(one_hot, axis=(1, 2), dtype=jnp.float32)
 
 
-def balance_loss(logits_BTE: jax.Array, chosen_BE: jax.Array) -> jax.Array:
+def balance_loss(logits_BTE: jax.Array, shares_BE: jax.Array) -> jax.Array:
     """Compute the loss of each row that is least, 1, where all experts have equal shares.
 
     It is E times the sum over experts of the share of choices and of the mean probability (Fedus
@@ -19,10 +19,13 @@ def balance_loss(logits_BTE: jax.Array, chosen_BE: jax.Array) -> jax.Array:
     however a mesh or an accumulation cuts a batch. The probabilities are the softmax of the logits
     for every kind of router.
 
+    Args:
+        logits_BTE: the router's, float32.
+        shares_BE: of a row's choices, for each expert.
+
     Returns:
         float32 [B].
     """
-    shares_BE = chosen_BE / jnp.sum(chosen_BE, axis=1, keepdims=True)
     means_BE = jnp.mean(jax.nn.softmax(logits_BTE, axis=-1), axis=1)
     return logits_BTE.shape[2] * jnp.sum(shares_BE * means_BE, axis=1)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxneox.config.schema import ExpertsConfig, ModelConfig
-from jaxneox.model.context import Context
+from jaxneox.model.context import Context, Sums
 from jaxneox.model.experts.balance import balance_loss, chosen, z_loss
 from jaxneox.model.experts.capacity import capacity, within
 from jaxneox.model.experts.device import MixtureSettings
@@ -16,8 +16,6 @@ from jaxneox.model.experts.mixture import Matrices, mixture
 from jaxneox.model.experts.router import Choice, Router
 from jaxneox.model.mlp import ACTIVATIONS, Mlp
 from jaxneox.model.param import Initializer, initializer, param
-
-Sums = dict[str, jax.Array]
 
 
 class Experts(nnx.Module):
@@ -50,9 +48,9 @@ class Experts(nnx.Module):
             context: what the layers share; noise makes it training.
 
         Returns:
-            [B, T, D], a partial sum over the inner width; and the sums `experts_loss`, the losses
-            of balance and of large logits with their coefficients, and `experts_load` [E], how
-            many choices each expert has.
+            [B, T, D], a partial sum over the inner width; and where rows have weights, sums over
+            rows by these: `experts_load` [E], each expert's share of a row's choices, and
+            `experts_loss`, the losses of balance and of large logits with their coefficients.
         """
         layout, training = context.layout, context.noise is not None
         choice = self.router(x_BTD, context.noise)
@@ -77,10 +75,13 @@ class Experts(nnx.Module):
 
     def _sums(self, choice: Choice, context: Context) -> Sums:
         """Add up what the router's choices cost, each row by its weight, and their load."""
+        if context.row_weights is None:
+            return {}
         chosen_BE = chosen(choice.experts, self.cfg.count)
-        sums = {"experts_load": jnp.sum(chosen_BE, axis=0)}
-        if self.cfg.has_losses and context.row_weights is not None:
-            loss_B = self.cfg.balance_loss * balance_loss(choice.logits, chosen_BE)
+        shares_BE = chosen_BE / jnp.sum(chosen_BE, axis=1, keepdims=True)
+        sums = {"experts_load": jnp.einsum("BE,B->E", shares_BE, context.row_weights)}
+        if self.cfg.has_losses:
+            loss_B = self.cfg.balance_loss * balance_loss(choice.logits, shares_BE)
             loss_B = loss_B + self.cfg.z_loss * z_loss(choice.logits)
             sums["experts_loss"] = jnp.sum(loss_B * context.row_weights)
         return sums

@@ -23,7 +23,7 @@ SUMMED: Axes = ("mlp", *ROWS, None, None)
 
 
 class Matrices(NamedTuple):
-    """The experts' matrices: [E, D, F], [E, D, F] or None where experts are not gated, [E, F, D]."""
+    """The experts' matrices: [E, D, F] twice, of which a plain MLP has one, and [E, F, D]."""
 
     up: jax.Array
     gate: jax.Array | None

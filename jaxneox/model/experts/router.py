@@ -1,12 +1,13 @@
 """The router: which experts each token goes to, and what their outputs are multiplied by."""
 # B batch, T length, D hidden, E experts, k choices of a token
-# G groups of rows that Sinkhorn balances together, N tokens of a group
+# G groups of M rows that Sinkhorn balances together
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import ExpertsConfig, ModelConfig
 from jaxneox.model.dropout import Noise, uniform
@@ -39,7 +40,8 @@ class Router(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, experts: ExpertsConfig, rngs: nnx.Rngs):
         init = initializer(cfg.init.method, cfg)
-        self.weight = param(rngs, ("embed", "choices"), init, D=cfg.hidden_size, E=experts.count)
+        sizes = {"D": cfg.hidden_size, "E": experts.count}
+        self.weight = param(rngs, ("embed", "choices"), init, exact=experts.exact, **sizes)
         self.cfg = experts
 
     def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Choice:
@@ -76,12 +78,12 @@ class Router(nnx.Module):
 
     def _balanced(self, logits_BTE: jax.Array) -> jax.Array:
         """Balance the scores of the rows that Sinkhorn's algorithm takes together."""
-        batch, length, experts = logits_BTE.shape
-        together = self.cfg.sinkhorn_rows
-        if together == 1:
-            return sinkhorn(logits_BTE)
-        groups_GNE = logits_BTE.reshape(batch // together, together * length, experts)
-        return sinkhorn(groups_GNE).reshape(logits_BTE.shape)
+        rows, length, _ = jax.typeof(logits_BTE).sharding.spec
+        spec = PartitionSpec(rows, None, length, None)
+        shape = (-1, self.cfg.sinkhorn_rows, *logits_BTE.shape[1:])
+        balanced_GMTE = sinkhorn(jnp.reshape(logits_BTE, shape, out_sharding=spec))
+        whole = PartitionSpec(rows, length, None)
+        return jnp.reshape(balanced_GMTE, logits_BTE.shape, out_sharding=whole)
 
 
 def _at(scores_BTE: jax.Array, experts_BTk: jax.Array) -> jax.Array:
