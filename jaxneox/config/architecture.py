@@ -71,7 +71,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         lora=lora_config(settings, mlp.gated),
         pattern=shortest_pattern(kinds),
         mamba=mamba_config(settings, kinds),
-        experts=experts_config(settings, kinds, mlp.activation),
+        experts=experts_config(settings, kinds, mlp),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
     )
 

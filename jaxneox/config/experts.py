@@ -5,7 +5,7 @@ Source: megatron/model/moe/ and megatron/model/transformer.py of GPT-NeoX ea7aef
 
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.keys.experts import MOE, OTHERS_NAMES, OUR_MOE
-from jaxneox.config.layer_schema import Activation, ExpertsConfig, LayerKind
+from jaxneox.config.layer_schema import ExpertsConfig, LayerKind, MlpConfig
 from jaxneox.errors import UserError
 
 MULTIPLE = 256  # to which NeoX rounds the width of an expert that the YAML does not give
@@ -24,14 +24,14 @@ def with_experts(settings: CheckedKeys, kinds: tuple[LayerKind, ...]) -> tuple[L
 
 
 def experts_config(
-    settings: CheckedKeys, kinds: tuple[LayerKind, ...], activation: Activation
+    settings: CheckedKeys, kinds: tuple[LayerKind, ...], mlp: MlpConfig
 ) -> ExpertsConfig | None:
     """Build the settings of the layers of kind `experts`; None if there are none.
 
     Args:
         settings: the checked keys.
         kinds: of all layers.
-        activation: the MLP's, or that of its gate.
+        mlp: that of dense layers, whose activation and gate experts have too.
 
     Raises:
         UserError: a key is another program's, or the keys contradict each other.
@@ -51,7 +51,10 @@ def experts_config(
         "model.experts",
         count=settings["moe_num_experts"],
         size=_size(settings),
-        activation=activation,
+        activation=mlp.activation,
+        gated=_unless_given(
+            settings, "moe_gated_experts", mlp.gated and not settings["neox_compat"]
+        ),
         jitter=settings["moe_jitter_eps"] or 0.0,
         sinkhorn_rows=_sinkhorn_rows(settings),
         exact=_unless_given(settings, "moe_router_fp32", not settings["neox_compat"]),
@@ -67,11 +70,11 @@ def _size(settings: CheckedKeys) -> int:
 
 def _sinkhorn_rows(settings: CheckedKeys) -> int:
     """Return how many sequences Sinkhorn's algorithm balances together, in NeoX a micro-batch."""
-    given = settings["moe_sinkhorn_rows"]
-    if given is not None or not settings["neox_compat"]:
+    given, alone = settings["moe_sinkhorn_rows"], settings["moe_router_type"] != "sinkhorn"
+    if given is not None or alone or not settings["neox_compat"]:
         return int(given or 1)
     micro = settings[MICRO]
-    if micro is None and settings["moe_router_type"] == "sinkhorn":
+    if micro is None:
         settings.note(
             f"moe_sinkhorn_rows: taken to be 1, since {MICRO} does not say how NeoX cuts its batch"
         )

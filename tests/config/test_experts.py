@@ -58,11 +58,11 @@ def test_what_neox_computes_with_neox_compat() -> None:
 def test_contradictions_are_one_line() -> None:
     assert "moe_top_k 5 is more than moe_num_experts 4" in error(**MOE, moe_top_k=5)
     assert "set moe_router_type to topk" in error(**MOE, moe_jitter_eps=0.1)
-    assert "gpt_j_residual, which is false" in error(**MOE, moe_residual_quirk=2)
-    assert "set moe_aux_loss_coeff" in error(**MOE, moe_loss_coeff=0.2)
-    assert "--mesh ep=4" in error(**MOE, moe_expert_parallel_size=4)
+    assert "moe_attention_dropped needs gpt_j_res" in error(**MOE, moe_attention_dropped=2)
+    assert "use moe_aux_loss_coeff" in error(**MOE, moe_loss_coeff=0.2)
+    assert "--mesh ep=N" in error(**MOE, moe_expert_parallel_size=4)
 
 
 def test_keys_without_effect_are_noted() -> None:
     (note,) = run(moe_top_k=2).notes
-    assert note == "moe_top_k: nothing reads it without experts (moe_num_experts)"
+    assert note == "moe_top_k: changes nothing in a model without layers of experts"

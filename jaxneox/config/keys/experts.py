@@ -38,11 +38,12 @@ OUR_MOE: Section = {
         "model.experts.normalized",
         "the weights of a token's experts are divided by their sum",
     ),
-    "moe_gated_experts": used(
+    "moe_gated_experts": derived(
         bool,
-        False,
+        None,
         "model.experts.gated",
-        "NeoX's are never gated: of a gated activation they have the gate's function alone",
+        "null: as the activation says; with neox_compat false, as in NeoX, where experts have the "
+        "gate's function alone",
     ),
     "moe_shared_experts": used(
         WHOLE, 0, "model.experts.shared", "so many experts' widths that all tokens pass through"

@@ -131,7 +131,6 @@ OURS: Section = {
         "heads, as in Qwen3",
     ),
     **ROPE_SCALING,
-    **OUR_MOE,
     **OUR_MAMBA,
     **OUR_MOE,
     "pipe_parallel_chunks": used(
