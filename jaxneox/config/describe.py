@@ -37,4 +37,13 @@ def saved_keys(config: Config) -> dict[str, Any]:
         LARGEST_MICRO: config.batch.micro,
         DROP_LAST: config.batch.drop_last,
         "padded_vocab_size": config.model.vocab_size,
+        **_of_router(config),
     }
+
+
+def _of_router(config: Config) -> dict[str, Any]:
+    """Return the rows that a router balances together, if the batch was cut for them."""
+    experts = config.model.experts
+    if experts is None or experts.sinkhorn_rows == 1:
+        return {}
+    return {"moe_sinkhorn_rows": experts.sinkhorn_rows}

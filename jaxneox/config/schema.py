@@ -22,6 +22,7 @@ from jaxneox.config.layer_schema import (
     MlpConfig,
     NormConfig,
 )
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig, RematConfig
 from jaxneox.errors import UserError
@@ -118,6 +119,7 @@ class ModelConfig:
     head: Head = "tokens"
     experts: ExpertsConfig | None = None
     pattern: tuple[LayerKind, ...] = ("dense",)  # of the layers' kinds, repeated to the last layer
+    mamba: MambaConfig | None = None  # of the layers of that kind, if there are any
 
     @property
     def kinds(self) -> tuple[LayerKind, ...]:
@@ -130,6 +132,8 @@ class ModelConfig:
                 f"num_layers {self.num_layers} is no multiple of the {len(self.pattern)} layers "
                 "that repeat"
             )
+        if "mamba" in self.pattern and self.mamba is None:
+            raise UserError("there are layers of kind mamba, but nothing says how wide they are")
         if self.head == "reward" and (self.tied_embedding or self.logit_bias):
             raise UserError(
                 "a reward model has no unembedding: expected neither a tied embedding nor a bias "

@@ -116,7 +116,11 @@ class Decoder:
             w = padded(w, axes, model.layout)
             return jax.device_put(w, NamedSharding(mesh, model.layout.weight(*axes)))
 
-        take = jax.jit(lambda w, i: w.at[i].get(mode="promise_in_bounds").astype(model.compute))
+        exact = model.declaration.exact
+        take = jax.jit(
+            lambda w, i, dtype: w.at[i].get(mode="promise_in_bounds").astype(dtype),
+            static_argnums=2,
+        )
         names = sorted(params)
         with jax.set_mesh(mesh):
             layers: tuple[Params, ...] = tuple({} for _ in range(model.cfg.num_layers))
@@ -125,7 +129,8 @@ class Decoder:
             for name in (name for name in names if name.startswith(LAYERS)):
                 stacked = laid(name)
                 for place, number in enumerate(model.declaration.holders(name)):
-                    layers[number][name] = take(stacked, place)
+                    dtype = "float32" if name in exact else model.compute
+                    layers[number][name] = take(stacked, place, dtype)
             outer = {name: laid(name) for name in names if not name.startswith(LAYERS)}
             output = self._output(outer, beside)
             outer = {n: w for n, w in outer.items() if n not in UNEMBEDDING}

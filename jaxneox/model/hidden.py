@@ -57,14 +57,18 @@ class HiddenStates(Layers):
         positions: TokenPositions,
         noise: Noise | None = None,
         taps: Taps = NOTHING,
+        row_weights_MB: jax.Array | None = None,
     ) -> Stream:
-        """Compute the stream after the final norm, its positions in the layout's order."""
+        """Compute the stream after the final norm, its positions in the layout's order.
+
+        What rows weigh in the training loss is asked for where the layers' sums are.
+        """
         if noise is not None:
             noise = noise._replace(positions=positions.order_T)
         x_MBTD = self._embed(model.embed, self.laid(tokens_MBT), positions.encoded)
         x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
         bias = self._score_bias(model.embed, positions.order_T)
-        context = Context(positions, self.layout, bias, noise, taps)
+        context = Context(positions, self.layout, bias, noise, taps, row_weights=row_weights_MB)
         stream = self.run_layers(params, x_MBTD, context)
         spread = self.layout.spread(tokens_MBT.shape[0])
         whole = self.layout.activation(spread, "batch", "length", "embed")

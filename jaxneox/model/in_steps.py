@@ -44,7 +44,7 @@ class ModelInSteps(Model):
             positions = self._text_positions(x_MBTD[..., 0])
             bias = self._score_bias(self._outside(outer).embed, positions.order_T)
             context = Context(positions, self.layout, bias)
-            rounded = {name: w.astype(self.compute) for name, w in layer.items()}
+            rounded = self.declaration.rounded(layer, self.compute)
             return self._layer(kind, context)(x_MBTD[0], (jnp.int32(0), rounded)).x_BTD[None]
 
     def end(self, outer: Params, x_MBTD: jax.Array) -> jax.Array:

@@ -13,8 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxneox.config.layer_schema import LayerKind
 from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
-from jaxneox.model.block import Sums
-from jaxneox.model.context import Context, TokenPositions
+from jaxneox.model.context import Context, Sums, TokenPositions
 from jaxneox.model.gather import gather_all
 from jaxneox.model.layout import Layout
 from jaxneox.model.parameters import Declaration, Params, split_layers
@@ -88,7 +87,8 @@ class Layers:
         that differ from row to row have a leading axis M.
         """
         layers, noise = split_layers(params)[1], context.noise
-        of_rows = None if noise is None else noise.rows, context.positions.per_row
+        rows = None if noise is None else noise.rows
+        of_rows = rows, context.positions.per_row, context.row_weights
 
         def run(
             x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows: Any
@@ -98,11 +98,12 @@ class Layers:
             The weights are rounded before the scan, which XLA does in any case. So the scan stacks
             their gradients as they come, rounded, and they become float32 where they are added up.
             """
-            rounded = {name: w.astype(self.compute) for name, w in weights.items()}
-            rows_B, per_row = of_rows
+            rounded = self.declaration.rounded(weights, self.compute)
+            rows_B, per_row, weights_B = of_rows
             own = context._replace(
                 positions=TokenPositions(context.positions.order_T, *per_row),
                 noise=None if noise is None else noise._replace(rows=rows_B),
+                row_weights=weights_B,
             )
             kinds = self.cfg.pattern
             layer_of = {kind: self._layer(kind, own) for kind in dict.fromkeys(kinds)}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxneox.config.layer_schema import LayerKind
-from jaxneox.config.schema import ModelConfig
+from jaxneox.config.schema import Dtype, ModelConfig
 from jaxneox.model.block import Block, make_block
 from jaxneox.model.embed import Embed
 from jaxneox.model.norms import norm
@@ -92,6 +92,17 @@ class Declaration:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter by name."""
         return {name: p.shape for name, p in _flat(self._modules).items()}
+
+    @cached_property
+    def exact(self) -> frozenset[str]:
+        """The names of the parameters that layers compute with in float32."""
+        flat = _flat(self._modules)
+        return frozenset(name for name, p in flat.items() if p.get_metadata("exact"))
+
+    def rounded(self, weights: Params, compute: Dtype) -> Params:
+        """Cast layers' weights to the type in which the layers compute with them."""
+        types = {name: "float32" if name in self.exact else compute for name in weights}
+        return {name: w.astype(types[name]) for name, w in weights.items()}
 
     def init(self, key: jax.Array) -> Params:
         """Draw the initial parameters, float32: the same numbers on every mesh."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from jaxneox.model.block import Sums
+from jaxneox.model.context import Sums
 from jaxneox.model.parameters import Params
 from jaxneox.model.taps import Kept, Taps
 

@@ -66,5 +66,5 @@ def _joined(parts: list[tuple[tuple[int, ...], nnx.Param]]) -> nnx.Param:
     if len(parts) > 1:
         order = jnp.argsort(jnp.asarray([number for numbers, _ in parts for number in numbers]))
         value = jnp.concatenate([parameter[...] for _, parameter in parts])[order]
-    axes = ("layers", *first.get_metadata("axes"))
-    return nnx.Param(value, axes=axes, eager_sharding=False)
+    axes, exact = ("layers", *first.get_metadata("axes")), first.get_metadata("exact")
+    return nnx.Param(value, axes=axes, exact=exact, eager_sharding=False)

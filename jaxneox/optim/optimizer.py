@@ -16,11 +16,13 @@ Chain = list[optax.GradientTransformation]
 
 
 def decays(name: str) -> bool:
-    """Tell whether a parameter has weight decay: matrices and embeddings, not norms and biases.
+    """Tell whether a parameter has weight decay.
 
-    These are NeoX's groups.
+    Matrices and embeddings have, norms, biases and a state space's A and D have not. These are
+    NeoX's groups.
     """
-    return name.rpartition(".")[2] not in ("scale", "g") and not name.endswith("bias")
+    leaf = name.rpartition(".")[2]
+    return leaf not in ("scale", "g", "a_log", "skip") and not leaf.endswith("bias")
 
 
 def build_optimizer(

@@ -1,7 +1,8 @@
 """The mesh: named axes of devices, with explicit types so that shardings are checked.
 
 `pp` splits the layers into stages, `dp` the batch, `cp` the length of the sequence, and `tp` heads,
-inner widths and the vocabulary. Every mesh has all four: an axis that splits nothing has size 1.
+inner widths and the vocabulary. Every mesh has these four: an axis that splits nothing has size 1.
+`ep` splits the batch too, and the experts of a mixture; a mesh has it only where it splits them.
 Neighbours along `tp`, the last, are neighbouring devices, since they talk most; those along `pp`
 are the furthest apart.
 """
@@ -22,11 +23,14 @@ from jaxneox.config.divisors import divisors
 from jaxneox.config.schema import ModelConfig, ParallelConfig
 from jaxneox.errors import UserError, listed
 
-AXES = ("pp", "dp", "cp", "tp")
+EXPERTS = "ep"
+AXES = ("pp", "dp", EXPERTS, "cp", "tp")
 MOST_DEVICES = 1 << 20
 MOST_VIRTUAL = 1024  # devices of a CPU: XLA takes 0.3 GB for them, and four times as many 8 s
 INNER = "dp_inner"
 """The second of the two axes of which dp is made on some meshes; users see dp alone."""
+OPTIONAL = (INNER, EXPERTS)
+"""The axes that a mesh has only where they split something."""
 Sizes = dict[str, int]
 
 
@@ -64,7 +68,9 @@ def asked_sizes(mesh: str | None, yaml: ParallelConfig) -> Sizes:
 def whole(sizes: Sizes) -> Sizes:
     """Return all axes in their order, with size 1 for those that are not given."""
     axes = [name for axis in AXES for name in ((axis, INNER) if axis == "dp" else (axis,))]
-    return {axis: sizes.get(axis, 1) for axis in axes if axis != INNER or sizes.get(INNER, 1) > 1}
+    return {
+        axis: sizes.get(axis, 1) for axis in axes if axis not in OPTIONAL or sizes.get(axis, 1) != 1
+    }
 
 
 def as_asked(sizes: Sizes) -> Sizes:
@@ -168,8 +174,8 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
 
 
 def replicas(sizes: Sizes) -> int:
-    """Return among how many replicas of the model the rows of a batch are divided."""
-    return as_asked(sizes)["dp"]
+    """Return among how many replicas of the dense layers the rows of a batch are divided."""
+    return as_asked(sizes)["dp"] * sizes.get(EXPERTS, 1)
 
 
 def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring: bool) -> None:

@@ -9,7 +9,8 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import INNER
+from jaxneox.parallel.exchange import Exchange
+from jaxneox.parallel.mesh import EXPERTS, INNER, OPTIONAL
 from jaxneox.parallel.pipeline import Pipeline
 from jaxneox.parallel.ring import Ring
 
@@ -20,6 +21,8 @@ WEIGHTS: dict[str, str | None] = {
     "vocab": "tp",
     "kv_heads": "tp",
     "mlp": "tp",
+    "experts": EXPERTS,
+    "choices": None,
     "embed": None,
     "positions": None,
     "group": None,
@@ -27,6 +30,12 @@ WEIGHTS: dict[str, str | None] = {
     "buckets": None,
     "one": None,
     "rank": None,
+    "channels": "tp",
+    "channel_groups": None,
+    "selection": None,
+    "state": None,
+    "step_rank": None,
+    "conv": None,
 }
 
 PADDED = {"vocab"}
@@ -34,13 +43,14 @@ PADDED = {"vocab"}
 
 ACTIVATIONS: dict[str, MeshAxes] = {
     "micro": ("pp",),  # micro-batches, before the first layer and after the last
-    "batch": ("dp", INNER),
+    "batch": ("dp", INNER, EXPERTS),
     "length": ("cp",),
     "stream": ("cp",),  # the length of the residual stream; tp as well with sequence parallelism
     "embed": (),
     "vocab": ("tp",),
     "kv_heads": ("tp",),
     "mlp": ("tp",),
+    "channels": ("tp",),
 }
 
 
@@ -84,8 +94,8 @@ class Rules:
 
         Its gradient is a partial sum over what splits the axes `rows` of activations.
         """
-        split = (None if axis == "layers" else WEIGHTS[axis] for axis in axes)
-        return P(*split, reduced=self._any(rows))
+        split = [None if axis == "layers" else self._on_mesh(axis) for axis in axes]
+        return P(*split, reduced=self._any(rows) - set(split))
 
     def parameter(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a parameter's sharding at rest: from ZeRO stage 3 on nothing has copies."""
@@ -111,7 +121,8 @@ class Rules:
             return P(*spec, reduced=everywhere - {n for entry in spec for n in _names(entry)})
         if self.zero_stage >= 2 or self._pads(axes, shape):
             return spec
-        return P(*spec, reduced=self._any(self.summed(*axes)))
+        own = {name for entry in self._at_rest(axes, shape) for name in _names(entry)}
+        return P(*spec, reduced=self._any(self.summed(*axes)) - own)
 
     def summed(self, *axes: str) -> tuple[str, ...]:
         """Name the axes of activations over which a weight's gradient may be a partial sum.
@@ -119,7 +130,7 @@ class Rules:
         They are those of the rows of a matrix that the mesh splits within a layer, see `in_step`.
         A pipeline's stages, which are a vmap, can have no such sums.
         """
-        split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}
+        split = {self._on_mesh(axis) for axis in axes if axis in WEIGHTS} - {None, "pp"}
         is_matrix = "embed" in axes and "rank" not in axes and bool(split)
         return ("batch", "length") if is_matrix and self.size("pp") == 1 else ()
 
@@ -178,12 +189,26 @@ class Rules:
         return Pipeline("pp", count, self.chunks) if count > 1 else None
 
     @property
+    def exchange(self) -> Exchange | None:
+        count = self.size(EXPERTS)
+        return Exchange(EXPERTS, count) if count > 1 else None
+
+    @property
     def rings(self) -> Ring | None:
         count = self.size("cp")
         return Ring("cp", count) if self.ring and count > 1 else None
 
     def size(self, mesh_axis: str | None) -> int:
         return dict(self.sizes).get(mesh_axis, 1) if mesh_axis else 1
+
+    def _has(self, mesh_axis: str) -> bool:
+        """Tell whether the mesh has an axis: some are there only where they split something."""
+        return mesh_axis not in OPTIONAL or self.size(mesh_axis) > 1
+
+    def _on_mesh(self, axis: str) -> str | None:
+        """Name the mesh axis that splits an axis of weights, if the mesh has it."""
+        mesh_axis = WEIGHTS[axis]
+        return mesh_axis if mesh_axis is not None and self._has(mesh_axis) else None
 
     def _any(self, names: str | tuple[str, ...]) -> frozenset[str]:
         """Return the mesh axes that split one of `names`."""
@@ -194,7 +219,7 @@ class Rules:
         if axis is None:
             return ()
         extra = ("tp",) if axis == "stream" and self.sequence_parallel else ()
-        here = (name for name in ACTIVATIONS[axis] if name != INNER or self.size(INNER) > 1)
+        here = (name for name in ACTIVATIONS[axis] if self._has(name))
         return (*here, *extra)
 
     def _at_rest(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
@@ -227,8 +252,9 @@ class Rules:
         table shows it.
         """
         spec = self._at_rest(axes, shape)
-        holders = ("dp", INNER, "cp") if "layers" in axes else ("dp", INNER, "cp", "pp")
-        copies = tuple(a for a in holders if self.size(a) > 1)
+        taken = {name for entry in spec for name in _names(entry)}
+        holders = ("dp", INNER, EXPERTS, "cp") + (() if "layers" in axes else ("pp",))
+        copies = tuple(a for a in holders if self.size(a) > 1 and a not in taken)
         for count in range(len(copies), 0, -1):
             split = self._over(copies[:count], spec, axes, shape, _first(axes))
             if split != spec:

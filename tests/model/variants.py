@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from jaxneox.config.layer_schema import Activation
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import (
     AttentionConfig,
     MlpConfig,
@@ -42,6 +43,12 @@ def scaling(kind: RopeType, **options: Any) -> dict[str, Any]:
 
 def heads(num_heads: int, kv_heads: int, head_dim: int = 8) -> dict[str, Any]:
     return {"attention": {"num_heads": num_heads, "kv_heads": kv_heads, "head_dim": head_dim}}
+
+
+def state_space(**options: Any) -> dict[str, Any]:
+    """A model of attention and state spaces by turns."""
+    mamba = MambaConfig(channels=24, step_rank=3, state_size=5, **options)
+    return {"mamba": mamba, "pattern": ("mamba", "dense")}
 
 
 def activation(name: Activation, gated: bool = False) -> dict[str, Any]:
@@ -97,6 +104,10 @@ WORDS: dict[str, dict[str, Any]] = {
     "glu": activation("sigmoid", gated=True),
     "bilinear": activation("identity", gated=True),
     "no_mlp_bias": {"mlp": {"bias": False}},
+    "mamba": state_space(),
+    "mamba_groups": state_space(groups=2, conv_width=3, conv_bias=False),
+    "mamba_biases": state_space(groups=4, bias=True),
+    "no_attention": {"pattern": ("mamba",)},
 }
 
 VARIANTS = [
@@ -135,6 +146,9 @@ VARIANTS = [
     "wide_heads dynamic parallel untied",
     "yarn mqa no_output_bias",
     "rmsnorm qk_norm_per_head llama3 gqa",
+    "mamba rmsnorm untied",
+    "mamba_groups no_attention no_positions",
+    "mamba_biases parallel alibi",
 ]
 
 

@@ -27,11 +27,15 @@ from jaxneox.config.schema import (
     PositionConfig,
 )
 from tests.reference import rope_scaling
+from tests.reference.mamba_torch import mamba
 
 Params = Mapping[str, Tensor]
 
 # Torch's idle threads spin against XLA's: with more than one, tiny models take 50 times as long.
 torch.set_num_threads(1)
+
+HOLDERS = {"mamba": ("mamba",)}
+"""The kinds of layers that have the parameters of a branch; others belong to dense ones."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
@@ -57,8 +61,13 @@ def forward(
     x_BTD = embed(params, cfg, tokens_BT)
     bias_NTS = score_bias(params, cfg, tokens_BT.shape[1], dtype)
     for index in range(cfg.num_layers):
-        layer = {name: leaf[index] for name, leaf in within(params, "layers").items()}
-        x_BTD = block(layer, cfg, x_BTD, bias_NTS)
+        layer = layer_of(params, cfg, index)
+        if cfg.kinds[index] == "mamba":
+            assert cfg.mamba is not None
+            entering = normalize(x_BTD, within(layer, "norm1"), cfg.norm)
+            x_BTD = x_BTD + mamba(within(layer, "mamba"), cfg.mamba, entering)
+        else:
+            x_BTD = block(layer, cfg, x_BTD, bias_NTS)
     x_BTD = normalize(x_BTD, within(params, "final_norm"), cfg.norm)
     if cfg.head == "reward":
         return (x_BTD @ params["reward.weight"])[..., 0]
@@ -112,6 +121,19 @@ def within(params: Params, prefix: str) -> dict[str, Tensor]:
         for name, leaf in params.items()
         if name.startswith(f"{prefix}.")
     }
+
+
+def layer_of(params: Params, cfg: ModelConfig, index: int) -> dict[str, Tensor]:
+    """The leaves of one layer; each is stacked over the layers that have it."""
+    own: dict[str, Tensor] = {}
+    for name, leaf in within(params, "layers").items():
+        having = (
+            cfg.kinds if name.startswith("norm1") else HOLDERS.get(name.split(".")[0], ("dense",))
+        )
+        numbers = [n for n, kind in enumerate(cfg.kinds) if kind in having]
+        if index in numbers:
+            own[name] = leaf[numbers.index(index)]
+    return own
 
 
 def embed(params: Params, cfg: ModelConfig, tokens_BT: Tensor) -> Tensor:

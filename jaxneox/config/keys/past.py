@@ -16,7 +16,8 @@ from jaxneox.config.fates import (
     refused,
 )
 from jaxneox.config.keys.deepspeed import COLLECTIVES, L2, LAYOUT, ONLY_1BIT
-from jaxneox.config.keys.model import NO_MOE, ONLY_MOE, SPARSE
+from jaxneox.config.keys.experts import PAST_MOE
+from jaxneox.config.keys.model import SPARSE
 from jaxneox.config.keys.running import LAUNCH, SET_BY_NEOX
 from jaxneox.config.keys.training import ADAM_FOR_1BIT
 
@@ -103,20 +104,7 @@ REMOVED: Section = {
     "rpe": refused(bool, False, "set pos_emb to rpe, which has no learned positions beside it"),
     "rpe_causal": needless(bool, True, "attention looks back only, and so does its bias"),
     "greedy": refused(bool, False, "set temperature, top_k and top_p to 0"),
-    "num_experts": refused(COUNT, 1, NO_MOE),
-    "expert_interval": needless(int, 2, ONLY_MOE),
-    "use_tutel": needless(bool, False, ONLY_MOE),
-    "moe_loss_coeff": needless(float, 0.1, ONLY_MOE),
-    "moe_train_capacity_factor": needless(float, 1.0, ONLY_MOE),
-    "moe_eval_capacity_factor": needless(float, 1.0, ONLY_MOE),
-    "moe_min_capacity": needless(int, 4, ONLY_MOE),
-    "moe_token_dropping": needless(bool, False, ONLY_MOE),
-    "create_moe_param_group": needless(bool, True, ONLY_MOE),
-    "moe_use_residual": needless(bool, True, ONLY_MOE),
-    "moe_expert_parallel_size": needless(int, 1, ONLY_MOE),
-    "moe_type": needless(str, "megablocks", ONLY_MOE),
-    "moe_glu": needless(bool, False, ONLY_MOE),
-    "enable_expert_tensor_parallelism": needless(bool, False, ONLY_MOE),
+    **PAST_MOE,
 }
 
 PAST: Section = {**RENAMED, **REMOVED}

@@ -20,6 +20,8 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.keys.experts import OUR_MOE
+from jaxneox.config.keys.mamba import OUR_MAMBA
 from jaxneox.config.layer_schema import Kernel
 from jaxneox.config.objective_schema import DpoLoss, KlForm
 from jaxneox.config.schema import Dtype, RopeType
@@ -135,6 +137,8 @@ OURS: Section = {
         "norms of a token's queries, and of its keys, over all heads together, as in OLMoE",
     ),
     **ROPE_SCALING,
+    **OUR_MAMBA,
+    **OUR_MOE,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
     ),

@@ -23,16 +23,27 @@ PEAKS = {
 }
 
 
+OF_EXPERTS = {f"layers.experts.{name}" for name in ("up", "gate", "down")}
+
+
 def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> int:
     """Count the parameters that are multiplied with every token.
 
     These are all but the tables that are looked up and an attention that is dropped. A tied
-    embedding counts, since it is multiplied as the unembedding.
+    embedding counts, since it is multiplied as the unembedding; of experts those that a token
+    chooses.
     """
     idle = {"embed.positions"} | (set() if cfg.tied_embedding else {"embed.tokens"})
     if cfg.attention_dropped:
         idle |= {name for name in shapes if name.startswith("layers.attention.")}
-    return sum(math.prod(shape) for name, shape in shapes.items() if name not in idle)
+    chosen = 1.0 if cfg.experts is None else cfg.experts.top_k / cfg.experts.count
+
+    def share(name: str) -> float:
+        """Return what part of a parameter a token meets: its own experts' of all experts'."""
+        return chosen if name in OF_EXPERTS else 1.0
+
+    counted = (share(name) * math.prod(s) for name, s in shapes.items() if name not in idle)
+    return round(sum(counted))
 
 
 def flops_per_token(

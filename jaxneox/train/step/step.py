@@ -109,7 +109,7 @@ class Step:
         rows_MB: jax.Array,
     ) -> LossAndFigures:
         """Sum weighted loss and figures of one round, with the dropout of the step's random key."""
-        noise = Noise(key, rows_MB) if drops(self.plan.cfg) else None
+        noise = Noise(key, rows_MB) if is_random(self.plan.cfg) else None
         models = self.plan.models(learning | resting, reference)
         return self.plan.objective.sums(models, part, noise)
 
@@ -129,7 +129,7 @@ class Step:
             return jax.tree.map(jnp.add, total, more), figures
 
         (loss, grads), figures = jax.lax.scan(add, start, parts)
-        return (loss, jax.tree.map(jnp.sum, figures)), grads
+        return (loss, jax.tree.map(over_rounds, figures)), grads
 
     def update(
         self, state: TrainState, grads: Params, finite: jax.Array
@@ -197,7 +197,7 @@ class Evaluation:
             batch, of_batch = prepared(self.plan, params, reference, batch)
             parts = rounds(batch, model.layout)
             loss, figures = jax.lax.scan(add, jnp.float32(0), parts)
-        return (loss, jax.tree.map(jnp.sum, figures)), jnp.sum(batch[WEIGHTS]), of_batch
+        return (loss, jax.tree.map(over_rounds, figures)), jnp.sum(batch[WEIGHTS]), of_batch
 
 
 def prepared(
@@ -233,9 +233,16 @@ def replica_scale(cfg: Config) -> float:
     return 2.0 ** (dp.bit_length() - 1)
 
 
-def drops(cfg: Config) -> bool:
-    """Tell whether anything is dropped in a step."""
+def over_rounds(figures_A: jax.Array) -> jax.Array:
+    """Add up a figure, or an array of them, over the rounds."""
+    return jnp.sum(figures_A, axis=0)
+
+
+def is_random(cfg: Config) -> bool:
+    """Tell whether a step is another function than evaluation: by dropout, or by experts."""
     model = cfg.model
+    if model.experts is not None:
+        return True
     rates = (model.hidden_dropout, model.attention.dropout, model.lora.dropout if model.lora else 0)
     return max(rates) > 0
 

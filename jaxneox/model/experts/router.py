@@ -1,0 +1,92 @@
+"""The router: which experts each token goes to, and what their outputs are multiplied by."""
+# B batch, T length, D hidden, E experts, k choices of a token
+# G groups of M rows that Sinkhorn balances together
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from jaxneox.config.schema import ExpertsConfig, ModelConfig
+from jaxneox.model.dropout import Noise, uniform
+from jaxneox.model.experts.sinkhorn import sinkhorn
+from jaxneox.model.param import initializer, param
+
+
+class Choice(NamedTuple):
+    """What the router says of each token.
+
+    Attributes:
+        experts: int32 [B, T, k].
+        weights: of their outputs, float32 [B, T, k].
+        logits: float32 [B, T, E].
+    """
+
+    experts: jax.Array
+    weights: jax.Array
+    logits: jax.Array
+
+
+class Router(nnx.Module):
+    """A linear layer without bias, and the choice of the k experts that it scores highest.
+
+    `topk` weights them by the softmax of all scores. `sinkhorn` by the softmax, or by the sigmoid
+    where k is 1; in training it chooses by scores that Sinkhorn's algorithm has balanced. Both are
+    GPT-NeoX's (megatron/model/moe/router.py at ea7aefd8), which computes them in the dtype of its
+    parameters.
+    """
+
+    def __init__(self, cfg: ModelConfig, experts: ExpertsConfig, rngs: nnx.Rngs):
+        init = initializer(cfg.init.method, cfg)
+        sizes = {"D": cfg.hidden_size, "E": experts.count}
+        self.weight = param(rngs, ("embed", "choices"), init, exact=experts.exact, **sizes)
+        self.cfg = experts
+
+    def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Choice:
+        """Choose each token's experts.
+
+        Args:
+            x_BTD: the normalised stream.
+            noise: the source of random numbers in training, else None.
+        """
+        if noise is not None and self.cfg.jitter:
+            low, high = 1 - self.cfg.jitter, 1 + self.cfg.jitter
+            x_BTD = x_BTD * uniform(x_BTD, low, high, noise).astype(x_BTD.dtype)
+        logits_BTE = self._logits(x_BTD)
+        sigmoid = self.cfg.router == "sinkhorn" and self.cfg.top_k == 1
+        score = jax.nn.sigmoid if sigmoid else jax.nn.softmax
+        scores_BTE = score(logits_BTE.astype(jnp.float32))
+        if not self.cfg.exact and self.cfg.router == "topk":
+            scores_BTE = score(logits_BTE).astype(jnp.float32)
+        if self.cfg.router == "sinkhorn" and noise is not None:
+            balanced_BTE = self._balanced(logits_BTE.astype(jnp.float32))
+            experts_BTk = jax.lax.top_k(balanced_BTE, self.cfg.top_k)[1]
+            weights_BTk = _at(scores_BTE, experts_BTk)
+        else:
+            weights_BTk, experts_BTk = jax.lax.top_k(scores_BTE, self.cfg.top_k)
+        if self.cfg.normalized:
+            weights_BTk = weights_BTk / jnp.sum(weights_BTk, axis=-1, keepdims=True)
+        return Choice(experts_BTk, weights_BTk, logits_BTE.astype(jnp.float32))
+
+    def _logits(self, x_BTD: jax.Array) -> jax.Array:
+        """Score the experts, in float32 unless the router is to round as NeoX's does."""
+        dtype = jnp.float32 if self.cfg.exact else x_BTD.dtype
+        x_BTD, w_DE = x_BTD.astype(dtype), self.weight[...].astype(dtype)
+        return jnp.einsum("BTD,DE->BTE", x_BTD, w_DE, precision="highest")
+
+    def _balanced(self, logits_BTE: jax.Array) -> jax.Array:
+        """Balance the scores of the rows that Sinkhorn's algorithm takes together."""
+        rows, length, _ = jax.typeof(logits_BTE).sharding.spec
+        spec = PartitionSpec(rows, None, length, None)
+        shape = (-1, self.cfg.sinkhorn_rows, *logits_BTE.shape[1:])
+        balanced_GMTE = sinkhorn(jnp.reshape(logits_BTE, shape, out_sharding=spec))
+        whole = PartitionSpec(rows, length, None)
+        return jnp.reshape(balanced_GMTE, logits_BTE.shape, out_sharding=whole)
+
+
+def _at(scores_BTE: jax.Array, experts_BTk: jax.Array) -> jax.Array:
+    """Take the scores of chosen experts."""
+    one_hot = experts_BTk[..., None] == jnp.arange(scores_BTE.shape[-1])
+    return jnp.sum(jnp.where(one_hot, scores_BTE[:, :, None], 0), axis=-1)
