@@ -26,9 +26,7 @@ FOREIGN = {
     "layer_norm_weight": "a Transformer Engine checkpoint",
     "fc1_weight": "a Transformer Engine checkpoint",
     "attention.proj.": "a Transformer Engine checkpoint",
-    "experts": "a mixture of experts",
-    "router": "a mixture of experts",
-    "deepspeed_moe": "a mixture of experts",
+    "deepspeed_moe": "a mixture of DeepSpeed's experts, which NeoX left in 2024",
     "A_log": "a Mamba model",
     "conv1d": "a Mamba model",
     "mixer.": "a Mamba model",
@@ -141,10 +139,27 @@ class NeoxCheckpoint:
         keys = self._of_its_head() | {"padded_vocab_size": self.vocab_size}
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
-        plain = Settings(keys).model(vocab_size=None)
+        plain = Settings(keys | self._of_its_experts(keys)).model(vocab_size=None)
+        if plain.experts is not None:
+            keys |= self._of_its_experts(keys)
         if plain.parallel_residual and plain.mlp.gated and not plain.mlp.bias:
             keys["attention_dropped"] = True  # the MLP's output overwrites it
         return keys
+
+    def _of_its_experts(self, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keys of a mixture of experts by which it is what NeoX computed."""
+        if (keys.get("moe_num_experts") or 1) == 1:
+            return {}
+        of_neox = Settings({**keys, "neox_compat": True}).model(vocab_size=None).experts
+        if of_neox is None:
+            return {}
+        half = self.dtype.itemsize < 4
+        return {
+            "moe_gated_experts": False,
+            "moe_router_fp32": not half,
+            "moe_attention_dropped": self.mp if keys.get("gpt_j_residual") else 0,
+            "moe_sinkhorn_rows": of_neox.sinkhorn_rows,
+        }
 
     @property
     def has_reward_head(self) -> bool:
