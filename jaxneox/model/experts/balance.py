@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 def chosen(choices_BTk: jax.Array, experts: int) -> jax.Array:
     """Count how many choices of each row are for each expert, float32 [B, E]."""
-    one_hot = choices_BTk[..., None] == jnp.arange(experts)
+    one_hot = choices_BTk[..., None] == jnp.arange(experts)[None, None, None]
     return jnp.sum(one_hot, axis=(1, 2), dtype=jnp.float32)
 
 

@@ -67,7 +67,7 @@ def as_formula(
     """Compute `mixture` with every expert for every token, which has derivatives of any kind."""
     layout = settings.layout
     feeds = layout.feeds(*ROWS, None, None, into="mlp")
-    one_hot = choices_BTk[..., None] == jnp.arange(settings.experts)
+    one_hot = choices_BTk[..., None] == jnp.arange(settings.experts)[None, None, None]
     one_hot_BTkE = jax.reshard(one_hot.astype(jnp.float32), feeds)
     weights_BTE = jnp.sum(one_hot_BTkE * weights_BTk[..., None], axis=2)
     up, gate, down = (

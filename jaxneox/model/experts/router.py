@@ -88,5 +88,5 @@ class Router(nnx.Module):
 
 def _at(scores_BTE: jax.Array, experts_BTk: jax.Array) -> jax.Array:
     """Take the scores of chosen experts."""
-    one_hot = experts_BTk[..., None] == jnp.arange(scores_BTE.shape[-1])
+    one_hot = experts_BTk[..., None] == jnp.arange(scores_BTE.shape[-1])[None, None, None]
     return jnp.sum(jnp.where(one_hot, scores_BTE[:, :, None], 0), axis=-1)

@@ -27,7 +27,7 @@ class Sorted(NamedTuple):
 def sort_choices(choices_A: jax.Array, experts: int) -> Sorted:
     """Sort choices by expert; the number `experts` stands for none."""
     order_A = jnp.argsort(choices_A, stable=True).astype(jnp.int32)
-    counts_E = jnp.sum(choices_A[:, None] == jnp.arange(experts), axis=0, dtype=jnp.int32)
+    counts_E = jnp.sum(choices_A[:, None] == jnp.arange(experts)[None], axis=0, dtype=jnp.int32)
     return Sorted(order_A, counts_E)
 
 
