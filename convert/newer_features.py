@@ -6,6 +6,16 @@ NeoX has none of them. Megatron-LM has some, but not in the files that are writt
 from jaxneox.config.schema import ModelConfig
 
 
+def unwritten_layers(model: ModelConfig) -> dict[str, bool]:
+    """Return the reasons against Megatron-LM's files that lie in the kinds of layers."""
+    return {
+        "it has layers with a mixture of experts, which are not written for Megatron-LM": (
+            "experts" in model.pattern
+        ),
+        "it has mamba layers, which are not written for Megatron-LM": "mamba" in model.pattern,
+    }
+
+
 def newer_features(model: ModelConfig) -> dict[str, bool]:
     """Return the reasons against such files, each with whether the model has the feature."""
     a, scaling = model.attention, model.positions.scaling

@@ -21,7 +21,9 @@ INDIFFERENT = {
     "seq_length",
     *("init.method", "init.output_method", "init.std"),
     *("hidden_dropout", "attention.dropout"),
-    *("attention.softmax_fp32", "attention.kernel"),  # how it is computed
+    *("attention.softmax_fp32", "attention.kernel", "experts.exact"),  # how it is computed
+    *("experts.jitter", "experts.balance_loss", "experts.z_loss", "experts.capacity_factor"),
+    "experts.sinkhorn_rows",
 }
 """Fields that affect training but not the trained function."""
 
@@ -62,6 +64,13 @@ REASONS = {
     "head": "its head gives {ours}, there {theirs}",
     "lora": "LoRA's matrices stand beside its own: `jaxneox convert merge-adapter` makes one model "
     "of both",
+    "pattern": "its layers are {ours}, there {theirs}",
+    "experts.router": "its experts are chosen by {ours}, there by {theirs}",
+    "experts.gated": "its experts are {ours:gated|not gated}",
+    "experts.normalized": "a token's weights of its experts are {ours:divided|not divided} by "
+    "their sum (moe_norm_topk_prob)",
+    "experts.shared": "it has {ours} shared experts, there {theirs}",
+    "experts.residual_quirk": "layers with experts drop the attention (moe_attention_dropped)",
     "norm.kind": "its norms are {ours}, there {theirs}",
     "norm.bias": "its norms have {ours:a bias|no bias}",
 }
@@ -130,6 +139,8 @@ def meaning(model: ModelConfig) -> dict[str, Any]:
     kind = model.positions.kind
     others = set().union(*POSITION_FIELDS.values()) - POSITION_FIELDS.get(kind, set())
     left_out = INDIFFERENT | {f"positions.{name}" for name in others}
+    if "dense" not in model.pattern:
+        left_out |= {f"mlp.{field.name}" for field in fields(model.mlp)}
     return {name: value for name, value in flat(model).items() if name not in left_out}
 
 

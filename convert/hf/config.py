@@ -9,7 +9,7 @@ from convert.fixed import FixedSetting
 from convert.hf.activations import ACTIVATIONS, GATED, PLAIN
 from convert.hf.agreed import agreed
 from convert.hf.families import FAMILIES
-from convert.hf.family import Family
+from convert.hf.family import Family, Field
 from convert.hf.keys_without_a_field import FIXED, HARMLESS, NO_WINDOW
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.check import typed
@@ -98,12 +98,12 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
         "model_type": family.model_type,
     }
     for field in family.fields:
-        config[field.theirs] = attrgetter(field.ours)(model)
+        config[field.theirs] = _value(field, model)
     name, default = family.activation
     table = GATED if family.gated else PLAIN
     named = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items()) if ours in table}
     config |= {
-        family.width[0]: model.mlp.size,
+        family.width[0]: _size(family, model),
         name: named.get(model.mlp.activation, default),
         "tie_word_embeddings": model.tied_embedding,
         "use_cache": True,
@@ -113,6 +113,16 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
     if family.windows is not None:
         config |= family.windows.write(model.attention.window, model.num_layers)
     return config | (rope_config(family.rope, model) if family.rope else {})
+
+
+def _value(field: Field, model: ModelConfig) -> Any:
+    """Return what a model has of a field; the default if it lacks the part that has the field."""
+    part, _, _ = field.ours.partition(".")
+    return field.default if getattr(model, part) is None else attrgetter(field.ours)(model)
+
+
+def _size(family: Family, model: ModelConfig) -> int:
+    return model.experts.size if family.experts and model.experts else model.mlp.size
 
 
 def unknown_keys(config: Config) -> list[str]:
@@ -184,4 +194,6 @@ def _width(family: Family, config: Config) -> dict[str, Any]:
         return {}  # four times the hidden size there and here
     if not isinstance(size, int) or size < 1:
         raise UserError(f"{name}: found {size!r}, expected the width of the MLP")
+    if family.experts:
+        return {"moe_expert_size": size}
     return {"intermediate_size": size * (3 if family.gated else 1)}

@@ -13,7 +13,7 @@ from dataclasses import replace
 from convert.fixed import FixedSetting
 from convert.hf.family import Family, Field, Rope, of_rewards, one_to_one, with_defaults
 from convert.hf.windows import EveryLayer, LaterLayers
-from convert.rules import hf_gpt2, hf_llama, hf_neox
+from convert.rules import hf_gpt2, hf_llama, hf_mixtral, hf_neox, hf_olmoe
 
 LENGTH = ("seq_length", "max_position_embeddings")
 
@@ -122,6 +122,57 @@ QWEN3 = replace(
     constants={**LLAMA.constants, "qk_norm_per_head": True, "use_bias_in_mlp": False},
 )
 
+OF_EXPERTS = {
+    **LLAMA.constants,
+    "moe_router_type": "topk",
+    "moe_gated_experts": True,
+    "use_bias_in_attn_linear": False,
+    "use_bias_in_mlp": False,
+}
+"""Keys that models with a mixture of experts in every layer have."""
+
+MIXTRAL = replace(
+    MISTRAL,
+    architecture="MixtralForCausalLM",
+    model_type="mixtral",
+    fields=(
+        *with_defaults(
+            LLAMA_FIELDS, num_key_value_heads=8, max_position_embeddings=131072, rms_norm_eps=1e-5
+        ),
+        one_to_one("num_local_experts", 8, "experts.count", "moe_num_experts"),
+        one_to_one("num_experts_per_tok", 2, "experts.top_k", "moe_top_k"),
+    ),
+    constants={**OF_EXPERTS, "moe_norm_topk_prob": True},
+    windows=EveryLayer(default=None),
+    experts=True,
+    table=hf_mixtral,
+    harmless=frozenset({"router_aux_loss_coef", "router_jitter_noise", "output_router_logits"}),
+)
+
+OLMOE = replace(
+    MIXTRAL,
+    architecture="OlmoeForCausalLM",
+    model_type="olmoe",
+    fields=(
+        *with_defaults(
+            LLAMA_FIELDS, vocab_size=50304, hidden_size=2048, num_hidden_layers=16,
+            num_attention_heads=16, max_position_embeddings=4096, rms_norm_eps=1e-5,
+        ),
+        one_to_one("num_experts", 64, "experts.count", "moe_num_experts"),
+        one_to_one("num_experts_per_tok", 8, "experts.top_k", "moe_top_k"),
+        one_to_one("norm_topk_prob", False, "experts.normalized", "moe_norm_topk_prob"),
+    ),
+    width=("intermediate_size", 2048),
+    constants={**OF_EXPERTS, "qk_norm_joint": True},
+    windows=None,
+    table=hf_olmoe,
+    fixed={
+        "attention_bias": FixedSetting((False,), "attention has no biases beside this norm"),
+        "clip_qkv": FixedSetting((None,), "queries, keys and values are not clipped"),
+    },
+    harmless=frozenset({"router_aux_loss_coef", "output_router_logits"}),
+)  # fmt: skip
+
 GPT2 = Family(
     "GPT2LMHeadModel",
     "gpt2",
@@ -157,7 +208,7 @@ GPT2 = Family(
     ),
 )  # fmt: skip
 
-LANGUAGE_MODELS = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
+LANGUAGE_MODELS = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, OLMOE, GPT2)
 
 FAMILIES = (*LANGUAGE_MODELS, *map(of_rewards, LANGUAGE_MODELS))
 """The supported families. If several have a model's function, the first of them is written."""

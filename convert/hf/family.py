@@ -80,6 +80,7 @@ class Family:
         since: keys that change the function, by the version of transformers that first read
             them.
         other_names: names that a tensor has in memory, if it is called otherwise on disk.
+        experts: whether every layer has a mixture of experts, of which `width` is one's.
         rewards: whether its head gives one number for each token, instead of logits.
     """
 
@@ -99,6 +100,7 @@ class Family:
     harmless: frozenset[str] = frozenset()
     since: Mapping[str, str] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)
+    experts: bool = False
     rewards: bool = False
 
     def rules(self, model: ModelConfig) -> tuple[Rule, ...]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from convert.megatron.consistency import share
-from convert.newer_features import newer_features
+from convert.newer_features import newer_features, unwritten_layers
 from convert.rules.megatron import rules
 from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig
@@ -84,6 +84,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
         ),
         "it is a reward model, whose head these files have no place for": model.head == "reward",
         **newer_features(model),
+        **unwritten_layers(model),
     }
     written = model_to_write(model, tp)
     reasons |= {

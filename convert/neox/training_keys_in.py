@@ -153,7 +153,7 @@ def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
     """Return factors for merged biases: one stands for mp copies that each make a step."""
     if source.mp == 1 or not source.model.parallel_residual:
         return {}
-    rules = neox.modules(source.model, source.llama_mlp)[neox.FIRST_BLOCK]
+    rules = neox.every(source.model, source.llama_mlp)
     return {r.parts[0].leaf: float(source.mp) for r in rules if r.role is Role.BIAS}
 
 

@@ -150,24 +150,26 @@ def collect(
             for rank in range(grid.mp):
                 tensors = [ranks[rank] for _, ranks, _ in one_module]
                 by_kind = dict(zip(cuts, tensors, strict=True))
-                _add(written, source.checkpoint.model, (rank, index), by_kind)
+                _add(written, source.checkpoint.model, (grid.mp, rank, index), by_kind)
         advance(sum(leaf.nbytes for own in leaves[:2] for leaf in own.values()))
 
 
 def _add(
     written: NeoxState,
     model: ModelConfig,
-    where: tuple[int, int],
+    where: tuple[int, int, int],
     tensors: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     """Add one rank's tensors of a module by kind; NeoX's moments are of summed gradients."""
-    rank, index = where
+    mp, rank, index = where
     for name in tensors["exp_avg"].keys() - set(neox.BUFFERS):
         unused = model.shared_norm and name.startswith("post_attention_layernorm")
         if unused and "master" not in tensors:
             written.adam.leave_out(index, name)
             continue
         factor = 0.0 if unused else float(written.summed)
+        if name.startswith(neox.EXPERTS):  # NeoX divides their gradients by the ranks
+            factor /= mp
         values = {kind: of_kind[name] for kind, of_kind in tensors.items()}
         values["exp_avg"] = values["exp_avg"] * factor
         values["exp_avg_sq"] = values["exp_avg_sq"] * factor**2
@@ -214,9 +216,7 @@ def _notes(source: Source, settings: Settings, grid: NeoxGrid, summed: int) -> l
             "ranks convert again with --dp"
         )
     biases = [
-        rule.parts[0].leaf
-        for rule in neox.modules(source.checkpoint.model)[neox.FIRST_BLOCK]
-        if rule.role is Role.BIAS
+        rule.parts[0].leaf for rule in neox.every(source.checkpoint.model) if rule.role is Role.BIAS
     ]
     factors = settings["lr_factors"] or {}
     if source.checkpoint.model.parallel_residual:

@@ -20,6 +20,9 @@ OLD_NAMES = {"mlp.dense_h_to_4h": "mlp.linear1", "mlp.dense_4h_to_h": "mlp.linea
 LLAMA_MLP = {"mlp.w3": "up", "mlp.w1": "gate", "mlp.w2": "down"}
 """The matrices of `mlp_type: llama`, in NeoX from 2023-05 to 2024-09: w2(act(w1 x) * w3 x)."""
 
+EXPERTS = "mlp.experts."
+"""The prefix of the experts' matrices."""
+
 REWARD = "rm_linear.weight"
 """The head of a reward model (train_impl rm), in the place of the unembedding."""
 
@@ -50,6 +53,11 @@ def modules(model: ModelConfig, llama_mlp: bool = False) -> Mapping[int, tuple[R
     table[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
     table[unembedding_index(L)] = unembedding(model)
     return {index: rules for index, rules in table.items() if rules}
+
+
+def every(model: ModelConfig, llama_mlp: bool = False) -> list[Rule]:
+    """Return the rules of all modules, each once."""
+    return list(dict.fromkeys(r for rules in modules(model, llama_mlp).values() for r in rules))
 
 
 def embedding(model: ModelConfig) -> tuple[Rule, ...]:
