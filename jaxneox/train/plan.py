@@ -154,7 +154,8 @@ def document_settings(data: DataConfig, eod: int | None) -> Documents | None:
 def uses_ring(cfg: Config, cp: int) -> bool:
     """Decide whether attention over cp passes keys and values around a ring.
 
-    A ring cannot apply dropout masks or learned biases, which are made for whole sequences.
+    A ring cannot apply dropout masks or learned biases, which are made for whole sequences, and
+    puts the positions in an order in which no state space can run through them.
 
     Raises:
         UserError: the YAML asks for a ring, and the model has one of them.
@@ -163,6 +164,7 @@ def uses_ring(cfg: Config, cp: int) -> bool:
     named = {
         "attention-dropout": attention.dropout > 0,
         "pos-emb rpe": positions.kind == "rpe",
+        "mamba layers": "mamba" in cfg.model.pattern,
     }
     unsupported = [name for name, present in named.items() if present]
     if cp == 1:

@@ -18,8 +18,8 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
-from jaxneox.config.layer_schema import Activation, NormKind
 from jaxneox.config.keys.mamba import MAMBA
+from jaxneox.config.layer_schema import Activation, NormKind
 from jaxneox.config.schema import InitMethod, PositionKind
 
 FUSED = "XLA fuses these operations by itself; the function is the same"
