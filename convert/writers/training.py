@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from convert.checkpoint import Moment
-from convert.parts import STACKED
+from convert.parts import Leaves, Part, place_in
 from convert.writers.jaxneox import JaxneoxWriter
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
@@ -40,12 +40,11 @@ class TrainingWriter:
         named = next(name for name in self._named if ".mu." in name)
         self._adam = named.partition(".mu.")[0]
 
-    def moments(self, moment: Moment, layer: int | None, values: dict[str, np.ndarray]) -> None:
-        """Write float32 moments of these parameters; of one layer if they are stacked."""
+    def moments(self, moment: Moment, part: Part, values: Leaves) -> None:
+        """Write float32 moments of the parameters of a part."""
         for name, value in values.items():
-            self._item.write(
-                f"{self._adam}.{moment}.{name}", layer if name.startswith(STACKED) else None, value
-            )
+            place = place_in(part, name, self._config.model)
+            self._item.write(f"{self._adam}.{moment}.{name}", place, value)
 
     def counters(
         self,
