@@ -204,7 +204,7 @@ def _split_in_layers(cfg: ModelConfig) -> dict[str, int]:
 
 
 def _check_groups(tp: int, cfg: ModelConfig) -> None:
-    """Check that devices that split channels have whole groups of them, or parts of a single one."""
+    """Check that devices have whole groups of mamba channels, or parts of a single group."""
     groups = 1 if cfg.mamba is None else cfg.mamba.groups
     if groups > 1 and groups % tp:
         raise UserError(

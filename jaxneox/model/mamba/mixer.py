@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.context import Context
 from jaxneox.model.layout import Layout
@@ -58,8 +59,7 @@ class Mamba(nnx.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Compute [B, T, D] without the output bias, a partial sum over the channels."""
         layout, documents_BT = context.layout, context.positions.documents
-        u_BTC, z_BTC = self.entering(x_BTD)
-        u_BTC = jax.reshard(u_BTC, layout.activation("batch", None, "channels"))  # whole rows
+        u_BTC, z_BTC = self.entering(x_BTD, layout)
         if documents_BT is not None:
             documents_BT = jax.reshard(documents_BT, layout.activation("batch", None))
         u_BTC = self.convolved(u_BTC, documents=documents_BT)
@@ -68,12 +68,16 @@ class Mamba(nnx.Module):
             inputs = inputs._replace(kept_BT=_continues(documents_BT))
         return self.output(selective_scan(inputs), u_BTC, z_BTC, layout)
 
-    def entering(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Compute what goes through the convolution and the scan, and what gates the result."""
+    def entering(self, x_BTD: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+        """Compute what goes through the convolution and the scan, and what gates the result.
+
+        The former is whole along the length on every device.
+        """
         u_BTC, z_BTC = into(x_BTD, self.input[...]), into(x_BTD, self.gate[...])
-        if self.input_bias is None or self.gate_bias is None:
-            return u_BTC, z_BTC
-        return u_BTC + self.input_bias[...][None, None], z_BTC + self.gate_bias[...][None, None]
+        if self.input_bias is not None and self.gate_bias is not None:
+            u_BTC += self.input_bias[...][None, None]
+            z_BTC += self.gate_bias[...][None, None]
+        return jax.reshard(u_BTC, layout.activation("batch", None, "channels")), z_BTC
 
     def convolved(
         self,
@@ -86,7 +90,7 @@ class Mamba(nnx.Module):
 
     def selected(self, u_BTC: jax.Array, layout: Layout) -> ScanInputs:
         """Compute from the channels what the scan reads."""
-        lie, (R, N) = self.grouped(layout), (self.cfg.step_rank, self.cfg.state_size)
+        lie, (R, N) = group_axes(self.cfg, layout), (self.cfg.step_rank, self.cfg.state_size)
         u_BTGJ = _split(u_BTC, 2, self.cfg.groups, layout, "batch", None, *lie)
         weight_GJS = _split(self.selection[...], 0, self.cfg.groups, layout, *lie, None)
         within = () if lie[1] is None else (lie[1],)
@@ -117,10 +121,11 @@ class Mamba(nnx.Module):
         partial_sum = layout.partial("batch", "length", "embed", over="channels")
         return out_of(gated_BTC, self.out[...], partial_sum)
 
-    def grouped(self, layout: Layout) -> tuple[str | None, str | None]:
-        """Return the logical axes of groups and of their channels, of which devices split one."""
-        whole_groups = self.cfg.groups % layout.parts("channels") == 0
-        return ("channels", None) if whole_groups else (None, "channels")
+
+def group_axes(cfg: MambaConfig, layout: Layout) -> tuple[str | None, str | None]:
+    """Return the logical axes of groups and of their channels, of which devices split one."""
+    whole_groups = cfg.groups % layout.parts("channels") == 0
+    return ("channels", None) if whole_groups else (None, "channels")
 
 
 def _split(x: jax.Array, axis: int, groups: int, layout: Layout, *axes: str | None) -> jax.Array:
