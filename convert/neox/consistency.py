@@ -62,7 +62,11 @@ def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
-    sizes = {"num_kv_heads": model.attention.kv_heads, "mlp width": model.mlp.size}
+    sizes = {}
+    if set(model.pattern) != {"mamba"}:
+        sizes = {"num_kv_heads": model.attention.kv_heads, "mlp width": model.mlp.size}
+    if model.mamba is not None:
+        sizes["mamba channels"] = model.mamba.channels
     if model.head == "reward":
         sizes["hidden_size"] = model.hidden_size
     for name, size in sizes.items():

@@ -6,9 +6,12 @@ attention, and each RANK has `[q|k|v]` for grouped heads and `[x|gate]` for a ga
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
+from convert.rules.mamba import mixer
 from convert.rules.rule import Role, Rule, rule
+from jaxneox.config.layer_schema import LayerKind
 from jaxneox.config.schema import ModelConfig
 
 EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no parameters
@@ -43,8 +46,9 @@ def modules(model: ModelConfig, llama_mlp: bool = False) -> Mapping[int, tuple[R
         llama_mlp: whether the MLP is that of NeoX's `mlp_type: llama`.
     """
     L = model.num_layers
-    blocks = block(model, llama_mlp)
-    table = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
+    blocks = {kind: block(model, kind, llama_mlp) for kind in dict.fromkeys(model.pattern)}
+    table = {EMBEDDING: embedding(model)}
+    table |= {FIRST_BLOCK + i: blocks[kind] for i, kind in enumerate(model.kinds)}
     table[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
     table[unembedding_index(L)] = unembedding(model)
     return {index: rules for index, rules in table.items() if rules}
@@ -78,7 +82,10 @@ def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def block(model: ModelConfig, llama_mlp: bool = False) -> tuple[Rule, ...]:
+def block(model: ModelConfig, kind: LayerKind, llama_mlp: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of one layer of a kind."""
+    if kind == "mamba":
+        return tuple(mamba(model))
     rules = [
         *norm("input_layernorm", "layers.norm1", model),
         *attention(model),
@@ -88,6 +95,16 @@ def block(model: ModelConfig, llama_mlp: bool = False) -> tuple[Rule, ...]:
     if model.shared_norm:
         rules = [r for r in rules if not r.theirs.startswith("post_attention_layernorm")]
     return tuple(rules)
+
+
+def mamba(model: ModelConfig) -> list[Rule]:
+    """Return the rules of a mamba layer, whose ranks each have a copy of its norm.
+
+    The copies start equal and have the same gradients, which are sums over all ranks.
+    """
+    assert model.mamba is not None
+    copies = [replace(one, role=Role.COPY) for one in norm("norm", "layers.norm1", model)]
+    return [*copies, *mixer(model.mamba)]
 
 
 def norm(theirs: str, ours: str, model: ModelConfig) -> list[Rule]:
