@@ -62,11 +62,15 @@ def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
-    sizes = {"num_kv_heads": model.attention.kv_heads}
+    sizes = {}
+    if set(model.pattern) != {"mamba"}:
+        sizes["num_kv_heads"] = model.attention.kv_heads
     if "dense" in model.pattern:
         sizes["mlp width"] = model.mlp.size
     if model.experts is not None:
         sizes["moe_num_experts"] = model.experts.count
+    if model.mamba is not None:
+        sizes["mamba channels"] = model.mamba.channels
     if model.head == "reward":
         sizes["hidden_size"] = model.hidden_size
     for name, size in sizes.items():

@@ -77,6 +77,7 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
     if mp < 1 or grid.pp < 0:
         raise UserError(f"--mp {mp} --pp {grid.pp}: expected --mp from 1 and --pp from 0")
     norm, activation = model.norm.kind, model.mlp.activation
+    attends = set(model.pattern) != {"mamba"}
     drops = model.parallel_residual and model.mlp.gated and not model.mlp.bias
     reasons = {
         f"its norms are {norm}, which NeoX does not have": norm not in NORMS,
@@ -96,7 +97,9 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         ),
         f"use_qk_layernorm with {norm} would take its statistics over each rank's own "
         "heads: use --mp 1": a.qk_norm and mp > 1 and norm in JOINT,
-        f"{a.kv_heads} key-value heads do not divide over {mp} ranks": a.kv_heads % mp != 0,
+        f"{a.kv_heads} key-value heads do not divide over {mp} ranks": (
+            attends and a.kv_heads % mp != 0
+        ),
         f"the MLP's width {model.mlp.size} does not divide over {mp} ranks": (
             "dense" in model.pattern and model.mlp.size % mp != 0
         ),
@@ -110,7 +113,23 @@ def refuse_grid(model: ModelConfig, grid: NeoxGrid) -> None:
         f"{model.num_layers} layers are fewer than {grid.pp} stages": (model.num_layers < grid.pp),
         **newer_features(model),
         **_of_experts(model, mp),
+        **_of_mamba(model, mp),
     }
     refused = [reason for reason, holds in reasons.items() if holds]
     if refused:
         raise UserError(f"NeoX cannot have this model's function: {'; '.join(refused)}")
+
+
+def _of_mamba(model: ModelConfig, mp: int) -> dict[str, bool]:
+    """Return the reasons against NeoX's mamba layers, each with whether it holds."""
+    m = model.mamba
+    if m is None or "mamba" not in model.pattern:
+        return {}
+    found = (m.state_size, m.conv_width, m.step_rank)
+    expected = (16, 4, -(-model.hidden_size // 16))
+    return {
+        f"its mamba layers have {m.groups} groups of channels, which NeoX computes at as many "
+        f"ranks: use --mp {m.groups}": m.groups != mp,
+        f"the state, the convolution and the rank of its mamba layers are {found}, and NeoX's "
+        f"always {expected}": found != expected,
+    }

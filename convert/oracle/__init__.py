@@ -8,6 +8,7 @@ if two agree, the conversion kept the function.
 - `neox`, `megatron`, `jaxneox`: these three.
 - `forward`: what a forward pass is, and how one is run layer by layer.
 - `experts`: mixtures of experts.
+- `mamba`: a selective state space of one rank or group.
 - `maths`: norms, positions, attention and activations in float64.
 """
 

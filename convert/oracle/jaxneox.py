@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from convert.oracle.experts import choose, expert
+from convert.oracle.mamba import StateSpace
 from convert.oracle.maths import (
     ACTIVATIONS,
     Affine,
@@ -60,6 +61,8 @@ class JaxneoxForward:
         (x_BTD,) = streams_RBTD
         y_BTD = x_BTD
         into_attention = self._normalized("layers.norm1", index, x_BTD)
+        if self.model.kinds[index] == "mamba":
+            return (x_BTD + self._mamba(index, into_attention))[None]
         if not self.model.attention_dropped:
             y_BTD = y_BTD + self._attention(index, into_attention)
         if self.model.shared_norm:
@@ -175,3 +178,33 @@ class JaxneoxForward:
         if cfg.gated:
             return project("down", activation(project("gate", x_BTD)) * up_BTF)
         return project("down", activation(up_BTF))
+
+    def _mamba(self, layer: int, x_BTD: Array) -> Array:
+        """Apply the state space, including its bias, to normalised [B, T, D]: group by group."""
+        cfg = self.model.mamba
+        assert cfg is not None
+
+        def leaf(name: str) -> np.ndarray:
+            return self.leaf(f"layers.mamba.{name}", layer)
+
+        weights = {name: leaf(name) for name in ("input", "gate", "conv", "step", "a_log", "out")}
+        y_BTD = self._bias("layers.mamba.out_bias", layer, cfg.bias)
+        for group, own in enumerate(np.split(np.arange(cfg.channels), cfg.groups)):
+            of_group = {name: w[own] if name == "out" else w[:, own] for name, w in weights.items()}
+            biased = cfg.bias
+            y_BTD = y_BTD + StateSpace(
+                of_group["input"].T,
+                of_group["gate"].T,
+                of_group["conv"].T,
+                leaf("selection")[own].T,
+                of_group["step"].T,
+                leaf("step_bias")[own],
+                of_group["a_log"].T,
+                leaf("skip")[own],
+                of_group["out"].T,
+                f64(leaf("input_bias")[own]) if biased else 0.0,
+                f64(leaf("gate_bias")[own]) if biased else 0.0,
+                f64(leaf("conv_bias")[own]) if cfg.conv_bias else 0.0,
+                f64(leaf("selection_bias")[group]) if biased else 0.0,
+            )(x_BTD)
+        return np.asarray(y_BTD)

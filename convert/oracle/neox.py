@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from convert.oracle.experts import Choice, choose, expert
+from convert.oracle.mamba import StateSpace
 from convert.oracle.maths import (
     ACTIVATIONS,
     Affine,
@@ -30,6 +31,7 @@ from convert.oracle.maths import (
     relative,
     sinusoids,
 )
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
@@ -80,6 +82,8 @@ class NeoxForward:
         shards = self._shards(2 + index)
         if self.model.kinds[index] == "experts":
             return self._with_experts(shards, streams_RBTD)
+        if self.model.kinds[index] == "mamba":
+            return self._mamba(shards, streams_RBTD)
         residual = self._parallel if self.model.parallel_residual else self._sequential
         return residual(shards, streams_RBTD)
 
@@ -183,6 +187,18 @@ class NeoxForward:
             [x + attended_BTD + s.attention_bias for s, x in zip(shards, streams_RBTD, strict=True)]
         )
 
+    def _mamba(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
+        """Sum over the ranks what each makes of its own channels; x_proj has no reduction.
+
+        The output's bias is each rank's own, added after the sum.
+        """
+        each = zip(shards, streams_RBTD, strict=True)
+        total_BTD = sum(shard.state_space(shard.normalized("norm", x)) for shard, x in each)
+        biases = [shard.bias("mixer.out_proj.bias", shard.mamba.bias) for shard in shards]
+        return np.stack(
+            [x + total_BTD + bias for x, bias in zip(streams_RBTD, biases, strict=True)]
+        )
+
     def _shards(self, module: int) -> "list[Shard]":
         tensors = self.ranks(module)
         return [
@@ -279,6 +295,33 @@ class Shard:
     @property
     def mlp_bias(self) -> Array | float:
         return self.bias("mlp.linear2.bias", self.model.mlp.bias)
+
+    @property
+    def mamba(self) -> MambaConfig:
+        assert self.model.mamba is not None
+        return self.model.mamba
+
+    def state_space(self, x_BTD: Array) -> Array:
+        """Apply this rank's channels to normalised [B, T, D], without the output's bias."""
+        cfg = self.mamba
+        in_bias = self.bias("mixer.in_proj.bias", cfg.bias)
+        input_CD, gate_CD = np.split(self["mixer.in_proj.weight"], 2)
+        input_bias, gate_bias = (0.0, 0.0) if np.ndim(in_bias) == 0 else np.split(in_bias, 2)
+        return StateSpace(
+            input_CD,
+            gate_CD,
+            self["mixer.conv1d.weight"][:, 0],
+            self["mixer.x_proj.weight"],
+            self["mixer.dt_proj.weight"],
+            self["mixer.dt_proj.bias"],
+            self["mixer.A_log"],
+            self["mixer.D"],
+            self["mixer.out_proj.weight"],
+            input_bias,
+            gate_bias,
+            self.bias("mixer.conv1d.bias", cfg.conv_bias),
+            self.bias("mixer.x_proj.bias", cfg.bias),
+        )(x_BTD)
 
 
 def rows(table_ED: np.ndarray, tokens_BT: np.ndarray) -> Array:

@@ -27,9 +27,6 @@ FOREIGN = {
     "fc1_weight": "a Transformer Engine checkpoint",
     "attention.proj.": "a Transformer Engine checkpoint",
     "deepspeed_moe": "a mixture of DeepSpeed's experts, which NeoX left in 2024",
-    "A_log": "a Mamba model",
-    "conv1d": "a Mamba model",
-    "mixer.": "a Mamba model",
     "time_": "an RWKV model",
     "lora": "an RWKV model",
     "soft_embedding": "a soft-prompt model",
@@ -133,15 +130,16 @@ class NeoxCheckpoint:
     @cached_property
     def keys(self) -> dict[str, Any]:
         """The YAML's keys, corrected by the files and by what NeoX does against its YAML."""
-        for name in ("attention_dropped", "logit_bias"):
+        for name in ("attention_dropped", "logit_bias", "mamba_groups"):
             if name in self.given:
                 raise UserError(f"{self.yamls[0]}: {name} is not a key of NeoX; leave it out")
         keys = self._of_its_head() | {"padded_vocab_size": self.vocab_size}
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
-        plain = Settings(keys | self._of_its_experts(keys)).model(vocab_size=None)
-        if plain.experts is not None:
-            keys |= self._of_its_experts(keys)
+        if self.mp > 1 and any("mixer.A_log" in s[0] for s in self.shards.values()):
+            keys["mamba_groups"] = self.mp  # every rank selects from its own channels
+        keys |= self._of_its_experts(keys)
+        plain = Settings(keys).model(vocab_size=None)
         if plain.parallel_residual and plain.mlp.gated and not plain.mlp.bias:
             keys["attention_dropped"] = True  # the MLP's output overwrites it
         return keys
@@ -234,7 +232,8 @@ class NeoxCheckpoint:
     def _tail(self) -> int:
         """Return the number of modules after the blocks."""
         after = ("norm.", "final_linear.", "rm_linear.")
-        return sum(any(n.startswith(after) for n in s[0]) for s in self.shards.values())
+        others = [s[0] for s in self.shards.values() if "mixer.A_log" not in s[0]]  # has a norm too
+        return sum(any(n.startswith(after) for n in names) for names in others)
 
     def _module(self, file: TorchFile) -> Mapping[Any, Any]:
         """Return a rank's state of the Sequential."""

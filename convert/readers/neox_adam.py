@@ -25,8 +25,11 @@ from jaxneox.errors import UserError
 
 
 def is_group_of(name: str) -> int:
-    """Return 0 for a parameter with decay, 1 for norms and biases (`megatron/model/utils.py`)."""
-    return int("norm" in name or name.rpartition(".")[2] == "bias")
+    """Return 0 for a parameter with decay, 1 for norms, biases and a state space's A and D.
+
+    Source: `megatron/model/utils.py`, and the marks of `megatron/model/mamba/mamba.py`.
+    """
+    return int("norm" in name or name.rpartition(".")[2] in ("bias", "A_log", "D"))
 
 
 def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:

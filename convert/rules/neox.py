@@ -6,8 +6,10 @@ attention, and each RANK has `[q|k|v]` for grouped heads and `[x|gate]` for a ga
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
+from convert.rules.mamba import mixer
 from convert.rules.rule import Role, Rule, rule
 from jaxneox.config.layer_schema import LayerKind
 from jaxneox.config.schema import ModelConfig
@@ -90,6 +92,8 @@ def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
 
 def block(model: ModelConfig, kind: LayerKind, llama_mlp: bool = False) -> tuple[Rule, ...]:
     """Return the rules of one layer of a kind."""
+    if kind == "mamba":
+        return tuple(mamba(model))
     if kind == "experts":
         feed_forward = experts(model)
     else:
@@ -103,6 +107,16 @@ def block(model: ModelConfig, kind: LayerKind, llama_mlp: bool = False) -> tuple
     if model.shared_norm:
         rules = [r for r in rules if not r.theirs.startswith("post_attention_layernorm")]
     return tuple(rules)
+
+
+def mamba(model: ModelConfig) -> list[Rule]:
+    """Return the rules of a mamba layer, whose ranks each have a copy of its norm.
+
+    The copies start equal and have the same gradients, which are sums over all ranks.
+    """
+    assert model.mamba is not None
+    copies = [replace(one, role=Role.COPY) for one in norm("norm", "layers.norm1", model)]
+    return [*copies, *mixer(model.mamba)]
 
 
 def norm(theirs: str, ours: str, model: ModelConfig) -> list[Rule]:

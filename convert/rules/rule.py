@@ -6,8 +6,11 @@ Layouts are einops patterns. Their letters, and those of this package's shapes, 
     K key-value heads   G query heads for each   R = G + 2: a group's queries, key and value
     H head dimension    O one    S hidden, where it is split
     E experts   X width of one    U experts, as a router's copy has them all
+    C channels of a mamba   M groups of them   N state   W width of the convolution
+    Q rank of the step sizes   Z = Q + 2 N: what a group selects
 
-Tensor parallelism splits K, F, V, S and E: in a shard they are a rank's share.
+Tensor parallelism splits K, F, V, S, E, C and M: in a shard they are a rank's share. An axis `1` of
+theirs is not one of ours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +25,7 @@ from numpy.lib.stride_tricks import as_strided
 from jaxneox.config.schema import ModelConfig
 
 Sizes = Mapping[str, int]
-SPLIT = "KFVSE"
+SPLIT = "KFVSECM"
 EXPERT = "expert "
 
 
@@ -60,7 +63,7 @@ class RulePart:
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the shape of the foreign part."""
-        return tuple(prod(sizes[a] for a in axis) for axis in _groups(self.sides[0]))
+        return tuple(prod(sizes[a] for a in axis if a != "1") for axis in _groups(self.sides[0]))
 
     def whole(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the shape of the whole leaf: with all its slots, and without the layer axis."""
@@ -153,6 +156,7 @@ def sizes_of(model: ModelConfig, ranks: int = 1) -> dict[str, int]:
         "O": 1,
         "S": model.hidden_size // ranks,
         **_sizes_of_experts(model, ranks),
+        **_sizes_of_mamba(model, ranks),
     }
 
 
@@ -161,6 +165,14 @@ def _sizes_of_experts(model: ModelConfig, ranks: int) -> dict[str, int]:
     if experts is None:
         return {}
     return {"E": experts.count // ranks, "U": experts.count, "X": experts.size}
+
+
+def _sizes_of_mamba(model: ModelConfig, ranks: int) -> dict[str, int]:
+    m = model.mamba
+    if m is None:
+        return {}
+    split = {"C": m.channels // ranks, "M": m.groups // ranks}
+    return split | {"N": m.state_size, "W": m.conv_width, "Q": m.step_rank, "Z": m.selection}
 
 
 def rule(theirs: str, role: Role, *parts: Sequence[str], norm: str = "") -> Rule:

@@ -20,9 +20,10 @@ from jaxneox.errors import UserError
 REGISTERED = (
     "word_embeddings", "position_embeddings", "input_layernorm", "attention.qk_layernorm",
     "attention.query_key_value", "attention.rpe", "attention.dense", "post_attention_layernorm",
-    "mlp.linear1", "mlp.linear2", "norm", "final_linear",
+    "mlp.linear1", "mlp.linear2", "norm", "mixer.A_log", "mixer.D", "mixer.in_proj",
+    "mixer.conv1d", "mixer.x_proj", "mixer.dt_proj", "mixer.out_proj", "final_linear",
 )  # fmt: skip
-"""The order in which torch numbers the parameters of a module."""
+"""The order in which torch numbers the parameters of a module: modules, or single parameters."""
 
 
 class Counters(NamedTuple):
@@ -99,7 +100,7 @@ class AdamState:
 
         def place(name: str) -> tuple[int, bool]:
             module, _, kind = name.rpartition(".")
-            return REGISTERED.index(module), kind == "bias"
+            return REGISTERED.index(name if name in REGISTERED else module), kind == "bias"
 
         return sorted(named, key=place)
 

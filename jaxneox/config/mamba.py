@@ -1,7 +1,7 @@
 """Build the settings of mamba layers from the keys.
 
-Source: megatron/model/mamba/mamba.py of GPT-NeoX ea7aefd8, whose state, width of the convolution and
-rank have no keys.
+Source: megatron/model/mamba/mamba.py of GPT-NeoX ea7aefd8, which has no keys for the size of the
+state, the width of the convolution and the rank.
 """
 
 from jaxneox.config.check import CheckedKeys

@@ -126,6 +126,16 @@ class ModelConfig:
         """The kind of every layer."""
         return self.pattern * (self.num_layers // len(self.pattern))
 
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The numbers of the layers whose attention has an effect."""
+        dropped = {
+            "dense": self.attention_dropped,
+            "experts": self.experts is not None and self.experts.residual_quirk > 0,
+            "mamba": True,  # they have none
+        }
+        return tuple(number for number, kind in enumerate(self.kinds) if not dropped[kind])
+
     def __post_init__(self) -> None:
         if self.num_layers % len(self.pattern):
             raise UserError(
@@ -134,6 +144,8 @@ class ModelConfig:
             )
         if "mamba" in self.pattern and self.mamba is None:
             raise UserError("there are layers of kind mamba, but nothing says how wide they are")
+        if "experts" in self.pattern and self.experts is None:
+            raise UserError("there are layers of kind experts, but nothing says how many they are")
         if self.head == "reward" and (self.tied_embedding or self.logit_bias):
             raise UserError(
                 "a reward model has no unembedding: expected neither a tied embedding nor a bias "

@@ -30,7 +30,7 @@ Before and after the layers:
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
 - `remat`: what a layer keeps for its backward pass, and where.
 - `taps`: activations by public names; `scan`: the scan over the layers, which keeps some of them.
-- `decode`: prompts and next tokens, with a cache.
+- `decode`: prompts and next tokens, with a `cache`.
 """
 
 from jaxneox.model.documents import Documents

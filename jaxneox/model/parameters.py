@@ -99,10 +99,13 @@ class Declaration:
         flat = _flat(self._modules)
         return frozenset(name for name, p in flat.items() if p.get_metadata("exact"))
 
+    def dtype(self, name: str, compute: Dtype) -> Dtype:
+        """Return the type in which a layer computes with a weight, where others are `compute`."""
+        return "float32" if name in self.exact else compute
+
     def rounded(self, weights: Params, compute: Dtype) -> Params:
         """Cast layers' weights to the type in which the layers compute with them."""
-        types = {name: "float32" if name in self.exact else compute for name in weights}
-        return {name: w.astype(types[name]) for name, w in weights.items()}
+        return {name: w.astype(self.dtype(name, compute)) for name, w in weights.items()}
 
     def init(self, key: jax.Array) -> Params:
         """Draw the initial parameters, float32: the same numbers on every mesh."""

@@ -107,8 +107,9 @@ def _by_turn(pattern: Sequence[PatternLayer], weights: Params) -> Params:
     count = {name: slot + 1 for place in pattern for name, slot in place.slots.items()}
 
     def split(w: jax.Array, c: int) -> jax.Array:
-        layers, *rest = jax.typeof(w).sharding.spec
-        spec = PartitionSpec(layers, None, *rest)
+        stored = jax.typeof(w).sharding.spec
+        layers, *rest = stored.partitions
+        spec = PartitionSpec(layers, None, *rest, reduced=stored.reduced)
         return jnp.reshape(w, (-1, c, *w.shape[1:]), out_sharding=spec)
 
     return {name: split(w, count[name]) for name, w in weights.items()}

@@ -100,6 +100,7 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     mesh_sizes, sizes = whole(sizes), as_asked(sizes)
     parallel, ring = cfg.parallel, uses_ring(cfg, sizes["cp"])
     check_divides(sizes, cfg.model, parallel, ring)
+    check_experts(cfg)
     rules = rules_for(
         mesh_sizes, parallel.zero_stage, parallel.sequence_parallel, parallel.chunks, ring
     )
@@ -121,6 +122,29 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     reference = model if compares else None
     objective = build_objective(cfg)
     return TrainPlan(cfg, sizes, mesh_sizes, rules, model, objective, trained, optimizer, reference)
+
+
+def check_experts(cfg: Config) -> None:
+    """Check that the run can do what its mixtures of experts do in training.
+
+    Raises:
+        UserError: the objective has no place for the routers' losses, or the micro-batches are not
+            whole groups of the sequences that Sinkhorn balances together.
+    """
+    experts = cfg.model.experts
+    if experts is None:
+        return
+    if experts.has_losses and cfg.objective.kind != "normal":
+        raise UserError(
+            f"moe_aux_loss_coeff and moe_z_loss_coeff: only pretraining adds routers' losses, and "
+            f"train_impl is {cfg.objective.kind}; leave both out"
+        )
+    if experts.router == "sinkhorn" and cfg.batch.micro % experts.sinkhorn_rows:
+        raise UserError(
+            f"a device's micro-batch of {cfg.batch.micro} is not a multiple of the "
+            f"{experts.sinkhorn_rows} sequences that Sinkhorn's algorithm balances together "
+            "(moe_sinkhorn_rows): cut the batch as the YAML does, or change moe_sinkhorn_rows"
+        )
 
 
 def by_default(cfg: ModelConfig) -> tuple[str, ...]:
@@ -154,7 +178,8 @@ def document_settings(data: DataConfig, eod: int | None) -> Documents | None:
 def uses_ring(cfg: Config, cp: int) -> bool:
     """Decide whether attention over cp passes keys and values around a ring.
 
-    A ring cannot apply dropout masks or learned biases, which are made for whole sequences.
+    A ring cannot apply dropout masks or learned biases, which are made for whole sequences, and
+    puts the positions in an order in which no state space can run through them.
 
     Raises:
         UserError: the YAML asks for a ring, and the model has one of them.
@@ -163,6 +188,7 @@ def uses_ring(cfg: Config, cp: int) -> bool:
     named = {
         "attention-dropout": attention.dropout > 0,
         "pos-emb rpe": positions.kind == "rpe",
+        "mamba layers": "mamba" in cfg.model.pattern,
     }
     unsupported = [name for name, present in named.items() if present]
     if cp == 1:

@@ -21,7 +21,7 @@ from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.loading import locate
 from jaxneox.parallel.compilation import use_compilation_cache
-from jaxneox.parallel.mesh import Sizes, on_torus
+from jaxneox.parallel.mesh import Sizes, on_torus, replicas
 from jaxneox.train.checkpoints.lock import locked
 from jaxneox.train.dry_run.program import dry_run
 from jaxneox.train.loop.loop import train
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
 
 def plan_with(tokenizer: Tokenizer | None, settings: Settings, sizes: Sizes) -> TrainPlan:
     """Plan a run whose tokenizer is this one."""
-    cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
+    cfg = settings.resolve(replicas(sizes), tokenizer.vocab_size if tokenizer else None)
     check_folders(cfg.checkpoint)
     return build_plan(cfg, on_torus(sizes, jax.devices()), tokenizer.eod if tokenizer else None)
 
@@ -177,7 +177,7 @@ def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
         eod = ANY_TOKEN
         vocab_size, note = without_tokenizer(settings.tokenizer, error)
         notes.append(note)
-    cfg = settings.resolve(sizes["dp"], vocab_size)
+    cfg = settings.resolve(replicas(sizes), vocab_size)
     check_folders(cfg.checkpoint)
     for note in [*notes, *absent_data(cfg.data)]:
         tell(f"note: {note}")

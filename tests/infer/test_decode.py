@@ -38,6 +38,8 @@ VARIANTS = [
     "rmsnorm qk_norm_joint gqa",
     "yarn mqa no_output_bias",
     "rmsnorm qk_norm_per_head llama3 gqa",
+    "mamba rmsnorm untied",
+    "mamba_groups no_attention no_positions",
 ]
 """Every way to know positions, every residual style, every grouping of heads."""
 
@@ -51,6 +53,7 @@ MESHES = {
     ],
     "pp=2,cp=2,tp=2": ["learned_offset relu gqa", "rmsnorm qk_norm_per_head wide_heads gqa yarn"],
     "dp=2": ["wide_heads dynamic parallel untied"],
+    "dp=2,tp=4": ["mamba rmsnorm", "mamba_biases parallel alibi"],
 }
 LENGTHS = (7, 1, 4, 12)
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxneox.model.layout import Axes, Layout, on_devices
+
 
 def capacity(factor: float, length: int, top_k: int, experts: int) -> int:
     """Return how many tokens of a row an expert takes: `factor` times its even share, rounded up.
@@ -16,21 +18,22 @@ def capacity(factor: float, length: int, top_k: int, experts: int) -> int:
     return min(length, math.ceil(factor * length * top_k / experts))
 
 
-def within(
-    choices_BTk: jax.Array, experts: int, most: int, order: np.ndarray | None = None
-) -> jax.Array:
+def within(choices_BTk: jax.Array, experts: int, most: int, layout: Layout) -> jax.Array:
     """Put the number `experts` in place of choices whose expert is full.
 
     First choices come before second ones, and among those of a rank earlier tokens before later.
 
     Args:
-        choices_BTk: int32, whole rows on each device.
+        choices_BTk: int32.
         experts: how many there are.
         most: how many tokens of a row each takes.
-        order: the positions in the order in which the tokens are laid out, if not their own.
+        layout: says in what order the tokens of a row are.
+
+    Returns:
+        int32 [B, T, k], whole rows on each device.
     """
     length, k = choices_BTk.shape[1:]
-    rank_Tk = np.arange(k)[None] * length + (np.arange(length) if order is None else order)[:, None]
+    rank_Tk = np.arange(k)[None] * length + layout.order(length)[:, None]
     by_rank_N, back_N = np.argsort(rank_Tk.reshape(-1)), rank_Tk.reshape(-1)
 
     def row(choices_N: jax.Array) -> jax.Array:
@@ -44,5 +47,10 @@ def within(
         )
         return jnp.where(number_N < most, ranked_N, experts)[back_N]
 
-    rows_BN = choices_BTk.reshape(choices_BTk.shape[0], -1)
-    return jax.vmap(row)(rows_BN).reshape(choices_BTk.shape)
+    def local(choices_BTk: jax.Array) -> tuple[jax.Array]:
+        rows_BN = choices_BTk.reshape(choices_BTk.shape[0], -1)
+        return (jax.vmap(row)(rows_BN).reshape(choices_BTk.shape),)
+
+    whole: Axes = ("batch", None, None)
+    choices_BTk = jax.reshard(choices_BTk, layout.activation(*whole))
+    return on_devices(local, (whole,), (whole,), layout)(choices_BTk)[0]

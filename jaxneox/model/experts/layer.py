@@ -59,8 +59,7 @@ class Experts(nnx.Module):
         if training and self.cfg.capacity_factor is not None:
             length = experts_BTk.shape[1]
             most = capacity(self.cfg.capacity_factor, length, self.cfg.top_k, self.cfg.count)
-            whole = jax.reshard(experts_BTk, layout.activation("batch", None, None))
-            experts_BTk = within(whole, self.cfg.count, most, layout.order(length))
+            experts_BTk = within(experts_BTk, self.cfg.count, most, layout)
         experts_BTk = jax.reshard(experts_BTk, layout.activation("batch", "length", None))
         feeds = layout.feeds("batch", "length", None, into="mlp")
         weights_BTk = jax.reshard(choice.weights, feeds)
@@ -79,7 +78,7 @@ class Experts(nnx.Module):
             return {}
         chosen_BE = chosen(choice.experts, self.cfg.count)
         shares_BE = chosen_BE / jnp.sum(chosen_BE, axis=1, keepdims=True)
-        sums = {"experts_load": jnp.einsum("BE,B->E", shares_BE, context.row_weights)}
+        sums = {"experts_load": jnp.sum(shares_BE * context.row_weights[:, None], axis=0)}
         if self.cfg.has_losses:
             loss_B = self.cfg.balance_loss * balance_loss(choice.logits, shares_BE)
             loss_B = loss_B + self.cfg.z_loss * z_loss(choice.logits)

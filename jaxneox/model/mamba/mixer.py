@@ -10,7 +10,7 @@ Source: Gu and Dao 2023, and megatron/model/mamba/mamba.py of GPT-NeoX ea7aefd8.
 channels selects r, B and C by itself. Where devices split the groups each has its own whole; where
 they split the channels of one group, its selection is a sum over them.
 """
-# B batch, T length, D hidden, I channels, G groups, J channels of a group, N state, R rank of steps
+# B batch, T length, D hidden, C channels, G groups, J channels of a group, N state, R rank of steps
 # S = R + 2 N, W width of the convolution
 
 from functools import partial
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.context import Context
 from jaxneox.model.layout import Layout
@@ -34,23 +35,23 @@ class Mamba(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         assert cfg.mamba is not None
-        m, D, I, N = cfg.mamba, cfg.hidden_size, cfg.mamba.channels, cfg.mamba.state_size
+        m, D, C, N = cfg.mamba, cfg.hidden_size, cfg.mamba.channels, cfg.mamba.state_size
         S, R, W = m.selection, m.step_rank, m.conv_width
         init, init_out = initializer(cfg.init.method, cfg), initializer(cfg.init.output_method, cfg)
         taps, exact = evenly(W**-0.5), m.selective_fp32
         self.cfg = m
-        self.input = param(rngs, ("embed", "channels"), init, D=D, I=I)
-        self.gate = param(rngs, ("embed", "channels"), init, D=D, I=I)
-        self.conv = param(rngs, ("conv", "channels"), taps, W=W, I=I)
-        self.selection = param(rngs, ("channels", "selection"), init, I=I, S=S)
-        self.step = param(rngs, ("step_rank", "channels"), evenly(R**-0.5), R=R, I=I)
-        self.step_bias = param(rngs, ("channels",), step_biases, I=I)
-        self.a_log = param(rngs, ("state", "channels"), logarithms, exact=exact, N=N, I=I)
-        self.skip = param(rngs, ("channels",), ones, exact=exact, I=I)
-        self.out = param(rngs, ("channels", "embed"), init_out, I=I, D=D)
-        self.conv_bias = param(rngs, ("channels",), taps, I=I) if m.conv_bias else None
-        self.input_bias = param(rngs, ("channels",), zeros, I=I) if m.bias else None
-        self.gate_bias = param(rngs, ("channels",), zeros, I=I) if m.bias else None
+        self.input = param(rngs, ("embed", "channels"), init, D=D, C=C)
+        self.gate = param(rngs, ("embed", "channels"), init, D=D, C=C)
+        self.conv = param(rngs, ("conv", "channels"), taps, W=W, C=C)
+        self.selection = param(rngs, ("channels", "selection"), init, C=C, S=S)
+        self.step = param(rngs, ("step_rank", "channels"), evenly(R**-0.5), R=R, C=C)
+        self.step_bias = param(rngs, ("channels",), step_biases, C=C)
+        self.a_log = param(rngs, ("state", "channels"), logarithms, exact=exact, N=N, C=C)
+        self.skip = param(rngs, ("channels",), ones, exact=exact, C=C)
+        self.out = param(rngs, ("channels", "embed"), init_out, C=C, D=D)
+        self.conv_bias = param(rngs, ("channels",), taps, C=C) if m.conv_bias else None
+        self.input_bias = param(rngs, ("channels",), zeros, C=C) if m.bias else None
+        self.gate_bias = param(rngs, ("channels",), zeros, C=C) if m.bias else None
         groups = ("channel_groups", "selection")
         self.selection_bias = param(rngs, groups, zeros, G=m.groups, S=S) if m.bias else None
         self.out_bias = param(rngs, ("embed",), zeros, D=D) if m.bias else None
@@ -58,36 +59,39 @@ class Mamba(nnx.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Compute [B, T, D] without the output bias, a partial sum over the channels."""
         layout, documents_BT = context.layout, context.positions.documents
-        u_BTI, z_BTI = self.entering(x_BTD)
-        u_BTI = jax.reshard(u_BTI, layout.activation("batch", None, "channels"))  # whole rows
+        u_BTC, z_BTC = self.entering(x_BTD, layout)
         if documents_BT is not None:
             documents_BT = jax.reshard(documents_BT, layout.activation("batch", None))
-        u_BTI = self.convolved(u_BTI, documents=documents_BT)
-        inputs = self.selected(u_BTI, layout)
+        u_BTC = self.convolved(u_BTC, documents=documents_BT)
+        inputs = self.selected(u_BTC, layout)
         if documents_BT is not None:
             inputs = inputs._replace(kept_BT=_continues(documents_BT))
-        return self.output(selective_scan(inputs), u_BTI, z_BTI, layout)
+        return self.output(selective_scan(inputs), u_BTC, z_BTC, layout)
 
-    def entering(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Compute what goes through the convolution and the scan, and what gates the result."""
-        u_BTI, z_BTI = into(x_BTD, self.input[...]), into(x_BTD, self.gate[...])
-        if self.input_bias is None or self.gate_bias is None:
-            return u_BTI, z_BTI
-        return u_BTI + self.input_bias[...][None, None], z_BTI + self.gate_bias[...][None, None]
+    def entering(self, x_BTD: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+        """Compute what goes through the convolution and the scan, and what gates the result.
+
+        The former is whole along the length on every device.
+        """
+        u_BTC, z_BTC = into(x_BTD, self.input[...]), into(x_BTD, self.gate[...])
+        if self.input_bias is not None and self.gate_bias is not None:
+            u_BTC += self.input_bias[...][None, None]
+            z_BTC += self.gate_bias[...][None, None]
+        return jax.reshard(u_BTC, layout.activation("batch", None, "channels")), z_BTC
 
     def convolved(
         self,
-        u_BTI: jax.Array,
+        u_BTC: jax.Array,
         before: jax.Array | None = None,
         documents: jax.Array | None = None,
     ) -> jax.Array:
         bias = None if self.conv_bias is None else self.conv_bias[...]
-        return convolved(u_BTI, self.conv[...], bias, before, documents)
+        return convolved(u_BTC, self.conv[...], bias, before, documents)
 
-    def selected(self, u_BTI: jax.Array, layout: Layout) -> ScanInputs:
+    def selected(self, u_BTC: jax.Array, layout: Layout) -> ScanInputs:
         """Compute from the channels what the scan reads."""
-        lie, (R, N) = self.grouped(layout), (self.cfg.step_rank, self.cfg.state_size)
-        u_BTGJ = _split(u_BTI, 2, self.cfg.groups, layout, "batch", None, *lie)
+        lie, (R, N) = group_axes(self.cfg, layout), (self.cfg.step_rank, self.cfg.state_size)
+        u_BTGJ = _split(u_BTC, 2, self.cfg.groups, layout, "batch", None, *lie)
         weight_GJS = _split(self.selection[...], 0, self.cfg.groups, layout, *lie, None)
         within = () if lie[1] is None else (lie[1],)
         partial_sum = layout.partial("batch", None, lie[0], None, over=within)
@@ -107,20 +111,21 @@ class Mamba(nnx.Module):
         return ScanInputs(u, delta_BTGJ, b, c, -jnp.exp(a_NGJ))
 
     def output(
-        self, y_BTGJ: jax.Array, u_BTI: jax.Array, z_BTI: jax.Array, layout: Layout
+        self, y_BTGJ: jax.Array, u_BTC: jax.Array, z_BTC: jax.Array, layout: Layout
     ) -> jax.Array:
         """Compute [B, T, D], a partial sum over the channels, from what the scan returns."""
         channels = layout.activation("batch", None, "channels")
-        y_BTI = jnp.reshape(y_BTGJ, u_BTI.shape, out_sharding=channels)
-        y_BTI, u_BTI = (jax.reshard(x, jax.typeof(z_BTI).sharding.spec) for x in (y_BTI, u_BTI))
-        gated_BTI = _gated(y_BTI, u_BTI, z_BTI, self.skip[...])
+        y_BTC = jnp.reshape(y_BTGJ, u_BTC.shape, out_sharding=channels)
+        y_BTC, u_BTC = (jax.reshard(x, jax.typeof(z_BTC).sharding.spec) for x in (y_BTC, u_BTC))
+        gated_BTC = _gated(y_BTC, u_BTC, z_BTC, self.skip[...])
         partial_sum = layout.partial("batch", "length", "embed", over="channels")
-        return out_of(gated_BTI, self.out[...], partial_sum)
+        return out_of(gated_BTC, self.out[...], partial_sum)
 
-    def grouped(self, layout: Layout) -> tuple[str | None, str | None]:
-        """Return the logical axes of groups and of their channels: the devices split one of both."""
-        whole_groups = self.cfg.groups % layout.parts("channels") == 0
-        return ("channels", None) if whole_groups else (None, "channels")
+
+def group_axes(cfg: MambaConfig, layout: Layout) -> tuple[str | None, str | None]:
+    """Return the logical axes of groups and of their channels, of which devices split one."""
+    whole_groups = cfg.groups % layout.parts("channels") == 0
+    return ("channels", None) if whole_groups else (None, "channels")
 
 
 def _split(x: jax.Array, axis: int, groups: int, layout: Layout, *axes: str | None) -> jax.Array:
@@ -137,10 +142,10 @@ def _softplus(steps_BTGJ: jax.Array, bias_GJ: jax.Array) -> jax.Array:
 
 
 @partial(jax.checkpoint, prevent_cse=False)
-def _gated(y_BTI: jax.Array, u_BTI: jax.Array, z_BTI: jax.Array, skip_I: jax.Array) -> jax.Array:
+def _gated(y_BTC: jax.Array, u_BTC: jax.Array, z_BTC: jax.Array, skip_C: jax.Array) -> jax.Array:
     """Compute `(y + D u) silu(z)` in float32, in the type of u."""
-    y_BTI = y_BTI + u_BTI.astype(jnp.float32) * skip_I.astype(jnp.float32)[None, None]
-    return (y_BTI * jax.nn.silu(z_BTI.astype(jnp.float32))).astype(u_BTI.dtype)
+    y_BTC = y_BTC + u_BTC.astype(jnp.float32) * skip_C.astype(jnp.float32)[None, None]
+    return (y_BTC * jax.nn.silu(z_BTC.astype(jnp.float32))).astype(u_BTC.dtype)
 
 
 def _continues(documents_BT: jax.Array) -> jax.Array:

@@ -74,7 +74,7 @@ def scan_with_state(inputs: ScanInputs) -> tuple[jax.Array, jax.Array]:
 
 def scan_step(inputs: ScanInputs, state_BNGJ: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Run one more position, T = 1: y [B, 1, G, J] and the new state."""
-    u, delta, b, c = (x[:, 0] for x in inputs[:4])
+    u, delta, b, c = (jax.reshard(x, split_of(x))[:, 0] for x in inputs[:4])
     decay = jnp.exp(delta[:, None] * inputs.a_NGJ[None])
     state_BNGJ = decay * state_BNGJ + (delta * u)[:, None] * _over_channels(b)
     return jnp.sum(state_BNGJ * _over_channels(c), axis=1)[:, None], state_BNGJ

@@ -88,7 +88,7 @@ class Reporter:
 
     def _pass_on(self) -> None:
         step, on_device, timed = self.waiting.popleft()
-        figures = {name: np.asarray(value).item() for name, value in on_device.items()}
+        figures = {name: np.asarray(value).tolist() for name, value in on_device.items()}
         now = time.perf_counter()
         figures |= self._of_the_batch(step) | {"seconds": now - self.clock}
         self.clock = now

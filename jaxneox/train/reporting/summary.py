@@ -10,7 +10,7 @@ from jaxneox.console.hints import command
 from jaxneox.console.say import say
 from jaxneox.data import TokensFile
 from jaxneox.data.neox import PACKED
-from jaxneox.parallel.mesh import show
+from jaxneox.parallel.mesh import replicas, show
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.reporting import learning_rate
 from jaxneox.train.run import Run
@@ -30,7 +30,7 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
         say(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
     examples = "sequences of" if plan.texts == 1 else f"pairs of {plan.texts} x"
     say(f"{batch.global_size} {examples} {cfg.model.seq_length} tokens a step = "
-          f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
+          f"{batch.micro} x {batch.accumulation} accumulated x dp {replicas(plan.sizes)}")  # fmt: skip
     say(learning_rate.in_words(cfg.schedule, cfg.train.train_iters))
     if plan.schedule is not None:
         say(f"pipeline: {plan.schedule}")

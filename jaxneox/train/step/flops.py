@@ -67,8 +67,7 @@ def flops_per_token(
     others = {name: shape for name, shape in shapes.items() if name not in learning}
     resting = matrix_parameters(others, cfg)
     width = cfg.attention.num_heads * cfg.attention.head_dim
-    attending = 0 if cfg.attention_dropped else cfg.num_layers
-    attention = (4 + 4 * passed_on) * attending * width * cfg.seq_length
+    attention = (4 + 4 * passed_on) * len(cfg.attending) * width * cfg.seq_length
     return (4.0 + passed_on) * all_matrices - 2.0 * resting + attention
 
 

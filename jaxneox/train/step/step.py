@@ -76,6 +76,7 @@ class Step:
             streak=jnp.where(finite, 0, state.streak + 1),
             reference=state.reference,
         )
+        figures = figures | greatest_load(figures)
         return after, self.figures(state, after, loss, norm) | figures | of_batch
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[LossAndFigures, Params]:
@@ -231,6 +232,16 @@ def replica_scale(cfg: Config) -> float:
         return 1.0
     dp = cfg.batch.global_size // (cfg.batch.micro * cfg.batch.accumulation)
     return 2.0 ** (dp.bit_length() - 1)
+
+
+def greatest_load(figures: Sums) -> Sums:
+    """Return how many times its even share the fullest expert of all layers has, if there are any.
+
+    The layers' own figure is each expert's share of the choices, [layers, experts].
+    """
+    if (load := figures.get("experts_load")) is None:
+        return {}
+    return {"experts_max_load": jnp.max(load) * load.shape[1]}
 
 
 def over_rounds(figures_A: jax.Array) -> jax.Array:
