@@ -28,14 +28,12 @@ import numpy as np
 
 from convert.casting import chosen
 from convert.fate import differ, drift_of
-from convert.neox.drift import without_drift
 from convert.neox.merged_dtypes import FLOAT32, choose_dtypes
 from convert.neox.plan import Decision, Fold, Loss, MergeChoices, MergePlan
+from convert.neox.unmergeable import refuse_unmergeable, without_drift
 from convert.readers.neox import NeoxCheckpoint
-from convert.rules import neox
 from convert.rules.rule import Role, Rule
 from jaxneox.config import Settings
-from jaxneox.errors import UserError
 
 Copies = dict[Rule, np.ndarray]
 """The copies of one norm's tensors, or of one bias: float64 [R, …] with every rank's copy."""
@@ -66,7 +64,7 @@ def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
     plan = MergePlan(
         source.model, dict(source.keys), chosen(choices.dtype, FLOAT32), sliced, source.llama_mlp
     )
-    _refuse_unmergeable(source)
+    refuse_unmergeable(source)
     choices = without_drift(source, choices)
     for index, rules in plan.rules.items():
         for group in _groups(rules):
@@ -269,26 +267,6 @@ def _name_quirks(plan: MergePlan, source: NeoxCheckpoint) -> None:
             + ("another was asked for" if plan.mergeable else "there is none")
             + "; the certificate measures the cost"
         )
-
-
-def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
-    model, folder = source.model, source.files.folder
-    joint = model.norm.kind in ("layernorm", "non_parametric_layernorm")
-    if model.attention.qk_norm and source.mp > 1 and joint:
-        raise UserError(
-            f"{folder}: use_qk_layernorm with {model.norm.kind} takes its statistics over the "
-            f"heads of each of {source.mp} ranks; no model that is not split has that function"
-        )
-    for rule in neox.shared(model):  # saved with every block; each pipeline stage trains its own
-        first = [rank[rule.theirs] for rank in source.ranks(neox.FIRST_BLOCK)]
-        for index in range(neox.FIRST_BLOCK, neox.FIRST_BLOCK + model.num_layers):
-            copies = [rank[rule.theirs] for rank in source.ranks(index)]
-            if any(map(differ, zip(first, copies, strict=True))):
-                raise UserError(
-                    f"{folder}: {rule.theirs} of module {index} differs from the first "
-                    "block's: the pipeline's stages trained tables of their own, and here all "
-                    "layers share one"
-                )
 
 
 def _groups(rules: tuple[Rule, ...]) -> Iterator[list[Rule]]:

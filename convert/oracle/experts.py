@@ -16,7 +16,7 @@ from convert.oracle.maths import ACTIVATIONS, Array, linear
 from jaxneox.config.layer_schema import ExpertsConfig
 
 
-class Choice(NamedTuple):
+class ExpertChoice(NamedTuple):
     """The experts of each token, and what their outputs are multiplied by: [B, T, k]."""
 
     experts: NDArray[np.int64]
@@ -27,7 +27,7 @@ class Choice(NamedTuple):
         return np.sum(np.where(self.experts == expert, self.weights, 0.0), axis=-1)
 
 
-def choose(x_BTD: Array, router_ED: np.ndarray, cfg: ExpertsConfig) -> Choice:
+def choose(x_BTD: Array, router_ED: np.ndarray, cfg: ExpertsConfig) -> ExpertChoice:
     """Choose the k experts that a router scores highest."""
     logits_BTE = linear(x_BTD, router_ED)
     if cfg.router == "sinkhorn" and cfg.top_k == 1:
@@ -38,7 +38,7 @@ def choose(x_BTD: Array, router_ED: np.ndarray, cfg: ExpertsConfig) -> Choice:
     weights_BTk = np.take_along_axis(scores_BTE, experts_BTk, axis=-1)
     if cfg.normalized:
         weights_BTk = weights_BTk / weights_BTk.sum(axis=-1, keepdims=True)
-    return Choice(experts_BTk, weights_BTk)
+    return ExpertChoice(experts_BTk, weights_BTk)
 
 
 def expert(

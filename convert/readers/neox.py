@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from convert.readers.neox_experts_keys import keys_of_experts
 from convert.readers.neox_files import NeoxFiles
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES, REWARD
@@ -138,26 +139,11 @@ class NeoxCheckpoint:
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
         if self.mp > 1 and any("mixer.A_log" in s[0] for s in self.shards.values()):
             keys["mamba_groups"] = self.mp  # every rank selects from its own channels
-        keys |= self._of_its_experts(keys)
+        keys |= keys_of_experts(keys, self.mp, self.dtype)
         plain = Settings(keys).model(vocab_size=None)
         if plain.parallel_residual and plain.mlp.gated and not plain.mlp.bias:
             keys["attention_dropped"] = True  # the MLP's output overwrites it
         return keys
-
-    def _of_its_experts(self, keys: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keys of a mixture of experts by which it is what NeoX computed."""
-        if (keys.get("moe_num_experts") or 1) == 1:
-            return {}
-        of_neox = Settings({**keys, "neox_compat": True}).model(vocab_size=None).experts
-        if of_neox is None:
-            return {}
-        half = self.dtype.itemsize < 4
-        return {
-            "moe_gated_experts": False,
-            "moe_router_fp32": not half,
-            "moe_attention_dropped": self.mp if keys.get("gpt_j_residual") else 0,
-            "moe_sinkhorn_rows": of_neox.sinkhorn_rows,
-        }
 
     @property
     def has_reward_head(self) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from convert.parts import layers_with, names_in, place_of
+from jaxneox.config.layer_schema import ExpertsConfig
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.parameters import Declaration
 from tests.model.variants import configure
@@ -12,14 +14,16 @@ from tests.model.variants import configure
 
 def mixed(pattern: tuple) -> ModelConfig:
     cfg = configure("untied")
-    return replace(cfg, num_layers=2 * len(pattern), pattern=pattern)
+    kinds = {"experts": ExpertsConfig(4, 8), "mamba": MambaConfig(16, 2)}
+    return replace(cfg, num_layers=2 * len(pattern), pattern=pattern, **kinds)
 
 
-def test_parameters_of_layers_of_one_kind() -> None:
-    declared = Declaration(mixed(("dense",)))
+@pytest.mark.parametrize("pattern", [("dense",), ("dense", "experts", "mamba"), ("mamba",)])
+def test_the_model_declares_the_same(pattern: tuple) -> None:
+    declared = Declaration(mixed(pattern))
     for name in declared.shapes:
         if name.startswith("layers."):
-            assert layers_with(name, declared.cfg) == declared.holders(name) == (0, 1)
+            assert layers_with(name, declared.cfg) == declared.holders(name)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Ranks that drifted apart around mixtures of experts, of which no single model has the function.
+"""Ranks of which no single model has the function, among them those of drifted mixtures.
 
 NeoX's sinkhorn router runs on the first rank, for all (megatron/model/moe/router.py). The others'
 routers have no gradient, and their residual streams lack the gradient through the router's weights:
@@ -16,6 +16,31 @@ from convert.rules import neox
 from convert.rules.rule import Role
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError, listed
+
+
+def refuse_unmergeable(source: NeoxCheckpoint) -> None:
+    """Refuse norms over each rank's own heads, and tables that the stages trained apart.
+
+    Raises:
+        UserError: no merge of any kind has the ranks' function.
+    """
+    model, folder = source.model, source.files.folder
+    joint = model.norm.kind in ("layernorm", "non_parametric_layernorm")
+    if model.attention.qk_norm and source.mp > 1 and joint:
+        raise UserError(
+            f"{folder}: use_qk_layernorm with {model.norm.kind} takes its statistics over the "
+            f"heads of each of {source.mp} ranks; no model that is not split has that function"
+        )
+    for rule in neox.shared(model):  # saved with every block; each pipeline stage trains its own
+        first = [rank[rule.theirs] for rank in source.ranks(neox.FIRST_BLOCK)]
+        for index in range(neox.FIRST_BLOCK, neox.FIRST_BLOCK + model.num_layers):
+            copies = [rank[rule.theirs] for rank in source.ranks(index)]
+            if any(map(differ, zip(first, copies, strict=True))):
+                raise UserError(
+                    f"{folder}: {rule.theirs} of module {index} differs from the first "
+                    "block's: the pipeline's stages trained tables of their own, and here all "
+                    "layers share one"
+                )
 
 
 def without_drift(source: NeoxCheckpoint, choices: MergeChoices) -> MergeChoices:
