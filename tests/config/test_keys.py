@@ -177,6 +177,7 @@ def test_off_values_are_harmless() -> None:
     run(zero_optimization={"stage": 1, "cpu_offload": False, "offload_param": {"device": "none"}})
     run(deepspeed_extra_args={"comms_logger": {"enabled": True}})
     assert "deepspeed_extra_args.fp16" in error(deepspeed_extra_args={"fp16": {"enabled": True}})
+    assert run(scheduler={"type": "WarmupLR"}, num_unique_layers=1).model == run().model
     run(soft_prompt_tuning={"enabled": False, "num_tokens": 10})
     assert "moe_num_experts: 8" in error(moe_num_experts=8)
     assert "soft_prompt_tuning" in error(soft_prompt_tuning={"num_tokens": 10})

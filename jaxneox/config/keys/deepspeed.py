@@ -20,7 +20,7 @@ from jaxneox.config.keys.model import SPARSE
 from jaxneox.config.keys.training import OPTIMIZER_TYPES, OPTIMIZERS
 
 AMP = "apex is not here: use precision: bfloat16 or the fp16 block"
-SCHEDULER = "DeepSpeed's schedulers are not here: use lr_decay_style, warmup and min_lr"
+SCHEDULER = "NeoX hands over its own schedule, by lr_decay_style, warmup and min_lr"
 REDUCED = "XLA sums gradients over devices; over micro-batches they are summed in float32"
 COLLECTIVES = "XLA chooses the collectives and their sizes"
 CURRICULUM = "curricula are not here: leave it out"
@@ -33,8 +33,8 @@ METRICS = "metrics.jsonl holds every step"
 ELASTIC = "a run continues on any number of devices without it"
 ONLY_1BIT = "only for 1-bit optimizers"
 LAYOUT = "XLA lays out the memory"
-L2 = "Adam with L2 instead of decoupled decay is not here: leave it out"
-OWN_LOGGER = "DeepSpeed's loggers are not here: use tensorboard_dir, or use_wandb"
+AMSGRAD = "NeoX's fused Adam refuses it too: leave it out"
+OWN_LOGGER = "DeepSpeed's logger: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
 
 DEEPSPEED: Section = {
     "deepspeed": needless(bool, True, "there is no DeepSpeed to turn on"),
@@ -44,7 +44,7 @@ DEEPSPEED: Section = {
         COUNT, 1, "batch.accumulation", "unset: derived where train_batch_size is set"
     ),
     "optimizer": derived(dict, None, "optimizer"),
-    "scheduler": refused(dict, None, SCHEDULER),
+    "scheduler": needless(dict, None, SCHEDULER, told=True),
     "fp32_allreduce": needless(bool, False, REDUCED),
     "prescale_gradients": needless(bool, False, REDUCED),
     "gradient_predivide_factor": needless(float, 1.0, REDUCED),
@@ -67,8 +67,8 @@ DEEPSPEED: Section = {
     ),
     "sparse_attention": refused(dict, None, SPARSE),
     "data_efficiency": refused(dict, None, CURRICULUM),
-    "tensorboard": refused(dict, None, OWN_LOGGER),
-    "wandb": refused(dict, None, OWN_LOGGER),
+    "tensorboard": needless(dict, None, OWN_LOGGER, told=True),
+    "wandb": needless(dict, None, OWN_LOGGER, told=True),
     "csv_monitor": needless(dict, None, METRICS),
     "elasticity": needless(dict, None, ELASTIC),
     "comms_logger": needless(dict, None, TRACE),
@@ -92,9 +92,13 @@ BLOCKS: Section = {
     "optimizer.params.freeze_step": needless(int, 400, ONLY_1BIT),
     "optimizer.params.cuda_aware": needless(bool, False, ONLY_1BIT),
     "optimizer.params.torch_adam": needless(bool, False, "one implementation"),
-    "optimizer.params.adam_w_mode": refused(bool, True, L2),
-    "optimizer.params.bias_correction": refused(bool, True, "Adam corrects its bias: leave it out"),
-    "optimizer.params.amsgrad": refused(bool, False, "AMSGrad is not here: leave it out"),
+    "optimizer.params.adam_w_mode": used(
+        bool, True, "optimizer.decoupled_decay", "adam's; false: L2, added to the gradient"
+    ),
+    "optimizer.params.bias_correction": used(
+        bool, True, "optimizer.bias_correction", "adam's; false: its first steps are larger"
+    ),
+    "optimizer.params.amsgrad": refused(bool, False, AMSGRAD),
     "fp16.enabled": derived(bool, None, "precision.compute"),
     "fp16.fp16": needless(bool, True, "an old spelling of enabled, which must be there"),
     "fp16.type": derived(
@@ -107,9 +111,7 @@ BLOCKS: Section = {
     ),
     "fp16.loss_scale_window": used(COUNT, 1000, "precision.loss_scale.window"),
     "fp16.hysteresis": used(COUNT, 2, "precision.loss_scale.hysteresis"),
-    "fp16.consecutive_hysteresis": refused(
-        bool, False, "the hysteresis is DeepSpeed's default: set it to false"
-    ),
+    "fp16.consecutive_hysteresis": used(bool, False, "precision.loss_scale.consecutive_hysteresis"),
     "fp16.min_loss_scale": used(AMOUNT, 1.0, "precision.loss_scale.minimum"),
     "fp16.fp16_master_weights_and_grads": refused(
         bool, False, "master weights are float32: set it to false"

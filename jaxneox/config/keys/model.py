@@ -44,7 +44,7 @@ NORMS = (*get_args(NormKind), "te_rmsnorm", "te_layernorm")
 TE_NORM = "te_layernorm and te_rmsnorm are the same functions as layernorm and rmsnorm"
 ROW = "a row-parallel output layer is broken in NeoX itself: use column"
 SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
-SHARED = "layers that share parameters are not here: leave it out"
+SHARED = "NeoX reads it nowhere: each layer has parameters of its own"
 PROMPT = "soft prompts are not here: leave it out, or train the whole model with finetune"
 ONNX = "there is no ONNX export here: set it to false"
 MAMBA = "only for mamba layers, which attention_config refuses"
@@ -93,8 +93,8 @@ MODEL: Section = {
         list, None, "model", "only global and flash, which are one function", ATTENTION
     ),
     "sparsity_config": refused(dict, None, SPARSE),
-    "num_unique_layers": refused(COUNT, None, SHARED),
-    "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
+    "num_unique_layers": needless(COUNT, None, SHARED, told=True),
+    "param_sharing_style": needless(str, "grouped", SHARED),
     "make_vocab_size_divisible_by": used(LENGTH, 128, "tokenizer.divisible_by"),
     "activation": derived(
         (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS),
