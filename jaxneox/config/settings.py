@@ -5,6 +5,7 @@ from functools import cached_property
 from jaxneox.config.architecture import model_config, padded_vocab
 from jaxneox.config.batch import batch_config
 from jaxneox.config.check import CheckedKeys
+from jaxneox.config.curriculum import curriculum_config
 from jaxneox.config.data import data_config
 from jaxneox.config.data_schema import DataRun
 from jaxneox.config.objective import objective_config
@@ -89,7 +90,7 @@ class Settings(CheckedKeys):
 
     @cached_property
     def train(self) -> TrainConfig:
-        return self.fill(TrainConfig, "train")
+        return self.fill(TrainConfig, "train", curriculum=curriculum_config(self))
 
     @cached_property
     def objective(self) -> ObjectiveConfig:

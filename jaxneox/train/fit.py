@@ -124,7 +124,7 @@ def fit(
     tokenizer = tokenizer_for(settled)
     plan = plan_with(tokenizer, settled, sizes)
     if objective is not None:
-        plan = replace(plan, objective=objective_of(objective))
+        plan = with_objective(plan, objective_of(objective))
     if verbose:
         summary.greet(plan, tokenizer.notes if tokenizer else ())
     save = plan.cfg.checkpoint.save
@@ -175,6 +175,16 @@ def keys_from(config: object, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("config: names nothing; 'stdlib' is a shipped one to begin with")
     save, finetune = settings.get("save"), bool(settings.get("finetune"))
     return read_keys([os.fspath(path) for path in paths], save=save, finetune=finetune)
+
+
+def with_objective(plan: TrainPlan, objective: Objective) -> TrainPlan:
+    """Return a plan of training for another objective."""
+    if plan.curriculum is not None:
+        raise UserError(
+            "curriculum_learning: cuts rows of tokens and weights, and an objective of one's own "
+            "may have other fields: leave one of the two out"
+        )
+    return replace(plan, objective=objective)
 
 
 def objective_of(given: Objective | OwnLoss) -> Objective:

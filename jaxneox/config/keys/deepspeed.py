@@ -4,6 +4,7 @@ from jaxneox.config.fates import (
     AMOUNT,
     COUNT,
     FLOATS,
+    INTS,
     WHOLE,
     Needless,
     Number,
@@ -23,7 +24,10 @@ AMP = "apex is not here: use precision: bfloat16 or the fp16 block"
 SCHEDULER = "NeoX hands over its own schedule, by lr_decay_style, warmup and min_lr"
 REDUCED = "XLA sums gradients over devices; over micro-batches they are summed in float32"
 COLLECTIVES = "XLA chooses the collectives and their sizes"
-CURRICULUM = "curricula are not here: leave it out"
+SAMPLER = "DeepSpeed's own data loader has it, which NeoX does not use: leave it out"
+LENGTHS = "train.curriculum"
+ONLY_ROOT = "fixed_root: the length grows by this root of the steps"
+NO_CUSTOM = "NeoX has no function for it: use one of the other schedules"
 AUTOTUNE = "autotuning is DeepSpeed's: leave it out"
 OFFLOAD = "only moments are offloaded, by offload_optimizer: {device: cpu}: leave it out"
 IN_CPU = "set checkpoint_in_cpu: true, outside of the block, which does this"
@@ -54,8 +58,10 @@ DEEPSPEED: Section = {
     "amp": refused(dict, None, AMP),
     "gradient_clipping": derived(AMOUNT, 1.0, "optimizer.grad_clip", "NeoX HEAD drops exactly 1.0"),
     "zero_optimization": derived(dict, None, "parallel.zero_stage"),
-    "curriculum_learning": refused(dict, None, CURRICULUM),
-    "curriculum_seqlen": needless(int, 0, "only with curriculum_learning, refused"),
+    "curriculum_learning": derived(
+        dict, None, LENGTHS, "a step trains on the first positions of each row"
+    ),
+    "curriculum_seqlen": needless(int, 0, "NeoX sets it by itself, by curriculum_learning"),
     "steps_per_print": needless(int, 10, "log_interval decides"),
     "wall_clock_breakdown": needless(bool, False, TRACE),
     "dump_state": needless(bool, False, "use --dry-run"),
@@ -66,7 +72,7 @@ DEEPSPEED: Section = {
         dict, None, "remat", "says how, not whether: checkpoint_activations turns it on"
     ),
     "sparse_attention": refused(dict, None, SPARSE),
-    "data_efficiency": refused(dict, None, CURRICULUM),
+    "data_efficiency": refused(dict, None, SAMPLER),
     "tensorboard": needless(dict, None, OWN_LOGGER, told=True),
     "wandb": needless(dict, None, OWN_LOGGER, told=True),
     "csv_monitor": needless(dict, None, METRICS),
@@ -155,6 +161,33 @@ BLOCKS: Section = {
     "activation_checkpointing.number_checkpoints": needless(int, None, "one per layer"),
     "activation_checkpointing.synchronize_checkpoint_boundary": needless(bool, False, LAYOUT),
     "activation_checkpointing.profile": needless(bool, False, TRACE),
+}
+BLOCKS |= {
+    f"curriculum_learning.{name}": key
+    for name, key in {
+        "enabled": derived(bool, None, LENGTHS),
+        "curriculum_type": derived(("seqlen",), "seqlen", LENGTHS),
+        "min_difficulty": derived(COUNT, None, f"{LENGTHS}.least", "positions"),
+        "max_difficulty": derived(COUNT, None, f"{LENGTHS}.most", "positions"),
+        "schedule_type": derived(
+            ("fixed_linear", "fixed_root", "fixed_discrete", "custom"),
+            None,
+            f"{LENGTHS}.schedule",
+            refused={"custom": NO_CUSTOM},
+        ),
+        "schedule_config": derived(dict, None, LENGTHS),
+        "schedule_config.total_curriculum_step": derived(COUNT, None, f"{LENGTHS}.total"),
+        "schedule_config.difficulty_step": derived(
+            COUNT, None, f"{LENGTHS}.multiple", "lengths are rounded down to a multiple of it"
+        ),
+        "schedule_config.root_degree": derived(COUNT, None, f"{LENGTHS}.root", ONLY_ROOT),
+        "schedule_config.difficulty": derived(
+            INTS, None, f"{LENGTHS}.lengths", "fixed_discrete: one after the other"
+        ),
+        "schedule_config.max_step": derived(
+            INTS, None, f"{LENGTHS}.until", "fixed_discrete: the last step of each but the last"
+        ),
+    }.items()
 }
 BLOCKS |= {
     f"deepspeed_extra_args.{name}": key
