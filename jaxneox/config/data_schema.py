@@ -66,6 +66,7 @@ class DataConfig:
     order: Literal["neox", "megatron"] = "neox"
     extra_token: bool = True  # order megatron: rows of S + 1 tokens, neighbours share one
     keep_partial_validation: bool = False  # order megatron: a short last sample counts
+    passes: Literal["reshuffled", "repeated"] | None = None  # train_epochs: the second is NeoX's
 
     def __post_init__(self) -> None:
         if self.order == "neox":

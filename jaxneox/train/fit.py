@@ -116,6 +116,8 @@ def fit(
         raise UserError(f"mesh: found {cut(repr(mesh))}, expected devices by axis, as 'dp=2,tp=4'")
     own = keys_of(settings)
     settled = Settings(with_base(override(keys_from(config, own), list(own.items()))))
+    if data is not None and settled["train_epochs"] is not None:
+        raise UserError("train_epochs: batches of a Python program have no epochs: set train_iters")
     asked = asked_sizes(mesh, settled.parallel)
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)

@@ -43,7 +43,7 @@ IN_FLOAT32 = "log-probabilities are always float32"
 NO_MUP = "mup is not here yet: set use_mup to false"
 ONLY_MUP = "only with use_mup, which is refused"
 S3 = "uploads are not here: leave it out and copy the save folder"
-EPOCHS = "the length is counted in steps: set train_iters"
+EPOCHS = "passes over the training data; counted in steps, they are train_iters"
 FORWARD = "there is no forward pass at load: set it to false"
 LAYERWISE = "checkpointing is per layer; remat_policy says what is kept"
 SCHEDULE = "the schedule is a function of the step and of this YAML"
@@ -157,7 +157,7 @@ TRAINING: Section = {
     "finetune": used(bool, False, "checkpoint.finetune"),
     "batch_size": alias(COUNT, None, "train_micro_batch_size_per_gpu"),
     "train_iters": used(WHOLE, None, "train.train_iters"),
-    "train_epochs": refused(int, None, EPOCHS),
+    "train_epochs": derived(COUNT, None, "data.passes", EPOCHS),
     "eval_iters": used(WHOLE, 100, "train.eval_iters"),
     "keep_last_n_checkpoints": used(COUNT, None, "checkpoint.keep_last"),
     "eval_interval": used(COUNT, 1000, "train.eval_interval"),
