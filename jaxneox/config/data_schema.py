@@ -145,6 +145,7 @@ class TrainConfig:
     eval_results_prefix: str = ""
     trainable: tuple[str, ...] = ()  # patterns of parameters' names; all are trained without any
     curriculum: CurriculumConfig | None = None
+    char_level_ppl: bool = False
 
 
 class DataRun(NamedTuple):

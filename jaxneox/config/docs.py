@@ -134,12 +134,35 @@ Given by two names, a setting must have the same value twice.
 
 """
 
+_REFUSED = """\
+## What is refused
+
+{keys} of {all} keys, and {words} words of others: what does not run in NeoX's HEAD either, what is
+of another program and means nothing here, and what is not here yet.
+
+"""
+
 
 def page() -> str:
     """Return the whole page, in Markdown."""
     names = _table(("key", "stands for"), [(_code(a), _code(b)) for a, b in ALIASES.items()])
     sections = [f"## {title}\n\n{_section(section)}" for title, section in SECTIONS.items()]
-    return _HEAD + "\n".join([names, *sections])
+    return _HEAD + "\n".join([names, _refusals(), *sections])
+
+
+def _refusals() -> str:
+    """Return the section of all that is refused: keys, and words of keys that are used."""
+    keys = [(name, key.fate.why) for name, key in KEYS.items() if isinstance(key.fate, Refused)]
+    words = [
+        (f"{name}: {word}", why)
+        for name, key in KEYS.items()
+        if isinstance(key.fate, Used)
+        for word, why in key.fate.refused.items()
+    ]
+    rows = [(_code(name), why) for name, why in keys + words]
+    return _REFUSED.format(keys=len(keys), all=len(KEYS), words=len(words)) + _table(
+        ("asked for", "why it is refused"), rows
+    )
 
 
 def _section(section: Section) -> str:

@@ -32,6 +32,9 @@ class LogConfig:
     param_norm: bool = False
     profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
     spike_factor: float = 6.0  # see train/reporting/spikes.py; 0 is never
+    grad_pct_zeros: bool = False
+    optimizer_norms: bool = False
+    noise_scale: int | None = None  # steps of an estimate of the gradient noise scale
     peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
 
 

@@ -34,6 +34,7 @@ from jaxneox.config.schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from jaxneox.errors import UserError
 
 
 class Settings(CheckedKeys):
@@ -90,6 +91,12 @@ class Settings(CheckedKeys):
 
     @cached_property
     def train(self) -> TrainConfig:
+        kind = self["train_impl"]
+        if self["char_level_ppl"] and kind != "normal":
+            raise UserError(
+                f"char_level_ppl: the loss of train_impl: {kind} is not that of tokens, of which a "
+                "perplexity is made: set it to false"
+            )
         return self.fill(TrainConfig, "train", curriculum=curriculum_config(self))
 
     @cached_property

@@ -20,23 +20,24 @@ from jaxneox.config.fates import (
 from jaxneox.config.keys.model import SPARSE
 from jaxneox.config.keys.training import OPTIMIZER_TYPES, OPTIMIZERS
 
-AMP = "apex is not here: use precision: bfloat16 or the fp16 block"
+AMP = "it is NVIDIA's apex: use precision: bfloat16 or the fp16 block"
 SCHEDULER = "NeoX hands over its own schedule, by lr_decay_style, warmup and min_lr"
 REDUCED = "XLA sums gradients over devices; over micro-batches they are summed in float32"
 COLLECTIVES = "XLA chooses the collectives and their sizes"
+COMPRESSION = "DeepSpeed's pruning and quantizing, which NeoX never starts: leave it out"
 SAMPLER = "DeepSpeed's own data loader has it, which NeoX does not use: leave it out"
 LENGTHS = "train.curriculum"
 ONLY_ROOT = "fixed_root: the length grows by this root of the steps"
 NO_CUSTOM = "NeoX has no function for it: use one of the other schedules"
-AUTOTUNE = "autotuning is DeepSpeed's: leave it out"
-OFFLOAD = "only moments are offloaded, by offload_optimizer: {device: cpu}: leave it out"
-IN_CPU = "set checkpoint_in_cpu: true, outside of the block, which does this"
-QUANTIZED = "collectives are not quantized here: leave it out"
+AUTOTUNE = "DeepSpeed's search for its own settings: leave it out; `jaxneox plan --search` is ours"
+OFFLOAD = "of what is trained only moments wait on the host; parameters are divided by stage 3"
+QUANTIZED = "collectives are exact here"
 TRACE = "use profile: true"
 METRICS = "metrics.jsonl holds every step"
 ELASTIC = "a run continues on any number of devices without it"
 ONLY_1BIT = "only for 1-bit optimizers"
 LAYOUT = "XLA lays out the memory"
+MASTERS = "DeepSpeed has it with its own optimizer on the CPU alone: set it to false"
 AMSGRAD = "NeoX's fused Adam refuses it too: leave it out"
 OWN_LOGGER = "DeepSpeed's logger: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
 
@@ -78,7 +79,7 @@ DEEPSPEED: Section = {
     "csv_monitor": needless(dict, None, METRICS),
     "elasticity": needless(dict, None, ELASTIC),
     "comms_logger": needless(dict, None, TRACE),
-    "compression_training": refused(dict, None, "compression is not here: leave it out"),
+    "compression_training": refused(dict, None, COMPRESSION),
     "checkpoint": needless(dict, None, "DeepSpeed's checkpoint options; Orbax writes them here"),
     "data_types": needless(dict, None, REDUCED),
     "deepspeed_extra_args": derived(dict, None, "notes", "only keys that are needless"),
@@ -119,9 +120,7 @@ BLOCKS: Section = {
     "fp16.hysteresis": used(COUNT, 2, "precision.loss_scale.hysteresis"),
     "fp16.consecutive_hysteresis": used(bool, False, "precision.loss_scale.consecutive_hysteresis"),
     "fp16.min_loss_scale": used(AMOUNT, 1.0, "precision.loss_scale.minimum"),
-    "fp16.fp16_master_weights_and_grads": refused(
-        bool, False, "master weights are float32: set it to false"
-    ),
+    "fp16.fp16_master_weights_and_grads": refused(bool, False, MASTERS),
     "bf16.enabled": derived(bool, None, "precision.compute"),
     "bf16.immediate_grad_update": needless(bool, False, REDUCED),
     "zero_optimization.stage": used(WHOLE, 0, "parallel.zero_stage", "0 to 3"),
@@ -145,18 +144,22 @@ BLOCKS: Section = {
     "zero_optimization.stage3_model_persistence_threshold": needless(int, None, LAYOUT),
     "zero_optimization.stage3_gather_16bit_weights_on_model_save": needless(bool, False, ELASTIC),
     "zero_optimization.stage3_gather_fp16_weights_on_model_save": needless(bool, False, ELASTIC),
-    "zero_optimization.cpu_offload": refused(bool, False, OFFLOAD),
-    "zero_optimization.cpu_offload_params": refused(bool, False, OFFLOAD),
+    "zero_optimization.cpu_offload": derived(
+        bool, False, "parallel.offload_optimizer", "DeepSpeed's old name of device: cpu"
+    ),
+    "zero_optimization.cpu_offload_params": needless(bool, False, OFFLOAD, told=True),
     "zero_optimization.cpu_offload_use_pin_memory": needless(bool, False, OFFLOAD),
-    "zero_optimization.offload_param": refused(dict, None, OFFLOAD, {"device": "none"}),
+    "zero_optimization.offload_param": needless(dict, None, OFFLOAD, told=True),
     "zero_optimization.offload_optimizer": derived(
         dict, None, "parallel.offload_optimizer", "device: cpu or none"
     ),
     "zero_optimization.zero_hpz_partition_size": needless(int, 1, COLLECTIVES),
-    "zero_optimization.zero_quantized_weights": refused(bool, False, QUANTIZED),
-    "zero_optimization.zero_quantized_gradients": refused(bool, False, QUANTIZED),
+    "zero_optimization.zero_quantized_weights": needless(bool, False, QUANTIZED, told=True),
+    "zero_optimization.zero_quantized_gradients": needless(bool, False, QUANTIZED, told=True),
     "activation_checkpointing.partition_activations": needless(bool, False, LAYOUT),
-    "activation_checkpointing.cpu_checkpointing": refused(bool, False, IN_CPU),
+    "activation_checkpointing.cpu_checkpointing": alias(
+        bool, False, "checkpoint_in_cpu", "which is outside of the block", by=or_none
+    ),
     "activation_checkpointing.contiguous_memory_optimization": needless(bool, False, LAYOUT),
     "activation_checkpointing.number_checkpoints": needless(int, None, "one per layer"),
     "activation_checkpointing.synchronize_checkpoint_boundary": needless(bool, False, LAYOUT),

@@ -42,11 +42,10 @@ GATED_ACTIVATIONS: dict[str, Activation] = {
 
 NORMS = (*get_args(NormKind), "te_rmsnorm", "te_layernorm")
 TE_NORM = "te_layernorm and te_rmsnorm are the same functions as layernorm and rmsnorm"
-ROW = "a row-parallel output layer is broken in NeoX itself: use column"
-SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
+ROW = "NeoX's HEAD refuses it too: use column"
+SPARSE = "sparse attention fails in NeoX's HEAD too: use global, or sliding_window_width"
 SHARED = "NeoX reads it nowhere: each layer has parameters of its own"
-PROMPT = "soft prompts are not here: leave it out, or train the whole model with finetune"
-ONNX = "there is no ONNX export here: set it to false"
+PROMPT = "soft prompts fail in NeoX's HEAD too: leave it out, or train with lora"
 MAMBA = "only for mamba layers, which attention_config refuses"
 RWKV = "only for RWKV layers, which are not here: leave it out"
 DENSE = "only dense layers are here: use [[[global], all]] with a dense model"

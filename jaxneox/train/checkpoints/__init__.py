@@ -6,5 +6,6 @@
 - `heads`: a head for rewards, where the weights are a language model's.
 - `reference`: the model at the run's start, where that is what it is compared with.
 - `saving`: which steps become checkpoints.
+- `noise`: the noise scale's state, of runs that begin or end to measure it.
 - `lock`: one run at a time in a folder.
 """

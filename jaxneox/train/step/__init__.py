@@ -5,5 +5,6 @@
 - `offload`: moments that wait in the host's memory.
 - `feed`: a loader's rows as a batch on the devices; `curriculum`: the positions of them that count.
 - `scaler`: the loss scale of float16.
+- `noise_scale`: the gradient noise scale; `measures`: other figures of gradients and moments.
 - `flops`: floating-point operations of a token, and of a device.
 """
