@@ -18,6 +18,7 @@ class CheckpointConfig:
     finetune: bool = False  # weights only
     save_optimizer: bool = True
     load_optimizer: bool = True
+    load_schedule: bool = False  # of the learning rate, in place of the YAML's
     base: str | None = None  # lora: the model beside which its matrices are trained
 
 

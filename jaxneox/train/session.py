@@ -24,6 +24,7 @@ from jaxneox.loading import locate
 from jaxneox.parallel.compilation import use_compilation_cache
 from jaxneox.parallel.mesh import Sizes, on_torus
 from jaxneox.train.checkpoints.lock import locked
+from jaxneox.train.checkpoints.schedule import with_saved_schedule
 from jaxneox.train.dry_run.program import dry_run
 from jaxneox.train.loop.loop import train
 from jaxneox.train.loop.replicas import Replicas
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
 
 def plan_with(tokenizer: Tokenizer | None, settings: Settings, sizes: Sizes) -> TrainPlan:
     """Plan a run whose tokenizer is this one."""
-    settings = with_steps(settings, sizes["dp"], tokenizer)
+    settings = with_saved_schedule(with_steps(settings, sizes["dp"], tokenizer))
     cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
     check_folders(cfg.checkpoint)
     return build_plan(cfg, on_torus(sizes, jax.devices()), tokenizer.eod if tokenizer else None)

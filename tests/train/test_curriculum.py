@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxneox.train.step.curriculum import Curriculum, difficulty
 from tests.config.cases import error, run
 from tests.parallel.cases import LOSS, PARAMETER
 from tests.parallel.meshes import LENGTH, MODEL, STEPS, Fields, Mesh, apart, config, tokens, train
+from tests.train.runs import assert_same_run, metrics, succeeds, write_yaml
 
 LINEAR = CurriculumConfig("fixed_linear", 8, 64, total=8, multiple=8)
 ROOT = CurriculumConfig("fixed_root", 5, 50, total=40, multiple=3, root=2)
@@ -164,3 +166,26 @@ def test_a_step_trains_on_the_first_positions_alone_on_every_mesh() -> None:
         found = train(mesh, batches=shortened(mesh), data=data)
         assert found.losses == pytest.approx(expected.losses, rel=LOSS), mesh
         assert max(apart(found.params, expected.params).values()) <= PARAMETER, mesh
+
+
+@pytest.mark.slow
+def test_a_run_of_whole_passes_with_a_curriculum_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path,
+) -> None:
+    """Both count steps: the run's, not those since it was started."""
+    schedule = {"total_curriculum_step": 8, "difficulty_step": 2}
+    lengths = block(min_difficulty=2, max_difficulty=16, schedule_config=schedule)
+    keys = {"train_iters": None, "train_epochs": 2, "train_batch_size": 128, **lengths}
+    yaml = write_yaml(tmp_path, attention_dropout=0.0, log_interval=1, **keys)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    said = succeeds(yaml, "--mesh", "dp=2", "--save", whole)
+    assert "train-epochs=4   (go on)" in said
+    assert "stopped at step 5" in succeeds(
+        yaml, "--mesh", "dp=2", "--save", parts, "--set", "exit-interval=5"
+    )
+    succeeds(parts, "--mesh", "dp=2", "--set", "exit-interval=null")
+    assert_same_run(parts, whole)
+    rows = metrics(whole)
+    cfg = CurriculumConfig("fixed_linear", 2, 16, total=8, multiple=2)
+    assert [row["curriculum_seqlen"] for row in rows] == deepspeeds(cfg, len(rows))
+    assert [row["tokens"] for row in rows] == [128 * row["curriculum_seqlen"] for row in rows]

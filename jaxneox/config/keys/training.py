@@ -47,7 +47,7 @@ EPOCHS = "passes over the training data; counted in steps, they are train_iters"
 FORWARD = "checksums of all arrays say whether a checkpoint is what was saved"
 LAYERWISE = "checkpointing is per layer; remat_policy says what is kept"
 SCHEDULE = "the schedule is a function of the step and of this YAML"
-OLD_SCHEDULE = "the schedule is this YAML's: set it to false, or start from the run's own config"
+OLD_SCHEDULE = "true: a run that goes on has the checkpoint's schedule, whatever the YAML says"
 RANDOM = "randomness is a function of the seed and the step, so there is no state to keep"
 BLOCK = "zero_optimization's block has it, and there it is needless too"
 PERPLEXITY = "of evaluations: exp(loss x tokens / characters)"
@@ -62,7 +62,7 @@ LR_SCHEDULER: Section = {
     "min_lr": derived(AMOUNT, 0.0, "schedule.min_lr"),
     "warmup": derived(SHARE, 0.01, "schedule.warmup_iters", "share of the decay's steps"),
     "override_lr_scheduler": needless(bool, False, SCHEDULE),
-    "use_checkpoint_lr_scheduler": refused(bool, False, OLD_SCHEDULE),
+    "use_checkpoint_lr_scheduler": used(bool, False, "checkpoint.load_schedule", OLD_SCHEDULE),
 }
 
 OPTIMIZER: Section = {

@@ -1,6 +1,7 @@
 """Resuming a run and saving it, in a folder that it holds alone.
 
 - `resume`: which checkpoint a run starts from, and whether model, data and schedule fit it.
+- `schedule`: the learning rate of the checkpoint instead of the YAML's, if it is asked for.
 - `restore`: the state itself, new or restored; its counts place the run in its schedule.
 - `new_rows`: rows for the tokens of a larger vocabulary, where only weights are taken.
 - `heads`: a head for rewards, where the weights are a language model's.
