@@ -58,7 +58,7 @@ such as `1e-5`, is accepted where a number is expected.
   positions of its rows, and its loss is their mean, on every mesh and with documents that are told
   apart. With r = s / `total_curriculum_step`, or its `root_degree`-th root, d is
   floor(r (`max_difficulty` - `min_difficulty`) + `min_difficulty`), rounded down to a multiple of
-  `difficulty_step` and never above `max_difficulty`; fixed_discrete has the lengths themselves. Rows
+  `difficulty_step` and never above `max_difficulty`; fixed_discrete lists the lengths. Rows
   are cut to the whole length, a half, a quarter or an eighth of it, the shortest that holds d and
   that the mesh divides, and what is beyond d in them has no weight: so short lengths are fast, and
   no more than four programs are compiled. With dropout in attention, whose masks depend on a row's
