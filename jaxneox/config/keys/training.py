@@ -29,7 +29,7 @@ OPTIMIZERS = {
     "onebitadam": ADAM_FOR_1BIT,
     "onebitlamb": ADAM_FOR_1BIT,
     "zerooneadam": ADAM_FOR_1BIT,
-    "lamb": "use AdamW",
+    "lamb": "NeoX's HEAD does not know it either: use AdamW",
     "madgrad_wd": "use AdamW",
 }
 OPTIMIZERS_ON_CPU: dict[str, OptimizerKind] = {"cpu_adam": "adam", "cpu_torch_adam": "adam"}

@@ -10,7 +10,8 @@ import jax
 from jax.sharding import Mesh
 
 from jaxneox import checkpoint
-from jaxneox.checkpoint import Location
+from jaxneox.checkpoint import Damaged, Location
+from jaxneox.hosts import messages
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.step.noise_scale import NoiseScale, no_estimate
 from jaxneox.train.step.state import TrainState, noise_specs, on_mesh, param_specs, trained
@@ -23,7 +24,8 @@ def as_saved(location: Location, plan: TrainPlan, mesh: Mesh, abstract: TrainSta
     """Describe the state as the checkpoint has it: with the noise scale's, or without."""
     if not (location.folder / "training").is_dir():
         return abstract  # an error that the reader says better
-    names = checkpoint.read_shapes(location, "training")
+    read = partial(checkpoint.read_shapes, location, "training")
+    names: dict[str, tuple[int, ...]] = messages.fail_together(Damaged, read)
     there = any(name.startswith(f"{FIELD}.") for name in names)
     return abstract._replace(noise_scale=_abstract(plan, mesh) if there else None)
 

@@ -33,7 +33,7 @@ def measures(plan: TrainPlan, after: TrainState, grads: Params) -> dict[str, jax
 def percent_of_zeros(grads: Params) -> jax.Array:
     """Compute how many of 100 gradients are exactly 0, over all parameters together."""
     counts = [jnp.mean(g == 0, dtype=jnp.float32) * g.size for g in grads.values()]
-    return 100 * sum(counts) / sum(g.size for g in grads.values())
+    return jnp.float32(100) * sum(counts) / sum(g.size for g in grads.values())
 
 
 def moment_norms(opt_state: Any) -> dict[str, jax.Array]:
