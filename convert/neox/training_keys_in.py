@@ -41,6 +41,8 @@ def training_keys(
     params = dict(block.get("params") or {}) | _constants(source, optimizer)
     decay = params.pop("weight_decay")
     params["eps"] /= summed
+    if not Settings(source.keys).optimizer.decoupled_decay:
+        decay /= summed  # it is added to the gradients
     clipping = optimizer.clipping / summed
     factors = {} if clean else lr_factors(source)
     keys = {

@@ -85,9 +85,11 @@ def prepare(
         adam, _stages(source, grid), training.position, source.step, batch.global_size, summed
     )
     block = dict(in_present_names(keys).get("optimizer") or {})
-    block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
+    params = {n: x for n, x in (block.get("params") or {}).items() if n != "weight_decay"}
+    block["params"] = params | {"eps": counters.eps}
     more_keys = {
         "optimizer": block,
+        "weight_decay": counters.weight_decay,
         "gradient_clipping": JUST_ABOVE_ONE if clip == 1.0 else clip,
         "zero_optimization": {"stage": int(isinstance(adam, ZeroState))},
         "train_batch_size": batch.global_size,
@@ -107,7 +109,7 @@ def _counters(
         float(build_schedule(schedule)(np.int32(training.position))),
         optimizer.betas,
         optimizer.eps * summed,
-        optimizer.weight_decay,
+        optimizer.weight_decay * (1 if optimizer.decoupled_decay else summed),
         {
             "start_lr": schedule.lr,
             "warmup_iter": schedule.warmup_iters,
@@ -115,6 +117,7 @@ def _counters(
             "end_iter": schedule.decay_iters,
             "min_lr": schedule.min_lr,
         },
+        optimizer.bias_correction,
     )
 
 

@@ -36,6 +36,7 @@ class Counters(NamedTuple):
     eps: float
     weight_decay: float
     schedule: dict[str, Any]
+    bias_correction: bool = True
 
 
 @dataclass
@@ -109,7 +110,7 @@ class AdamState:
         return {
             "name": ("weight_decay_params", "no_weight_decay_params")[k],
             "lr": c.lr,
-            "bias_correction": True,
+            "bias_correction": c.bias_correction,
             "betas": list(c.betas),
             "eps": c.eps,
             "weight_decay": 0.0 if k else c.weight_decay,

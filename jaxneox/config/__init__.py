@@ -27,6 +27,7 @@ From keys to parts of a run, where no single key sets a field:
 - `divisors`: of a number of any size.
 - `objective`: what is trained for.
 - `data`: where the data are, for each kind of training.
+- `curriculum`: the lengths of rows, of more and more positions.
 - `running`: logs, rematerialization, generation, mesh and tokenizer.
 
 The result, and what is shown of it:

@@ -110,6 +110,7 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
                 f"optimizer.params.{name}: {kind} has no such parameter; it has "
                 f"{', '.join(sorted(PARAMS[kind] | _COMMON))}"
             )
+    _check_adams(settings, kind)
     return settings.fill(
         OptimizerConfig,
         "optimizer",
@@ -127,6 +128,17 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
             if settings.given(f"optimizer.params.{name}")
         },
     )
+
+
+def _check_adams(settings: CheckedKeys, kind: str) -> None:
+    """Refuse variants of Adam for other optimizers; AdamW is the one with the decoupled decay."""
+    for name in ("adam_w_mode", "bias_correction"):
+        has_it = kind == "adam" or (kind == "adamw" and name == "bias_correction")
+        if not settings[f"optimizer.params.{name}"] and not has_it:
+            raise UserError(
+                f"optimizer.params.{name}: false is for optimizer.type: adam, found {kind}: leave "
+                "it out, or take adam"
+            )
 
 
 def _clip_leaves_out(settings: CheckedKeys) -> dict[str, int]:

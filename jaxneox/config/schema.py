@@ -174,6 +174,7 @@ class LossScaleConfig:
     window: int = 1000
     hysteresis: int = 2
     minimum: float = 1.0
+    consecutive_hysteresis: bool = False  # every finite step makes the hysteresis full again
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ class OptimizerConfig:
     momentum: float = 0.0
     weight_decay: float = 0.1
     grad_clip: float = 1.0  # 0 is none
+    decoupled_decay: bool = True  # adam's; else it is added to the gradient (L2)
+    bias_correction: bool = True  # of adam's moments
     lr_factors: dict[str, float] = field(default_factory=dict)  # of the learning rate, by parameter
     clip_leaves_out: dict[str, int] = field(default_factory=dict)  # parameter -> its first layer
     extra: dict[str, Any] = field(default_factory=dict)  # further params of `optimizer.params`

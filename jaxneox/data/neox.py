@@ -177,19 +177,20 @@ def packed_samples(
     labels: IndexedDataset | None,
     documents: range,
     request: SampleRequest,
-    epochs: int | None = None,
+    whole: bool = False,
 ) -> IndexedSamples:
-    """Build at least `num_samples` samples by `packed`, unless `epochs` is given.
+    """Build at least `num_samples` samples by `packed`, unless the request says the epochs.
 
     They come from as many epochs as that needs. The order depends on the number of epochs, not on
-    the number of samples asked for.
+    the number of samples asked for. NeoX's sampler never reaches the last of its samples; `whole`
+    has it too.
     """
     tokens = int(np.sum(dataset.sizes[documents.start : documents.stop], dtype=np.int64))
     if not tokens:
         raise UserError(
             f"{dataset.bin_path}: documents {documents.start} to {documents.stop} have no tokens"
         )
-    epochs = epochs or epochs_needed(request.num_samples, tokens, request.seq_length)
+    epochs = request.epochs or epochs_needed(request.num_samples, tokens, request.seq_length)
     identity = {
         "order": PACKED,
         "documents": [documents.start, documents.stop],
@@ -209,8 +210,7 @@ def packed_samples(
             seed=request.seed,
         ),
     )
-    # N - 1: NeoX's sampler never reaches the last of its N samples.
-    length = max(0, len(index[2]) - 1)
+    length = max(0, len(index[2]) - (0 if whole else 1))
     return IndexedSamples(
         dataset, labels, SampleIndex(*index),
         seq_length=request.seq_length, length=length, extra=1, fill=FILL, identity=identity,

@@ -7,6 +7,7 @@ from optax.contrib import muon
 
 from jaxneox.config.schema import OptimizerConfig, OptimizerKind, ScheduleConfig
 from jaxneox.errors import UserError
+from jaxneox.optim.adam import scale_by_adam
 from jaxneox.optim.clip import clip_by_norm
 from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
 from jaxneox.optim.schedule import build_schedule
@@ -30,7 +31,8 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Build the chain that clips by the global norm, then updates.
 
-    "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW.
+    "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW. Without
+    `decoupled_decay` the decay is added to the gradient, after clipping and before the moments.
 
     Args:
         cfg: the optimizer.
@@ -71,7 +73,8 @@ def _decay(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _adam(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    return [optax.scale_by_adam(*cfg.betas, eps=cfg.eps), *_decay(cfg, axes)]
+    direction, decay = scale_by_adam(cfg), _decay(cfg, axes)
+    return [direction, *decay] if cfg.decoupled_decay else [*decay, direction]
 
 
 def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:

@@ -15,6 +15,7 @@ from jaxneox.optim.trainable import trained_names
 from jaxneox.parallel.mesh import Sizes, as_asked, check_divides, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
+from jaxneox.train.step.curriculum import Curriculum, curriculum_on
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TrainPlan:
         objective: what is trained for.
         reference: the functions of the model that the objective compares with; None if there is
             none, or if the data has its log-probabilities.
+        curriculum: the positions of a row on which each step trains; None if it is all of them.
         trained: the names of the parameters that are; the others stay as they are.
         optimizer: the chain of optax transformations, over what is trained.
     """
@@ -43,6 +45,7 @@ class TrainPlan:
     trained: frozenset[str]
     optimizer: optax.GradientTransformation
     reference: Model | None = None
+    curriculum: Curriculum | None = None
 
     @property
     def copied(self) -> frozenset[str]:
@@ -119,9 +122,18 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     learning = {name: axes for name, axes in model.axes.items() if name in trained}
     optimizer = build_optimizer(cfg.optimizer, cfg.schedule, learning)
     compares = cfg.objective.has_reference and cfg.objective.reference is None
-    reference = model if compares else None
-    objective = build_objective(cfg)
-    return TrainPlan(cfg, sizes, mesh_sizes, rules, model, objective, trained, optimizer, reference)
+    return TrainPlan(
+        cfg,
+        sizes,
+        mesh_sizes,
+        rules,
+        model,
+        build_objective(cfg),
+        trained,
+        optimizer,
+        model if compares else None,
+        curriculum_on(cfg, sizes, ring),
+    )
 
 
 def check_experts(cfg: Config) -> None:

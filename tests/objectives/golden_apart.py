@@ -15,6 +15,8 @@ from tests.model.adapter import ONE_DEVICE, one_device
 from tests.objectives.golden_cases import GoldenCase
 
 LOSS, FIGURE, GRADIENT, LOGITS, RATE = 3e-6, 1e-5, 1e-5, 2e-5, 1e-7
+"""Shares of what is compared; of the largest rate, since a cosine is rounded beside 1."""
+
 SUM = 1e-6
 """What float32 leaves of a sum of log-probabilities, as a share of it; NeoX's is rounded too."""
 
@@ -28,8 +30,16 @@ Adam makes whole steps of the rounding that is left of it, and the values drift.
 """
 DRIFT = 1e-4
 
-FAR = {"dpo_reffree_mp1": 1e-4, WITHOUT_Z_LOSS: DRIFT}
-"""Bounds of the last logits where rounding grows: in dpo_reffree_mp1 by losses of up to 27."""
+FAR = {
+    "dpo_reffree_mp1": 1e-4,
+    WITHOUT_Z_LOSS: DRIFT,
+    "key_train_epochs_paths": 5e-5,
+}
+"""Bounds of the last logits where rounding grows.
+
+In dpo_reffree_mp1 it does by losses of up to 27, in key_train_epochs_paths by eight steps at rates
+of up to 1.7e-3 instead of five; a reproduction in float64 is as far from NeoX's float32 there.
+"""
 
 
 class Run(NamedTuple):
@@ -54,13 +64,16 @@ def in_parts(case: GoldenCase, run: Run) -> dict[str, float]:
     arrays, name = case.arrays, str(case)
     first, last = (outputs(run.model, p, arrays["fixed_tokens"]) for p in (run.first, run.last))
     rates = [figures["lr"] for figures in run.figures]
+    has_logits = "init_logits" in arrays  # NeoX's pipelines give none
     parts = {
         "loss": max(losses(case, run)),
         "figures": max(figures(case, run).values(), default=0.0),
         "gradient": max(gradients(case, run).values()),
-        "first logits": apart(first, arrays["init_logits"]) / LOGITS,
-        "last logits": apart(last, arrays["final_logits"]) / FAR.get(name, LOGITS),
-        "lr": max(abs(np.array(rates) / arrays["lr"][:, 0] - 1)) / RATE,
+        "first logits": apart(first, arrays["init_logits"]) / LOGITS if has_logits else 0.0,
+        "last logits": apart(last, arrays["final_logits"]) / FAR.get(name, LOGITS)
+        if has_logits
+        else 0.0,
+        "lr": max(abs(np.array(rates) - arrays["lr"][:, 0])) / (RATE * max(rates)),
     }
     return {kind: float(part) for kind, part in parts.items()}
 
@@ -122,7 +135,8 @@ def gradients(case: GoldenCase, run: Run) -> dict[str, float]:
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for rank in range(case.ranks):
         prefix = f"grad1_rank{rank}/" if rank else "grad1/"
-        for name, ours in tensors(run.model, run.gradients, case.ranks, rank):
+        for tensor, ours in tensors(run.model, run.gradients, case.ranks, rank):
+            name = tensor.removeprefix("sequential.") if case.pipelined else tensor
             theirs = case.arrays.get(prefix + name)
             if theirs is not None:
                 found[prefix + name] = ours[: len(theirs)], theirs

@@ -15,18 +15,26 @@ import numpy as np
 
 from jaxneox.config import Settings, load_yaml
 from jaxneox.data import open_loader, open_tokenizer
+from jaxneox.data.epoch_steps import with_steps
 from tests.objectives.golden_weights import Weights, converted
 from tests.parallel.meshes import Fields
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("JAXNEOX_SHARED", ROOT.parent / "shared")) / "golden/neox_posttrain"
 HERE = ROOT / "tests" / "golden" / "neox_posttrain"
-KINDS = ("dpo", "kto", "rm", "sft", "reinforce")
-LEFT_OUT = ("kto_oldlogp_mp2",)
-"""NeoX trained it by a faulty log-probability, which its HEAD no longer has."""
+KINDS = ("dpo", "kto", "rm", "sft", "reinforce", "key")
+LEFT_OUT = ("kto_oldlogp_mp2", "key_noise_scale", "key_char_ppl")
+"""Other than whole runs.
+
+kto_oldlogp_mp2 was trained by a faulty log-probability, which NeoX's HEAD no longer has;
+key_noise_scale is a class alone, and key_char_ppl evaluates what key_plain has trained.
+"""
 
 PADDED = 512
 """The vocabulary of all cases, for those whose tokenizer is not here."""
+
+TRAINED_ON = "80,10,10"
+"""The split of key_train_epochs, by the 32 of 40 documents in its doc_idx; its YAML has 100,0,0."""
 
 RECORDED = ("tokens", "labels", "loss_mask", "ref_logp", "rewards", "raw_rewards")
 
@@ -59,6 +67,8 @@ class GoldenCase:
         keys = load_yaml([self.folder / "neox_config.yml"]) | {"neox_compat": True}
         if not self.complete:
             keys["padded_vocab_size"] = PADDED
+        if str(self) == "key_train_epochs":
+            keys["split"] = TRAINED_ON
         if keys.get("dataset_impl") == "online":  # a server, which is refused here
             del keys["dataset_impl"]
             keys = {name: x for name, x in keys.items() if not name.endswith("_paths")}
@@ -74,6 +84,11 @@ class GoldenCase:
         """NeoX's model parallel size."""
         size: int = self.keys["model_parallel_size"]
         return size
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether it was NeoX's pipeline engine, which names tensors without a prefix."""
+        return bool(self.keys["pipe_parallel_size"])
 
     @property
     def micro(self) -> int:
@@ -119,13 +134,22 @@ class GoldenCase:
         params = {name: x for name, x in start.params.items() if name != "unembed.weight"}
         return start._replace(params=params | {"reward.weight": drawn.T})
 
+    @property
+    def settings(self) -> Settings:
+        """Its settings on one replica, with the steps of its epochs counted."""
+        settings = Settings(self.keys)
+        if not self.complete or settings["train_epochs"] is None:
+            return settings
+        with contextlib.chdir(self.folder):
+            return with_steps(settings, 1, open_tokenizer(settings.tokenizer, []))
+
     def batches(self) -> list[Fields]:
         """The fields of each step's global batch, [G, *], as NeoX had them on one replica."""
         steps = range(len(self.arrays["metric/lm_loss"]))
         if not self.complete or self.kind == "reinforce":
             return [self.recorded(step) for step in steps]
+        settings = self.settings
         with contextlib.chdir(self.folder):  # its paths are relative
-            settings = Settings(self.keys)
             tokenizer = open_tokenizer(settings.tokenizer, [])
             loader = open_loader(settings.data_run(1, tokenizer.vocab_size), tokenizer, "train")
             assert loader is not None

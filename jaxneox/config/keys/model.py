@@ -44,11 +44,10 @@ GATED_ACTIVATIONS: dict[str, Activation] = {
 
 NORMS = (*get_args(NormKind), "te_rmsnorm", "te_layernorm")
 TE_NORM = "te_layernorm and te_rmsnorm are the same functions as layernorm and rmsnorm"
-ROW = "a row-parallel output layer is broken in NeoX itself: use column"
-SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
-SHARED = "layers that share parameters are not here: leave it out"
-PROMPT = "soft prompts are not here: leave it out, or train the whole model with finetune"
-ONNX = "there is no ONNX export here: set it to false"
+ROW = "NeoX's HEAD refuses it too: use column"
+SPARSE = "sparse attention fails in NeoX's HEAD too: use global, or sliding_window_width"
+SHARED = "NeoX reads it nowhere: each layer has parameters of its own"
+PROMPT = "soft prompts fail in NeoX's HEAD too: leave it out, or train with lora"
 RWKV = "only for RWKV layers, which are not here: leave it out"
 DENSE = "layers of this kind are not here: use global, flash or mamba"
 ATTENTION = {
@@ -96,8 +95,8 @@ MODEL: Section = {
         ATTENTION,
     ),
     "sparsity_config": refused(dict, None, SPARSE),
-    "num_unique_layers": refused(COUNT, None, SHARED),
-    "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
+    "num_unique_layers": needless(COUNT, None, SHARED, told=True),
+    "param_sharing_style": needless(str, "grouped", SHARED),
     "make_vocab_size_divisible_by": used(LENGTH, 128, "tokenizer.divisible_by"),
     "activation": derived(
         (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS),

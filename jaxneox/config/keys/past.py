@@ -12,10 +12,11 @@ from jaxneox.config.fates import (
     alias,
     derived,
     in_a_list,
+    inverted,
     needless,
     refused,
 )
-from jaxneox.config.keys.deepspeed import COLLECTIVES, L2, LAYOUT, ONLY_1BIT
+from jaxneox.config.keys.deepspeed import COLLECTIVES, LAYOUT, ONLY_1BIT
 from jaxneox.config.keys.experts import PAST_MOE
 from jaxneox.config.keys.model import SPARSE
 from jaxneox.config.keys.running import LAUNCH, SET_BY_NEOX
@@ -48,6 +49,7 @@ RENAMED: Section = {
     "log_parameter_norm": alias(bool, False, "log_param_norm", "2021-04"),
     "rotary_emb_theta": alias(COUNT, None, "rotary_emb_base", "2021-04"),
     "momentum": alias(AMOUNT, None, "optimizer.params.momentum", "until 2021-04"),
+    "no_adamw": alias(bool, False, "optimizer.params.adam_w_mode", "until 2021-04", by=inverted),
     "adam_eps": alias(AMOUNT, None, "optimizer.params.eps", "until 2021-04"),
     "mlp_type": derived(
         ("regular", "llama"),
@@ -93,7 +95,6 @@ REMOVED: Section = {
     "adam_beta2": refused(float, None, BETAS),
     "onebitadam": refused(bool, None, ADAM_FOR_1BIT),
     "sm3": refused(bool, False, "set optimizer.type to sm3"),
-    "no_adamw": refused(bool, False, L2),
     "sparsity": refused(("none", "all", "interspersed"), "none", SPARSE),
     "apply_residual_connection_post_layernorm": refused(
         bool, False, "the residual stream passes by the norms, as in NeoX since: set it to false"

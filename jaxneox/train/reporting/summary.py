@@ -123,6 +123,9 @@ def next_command(run: Run, folder: Path, last: int) -> str:
     if isinstance(run.loader, TokensFile):
         return f"{command('train', folder, '--tokens', 'FILE.npz', *length)}   (more batches)"
     data = run.loader.fingerprint()
+    epochs = run.cfg.keys.get("train_epochs")
+    if epochs is not None:
+        return f"{command('train', folder, '--set', f'train-epochs={2 * epochs}')}   (go on)"
     fits = last * run.cfg.batch.global_size <= data["wraps_at"]
     if fits and data["samples"]["order"] == PACKED:  # as many passes, in the same order
         return f"{command('train', folder, *length)}   (go on)"

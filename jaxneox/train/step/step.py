@@ -17,6 +17,8 @@ from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, PreparedObjective,
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.parallel.compiler_options import jit_on
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.measures import measures
+from jaxneox.train.step.noise_scale import NoiseScale, with_step
 from jaxneox.train.step.offload import to_device, to_host
 from jaxneox.train.step.scaler import next_scale
 from jaxneox.train.step.state import (
@@ -75,9 +77,25 @@ class Step:
             skipped=state.skipped + ~finite,
             streak=jnp.where(finite, 0, state.streak + 1),
             reference=state.reference,
+            noise_scale=self.noise_scale(state, grads, finite),
         )
         figures = figures | greatest_load(figures)
-        return after, self.figures(state, after, loss, norm) | figures | of_batch
+        figures = self.figures(state, after, loss, norm) | figures | of_batch
+        return after, figures | measures(self.plan, after, grads)
+
+    def noise_scale(self, state: TrainState, grads: Params, finite: jax.Array) -> NoiseScale | None:
+        """Add the step's gradients to those by which their noise is estimated."""
+        cfg = self.plan.cfg
+        if state.noise_scale is None or cfg.log.noise_scale is None:
+            return None
+        return with_step(
+            state.noise_scale,
+            grads,
+            finite,
+            batch=cfg.batch.global_size,
+            steps=cfg.log.noise_scale,
+            last_alone=cfg.neox_compat,
+        )
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[LossAndFigures, Params]:
         """Sum loss, figures and gradients over the accumulation steps, in float32."""
