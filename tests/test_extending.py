@@ -14,7 +14,8 @@ from convert.oracle import maths
 from jaxneox import foreign
 from jaxneox.config import optimization, rope
 from jaxneox.config.keys import model as keys
-from jaxneox.config.schema import Activation, NormKind, OptimizerKind, RopeType
+from jaxneox.config.optimization_schema import OptimizerKind
+from jaxneox.config.schema import Activation, NormKind, RopeType
 from jaxneox.model import mlp, norms
 from jaxneox.optim import optimizer
 

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from jaxneox.config.schema import Config, Dtype
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import Config
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pool, generate

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import ModelConfig, RematConfig
 from jaxneox.errors import UserError
 from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.documents import Documents
@@ -111,8 +112,8 @@ class HiddenStates:
         x_MBTD, kept = self.run_layers(params, x_MBTD, context)
         spread = self.layout.spread(tokens_MBT.shape[0])
         whole = self.layout.activation(spread, "batch", "length", "embed")
-        x_MBTD = jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
-        return x_MBTD, kept
+        x_MBTD = model.normed(jax.reshard(x_MBTD, self._stream(spread)))
+        return jax.reshard(x_MBTD, whole), kept
 
     def _rows(
         self,

@@ -2,6 +2,7 @@
 
 - `schedule`: the learning rate at each step.
 - `optimizer`: NeoX's optimizers by name; `sm3`: SM3 as NeoX has it.
+- `chain`: what their chains have in common; `mup`: muP's learning rates and decay.
 - `trainable`: which parameters are trained.
 - `clip`: clipping by the gradient's norm.
 - `matrices`: shows optimizers NeoX's matrices, one layer at a time.

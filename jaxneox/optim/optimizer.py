@@ -5,22 +5,15 @@ from collections.abc import Callable
 import optax
 from optax.contrib import muon
 
-from jaxneox.config.schema import OptimizerConfig, OptimizerKind, ScheduleConfig
+from jaxneox.config.optimization_schema import OptimizerKind
+from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
+from jaxneox.optim.chain import Chain, decays
 from jaxneox.optim.clip import clip_by_norm
 from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
+from jaxneox.optim.mup import by_width, l2_decay
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.optim.sm3 import scale_by_sm3
-
-Chain = list[optax.GradientTransformation]
-
-
-def decays(name: str) -> bool:
-    """Tell whether a parameter has weight decay: matrices and embeddings, not norms and biases.
-
-    These are NeoX's groups.
-    """
-    return name.rpartition(".")[2] not in ("scale", "g") and not name.endswith("bias")
 
 
 def build_optimizer(
@@ -69,7 +62,10 @@ def _decay(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _adam(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    return [optax.scale_by_adam(*cfg.betas, eps=cfg.eps), *_decay(cfg, axes)]
+    adam = optax.scale_by_adam(*cfg.betas, eps=cfg.eps)
+    if cfg.widths is not None and cfg.widths.as_neox:
+        return [*l2_decay(cfg, axes), adam, *by_width(cfg.widths, axes)]
+    return [adam, *by_width(cfg.widths, axes), *_decay(cfg, axes)]
 
 
 def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
@@ -79,7 +75,7 @@ def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _lion(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    return [optax.scale_by_lion(*cfg.betas), *_decay(cfg, axes)]
+    return [optax.scale_by_lion(*cfg.betas), *by_width(cfg.widths, axes), *_decay(cfg, axes)]
 
 
 def _sm3(cfg: OptimizerConfig, axes: Axes) -> Chain:

@@ -96,6 +96,8 @@ WORDS: dict[str, dict[str, Any]] = {
     "glu": activation("sigmoid", gated=True),
     "bilinear": activation("identity", gated=True),
     "no_mlp_bias": {"mlp": {"bias": False}},
+    "multiplied": {"multipliers": {"embedding": 3.0, "positions": 0.7, "output": 0.4}},
+    "scaled_scores": {"attention": {"scale": 0.5}},
 }
 
 VARIANTS = [
@@ -133,6 +135,9 @@ VARIANTS = [
     "wide_heads dynamic parallel untied",
     "yarn mqa no_output_bias",
     "rmsnorm qk_norm_per_head llama3 gqa",
+    "multiplied scaled_scores learned",
+    "multiplied scaled_scores parallel untied alibi gqa",
+    "multiplied sinusoidal",
 ]
 
 
