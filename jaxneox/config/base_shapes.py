@@ -27,7 +27,7 @@ TIED = "tied_modules.embed."
 """What stands before a tied embedding's name in NeoX's pipeline."""
 
 
-class Sizes(NamedTuple):
+class WidthSizes(NamedTuple):
     """The widths of a model: its hidden size, all heads together, and a branch of the MLP."""
 
     hidden: int
@@ -35,9 +35,9 @@ class Sizes(NamedTuple):
     mlp: int
 
 
-def sizes_of(model: ModelConfig) -> Sizes:
+def sizes_of(model: ModelConfig) -> WidthSizes:
     heads = model.attention.num_heads * model.attention.head_dim
-    return Sizes(model.hidden_size, heads, model.mlp.size)
+    return WidthSizes(model.hidden_size, heads, model.mlp.size)
 
 
 def read_base_shapes(path: Path, model: ModelConfig) -> tuple[int, int | None, int | None]:
@@ -106,7 +106,7 @@ def write_base_shapes(
     return files
 
 
-def tensors(model: ModelConfig, sizes: Sizes, ranks: int = 1) -> dict[str, Shape]:
+def tensors(model: ModelConfig, sizes: WidthSizes, ranks: int = 1) -> dict[str, Shape]:
     """Return the shapes of NeoX's tensors on one of its ranks, by their numbers in the Sequential.
 
     Args:
@@ -205,7 +205,7 @@ def _check(
 ) -> None:
     """Hold every number of a file against the widths that were read from it."""
     own = sizes_of(model)
-    base = Sizes(sizes[0], sizes[1] or own.attention, sizes[2] or own.mlp)
+    base = WidthSizes(sizes[0], sizes[1] or own.attention, sizes[2] or own.mlp)
     for name, shape in tensors(model, base, ranks).items():
         known = zip(shapes[name], shape, strict=True)
         if "qk_layernorm" not in name and any(x not in (None, y) for x, y in known):

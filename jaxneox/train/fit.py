@@ -116,6 +116,8 @@ def fit(
         raise UserError(f"mesh: found {cut(repr(mesh))}, expected devices by axis, as 'dp=2,tp=4'")
     own = keys_of(settings)
     settled = Settings(with_base(override(keys_from(config, own), list(own.items()))))
+    if settled.checkpoint.save_base_shapes:
+        raise UserError("save_base_shapes trains nothing: `jaxneox train` writes the file")
     asked = asked_sizes(mesh, settled.parallel)
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
