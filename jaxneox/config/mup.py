@@ -33,11 +33,14 @@ METHODS = ("normal", "scaled_normal", "single_residual_scaled_normal", "small_in
 
 
 class BaseSizes(NamedTuple):
-    """The widths of muP's base; None is a width that is the same in models of every width."""
+    """The widths of muP's base; None is a width that is the same in models of every width.
+
+    A width in proportion to the hidden size need not be a whole number.
+    """
 
     hidden: int
-    attention: int | None
-    mlp: int | None
+    attention: float | None
+    mlp: float | None
 
 
 def with_mup(settings: CheckedKeys, plain: ModelConfig) -> ModelConfig:
@@ -120,21 +123,14 @@ def _base(settings: CheckedKeys, plain: ModelConfig) -> BaseSizes:
     return BaseSizes(*read_base_shapes(Path(file), plain))
 
 
-def _base_size(settings: CheckedKeys, name: str, size: int, plain: ModelConfig) -> int | None:
+def _base_size(settings: CheckedKeys, name: str, size: int, plain: ModelConfig) -> float | None:
     """Return a base's width: as given (0 is a width that is fixed), or in proportion."""
     if settings.given(name):
         return settings[name] or None
-    base = size * settings[BASE] / plain.hidden_size
-    if base != int(base):
-        raise UserError(
-            f"{name} is missing: {size} x {BASE} {settings[BASE]} / hidden_size "
-            f"{plain.hidden_size} is {base:g}, which is no whole number: set it (0: the same in "
-            "models of every width)"
-        )
-    return int(base)
+    return size * settings[BASE] / plain.hidden_size
 
 
-def _times(size: int, base: int | None) -> float | None:
+def _times(size: int, base: float | None) -> float | None:
     return None if base is None else size / base
 
 
