@@ -125,6 +125,15 @@ class FoldedSource(Source):
         return f"{', '.join(names) or 'nothing'} multiplied, {rounded if worst else 'exactly'}"
 
 
+def beside(checkpoint: Checkpoint, other: Checkpoint) -> Checkpoint:
+    """Return a checkpoint as it is compared with another: folded, if only it has multipliers."""
+    multiplied = [m.multipliers != Multipliers() or m.attention.scale is not None
+                  for m in (checkpoint.model, other.model)]  # fmt: skip
+    if multiplied == [True, False] and isinstance(checkpoint, JaxneoxCheckpoint):
+        return FoldedCheckpoint(checkpoint)
+    return checkpoint
+
+
 def plain(model: ModelConfig) -> ModelConfig:
     """Return a model without multipliers, whose first values are not muP's."""
     init = replace(model.init, scale=1.0, widths=None)
