@@ -95,8 +95,9 @@ def _groups(
     params = [param for index in modules for param in _params(source, index)]
     groups = [[p for p in params if is_group_of(p.name) == kind] for kind in (0, 1)]
     groups = [*_by_width(source, groups[0]), groups[1]]
-    if len(counts) == 1:
-        groups = [params]
+    without_decay = _by_width(source, params)
+    if len(counts) == len(without_decay):
+        groups = without_decay
     if [len(group) for group in groups] != counts:
         raise UserError(
             f"{path}: its optimizer has groups of {counts} parameters, expected "

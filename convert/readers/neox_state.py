@@ -67,7 +67,8 @@ class NeoxOptimizer:
         stages: the modules of each pipeline stage; none with ZeRO.
         clipping: DeepSpeed's threshold for the global gradient norm; 0 means no clipping.
         lr: the learning rate of the next step; None if the files do not say.
-        one_rate: whether all parameters have the same.
+        one_rate: whether all parameters have the same; EleutherAI's mup records the widths by
+            which it divides them, and with microsoft's NeoX divides by none.
         constants: Adam's `betas`, `eps`, `weight_decay` and others.
 
     Raises:
@@ -145,7 +146,7 @@ def take_constants(optimizer: NeoxOptimizer, groups: list[Any]) -> None:
         ValueError: an earlier file had other constants.
     """
     decays = ([group for group in groups if group.get("weight_decay")] or groups)[-1]
-    optimizer.one_rate = len({number(group.get("lr", 0.0)) for group in groups}) == 1
+    optimizer.one_rate = not any("width_mult" in group for group in groups)
     lr = None if decays.get("lr") is None else number(decays["lr"])
     constants: dict[str, Any] = {
         name: number(decays[name]) for name in ("eps", "weight_decay") if name in decays

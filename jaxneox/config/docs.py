@@ -69,6 +69,8 @@ on: a cosine rises again |
 looks at it |
 | `use_bias_in_norms: false` | layer norms have no bias | they keep it |
 | `fp16` with `type: bfloat16` | bfloat16 | float16 |
+| `use_mup` and its keys | what muP's paper and their names say | see [docs/mup.md](mup.md#the-keys\
+-here-and-with-neox_compat-true) |
 | masked labels, DPO, KTO, REINFORCE | what their papers have | see [docs/tuning.md]\
 (tuning.md#where-neox-computes-another-function) |
 | `train_impl`: rows of pairs and of texts with rewards | one text, and what fills up the row \

@@ -184,13 +184,13 @@ TRAINING: Section = {
     "loss_scale_window": alias(AMOUNT, 1000.0, "fp16.loss_scale_window"),
     "min_scale": alias(AMOUNT, 1.0, "fp16.min_loss_scale"),
     "char_level_ppl": refused(bool, False, PERPLEXITY),
-    "use_mup": derived(bool, False, "optimizer.widths", "see docs/mup.md"),
+    "use_mup": derived(bool, False, "model.init.widths", "see docs/mup.md"),
     "coord_check": refused(bool, False, COORD_CHECK),
     "save_base_shapes": used(
         bool, False, "checkpoint.save_base_shapes", "writes them, and trains nothing"
     ),
     "base_shapes_file": derived(
-        str, None, "model.init.widths", "NeoX's and mup's, with or without the rank at its end"
+        str, None, "optimizer.widths", "NeoX's and mup's, with or without the rank at its end"
     ),
     "mup_init_scale": derived(AMOUNT, 1.0, "model.init.scale"),
     "mup_attn_temp": derived(AMOUNT, 1.0, "model.attention.scale", "divides the scores"),
