@@ -22,7 +22,8 @@ from convert.fate import Fate
 from convert.oracle import Forward, JaxneoxForward
 from convert.parts import Leaves, Part, Shapes, layer_of, names_in
 from convert.readers.torch_file import TorchFile
-from jaxneox.config.schema import LossScaleConfig, ModelConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
+from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 
 Logits = Callable[[np.ndarray], np.ndarray]

@@ -4,6 +4,7 @@ NeoX has none of them. Megatron-LM has some, but not in the files that are writt
 """
 
 from jaxneox.config.schema import ModelConfig
+from jaxneox.config.widths import Multipliers
 
 
 def unwritten_layers(model: ModelConfig) -> dict[str, bool]:
@@ -30,4 +31,8 @@ def newer_features(model: ModelConfig) -> dict[str, bool]:
         f"its rotary embedding is scaled (rope_scaling of type {scaling.type})": (
             scaling.type != "default"
         ),
+        "its activations are multiplied by constants (use_mup): `jaxneox convert fold-mup` puts "
+        "them into the weights": model.init.widths is not None
+        or model.multipliers != Multipliers()
+        or a.scale is not None,
     }

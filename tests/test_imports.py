@@ -34,6 +34,7 @@ BELOW["objectives"] = {"config", "model"}
 BELOW["loading"] = {*BELOW["checkpoint"], "checkpoint", "foreign", "frozen", "infer", "saver"}
 BELOW["train"] = {*BELOW["loading"], "loading", "evaluate", "hlo", "objectives", "saver"}
 BELOW["compare"] = {"config", "run_folder", "train"}
+BELOW["coord_check"] = {"config", "model", "objectives", "parallel", "train"}
 BELOW["plan"] = {"config", "model", "parallel", "data", "hlo", "objectives", "train"}
 for part in ("chat", "generate", "evaluate", "serve"):
     BELOW[part] = {*BELOW["loading"], "loading"}

@@ -19,7 +19,8 @@ from jaxneox.errors import UserError
 
 INDIFFERENT = {
     "seq_length",
-    *("init.method", "init.output_method", "init.std"),
+    *("init.method", "init.output_method", "init.std", "init.scale", "init.widths"),
+    *("init.widths.hidden", "init.widths.attention", "init.widths.mlp", "init.widths.as_neox"),
     *("hidden_dropout", "attention.dropout"),
     *("attention.softmax_fp32", "attention.kernel", "experts.exact"),  # how it is computed
     *("experts.jitter", "experts.balance_loss", "experts.z_loss", "experts.capacity_factor"),
@@ -35,6 +36,11 @@ POSITION_FIELDS = {
 }
 """The fields that each kind of positions reads; no other kind looks at them. The kind itself is
 compared first, then all other fields, and then these for models of that kind."""
+
+MULTIPLIED = (
+    "its activations are multiplied by constants (use_mup): `jaxneox convert fold-mup` puts them "
+    "into the weights"
+)
 
 REASONS = {
     "positions.kind": "its positions are {ours}, there {theirs}",
@@ -71,6 +77,10 @@ REASONS = {
     "their sum (moe_norm_topk_prob)",
     "experts.shared": "it has {ours} shared experts, there {theirs}",
     "experts.residual_quirk": "layers with experts drop the attention (moe_attention_dropped)",
+    "attention.scale": MULTIPLIED,
+    "multipliers.embedding": MULTIPLIED,
+    "multipliers.positions": MULTIPLIED,
+    "multipliers.output": MULTIPLIED,
     "norm.kind": "its norms are {ours}, there {theirs}",
     "norm.bias": "its norms have {ours:a bias|no bias}",
 }
@@ -116,7 +126,7 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
     if why:
         raise UserError(
             f"{nearest.architecture} is the nearest to this model in transformers, and is not the "
-            f"same function: {'; '.join(why.values())}"
+            f"same function: {'; '.join(dict.fromkeys(why.values()))}"
         )
     return nearest
 

@@ -10,7 +10,7 @@ from convert.megatron.loss_scale import loss_scale_keys, loss_scale_of
 from convert.megatron.schedule import schedule_of
 from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.megatron_optimizer import MegatronOptimizer
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 
 MOMENTS: tuple[tuple[Moment, str], ...] = (("mu", "exp_avg"), ("nu", "exp_avg_sq"))
 

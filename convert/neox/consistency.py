@@ -150,11 +150,6 @@ def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:
             f"{source.files.folder}: apply_query_key_layer_scaling with {kind}: NeoX multiplies "
             "the positions' bias by the number of the layer, which no model here does"
         )
-    if kind == "learned" and given.get("mup_rp_embedding_mult") not in (None, 1, 1.0):
-        raise UserError(
-            f"{source.files.folder}: mup_rp_embedding_mult {given['mup_rp_embedding_mult']}: NeoX "
-            "multiplies learned positions by it, which no model here does"
-        )
 
 
 def _frequencies(model: ModelConfig) -> np.ndarray:

@@ -18,7 +18,7 @@ from convert.readers.neox import NeoxCheckpoint, Shards
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
 from convert.readers.torch_file import TorchFile
 from jaxneox.config import Settings
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 from jaxneox.errors import UserError
 
 MOMENTS: tuple[tuple[Moment, Quantity, int], ...] = (("mu", "exp_avg", 1), ("nu", "exp_avg_sq", 2))

@@ -47,13 +47,14 @@ class JaxneoxForward:
         """Embed tokens; the words are kept until a layer is applied, as many texts may come."""
         if self._words is None:
             self._words = self.leaf("embed.tokens", None)
-        x_BTD = f64(self._words[tokens_BT])
+        factors = self.model.multipliers
+        x_BTD = factors.embedding * f64(self._words[tokens_BT])
         positions, T = self.model.positions, tokens_BT.shape[1]
         if positions.kind == "learned":
             own = slice(positions.offset, positions.offset + T)
-            x_BTD = x_BTD + f64(self.leaf("embed.positions", None)[own])
+            x_BTD = x_BTD + factors.positions * f64(self.leaf("embed.positions", None)[own])
         if positions.kind == "sinusoidal":
-            x_BTD = x_BTD + sinusoids(T, self.hidden, self.angle_dtype)
+            x_BTD = x_BTD + factors.positions * sinusoids(T, self.hidden, self.angle_dtype)
         return x_BTD[None]
 
     def layer(self, index: int, streams_RBTD: Array) -> Array:
@@ -76,6 +77,7 @@ class JaxneoxForward:
 
     def logits(self, streams_RBTD: Array) -> Array:
         x_BTD = self._normalized("final_norm", None, streams_RBTD[0])
+        x_BTD = self.model.multipliers.output * x_BTD
         if self.model.head == "reward":
             return linear(x_BTD, self.leaf("reward.weight", None).T)
         if self.model.tied_embedding:

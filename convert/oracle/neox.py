@@ -58,13 +58,13 @@ class NeoxForward:
         words_BTD = np.zeros((*tokens_BT.shape, self.hidden))
         for table, at in zip(tables, starts, strict=True):
             words_BTD += rows(table, tokens_BT - at)
-        positions = self.model.positions
+        positions, factor = self.model.positions, self.model.multipliers.positions
         if positions.kind == "sinusoidal":
-            words_BTD = words_BTD + sinusoids(T, self.hidden, self.angle_dtype)
+            words_BTD = words_BTD + factor * sinusoids(T, self.hidden, self.angle_dtype)
         if positions.kind == "learned":
             own = slice(positions.offset, positions.offset + T)
             tables_RTD = [f64(shard["position_embeddings.weight"][own]) for shard in shards]
-            return words_BTD + np.stack(tables_RTD)[:, None]
+            return words_BTD + factor * np.stack(tables_RTD)[:, None]
         return np.broadcast_to(words_BTD, (len(shards), *words_BTD.shape))
 
     def layer(self, index: int, streams_RBTD: Array) -> Array:
@@ -125,7 +125,7 @@ class NeoxForward:
             linear(norm.normalized("norm", x_BTD), head)
             for norm, head, x_BTD in zip(norms, heads, streams_RBTD, strict=True)
         ]
-        return np.concatenate(parts_BTE, axis=-1)
+        return self.model.multipliers.output * np.concatenate(parts_BTE, axis=-1)
 
     def _values(self, norms: list[Shard], streams_RBTD: Array) -> Array:
         """Sum over the ranks what each makes of its part of the hidden state: [B, T, 1].

@@ -135,6 +135,10 @@ class NeoxCheckpoint:
             if name in self.given:
                 raise UserError(f"{self.yamls[0]}: {name} is not a key of NeoX; leave it out")
         keys = self._of_its_head() | {"padded_vocab_size": self.vocab_size}
+        added = keys.get("pos_emb", "learned") in ("learned", "sinusoidal")
+        multiplied = added and keys.get("mup_rp_embedding_mult") not in (None, 1)
+        if keys.get("use_mup") or multiplied:
+            keys["neox_compat"] = True  # NeoX's muP is not what its keys say
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
         if self.mp > 1 and any("mixer.A_log" in s[0] for s in self.shards.values()):

@@ -19,6 +19,14 @@ EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no 
 OLD_NAMES = {"mlp.dense_h_to_4h": "mlp.linear1", "mlp.dense_4h_to_h": "mlp.linear2"}
 """Names before 2024-09."""
 
+HIDDEN_AXES = {
+    "attention.query_key_value.weight": ("embed", "kv_heads"),
+    "attention.dense.weight": ("kv_heads", "embed"),
+    "mlp.linear1.weight": ("embed", "mlp"),
+    "mlp.linear2.weight": ("mlp", "embed"),
+}
+"""What the matrices of a block read and write, by one logical axis each, as muP asks."""
+
 LLAMA_MLP = {"mlp.w3": "up", "mlp.w1": "gate", "mlp.w2": "down"}
 """The matrices of `mlp_type: llama`, in NeoX from 2023-05 to 2024-09: w2(act(w1 x) * w3 x)."""
 

@@ -16,6 +16,7 @@ from jaxneox.config.keys.model import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS
 from jaxneox.config.layer_schema import LayerKind, shortest_pattern
 from jaxneox.config.lora import lora_config
 from jaxneox.config.mamba import mamba_config
+from jaxneox.config.mup import with_mup
 from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
     AttentionConfig,
@@ -58,7 +59,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         settings.note("gpt_j_tied: changes nothing without gpt_j_residual, as in NeoX")
     _check_dropout(settings, "hidden_dropout")
     mlp = _mlp(settings)
-    return settings.fill(
+    plain = settings.fill(
         ModelConfig,
         "model",
         **_head(settings),
@@ -74,6 +75,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         experts=experts_config(settings, kinds, mlp),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
     )
+    return with_mup(settings, plain)
 
 
 def _head(settings: CheckedKeys) -> dict[str, Any]:

@@ -92,6 +92,8 @@ looks at it |
 | `train_epochs` | each pass has every sample once, in another order | the first pass again and \
 again, without its last sample and those that fill no micro-batch of all replicas |
 | `log_gradient_noise_scale` | the mean of the squared norms of n gradients | the last one's alone |
+| `use_mup` and its keys | what muP's paper and their names say | see [docs/mup.md](mup.md#the-keys\
+-here-and-with-neox_compat-true) |
 | masked labels, DPO, KTO, REINFORCE | what their papers have | see [docs/tuning.md]\
 (tuning.md#where-neox-computes-another-function) |
 | `train_impl`: rows of pairs and of texts with rewards | one text, and what fills up the row \

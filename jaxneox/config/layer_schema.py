@@ -1,5 +1,6 @@
 """The kinds of layers that a model is made of, and the settings of their parts."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,7 @@ class AttentionConfig:
     dropout: float = 0.0
     softmax_fp32: bool = False
     kernel: Kernel | Literal["auto"] = "auto"  # auto: what is best on the devices
+    scale: float | None = None  # of the scores; None is 1 / sqrt(head_dim)
 
     def __post_init__(self) -> None:
         if self.num_heads % self.kv_heads:
@@ -70,6 +72,10 @@ class AttentionConfig:
     @property
     def group(self) -> int:
         return self.num_heads // self.kv_heads
+
+    @property
+    def score_scale(self) -> float:
+        return 1 / math.sqrt(self.head_dim) if self.scale is None else self.scale
 
     @property
     def biased_output(self) -> bool:

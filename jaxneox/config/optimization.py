@@ -9,14 +9,9 @@ from typing import Any
 
 from jaxneox.config.check import GREATEST, LEAST, CheckedKeys
 from jaxneox.config.keys.training import OPTIMIZERS_ON_CPU
-from jaxneox.config.schema import (
-    Dtype,
-    LossScaleConfig,
-    OptimizerConfig,
-    OptimizerKind,
-    PrecisionConfig,
-    ScheduleConfig,
-)
+from jaxneox.config.mup import check_optimizer
+from jaxneox.config.optimization_schema import Dtype, LossScaleConfig, OptimizerKind
+from jaxneox.config.schema import OptimizerConfig, PrecisionConfig, ScheduleConfig
 from jaxneox.errors import UserError
 
 _DTYPES: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "bfloat16": "bfloat16"}
@@ -104,6 +99,7 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
     kind: Any = OPTIMIZERS_ON_CPU.get(named, named)
     if kind != named:
         settings.note(f"optimizer.type: {named} is {kind} on the training device here")
+    check_optimizer(settings, kind)
     for name in sorted(_TUNABLE - PARAMS[kind]):
         if settings.given(f"optimizer.params.{name}"):
             raise UserError(

@@ -20,6 +20,8 @@ class CheckpointConfig:
     load_optimizer: bool = True
     load_schedule: bool = False  # of the learning rate, in place of the YAML's
     base: str | None = None  # lora: the model beside which its matrices are trained
+    save_base_shapes: bool = False  # muP's, instead of training
+    base_width_scale: int = 2  # of the wider model, by which their widths are told
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,13 @@ from jaxneox.config.layer_schema import (
 )
 from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.objective_schema import ObjectiveConfig
+from jaxneox.config.optimization_schema import (
+    OptimizerConfig,
+    PrecisionConfig,
+    ScheduleConfig,
+)
 from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig, RematConfig
+from jaxneox.config.widths import Multipliers, Widths
 from jaxneox.errors import UserError
 
 PositionKind = Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"]
@@ -40,9 +46,7 @@ InitMethod = Literal[
     "small_init",
     "single_residual_scaled_normal",
 ]
-OptimizerKind = Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"]
 Head = Literal["tokens", "reward"]
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class InitConfig:
     method: InitMethod = "normal"
     output_method: InitMethod = "scaled_normal"  # attention's and the MLP's output matrices
     std: float = 0.02
+    scale: float = 1.0  # mup_init_scale
+    widths: Widths | None = None  # beside muP's base
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class ModelConfig:
     norm: NormConfig = field(default_factory=NormConfig)
     positions: PositionConfig = PositionConfig()
     init: InitConfig = InitConfig()
+    multipliers: Multipliers = field(default_factory=Multipliers)
     parallel_residual: bool = False  # gpt-j-residual
     shared_norm: bool = False  # gpt-j-tied: one norm feeds both branches
     tied_embedding: bool = True
@@ -163,59 +170,6 @@ class ModelConfig:
                 "attention_dropped needs gpt_j_residual: NeoX drops the attention of layers with a "
                 "parallel residual only; set gpt_j_residual to true or leave attention_dropped out"
             )
-
-
-@dataclass(frozen=True)
-class LossScaleConfig:
-    """The loss scale is `static`, or DeepSpeed's dynamic one where that is None."""
-
-    static: float | None = None
-    initial: float = 2.0**16
-    window: int = 1000
-    hysteresis: int = 2
-    minimum: float = 1.0
-    consecutive_hysteresis: bool = False  # every finite step makes the hysteresis full again
-
-
-@dataclass(frozen=True)
-class PrecisionConfig:
-    """What is trained, its gradients and moments are float32; activations are `compute`."""
-
-    compute: Dtype = "float32"
-    loss_scale: LossScaleConfig | None = None  # float16 only
-    loss_fp32: bool = True  # false only for fp16-lm-cross-entropy
-    base: Dtype = "float32"  # of the parameters beside which LoRA's are trained
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer, with its weight decay and the clipping of gradients."""
-
-    kind: OptimizerKind = "adam"
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    momentum: float = 0.0
-    weight_decay: float = 0.1
-    grad_clip: float = 1.0  # 0 is none
-    decoupled_decay: bool = True  # adam's; else it is added to the gradient (L2)
-    bias_correction: bool = True  # of adam's moments
-    lr_factors: dict[str, float] = field(default_factory=dict)  # of the learning rate, by parameter
-    clip_leaves_out: dict[str, int] = field(default_factory=dict)  # parameter -> its first layer
-    extra: dict[str, Any] = field(default_factory=dict)  # further params of `optimizer.params`
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The learning rate's schedule: a warm-up, and `style` after it."""
-
-    style: Literal["constant", "linear", "cosine", "exponential"] = "linear"
-    lr: float = 1e-3
-    min_lr: float = 0.0
-    decay_iters: int = 1
-    warmup_iters: float = 0.0  # a float, as in NeoX: warmup * decay_iters, not rounded
-    neox_head: bool = False  # NeoX HEAD's first step of a warm-up, and its rate after the decay
-    old: bool = False  # NeoX's formulas before 2023-08
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A run's settings: its YAML keys, checked once, and the parts of `Config` that they make."""
 
+from dataclasses import replace
 from functools import cached_property
 
 from jaxneox.config.architecture import model_config, padded_vocab
@@ -142,12 +143,13 @@ class Settings(CheckedKeys):
             dp: the data parallel size of the mesh.
             vocab_size: the tokenizer's, not padded, or None where `padded_vocab_size` is given.
         """
+        model = self.model(vocab_size)
         return self.fill(
             Config,
             "",
             tokenizer=self.tokenizer,
-            optimizer=self.optimizer,
-            model=self.model(vocab_size),
+            optimizer=replace(self.optimizer, widths=model.init.widths),
+            model=model,
             precision=self.precision,
             schedule=self.schedule,
             parallel=self.parallel,

@@ -3,7 +3,8 @@
 import jax
 from jax.sharding import Mesh
 
-from jaxneox.config.schema import Dtype, ModelConfig
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import ModelConfig
 from jaxneox.infer.engine import SHORTEST, Engine, power
 from jaxneox.infer.programs import Programs
 from jaxneox.model import Model, Params

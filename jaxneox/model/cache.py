@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from jaxneox.config.schema import Dtype, ModelConfig
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import ModelConfig
 from jaxneox.model.layout import Axes, Layout
 from jaxneox.model.mamba.mixer import group_axes
 

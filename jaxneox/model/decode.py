@@ -25,6 +25,7 @@ from jaxneox.model.layout import Axes, on_devices
 from jaxneox.model.losses import NO_LOGITS
 from jaxneox.model.mamba.decoding import Advance, CachedMamba, run_prompt, run_token
 from jaxneox.model.mamba.mixer import Mamba
+from jaxneox.model.multiplied import multiplied
 from jaxneox.model.neox import Model
 from jaxneox.model.parameters import LAYERS, UNEMBEDDING, Params
 from jaxneox.model.positions import RelativeBias
@@ -269,6 +270,7 @@ class Decoder:
         with self.model.matmuls():
             x_BTD = jax.reshard(x_BTD, self.model.layout.activation("batch", None, "embed"))
             x_BTD = self.model.declaration.part("final_norm", weights.outer)(x_BTD)
+            x_BTD = multiplied(x_BTD, self.model.cfg.multipliers.output)
             return project(x_BTD, weights.output.unembedding, jnp.dtype("float32"))
 
     def _shared_bias(

@@ -72,8 +72,8 @@ class HiddenStates(Layers):
         stream = self.run_layers(params, x_MBTD, context)
         spread = self.layout.spread(tokens_MBT.shape[0])
         whole = self.layout.activation(spread, "batch", "length", "embed")
-        x_MBTD = jax.reshard(stream.x_MBTD, self._stream(spread))
-        return stream._replace(x_MBTD=jax.reshard(model.final_norm(x_MBTD), whole))
+        x_MBTD = model.normed(jax.reshard(stream.x_MBTD, self._stream(spread)))
+        return stream._replace(x_MBTD=jax.reshard(x_MBTD, whole))
 
     def _rows(
         self,

@@ -51,7 +51,7 @@ class ModelInSteps(Model):
         """Turn the stream after all layers into logits, float32 [B, T, V]; or values, [B, T]."""
         with self.matmuls():
             modules = self._outside(outer)
-            x_BTD = modules.final_norm(x_MBTD)[0]
+            x_BTD = modules.normed(x_MBTD)[0]
             if modules.reward is not None:
                 return modules.reward(x_BTD)
             return self._without_added(project(x_BTD, self._unembedding(modules), F32))

@@ -12,7 +12,8 @@ import jax
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.layer_schema import LayerKind
-from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import ModelConfig, RematConfig
 from jaxneox.model.context import Context, Sums, TokenPositions
 from jaxneox.model.gather import gather_all
 from jaxneox.model.layout import Layout

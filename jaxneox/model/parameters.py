@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxneox.config.layer_schema import LayerKind
-from jaxneox.config.schema import Dtype, ModelConfig
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import ModelConfig
 from jaxneox.model.block import Block, make_block
 from jaxneox.model.embed import Embed
+from jaxneox.model.multiplied import multiplied
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, zeros
 from jaxneox.model.stack import layers_of, stacked
@@ -42,6 +44,11 @@ class NeoX(nnx.Module):
         rewards = cfg.head == "reward"
         self.unembed = None if rewards else Unembed(cfg, rngs)
         self.reward = Reward(cfg, rngs) if rewards else None
+        self.multiplier = cfg.multipliers.output
+
+    def normed(self, x: jax.Array) -> jax.Array:
+        """Turn the residual stream after the layers into what the head reads, both [..., D]."""
+        return multiplied(self.final_norm(x), self.multiplier)
 
 
 class Unembed(nnx.Module):
@@ -109,7 +116,12 @@ class Declaration:
 
     def init(self, key: jax.Array) -> Params:
         """Draw the initial parameters, float32: the same numbers on every mesh."""
-        return {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
+        drawn = {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
+        widths, scale = self.cfg.init.widths, self.cfg.init.scale
+        if widths is None:
+            return drawn
+        factors = {name: widths.initial(axes, scale) for name, axes in self.axes.items()}
+        return {name: multiplied(w, factors[name]) for name, w in drawn.items()}
 
     def model(self, params: Params) -> NeoX:
         """Build all modules with these parameters in place."""

@@ -5,25 +5,16 @@ from collections.abc import Callable
 import optax
 from optax.contrib import muon
 
-from jaxneox.config.schema import OptimizerConfig, OptimizerKind, ScheduleConfig
+from jaxneox.config.optimization_schema import OptimizerKind
+from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
 from jaxneox.optim.adam import scale_by_adam
+from jaxneox.optim.chain import Chain, decays
 from jaxneox.optim.clip import clip_by_norm
 from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
+from jaxneox.optim.mup import by_width, l2_decay
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.optim.sm3 import scale_by_sm3
-
-Chain = list[optax.GradientTransformation]
-
-
-def decays(name: str) -> bool:
-    """Tell whether a parameter has weight decay.
-
-    Matrices and embeddings have, norms, biases and a state space's A and D have not. These are
-    NeoX's groups.
-    """
-    leaf = name.rpartition(".")[2]
-    return leaf not in ("scale", "g", "a_log", "skip") and not leaf.endswith("bias")
 
 
 def build_optimizer(
@@ -73,8 +64,10 @@ def _decay(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _adam(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    direction, decay = scale_by_adam(cfg), _decay(cfg, axes)
-    return [direction, *decay] if cfg.decoupled_decay else [*decay, direction]
+    adam, rates, decay = scale_by_adam(cfg), by_width(cfg.widths, axes), _decay(cfg, axes)
+    if cfg.widths is not None and cfg.widths.as_neox:
+        return [*l2_decay(cfg, axes), adam, *rates]
+    return [adam, *rates, *decay] if cfg.decoupled_decay else [*decay, adam, *rates]
 
 
 def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
@@ -84,7 +77,7 @@ def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _lion(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    return [optax.scale_by_lion(*cfg.betas), *_decay(cfg, axes)]
+    return [optax.scale_by_lion(*cfg.betas), *by_width(cfg.widths, axes), *_decay(cfg, axes)]
 
 
 def _sm3(cfg: OptimizerConfig, axes: Axes) -> Chain:

@@ -118,6 +118,8 @@ def fit(
     settled = Settings(with_base(override(keys_from(config, own), list(own.items()))))
     if data is not None and settled["train_epochs"] is not None:
         raise UserError("train_epochs: batches of a Python program have no epochs: set train_iters")
+    if settled.checkpoint.save_base_shapes:
+        raise UserError("save_base_shapes trains nothing: `jaxneox train` writes the file")
     asked = asked_sizes(mesh, settled.parallel)
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)

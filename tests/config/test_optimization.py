@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from jaxneox.config import Settings
+from jaxneox.config.optimization_schema import LossScaleConfig
 from jaxneox.config.schema import (
     CheckpointConfig,
-    LossScaleConfig,
     OptimizerConfig,
     ParallelConfig,
     ScheduleConfig,

@@ -108,6 +108,8 @@ WORDS: dict[str, dict[str, Any]] = {
     "mamba_groups": state_space(groups=2, conv_width=3, conv_bias=False),
     "mamba_biases": state_space(groups=4, bias=True),
     "no_attention": {"pattern": ("mamba",)},
+    "multiplied": {"multipliers": {"embedding": 3.0, "positions": 0.7, "output": 0.4}},
+    "scaled_scores": {"attention": {"scale": 0.5}},
 }
 
 VARIANTS = [
@@ -149,6 +151,9 @@ VARIANTS = [
     "mamba rmsnorm untied",
     "mamba_groups no_attention no_positions",
     "mamba_biases parallel alibi",
+    "multiplied scaled_scores learned",
+    "multiplied scaled_scores parallel untied alibi gqa",
+    "multiplied sinusoidal",
 ]
 
 

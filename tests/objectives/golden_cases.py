@@ -22,13 +22,19 @@ from tests.parallel.meshes import Fields
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("JAXNEOX_SHARED", ROOT.parent / "shared")) / "golden/neox_posttrain"
 HERE = ROOT / "tests" / "golden" / "neox_posttrain"
-KINDS = ("dpo", "kto", "rm", "sft", "reinforce", "key")
+KINDS = ("dpo", "kto", "rm", "sft", "reinforce", "key", "mup")
 LEFT_OUT = ("kto_oldlogp_mp2", "key_noise_scale", "key_char_ppl")
 """Other than whole runs.
 
 kto_oldlogp_mp2 was trained by a faulty log-probability, which NeoX's HEAD no longer has;
 key_noise_scale is a class alone, and key_char_ppl evaluates what key_plain has trained.
 """
+
+WITHOUT_RATES = "mup_untied_ms_mp1"
+"""NeoX trained it with microsoft/mup, by which all parameters have one learning rate."""
+
+HIDDEN = [f"layers.{name}" for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")]
+"""The matrices to which muP gives a rate of their own."""
 
 PADDED = 512
 """The vocabulary of all cases, for those whose tokenizer is not here."""
@@ -69,6 +75,10 @@ class GoldenCase:
             keys["padded_vocab_size"] = PADDED
         if str(self) == "key_train_epochs":
             keys["split"] = TRAINED_ON
+        if "base_shapes_file" in keys:  # relative to the case, and a conversion runs elsewhere
+            keys["base_shapes_file"] = str((self.folder / keys["base_shapes_file"]).resolve())
+        if str(self) == WITHOUT_RATES:
+            keys["lr_factors"] = dict.fromkeys(HIDDEN, 2.0)  # against 1 / u
         if keys.get("dataset_impl") == "online":  # a server, which is refused here
             del keys["dataset_impl"]
             keys = {name: x for name, x in keys.items() if not name.endswith("_paths")}
@@ -127,8 +137,12 @@ class GoldenCase:
             if case.complete == self.complete
             and case.keys["load"] == self.keys["load"]
             and (case.kind == "rm") == (self.kind == "rm")
+            and "position_embeddings" not in case.arrays
         )
+        positions = self.arrays.get("position_embeddings")  # beside a checkpoint without them
         start = converted(source.resolve(), like / "neox_config.yml", head)
+        if positions is not None:
+            start = start._replace(params=start.params | {"embed.positions": positions})
         if drawn is None:
             return start
         params = {name: x for name, x in start.params.items() if name != "unembed.weight"}

@@ -12,13 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import (
-    DataConfig,
-    LossScaleConfig,
-    PrecisionConfig,
-    RematConfig,
-    RopeScaling,
-)
+from jaxneox.config.optimization_schema import LossScaleConfig
+from jaxneox.config.schema import DataConfig, PrecisionConfig, RematConfig, RopeScaling
 from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole

@@ -68,7 +68,7 @@ def forward(
             x_BTD = x_BTD + mamba(within(layer, "mamba"), cfg.mamba, entering)
         else:
             x_BTD = block(layer, cfg, x_BTD, bias_NTS)
-    x_BTD = normalize(x_BTD, within(params, "final_norm"), cfg.norm)
+    x_BTD = normalize(x_BTD, within(params, "final_norm"), cfg.norm) * cfg.multipliers.output
     if cfg.head == "reward":
         return (x_BTD @ params["reward.weight"])[..., 0]
     weight_DV = params["embed.tokens"].T if cfg.tied_embedding else params["unembed.weight"]
@@ -137,14 +137,16 @@ def layer_of(params: Params, cfg: ModelConfig, index: int) -> dict[str, Tensor]:
 
 
 def embed(params: Params, cfg: ModelConfig, tokens_BT: Tensor) -> Tensor:
-    x_BTD = params["embed.tokens"][tokens_BT]
+    x_BTD, factor = params["embed.tokens"][tokens_BT], cfg.multipliers.positions
+    x_BTD = cfg.multipliers.embedding * x_BTD
     T = tokens_BT.shape[1]
     if cfg.positions.kind == "learned":
-        x_BTD = x_BTD + params["embed.positions"][torch.arange(T) + cfg.positions.offset]
+        rows_TD = params["embed.positions"][torch.arange(T) + cfg.positions.offset]
+        x_BTD = x_BTD + factor * rows_TD
     if cfg.positions.kind == "sinusoidal":
         # All sines, then all cosines; NeoX ignores the offset here.
         angles = position_angles(T, cfg.hidden_size, 10000.0, x_BTD.dtype)
-        x_BTD = x_BTD + torch.cat([angles.sin(), angles.cos()], dim=-1)
+        x_BTD = x_BTD + factor * torch.cat([angles.sin(), angles.cos()], dim=-1)
     return x_BTD
 
 
@@ -205,7 +207,8 @@ def attention(weights: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor
         k_BSNH = k_BSKH.repeat_interleave(cfg.attention.group, dim=2)
     if cfg.positions.kind == "rotary":
         q_BTNH, k_BSNH = rotate(q_BTNH, cfg.positions), rotate(k_BSNH, cfg.positions)
-    scores_BNTS = torch.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) / math.sqrt(q_BTNH.shape[-1])
+    scale = cfg.attention.scale or 1 / math.sqrt(q_BTNH.shape[-1])
+    scores_BNTS = torch.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) * scale
     probs_BNTS = torch.softmax(scores_BNTS + bias_NTS, dim=-1)
     mixed_BTNH = torch.einsum("BNTS,BSNH->BTNH", probs_BNTS, v_BSNH)
     out_NHD = weights["out"].flatten(0, 1)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 from jaxneox.train.step.scaler import initial_scale, next_scale
 
 LENGTH = 40

@@ -11,6 +11,7 @@ from jaxneox.config.fates import (
     SHARE,
     STRINGS,
     WHOLE,
+    Number,
     Section,
     alias,
     derived,
@@ -22,7 +23,7 @@ from jaxneox.config.fates import (
     used,
 )
 from jaxneox.config.objective_schema import ObjectiveKind
-from jaxneox.config.schema import OptimizerKind
+from jaxneox.config.optimization_schema import OptimizerKind
 
 ADAM_FOR_1BIT = "compressed gradients are DeepSpeed's, for slow networks: use Adam"
 OPTIMIZERS = {
@@ -40,8 +41,7 @@ TOKENIZERS = (
 )
 DATA_IMPL = "of .bin/.idx data only mmap's kind is read, not fairseq's: preprocess the texts anew"
 IN_FLOAT32 = "log-probabilities are always float32"
-NO_MUP = "mup is not here yet: set use_mup to false"
-ONLY_MUP = "only with use_mup, which is refused"
+COORD_CHECK = "`jaxneox coord-check CONFIG` does it: set it to false"
 S3 = "uploads to Amazon's S3 are not here: leave it out and copy the save folder"
 EPOCHS = "passes over the training data; counted in steps, they are train_iters"
 FORWARD = "checksums of all arrays say whether a checkpoint is what was saved"
@@ -184,14 +184,22 @@ TRAINING: Section = {
     "loss_scale_window": alias(AMOUNT, 1000.0, "fp16.loss_scale_window"),
     "min_scale": alias(AMOUNT, 1.0, "fp16.min_loss_scale"),
     "char_level_ppl": used(bool, False, "train.char_level_ppl", PERPLEXITY),
-    "use_mup": refused(bool, False, NO_MUP),
-    "coord_check": refused(bool, False, NO_MUP),
-    "save_base_shapes": refused(bool, False, NO_MUP),
-    "base_shapes_file": needless(str, None, ONLY_MUP),
-    "mup_init_scale": needless(float, 1.0, ONLY_MUP),
-    "mup_attn_temp": needless(float, 1.0, ONLY_MUP),
-    "mup_output_temp": needless(float, 1.0, ONLY_MUP),
-    "mup_embedding_mult": needless(float, 1.0, ONLY_MUP),
-    "mup_rp_embedding_mult": needless(float, 1.0, ONLY_MUP),
-    "mup_width_scale": needless(int, 2, ONLY_MUP),
+    "use_mup": derived(bool, False, "model.init.widths", "see docs/mup.md"),
+    "coord_check": refused(bool, False, COORD_CHECK),
+    "save_base_shapes": used(
+        bool, False, "checkpoint.save_base_shapes", "writes them, and trains nothing"
+    ),
+    "base_shapes_file": derived(
+        str, None, "optimizer.widths", "NeoX's and mup's, with or without the rank at its end"
+    ),
+    "mup_init_scale": derived(AMOUNT, 1.0, "model.init.scale"),
+    "mup_attn_temp": derived(AMOUNT, 1.0, "model.attention.scale", "divides the scores"),
+    "mup_output_temp": derived(AMOUNT, 1.0, "model.multipliers.output", "divides the logits"),
+    "mup_embedding_mult": derived(AMOUNT, 1.0, "model.multipliers.embedding"),
+    "mup_rp_embedding_mult": derived(
+        AMOUNT, 1.0, "model.multipliers.positions", "of learned and sinusoidal positions"
+    ),
+    "mup_width_scale": used(
+        Number(int, 2), 2, "checkpoint.base_width_scale", "by which save_base_shapes tells widths"
+    ),
 }

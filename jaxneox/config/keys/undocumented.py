@@ -24,7 +24,8 @@ from jaxneox.config.keys.experts import OUR_MOE
 from jaxneox.config.keys.mamba import OUR_MAMBA
 from jaxneox.config.layer_schema import Kernel
 from jaxneox.config.objective_schema import DpoLoss, KlForm
-from jaxneox.config.schema import Dtype, RopeType
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import RopeType
 
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
@@ -197,6 +198,18 @@ OURS: Section = {
     ),
     "lora.rslora": derived(
         bool, True, "model.lora.stabilized", "false: scales by alpha / rank, as LoRA first did"
+    ),
+    "mup_base_hidden_size": derived(
+        WIDTH, None, "model.init.widths.hidden", "use_mup: the base's, instead of base_shapes_file"
+    ),
+    "mup_base_attention_size": derived(
+        Number(int, 0, 1 << 22),
+        None,
+        "model.init.widths.attention",
+        "of all heads together; null: in proportion, 0: the same in models of every width",
+    ),
+    "mup_base_mlp_size": derived(
+        Number(int, 0, 1 << 22), None, "model.init.widths.mlp", "of one branch; null, 0: likewise"
     ),
     "trainable": used(
         STRINGS,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 
 
 class Scale(NamedTuple):
