@@ -210,5 +210,8 @@ GPT2 = Family(
 
 LANGUAGE_MODELS = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, OLMOE, GPT2)
 
-FAMILIES = (*LANGUAGE_MODELS, *map(of_rewards, LANGUAGE_MODELS))
+FAMILIES = (
+    *LANGUAGE_MODELS,
+    *(of_rewards(family) for family in LANGUAGE_MODELS if not family.experts),
+)
 """The supported families. If several have a model's function, the first of them is written."""

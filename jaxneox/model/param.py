@@ -20,7 +20,7 @@ def param(
     init: Initializer,
     *,
     reads: int = 1,
-    exact: bool = False,
+    exact: int = False,
     **sizes: int,
 ) -> nnx.Param:
     """Declare a float32 parameter whose shape is `sizes` in order, one logical axis name for each.
