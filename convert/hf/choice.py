@@ -7,7 +7,7 @@ them unless it is listed here.
 
 import json
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from convert.hf.config import config_of, keys_of
@@ -21,7 +21,7 @@ INDIFFERENT = {
     "seq_length",
     *("init.method", "init.output_method", "init.std"),
     *("hidden_dropout", "attention.dropout"),
-    *("attention.softmax_fp32", "attention.kernel"),  # how it is computed
+    *("attention.softmax_fp32", "attention.kernel", "mamba.selective_fp32"),  # how it is computed
 }
 """Fields that affect training but not the trained function."""
 
@@ -34,7 +34,14 @@ POSITION_FIELDS = {
 """The fields that each kind of positions reads; no other kind looks at them. The kind itself is
 compared first, then all other fields, and then these for models of that kind."""
 
+WITHOUT_ATTENTION = ("attention.", "mlp.", "parallel_residual", "shared_norm", "attention_dropped")
+"""The beginnings of fields that models whose layers are all of kind mamba do not look at."""
+
 REASONS = {
+    "pattern": "its layers are, as a pattern, {ours}, there {theirs}",
+    "mamba.groups": "its mamba layers have {ours} groups of channels (mamba_groups), there "
+    "{theirs}",
+    "mamba.bias": "its mamba layers have {ours:biases|no biases} (mamba_use_bias_in_linears)",
     "positions.kind": "its positions are {ours}, there {theirs}",
     "positions.offset": "its learned positions begin at row {ours} (opt_pos_emb_offset)",
     "shared_norm": "one norm feeds both branches (gpt_j_tied): --copy-shared-norm writes it twice, "
@@ -97,6 +104,7 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
         candidates,
         key=lambda pair: (
             "head" in pair[1],
+            "pattern" in pair[1],
             "positions.kind" in pair[1],
             len(pair[1]),
             pair[0].architecture != preferred,
@@ -125,10 +133,16 @@ def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
 
 def meaning(model: ModelConfig) -> dict[str, Any]:
     """Return every field that affects the function, by its dotted name."""
+    alone = set(model.pattern) == {"mamba"}
+    if alone and model.positions.kind in ("rotary", "alibi"):  # of attention
+        model = replace(model, positions=replace(model.positions, kind="none"))
     kind = model.positions.kind
     others = set().union(*POSITION_FIELDS.values()) - POSITION_FIELDS.get(kind, set())
     left_out = INDIFFERENT | {f"positions.{name}" for name in others}
-    return {name: value for name, value in flat(model).items() if name not in left_out}
+    fields = {name: value for name, value in flat(model).items() if name not in left_out}
+    if alone:
+        fields = {n: value for n, value in fields.items() if not n.startswith(WITHOUT_ATTENTION)}
+    return fields
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

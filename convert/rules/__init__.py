@@ -3,5 +3,5 @@
 - `rule`: what a rule says of a tensor, and how its numbers are put and taken.
 - `neox`, `megatron`: the tensors of these programs, and how their ranks share them.
 - `mamba`: those of a selective state space, which have the same names everywhere.
-- `hf_neox`, `hf_llama`, `hf_gpt2`: those of transformers' families.
+- `hf_neox`, `hf_llama`, `hf_gpt2`, `hf_mamba`: those of transformers' families.
 """

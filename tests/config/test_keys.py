@@ -125,6 +125,7 @@ def test_every_field_is_set_by_some_key() -> None:
         "objective.as_neox",
         "model.head",
         "model.pattern",
+        "model.mamba",
         "tokenizer.model_parallel",
     }
 

@@ -184,7 +184,6 @@ def test_a_pickle_that_names_a_foreign_class(run_folder, monkeypatch, name: str)
 @pytest.mark.parametrize(
     ("tensor", "kind"),
     [
-        ("mixer.A_log", "a Mamba model"),
         ("attention.time_decay", "an RWKV model"),
         ("mlp.experts.0.weight", "a mixture of experts"),
         ("attention.qkv._extra_state", "a Transformer Engine checkpoint"),
@@ -199,7 +198,7 @@ def test_kinds_that_are_not_supported(run_folder: Path, tensor: str, kind: str) 
 
 @pytest.mark.parametrize("key", ["attention-config", "moe-num-experts"])
 def test_a_configuration_of_a_kind_that_is_not_supported(run_folder: Path, key: str) -> None:
-    value = [[["mamba"], 2]] if key == "attention-config" else 8
+    value = [[["rwkv"], 2]] if key == "attention-config" else 8
     path = run_folder / "configs" / "neox_config.yml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
     assert key.replace("-", "_") in refused(run_folder).error

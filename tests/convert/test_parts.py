@@ -1,10 +1,11 @@
-"""Which layers have a parameter: as the rules of conversion know it, and as the model declares it."""
+"""Which layers have a parameter: as the rules of conversion and as the model know it."""
 
 from dataclasses import replace
 
 import pytest
 
 from convert.parts import layers_with, names_in, place_of
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.parameters import Declaration
 from tests.model.variants import configure
@@ -12,7 +13,8 @@ from tests.model.variants import configure
 
 def mixed(pattern: tuple) -> ModelConfig:
     cfg = configure("untied")
-    return replace(cfg, num_layers=2 * len(pattern), pattern=pattern)
+    layers = {"num_layers": 2 * len(pattern), "pattern": pattern}
+    return replace(cfg, mamba=MambaConfig(channels=8, step_rank=2), **layers)
 
 
 def test_parameters_of_layers_of_one_kind() -> None:
