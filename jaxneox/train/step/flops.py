@@ -41,7 +41,8 @@ def flops_per_token(
     """Count the operations of a token, forward and backward.
 
     They are 6 for each parameter that is multiplied, and 12 T for each layer's width of heads
-    (Chowdhery et al. 2022, appendix B; the causal half is not taken off). Of the 6 forward takes 2,
+    with attention (Chowdhery et al. 2022, appendix B; the causal half is not taken off). The scans
+    of mamba layers, which are no products of matrices, do not count. Of the 6 forward takes 2,
     the parameter's gradient 2, which one that is not trained has not, and 2 the gradient of what
     comes in, which is made if anything is trained in the layers or before them.
 
@@ -56,7 +57,7 @@ def flops_per_token(
     others = {name: shape for name, shape in shapes.items() if name not in learning}
     resting = matrix_parameters(others, cfg)
     width = cfg.attention.num_heads * cfg.attention.head_dim
-    attending = 0 if cfg.attention_dropped else cfg.num_layers
+    attending = 0 if cfg.attention_dropped else cfg.num_layers - cfg.kinds.count("mamba")
     attention = (4 + 4 * passed_on) * attending * width * cfg.seq_length
     return (4.0 + passed_on) * all_matrices - 2.0 * resting + attention
 
