@@ -11,6 +11,7 @@ from convert.hf.agreed import agreed
 from convert.hf.families import FAMILIES
 from convert.hf.family import Family, Field
 from convert.hf.keys_without_a_field import FIXED, HARMLESS, NO_WINDOW
+from convert.hf.mamba import channels_of, channels_to
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.check import typed
 from jaxneox.config.keys import KEYS
@@ -54,6 +55,8 @@ def keys_of(config: Config) -> dict[str, Any]:
         named = {name: config[name] for name in names if name in config}
         value = agreed(named, field.default)
         called, kind = next(iter(named), field.theirs), KEYS[field.keys[0]].kind
+        if field.derived and value == field.derived:
+            value = None
         if value is not None:
             value = typed(called, value, kind)
         elif NEEDED.intersection(field.keys):
@@ -66,8 +69,8 @@ def keys_of(config: Config) -> dict[str, Any]:
     _check_heads(family, config, keys)
     if family.windows is not None:
         keys["sliding_window_width"] = family.windows.read(config, keys["num_layers"])
-    rope = rope_keys(family, config, keys["max_position_embeddings"])
-    keys |= _mlp(family, config) | rope
+    keys |= rope_keys(family, config, keys["max_position_embeddings"])
+    keys |= channels_of(config, keys["hidden_size"]) if family.mamba else _mlp(family, config)
     return {name: value for name, value in keys.items() if value is not None}
 
 
@@ -98,16 +101,9 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
         "model_type": family.model_type,
     }
     for field in family.fields:
-        config[field.theirs] = _value(field, model)
-    name, default = family.activation
-    table = GATED if family.gated else PLAIN
-    named = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items()) if ours in table}
-    config |= {
-        family.width[0]: _size(family, model),
-        name: named.get(model.mlp.activation, default),
-        "tie_word_embeddings": model.tied_embedding,
-        "use_cache": True,
-    }
+        config[field.theirs] = _read(field, model)
+    config |= channels_to(model) if family.mamba else _mlp_to(family, model)
+    config |= {"tie_word_embeddings": model.tied_embedding, "use_cache": True}
     if family.rewards:
         config |= {"id2label": {"0": "REWARD"}, "label2id": {"REWARD": 0}}
     if family.windows is not None:
@@ -115,14 +111,19 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
     return config | (rope_config(family.rope, model) if family.rope else {})
 
 
-def _value(field: Field, model: ModelConfig) -> Any:
-    """Return what a model has of a field; the default if it lacks the part that has the field."""
-    part, _, _ = field.ours.partition(".")
+def _read(field: Field, model: ModelConfig) -> Any:
+    """Return the value of a field; its default in a model that has no such part."""
+    part = field.ours.split(".")[0]
     return field.default if getattr(model, part) is None else attrgetter(field.ours)(model)
 
 
-def _size(family: Family, model: ModelConfig) -> int:
-    return model.experts.size if family.experts and model.experts else model.mlp.size
+def _mlp_to(family: Family, model: ModelConfig) -> dict[str, Any]:
+    """Return the width and the activation of an MLP, or of one expert."""
+    name, default = family.activation
+    table = GATED if family.gated else PLAIN
+    named = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items()) if ours in table}
+    size = model.experts.size if family.experts and model.experts else model.mlp.size
+    return {family.width[0]: size, name: named.get(model.mlp.activation, default)}
 
 
 def unknown_keys(config: Config) -> list[str]:

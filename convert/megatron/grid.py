@@ -65,6 +65,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
     a, m, p = model.attention, model.mlp, model.positions
     reasons: dict[str, Any] = {
         "its logits have a bias": model.logit_bias,
+        "it has mamba layers, which are not written for Megatron-LM": "mamba" in model.pattern,
         f"its norms are {model.norm.kind}": model.norm.kind not in ("layernorm", "rmsnorm"),
         f"its positions are {p.kind}": p.kind not in ("rotary", "learned", "none"),
         f"its learned positions begin at row {p.offset} (opt_pos_emb_offset)": (

@@ -106,7 +106,8 @@ class HfCheckpoint(Checkpoint):
         stacked = name.startswith(STACKED)
         if stacked and layer is None:
             return np.stack([self.leaf(name, i) for i in layers_with(name, self.model)])
-        leaves = {name: np.empty(self.shapes[name][stacked:], self.dtype(name))}
+        filled = {leaf for rule in self._of(name) for leaf in rule.leaves}  # a tensor may hold two
+        leaves = {n: np.empty(self.shapes[n][stacked:], self.dtype(name)) for n in filled}
         for rule in self._of(name):
             tensor = self.tensors[rule.theirs.format(layer)]
             rule.put(tensor.numpy(), leaves, self.sizes, rank=0)

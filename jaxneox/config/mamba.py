@@ -19,6 +19,7 @@ def mamba_config(settings: CheckedKeys, kinds: tuple[LayerKind, ...]) -> MambaCo
         if given:
             settings.note(f"{given[0]}: changes nothing without mamba layers in attention_config")
         return None
+    _check_others(settings, kinds)
     hidden = settings["hidden_size"]
     rank = settings["mamba_step_rank"]
     return settings.fill(
@@ -46,3 +47,16 @@ def _groups(settings: CheckedKeys) -> int:
     if groups is None:
         groups = settings["model_parallel_size"] if settings["neox_compat"] else 1
     return max(1, int(groups))
+
+
+def _check_others(settings: CheckedKeys, kinds: tuple[LayerKind, ...]) -> None:
+    """Say what other features do not do in these layers."""
+    if settings["lora"] is not None:
+        if set(kinds) == {"mamba"}:
+            raise UserError(
+                "lora: all layers are mamba layers, and the matrices that LoRA trains stand beside "
+                "those of attention and MLPs: leave lora out, or train the whole model"
+            )
+        settings.note("lora: mamba layers get no matrices of low rank, the others do")
+    if settings["hidden_dropout"] > 0:
+        settings.note("hidden_dropout: mamba layers drop nothing, as in NeoX")

@@ -122,7 +122,7 @@ FUNCTION = {
     *("attention.output_bias", "attention.qk_norm_per_head", "attention.qk_norm_joint"),
     *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
     *(f"norm.{x}" for x in ("kind", "epsilon", "bias")),
-    *("positions.kind", "lora"),
+    *("positions.kind", "lora", "pattern", "mamba"),
 }
 
 
@@ -218,7 +218,7 @@ LONG = scaled("yarn", factor=4.0, **{ORIGINAL: 8})
 BITS = {"quant_method": "bitsandbytes", "load_in_8bit": False}
 
 UNKNOWN: list[tuple[str, Keys, str]] = [
-    ("gpt_neox", {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "there are GPTN"),
+    ("gpt_neox", {"architectures": ["RwkvForCausalLM"], "model_type": "rwkv"}, "there are GPTN"),
     ("llama", {"model_type": "mistral"}, "'mistral' is not supported"),
     ("llama", {"architectures": ["LlamaForTokenClassification"]}, "is not supported"),
     ("llama", {"architectures": None, "model_type": None}, "is not supported"),

@@ -178,7 +178,7 @@ def _backward(
         before = jnp.concatenate([first_BNGJ[None], states[:-1]])
         d_read = d_y_QBGJ[:, :, None] * _over_channels(part.c_BTGN)
         following = jnp.concatenate([decays[1:], jnp.ones_like(decays[:1])])
-        d_states = _recurrence(following[::-1], d_read[::-1], later_BNGJ)[::-1]
+        d_states = _recurrence(following, d_read, later_BNGJ, reverse=True)
         d_exponent = d_states * before * decays
         d_entering = jnp.sum(d_states * b, axis=2)
         gradients = (
@@ -211,21 +211,27 @@ def _states(
     return _recurrence(decays, entering, first_BNGJ), decays
 
 
-def _recurrence(factors_Q: jax.Array, terms_Q: jax.Array, first: jax.Array) -> jax.Array:
-    """Compute x_t = factors_t x_{t-1} + terms_t for all t, from x before the first."""
+def _recurrence(
+    factors_Q: jax.Array, terms_Q: jax.Array, first: jax.Array, *, reverse: bool = False
+) -> jax.Array:
+    """Compute x_t = factors_t x_{t-1} + terms_t for all t, from x before the first.
+
+    In reverse t goes from the end to the start, and the x before it is t + 1's.
+    """
     if platform() == "cpu":
 
         def step(x: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             x = now[0] * x + now[1]
             return x, x
 
-        return jax.lax.scan(step, first, (factors_Q, terms_Q))[1]
+        return jax.lax.scan(step, first, (factors_Q, terms_Q), reverse=reverse)[1]
 
     def joined(one: Any, two: Any) -> tuple[jax.Array, jax.Array]:
         return two[0] * one[0], two[0] * one[1] + two[1]
 
-    terms_Q = terms_Q.at[0].add(factors_Q[0] * first)
-    return jax.lax.associative_scan(joined, (factors_Q, terms_Q))[1]
+    begin = -1 if reverse else 0
+    terms_Q = terms_Q.at[begin].add(factors_Q[begin] * first)
+    return jax.lax.associative_scan(joined, (factors_Q, terms_Q), reverse=reverse)[1]
 
 
 def _zero(inputs: ScanInputs) -> jax.Array:

@@ -52,7 +52,8 @@ def flops_per_token(
     """Count the operations of a token, forward and backward.
 
     They are 6 for each parameter that is multiplied, and 12 T for each layer's width of heads
-    (Chowdhery et al. 2022, appendix B; the causal half is not taken off). Of the 6 forward takes 2,
+    with attention (Chowdhery et al. 2022, appendix B; the causal half is not taken off). The scans
+    of mamba layers, which are no products of matrices, do not count. Of the 6 forward takes 2,
     the parameter's gradient 2, which one that is not trained has not, and 2 the gradient of what
     comes in, which is made if anything is trained in the layers or before them.
 
