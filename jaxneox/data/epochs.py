@@ -130,10 +130,7 @@ class Epochs:
     def _build(self, number: int) -> tuple[list[IndexedSamples], NDArray[np.int64] | None]:
         """Shuffle each dataset for a pass, and the samples of several among one another."""
         request = self._request._replace(seed=(self._request.seed + number) % SEEDS, epochs=1)
-        samples = [
-            packed_samples(s.dataset, s.labels, s.documents, request, whole=True)
-            for s in self._sources
-        ]
+        samples = [packed_samples(s.dataset, s.labels, s.documents, request) for s in self._sources]
         if len(samples) == 1:
             return samples, None
         return samples, np.random.RandomState(request.seed).permutation(len(self))

@@ -177,13 +177,11 @@ def packed_samples(
     labels: IndexedDataset | None,
     documents: range,
     request: SampleRequest,
-    whole: bool = False,
 ) -> IndexedSamples:
     """Build at least `num_samples` samples by `packed`, unless the request says the epochs.
 
     They come from as many epochs as that needs. The order depends on the number of epochs, not on
-    the number of samples asked for. NeoX's sampler never reaches the last of its samples; `whole`
-    has it too.
+    the number of samples asked for.
     """
     tokens = int(np.sum(dataset.sizes[documents.start : documents.stop], dtype=np.int64))
     if not tokens:
@@ -210,7 +208,8 @@ def packed_samples(
             seed=request.seed,
         ),
     )
-    length = max(0, len(index[2]) - (0 if whole else 1))
+    # N - 1: NeoX's sampler never reaches the last of its N samples.
+    length = max(0, len(index[2]) - 1)
     return IndexedSamples(
         dataset, labels, SampleIndex(*index),
         seq_length=request.seq_length, length=length, extra=1, fill=FILL, identity=identity,

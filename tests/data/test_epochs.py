@@ -54,6 +54,8 @@ def test_a_pass_has_every_sample_once_and_the_next_another_order(corpora: list[s
     for one in passes:
         inputs = one[:, :-1].ravel()
         assert len(set(inputs.tolist())) == 17 * LENGTH, "no token is there twice"
+        of_the_first = (one[:, 0] < 47).tolist()
+        assert of_the_first not in (sorted(of_the_first), sorted(of_the_first)[::-1]), "mixed"
     orders = [one[:, 0].tolist() for one in passes]
     assert orders[0] != orders[1] != orders[2] and orders[0] != sorted(orders[0])
     assert len({tuple(sorted(order)) for order in orders}) > 1, "documents are shuffled too"
@@ -98,6 +100,8 @@ def test_neox_repeats_its_first_pass(corpora: list[str]) -> None:
     """Its own batches are compared in tests/train/test_neox_keys.py."""
     one = loader(corpora[:1], neox_compat=True)
     assert settings(corpora[:1], neox_compat=True).train_iters == 9 // BATCH * 3
+    of_five = {"neox_compat": True, "train_micro_batch_size_per_gpu": 5}
+    assert settings(corpora[:1], **of_five).train_iters == 9 // 5 * 3, "without the last sample"
     found = rows(one, 9).reshape(3, -1)
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
