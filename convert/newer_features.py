@@ -31,8 +31,8 @@ def newer_features(model: ModelConfig) -> dict[str, bool]:
         f"its rotary embedding is scaled (rope_scaling of type {scaling.type})": (
             scaling.type != "default"
         ),
-        "its activations are multiplied by constants (use_mup): `jaxneox convert fold-mup` puts "
-        "them into the weights": model.init.widths is not None
+        "it is trained with muP, or its activations are multiplied by constants (use_mup): "
+        "`jaxneox convert fold-mup` puts them into the weights": model.init.widths is not None
         or model.multipliers != Multipliers()
         or a.scale is not None,
     }

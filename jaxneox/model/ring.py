@@ -238,12 +238,8 @@ class _Device(NamedTuple):
         They are the least number where a query does not see a key.
         """
         cfg, q = self.settings.cfg, query["q"]
-        scores = (
-            jnp.einsum(
-                f"BTKGH,{_named(key['k'])}->BKGTS", q, key["k"], preferred_element_type=jnp.float32
-            )
-            * cfg.score_scale
-        )
+        each, wide = f"BTKGH,{_named(key['k'])}->BKGTS", jnp.float32
+        scores = jnp.einsum(each, q, key["k"], preferred_element_type=wide) * cfg.score_scale
         if not cfg.softmax_fp32:
             scores = scores.astype(q.dtype).astype(jnp.float32)
         distance_TS = query["positions"][:, None] - key["positions"][None, :]

@@ -120,9 +120,11 @@ FUNCTION = {
     *("tied_embedding", "logit_bias", "attention_dropped", "head"),
     *(f"attention.{x}" for x in ("num_heads", "kv_heads", "head_dim", "bias", "qk_norm", "window")),
     *("attention.output_bias", "attention.qk_norm_per_head", "attention.qk_norm_joint"),
+    "attention.scale",
+    *(f"multipliers.{x}" for x in ("embedding", "positions", "output")),
     *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
     *(f"norm.{x}" for x in ("kind", "epsilon", "bias")),
-    *("positions.kind", "lora", "pattern", "mamba"),
+    *("positions.kind", "lora", "pattern", "mamba", "experts"),
 }
 
 
