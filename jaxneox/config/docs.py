@@ -144,7 +144,8 @@ key, from its present 125M.yml and local_setup.yml. `python -m tests.config.hist
 measures all but the last column anew from two clones. The 74 others are refused because they ask
 for
 
-- sparse attention (20; in 2021 as `sparsity: interspersed`), Mamba, gMLP or RWKV layers (15),
+- sparse attention (20; in 2021 as `sparsity: interspersed`), gMLP, RWKV or Mamba layers (15,
+  counted before the last of these were here),
 - compressed gradients (`onebitadam`, 11) or the optimizer `madgrad_wd` (1),
 - training on what a server sends (1) or mixtures of experts (4),
 - a relative bias beside learned positions (`rpe: true`, 1),
