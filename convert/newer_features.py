@@ -16,6 +16,7 @@ def newer_features(model: ModelConfig) -> dict[str, bool]:
         "(qk_norm_per_head)": a.qk_norm_per_head,
         "LoRA's matrices stand beside its own (lora): `jaxneox convert merge-adapter` makes one "
         "model of both": model.lora is not None,
+        "its layers have experts (moe_num_experts)": model.experts is not None,
         f"its rotary embedding is scaled (rope_scaling of type {scaling.type})": (
             scaling.type != "default"
         ),

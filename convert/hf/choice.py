@@ -58,6 +58,7 @@ REASONS = {
     "mlp.bias": "its MLP has {ours:biases|no biases}",
     "mlp.activation": "its MLP's activation is {ours}, there {theirs}",
     "head": "its head gives {ours}, there {theirs}",
+    "experts": "its layers have experts (moe_num_experts)",
     "lora": "LoRA's matrices stand beside its own: `jaxneox convert merge-adapter` makes one model "
     "of both",
     "norm.kind": "its norms are {ours}, there {theirs}",

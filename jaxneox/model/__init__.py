@@ -14,7 +14,8 @@ A layer:
 - `block`: its three styles; `context`: what all layers of a forward pass share.
 - `attention`: queries, keys, values and the output; `kernels/`: how they are mixed, and the masks.
 - `ring`, `partial_softmax`: attention over a sequence that several devices hold in parts.
-- `mlp`, `norms`, `dropout`; `mamba/`: a selective state space in the place of attention and MLP.
+- `mlp`, `norms`, `dropout`; `mamba/`: a selective state space in the place of attention and MLP;
+  `experts/`: a mixture of experts in the place of the MLP.
 - `product`, `gather`: products with weights, and weights made whole for them.
 - `lora`: matrices of low rank beside a layer's; `low_rank`: the product with them.
 

@@ -101,7 +101,7 @@ def test_a_layer_sends_tokens_twice_forward_and_twice_backward() -> None:
     model = dataclasses.replace(MODELS["gated"], experts=dataclasses.replace(GATED, shared=0))
     cfg = dataclasses.replace(config(model, Mesh(ep=2)), remat=RematConfig("none"))
     plan = build_plan(cfg, Mesh(ep=2).sizes, 0)
-    text = compile_step(plan, jax.devices()).program.as_text()
+    text = compile_step(plan, jax.devices()[:2]).program.as_text()
     sent = [one.kind for one in collectives(text)]
     assert sent.count("all-to-all") == 4  # the layers are scanned: the text holds one of them
     assert sent.count("all-gather") == 1  # of the counts
