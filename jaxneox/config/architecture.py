@@ -69,7 +69,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         norm=_norm(settings),
         positions=positions,
         init=settings.fill(InitConfig, "model.init"),
-        lora=lora_config(settings, mlp.gated),
+        lora=lora_config(settings, mlp.gated, "experts" in kinds),
         pattern=shortest_pattern(kinds),
         mamba=mamba_config(settings, kinds),
         experts=experts_config(settings, kinds, mlp),

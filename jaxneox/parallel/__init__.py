@@ -4,5 +4,6 @@
 - `rules`: which mesh axis splits which logical axis, the one table; ZeRO.
 - `pipeline`: layers in stages; `schedule`: when which stage computes what.
 - `ring`: the order of a sequence that several devices hold in parts.
+- `exchange`: rows that devices send to the experts of others.
 - `compilation`: the cache of compiled programs; `compiler_options`: how they are compiled.
 """

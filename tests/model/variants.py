@@ -11,6 +11,7 @@ from jaxneox.config.layer_schema import Activation
 from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import (
     AttentionConfig,
+    ExpertsConfig,
     MlpConfig,
     ModelConfig,
     NormConfig,
@@ -49,6 +50,12 @@ def state_space(**options: Any) -> dict[str, Any]:
     """A model of attention and state spaces by turns."""
     mamba = MambaConfig(channels=24, step_rank=3, state_size=5, **options)
     return {"mamba": mamba, "pattern": ("mamba", "dense")}
+
+
+def experts(**options: Any) -> dict[str, Any]:
+    """A model of mixtures of experts and MLPs by turns."""
+    of_all = {"count": 4, "size": 20, "balance_loss": 0.3, "z_loss": 0.02}
+    return {"experts": ExpertsConfig(**of_all | options), "pattern": ("experts", "dense")}
 
 
 def activation(name: Activation, gated: bool = False) -> dict[str, Any]:
@@ -110,6 +117,16 @@ WORDS: dict[str, dict[str, Any]] = {
     "no_attention": {"pattern": ("mamba",)},
     "multiplied": {"multipliers": {"embedding": 3.0, "positions": 0.7, "output": 0.4}},
     "scaled_scores": {"attention": {"scale": 0.5}},
+    "experts": experts(),
+    "experts_sinkhorn": experts(top_k=2, sinkhorn_rows=3),
+    "experts_topk": experts(top_k=2, router="topk"),
+    "experts_gated": experts(
+        top_k=2, router="topk", gated=True, activation="silu", normalized=True
+    ),
+    "experts_shared": experts(top_k=3, router="topk", shared=2, normalized=True),
+    "experts_capacity": experts(top_k=2, router="topk", capacity_factor=0.75),
+    "experts_quirk": experts(router="topk", residual_quirk=2),
+    "experts_alone": {"pattern": ("experts",)},
 }
 
 VARIANTS = [
@@ -155,6 +172,18 @@ VARIANTS = [
     "multiplied scaled_scores parallel untied alibi gqa",
     "multiplied sinusoidal",
 ]
+
+EXPERTS = [
+    "experts rmsnorm",
+    "experts_sinkhorn untied",
+    "experts_topk parallel",
+    "experts_topk parallel shared_norm experts_alone",
+    "experts_gated swiglu no_mlp_bias",
+    "experts_shared experts_alone gqa",
+    "experts_capacity alibi",
+    "experts_quirk parallel",
+]
+"""Those with mixtures of experts."""
 
 
 def configure(variant: str) -> ModelConfig:

@@ -4,11 +4,12 @@
 import jax
 import jax.numpy as jnp
 
+from jaxneox.model.experts.segments import one_hot
+
 
 def chosen(choices_BTk: jax.Array, experts: int) -> jax.Array:
     """Count how many choices of each row are for each expert, float32 [B, E]."""
-    one_hot = choices_BTk[..., None] == jnp.arange(experts)[None, None, None]
-    return jnp.sum(one_hot, axis=(1, 2), dtype=jnp.float32)
+    return jnp.sum(one_hot(choices_BTk, experts), axis=(1, 2), dtype=jnp.float32)
 
 
 def balance_loss(logits_BTE: jax.Array, shares_BE: jax.Array) -> jax.Array:

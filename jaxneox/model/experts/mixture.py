@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from jaxneox.model.experts.device import Device, MixtureSettings, Saved
+from jaxneox.model.experts.segments import one_hot
 from jaxneox.model.layout import Axes, Layout, dual, mesh_axes, sums_on_devices
 from jaxneox.model.product import PRODUCT, is_derived
 
@@ -67,9 +68,8 @@ def as_formula(
     """Compute `mixture` with every expert for every token, which has derivatives of any kind."""
     layout = settings.layout
     feeds = layout.feeds(*ROWS, None, None, into="mlp")
-    one_hot = choices_BTk[..., None] == jnp.arange(settings.experts)[None, None, None]
-    one_hot_BTkE = jax.reshard(one_hot.astype(jnp.float32), feeds)
-    weights_BTE = jnp.sum(one_hot_BTkE * weights_BTk[..., None], axis=2)
+    chosen_BTkE = one_hot(choices_BTk, settings.experts).astype(jnp.float32)
+    weights_BTE = jnp.sum(jax.reshard(chosen_BTkE, feeds) * weights_BTk[..., None], axis=2)
     up, gate, down = (
         w if w is None else jax.reshard(w, layout.weight("choices", *axes, rows=ROWS))
         for w, axes in zip(matrices, (("embed", "mlp"),) * 2 + (("mlp", "embed"),), strict=True)

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import ExpertsConfig, ModelConfig
 from jaxneox.model.dropout import Noise, uniform
+from jaxneox.model.experts.segments import one_hot
 from jaxneox.model.experts.sinkhorn import sinkhorn
 from jaxneox.model.param import initializer, param
 
@@ -88,5 +89,5 @@ class Router(nnx.Module):
 
 def _at(scores_BTE: jax.Array, experts_BTk: jax.Array) -> jax.Array:
     """Take the scores of chosen experts."""
-    one_hot = experts_BTk[..., None] == jnp.arange(scores_BTE.shape[-1])[None, None, None]
-    return jnp.sum(jnp.where(one_hot, scores_BTE[:, :, None], 0), axis=-1)
+    chosen_BTkE = one_hot(experts_BTk, scores_BTE.shape[-1])
+    return jnp.sum(jnp.where(chosen_BTkE, scores_BTE[:, :, None], 0), axis=-1)

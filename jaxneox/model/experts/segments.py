@@ -27,8 +27,14 @@ class Sorted(NamedTuple):
 def sort_choices(choices_A: jax.Array, experts: int) -> Sorted:
     """Sort choices by expert; the number `experts` stands for none."""
     order_A = jnp.argsort(choices_A, stable=True).astype(jnp.int32)
-    counts_E = jnp.sum(choices_A[:, None] == jnp.arange(experts)[None], axis=0, dtype=jnp.int32)
+    counts_E = jnp.sum(one_hot(choices_A, experts), axis=0, dtype=jnp.int32)
     return Sorted(order_A, counts_E)
+
+
+def one_hot(choices: jax.Array, experts: int) -> jax.Array:
+    """Mark each choice among the experts: bool [*, E], all false for the number `experts`."""
+    numbers = jnp.arange(experts, dtype=choices.dtype)
+    return choices[..., None] == numbers.reshape((1,) * choices.ndim + (-1,))
 
 
 def starts(counts: jax.Array) -> jax.Array:

@@ -29,8 +29,9 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     if virtual:
         say(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
     examples = "sequences of" if plan.texts == 1 else f"pairs of {plan.texts} x"
+    shares = replicas(plan.sizes)
     say(f"{batch.global_size} {examples} {cfg.model.seq_length} tokens a step = "
-          f"{batch.micro} x {batch.accumulation} accumulated x dp {replicas(plan.sizes)}")  # fmt: skip
+          f"{batch.micro} x {batch.accumulation} accumulated x dp {shares}")  # fmt: skip
     say(learning_rate.in_words(cfg.schedule, cfg.train.train_iters))
     if plan.schedule is not None:
         say(f"pipeline: {plan.schedule}")
