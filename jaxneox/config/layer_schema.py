@@ -11,7 +11,6 @@ Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "s
 Kernel = Literal["einsum", "blocked", "cudnn", "splash"]
 RouterKind = Literal["sinkhorn", "topk"]
 LoraTarget = Literal["qkv", "out", "up", "gate", "down"]
-RouterKind = Literal["sinkhorn", "topk"]
 
 LayerKind = Literal["dense", "experts", "mamba"]
 """Attention and an MLP; attention and a mixture of experts; a selective state space alone."""

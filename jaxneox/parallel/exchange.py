@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 @dataclass(frozen=True)
-class Exchange:
+class RowExchange:
     """The exchange between `count` devices along a mesh axis, inside the program of each of them.
 
     GPUs and TPUs send the rows that there are. XLA for CPUs knows no such collective; there each

@@ -101,7 +101,7 @@ def test_the_shortest_pattern(kinds, pattern):
 
 
 def test_stages_hold_whole_patterns():
-    from jaxneox.parallel.mesh import _check_stages
+    from jaxneox.parallel.divides import _check_stages
 
     with pytest.raises(UserError, match="no multiple of the 2 layers whose kinds repeat"):
         _check_stages(2, 1, 6, 2)

@@ -132,8 +132,9 @@ class Exchanged(NamedTuple):
         length: int | None = None,
     ) -> jax.Array:
         """Tell where rows were among `places` before a move to `length` places, R unless given."""
-        flat = (x.reshape(-1) for x in (after, counts, before))
-        return origins(*flat, self.rows if length is None else length, places)
+        starts, lengths, sources = (x.reshape(-1) for x in (after, counts, before))
+        rows = self.rows if length is None else length
+        return origins(starts, lengths, sources, rows, places)
 
 
 def routes(

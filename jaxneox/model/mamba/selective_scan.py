@@ -89,7 +89,8 @@ def _one_by_one(inputs: ScanInputs) -> jax.Array:
         *four, kept_B = now
         if kept_B is not None:
             state_BNGJ = state_BNGJ * kept_B[:, None, None, None]
-        one = ScanInputs(*(x[:, None] for x in four), inputs.a_NGJ)
+        u, delta, b, c = (x[:, None] for x in four)
+        one = ScanInputs(u, delta, b, c, inputs.a_NGJ)
         y_BTGJ, state_BNGJ = scan_step(one, state_BNGJ)
         return state_BNGJ, y_BTGJ[:, 0]
 
@@ -117,9 +118,9 @@ def _scan_backward(saved: Any, d_y_BTGJ: jax.Array) -> tuple[ScanInputs]:
     outs = (whole, whole, of_groups, of_groups, P(None, *channels, unreduced=rows))
     local = partial(_backward, chunk=_chunk(inputs.u_BTGJ.shape[1]))
     found = sums_on_devices(local, (d_y_BTGJ, starts_cBNGJ, *_given(inputs)), outs)
-    five = (jax.reshard(d, dual(x)) for d, x in zip(found, inputs[:5], strict=True))
+    u, delta, b, c, a = (jax.reshard(d, dual(x)) for d, x in zip(found, inputs[:5], strict=True))
     kept = inputs.kept_BT
-    return (ScanInputs(*five, None if kept is None else jnp.zeros_like(kept)),)
+    return (ScanInputs(u, delta, b, c, a, None if kept is None else jnp.zeros_like(kept)),)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
@@ -241,9 +242,9 @@ def _zero(inputs: ScanInputs) -> jax.Array:
 
 def _chunks(inputs: ScanInputs, chunk: int) -> ScanInputs:
     """Cut what belongs to positions into chunks, [c, Q, B, *]; `a_NGJ` is left out."""
-    cut = [_cut(x, chunk) for x in inputs[:4]]
+    u, delta, b, c = (_cut(x, chunk) for x in inputs[:4])
     kept = None if inputs.kept_BT is None else _cut(inputs.kept_BT, chunk)
-    return ScanInputs(*cut, a_NGJ=None, kept_BT=kept)  # type: ignore[arg-type]
+    return ScanInputs(u, delta, b, c, a_NGJ=None, kept_BT=kept)  # type: ignore[arg-type]
 
 
 def _cut(x_BT: jax.Array, chunk: int) -> jax.Array:

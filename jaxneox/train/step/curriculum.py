@@ -19,7 +19,8 @@ from jaxneox.config.data_schema import CurriculumConfig
 from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.objectives import DOCUMENTS, WEIGHTS
-from jaxneox.parallel.mesh import Sizes, check_divides
+from jaxneox.parallel.divides import check_divides
+from jaxneox.parallel.mesh import Sizes
 
 PARTS = (1, 2, 4, 8)
 """Of the whole length, one program each."""

@@ -1,0 +1,11 @@
+"""The entries of a PartitionSpec: which mesh axes split one axis of an array."""
+
+MeshAxes = tuple[str, ...]
+
+
+def names_of(entry: str | MeshAxes | None) -> MeshAxes:
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
+def entry_of(names: MeshAxes) -> str | MeshAxes | None:
+    return names if len(names) > 1 else names[0] if names else None
