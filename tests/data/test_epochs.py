@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import jaxneox
 from jaxneox.config import Settings
 from jaxneox.data import open_loader
 from jaxneox.data.epoch_steps import with_steps
 from jaxneox.data.loader import SampleLoader
 from jaxneox.data.writer import IndexedWriter
 from jaxneox.errors import UserError
+from jaxneox.train.session import fit_to_tokens
 from tests.config.cases import SMALLEST, error, run
 
 LENGTH, BATCH = 4, 3
@@ -121,6 +123,10 @@ def test_what_is_refused(corpora: list[str]) -> None:
         settings(corpora, train_micro_batch_size_per_gpu=100)
     with pytest.raises(UserError, match="3 of 0 samples of seq_length 64 are fewer"):
         settings(corpora, seq_length=64)
+    with pytest.raises(UserError, match="--tokens: has batches and no epochs"):
+        fit_to_tokens(Settings(SMALLEST | {"train_epochs": 1}), "tokens.npz")
+    with pytest.raises(UserError, match="a Python program have no epochs"):
+        jaxneox.fit(SMALLEST | {"train_epochs": 1}, lambda step: [])
     assert "pack_impl: unpacked is set" in error(train_epochs=1, pack_impl="unpacked")
     assert "train_impl: dpo is set" in error(train_epochs=1, train_impl="dpo")
     assert "train_data_weights is set" in error(

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxneox.config.data_schema import CurriculumConfig, TrainConfig
+from jaxneox.errors import UserError
+from jaxneox.train.fit import with_objective
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.curriculum import Curriculum, difficulty
 from tests.config.cases import error, run
@@ -108,6 +110,12 @@ def test_what_a_curriculum_does_not_go_with() -> None:
     scaling = {"type": "dynamic", "factor": 2, "original_max_position_embeddings": 16}
     assert "the angles depend" in error(**block(), pos_emb="rotary", rope_scaling=scaling)
     assert "a row is a whole text" in error(**block(), train_impl="dpo")
+
+
+def test_an_objective_of_ones_own_has_other_fields() -> None:
+    plan = build_plan(config(MODEL, Mesh(), train=GROWN), Mesh().sizes)
+    with pytest.raises(UserError, match="an objective of one's own"):
+        with_objective(plan, plan.objective)
 
 
 GROWING = CurriculumConfig(
