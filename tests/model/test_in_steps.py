@@ -17,7 +17,17 @@ from tests.reference.parameters import random_params
 
 ONE = whole({"dp": 1})
 
-VARIANTS = ("parallel untied", "rpe", "learned", "alibi", "sinusoidal", "untied logit_bias", "gqa")
+VARIANTS = (
+    "parallel untied",
+    "rpe",
+    "learned",
+    "alibi",
+    "sinusoidal",
+    "untied logit_bias",
+    "gqa",
+    "multiplied learned",
+    "multiplied scaled_scores sinusoidal",
+)
 
 
 def in_steps(model: ModelInSteps, params: dict, tokens: jax.Array) -> jax.Array:
