@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
-from jaxneox.parallel.entries import MeshAxes, entry_of, names_of
+from jaxneox.parallel.entries import MeshAxes, entry_of, first_split, names_of
 from jaxneox.parallel.exchange import RowExchange
 from jaxneox.parallel.mesh import EXPERTS, INNER, OPTIONAL
 from jaxneox.parallel.pipeline import Pipeline
@@ -255,7 +255,7 @@ class Rules:
         holders = ("dp", INNER, EXPERTS, "cp") + (() if "layers" in axes else ("pp",))
         copies = tuple(a for a in holders if self.size(a) > 1 and a not in taken)
         for count in range(len(copies), 0, -1):
-            split = self._over(copies[:count], spec, axes, shape, _first(axes))
+            split = self._over(copies[:count], spec, axes, shape, first_split(axes))
             if split != spec:
                 return split
         return spec
@@ -298,10 +298,3 @@ def rules_for(
     ring: bool = False,
 ) -> Rules:
     return Rules(tuple(sizes.items()), zero_stage, sequence_parallel, chunks, ring)
-
-
-def _first(axes: tuple[str, ...]) -> str | None:
-    """Name the axis of a parameter along which ZeRO splits it if it can; None for the longest."""
-    if {"embed", "head"} <= set(axes):
-        return "kv_heads"
-    return "mlp" if axes[-2:] == ("mlp", "embed") else None
