@@ -183,17 +183,11 @@ def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
         eod = ANY_TOKEN
         vocab_size, note = without_tokenizer(settings.tokenizer, error)
         notes.append(note)
-<<<<<<< HEAD
-    if settings["train_iters"] is None:
-        settings = with_steps(settings, replicas(sizes), tokenizer)
-    cfg = settings.resolve(replicas(sizes), vocab_size)
-=======
     if settings["train_iters"] is None and settings["train_epochs"] is not None:
         for absent in absent_data(settings.data):
             raise UserError(f"{absent} to count the steps of train_epochs: set train_iters too")
-        settings = with_steps(settings, sizes["dp"], tokenizer)
-    cfg = settings.resolve(sizes["dp"], vocab_size)
->>>>>>> keys
+        settings = with_steps(settings, replicas(sizes), tokenizer)
+    cfg = settings.resolve(replicas(sizes), vocab_size)
     check_folders(cfg.checkpoint)
     for note in [*notes, *absent_data(cfg.data)]:
         tell(f"note: {note}")
