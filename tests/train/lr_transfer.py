@@ -2,7 +2,7 @@
 
 `python -m tests.train.lr_transfer --widths 64 256`: a model of two layers reads the bytes of docs/
 at each width and rate, a run's loss is the mean of its last ten steps, and the table of
-docs/mup.md is printed. Every rate is one of 2 ^ -12 to 2 ^ -4; some minutes on two cores.
+docs/mup.md is printed. Every rate is one of 2 ^ -12 to 2 ^ -4; half an hour on two cores.
 """
 
 import argparse
