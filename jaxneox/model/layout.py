@@ -27,7 +27,7 @@ class Ring(Protocol):
     def count(self) -> int: ...
 
 
-class Exchange(Protocol):
+class RowExchange(Protocol):
     """An exchange of rows between devices that split experts; see `parallel.exchange`."""
 
     @property
@@ -88,7 +88,7 @@ class Layout(Protocol):
         """The ring of attention, or None if attention sees whole sequences of keys and values."""
 
     @property
-    def exchange(self) -> Exchange | None:
+    def exchange(self) -> RowExchange | None:
         """The exchange between the devices that split the experts, or None if each has all."""
 
 

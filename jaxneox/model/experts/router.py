@@ -16,7 +16,7 @@ from jaxneox.model.experts.sinkhorn import sinkhorn
 from jaxneox.model.param import initializer, param
 
 
-class Chosen(NamedTuple):
+class Routing(NamedTuple):
     """What the router says of each token.
 
     Attributes:
@@ -45,7 +45,7 @@ class Router(nnx.Module):
         self.weight = param(rngs, ("embed", "choices"), init, exact=experts.exact, **sizes)
         self.cfg = experts
 
-    def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Chosen:
+    def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Routing:
         """Choose each token's experts.
 
         Args:
@@ -69,7 +69,7 @@ class Router(nnx.Module):
             weights_BTk, experts_BTk = jax.lax.top_k(scores_BTE, self.cfg.top_k)
         if self.cfg.normalized:
             weights_BTk = weights_BTk / jnp.sum(weights_BTk, axis=-1, keepdims=True)
-        return Chosen(experts_BTk, weights_BTk, logits_BTE.astype(jnp.float32))
+        return Routing(experts_BTk, weights_BTk, logits_BTE.astype(jnp.float32))
 
     def _logits(self, x_BTD: jax.Array) -> jax.Array:
         """Score the experts, in float32 unless the router is to round as NeoX's does."""

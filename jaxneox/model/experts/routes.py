@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.model.experts.segments import moved, origins, starts
-from jaxneox.model.layout import Exchange, platform
+from jaxneox.model.layout import RowExchange, platform
 
 
 class Routes(Protocol):
@@ -54,7 +54,7 @@ class Exchanged(NamedTuple):
         exact: whether the exchange sends the rows that there are, instead of C from each device.
     """
 
-    exchange: Exchange
+    exchange: RowExchange
     counts_PE: jax.Array
     choices: int
     part: int
@@ -141,7 +141,7 @@ def routes(
     counts_PE: jax.Array,
     choices: int,
     part: int,
-    exchange: Exchange | None,
+    exchange: RowExchange | None,
 ) -> Routes:
     """Return the way of a device's rows.
 
