@@ -25,9 +25,6 @@ MOMENTS: tuple[tuple[Moment, Quantity, int], ...] = (("mu", "exp_avg", 1), ("nu"
 """Our moment, NeoX's quantity, and the power of the gradient in it."""
 
 
-EXPERTS = {"layers.experts.up", "layers.experts.down"}
-
-
 class Counterpart(NeoxCheckpoint):
     """The checkpoint with another quantity of its optimizer in place of each weight."""
 
@@ -165,8 +162,7 @@ class NeoxMoments(Merged):
     """One of Adam's moments, for gradients that are averaged over the micro-batches of a step.
 
     Copies of norms and biases have the same gradients and so the same moments; if they differ, the
-    mean is taken. NeoX divides the gradients of experts by the number of ranks
-    (megatron/model/moe_mlp.py:202), and so are their moments, which are multiplied here.
+    mean is taken.
     """
 
     def __init__(
@@ -174,21 +170,15 @@ class NeoxMoments(Merged):
         source: NeoxCheckpoint,
         optimizer: NeoxOptimizer,
         quantity: Quantity,
-        power: int,
-        summed: int,
+        divisor: int,
     ) -> None:
-        divisor = summed**power
         moments = Counterpart(source, optimizer, quantity)
         choices = MergeChoices("mean", "once", "float32", drift="rank0")
         super().__init__(moments, make_plan(moments, choices))
         self._divisor = np.float32(divisor)
-        self._of_experts = np.float32(divisor) / np.float32(source.mp**power)
 
     def leaves(self, part: Part) -> Leaves:
-        return {
-            name: value / (self._of_experts if name in EXPERTS else self._divisor)
-            for name, value in super().leaves(part).items()
-        }
+        return {name: value / self._divisor for name, value in super().leaves(part).items()}
 
 
 def as_ours(source: NeoxCheckpoint, training: NeoxTraining) -> Training:
@@ -199,7 +189,7 @@ def as_ours(source: NeoxCheckpoint, training: NeoxTraining) -> Training:
         return _scale(optimizer, loss)
 
     moments: dict[Moment, NeoxMoments] = {
-        ours: NeoxMoments(source, optimizer, quantity, times, training.summed)
+        ours: NeoxMoments(source, optimizer, quantity, training.summed**times)
         for ours, quantity, times in MOMENTS
     }
     return Training(

@@ -50,6 +50,7 @@ def training_keys(
         "weight_decay": decay,
         "gradient_clipping": clipping,
         **({"lr_factors": factors} if factors else {}),
+        **gradient_factors(source),
     }
     if clipping and (left_out := clip_leaves_out(source, optimizer)):
         keys["clip_leaves_out"] = left_out
@@ -154,6 +155,14 @@ def _schedule_keys(
 
 def _rates(keys: Mapping[str, Any], steps: np.ndarray) -> np.ndarray:
     return np.asarray(build_schedule(Settings(keys).schedule)(steps))
+
+
+def gradient_factors(source: NeoxCheckpoint) -> dict[str, dict[str, float]]:
+    """Return the key of gradients that NeoX divides: of experts by the ranks (moe_mlp.py:202)."""
+    if source.mp == 1 or source.model.experts is None:
+        return {}
+    names = ("layers.experts.up", "layers.experts.down")
+    return {"gradient_factors": dict.fromkeys(names, 1 / source.mp)}
 
 
 def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:

@@ -42,6 +42,7 @@ class NeoxState:
     step: int
     sequences: int  # of a global batch
     summed: int  # micro-batches, whose gradients NeoX adds up
+    experts: float  # by which ours multiplies the gradients of experts
 
     def state(self, stage: int, rank: int) -> dict[str, Any]:
         return self.adam.state(rank, self.stages[stage]) | {
@@ -81,9 +82,9 @@ def prepare(
         adam = ZeroState(
             folder, counters, parts=dp, tied=tied, sequential=not grid.pp, clipping=clip
         )
-    written = NeoxState(
-        adam, _stages(source, grid), training.position, source.step, batch.global_size, summed
-    )
+    of_experts = optimizer.gradient_factors.get("layers.experts.up", 1.0)
+    sizes = (source.step, batch.global_size, summed)
+    written = NeoxState(adam, _stages(source, grid), training.position, *sizes, of_experts)
     block = dict(in_present_names(keys).get("optimizer") or {})
     params = {n: x for n, x in (block.get("params") or {}).items() if n != "weight_decay"}
     block["params"] = params | {"eps": counters.eps}
@@ -171,8 +172,8 @@ def _add(
             written.adam.leave_out(index, name)
             continue
         factor = 0.0 if unused else float(written.summed)
-        if name.startswith(neox.EXPERTS):  # NeoX divides their gradients by the ranks
-            factor /= mp
+        if name.startswith(neox.EXPERTS):
+            factor /= mp * written.experts  # NeoX divides their gradients by the ranks
         values = {kind: of_kind[name] for kind, of_kind in tensors.items()}
         values["exp_avg"] = values["exp_avg"] * factor
         values["exp_avg_sq"] = values["exp_avg_sq"] * factor**2

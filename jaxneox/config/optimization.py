@@ -117,6 +117,7 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
         weight_decay=_weight_decay(settings, kind),
         grad_clip=_grad_clip(settings),
         lr_factors=_lr_factors(settings),
+        gradient_factors=_factors(settings, "gradient_factors"),
         clip_leaves_out=_clip_leaves_out(settings),
         extra={
             name: _below_1(settings, name)
@@ -146,14 +147,21 @@ def _clip_leaves_out(settings: CheckedKeys) -> dict[str, int]:
 
 
 def _lr_factors(settings: CheckedKeys) -> dict[str, float]:
-    factors = settings["lr_factors"] or {}
+    factors = _factors(settings, "lr_factors")
     for name, factor in factors.items():
-        if not isinstance(factor, int | float) or not LEAST <= factor <= GREATEST:
-            raise UserError(f"lr_factors: {name} has {factor!r}, expected a number above 0")
         settings.note(
             f"{name} moves with {factor:g} x the learning rate (lr_factors), as the copies of "
             "NeoX's ranks do together"
         )
+    return factors
+
+
+def _factors(settings: CheckedKeys, key: str) -> dict[str, float]:
+    """Return numbers by the names of parameters."""
+    factors = settings[key] or {}
+    for name, factor in factors.items():
+        if not isinstance(factor, int | float) or not LEAST <= factor <= GREATEST:
+            raise UserError(f"{key}: {name} has {factor!r}, expected a number above 0")
     return {name: float(factor) for name, factor in factors.items()}
 
 

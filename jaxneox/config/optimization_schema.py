@@ -45,6 +45,7 @@ class OptimizerConfig:
     decoupled_decay: bool = True  # adam's; else it is added to the gradient (L2)
     bias_correction: bool = True  # of adam's moments
     lr_factors: dict[str, float] = field(default_factory=dict)  # of the learning rate, by parameter
+    gradient_factors: dict[str, float] = field(default_factory=dict)  # before all else
     clip_leaves_out: dict[str, int] = field(default_factory=dict)  # parameter -> its first layer
     extra: dict[str, Any] = field(default_factory=dict)  # further params of `optimizer.params`
     widths: Widths | None = None  # beside muP's base

@@ -1,6 +1,6 @@
 """NeoX's optimizers by name, as optax chains over the flat dictionary of parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import optax
 from optax.contrib import muon
@@ -36,24 +36,30 @@ def build_optimizer(
     _check_names(cfg, axes)
     clip = [clip_by_norm(cfg.grad_clip, cfg.clip_leaves_out)] if cfg.grad_clip else []
     rate = optax.scale_by_learning_rate(build_schedule(schedule))
-    return optax.chain(*clip, *UPDATES[cfg.kind](cfg, axes), rate, *_factors(cfg, axes))
+    before, after = _scaled(cfg.gradient_factors), _scaled(cfg.lr_factors)
+    return optax.chain(*before, *clip, *UPDATES[cfg.kind](cfg, axes), rate, *after)
 
 
 def _check_names(cfg: OptimizerConfig, axes: Axes) -> None:
-    for key, named in (("lr_factors", cfg.lr_factors), ("clip_leaves_out", cfg.clip_leaves_out)):
+    by_name: dict[str, Mapping[str, float]] = {
+        "lr_factors": cfg.lr_factors,
+        "gradient_factors": cfg.gradient_factors,
+        "clip_leaves_out": cfg.clip_leaves_out,
+    }
+    for key, named in by_name.items():
         unknown = named.keys() - axes.keys()
         if unknown:
             names = ", ".join(sorted(unknown))
             raise UserError(f"{key}: {names}: no such parameter is trained")
 
 
-def _factors(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    """Scale the learning rate of some parameters."""
-    if not cfg.lr_factors:
+def _scaled(factors: Mapping[str, float]) -> Chain:
+    """Multiply the updates of some parameters; gradients are the first updates."""
+    if not factors:
         return []
 
     def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        return {name: u * cfg.lr_factors.get(name, 1.0) for name, u in updates.items()}
+        return {name: u * factors.get(name, 1.0) for name, u in updates.items()}
 
     return [optax.stateless(scale)]
 

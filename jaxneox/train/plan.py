@@ -152,10 +152,11 @@ def check_experts(cfg: Config) -> None:
             f"moe_aux_loss_coeff and moe_z_loss_coeff: only pretraining adds routers' losses, and "
             f"train_impl is {cfg.objective.kind}; leave both out"
         )
-    if experts.router == "sinkhorn" and cfg.batch.micro % experts.sinkhorn_rows:
+    together = cfg.batch.global_size // cfg.batch.accumulation
+    if experts.router == "sinkhorn" and together % experts.sinkhorn_rows:
         raise UserError(
-            f"a device's micro-batch of {cfg.batch.micro} is not a multiple of the "
-            f"{experts.sinkhorn_rows} sequences that Sinkhorn's algorithm balances together "
+            f"{together} sequences that are computed at a time are no multiple of the "
+            f"{experts.sinkhorn_rows} that Sinkhorn's algorithm balances together "
             "(moe_sinkhorn_rows): cut the batch as the YAML does, or change moe_sinkhorn_rows"
         )
 

@@ -93,7 +93,7 @@ def test_what_training_with_experts_refuses() -> None:
     with pytest.raises(UserError, match="only pretraining adds routers' losses"):
         check_experts(asked)
     cut = dataclasses.replace(MIXED, experts=dataclasses.replace(GATED, sinkhorn_rows=3))
-    with pytest.raises(UserError, match="not a multiple of the 3 sequences"):
+    with pytest.raises(UserError, match="no multiple of the 3 that"):
         check_experts(config(cut, Mesh()))
 
 

@@ -162,6 +162,12 @@ OURS: Section = {
     "lr_factors": derived(
         dict, None, "optimizer.lr_factors", "by parameter: from NeoX's biases, one copy for several"
     ),
+    "gradient_factors": derived(
+        dict,
+        None,
+        "optimizer.gradient_factors",
+        "by parameter: from NeoX's experts, whose gradients it divides by the ranks",
+    ),
     "clip_leaves_out": derived(
         dict,
         None,

@@ -78,13 +78,22 @@ class Router(nnx.Module):
         return jnp.einsum("BTD,DE->BTE", x_BTD, w_DE, precision="highest")
 
     def _balanced(self, logits_BTE: jax.Array) -> jax.Array:
-        """Balance the scores of the rows that Sinkhorn's algorithm takes together."""
-        rows, length, _ = jax.typeof(logits_BTE).sharding.spec
-        spec = PartitionSpec(rows, None, length, None)
+        """Balance the scores of the rows that Sinkhorn's algorithm takes together.
+
+        If there are several, each device computes all: the rows of a group may be on many devices,
+        and the scores are few.
+        """
+        split = jax.typeof(logits_BTE).sharding.spec
+        rows, length, _ = split
+        if self.cfg.sinkhorn_rows > 1:
+            rows = length = None
+            logits_BTE = jax.reshard(logits_BTE, PartitionSpec(None, None, None))
         shape = (-1, self.cfg.sinkhorn_rows, *logits_BTE.shape[1:])
+        spec = PartitionSpec(rows, None, length, None)
         balanced_GMTE = sinkhorn(jnp.reshape(logits_BTE, shape, out_sharding=spec))
         whole = PartitionSpec(rows, length, None)
-        return jnp.reshape(balanced_GMTE, logits_BTE.shape, out_sharding=whole)
+        balanced_BTE = jnp.reshape(balanced_GMTE, logits_BTE.shape, out_sharding=whole)
+        return jax.reshard(balanced_BTE, split)
 
 
 def _at(scores_BTE: jax.Array, experts_BTk: jax.Array) -> jax.Array:
