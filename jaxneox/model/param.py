@@ -15,13 +15,7 @@ Initializer = Callable[[jax.Array, tuple[int, ...], int], jax.Array]
 
 
 def param(
-    rngs: nnx.Rngs,
-    axes: Sequence[str],
-    init: Initializer,
-    *,
-    reads: int = 1,
-    exact: int = False,
-    **sizes: int,
+    rngs: nnx.Rngs, axes: Sequence[str], init: Initializer, *, reads: int = 1, **sizes: int
 ) -> nnx.Param:
     """Declare a float32 parameter whose shape is `sizes` in order, one logical axis name for each.
 
@@ -31,13 +25,18 @@ def param(
         init: draws the initial value.
         reads: the number of leading axes that the matrix contracts with its input; the others are
             its output. Only xavier and orthogonal initialisation look at it.
-        exact: a layer computes with it in float32 and not in the type of its activations.
         sizes: the length of each axis, by the letter that the shape suffixes use.
     """
     if len(axes) != len(sizes):
         raise ValueError(f"{len(axes)} axes {tuple(axes)} for {len(sizes)} sizes {sizes}")
     value = init(rngs.params(), tuple(sizes.values()), reads)
-    return nnx.Param(value, axes=tuple(axes), exact=exact, eager_sharding=False)
+    return nnx.Param(value, axes=tuple(axes), exact=False, eager_sharding=False)
+
+
+def exactly(parameter: nnx.Param) -> nnx.Param:
+    """Mark a parameter with which a layer computes in float32, whatever its activations are."""
+    parameter.set_metadata(exact=True)
+    return parameter
 
 
 def zeros(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:
@@ -75,12 +74,9 @@ def orthogonal(gain: float) -> Initializer:
 def initializer(method: InitMethod, cfg: ModelConfig) -> Initializer:
     """Return NeoX's initialisation of that name (megatron/model/init_functions.py).
 
-    The widths in `small_init` and `wang_init` are the hidden size, whatever the matrix; with muP
-    that of the base, from which `Widths.initial` goes on.
+    The widths in `small_init` and `wang_init` are the hidden size, whatever the matrix.
     """
-    std, layers, widths = cfg.init.std, cfg.num_layers, cfg.init.widths
-    scaled = widths is not None and not widths.as_neox
-    hidden = cfg.hidden_size / widths.hidden if widths and scaled else cfg.hidden_size
+    std, layers, hidden = cfg.init.std, cfg.num_layers, cfg.hidden_size
     return {
         "normal": normal(std),
         "scaled_normal": normal(std / math.sqrt(2 * layers)),

@@ -13,7 +13,7 @@ from jaxneox.config.schema import ExpertsConfig, ModelConfig
 from jaxneox.model.dropout import Noise, uniform
 from jaxneox.model.experts.segments import one_hot
 from jaxneox.model.experts.sinkhorn import sinkhorn
-from jaxneox.model.param import initializer, param
+from jaxneox.model.param import exactly, initializer, param
 
 
 class Routing(NamedTuple):
@@ -42,7 +42,8 @@ class Router(nnx.Module):
     def __init__(self, cfg: ModelConfig, experts: ExpertsConfig, rngs: nnx.Rngs):
         init = initializer(cfg.init.method, cfg)
         sizes = {"D": cfg.hidden_size, "E": experts.count}
-        self.weight = param(rngs, ("embed", "choices"), init, exact=experts.exact, **sizes)
+        weight = param(rngs, ("embed", "choices"), init, **sizes)
+        self.weight = exactly(weight) if experts.exact else weight
         self.cfg = experts
 
     def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Routing:

@@ -26,7 +26,7 @@ from jaxneox.model.layout import Layout
 from jaxneox.model.mamba.convolution import convolved
 from jaxneox.model.mamba.first_values import evenly, logarithms, step_biases
 from jaxneox.model.mamba.selective_scan import ScanInputs, selective_scan
-from jaxneox.model.param import initializer, ones, param, zeros
+from jaxneox.model.param import exactly, initializer, ones, param, zeros
 from jaxneox.model.product import into, out_of
 
 
@@ -38,7 +38,7 @@ class Mamba(nnx.Module):
         m, D, C, N = cfg.mamba, cfg.hidden_size, cfg.mamba.channels, cfg.mamba.state_size
         S, R, W = m.selection, m.step_rank, m.conv_width
         init, init_out = initializer(cfg.init.method, cfg), initializer(cfg.init.output_method, cfg)
-        taps, exact = evenly(W**-0.5), m.selective_fp32
+        taps = evenly(W**-0.5)
         self.cfg = m
         self.input = param(rngs, ("embed", "channels"), init, D=D, C=C)
         self.gate = param(rngs, ("embed", "channels"), init, D=D, C=C)
@@ -46,9 +46,11 @@ class Mamba(nnx.Module):
         self.selection = param(rngs, ("channels", "selection"), init, C=C, S=S)
         self.step = param(rngs, ("step_rank", "channels"), evenly(R**-0.5), R=R, C=C)
         self.step_bias = param(rngs, ("channels",), step_biases, C=C)
-        self.a_log = param(rngs, ("state", "channels"), logarithms, exact=exact, N=N, C=C)
-        self.skip = param(rngs, ("channels",), ones, exact=exact, C=C)
+        self.a_log = param(rngs, ("state", "channels"), logarithms, N=N, C=C)
+        self.skip = param(rngs, ("channels",), ones, C=C)
         self.out = param(rngs, ("channels", "embed"), init_out, C=C, D=D)
+        if m.selective_fp32:
+            self.a_log, self.skip = exactly(self.a_log), exactly(self.skip)
         self.conv_bias = param(rngs, ("channels",), taps, C=C) if m.conv_bias else None
         self.input_bias = param(rngs, ("channels",), zeros, C=C) if m.bias else None
         self.gate_bias = param(rngs, ("channels",), zeros, C=C) if m.bias else None

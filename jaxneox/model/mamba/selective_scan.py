@@ -39,7 +39,7 @@ class ScanInputs(NamedTuple):
         delta_BTGJ: its step size, above 0.
         b_BTGN: how the input enters each number of the state.
         c_BTGN: how the state is read.
-        a_NGJ: how fast the state decays, below 0.
+        a_NGJ: how fast the state decays, below 0; the same for all positions.
         kept_BT: 0 where a document begins, which forgets the state before it, else 1; None if
             every row is one document.
     """
@@ -86,11 +86,10 @@ def _one_by_one(inputs: ScanInputs) -> jax.Array:
     state = jnp.zeros_like(first[0][:, None] * inputs.a_NGJ[None])
 
     def step(state_BNGJ: jax.Array, now: Any) -> tuple[jax.Array, jax.Array]:
-        *four, kept_B = now
+        u, delta, b, c, kept_B = now
         if kept_B is not None:
             state_BNGJ = state_BNGJ * kept_B[:, None, None, None]
-        u, delta, b, c = (x[:, None] for x in four)
-        one = ScanInputs(u, delta, b, c, inputs.a_NGJ)
+        one = ScanInputs(u[:, None], delta[:, None], b[:, None], c[:, None], inputs.a_NGJ)
         y_BTGJ, state_BNGJ = scan_step(one, state_BNGJ)
         return state_BNGJ, y_BTGJ[:, 0]
 
@@ -116,7 +115,7 @@ def _scan_backward(saved: Any, d_y_BTGJ: jax.Array) -> tuple[ScanInputs]:
     whole = P(batch, length, *channels)
     of_groups = P(batch, length, groups, None, unreduced=within)
     outs = (whole, whole, of_groups, of_groups, P(None, *channels, unreduced=rows))
-    local = partial(_backward, chunk=_chunk(inputs.u_BTGJ.shape[1]))
+    local = partial(_backward, size=_chunk(inputs.u_BTGJ.shape[1]))
     found = sums_on_devices(local, (d_y_BTGJ, starts_cBNGJ, *_given(inputs)), outs)
     u, delta, b, c, a = (jax.reshard(d, dual(x)) for d, x in zip(found, inputs[:5], strict=True))
     kept = inputs.kept_BT
@@ -131,7 +130,7 @@ def _forward_on_devices(inputs: ScanInputs) -> tuple[jax.Array, jax.Array, jax.A
     batch, length, *channels = split_of(inputs.u_BTGJ)
     state = P(batch, None, *channels)
     outs = (P(batch, length, *channels), P(None, *state), state)
-    local = partial(_forward, chunk=_chunk(inputs.u_BTGJ.shape[1]))
+    local = partial(_forward, size=_chunk(inputs.u_BTGJ.shape[1]))
     y, starts, last = sums_on_devices(local, _given(inputs), outs)
     return y, starts, last
 
@@ -147,21 +146,22 @@ def _chunk(length: int) -> int:
 # What follows is the program of one device on its own rows and channels.
 
 
-def _forward(*arrays: jax.Array, chunk: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _forward(*arrays: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     inputs = ScanInputs(*arrays)
     T, zero_BNGJ = inputs.u_BTGJ.shape[1], _zero(inputs)
 
-    def run(h_BNGJ: jax.Array, part: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        states_QBNGJ, _ = _states(part, inputs.a_NGJ, h_BNGJ)
+    def run(h_BNGJ: jax.Array, chunk: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        part = _part(chunk, inputs.a_NGJ)
+        states_QBNGJ, _ = _states(part, h_BNGJ)
         y_QBGJ = jnp.sum(states_QBNGJ * _over_channels(part.c_BTGN), axis=2)
         return states_QBNGJ[-1], (y_QBGJ, h_BNGJ)
 
-    last, (y_cQBGJ, starts) = jax.lax.scan(run, zero_BNGJ, _chunks(inputs, chunk))
+    last, (y_cQBGJ, starts) = jax.lax.scan(run, zero_BNGJ, _chunks(inputs, size))
     return _rows(y_cQBGJ, T), starts, last
 
 
 def _backward(
-    d_y_BTGJ: jax.Array, starts_cBNGJ: jax.Array, *arrays: jax.Array, chunk: int
+    d_y_BTGJ: jax.Array, starts_cBNGJ: jax.Array, *arrays: jax.Array, size: int
 ) -> tuple[jax.Array, ...]:
     """Compute the gradients of u, delta, b, c and a.
 
@@ -173,9 +173,10 @@ def _backward(
     def run(carry: tuple[jax.Array, jax.Array], now: Any) -> tuple[Any, Any]:
         """Go back through one chunk, whose last state has a gradient from the chunks after it."""
         later_BNGJ, d_a_NGJ = carry
-        part, d_y_QBGJ, first_BNGJ = now
+        chunk, d_y_QBGJ, first_BNGJ = now
+        part = _part(chunk, a_NGJ)
         u, delta, b = part.u_BTGJ, part.delta_BTGJ, _over_channels(part.b_BTGN)
-        states, decays = _states(part, a_NGJ, first_BNGJ)
+        states, decays = _states(part, first_BNGJ)
         before = jnp.concatenate([first_BNGJ[None], states[:-1]])
         d_read = d_y_QBGJ[:, :, None] * _over_channels(part.c_BTGN)
         following = jnp.concatenate([decays[1:], jnp.ones_like(decays[:1])])
@@ -191,21 +192,19 @@ def _backward(
         d_a_NGJ += jnp.sum(d_exponent * delta[:, :, None], axis=(0, 1))
         return (decays[0] * d_states[0], d_a_NGJ), gradients
 
-    d_y = _cut(d_y_BTGJ, chunk)
+    d_y = _cut(d_y_BTGJ, size)
     start = _zero(inputs), _zero(inputs)[0]
-    each = (_chunks(inputs, chunk), d_y, starts_cBNGJ)
+    each = (_chunks(inputs, size), d_y, starts_cBNGJ)
     (_, d_a), gradients = jax.lax.scan(run, start, each, reverse=True)
     return *(_rows(x, T) for x in gradients), d_a
 
 
-def _states(
-    part: ScanInputs, a_NGJ: jax.Array, first_BNGJ: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _states(part: ScanInputs, first_BNGJ: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute the states after each position of a chunk, and the factors by which they decay.
 
     Both are [Q, B, N, G, J]. The arrays of `part` have their positions first.
     """
-    decays = jnp.exp(part.delta_BTGJ[:, :, None] * a_NGJ[None, None])
+    decays = jnp.exp(part.delta_BTGJ[:, :, None] * part.a_NGJ[None, None])
     if part.kept_BT is not None:
         decays *= part.kept_BT[:, :, None, None, None]
     entering = (part.delta_BTGJ * part.u_BTGJ)[:, :, None] * _over_channels(part.b_BTGN)
@@ -240,18 +239,23 @@ def _zero(inputs: ScanInputs) -> jax.Array:
     return jnp.zeros_like(inputs.u_BTGJ[:, :1] * inputs.a_NGJ[None])
 
 
-def _chunks(inputs: ScanInputs, chunk: int) -> ScanInputs:
-    """Cut what belongs to positions into chunks, [c, Q, B, *]; `a_NGJ` is left out."""
-    u, delta, b, c = (_cut(x, chunk) for x in inputs[:4])
-    kept = None if inputs.kept_BT is None else _cut(inputs.kept_BT, chunk)
-    return ScanInputs(u, delta, b, c, a_NGJ=None, kept_BT=kept)  # type: ignore[arg-type]
+def _chunks(inputs: ScanInputs, size: int) -> tuple[jax.Array | None, ...]:
+    """Cut what belongs to positions into chunks, [c, Q, B, *]: all inputs but `a_NGJ`."""
+    kept = None if inputs.kept_BT is None else _cut(inputs.kept_BT, size)
+    return *(_cut(x, size) for x in inputs[:4]), kept
 
 
-def _cut(x_BT: jax.Array, chunk: int) -> jax.Array:
+def _part(chunk: Any, a_NGJ: jax.Array) -> ScanInputs:
+    """Return one chunk as inputs whose positions come first, [Q, B, *]."""
+    u, delta, b, c, kept = chunk
+    return ScanInputs(u, delta, b, c, a_NGJ, kept)
+
+
+def _cut(x_BT: jax.Array, size: int) -> jax.Array:
     """Cut [B, T, *] into chunks [c, Q, B, *]; zeros at the end leave the state as it is."""
     B, T, *rest = x_BT.shape
-    x_BT = jnp.pad(x_BT, [(0, 0), (0, -T % chunk), *[(0, 0)] * len(rest)])
-    return jnp.moveaxis(x_BT, 1, 0).reshape(-1, chunk, B, *rest)
+    x_BT = jnp.pad(x_BT, [(0, 0), (0, -T % size), *[(0, 0)] * len(rest)])
+    return jnp.moveaxis(x_BT, 1, 0).reshape(-1, size, B, *rest)
 
 
 def _rows(x_cQB: jax.Array, length: int) -> jax.Array:
