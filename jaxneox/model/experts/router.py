@@ -10,9 +10,11 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import ExpertsConfig, ModelConfig
-from jaxneox.model.dropout import Noise, uniform
+from jaxneox.model.context import Context
+from jaxneox.model.dropout import uniform
 from jaxneox.model.experts.segments import one_hot
 from jaxneox.model.experts.sinkhorn import sinkhorn
+from jaxneox.model.layout import Axes, Layout, on_devices
 from jaxneox.model.param import initializer, param
 
 
@@ -45,13 +47,14 @@ class Router(nnx.Module):
         self.weight = param(rngs, ("embed", "choices"), init, exact=experts.exact, **sizes)
         self.cfg = experts
 
-    def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Choice:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> Choice:
         """Choose each token's experts.
 
         Args:
             x_BTD: the normalised stream.
-            noise: the source of random numbers in training, else None.
+            context: what the layers share; noise makes it training.
         """
+        noise = context.noise
         if noise is not None and self.cfg.jitter:
             low, high = 1 - self.cfg.jitter, 1 + self.cfg.jitter
             x_BTD = x_BTD * uniform(x_BTD, low, high, noise).astype(x_BTD.dtype)
@@ -61,12 +64,11 @@ class Router(nnx.Module):
         scores_BTE = score(logits_BTE.astype(jnp.float32))
         if not self.cfg.exact and self.cfg.router == "topk":
             scores_BTE = score(logits_BTE).astype(jnp.float32)
+        ranked_BTE = scores_BTE
         if self.cfg.router == "sinkhorn" and noise is not None:
-            balanced_BTE = self._balanced(logits_BTE.astype(jnp.float32))
-            experts_BTk = jax.lax.top_k(balanced_BTE, self.cfg.top_k)[1]
-            weights_BTk = _at(scores_BTE, experts_BTk)
-        else:
-            weights_BTk, experts_BTk = jax.lax.top_k(scores_BTE, self.cfg.top_k)
+            ranked_BTE = self._balanced(logits_BTE.astype(jnp.float32))
+        experts_BTk = _highest(ranked_BTE, self.cfg.top_k, context.layout)
+        weights_BTk = _at(scores_BTE, experts_BTk)
         if self.cfg.normalized:
             weights_BTk = weights_BTk / jnp.sum(weights_BTk, axis=-1, keepdims=True)
         return Choice(experts_BTk, weights_BTk, logits_BTE.astype(jnp.float32))
@@ -85,6 +87,21 @@ class Router(nnx.Module):
         balanced_GMTE = sinkhorn(jnp.reshape(logits_BTE, shape, out_sharding=spec))
         whole = PartitionSpec(rows, length, None)
         return jnp.reshape(balanced_GMTE, logits_BTE.shape, out_sharding=whole)
+
+
+def _highest(scores_BTE: jax.Array, k: int, layout: Layout) -> jax.Array:
+    """Return the k experts with the highest scores, int32 [B, T, k].
+
+    Each device ranks its own tokens: XLA would gather the scores of all for it.
+    """
+    tokens: Axes = ("batch", "stream", None)
+    scores_BTE = jax.reshard(jax.lax.stop_gradient(scores_BTE), layout.activation(*tokens))
+
+    def local(scores_BTE: jax.Array) -> tuple[jax.Array]:
+        return (jax.lax.top_k(scores_BTE, k)[1],)
+
+    chosen_BTk: jax.Array = on_devices(local, (tokens,), (tokens,), layout)(scores_BTE)[0]
+    return chosen_BTk
 
 
 def _at(scores_BTE: jax.Array, experts_BTk: jax.Array) -> jax.Array:
