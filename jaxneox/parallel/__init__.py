@@ -1,6 +1,7 @@
 """Meshes of devices, and which of their axes splits what.
 
-- `mesh`: the axes, their sizes, and everything that these must divide, layers among stages too.
+- `mesh`: the axes and their sizes; `divides`: everything that these must divide, layers among
+  stages too.
 - `rules`: which mesh axis splits which logical axis, the one table; ZeRO.
 - `pipeline`: layers in stages; `schedule`: when which stage computes what.
 - `ring`: the order of a sequence that several devices hold in parts.

@@ -12,7 +12,8 @@ from jaxneox.model.parameters import REWARD
 from jaxneox.objectives import Models, Objective, build_objective
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.optim.trainable import trained_names
-from jaxneox.parallel.mesh import Sizes, as_asked, check_divides, whole
+from jaxneox.parallel.divides import check_divides
+from jaxneox.parallel.mesh import Sizes, as_asked, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
 

@@ -9,7 +9,8 @@ import pytest
 from jaxneox.config.schema import ExpertsConfig, ModelConfig, ObjectiveConfig, RematConfig
 from jaxneox.errors import UserError
 from jaxneox.hlo.collectives import collectives
-from jaxneox.parallel.mesh import check_divides, parse_mesh, replicas, whole
+from jaxneox.parallel.divides import check_divides
+from jaxneox.parallel.mesh import parse_mesh, replicas, whole
 from jaxneox.parallel.rules import P, rules_for
 from jaxneox.train.dry_run.program import compile_step
 from jaxneox.train.plan import build_plan, check_experts

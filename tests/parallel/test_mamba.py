@@ -9,7 +9,7 @@ import pytest
 from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import DataConfig, ModelConfig
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import check_divides
+from jaxneox.parallel.divides import check_divides
 from tests.parallel.cases import GRADIENT, LOSS, PARAMETER
 from tests.parallel.meshes import EOD, MODEL, Mesh, Outcome, apart, config, tokens, train
 

@@ -13,7 +13,7 @@ from jaxneox.model.experts.balance import balance_loss, chosen, z_loss
 from jaxneox.model.experts.capacity import capacity, within
 from jaxneox.model.experts.device import MixtureSettings
 from jaxneox.model.experts.mixture import Matrices, mixture
-from jaxneox.model.experts.router import Choice, Router
+from jaxneox.model.experts.router import Router, Routing
 from jaxneox.model.mlp import ACTIVATIONS, Mlp
 from jaxneox.model.param import Initializer, initializer, param
 
@@ -72,7 +72,7 @@ class Experts(nnx.Module):
             y_BTD = y_BTD + self.shared(gathered_BTD, context)
         return y_BTD, sums
 
-    def _sums(self, choice: Choice, context: Context) -> Sums:
+    def _sums(self, choice: Routing, context: Context) -> Sums:
         """Add up what the router's choices cost, each row by its weight, and their load."""
         if context.row_weights is None:
             return {}

@@ -18,7 +18,7 @@ from jaxneox.model.layout import Axes, Layout, on_devices
 from jaxneox.model.param import initializer, param
 
 
-class Choice(NamedTuple):
+class Routing(NamedTuple):
     """What the router says of each token.
 
     Attributes:
@@ -47,7 +47,7 @@ class Router(nnx.Module):
         self.weight = param(rngs, ("embed", "choices"), init, exact=experts.exact, **sizes)
         self.cfg = experts
 
-    def __call__(self, x_BTD: jax.Array, context: Context) -> Choice:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> Routing:
         """Choose each token's experts.
 
         Args:
@@ -71,7 +71,7 @@ class Router(nnx.Module):
         weights_BTk = _at(scores_BTE, experts_BTk)
         if self.cfg.normalized:
             weights_BTk = weights_BTk / jnp.sum(weights_BTk, axis=-1, keepdims=True)
-        return Choice(experts_BTk, weights_BTk, logits_BTE.astype(jnp.float32))
+        return Routing(experts_BTk, weights_BTk, logits_BTE.astype(jnp.float32))
 
     def _logits(self, x_BTD: jax.Array) -> jax.Array:
         """Score the experts, in float32 unless the router is to round as NeoX's does."""
