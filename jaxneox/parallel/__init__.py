@@ -2,7 +2,8 @@
 
 - `mesh`: the axes and their sizes; `divides`: everything that these must divide, layers among
   stages too.
-- `rules`: which mesh axis splits which logical axis, the one table; ZeRO.
+- `rules`: which mesh axis splits which logical axis, the one table; ZeRO. `entries`: what they
+  are made of.
 - `pipeline`: layers in stages; `schedule`: when which stage computes what.
 - `ring`: the order of a sequence that several devices hold in parts.
 - `exchange`: rows that devices send to the experts of others.

@@ -9,12 +9,11 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
+from jaxneox.parallel.entries import MeshAxes, entry_of, first_axis, names_of
 from jaxneox.parallel.exchange import Exchange
 from jaxneox.parallel.mesh import EXPERTS, INNER, OPTIONAL
 from jaxneox.parallel.pipeline import Pipeline
 from jaxneox.parallel.ring import Ring
-
-MeshAxes = tuple[str, ...]
 
 WEIGHTS: dict[str, str | None] = {
     "layers": "pp",
@@ -81,7 +80,7 @@ class Rules:
     ring: bool = False
 
     def activation(self, *axes: str | None) -> P:
-        return P(*(_entry(self._split(axis)) for axis in axes))
+        return P(*(entry_of(self._split(axis)) for axis in axes))
 
     def partial(self, *axes: str | None, over: str | tuple[str, ...]) -> P:
         return P(*self.activation(*axes), unreduced=self._any(over))
@@ -118,10 +117,10 @@ class Rules:
         spec = self.parameter(name, axes, shape)
         if "rank" in axes and self.zero_stage < 2:
             everywhere = self._any(("batch", "length", "kv_heads", "mlp"))
-            return P(*spec, reduced=everywhere - {n for entry in spec for n in _names(entry)})
+            return P(*spec, reduced=everywhere - {n for entry in spec for n in names_of(entry)})
         if self.zero_stage >= 2 or self._pads(axes, shape):
             return spec
-        own = {name for entry in self._at_rest(axes, shape) for name in _names(entry)}
+        own = {name for entry in self._at_rest(axes, shape) for name in names_of(entry)}
         return P(*spec, reduced=self._any(self.summed(*axes)) - own)
 
     def summed(self, *axes: str) -> tuple[str, ...]:
@@ -207,8 +206,8 @@ class Rules:
 
     def _on_mesh(self, axis: str) -> str | None:
         """Name the mesh axis that splits an axis of weights, if the mesh has it."""
-        mesh_axis = WEIGHTS[axis]
-        return mesh_axis if mesh_axis is not None and self._has(mesh_axis) else None
+        name = WEIGHTS[axis]
+        return name if name is not None and self._has(name) else None
 
     def _any(self, names: str | tuple[str, ...]) -> frozenset[str]:
         """Return the mesh axes that split one of `names`."""
@@ -232,7 +231,7 @@ class Rules:
         spec = self.weight(*axes)
         for i in self._pads(axes, shape):
             without = P(*(None if j == i else entry for j, entry in enumerate(spec)))
-            spec = self._over(_names(spec[i]), without, axes, shape)
+            spec = self._over(names_of(spec[i]), without, axes, shape)
         if "layers" not in axes or self.size("pp") == 1:
             return spec
         if self.chunks == 1:
@@ -252,11 +251,11 @@ class Rules:
         table shows it.
         """
         spec = self._at_rest(axes, shape)
-        taken = {name for entry in spec for name in _names(entry)}
+        taken = {name for entry in spec for name in names_of(entry)}
         holders = ("dp", INNER, EXPERTS, "cp") + (() if "layers" in axes else ("pp",))
         copies = tuple(a for a in holders if self.size(a) > 1 and a not in taken)
         for count in range(len(copies), 0, -1):
-            split = self._over(copies[:count], spec, axes, shape, _first(axes))
+            split = self._over(copies[:count], spec, axes, shape, first_axis(axes))
             if split != spec:
                 return split
         return spec
@@ -282,12 +281,12 @@ class Rules:
         The layers stay as they are because they are visited one by one. An axis named `first` comes
         before all others.
         """
-        taken = [_names(entry) for entry in spec]
+        taken = [names_of(entry) for entry in spec]
         order = {i: (axes[i] != first, bool(taken[i]), -shape[i]) for i in range(len(axes))}
         for i in sorted(order, key=order.__getitem__):
             split = (*taken[i], *extra)
             if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
-                return P(*(_entry(split if j == i else names) for j, names in enumerate(taken)))
+                return P(*(entry_of(split if j == i else names) for j, names in enumerate(taken)))
         return spec
 
 
@@ -299,18 +298,3 @@ def rules_for(
     ring: bool = False,
 ) -> Rules:
     return Rules(tuple(sizes.items()), zero_stage, sequence_parallel, chunks, ring)
-
-
-def _first(axes: tuple[str, ...]) -> str | None:
-    """Name the axis of a parameter along which ZeRO splits it if it can; None for the longest."""
-    if {"embed", "head"} <= set(axes):
-        return "kv_heads"
-    return "mlp" if axes[-2:] == ("mlp", "embed") else None
-
-
-def _names(entry: str | MeshAxes | None) -> MeshAxes:
-    return (entry,) if isinstance(entry, str) else entry or ()
-
-
-def _entry(names: MeshAxes) -> str | MeshAxes | None:
-    return names if len(names) > 1 else names[0] if names else None
