@@ -75,7 +75,7 @@ class ExpertBlock(NamedTuple):
 
     expert: jax.Array
     start: jax.Array
-    count: jax.Array
+    length: jax.Array
 
 
 class InBlocks(NamedTuple):
@@ -94,7 +94,7 @@ class InBlocks(NamedTuple):
         x_RX, d_RY = self._longer(x_RX), self._longer(d_RY)
 
         def add(block: ExpertBlock, total_EXY: jax.Array) -> jax.Array:
-            own = jnp.arange(self.size)[:, None] < block.count
+            own = jnp.arange(self.size)[:, None] < block.length
             x = jnp.where(own, self._of(x_RX, block), 0)
             more = jnp.einsum(
                 "bx,by->xy", x, self._of(d_RY, block), preferred_element_type=jnp.float32
