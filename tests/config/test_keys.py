@@ -124,9 +124,9 @@ def test_every_field_is_set_by_some_key() -> None:
         "model.mlp.gated",
         "objective.as_neox",
         "model.head",
-        "model.pattern",
         "model.experts",
         "model.mamba",
+        "model.pattern",
         "tokenizer.model_parallel",
     }
 
@@ -181,6 +181,7 @@ def test_off_values_are_harmless() -> None:
     run(deepspeed_extra_args={"comms_logger": {"enabled": True}})
     assert "deepspeed_extra_args.fp16" in error(deepspeed_extra_args={"fp16": {"enabled": True}})
     run(soft_prompt_tuning={"enabled": False, "num_tokens": 10})
+    assert "num_experts: 8" in error(num_experts=8)
     assert "soft_prompt_tuning" in error(soft_prompt_tuning={"num_tokens": 10})
     assert "do_train" in error(do_train=False)
     both = {"stage": 1, "cpu_offload": True, "offload_optimizer": {"device": "none"}}

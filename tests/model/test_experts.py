@@ -133,7 +133,7 @@ def test_the_mixture_is_its_formula() -> None:
     settings = MixtureSettings(4, jax.nn.silu, layout)
     shapes = ((2, 6, 8), (2, 6, 2), (4, 8, 5), (4, 8, 5), (4, 5, 8))
     with jax.set_mesh(make_mesh({})), jax.default_matmul_precision("highest"):
-        x, p, *w = (jnp.asarray(random.normal(size=s), jnp.float32) for s in shapes)
+        x, p, *w = (jnp.asarray(0.5 * random.normal(size=s), jnp.float32) for s in shapes)
         axes = [("experts", "embed", "mlp")] * 2 + [("experts", "mlp", "embed")]
         w = [jax.reshard(m, layout.weight(*names)) for m, names in zip(w, axes, strict=True)]
         choices = jnp.asarray(random.integers(0, 5, (2, 6, 2)), jnp.int32)  # 4 is none of them

@@ -53,7 +53,7 @@ class Experts(nnx.Module):
             `experts_loss`, the losses of balance and of large logits with their coefficients.
         """
         layout, training = context.layout, context.noise is not None
-        choice = self.router(x_BTD, context.noise)
+        choice = self.router(x_BTD, context)
         sums = self._sums(choice, context)
         experts_BTk, most = choice.experts, None
         if training and self.cfg.capacity_factor is not None:

@@ -70,12 +70,12 @@ class Ragged(NamedTuple):
         return _without_rest(y_RY, self.counts_E)
 
 
-class RowBlock(NamedTuple):
+class ExpertBlock(NamedTuple):
     """Rows of one expert: where they start, and how many of the block's are its own."""
 
     expert: jax.Array
     start: jax.Array
-    filled: jax.Array
+    length: jax.Array
 
 
 class InBlocks(NamedTuple):
@@ -93,8 +93,8 @@ class InBlocks(NamedTuple):
     def outer(self, x_RX: jax.Array, d_RY: jax.Array) -> jax.Array:
         x_RX, d_RY = self._longer(x_RX), self._longer(d_RY)
 
-        def add(block: RowBlock, total_EXY: jax.Array) -> jax.Array:
-            own = jnp.arange(self.size)[:, None] < block.filled
+        def add(block: ExpertBlock, total_EXY: jax.Array) -> jax.Array:
+            own = jnp.arange(self.size)[:, None] < block.length
             x = jnp.where(own, self._of(x_RX, block), 0)
             more = jnp.einsum(
                 "bx,by->xy", x, self._of(d_RY, block), preferred_element_type=jnp.float32
@@ -117,7 +117,7 @@ class InBlocks(NamedTuple):
         """
         longer = self._longer(x_RX)
 
-        def write(block: RowBlock, out: jax.Array) -> jax.Array:
+        def write(block: ExpertBlock, out: jax.Array) -> jax.Array:
             w_XY = jax.lax.dynamic_index_in_dim(w_EXY, block.expert, keepdims=False)
             y = jnp.einsum(letters, self._of(longer, block), w_XY)
             return jax.lax.dynamic_update_slice_in_dim(out, y, block.start, 0)
@@ -130,11 +130,11 @@ class InBlocks(NamedTuple):
         """Add rows, so that no block ends after the last."""
         return jnp.concatenate([x, jnp.zeros((self.size, x.shape[1]), x.dtype)])
 
-    def _of(self, x: jax.Array, block: RowBlock) -> jax.Array:
+    def _of(self, x: jax.Array, block: ExpertBlock) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(x, block.start, self.size, 0)
 
     def _over_blocks(
-        self, step: Callable[[RowBlock, jax.Array], jax.Array], start: jax.Array
+        self, step: Callable[[ExpertBlock, jax.Array], jax.Array], start: jax.Array
     ) -> jax.Array:
         blocks_E = -(-self.counts_E // self.size)
         first_E, rows_E = starts(blocks_E), starts(self.counts_E)
@@ -142,7 +142,7 @@ class InBlocks(NamedTuple):
         def body(i: jax.Array, carry: jax.Array) -> jax.Array:
             e = jnp.searchsorted(first_E, i, side="right") - 1
             within = (i - first_E[e]) * self.size
-            return step(RowBlock(e, rows_E[e] + within, self.counts_E[e] - within), carry)
+            return step(ExpertBlock(e, rows_E[e] + within, self.counts_E[e] - within), carry)
 
         return jax.lax.fori_loop(jnp.zeros_like(first_E[0]), jnp.sum(blocks_E), body, start)
 

@@ -10,9 +10,11 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from jaxneox.config.schema import ExpertsConfig, ModelConfig
-from jaxneox.model.dropout import Noise, uniform
+from jaxneox.model.context import Context
+from jaxneox.model.dropout import uniform
 from jaxneox.model.experts.segments import one_hot
 from jaxneox.model.experts.sinkhorn import sinkhorn
+from jaxneox.model.layout import Axes, Layout, on_devices
 from jaxneox.model.param import exactly, initializer, param
 
 
@@ -46,13 +48,14 @@ class Router(nnx.Module):
         self.weight = exactly(weight) if experts.exact else weight
         self.cfg = experts
 
-    def __call__(self, x_BTD: jax.Array, noise: Noise | None) -> Routing:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> Routing:
         """Choose each token's experts.
 
         Args:
             x_BTD: the normalised stream.
-            noise: the source of random numbers in training, else None.
+            context: what the layers share; noise makes it training.
         """
+        noise = context.noise
         if noise is not None and self.cfg.jitter:
             low, high = 1 - self.cfg.jitter, 1 + self.cfg.jitter
             x_BTD = x_BTD * uniform(x_BTD, low, high, noise).astype(x_BTD.dtype)
@@ -62,12 +65,11 @@ class Router(nnx.Module):
         scores_BTE = score(logits_BTE.astype(jnp.float32))
         if not self.cfg.exact and self.cfg.router == "topk":
             scores_BTE = score(logits_BTE).astype(jnp.float32)
+        ranked_BTE = scores_BTE
         if self.cfg.router == "sinkhorn" and noise is not None:
-            balanced_BTE = self._balanced(logits_BTE.astype(jnp.float32))
-            experts_BTk = jax.lax.top_k(balanced_BTE, self.cfg.top_k)[1]
-            weights_BTk = _at(scores_BTE, experts_BTk)
-        else:
-            weights_BTk, experts_BTk = jax.lax.top_k(scores_BTE, self.cfg.top_k)
+            ranked_BTE = self._balanced(logits_BTE.astype(jnp.float32))
+        experts_BTk = _highest(ranked_BTE, self.cfg.top_k, context.layout)
+        weights_BTk = _at(scores_BTE, experts_BTk)
         if self.cfg.normalized:
             weights_BTk = weights_BTk / jnp.sum(weights_BTk, axis=-1, keepdims=True)
         return Routing(experts_BTk, weights_BTk, logits_BTE.astype(jnp.float32))
@@ -95,6 +97,21 @@ class Router(nnx.Module):
         whole = PartitionSpec(rows, length, None)
         balanced_BTE = jnp.reshape(balanced_GMTE, logits_BTE.shape, out_sharding=whole)
         return jax.reshard(balanced_BTE, split)
+
+
+def _highest(scores_BTE: jax.Array, k: int, layout: Layout) -> jax.Array:
+    """Return the k experts with the highest scores, int32 [B, T, k].
+
+    Each device ranks its own tokens: XLA would gather the scores of all for it.
+    """
+    tokens: Axes = ("batch", "stream", None)
+    scores_BTE = jax.reshard(jax.lax.stop_gradient(scores_BTE), layout.activation(*tokens))
+
+    def local(scores_BTE: jax.Array) -> tuple[jax.Array]:
+        return (jax.lax.top_k(scores_BTE, k)[1],)
+
+    chosen_BTk: jax.Array = on_devices(local, (tokens,), (tokens,), layout)(scores_BTE)[0]
+    return chosen_BTk
 
 
 def _at(scores_BTE: jax.Array, experts_BTk: jax.Array) -> jax.Array:

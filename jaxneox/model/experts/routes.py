@@ -132,9 +132,9 @@ class Exchanged(NamedTuple):
         length: int | None = None,
     ) -> jax.Array:
         """Tell where rows were among `places` before a move to `length` places, R unless given."""
-        starts, lengths, sources = (x.reshape(-1) for x in (after, counts, before))
-        rows = self.rows if length is None else length
-        return origins(starts, lengths, sources, rows, places)
+        starts_s, counts_s, before_s = (x.reshape(-1) for x in (after, counts, before))
+        whole = self.rows if length is None else length
+        return origins(starts_s, counts_s, before_s, whole, places)
 
 
 def routes(
