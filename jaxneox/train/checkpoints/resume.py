@@ -208,16 +208,6 @@ def check_model(start: ResumePoint, cfg: ModelConfig, new_head: bool = False) ->
         say(f"note: {start.location.folder}: {difference}")
 
 
-OF_UPDATES = (
-    "lr_factors",
-    "gradient_factors",
-    "clip_leaves_out",
-    "old_lr_schedule",
-    "neox_compat",
-)
-"""Keys that change the updates and no array."""
-
-
 def note_optimizer(start: ResumePoint, cfg: Config) -> None:
     """Note which keys of an imported training the present YAML leaves out.
 
@@ -226,7 +216,8 @@ def note_optimizer(start: ResumePoint, cfg: Config) -> None:
     if start.weights_only:
         return
     keys = Settings(checkpoint.read_meta(start.location)["keys"])
-    for name in OF_UPDATES:
+    factors = ("lr_factors", "gradient_factors", "clip_leaves_out")
+    for name in (*factors, "old_lr_schedule", "neox_compat"):
         here = cfg.keys.get(name)
         if keys[name] and here is None:
             say(
