@@ -243,7 +243,7 @@ UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt_neox", {"rope_theta": 77}, "they are one setting"),
     ("gpt_neox", {"head_dim": 16}, "head_dim is 16, but here 6 heads share hidden_size 48"),
     ("llama", {"num_attention_heads": 10}, "10 does not divide hidden_size 48, which Llama"),
-    ("mistral", {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}, "'mixtral'"),
+    ("mistral", {"architectures": ["PhimoeForCausalLM"], "model_type": "phimoe"}, "'phimoe'"),
     ("mistral", {"layer_types": [FULL, "sliding_attention"]}, "layers of several kinds"),
     ("mistral", {"layer_types": [FULL]}, "expected a kind for each of 2"),
     ("mistral", {"layer_types": ["linear_attention"] * 2}, "'linear_attention' is not one of"),
