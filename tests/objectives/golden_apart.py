@@ -73,7 +73,7 @@ def in_parts(case: GoldenCase, run: Run) -> dict[str, float]:
         "last logits": apart(last, arrays["final_logits"]) / FAR.get(name, LOGITS)
         if logits
         else 0.0,
-        "lr": max(abs(np.array(rates) / arrays["lr"][:, -1] - 1)) / RATE,
+        "lr": max(abs(np.array(rates) - arrays["lr"][:, -1])) / (RATE * max(rates)),
     }
     return {kind: float(part) for kind, part in parts.items()}
 
