@@ -4,6 +4,7 @@ The commands:
 
 - `from_neox`, `to_neox`, `from_hf`, `to_hf`, `from_megatron`, `to_megatron`: flags and defaults.
 - `from_peft`, `to_peft`: adapters; `merge_adapter`: one model of an adapter and its base.
+- `fold_mup`: a model without muP's multipliers.
 - `verify`: do two checkpoints compute the same; `inspect`: what is this one; `scores`: what NeoX
   computed beside several merges of its ranks.
 

@@ -22,7 +22,8 @@ from convert.fate import Fate
 from convert.oracle import Forward, JaxneoxForward
 from convert.parts import Leaves, Part, Shapes, layer_of, names_in
 from convert.readers.torch_file import TorchFile
-from jaxneox.config.schema import LossScaleConfig, ModelConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
+from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 
 Logits = Callable[[np.ndarray], np.ndarray]
@@ -93,11 +94,11 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
-        """Read a parameter, or only one layer of it if `layer` is given."""
+        """Read a parameter, or only that of the layer of this number if `layer` is given."""
 
     def leaves(self, part: Part) -> Leaves:
         """Read the parameters of one part."""
-        names = names_in(part, self.shapes)
+        names = names_in(part, self.shapes, self.model)
         return {name: self.leaf(name, layer_of(part)) for name in names}
 
     @property

@@ -48,6 +48,9 @@ def parser() -> Parser:
     how.add_argument("--biases", choices=("auto", "sum", "once"), default="auto",
         help="output biases. auto: summed for a parallel residual, once for a sequential one; "
         "sum, once: always so, for comparison")  # fmt: skip
+    how.add_argument("--drift", choices=("refuse", "rank0"), default="refuse",
+        help="ranks that drifted apart around experts. refuse: no single model has their function; "
+        "rank0: the first rank's copies, at the cost that the certificate states")  # fmt: skip
     how.add_argument("--clean-biases", action="store_true",
         help="with --optimizer: a merged output bias moves one step at a time, not as the ranks' "
         "copies together")  # fmt: skip
@@ -62,7 +65,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     if args.older_merges and args.no_verify:
         raise UserError("--older-merges: they are a part of the proof; leave out --no-verify")
-    merge = MergeChoices(args.norms, args.biases, args.dtype)
+    merge = MergeChoices(args.norms, args.biases, args.dtype, args.drift)
     options = NeoxOptions(
         args.step, args.config, args.tokenizer, merge, args.optimizer, args.clean_biases
     )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from convert.opening import open_pair
+from convert.ours.folded import beside
 from convert.proof.case import Case
 from convert.proof.conclude import prove_with_bar, report
 from convert.proof.sample import read_tokens
@@ -35,7 +36,8 @@ def parser() -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    source, target = open_pair(args.src, args.dst, args.config)
+    opened = open_pair(args.src, args.dst, args.config)
+    source, target = beside(*opened), beside(*reversed(opened))
     text = None
     if args.tokens:
         text = read_tokens(args.tokens, target.model, source.tokenizer or target.tokenizer)

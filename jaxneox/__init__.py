@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Any
 
-    from jaxneox.config.schema import Dtype
+    from jaxneox.config.optimization_schema import Dtype
     from jaxneox.data import Batches
     from jaxneox.loading import LoadedModel
     from jaxneox.objectives import Objective

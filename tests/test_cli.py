@@ -112,10 +112,10 @@ def test_one_line(args: str, said: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("mesh", "keys", "said"),
     [
-        ("dp=2,tp", "", "'tp' is not one of pp, dp, cp, tp given once with a whole number, as in"),
-        ("dp=2,dp=2", "", "'dp=2' is not one of pp, dp, cp, tp given once"),
-        ("dp=²", "", "'dp=²' is not one of pp, dp, cp, tp"),
-        ("8", "", "'8' is not one of pp, dp, cp, tp"),
+        ("dp=2,tp", "", "'tp' is not one of pp, dp, ep, cp, tp given once with a whole number, as"),
+        ("dp=2,dp=2", "", "'dp=2' is not one of pp, dp, ep, cp, tp given once"),
+        ("dp=²", "", "'dp=²' is not one of pp, dp, ep, cp, tp"),
+        ("8", "", "'8' is not one of pp, dp, ep, cp, tp"),
         ("dp=0", "", "a size is a positive number, or -1"),
         ("dp=-1,tp=-1", "", "only one axis can be -1"),
         ("pp=3", "", "pp=3 does not divide num-layers 2; these do: 1, 2"),

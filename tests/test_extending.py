@@ -14,7 +14,9 @@ from convert.oracle import maths
 from jaxneox import foreign
 from jaxneox.config import optimization, rope
 from jaxneox.config.keys import model as keys
-from jaxneox.config.schema import Activation, NormKind, OptimizerKind, RopeType
+from jaxneox.config.layer_schema import Activation, NormKind
+from jaxneox.config.optimization_schema import OptimizerKind
+from jaxneox.config.schema import RopeType
 from jaxneox.model import mlp, norms
 from jaxneox.optim import optimizer
 

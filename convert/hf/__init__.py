@@ -4,6 +4,7 @@ Which tensor is which: `rules.hf_*`. The files: `readers.hf_files` (in), `reader
 the hub and its revision), `writers.hf` (out: safetensors in shards).
 
 - `families`: an entry for each architecture, of the types in `family`.
+- `mamba`: the width of its state spaces.
 - `config`: the model's keys of config.json <-> ModelConfig, with `activations`, `rope`, `windows`,
   `agreed` (values that two keys must share) and `keys_without_a_field`. `quantized`: what is
   refused before.

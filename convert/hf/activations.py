@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxneox.config.schema import Activation
+from jaxneox.config.layer_schema import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",

@@ -7,7 +7,7 @@ them unless it is listed here.
 
 import json
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from convert.hf.config import config_of, keys_of
@@ -19,9 +19,13 @@ from jaxneox.errors import UserError
 
 INDIFFERENT = {
     "seq_length",
-    *("init.method", "init.output_method", "init.std"),
+    *("init.method", "init.output_method", "init.std", "init.scale", "init.widths"),
+    *("init.widths.hidden", "init.widths.attention", "init.widths.mlp", "init.widths.as_neox"),
     *("hidden_dropout", "attention.dropout"),
     *("attention.softmax_fp32", "attention.kernel"),  # how it is computed
+    *("experts.exact", "mamba.selective_fp32"),
+    *("experts.jitter", "experts.balance_loss", "experts.z_loss", "experts.capacity_factor"),
+    "experts.sinkhorn_rows",
 }
 """Fields that affect training but not the trained function."""
 
@@ -34,7 +38,18 @@ POSITION_FIELDS = {
 """The fields that each kind of positions reads; no other kind looks at them. The kind itself is
 compared first, then all other fields, and then these for models of that kind."""
 
+MULTIPLIED = (
+    "its activations are multiplied by constants (use_mup): `jaxneox convert fold-mup` puts them "
+    "into the weights"
+)
+WITHOUT_ATTENTION = ("attention.", "mlp.", "parallel_residual", "shared_norm", "attention_dropped")
+"""The beginnings of fields that models whose layers are all of kind mamba do not look at."""
+
 REASONS = {
+    "pattern": "its layers are, as a pattern, {ours}, there {theirs}",
+    "mamba.groups": "its mamba layers have {ours} groups of channels (mamba_groups), there "
+    "{theirs}",
+    "mamba.bias": "its mamba layers have {ours:biases|no biases} (mamba_use_bias_in_linears)",
     "positions.kind": "its positions are {ours}, there {theirs}",
     "positions.offset": "its learned positions begin at row {ours} (opt_pos_emb_offset)",
     "shared_norm": "one norm feeds both branches (gpt_j_tied): --copy-shared-norm writes it twice, "
@@ -50,6 +65,8 @@ REASONS = {
     "attention.kv_heads": "it has {ours} key-value heads, there {theirs} (one per head)",
     "attention.qk_norm_per_head": "its attention has {ours:norms|no norms} of each head's queries "
     "and keys (qk_norm_per_head)",
+    "attention.qk_norm_joint": "its attention has {ours:norms|no norms} of all heads' queries and "
+    "keys together (qk_norm_joint)",
     "attention.output_bias": "its attention's output has {ours:a bias|no bias} beside those of "
     "queries, keys and values (attention_output_bias)",
     "attention.head_dim": "its heads are {ours} wide, there {theirs} (hidden_size / heads)",
@@ -60,6 +77,16 @@ REASONS = {
     "head": "its head gives {ours}, there {theirs}",
     "lora": "LoRA's matrices stand beside its own: `jaxneox convert merge-adapter` makes one model "
     "of both",
+    "experts.router": "its experts are chosen by {ours}, there by {theirs}",
+    "experts.gated": "its experts are {ours:gated|not gated}",
+    "experts.normalized": "a token's weights of its experts are {ours:divided|not divided} by "
+    "their sum (moe_norm_topk_prob)",
+    "experts.shared": "it has {ours} shared experts, there {theirs}",
+    "experts.residual_quirk": "layers with experts drop the attention (moe_attention_dropped)",
+    "attention.scale": MULTIPLIED,
+    "multipliers.embedding": MULTIPLIED,
+    "multipliers.positions": MULTIPLIED,
+    "multipliers.output": MULTIPLIED,
     "norm.kind": "its norms are {ours}, there {theirs}",
     "norm.bias": "its norms have {ours:a bias|no bias}",
 }
@@ -97,6 +124,7 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
         candidates,
         key=lambda pair: (
             "head" in pair[1],
+            "pattern" in pair[1],
             "positions.kind" in pair[1],
             len(pair[1]),
             pair[0].architecture != preferred,
@@ -105,7 +133,7 @@ def choose(model: ModelConfig, preferred: str | None = None) -> Family:
     if why:
         raise UserError(
             f"{nearest.architecture} is the nearest to this model in transformers, and is not the "
-            f"same function: {'; '.join(why.values())}"
+            f"same function: {'; '.join(dict.fromkeys(why.values()))}"
         )
     return nearest
 
@@ -125,10 +153,18 @@ def reasons(family: Family, model: ModelConfig) -> dict[str, str]:
 
 def meaning(model: ModelConfig) -> dict[str, Any]:
     """Return every field that affects the function, by its dotted name."""
+    alone = set(model.pattern) == {"mamba"}
+    if alone and model.positions.kind in ("rotary", "alibi"):  # of attention
+        model = replace(model, positions=replace(model.positions, kind="none"))
     kind = model.positions.kind
     others = set().union(*POSITION_FIELDS.values()) - POSITION_FIELDS.get(kind, set())
     left_out = INDIFFERENT | {f"positions.{name}" for name in others}
-    return {name: value for name, value in flat(model).items() if name not in left_out}
+    if "dense" not in model.pattern:
+        left_out |= {f"mlp.{field.name}" for field in fields(model.mlp)}
+    named = {name: value for name, value in flat(model).items() if name not in left_out}
+    if alone:
+        named = {n: value for n, value in named.items() if not n.startswith(WITHOUT_ATTENTION)}
+    return named
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,8 +9,9 @@ from convert.fixed import FixedSetting
 from convert.hf.activations import ACTIVATIONS, GATED, PLAIN
 from convert.hf.agreed import agreed
 from convert.hf.families import FAMILIES
-from convert.hf.family import Family
+from convert.hf.family import Family, Field
 from convert.hf.keys_without_a_field import FIXED, HARMLESS, NO_WINDOW
+from convert.hf.mamba import channels_of, channels_to
 from convert.hf.rope import BLOCKS, ORIGINAL, fraction_names, rope_config, rope_keys, theta_names
 from jaxneox.config.check import typed
 from jaxneox.config.keys import KEYS
@@ -54,6 +55,8 @@ def keys_of(config: Config) -> dict[str, Any]:
         named = {name: config[name] for name in names if name in config}
         value = agreed(named, field.default)
         called, kind = next(iter(named), field.theirs), KEYS[field.keys[0]].kind
+        if field.derived and value == field.derived:
+            value = None
         if value is not None:
             value = typed(called, value, kind)
         elif NEEDED.intersection(field.keys):
@@ -66,8 +69,8 @@ def keys_of(config: Config) -> dict[str, Any]:
     _check_heads(family, config, keys)
     if family.windows is not None:
         keys["sliding_window_width"] = family.windows.read(config, keys["num_layers"])
-    rope = rope_keys(family, config, keys["max_position_embeddings"])
-    keys |= _mlp(family, config) | rope
+    keys |= rope_keys(family, config, keys["max_position_embeddings"])
+    keys |= channels_of(config, keys["hidden_size"]) if family.mamba else _mlp(family, config)
     return {name: value for name, value in keys.items() if value is not None}
 
 
@@ -98,21 +101,29 @@ def config_of(family: Family, model: ModelConfig) -> dict[str, Any]:
         "model_type": family.model_type,
     }
     for field in family.fields:
-        config[field.theirs] = attrgetter(field.ours)(model)
-    name, default = family.activation
-    table = GATED if family.gated else PLAIN
-    named = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items()) if ours in table}
-    config |= {
-        family.width[0]: model.mlp.size,
-        name: named.get(model.mlp.activation, default),
-        "tie_word_embeddings": model.tied_embedding,
-        "use_cache": True,
-    }
+        config[field.theirs] = _read(field, model)
+    config |= channels_to(model) if family.mamba else _mlp_to(family, model)
+    config |= {"tie_word_embeddings": model.tied_embedding, "use_cache": True}
     if family.rewards:
         config |= {"id2label": {"0": "REWARD"}, "label2id": {"REWARD": 0}}
     if family.windows is not None:
         config |= family.windows.write(model.attention.window, model.num_layers)
     return config | (rope_config(family.rope, model) if family.rope else {})
+
+
+def _read(field: Field, model: ModelConfig) -> Any:
+    """Return the value of a field; its default in a model that has no such part."""
+    part = field.ours.split(".")[0]
+    return field.default if getattr(model, part) is None else attrgetter(field.ours)(model)
+
+
+def _mlp_to(family: Family, model: ModelConfig) -> dict[str, Any]:
+    """Return the width and the activation of an MLP, or of one expert."""
+    name, default = family.activation
+    table = GATED if family.gated else PLAIN
+    named = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items()) if ours in table}
+    size = model.experts.size if family.experts and model.experts else model.mlp.size
+    return {family.width[0]: size, name: named.get(model.mlp.activation, default)}
 
 
 def unknown_keys(config: Config) -> list[str]:
@@ -184,4 +195,6 @@ def _width(family: Family, config: Config) -> dict[str, Any]:
         return {}  # four times the hidden size there and here
     if not isinstance(size, int) or size < 1:
         raise UserError(f"{name}: found {size!r}, expected the width of the MLP")
+    if family.experts:
+        return {"moe_expert_size": size}
     return {"intermediate_size": size * (3 if family.gated else 1)}

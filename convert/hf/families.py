@@ -13,7 +13,7 @@ from dataclasses import replace
 from convert.fixed import FixedSetting
 from convert.hf.family import Family, Field, Rope, of_rewards, one_to_one, with_defaults
 from convert.hf.windows import EveryLayer, LaterLayers
-from convert.rules import hf_gpt2, hf_llama, hf_neox
+from convert.rules import hf_gpt2, hf_llama, hf_mamba, hf_mixtral, hf_neox, hf_olmoe
 
 LENGTH = ("seq_length", "max_position_embeddings")
 
@@ -122,6 +122,57 @@ QWEN3 = replace(
     constants={**LLAMA.constants, "qk_norm_per_head": True, "use_bias_in_mlp": False},
 )
 
+OF_EXPERTS = {
+    **LLAMA.constants,
+    "moe_router_type": "topk",
+    "moe_gated_experts": True,
+    "use_bias_in_attn_linear": False,
+    "use_bias_in_mlp": False,
+}
+"""Keys that models with a mixture of experts in every layer have."""
+
+MIXTRAL = replace(
+    MISTRAL,
+    architecture="MixtralForCausalLM",
+    model_type="mixtral",
+    fields=(
+        *with_defaults(
+            LLAMA_FIELDS, num_key_value_heads=8, max_position_embeddings=131072, rms_norm_eps=1e-5
+        ),
+        one_to_one("num_local_experts", 8, "experts.count", "moe_num_experts"),
+        one_to_one("num_experts_per_tok", 2, "experts.top_k", "moe_top_k"),
+    ),
+    constants={**OF_EXPERTS, "moe_norm_topk_prob": True},
+    windows=EveryLayer(default=None),
+    experts=True,
+    table=hf_mixtral,
+    harmless=frozenset({"router_aux_loss_coef", "router_jitter_noise", "output_router_logits"}),
+)
+
+OLMOE = replace(
+    MIXTRAL,
+    architecture="OlmoeForCausalLM",
+    model_type="olmoe",
+    fields=(
+        *with_defaults(
+            LLAMA_FIELDS, vocab_size=50304, hidden_size=2048, num_hidden_layers=16,
+            num_attention_heads=16, max_position_embeddings=4096, rms_norm_eps=1e-5,
+        ),
+        one_to_one("num_experts", 64, "experts.count", "moe_num_experts"),
+        one_to_one("num_experts_per_tok", 8, "experts.top_k", "moe_top_k"),
+        one_to_one("norm_topk_prob", False, "experts.normalized", "moe_norm_topk_prob"),
+    ),
+    width=("intermediate_size", 2048),
+    constants={**OF_EXPERTS, "qk_norm_joint": True},
+    windows=None,
+    table=hf_olmoe,
+    fixed={
+        "attention_bias": FixedSetting((False,), "attention has no biases beside this norm"),
+        "clip_qkv": FixedSetting((None,), "queries, keys and values are not clipped"),
+    },
+    harmless=frozenset({"router_aux_loss_coef", "output_router_logits"}),
+)  # fmt: skip
+
 GPT2 = Family(
     "GPT2LMHeadModel",
     "gpt2",
@@ -157,7 +208,52 @@ GPT2 = Family(
     ),
 )  # fmt: skip
 
-LANGUAGE_MODELS = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)
+MAMBA = Family(
+    "MambaForCausalLM",
+    "mamba",
+    fields=(
+        one_to_one("vocab_size", 50280, "vocab_size", "padded_vocab_size"),
+        one_to_one("hidden_size", 768, "hidden_size"),
+        one_to_one("num_hidden_layers", 32, "num_layers"),
+        one_to_one("layer_norm_epsilon", 1e-5, "norm.epsilon", "rms_norm_epsilon"),
+        one_to_one("state_size", 16, "mamba.state_size", "mamba_state_size"),
+        one_to_one("conv_kernel", 4, "mamba.conv_width", "mamba_conv_width"),
+        one_to_one("use_conv_bias", True, "mamba.conv_bias", "mamba_use_bias_in_conv"),
+        one_to_one("time_step_rank", "auto", "mamba.step_rank", "mamba_step_rank", derived="auto"),
+        one_to_one("initializer_range", 0.1, "init.std", "init_method_std"),
+    ),
+    width=("intermediate_size", None),
+    activation=("hidden_act", "silu"),
+    tied=True,
+    constants={
+        "attention_config": [[["mamba"], "all"]],
+        "norm": "rmsnorm",
+        "pos_emb": "none",
+        "num_attention_heads": 1,  # it has none
+        "seq_length": 2048,  # of pretraining; its files do not say
+        "max_position_embeddings": 2048,
+    },
+    table=hf_mamba,
+    mamba=True,
+    fixed={
+        "rms_norm": FixedSetting((True, None), "its norms are RMS norms"),
+        "use_bias": FixedSetting((False, None), "its selection would have a bias as well"),
+        "hidden_act": FixedSetting(("silu", "swish"), "the activation of a mamba layer is silu"),
+    },
+    harmless=frozenset(
+        {"expand", "residual_in_fp32", "use_mambapy", "use_associative_scan"}
+        | {"time_step_scale", "time_step_min", "time_step_max", "time_step_init_scheme"}
+        | {"time_step_floor", "rescale_prenorm_residual"}
+        # of mamba_ssm's own configuration, which models on the hub repeat
+        | {"d_inner", "d_model", "n_layer", "ssm_cfg", "fused_add_norm", "pad_vocab_size_multiple"}
+    ),
+)
 
-FAMILIES = (*LANGUAGE_MODELS, *map(of_rewards, LANGUAGE_MODELS))
+LANGUAGE_MODELS = (GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3, MIXTRAL, OLMOE, GPT2)
+
+FAMILIES = (
+    *LANGUAGE_MODELS,
+    MAMBA,
+    *(of_rewards(family) for family in LANGUAGE_MODELS if not family.experts),
+)
 """The supported families. If several have a model's function, the first of them is written."""

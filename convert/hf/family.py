@@ -18,6 +18,7 @@ class Field(NamedTuple):
     ours: str
     keys: tuple[str, ...]
     alias: str = ""  # another name that transformers takes
+    derived: str = ""  # a word in the place of a number that follows from the others
 
 
 class Rope(NamedTuple):
@@ -80,7 +81,9 @@ class Family:
         since: keys that change the function, by the version of transformers that first read
             them.
         other_names: names that a tensor has in memory, if it is called otherwise on disk.
+        experts: whether every layer has a mixture of experts, of which `width` is one's.
         rewards: whether its head gives one number for each token, instead of logits.
+        mamba: whether its layers are selective state spaces, without attention and MLP.
     """
 
     architecture: str
@@ -99,7 +102,9 @@ class Family:
     harmless: frozenset[str] = frozenset()
     since: Mapping[str, str] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)
+    experts: bool = False
     rewards: bool = False
+    mamba: bool = False
 
     def rules(self, model: ModelConfig) -> tuple[Rule, ...]:
         return self.table.rules(model)
@@ -114,9 +119,11 @@ def of_rewards(family: Family) -> Family:
     )
 
 
-def one_to_one(theirs: str, default: Any, ours: str, *keys: str, alias: str = "") -> Field:
+def one_to_one(
+    theirs: str, default: Any, ours: str, *keys: str, alias: str = "", derived: str = ""
+) -> Field:
     """Make a field of one key of config.json; `keys` are the YAML's, if their names differ."""
-    return Field(theirs, default, ours, keys or (ours,), alias)
+    return Field(theirs, default, ours, keys or (ours,), alias, derived)
 
 
 def with_defaults(fields: tuple[Field, ...], **defaults: Any) -> tuple[Field, ...]:

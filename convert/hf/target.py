@@ -93,7 +93,7 @@ class HfTarget(Target):
     def _in_part(self, part: Part) -> Iterator[tuple[str, Rule]]:
         """Return the tensors of a part by their names on disk."""
         for rule in self._rules:
-            if names_in(part, rule.leaves):
+            if names_in(part, rule.leaves, self._model):
                 yield rule.theirs.format(layer_of(part)), rule
 
     def _dtype_of(self, rule: Rule) -> np.dtype:

@@ -18,7 +18,7 @@ class EveryLayer:
 
     names = ("sliding_window", "layer_types")
 
-    def __init__(self, default: int) -> None:
+    def __init__(self, default: int | None) -> None:
         self.default = default
 
     def read(self, config: Mapping[str, Any], layers: int) -> int | None:

@@ -21,6 +21,7 @@ def of_model(model: ModelConfig) -> Architecture:
         vocabulary=model.vocab_size,
         sequence=model.seq_length,
         head=model.head,
+        mamba=_mamba(model),
     )
 
 
@@ -31,10 +32,21 @@ def _residual(model: ModelConfig) -> str:
     return name + (", one norm for both branches" if model.shared_norm else "")
 
 
+def _mamba(model: ModelConfig) -> str | None:
+    """Say which layers are state spaces, and how wide they are."""
+    count = model.kinds.count("mamba")
+    if model.mamba is None or not count:
+        return None
+    which = "all" if count == model.num_layers else f"{count} of {model.num_layers}"
+    groups = f" in {model.mamba.groups} groups" if model.mamba.groups > 1 else ""
+    return f"{which} layers mamba of {model.mamba.channels} channels{groups}"
+
+
 def _norm(model: ModelConfig) -> str:
     joint = model.norm.kind == "layernorm" and not model.norm.bias
     name = model.norm.kind + (" without bias" if joint else "")
-    queries = model.attention.qk_norm or model.attention.qk_norm_per_head
+    a = model.attention
+    queries = a.qk_norm or a.qk_norm_per_head or a.qk_norm_joint
     return name + (", of queries and keys too" if queries else "")
 
 
@@ -66,6 +78,7 @@ def lines(model: Architecture) -> list[str]:
         model.positions,
         model.mlp,
         _head(model),
+        model.mamba,
     ]
     return [", ".join(sizes), *([", ".join(filter(None, made))] if any(made) else [])]
 

@@ -22,6 +22,7 @@ class Architecture:
         vocabulary: the rows of the embedding, including padding.
         positions, mlp: a few words, such as `rotary 25%` and `gated silu`.
         head: what follows the last norm, tokens (logits) or reward.
+        mamba: which layers are state spaces, in a few words; None if there are none.
     """
 
     layers: int
@@ -38,6 +39,7 @@ class Architecture:
     vocabulary: int | None = None
     sequence: int | None = None
     head: str | None = None
+    mamba: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.fate import named, not_finite
 from convert.inspection.facts import Facts, Use
-from convert.parts import STACKED
+from convert.parts import STACKED, layers_with
 from convert.readers.hf import HfCheckpoint
 from convert.readers.jaxneox import JaxneoxCheckpoint
 from convert.readers.megatron import MegatronCheckpoint
@@ -100,5 +100,5 @@ def weights_of_ours(source: JaxneoxCheckpoint) -> Iterable[Weight]:
         if not name.startswith(STACKED):
             yield Weight(name, partial(source.leaf, name))
             continue
-        for layer in range(source.model.num_layers):
+        for layer in layers_with(name, source.model):
             yield Weight(f"layer {layer}, {name}", partial(source.leaf, name, layer))

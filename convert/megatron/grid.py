@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from convert.megatron.consistency import share
-from convert.newer_features import newer_features
+from convert.newer_features import newer_features, unwritten_layers
 from convert.rules.megatron import rules
 from convert.rules.rule import sizes_of
 from jaxneox.config.schema import ModelConfig
@@ -65,6 +65,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
     a, m, p = model.attention, model.mlp, model.positions
     reasons: dict[str, Any] = {
         "its logits have a bias": model.logit_bias,
+        "it has mamba layers, which are not written for Megatron-LM": "mamba" in model.pattern,
         f"its norms are {model.norm.kind}": model.norm.kind not in ("layernorm", "rmsnorm"),
         f"its positions are {p.kind}": p.kind not in ("rotary", "learned", "none"),
         f"its learned positions begin at row {p.offset} (opt_pos_emb_offset)": (
@@ -84,6 +85,7 @@ def refuse_grid(model: ModelConfig, grid: MegatronGrid) -> None:
         ),
         "it is a reward model, whose head these files have no place for": model.head == "reward",
         **newer_features(model),
+        **unwritten_layers(model),
     }
     written = model_to_write(model, tp)
     reasons |= {

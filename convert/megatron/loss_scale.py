@@ -11,7 +11,7 @@ from typing import Any
 
 from convert.megatron.schedule import number
 from convert.readers.megatron_states import Scaler
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 
 
 def loss_scale_keys(

@@ -10,7 +10,7 @@ from convert.megatron.loss_scale import loss_scale_keys, loss_scale_of
 from convert.megatron.schedule import schedule_of
 from convert.readers.megatron import MegatronCheckpoint
 from convert.readers.megatron_optimizer import MegatronOptimizer
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 
 MOMENTS: tuple[tuple[Moment, str], ...] = (("mu", "exp_avg"), ("nu", "exp_avg_sq"))
 
@@ -27,6 +27,8 @@ def training_keys(
     schedule = schedule_of(args, optimizer, step)
     betas = [float(b) for b in decays["betas"]]
     params = {"lr": schedule.lr, "betas": betas, "eps": float(decays["eps"])}
+    if not _decoupled(args, optimizer.groups):
+        params["adam_w_mode"] = False
     keys: dict[str, Any] = {
         "optimizer": {"type": "Adam", "params": params},
         "min_lr": schedule.min_lr,
@@ -46,10 +48,16 @@ def training_keys(
         keys["max_micro_batch_size" if "train_batch_size" in keys else
              "train_micro_batch_size_per_gpu"] = micro  # fmt: skip
     scale, lost = loss_scale_keys(args, optimizer.scaler) if precision == "fp16" else ({}, [])
-    return keys | scale, [*schedule.notes, *lost, *_notes(args, step, optimizer.groups)]
+    return keys | scale, [*schedule.notes, *lost, *_notes(args, step)]
 
 
-def _notes(args: Mapping[str, Any], step: int, groups: Sequence[Mapping[str, Any]]) -> list[str]:
+def _decoupled(args: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether Megatron took the decay from the weights, not adding it to the gradients."""
+    of_groups = all(group.get("decoupled_weight_decay", True) for group in groups)
+    return of_groups and args.get("decoupled_weight_decay") is not False
+
+
+def _notes(args: Mapping[str, Any], step: int) -> list[str]:
     notes = []
     batch, seen = args.get("global_batch_size"), args.get("consumed_train_samples")
     if args.get("rampup_batch_size") or args.get("step_batch_size_schedule"):
@@ -62,13 +70,6 @@ def _notes(args: Mapping[str, Any], step: int, groups: Sequence[Mapping[str, Any
         notes.append(
             f"consumed_train_samples is {seen}, which is not step {step} of batches of {batch}: "
             "the next samples differ from Megatron's"
-        )
-    if not all(group.get("decoupled_weight_decay", True) for group in groups) or (
-        args.get("decoupled_weight_decay") is False
-    ):
-        notes.append(
-            "Megatron added weight decay to the gradients (decoupled_weight_decay is False), here "
-            "it is taken from the weights (AdamW)"
         )
     if args.get("start_weight_decay") != args.get("end_weight_decay"):
         notes.append(

@@ -12,7 +12,8 @@ In:
 - `consistency`: the tensors held against the YAML: missing, extra, misshapen.
 - `merge`: decides what becomes of the copies that ranks have: a sum, a fold, a mean; how far they
   have drifted is measured by `fate.drift_of`. `plan`: the record of these decisions;
-  `merged_dtypes`: the types of what was merged.
+  `merged_dtypes`: the types of what was merged; `unmergeable`: ranks of which no single model has
+  the function.
 - `join`: ranks' tensors -> parameters, folds applied; the account of every element.
 - `checkpoint`: the merged model, the function of the ranks, NeoX's own older merges.
 - `account`: tensors without effect, facts for the certificate.

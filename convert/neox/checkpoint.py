@@ -12,7 +12,7 @@ from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices, MergePlan
 from convert.oracle import Forward, NeoxForward
 from convert.oracle.neox import Ranks
-from convert.parts import STACKED, Leaves, Part, names_in
+from convert.parts import STACKED, Leaves, Part, layers_with, names_in
 from convert.readers.neox import NeoxCheckpoint
 from jaxneox.model.positions import alibi_slopes
 
@@ -46,10 +46,10 @@ class Merged(Checkpoint):
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         if name.startswith(STACKED) and layer is None:
-            return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
+            return np.stack([self.leaf(name, i) for i in layers_with(name, self.model)])
         outside: list[Part] = ["embedding", "head"]
         parts = outside if layer is None else [layer]
-        return next(self.leaves(part)[name] for part in parts if names_in(part, [name]))
+        return next(self.leaves(part)[name] for part in parts if names_in(part, [name], self.model))
 
 
 class NeoxModel(Merged):
@@ -129,5 +129,5 @@ def with_exact_slopes(source: NeoxCheckpoint) -> Ranks:
 
 def choices_by(conversion: Mapping[str, object]) -> MergeChoices:
     """Return the merge that a converted checkpoint records; by default the exact one."""
-    named = {k: v for k, v in conversion.items() if k in ("norms", "biases", "dtype")}
+    named = {k: v for k, v in conversion.items() if k in ("norms", "biases", "dtype", "drift")}
     return MergeChoices(**named)  # type: ignore[arg-type]

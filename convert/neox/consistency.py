@@ -62,7 +62,15 @@ def _arguments(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
 
 
 def _divisions(source: NeoxCheckpoint, model: ModelConfig) -> Iterator[str]:
-    sizes = {"num_kv_heads": model.attention.kv_heads, "mlp width": model.mlp.size}
+    sizes = {}
+    if set(model.pattern) != {"mamba"}:
+        sizes["num_kv_heads"] = model.attention.kv_heads
+    if "dense" in model.pattern:
+        sizes["mlp width"] = model.mlp.size
+    if model.experts is not None:
+        sizes["moe_num_experts"] = model.experts.count
+    if model.mamba is not None:
+        sizes["mamba channels"] = model.mamba.channels
     if model.head == "reward":
         sizes["hidden_size"] = model.hidden_size
     for name, size in sizes.items():
@@ -141,11 +149,6 @@ def _refuse_quirks(source: NeoxCheckpoint, model: ModelConfig) -> None:
         raise UserError(
             f"{source.files.folder}: apply_query_key_layer_scaling with {kind}: NeoX multiplies "
             "the positions' bias by the number of the layer, which no model here does"
-        )
-    if kind == "learned" and given.get("mup_rp_embedding_mult") not in (None, 1, 1.0):
-        raise UserError(
-            f"{source.files.folder}: mup_rp_embedding_mult {given['mup_rp_embedding_mult']}: NeoX "
-            "multiplies learned positions by it, which no model here does"
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from convert.casting import cast
 from convert.fate import Fate, bit_sum, not_finite
 from convert.neox.plan import Fold, MergePlan
-from convert.parts import STACKED, Leaves, Part
+from convert.parts import STACKED, Leaves, Part, layers_with
 from convert.readers.neox import NeoxCheckpoint
 from convert.rules import neox
 from convert.rules.rule import Role, Rule, Sizes, sizes_of
@@ -39,11 +39,14 @@ def modules_of(part: Part, model: ModelConfig, llama_mlp: bool = False) -> Modul
 
 def leaf_shapes(plan: MergePlan) -> dict[str, tuple[int, ...]]:
     """Return the shape of each whole leaf; leaves of blocks have the layer axis first."""
-    L, shapes = plan.model.num_layers, {}
-    for part in ("embedding", 0, "head"):
-        for _, rules in modules_of(part, plan.model, plan.llama_mlp):
+    model, shapes = plan.model, {}
+    first_of_kind = [model.kinds.index(kind) for kind in dict.fromkeys(model.pattern)]
+    parts: list[Part] = ["embedding", *first_of_kind, "head"]
+    for part in parts:
+        for _, rules in modules_of(part, model, plan.llama_mlp):
             for name, shape in module_shapes(rules, plan.sizes).items():
-                shapes[name] = (L, *shape) if name.startswith(STACKED) else shape
+                stacked = (len(layers_with(name, model)),) if name.startswith(STACKED) else ()
+                shapes[name] = stacked + shape
     return shapes
 
 

@@ -30,11 +30,10 @@ from convert.casting import chosen
 from convert.fate import differ, drift_of
 from convert.neox.merged_dtypes import FLOAT32, choose_dtypes
 from convert.neox.plan import Decision, Fold, Loss, MergeChoices, MergePlan
+from convert.neox.unmergeable import refuse_unmergeable, without_drift
 from convert.readers.neox import NeoxCheckpoint
-from convert.rules import neox
 from convert.rules.rule import Role, Rule
 from jaxneox.config import Settings
-from jaxneox.errors import UserError
 
 Copies = dict[Rule, np.ndarray]
 """The copies of one norm's tensors, or of one bias: float64 [R, …] with every rank's copy."""
@@ -45,6 +44,7 @@ ONCE = "once: it is added after the sum over ranks"
 OF_STREAMS = "the mean: each rank's residual stream had its own"
 OWN_PARTS = "each rank's own part: the reward head of a rank reads this part of the norm alone"
 OF_POSITIONS = "the mean: with sequence_parallel each rank's copy had its own positions"
+OF_ROUTER = "rank 0's: NeoX's sinkhorn router chooses there, for all ranks"
 NORMS = {
     "fold": "folded into the ranks' shards: each rank's own copy is kept exactly",
     "mean": "the ranks' mean (--norms mean), as in NeoX's own converter",
@@ -64,7 +64,8 @@ def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
     plan = MergePlan(
         source.model, dict(source.keys), chosen(choices.dtype, FLOAT32), sliced, source.llama_mlp
     )
-    _refuse_unmergeable(source)
+    refuse_unmergeable(source)
+    choices = without_drift(source, choices)
     for index, rules in plan.rules.items():
         for group in _groups(rules):
             role = group[0].role
@@ -74,7 +75,9 @@ def make_plan(source: NeoxCheckpoint, choices: MergeChoices) -> MergePlan:
             elif role is Role.BIAS:
                 _merge_bias(plan, index, copies, choices)
             elif role is Role.COPY:
-                _take_mean(plan, index, copies)
+                _take_copy(plan, index, copies, choices)
+            elif role is Role.ROUTER:
+                _take_router(plan, index, copies)
     _grow(plan)
     _name_quirks(plan, source)
     choose_dtypes(plan, source, choices.dtype)
@@ -187,12 +190,22 @@ def _merge_bias(plan: MergePlan, index: int, copies: Copies, choices: MergeChoic
         _decide(plan, index, rule, why, copies_RD, loss)
 
 
-def _take_mean(plan: MergePlan, index: int, copies: Copies) -> None:
+def _take_copy(plan: MergePlan, index: int, copies: Copies, choices: MergeChoices) -> None:
     for rule, copies_RD in copies.items():
         same = not differ(copies_RD)
-        plan.values[rule.parts[0].leaf, index] = copies_RD[0] if same else copies_RD.mean(axis=0)
+        mean = not same and choices.drift == "refuse"
+        plan.values[rule.parts[0].leaf, index] = copies_RD.mean(axis=0) if mean else copies_RD[0]
         loss: Loss = "none" if same else "unavoidable"
         _decide(plan, index, rule, SAME if same else OF_STREAMS, copies_RD, loss)
+
+
+def _take_router(plan: MergePlan, index: int, copies: Copies) -> None:
+    """Take the first rank's copy, [experts, hidden] there; without drift all routers are it."""
+    for rule, copies_RED in copies.items():
+        plan.values[rule.parts[0].leaf, index] = copies_RED[0].T
+        experts = plan.model.experts
+        alone = experts is not None and experts.router == "sinkhorn"
+        _decide(plan, index, rule, OF_ROUTER if alone else SAME, copies_RED)
 
 
 def _grow(plan: MergePlan) -> None:
@@ -254,26 +267,6 @@ def _name_quirks(plan: MergePlan, source: NeoxCheckpoint) -> None:
             + ("another was asked for" if plan.mergeable else "there is none")
             + "; the certificate measures the cost"
         )
-
-
-def _refuse_unmergeable(source: NeoxCheckpoint) -> None:
-    model, folder = source.model, source.files.folder
-    joint = model.norm.kind in ("layernorm", "non_parametric_layernorm")
-    if model.attention.qk_norm and source.mp > 1 and joint:
-        raise UserError(
-            f"{folder}: use_qk_layernorm with {model.norm.kind} takes its statistics over the "
-            f"heads of each of {source.mp} ranks; no model that is not split has that function"
-        )
-    for rule in neox.shared(model):  # saved with every block; each pipeline stage trains its own
-        first = [rank[rule.theirs] for rank in source.ranks(neox.FIRST_BLOCK)]
-        for index in range(neox.FIRST_BLOCK, neox.FIRST_BLOCK + model.num_layers):
-            copies = [rank[rule.theirs] for rank in source.ranks(index)]
-            if any(map(differ, zip(first, copies, strict=True))):
-                raise UserError(
-                    f"{folder}: {rule.theirs} of module {index} differs from the first "
-                    "block's: the pipeline's stages trained tables of their own, and here all "
-                    "layers share one"
-                )
 
 
 def _groups(rules: tuple[Rule, ...]) -> Iterator[list[Rule]]:

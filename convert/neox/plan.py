@@ -15,6 +15,7 @@ from jaxneox.config.schema import ModelConfig
 Norms = Literal["fold", "mean", "first"]
 Biases = Literal["auto", "sum", "once"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]
+Drifted = Literal["refuse", "rank0"]
 Loss = Literal["none", "asked", "unavoidable"]
 
 
@@ -25,6 +26,7 @@ class MergeChoices:
     norms: Norms = "fold"
     biases: Biases = "auto"
     dtype: Dtype = "keep"
+    drift: Drifted = "refuse"  # of ranks whose experts no single model has
 
 
 class Fold(NamedTuple):

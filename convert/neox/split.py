@@ -103,6 +103,8 @@ class Split:
         return [value] * mp
 
     def _leaf(self, rule: Rule, leaves: Leaves) -> np.ndarray:
+        if rule.role is Role.ROUTER:
+            return rule.get(leaves, sizes_of(self.model, self.grid.mp), 0)
         zeros = np.zeros(self.model.hidden_size, self.dtype)
         return leaves.get(rule.parts[0].leaf, zeros)
 

@@ -1,13 +1,13 @@
 """GPT-NeoX's own files as the target of a conversion."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from convert.checkpoint import Source, Target, Training
 from convert.fate import Fate
 from convert.neox.checkpoint import NeoxModel
-from convert.neox.grid import NeoxGrid
+from convert.neox.grid import NeoxGrid, default_expert_size
 from convert.neox.merge import make_plan
 from convert.neox.plan import MergeChoices
 from convert.neox.split import Split
@@ -22,6 +22,7 @@ from jaxneox.config import Settings
 from jaxneox.config.keys.model import GATED_ACTIVATIONS
 from jaxneox.config.keys.undocumented import OURS
 from jaxneox.config.present import in_present_names
+from jaxneox.config.schema import ModelConfig
 from jaxneox.data import Tokenizer
 
 
@@ -121,6 +122,7 @@ class NeoxTarget(Target):
         mlp = source.checkpoint.model.mlp
         if mlp.gated and Settings(keys)["activation"] not in GATED_ACTIVATIONS:
             keys |= keys_of_gated(mlp)
+        keys |= keys_of_experts(source.checkpoint.model, keys)
         if "max_micro_batch_size" in source.keys:
             keys["train_micro_batch_size_per_gpu"] = source.keys["max_micro_batch_size"]
         keys |= {
@@ -163,3 +165,12 @@ class NeoxTarget(Target):
         )
         same = keys.get("model_parallel_size", 1) == mp and rows % (multiple * mp) == 0
         return multiple if known or same else rows // mp
+
+
+def keys_of_experts(model: ModelConfig, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys by which NeoX's experts are as wide as the model's."""
+    if model.experts is None:
+        return {}
+    size = model.experts.size
+    by_default = "intermediate_size" not in keys and size == default_expert_size(model)
+    return {} if by_default else {"intermediate_size": size}

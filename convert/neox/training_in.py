@@ -18,7 +18,7 @@ from convert.readers.neox import NeoxCheckpoint, Shards
 from convert.readers.neox_optimizer import NeoxOptimizer, Quantity, open_optimizer
 from convert.readers.torch_file import TorchFile
 from jaxneox.config import Settings
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 from jaxneox.errors import UserError
 
 MOMENTS: tuple[tuple[Moment, Quantity, int], ...] = (("mu", "exp_avg", 1), ("nu", "exp_avg_sq", 2))
@@ -166,10 +166,15 @@ class NeoxMoments(Merged):
     """
 
     def __init__(
-        self, source: NeoxCheckpoint, optimizer: NeoxOptimizer, quantity: Quantity, divisor: int
+        self,
+        source: NeoxCheckpoint,
+        optimizer: NeoxOptimizer,
+        quantity: Quantity,
+        divisor: int,
     ) -> None:
         moments = Counterpart(source, optimizer, quantity)
-        super().__init__(moments, make_plan(moments, MergeChoices("mean", "once", "float32")))
+        choices = MergeChoices("mean", "once", "float32", drift="rank0")
+        super().__init__(moments, make_plan(moments, choices))
         self._divisor = np.float32(divisor)
 
     def leaves(self, part: Part) -> Leaves:

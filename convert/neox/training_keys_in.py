@@ -41,13 +41,16 @@ def training_keys(
     params = dict(block.get("params") or {}) | _constants(source, optimizer)
     decay = params.pop("weight_decay")
     params["eps"] /= summed
+    if not Settings(source.keys).optimizer.decoupled_decay:
+        decay /= summed  # it is added to the gradients
     clipping = optimizer.clipping / summed
-    factors = {} if clean else lr_factors(source)
+    factors = ({} if clean else lr_factors(source)) | width_factors(source, optimizer)
     keys = {
         "optimizer": block | {"params": params},
         "weight_decay": decay,
         "gradient_clipping": clipping,
         **({"lr_factors": factors} if factors else {}),
+        **gradient_factors(source),
     }
     if clipping and (left_out := clip_leaves_out(source, optimizer)):
         keys["clip_leaves_out"] = left_out
@@ -115,9 +118,14 @@ def _schedule_keys(
 ) -> Version:
     """Choose the version of NeoX whose schedule gives the next learning rate in the files."""
     names = list(SCHEDULES)
-    if source.generation == "2023":
+    if source.generation == "2023" and not keys.get("neox_compat"):
         names.reverse()
-    if keys["gradient_clipping"] == 1.0:  # which neox_compat takes for none
+    clips_at_1 = keys["gradient_clipping"] == 1.0  # which neox_compat takes for none
+    if keys.get("neox_compat"):  # of muP, which only HEAD has
+        names = names[:1]
+        if clips_at_1:
+            optimizer.warnings.append("gradients are not clipped at 1.0: NeoX HEAD's muP does not")
+    elif clips_at_1:
         names.remove("HEAD's")
     end = max(optimizer.position, int(keys.get("train_iters") or 0))
     steps = np.unique(np.linspace(optimizer.position, end, 256).astype(np.int32))
@@ -149,12 +157,31 @@ def _rates(keys: Mapping[str, Any], steps: np.ndarray) -> np.ndarray:
     return np.asarray(build_schedule(Settings(keys).schedule)(steps))
 
 
+def gradient_factors(source: NeoxCheckpoint) -> dict[str, dict[str, float]]:
+    """Return the key of gradients that NeoX divides: of experts by the ranks (moe_mlp.py:202)."""
+    if source.mp == 1 or source.model.experts is None:
+        return {}
+    names = ("layers.experts.up", "layers.experts.down")
+    return {"gradient_factors": dict.fromkeys(names, 1 / source.mp)}
+
+
 def lr_factors(source: NeoxCheckpoint) -> dict[str, float]:
     """Return factors for merged biases: one stands for mp copies that each make a step."""
     if source.mp == 1 or not source.model.parallel_residual:
         return {}
-    rules = neox.modules(source.model, source.llama_mlp)[neox.FIRST_BLOCK]
+    rules = neox.every(source.model, source.llama_mlp)
     return {r.parts[0].leaf: float(source.mp) for r in rules if r.role is Role.BIAS}
+
+
+def width_factors(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, float]:
+    """Return factors against muP's learning rates, which NeoX has with EleutherAI's mup alone."""
+    widths = source.model.init.widths
+    if widths is None or not optimizer.one_rate:
+        return {}
+    rules = neox.modules(source.model, source.llama_mlp)[neox.FIRST_BLOCK]
+    hidden = [(r, neox.HIDDEN_AXES[r.theirs]) for r in rules if r.theirs in neox.HIDDEN_AXES]
+    ratios = {part.leaf: widths.reads(axes) for rule, axes in hidden for part in rule.parts}
+    return {leaf: ratio for leaf, ratio in ratios.items() if ratio != 1}
 
 
 def clip_leaves_out(source: NeoxCheckpoint, optimizer: NeoxOptimizer) -> dict[str, int]:

@@ -42,6 +42,7 @@ class NeoxState:
     step: int
     sequences: int  # of a global batch
     summed: int  # micro-batches, whose gradients NeoX adds up
+    experts: float  # by which ours multiplies the gradients of experts
 
     def state(self, stage: int, rank: int) -> dict[str, Any]:
         return self.adam.state(rank, self.stages[stage]) | {
@@ -81,13 +82,15 @@ def prepare(
         adam = ZeroState(
             folder, counters, parts=dp, tied=tied, sequential=not grid.pp, clipping=clip
         )
-    written = NeoxState(
-        adam, _stages(source, grid), training.position, source.step, batch.global_size, summed
-    )
+    of_experts = optimizer.gradient_factors.get("layers.experts.up", 1.0)
+    sizes = (source.step, batch.global_size, summed)
+    written = NeoxState(adam, _stages(source, grid), training.position, *sizes, of_experts)
     block = dict(in_present_names(keys).get("optimizer") or {})
-    block["params"] = dict(block.get("params") or {}) | {"eps": counters.eps}
+    params = {n: x for n, x in (block.get("params") or {}).items() if n != "weight_decay"}
+    block["params"] = params | {"eps": counters.eps}
     more_keys = {
         "optimizer": block,
+        "weight_decay": counters.weight_decay,
         "gradient_clipping": JUST_ABOVE_ONE if clip == 1.0 else clip,
         "zero_optimization": {"stage": int(isinstance(adam, ZeroState))},
         "train_batch_size": batch.global_size,
@@ -107,7 +110,7 @@ def _counters(
         float(build_schedule(schedule)(np.int32(training.position))),
         optimizer.betas,
         optimizer.eps * summed,
-        optimizer.weight_decay,
+        optimizer.weight_decay * (1 if optimizer.decoupled_decay else summed),
         {
             "start_lr": schedule.lr,
             "warmup_iter": schedule.warmup_iters,
@@ -115,6 +118,7 @@ def _counters(
             "end_iter": schedule.decay_iters,
             "min_lr": schedule.min_lr,
         },
+        optimizer.bias_correction,
     )
 
 
@@ -150,24 +154,26 @@ def collect(
             for rank in range(grid.mp):
                 tensors = [ranks[rank] for _, ranks, _ in one_module]
                 by_kind = dict(zip(cuts, tensors, strict=True))
-                _add(written, source.checkpoint.model, (rank, index), by_kind)
+                _add(written, source.checkpoint.model, (grid.mp, rank, index), by_kind)
         advance(sum(leaf.nbytes for own in leaves[:2] for leaf in own.values()))
 
 
 def _add(
     written: NeoxState,
     model: ModelConfig,
-    where: tuple[int, int],
+    where: tuple[int, int, int],
     tensors: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     """Add one rank's tensors of a module by kind; NeoX's moments are of summed gradients."""
-    rank, index = where
+    mp, rank, index = where
     for name in tensors["exp_avg"].keys() - set(neox.BUFFERS):
         unused = model.shared_norm and name.startswith("post_attention_layernorm")
         if unused and "master" not in tensors:
             written.adam.leave_out(index, name)
             continue
         factor = 0.0 if unused else float(written.summed)
+        if name.startswith(neox.EXPERTS):
+            factor /= mp * written.experts  # NeoX divides their gradients by the ranks
         values = {kind: of_kind[name] for kind, of_kind in tensors.items()}
         values["exp_avg"] = values["exp_avg"] * factor
         values["exp_avg_sq"] = values["exp_avg_sq"] * factor**2
@@ -214,9 +220,7 @@ def _notes(source: Source, settings: Settings, grid: NeoxGrid, summed: int) -> l
             "ranks convert again with --dp"
         )
     biases = [
-        rule.parts[0].leaf
-        for rule in neox.modules(source.checkpoint.model)[neox.FIRST_BLOCK]
-        if rule.role is Role.BIAS
+        rule.parts[0].leaf for rule in neox.every(source.checkpoint.model) if rule.role is Role.BIAS
     ]
     factors = settings["lr_factors"] or {}
     if source.checkpoint.model.parallel_residual:

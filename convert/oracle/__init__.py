@@ -5,8 +5,10 @@ tensors; `MegatronForward` does the same for Megatron-LM, and `JaxneoxForward` c
 of our parameters. All use numpy alone and know neither the JAX model nor the rules of conversion:
 if two agree, the conversion kept the function.
 
-- `neox`, `megatron`, `jaxneox`: these three.
+- `neox`, `megatron`, `jaxneox`: these three; `neox_shard`: one rank of NeoX's.
 - `forward`: what a forward pass is, and how one is run layer by layer.
+- `experts`: mixtures of experts.
+- `mamba`: a selective state space of one rank or group.
 - `maths`: norms, positions, attention and activations in float64.
 """
 

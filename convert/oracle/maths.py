@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import erf, expit
 
-from jaxneox.config.schema import Activation, ModelConfig, NormConfig, PositionConfig
+from jaxneox.config.layer_schema import Activation
+from jaxneox.config.schema import ModelConfig, NormConfig, PositionConfig
 
 Array = NDArray[np.float64]
 
@@ -225,13 +226,15 @@ def attend(
     T, window = q.shape[1], model.attention.window
     # A query sees itself and `window` positions before it: NeoX's triu(mask, diagonal=-window).
     unseen_T = np.arange(T) > (T if window is None else window)
-    return softmax_mixed(Heads(q, k, v), np.where(unseen_T, -np.inf, bias_NT))
+    bias = np.where(unseen_T, -np.inf, bias_NT)
+    return softmax_mixed(Heads(q, k, v), bias, model.attention.scale)
 
 
-def softmax_mixed(heads: Heads, bias: Array) -> Array:
-    """Compute `softmax(q k / sqrt(H) + bias[distance]) v` over the past, one head at a time.
+def softmax_mixed(heads: Heads, bias: Array, scale: float | None = None) -> Array:
+    """Compute `softmax(scale q k + bias[distance]) v` over the past, one head at a time.
 
-    `bias` is [N, T], or [T] for all heads; the result is [B, T, N, H].
+    `bias` is [N, T], or [T] for all heads; the result is [B, T, N, H]. The scale is 1 / sqrt(H)
+    unless given.
     """
     q_BTNH, k_BSKH, v_BSKH = heads
     _, T, N, H = q_BTNH.shape
@@ -240,7 +243,8 @@ def softmax_mixed(heads: Heads, bias: Array) -> Array:
     mixed_BTNH = np.empty_like(q_BTNH)
     for n in range(N):
         k_BSH, v_BSH = (x[:, :, n * x.shape[2] // N] for x in (k_BSKH, v_BSKH))
-        scores_BTS = q_BTNH[:, :, n] @ k_BSH.swapaxes(1, 2) / math.sqrt(H)
+        products_BTS = q_BTNH[:, :, n] @ k_BSH.swapaxes(1, 2)
+        scores_BTS = products_BTS / math.sqrt(H) if scale is None else scale * products_BTS
         scores_BTS += np.where(distance_TS < 0, -np.inf, bias_NT[n][distance_TS])
         weights_BTS = np.exp(scores_BTS - scores_BTS.max(axis=-1, keepdims=True))
         mixed_BTNH[:, :, n] = weights_BTS @ v_BSH / weights_BTS.sum(axis=-1, keepdims=True)

@@ -11,31 +11,23 @@ in which each rank applies its replicas to its own part of the sequence, not of 
 # N query heads, K key-value heads of one rank, H head, F inner width of one rank
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from convert.oracle.experts import ExpertChoice, choose
 from convert.oracle.maths import (
-    ACTIVATIONS,
-    Affine,
     Array,
-    Heads,
-    alibi,
-    attend,
     f64,
     linear,
-    normalize,
-    relative,
     sinusoids,
 )
+from convert.oracle.neox_shard import Shard
 from jaxneox.config.schema import ModelConfig
 from jaxneox.errors import UserError
 
 Ranks = Callable[[int], list[Mapping[str, np.ndarray]]]
 """Maps the index of a module in NeoX's sequence to each rank's tensors, by HEAD's names."""
-
-SCALES = {"layernorm": "weight", "rmsnorm": "scale", "scalenorm": "g"}
 
 
 class NeoxForward:
@@ -66,19 +58,59 @@ class NeoxForward:
         words_BTD = np.zeros((*tokens_BT.shape, self.hidden))
         for table, at in zip(tables, starts, strict=True):
             words_BTD += rows(table, tokens_BT - at)
-        positions = self.model.positions
+        positions, factor = self.model.positions, self.model.multipliers.positions
         if positions.kind == "sinusoidal":
-            words_BTD = words_BTD + sinusoids(T, self.hidden, self.angle_dtype)
+            words_BTD = words_BTD + factor * sinusoids(T, self.hidden, self.angle_dtype)
         if positions.kind == "learned":
             own = slice(positions.offset, positions.offset + T)
             tables_RTD = [f64(shard["position_embeddings.weight"][own]) for shard in shards]
-            return words_BTD + np.stack(tables_RTD)[:, None]
+            return words_BTD + factor * np.stack(tables_RTD)[:, None]
         return np.broadcast_to(words_BTD, (len(shards), *words_BTD.shape))
 
     def layer(self, index: int, streams_RBTD: Array) -> Array:
         shards = self._shards(2 + index)
+        if self.model.kinds[index] == "experts":
+            return self._with_experts(shards, streams_RBTD)
+        if self.model.kinds[index] == "mamba":
+            return self._mamba(shards, streams_RBTD)
         residual = self._parallel if self.model.parallel_residual else self._sequential
         return residual(shards, streams_RBTD)
+
+    def _with_experts(self, shards: list[Shard], streams_RBTD: Array) -> Array:
+        """Apply a layer with a mixture of experts, to which each rank contributes some.
+
+        An expert reads what its own rank's norm makes of its own stream. With a parallel residual
+        the attention is computed and dropped, and the complete sum of the experts is added up over
+        the ranks once more (transformer.py:1113 and 1116).
+        """
+        middle_RBTD, times = streams_RBTD, len(shards)
+        if not self.model.parallel_residual:
+            middle_RBTD, times = self._attended(shards, streams_RBTD), 1
+        into_RBTD = np.stack(
+            [
+                shard.normalized("post_attention_layernorm", x_BTD)
+                for shard, x_BTD in zip(shards, middle_RBTD, strict=True)
+            ]
+        )
+        outputs_EBTD = [
+            output
+            for shard, x_BTD in zip(shards, into_RBTD, strict=True)
+            for output in shard.experts(x_BTD)
+        ]
+        choices = self._choices(shards, into_RBTD)
+        mixed_RBTD = [
+            sum(c.weight_of(e)[..., None] * y for e, y in enumerate(outputs_EBTD)) for c in choices
+        ]
+        return middle_RBTD + times * np.stack(mixed_RBTD)
+
+    def _choices(self, shards: list[Shard], into_RBTD: Array) -> list[ExpertChoice]:
+        """Choose experts on each rank; a sinkhorn router does so on the first, for all."""
+        cfg = self.model.experts
+        assert cfg is not None
+        routers = [shard["mlp.router.layer.weight"] for shard in shards]
+        if cfg.router == "sinkhorn":
+            return [choose(into_RBTD[0], routers[0], cfg)] * len(shards)
+        return [choose(x, w, cfg) for x, w in zip(into_RBTD, routers, strict=True)]
 
     def logits(self, streams_RBTD: Array) -> Array:
         """Compute each rank's part of the vocabulary from its own stream and its own final norm."""
@@ -93,9 +125,9 @@ class NeoxForward:
             linear(norm.normalized("norm", x_BTD), head)
             for norm, head, x_BTD in zip(norms, heads, streams_RBTD, strict=True)
         ]
-        return np.concatenate(parts_BTE, axis=-1)
+        return self.model.multipliers.output * np.concatenate(parts_BTE, axis=-1)
 
-    def _values(self, norms: "list[Shard]", streams_RBTD: Array) -> Array:
+    def _values(self, norms: list[Shard], streams_RBTD: Array) -> Array:
         """Sum over the ranks what each makes of its part of the hidden state: [B, T, 1].
 
         The head is a RowParallelLinear whose input is not parallel: every rank cuts its part out of
@@ -109,7 +141,7 @@ class NeoxForward:
             start = part.stop
         return total_BTO
 
-    def _parallel(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
+    def _parallel(self, shards: list[Shard], streams_RBTD: Array) -> Array:
         """Compute `x + sum over ranks of (attention + its bias + mlp + its bias)`.
 
         The one all-reduce comes after the biases, so it counts every rank's copy (issue 962).
@@ -123,15 +155,9 @@ class NeoxForward:
             total_BTD += shard.mlp(shard.normalized(second, x_BTD)) + shard.mlp_bias
         return streams_RBTD + total_BTD
 
-    def _sequential(self, shards: "list[Shard]", streams_RBTD: Array) -> Array:
+    def _sequential(self, shards: list[Shard], streams_RBTD: Array) -> Array:
         """Make two all-reduces, and after each let every rank add its own copy of the bias."""
-        attended_BTD = sum(
-            shard.attention(shard.normalized("input_layernorm", x_BTD))
-            for shard, x_BTD in zip(shards, streams_RBTD, strict=True)
-        )
-        middle_RBTD = np.stack(
-            [x + attended_BTD + s.attention_bias for s, x in zip(shards, streams_RBTD, strict=True)]
-        )
+        middle_RBTD = self._attended(shards, streams_RBTD)
         fed_BTD = sum(
             shard.mlp(shard.normalized("post_attention_layernorm", x_BTD))
             for shard, x_BTD in zip(shards, middle_RBTD, strict=True)
@@ -140,94 +166,34 @@ class NeoxForward:
             [x + fed_BTD + s.mlp_bias for s, x in zip(shards, middle_RBTD, strict=True)]
         )
 
-    def _shards(self, module: int) -> "list[Shard]":
+    def _attended(self, shards: list[Shard], streams_RBTD: Array) -> Array:
+        """Add the attention's sum over the ranks to each stream, and then each rank's own bias."""
+        attended_BTD = sum(
+            shard.attention(shard.normalized("input_layernorm", x_BTD))
+            for shard, x_BTD in zip(shards, streams_RBTD, strict=True)
+        )
+        return np.stack(
+            [x + attended_BTD + s.attention_bias for s, x in zip(shards, streams_RBTD, strict=True)]
+        )
+
+    def _mamba(self, shards: list[Shard], streams_RBTD: Array) -> Array:
+        """Sum over the ranks what each makes of its own channels; x_proj has no reduction.
+
+        The output's bias is each rank's own, added after the sum.
+        """
+        each = zip(shards, streams_RBTD, strict=True)
+        total_BTD = sum(shard.state_space(shard.normalized("norm", x)) for shard, x in each)
+        biases = [shard.bias("mixer.out_proj.bias", shard.mamba.bias) for shard in shards]
+        return np.stack(
+            [x + total_BTD + bias for x, bias in zip(streams_RBTD, biases, strict=True)]
+        )
+
+    def _shards(self, module: int) -> list[Shard]:
         tensors = self.ranks(module)
         return [
             Shard(self.model, t, f"module {module}, rank {rank}", len(tensors), self.angle_dtype)
             for rank, t in enumerate(tensors)
         ]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One rank's tensors of one module, and the computations that the rank makes alone."""
-
-    model: ModelConfig
-    tensors: Mapping[str, np.ndarray]
-    where: str
-    mp: int  # ranks in all
-    angle_dtype: DTypeLike
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.tensors:
-            raise UserError(f"{self.where}: no {name} among {', '.join(sorted(self.tensors))}")
-        return self.tensors[name]
-
-    def bias(self, name: str, expected: bool) -> Array | float:
-        """Return a bias that is there, whatever the configuration says, because NeoX adds it."""
-        return f64(self[name]) if expected or name in self.tensors else 0.0
-
-    def norm(self, name: str) -> Affine:
-        kind = self.model.norm.kind
-        if kind == "non_parametric_layernorm":
-            return Affine()
-        bias = self.bias(f"{name}.bias", expected=self.model.norm.bias and kind == "layernorm")
-        return Affine(f64(self[f"{name}.{SCALES[kind]}"]), bias)
-
-    def normalized(self, name: str, x_BTD: Array) -> Array:
-        return normalize(x_BTD, self.norm(name), self.model.norm)
-
-    def attention(self, x_BTD: Array) -> Array:
-        """Attend on normalised [B, T, D]; return this rank's term of the sum, without the bias."""
-        (B, T, _), with_bias = x_BTD.shape, self.model.attention.bias
-        bias = self.bias("attention.query_key_value.bias", with_bias)
-        heads = self.heads(linear(x_BTD, self["attention.query_key_value.weight"], bias))
-        qk_norm = self.norm("attention.qk_layernorm") if self.model.attention.qk_norm else Affine()
-        mixed = attend(heads, self.model, qk_norm, self.score_bias(T), self.angle_dtype)
-        return linear(mixed.reshape(B, T, -1), self["attention.dense.weight"])
-
-    def heads(self, qkv: Array) -> Heads:
-        """Split query_key_value's rows: per head [q|k|v]; with GQA per rank [all q|all k|all v]."""
-        cfg, (B, T, _) = self.model.attention, qkv.shape
-        N, K, H = cfg.num_heads // self.mp, cfg.kv_heads // self.mp, cfg.head_dim
-        if cfg.group == 1:
-            q, k, v = np.moveaxis(qkv.reshape(B, T, N, 3, H), 3, 0)
-        else:
-            q, k, v = np.split(qkv.reshape(B, T, N + 2 * K, H), [N, N + K], axis=2)
-        return Heads(q, k, v)
-
-    def score_bias(self, T: int) -> Array | float:
-        """Return [N, T] by distance; every layer has a copy of rpe's table and alibi's slopes."""
-        kind = self.model.positions.kind
-        if kind == "alibi":
-            return alibi(f64(self["attention.alibi_embed.slopes"]), T)
-        if kind == "rpe":
-            return relative(self["attention.rpe.weight"], T, self.model)
-        return 0.0
-
-    @property
-    def attention_bias(self) -> Array | float:
-        return self.bias("attention.dense.bias", self.model.attention.bias)
-
-    def mlp(self, x_BTD: Array) -> Array:
-        """Apply the MLP to normalised [B, T, D]; return this rank's term, without the bias.
-
-        A gated linear1 has the rank's F rows that are multiplied, then the F rows of the gate.
-        """
-        cfg = self.model.mlp
-        activation = ACTIVATIONS[cfg.activation]
-        if "mlp.w1.weight" in self.tensors:  # LLaMAParallelMLP, of mlp_type llama
-            gate_BTF = activation(linear(x_BTD, self["mlp.w1.weight"]))
-            return linear(gate_BTF * linear(x_BTD, self["mlp.w3.weight"]), self["mlp.w2.weight"])
-        inner = linear(x_BTD, self["mlp.linear1.weight"], self.bias("mlp.linear1.bias", cfg.bias))
-        if cfg.gated:
-            up_BTF, gate_BTF = np.split(inner, 2, axis=-1)
-            return linear(activation(gate_BTF) * up_BTF, self["mlp.linear2.weight"])
-        return linear(activation(inner), self["mlp.linear2.weight"])
-
-    @property
-    def mlp_bias(self) -> Array | float:
-        return self.bias("mlp.linear2.bias", self.model.mlp.bias)
 
 
 def rows(table_ED: np.ndarray, tokens_BT: np.ndarray) -> Array:

@@ -10,7 +10,7 @@ from convert.checkpoint import Checkpoint, Fidelity, Source
 from convert.fate import Fate, laid_out
 from convert.oracle import Forward, JaxneoxForward
 from convert.ours.base import check_base, open_base
-from convert.parts import Leaves, Part, Shapes, layer_of
+from convert.parts import Leaves, Part, Shapes, layer_of, layers_with
 from convert.readers.adapter import AdapterCheckpoint, open_adapter
 from convert.readers.jaxneox import JaxneoxCheckpoint, parameter_shapes
 from jaxneox.data import Tokenizer
@@ -67,7 +67,7 @@ class MergedCheckpoint(Checkpoint):
     def unrounded(self, name: str, layer: int | None = None) -> np.ndarray:
         """Read a parameter in float64; a matrix with what the adapter adds to it."""
         if self.is_merged(name) and layer is None:
-            return np.stack([self.unrounded(name, i) for i in range(self.model.num_layers)])
+            return np.stack([self.unrounded(name, i) for i in layers_with(name, self.model)])
         value = self._kept(name, layer).astype(np.float64)
         if layer is None or not self.is_merged(name):
             return value

@@ -53,16 +53,20 @@ def logits_by_layer(checkpoint: "JaxneoxCheckpoint", tokens_BT: np.ndarray) -> n
     They are cast to float32 when they are used, which `jaxneox.load` does when it reads them.
     """
     import jax
-    from jax.sharding import NamedSharding
+    from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxneox.loading.load import CheckpointForm
     from jaxneox.model.in_steps import ModelInSteps
 
     def read_layer(layer: int) -> dict[str, np.ndarray]:
-        return {name: checkpoint.leaf(name, layer)[None] for name in stacked}
+        names = model.declaration.names(cfg.kinds[layer])
+        return {name: checkpoint.leaf(name, layer) for name in names}
 
     def laid(name: str, value: np.ndarray) -> jax.Array:
-        return jax.device_put(value, form.abstract[name].sharding)
+        sharding = form.abstract[name].sharding
+        if name.startswith(STACKED):
+            sharding = sharding.update(spec=PartitionSpec(*sharding.spec[1:]))
+        return jax.device_put(value, sharding)
 
     form = CheckpointForm({"keys": checkpoint.keys}, None)
     cfg = form.config.model
@@ -73,12 +77,13 @@ def logits_by_layer(checkpoint: "JaxneoxCheckpoint", tokens_BT: np.ndarray) -> n
         outer = {n: laid(n, checkpoint.leaf(n)) for n in checkpoint.shapes if n not in stacked}
         rows = NamedSharding(form.mesh, form.rules.activation("batch", None))
         x_MBTD = jax.jit(model.begin)(outer, jax.device_put(tokens_BT.astype(np.int32), rows))
-        through = jax.jit(model.through)
+        through = jax.jit(model.through, static_argnames="kind")
         with ThreadPoolExecutor(1) as pool:  # one layer is read while another is computed
             ahead = pool.submit(read_layer, 0)
             for layer in range(cfg.num_layers):
                 weights = {name: laid(name, w) for name, w in ahead.result().items()}
                 ahead = pool.submit(read_layer, min(layer + 1, cfg.num_layers - 1))
-                x_MBTD = through(outer, weights, x_MBTD).block_until_ready()
+                x_MBTD = through(outer, weights, x_MBTD, kind=cfg.kinds[layer])
+                x_MBTD.block_until_ready()
         found = np.asarray(jax.jit(model.end)(outer, x_MBTD))
     return found[..., None] if cfg.head == "reward" else found

@@ -7,7 +7,7 @@ from typing import ClassVar
 from convert.checkpoint import Moment, Source, Target, Training
 from convert.fate import Fate
 from convert.ours import next_command
-from convert.parts import STACKED, Leaves, Part, layer_of, nbytes, parts_of
+from convert.parts import Leaves, Part, nbytes, parts_of, place_in
 from convert.readers.jaxneox import JaxneoxCheckpoint, open_jaxneox
 from convert.writers.jaxneox import JaxneoxWriter
 from convert.writers.training import TrainingWriter
@@ -39,10 +39,11 @@ class JaxneoxTarget(Target):
     def write(self, part: Part, leaves: Leaves) -> list[Fate]:
         """Write the parameters of a part; the source has already accounted for its tensors."""
         for name, value in leaves.items():
-            self._writer.write(name, layer_of(part) if name.startswith(STACKED) else None, value)
+            self._writer.write(name, place_in(part, name, self._source.checkpoint.model), value)
         return []
 
     def write_training(self, training: Training, advance: Callable[[int], None]) -> None:
+        model = self._source.checkpoint.model
         writer = TrainingWriter(self._writer, self._config)
         loss = self._config.precision.loss_scale
         writer.counters(
@@ -53,9 +54,9 @@ class JaxneoxTarget(Target):
             scale=training.scale(loss) if loss else None,
         )
         for moment in MOMENTS:
-            for part in parts_of(self._source.checkpoint.model):
+            for part in parts_of(model):
                 values = training.moments[moment].leaves(part)
-                writer.moments(moment, layer_of(part), values)
+                writer.moments(moment, part, values)
                 advance(sum(value.nbytes for value in values.values()))
 
     def finish(self) -> list[str]:

@@ -11,10 +11,13 @@ FREE = {"seq_length", "init", "hidden_dropout", "attention.dropout", "attention.
 
 
 def settings_that_differ(a: ModelConfig, b: ModelConfig) -> list[str]:
+    there, here = dict(_settings(a)), dict(_settings(b))
     return [
-        f"{name} is {left} there and {right} here"
-        for (name, left), (_, right) in zip(_settings(a), _settings(b), strict=True)
-        if left != right and name not in FREE and name.partition(".")[0] not in FREE
+        f"{name} is {there.get(name)} there and {here.get(name)} here"
+        for name in there | here  # an optional part may be in one of both
+        if there.get(name) != here.get(name)
+        and name not in FREE
+        and name.partition(".")[0] not in FREE
     ]
 
 

@@ -5,7 +5,8 @@
 - `torch_dist`: what torch.distributed.checkpoint wrote.
 - `digest`: checksums, computed beside the reading.
 - `neox_files`: which files a run of NeoX has; `neox_open`: they are whole and of one run; `neox`:
-  its tensors by module and rank; `neox_mlp_keys`: the YAML of mlp_type llama in HEAD's keys.
+  its tensors by module and rank; `neox_mlp_keys`: the YAML of mlp_type llama in HEAD's keys;
+  `neox_experts_keys`: what NeoX's mixtures are, in ours.
 - `neox_optimizer`: Adam's state, by `neox_adam` (without ZeRO) or `neox_zero` (in parts);
   `neox_state`: what both return.
 - `megatron_files`, `megatron_shards`, `megatron_names`, `megatron`: see `convert.megatron`.

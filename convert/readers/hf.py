@@ -16,7 +16,7 @@ from convert.hf.family import Family
 from convert.hf.quantized import refuse_quantized, refuse_quantized_tensors
 from convert.hf.tokenizer import beside
 from convert.ours.training_placeholders import TRAINING
-from convert.parts import STACKED, Shapes
+from convert.parts import STACKED, Shapes, layers_with
 from convert.readers.hf_files import DTYPES, HfTensor, refuse_peft, tensors, weight_files
 from convert.readers.neox_files import merged_files
 from convert.rules.hf_neox import REWARD
@@ -86,10 +86,11 @@ class HfCheckpoint(Checkpoint):
         ]
 
     def _shapes(self) -> Shapes:
-        L, shapes = self.model.num_layers, {}
+        shapes = {}
         for rule in self._rules:
             for part in rule.parts:
-                stacked = (L,) if part.leaf.startswith(STACKED) else ()
+                layers = layers_with(part.leaf, self.model)
+                stacked = (len(layers),) if part.leaf.startswith(STACKED) else ()
                 shapes[part.leaf] = stacked + part.whole(self.sizes)
         return shapes
 
@@ -104,8 +105,9 @@ class HfCheckpoint(Checkpoint):
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         stacked = name.startswith(STACKED)
         if stacked and layer is None:
-            return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
-        leaves = {name: np.empty(self.shapes[name][stacked:], self.dtype(name))}
+            return np.stack([self.leaf(name, i) for i in layers_with(name, self.model)])
+        filled = {leaf for rule in self._of(name) for leaf in rule.leaves}  # a tensor may hold two
+        leaves = {n: np.empty(self.shapes[n][stacked:], self.dtype(name)) for n in filled}
         for rule in self._of(name):
             tensor = self.tensors[rule.theirs.format(layer)]
             rule.put(tensor.numpy(), leaves, self.sizes, rank=0)
@@ -126,7 +128,9 @@ class HfCheckpoint(Checkpoint):
 
     def _names(self, rule: Rule) -> list[str]:
         """Return a rule's names on disk: those of every layer, or the one outside the layers."""
-        layers = range(self.model.num_layers if "{}" in rule.theirs else 1)
+        if "{}" not in rule.theirs:
+            return [rule.theirs]
+        layers = layers_with(rule.parts[0].leaf, self.model)
         return [rule.theirs.format(layer) for layer in layers]
 
     def _on_disk(self, tensors: dict[str, HfTensor]) -> dict[str, HfTensor]:

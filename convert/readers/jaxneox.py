@@ -8,6 +8,7 @@ import numpy as np
 import tensorstore as ts
 
 from convert.checkpoint import Checkpoint, UserProgram
+from convert.parts import place_of
 from jaxneox import checkpoint
 from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
@@ -81,7 +82,9 @@ class JaxneoxCheckpoint(Checkpoint):
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         array = self._array(name)
         try:
-            return (array if layer is None else array[layer]).read().result()
+            if layer is not None:
+                array = array[place_of(name, layer, self.model)]
+            return array.read().result()
         except Exception as error:  # TensorStore raises ValueError for every damage
             raise UserError(
                 f"{self.location.folder}: {name} cannot be read ({str(error).splitlines()[0]})"

@@ -17,7 +17,7 @@ from convert.megatron.sizes import sizes_of_tensors
 from convert.oracle import Forward, MegatronForward
 from convert.oracle.megatron import Conventions
 from convert.ours.training_placeholders import TRAINING
-from convert.parts import STACKED, Shapes
+from convert.parts import STACKED, Shapes, layers_with
 from convert.readers.megatron_files import find_files
 from convert.readers.megatron_shards import Shards, open_shards
 from convert.readers.torch_file import TorchFile
@@ -101,7 +101,7 @@ class MegatronCheckpoint(Checkpoint):
 
     def leaf(self, name: str, layer: int | None = None) -> np.ndarray:
         if name.startswith(STACKED) and layer is None:
-            return np.stack([self.leaf(name, i) for i in range(self.model.num_layers)])
+            return np.stack([self.leaf(name, i) for i in layers_with(name, self.model)])
         rule = next(r for r in self.rules_of(name) if name in r.leaves)
         return self.parameters(rule, layer)[name]
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from convert.readers.neox_experts_keys import keys_of_experts
 from convert.readers.neox_files import NeoxFiles
 from convert.readers.torch_file import LazyTensor, TorchFile
 from convert.rules.neox import EMBEDDING, FIRST_BLOCK, LLAMA_MLP, OLD_NAMES, REWARD
@@ -26,12 +27,7 @@ FOREIGN = {
     "layer_norm_weight": "a Transformer Engine checkpoint",
     "fc1_weight": "a Transformer Engine checkpoint",
     "attention.proj.": "a Transformer Engine checkpoint",
-    "experts": "a mixture of experts",
-    "router": "a mixture of experts",
-    "deepspeed_moe": "a mixture of experts",
-    "A_log": "a Mamba model",
-    "conv1d": "a Mamba model",
-    "mixer.": "a Mamba model",
+    "deepspeed_moe": "a mixture of DeepSpeed's experts, which NeoX left in 2024",
     "time_": "an RWKV model",
     "lora": "an RWKV model",
     "soft_embedding": "a soft-prompt model",
@@ -135,12 +131,19 @@ class NeoxCheckpoint:
     @cached_property
     def keys(self) -> dict[str, Any]:
         """The YAML's keys, corrected by the files and by what NeoX does against its YAML."""
-        for name in ("attention_dropped", "logit_bias"):
+        for name in ("attention_dropped", "logit_bias", "mamba_groups"):
             if name in self.given:
                 raise UserError(f"{self.yamls[0]}: {name} is not a key of NeoX; leave it out")
         keys = self._of_its_head() | {"padded_vocab_size": self.vocab_size}
+        added = keys.get("pos_emb", "learned") in ("learned", "sinusoidal")
+        multiplied = added and keys.get("mup_rp_embedding_mult") not in (None, 1)
+        if keys.get("use_mup") or multiplied:
+            keys["neox_compat"] = True  # NeoX's muP is not what its keys say
         if any(name.endswith("norm.bias") for s in self.shards.values() for name in s[0]):
             keys["use_bias_in_norms"] = True  # NeoX never looks at it
+        if self.mp > 1 and any("mixer.A_log" in s[0] for s in self.shards.values()):
+            keys["mamba_groups"] = self.mp  # every rank selects from its own channels
+        keys |= keys_of_experts(keys, self.mp, self.dtype)
         plain = Settings(keys).model(vocab_size=None)
         if plain.parallel_residual and plain.mlp.gated and not plain.mlp.bias:
             keys["attention_dropped"] = True  # the MLP's output overwrites it
@@ -219,7 +222,8 @@ class NeoxCheckpoint:
     def _tail(self) -> int:
         """Return the number of modules after the blocks."""
         after = ("norm.", "final_linear.", "rm_linear.")
-        return sum(any(n.startswith(after) for n in s[0]) for s in self.shards.values())
+        others = [s[0] for s in self.shards.values() if "mixer.A_log" not in s[0]]  # has a norm too
+        return sum(any(n.startswith(after) for n in names) for names in others)
 
     def _module(self, file: TorchFile) -> Mapping[Any, Any]:
         """Return a rank's state of the Sequential."""

@@ -20,13 +20,16 @@ from convert.readers.neox_state import (
     updates_of,
 )
 from convert.readers.torch_file import LazyTensor
-from convert.rules.neox import BUFFERS, EMBEDDING
+from convert.rules.neox import BUFFERS, EMBEDDING, HIDDEN_AXES
 from jaxneox.errors import UserError
 
 
 def is_group_of(name: str) -> int:
-    """Return 0 for a parameter with decay, 1 for norms and biases (`megatron/model/utils.py`)."""
-    return int("norm" in name or name.rpartition(".")[2] == "bias")
+    """Return 0 for a parameter with decay, 1 for norms, biases and a state space's A and D.
+
+    Source: `megatron/model/utils.py`, and the marks of `megatron/model/mamba/mamba.py`.
+    """
+    return int("norm" in name or name.rpartition(".")[2] in ("bias", "A_log", "D"))
 
 
 def read_whole(source: NeoxCheckpoint) -> NeoxOptimizer:
@@ -94,14 +97,32 @@ def _groups(
     """Return a stage's parameters in the order of its optimizer: by group, then by module."""
     params = [param for index in modules for param in _params(source, index)]
     groups = [[p for p in params if is_group_of(p.name) == kind] for kind in (0, 1)]
-    if len(counts) == 1:
-        groups = [params]
+    groups = [*_by_width(source, groups[0]), groups[1]]
+    without_decay = _by_width(source, params)
+    if len(counts) == len(without_decay):
+        groups = without_decay
     if [len(group) for group in groups] != counts:
         raise UserError(
             f"{path}: its optimizer has groups of {counts} parameters, expected "
             f"{[len(group) for group in groups]} from the weights; {ALONE}"
         )
     return groups
+
+
+def _by_width(source: NeoxCheckpoint, params: list[Param]) -> list[list[Param]]:
+    """Divide parameters as mup does: hidden matrices by their width's ratio, then all others."""
+    widths = source.model.init.widths
+    if widths is None:
+        return [params]
+    hidden: dict[float, list[Param]] = {}
+    others = []
+    for param in params:
+        axes = HIDDEN_AXES.get(param.name, ())
+        if widths.grows(axes):
+            hidden.setdefault(widths.reads(axes), []).append(param)
+        else:
+            others.append(param)
+    return [*hidden.values(), others]
 
 
 def _stage_modules(source: NeoxCheckpoint, stages: int) -> list[list[int]]:

@@ -67,6 +67,8 @@ class NeoxOptimizer:
         stages: the modules of each pipeline stage; none with ZeRO.
         clipping: DeepSpeed's threshold for the global gradient norm; 0 means no clipping.
         lr: the learning rate of the next step; None if the files do not say.
+        one_rate: whether all parameters have the same; EleutherAI's mup records the widths by
+            which it divides them, and with microsoft's NeoX divides by none.
         constants: Adam's `betas`, `eps`, `weight_decay` and others.
 
     Raises:
@@ -80,6 +82,7 @@ class NeoxOptimizer:
     partitions: int
     clipping: float
     lr: float | None = None
+    one_rate: bool = True
     stages: list[list[int]] = field(default_factory=list)
     scale: dict[str, float] | None = None
     warnings: list[str] = field(default_factory=list)
@@ -137,10 +140,13 @@ def updates_of(states: Iterable[Any], groups: Iterable[Any]) -> int:
 def take_constants(optimizer: NeoxOptimizer, groups: list[Any]) -> None:
     """Record Adam's constants for parameters that decay; others differ only in `weight_decay`.
 
+    With muP, hidden matrices have a rate and a decay of their own; their groups come first.
+
     Raises:
         ValueError: an earlier file had other constants.
     """
-    decays = max(groups, key=lambda group: group.get("weight_decay", 0.0))
+    decays = ([group for group in groups if group.get("weight_decay")] or groups)[-1]
+    optimizer.one_rate = not any("width_mult" in group for group in groups)
     lr = None if decays.get("lr") is None else number(decays["lr"])
     constants: dict[str, Any] = {
         name: number(decays[name]) for name in ("eps", "weight_decay") if name in decays

@@ -2,5 +2,7 @@
 
 - `rule`: what a rule says of a tensor, and how its numbers are put and taken.
 - `neox`, `megatron`: the tensors of these programs, and how their ranks share them.
-- `hf_neox`, `hf_llama`, `hf_gpt2`: those of transformers' families.
+- `mamba`: those of a selective state space, which have the same names everywhere.
+- `hf_neox`, `hf_llama`, `hf_gpt2`, `hf_mixtral`, `hf_olmoe`, `hf_mamba`: those of transformers'
+  families, and `hf_experts` those of their mixtures.
 """

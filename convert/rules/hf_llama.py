@@ -19,12 +19,17 @@ BRANCHES = {"up_proj": "up", "gate_proj": "gate"}
 
 
 def rules(model: ModelConfig) -> tuple[Rule, ...]:
+    return rules_with(mlp(model), model)
+
+
+def rules_with(feed_forward: list[Rule], model: ModelConfig) -> tuple[Rule, ...]:
+    """Return the rules of a model whose layers have these in the place of Llama's MLP."""
     table = [
         split("model.embed_tokens.weight", "embed.tokens", "V D -> V D"),
         split(LAYER + "input_layernorm.weight", "layers.norm1.scale", "D -> D"),
         *attention(model),
         split(LAYER + "post_attention_layernorm.weight", "layers.norm2.scale", "D -> D"),
-        *mlp(model),
+        *feed_forward,
         split("model.norm.weight", "final_norm.scale", "D -> D"),
     ]
     return (*table, *head(HEAD, model))
@@ -41,6 +46,10 @@ def attention(model: ModelConfig) -> list[Rule]:
     table.append(split(LAYER + "self_attn.o_proj.weight", out, "D (K G H) -> K G H D"))
     if model.attention.biased_output:
         table.append(split(LAYER + "self_attn.o_proj.bias", f"{out}_bias", "D -> D"))
+    if model.attention.qk_norm_joint:
+        for norm, axes in (("q_norm", "K G H"), ("k_norm", "K H")):
+            ours, pattern = f"layers.attention.{norm}.scale", f"({axes}) -> {axes}"
+            table.append(split(f"{LAYER}self_attn.{norm}.weight", ours, pattern))
     if model.attention.qk_norm_per_head:
         for norm in ("q_norm", "k_norm"):
             ours = f"layers.attention.{norm}.scale"

@@ -31,7 +31,7 @@ def rules(model: ModelConfig, *, inside: bool) -> tuple[Rule, ...]:
 def rules_in(part: Part, model: ModelConfig) -> list[Rule]:
     """Return the rules of the parameters of one part."""
     table = rules(model, inside=isinstance(part, int))
-    return [rule for rule in table if names_in(part, rule.leaves)]
+    return [rule for rule in table if names_in(part, rule.leaves, model)]
 
 
 def _outside(model: ModelConfig) -> tuple[Rule, ...]:

@@ -6,9 +6,12 @@ attention, and each RANK has `[q|k|v]` for grouped heads and `[x|gate]` for a ga
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
+from convert.rules.mamba import mixer
 from convert.rules.rule import Role, Rule, rule
+from jaxneox.config.layer_schema import LayerKind
 from jaxneox.config.schema import ModelConfig
 
 EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no parameters
@@ -16,8 +19,19 @@ EMBEDDING, FIRST_BLOCK = 0, 2  # indices in the Sequential; 1 and L + 2 hold no 
 OLD_NAMES = {"mlp.dense_h_to_4h": "mlp.linear1", "mlp.dense_4h_to_h": "mlp.linear2"}
 """Names before 2024-09."""
 
+HIDDEN_AXES = {
+    "attention.query_key_value.weight": ("embed", "kv_heads"),
+    "attention.dense.weight": ("kv_heads", "embed"),
+    "mlp.linear1.weight": ("embed", "mlp"),
+    "mlp.linear2.weight": ("mlp", "embed"),
+}
+"""What the matrices of a block read and write, by one logical axis each, as muP asks."""
+
 LLAMA_MLP = {"mlp.w3": "up", "mlp.w1": "gate", "mlp.w2": "down"}
 """The matrices of `mlp_type: llama`, in NeoX from 2023-05 to 2024-09: w2(act(w1 x) * w3 x)."""
+
+EXPERTS = "mlp.experts."
+"""The prefix of the experts' matrices."""
 
 REWARD = "rm_linear.weight"
 """The head of a reward model (train_impl rm), in the place of the unembedding."""
@@ -43,11 +57,17 @@ def modules(model: ModelConfig, llama_mlp: bool = False) -> Mapping[int, tuple[R
         llama_mlp: whether the MLP is that of NeoX's `mlp_type: llama`.
     """
     L = model.num_layers
-    blocks = block(model, llama_mlp)
-    table = {EMBEDDING: embedding(model)} | {FIRST_BLOCK + i: blocks for i in range(L)}
+    blocks = {kind: block(model, kind, llama_mlp) for kind in dict.fromkeys(model.pattern)}
+    table = {EMBEDDING: embedding(model)}
+    table |= {FIRST_BLOCK + i: blocks[kind] for i, kind in enumerate(model.kinds)}
     table[final_norm_index(L)] = tuple(norm("norm", "final_norm", model))
     table[unembedding_index(L)] = unembedding(model)
     return {index: rules for index, rules in table.items() if rules}
+
+
+def every(model: ModelConfig, llama_mlp: bool = False) -> list[Rule]:
+    """Return the rules of all modules, each once."""
+    return list(dict.fromkeys(r for rules in modules(model, llama_mlp).values() for r in rules))
 
 
 def embedding(model: ModelConfig) -> tuple[Rule, ...]:
@@ -78,16 +98,33 @@ def unembedding(model: ModelConfig) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def block(model: ModelConfig, llama_mlp: bool = False) -> tuple[Rule, ...]:
+def block(model: ModelConfig, kind: LayerKind, llama_mlp: bool = False) -> tuple[Rule, ...]:
+    """Return the rules of one layer of a kind."""
+    if kind == "mamba":
+        return tuple(mamba(model))
+    if kind == "experts":
+        feed_forward = experts(model)
+    else:
+        feed_forward = separate_mlp(model) if llama_mlp else mlp(model)
     rules = [
         *norm("input_layernorm", "layers.norm1", model),
         *attention(model),
         *norm("post_attention_layernorm", "layers.norm2", model),
-        *(separate_mlp(model) if llama_mlp else mlp(model)),
+        *feed_forward,
     ]
     if model.shared_norm:
         rules = [r for r in rules if not r.theirs.startswith("post_attention_layernorm")]
     return tuple(rules)
+
+
+def mamba(model: ModelConfig) -> list[Rule]:
+    """Return the rules of a mamba layer, whose ranks each have a copy of its norm.
+
+    The copies start equal and have the same gradients, which are sums over all ranks.
+    """
+    assert model.mamba is not None
+    copies = [replace(one, role=Role.COPY) for one in norm("norm", "layers.norm1", model)]
+    return [*copies, *mixer(model.mamba)]
 
 
 def norm(theirs: str, ours: str, model: ModelConfig) -> list[Rule]:
@@ -165,6 +202,20 @@ def mlp(model: ModelConfig) -> list[Rule]:
             rule("mlp.linear2.bias", Role.BIAS, ("layers.mlp.down_bias", "D -> D")),
         ]
     return rules
+
+
+def experts(model: ModelConfig) -> list[Rule]:
+    """Return the rules of a mixture; each rank has some of the experts, one after the other.
+
+    Both of an expert's matrices are stored [width, hidden] (megatron/model/moe_mlp.py).
+    """
+    ours, feeds = "layers.experts", norm_of_mlp(model)
+    into, out = (f"{ours}.up", "(E X) D -> E D X"), (f"{ours}.down", "(E X) D -> E X D")
+    return [
+        rule("mlp.router.layer.weight", Role.ROUTER, (f"{ours}.router.weight", "U D -> D U")),
+        rule("mlp.experts.mlp.w1", Role.SPLIT, into, norm=feeds),
+        rule("mlp.experts.mlp.w2", Role.SPLIT, out),
+    ]
 
 
 def separate_mlp(model: ModelConfig) -> list[Rule]:

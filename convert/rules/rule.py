@@ -5,8 +5,12 @@ Layouts are einops patterns. Their letters, and those of this package's shapes, 
     D hidden   F width of an MLP branch   V padded vocabulary   P positions   B buckets
     K key-value heads   G query heads for each   R = G + 2: a group's queries, key and value
     H head dimension    O one    S hidden, where it is split
+    E experts   X width of one    U experts, as a router's copy has them all
+    C channels of a mamba   M groups of them   N state   W width of the convolution
+    Q rank of the step sizes   Z = Q + 2 N: what a group selects
 
-Tensor parallelism splits K, F, V and S: in a shard they are a rank's share.
+Tensor parallelism splits K, F, V, S, E, C and M: in a shard they are a rank's share. An axis `1` of
+theirs is not one of ours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +25,8 @@ from numpy.lib.stride_tricks import as_strided
 from jaxneox.config.schema import ModelConfig
 
 Sizes = Mapping[str, int]
-SPLIT = "KFVS"
+SPLIT = "KFVSECM"
+EXPERT = "expert "
 
 
 class Role(Enum):
@@ -31,11 +36,16 @@ class Role(Enum):
     BIAS = "row-parallel bias"  # each rank adds a copy of its own, before or after the sum
     NORM = "norm"  # each rank applies a copy of its own to what feeds its shards
     COPY = "copy"  # each rank adds a copy of its own to its residual stream
+    ROUTER = "router"  # each rank has a copy; which of them chooses experts depends on its kind
 
 
 @dataclass(frozen=True)
 class RulePart:
-    """One part of a tensor: `leaf` is ours, without the layer; `slot` is q, k or v."""
+    """One part of a tensor: `leaf` is ours, without the layer.
+
+    A leaf that joins what others keep apart has slots: q, k or v of attention, or an expert by its
+    number, as `one_expert` names it, whose place in the leaf is along its first axis.
+    """
 
     leaf: str
     pattern: str  # theirs -> ours; theirs may be but a part of a tensor's first axis
@@ -53,12 +63,14 @@ class RulePart:
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the shape of the foreign part."""
-        return tuple(prod(sizes[a] for a in axis) for axis in _groups(self.sides[0]))
+        return tuple(prod(sizes[a] for a in axis if a != "1") for axis in _groups(self.sides[0]))
 
     def whole(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the shape of the whole leaf: with all its slots, and without the layer axis."""
         axes = self.axes
-        if self.slot:
+        if self._expert is not None:
+            axes[0] = "E"
+        elif self.slot:
             axes[axes.index("K") + 1] = "R"
         return tuple(sizes[axis] for axis in axes)
 
@@ -68,11 +80,18 @@ class RulePart:
         for at, axis in enumerate(self.axes):
             if axis in SPLIT:
                 where[at] = slice(rank * sizes[axis], (rank + 1) * sizes[axis])
-        if self.slot:
+        if self._expert is not None:
+            where[0] = slice(self._expert, self._expert + 1)
+        elif self.slot:
             G = sizes["G"]
             slots = {"q": slice(G), "k": slice(G, G + 1), "v": slice(G + 1, G + 2)}
             where[self.axes.index("K") + 1] = slots[self.slot]
         return tuple(where)
+
+    @property
+    def _expert(self) -> int | None:
+        """The number of the expert whose slot it is, if it is one's."""
+        return int(self.slot.removeprefix(EXPERT)) if self.slot.startswith(EXPERT) else None
 
     def _named(self, sizes: Sizes) -> dict[str, int]:
         return {axis: sizes[axis] for axis in self.sides[0] if axis in sizes}
@@ -136,11 +155,33 @@ def sizes_of(model: ModelConfig, ranks: int = 1) -> dict[str, int]:
         "H": a.head_dim,
         "O": 1,
         "S": model.hidden_size // ranks,
+        **_sizes_of_experts(model, ranks),
+        **_sizes_of_mamba(model, ranks),
     }
+
+
+def _sizes_of_experts(model: ModelConfig, ranks: int) -> dict[str, int]:
+    experts = model.experts
+    if experts is None:
+        return {}
+    return {"E": experts.count // ranks, "U": experts.count, "X": experts.size}
+
+
+def _sizes_of_mamba(model: ModelConfig, ranks: int) -> dict[str, int]:
+    m = model.mamba
+    if m is None:
+        return {}
+    split = {"C": m.channels // ranks, "M": m.groups // ranks}
+    return split | {"N": m.state_size, "W": m.conv_width, "Q": m.step_rank, "Z": m.selection}
 
 
 def rule(theirs: str, role: Role, *parts: Sequence[str], norm: str = "") -> Rule:
     return Rule(theirs, role, tuple(RulePart(*part) for part in parts), norm)
+
+
+def one_expert(number: int) -> str:
+    """Name the slot of one expert, whose part has the axis O in the place of the experts'."""
+    return f"{EXPERT}{number}"
 
 
 STRIP = 64

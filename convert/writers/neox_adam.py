@@ -20,9 +20,10 @@ from jaxneox.errors import UserError
 REGISTERED = (
     "word_embeddings", "position_embeddings", "input_layernorm", "attention.qk_layernorm",
     "attention.query_key_value", "attention.rpe", "attention.dense", "post_attention_layernorm",
-    "mlp.linear1", "mlp.linear2", "norm", "final_linear",
+    "mlp.linear1", "mlp.linear2", "norm", "mixer.A_log", "mixer.D", "mixer.in_proj",
+    "mixer.conv1d", "mixer.x_proj", "mixer.dt_proj", "mixer.out_proj", "final_linear",
 )  # fmt: skip
-"""The order in which torch numbers the parameters of a module."""
+"""The order in which torch numbers the parameters of a module: modules, or single parameters."""
 
 
 class Counters(NamedTuple):
@@ -35,6 +36,7 @@ class Counters(NamedTuple):
     eps: float
     weight_decay: float
     schedule: dict[str, Any]
+    bias_correction: bool = True
 
 
 @dataclass
@@ -99,7 +101,7 @@ class AdamState:
 
         def place(name: str) -> tuple[int, bool]:
             module, _, kind = name.rpartition(".")
-            return REGISTERED.index(module), kind == "bias"
+            return REGISTERED.index(name if name in REGISTERED else module), kind == "bias"
 
         return sorted(named, key=place)
 
@@ -108,7 +110,7 @@ class AdamState:
         return {
             "name": ("weight_decay_params", "no_weight_decay_params")[k],
             "lr": c.lr,
-            "bias_correction": True,
+            "bias_correction": c.bias_correction,
             "betas": list(c.betas),
             "eps": c.eps,
             "weight_decay": 0.0 if k else c.weight_decay,

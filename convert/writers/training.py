@@ -1,5 +1,6 @@
 """Writes the optimizer's part of our checkpoints: Adam's moments and the counters."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -7,9 +8,9 @@ import jax
 import numpy as np
 
 from convert.checkpoint import Moment
-from convert.parts import STACKED
+from convert.parts import Leaves, Part, place_in
 from convert.writers.jaxneox import JaxneoxWriter
-from jaxneox.config.schema import Config
+from jaxneox.config.schema import Config, LogConfig
 from jaxneox.errors import UserError
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.state import new_state
@@ -40,12 +41,11 @@ class TrainingWriter:
         named = next(name for name in self._named if ".mu." in name)
         self._adam = named.partition(".mu.")[0]
 
-    def moments(self, moment: Moment, layer: int | None, values: dict[str, np.ndarray]) -> None:
-        """Write float32 moments of these parameters; of one layer if they are stacked."""
+    def moments(self, moment: Moment, part: Part, values: Leaves) -> None:
+        """Write float32 moments of the parameters of a part."""
         for name, value in values.items():
-            self._item.write(
-                f"{self._adam}.{moment}.{name}", layer if name.startswith(STACKED) else None, value
-            )
+            place = place_in(part, name, self._config.model)
+            self._item.write(f"{self._adam}.{moment}.{name}", place, value)
 
     def counters(
         self,
@@ -80,6 +80,7 @@ class TrainingWriter:
 
 def _abstract(config: Config) -> dict[str, Any]:
     """Return the tree of `training` as shapes, the same for every mesh."""
+    config = replace(config, log=LogConfig())  # figures that only a run has are not in the files
     plan = build_plan(config, {}, eod=0)  # whatever the token is, it changes no shape
     state = jax.eval_shape(partial(new_state, plan))
     return {name: value for name, value in state._asdict().items() if name != "params"}

@@ -21,18 +21,22 @@ From keys to parts of a run, where no single key sets a field:
 
 - `settings`: builds each part of a run when it is asked for.
 - `architecture`: the model's sizes and names, and the padded vocabulary; `rope` its scaling;
-  `lora` what is trained beside it.
+  `lora` what is trained beside it; `mamba` and `experts` the layers of these kinds.
 - `batch`: global = micro * accumulation * dp.
 - `optimization`: precision, loss scale, optimizer and schedule.
+- `mup`: what muP changes in them; `base_shapes`: the files of its base.
 - `divisors`: of a number of any size.
 - `objective`: what is trained for.
 - `data`: where the data are, for each kind of training.
+- `curriculum`: the lengths of rows, of more and more positions.
 - `running`: logs, rematerialization, generation, mesh and tokenizer.
 
 The result, and what is shown of it:
 
 - `schema`: the frozen parts; `data_schema` has those on which the batches depend, `running_schema`
-  those of checkpoints, logs and generated text, `objective_schema` what is trained for.
+  those of checkpoints, logs and generated text, `optimization_schema` those of the optimizer,
+  `objective_schema` what is trained for, `layer_schema` the kinds of layers, `mamba_schema` those
+  that are mamba's; `widths`: a model beside muP's base.
 - `describe`: a configuration in plain lines, and the keys that are saved with a run.
 - `docs`: makes docs/configuration.md.
 """

@@ -11,8 +11,12 @@ from typing import Any
 
 from jaxneox.config.check import CheckedKeys
 from jaxneox.config.divisors import divisors
+from jaxneox.config.experts import experts_config, with_experts
 from jaxneox.config.keys.model import GATED_ACTIVATIONS, PLAIN_ACTIVATIONS
+from jaxneox.config.layer_schema import LayerKind, shortest_pattern
 from jaxneox.config.lora import lora_config
+from jaxneox.config.mamba import mamba_config
+from jaxneox.config.mup import with_mup
 from jaxneox.config.rope import rope_scaling
 from jaxneox.config.schema import (
     AttentionConfig,
@@ -38,7 +42,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
     """
     num_layers = settings.needed("num_layers")
     attention = _attention(settings)
-    _check_attention_types(settings, num_layers)
+    kinds = with_experts(settings, _kinds(settings, num_layers))
     seq_length = settings.needed("seq_length")
     settings.needed("max_position_embeddings")
     positions = _positions(settings, attention.head_dim)
@@ -55,7 +59,7 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         settings.note("gpt_j_tied: changes nothing without gpt_j_residual, as in NeoX")
     _check_dropout(settings, "hidden_dropout")
     mlp = _mlp(settings)
-    return settings.fill(
+    plain = settings.fill(
         ModelConfig,
         "model",
         **_head(settings),
@@ -65,9 +69,13 @@ def model_config(settings: CheckedKeys, padded_vocab: int) -> ModelConfig:
         norm=_norm(settings),
         positions=positions,
         init=settings.fill(InitConfig, "model.init"),
-        lora=lora_config(settings, mlp.gated),
+        lora=lora_config(settings, mlp.gated, "experts" in kinds),
+        pattern=shortest_pattern(kinds),
+        mamba=mamba_config(settings, kinds),
+        experts=experts_config(settings, kinds, mlp),
         shared_norm=settings["gpt_j_residual"] and settings["gpt_j_tied"],
     )
+    return with_mup(settings, plain)
 
 
 def _head(settings: CheckedKeys) -> dict[str, Any]:
@@ -112,20 +120,26 @@ def padded_vocab(tokenizer: TokenizerConfig, vocab_size: int | None) -> int:
     return padded
 
 
-def _check_attention_types(settings: CheckedKeys, num_layers: int) -> None:
+KINDS: dict[str, LayerKind] = {"global": "dense", "flash": "dense", "mamba": "mamba"}
+"""The kinds of layers by NeoX's types of attention."""
+
+
+def _kinds(settings: CheckedKeys, num_layers: int) -> tuple[LayerKind, ...]:
+    """Return the kind of every layer."""
     patterns = _patterns(settings["attention_config"], num_layers)
-    kinds = [kind for pattern, _ in patterns for kind in pattern]
-    for kind in kinds:
-        if kind not in ("global", "flash"):
+    types = [name for pattern, times in patterns for name in pattern * min(times, num_layers)]
+    for name in types:
+        if not isinstance(name, str) or name not in KINDS:
             raise UserError(
-                f"attention_config: unknown type {reprlib.repr(kind)}: use global or flash"
+                f"attention_config: unknown type {reprlib.repr(name)}: use global, flash or mamba"
             )
     described = sum(len(pattern) * times for pattern, times in patterns)
     if described != num_layers:
         raise UserError(
             f"attention_config describes {described} layers but num_layers is {num_layers}: "
-            f"make them equal, or write [[[{kinds[0] if kinds else 'global'}], all]]"
+            f"make them equal, or write [[[{types[0] if types else 'global'}], all]]"
         )
+    return tuple(KINDS[name] for name in types)
 
 
 def _patterns(attention_config: list[Any] | None, num_layers: int) -> list[tuple[list[Any], int]]:

@@ -52,6 +52,8 @@ class CheckedKeys:
     def needed(self, name: str) -> Any:
         if name not in self._given:
             how = f"set it in the YAML or with --set {name}=…{self._of_the_model()}"
+            if name == "train_iters" and self.given("train_epochs"):
+                how = "train_epochs alone does not say it without the data; set it beside that key"
             raise UserError(f"{name} is missing: {how}")
         return self._given[name]
 

@@ -38,6 +38,7 @@ def data_config(settings: CheckedKeys) -> DataConfig:
     return settings.fill(
         DataConfig,
         "data",
+        passes=_passes(settings, kind),
         pack=_pack(settings, kind),
         train=_source(settings, "train"),
         valid=_source(settings, "valid"),
@@ -155,6 +156,31 @@ def _check_splits(settings: CheckedKeys, name: str) -> None:
         )
     if named and settings["data_path"] is not None:
         raise UserError(f"data_path and {train} are both set: keep one of the two")
+
+
+def _passes(settings: CheckedKeys, kind: str) -> str | None:
+    """Say what follows a pass over the data, if the run's length is a number of passes.
+
+    Raises:
+        UserError: `train_epochs` is given with what NeoX cannot count in passes either.
+    """
+    if settings["train_epochs"] is None:
+        return None
+    weights = settings["train_data_weights"] or []
+    others = {
+        f"train_impl: {kind}": kind != "normal",
+        f"pack_impl: {settings['pack_impl']}": settings["pack_impl"] != "packed",
+        f"order: {settings['order']}": settings["order"] != "neox",
+        "weight_by_num_documents": settings["weight_by_num_documents"],
+        "train_data_weights": any(weight != 1 for weight in weights),
+    }
+    there = [name for name, set_here in others.items() if set_here]
+    if there:
+        raise UserError(
+            f"train_epochs: a pass has each sample of packed data once, and {' and '.join(there)} "
+            "is set: leave it out, or set train_iters instead"
+        )
+    return "repeated" if settings["neox_compat"] else "reshuffled"
 
 
 def _pack(settings: CheckedKeys, kind: str) -> str:

@@ -66,6 +66,7 @@ class DataConfig:
     order: Literal["neox", "megatron"] = "neox"
     extra_token: bool = True  # order megatron: rows of S + 1 tokens, neighbours share one
     keep_partial_validation: bool = False  # order megatron: a short last sample counts
+    passes: Literal["reshuffled", "repeated"] | None = None  # train_epochs: the second is NeoX's
 
     def __post_init__(self) -> None:
         if self.order == "neox":
@@ -102,6 +103,32 @@ class BatchConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    """The lengths of the first positions of a row on which each step trains.
+
+    `jaxneox.train.step.curriculum` has the formulas.
+
+    Attributes:
+        schedule: by which formula lengths grow.
+        least, most: the first length and the last; one beyond the row's is the row's.
+        total: fixed_linear and fixed_root: the step at which `most` is reached.
+        multiple: the same: lengths are rounded down to a multiple of it.
+        root: fixed_root: by which root of the steps lengths grow.
+        lengths: fixed_discrete: one after the other.
+        until: the same: the last step of each length but the last.
+    """
+
+    schedule: Literal["fixed_linear", "fixed_root", "fixed_discrete"]
+    least: int
+    most: int
+    total: int = 1
+    multiple: int = 1
+    root: int = 1
+    lengths: tuple[int, ...] = ()
+    until: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The steps of a run, its evaluations, its seed, the z-loss and what is trained."""
 
@@ -117,6 +144,8 @@ class TrainConfig:
     eval_tasks: tuple[str, ...] = ()  # lm-eval's, as `jaxneox.evaluate --tasks` takes them
     eval_results_prefix: str = ""
     trainable: tuple[str, ...] = ()  # patterns of parameters' names; all are trained without any
+    curriculum: CurriculumConfig | None = None
+    char_level_ppl: bool = False
 
 
 class DataRun(NamedTuple):

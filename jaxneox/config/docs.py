@@ -50,7 +50,27 @@ such as `1e-5`, is accepted where a number is expected.
   `type: bfloat16`, as old versions of NeoX had it, is bfloat16. `loss_scale: 0` is dynamic.
 - **Schedule.** `lr_decay_iters`, or `lr_decay_fraction` x `train_iters`, or `train_iters`; the
   warm-up is `warmup` x that, not rounded. `old_lr_schedule` has the formulas of before 2023-08,
-  with which Pythia and 20B were trained.
+  with which Pythia and 20B were trained. With `use_checkpoint_lr_scheduler` a run that goes on has
+  the checkpoint's instead.
+- **Epochs.** With `train_epochs` the steps are as many whole ones as so many passes over the
+  training data have samples for; see [docs/data.md](data.md#whole-passes-over-the-data).
+- **Curriculum.** With `curriculum_learning` step s, counted from 1, trains on the first d(s)
+  positions of its rows, and its loss is their mean, on every mesh and with documents that are told
+  apart. With r = s / `total_curriculum_step`, or its `root_degree`-th root, d is
+  floor(r (`max_difficulty` - `min_difficulty`) + `min_difficulty`), rounded down to a multiple of
+  `difficulty_step` and never above `max_difficulty`; fixed_discrete lists the lengths. Rows
+  are cut to the whole length, a half, a quarter or an eighth of it, the shortest that holds d and
+  that the mesh divides, and what is beyond d in them has no weight: so short lengths are fast, and
+  no more than four programs are compiled. With dropout in attention, whose masks depend on a row's
+  length, rows stay whole. `curriculum_seqlen` in metrics.jsonl is d; evaluations take whole rows.
+- **Gradient noise scale.** `log_gradient_noise_scale` estimates tr(S) / |G|^2 in sequences
+  (McCandlish et al. 2018, appendix A.1), about how large a batch is worth its cost. Of n =
+  `gradient_noise_scale_n_batches` steps of B sequences, |G_B|^2 is the mean of the squared norms of
+  their gradients, and |G_b|^2 with b = n B that of their mean; then |G|^2 = (b |G_b|^2 -
+  B |G_B|^2) / (b - B) and tr(S) = (|G_B|^2 - |G_b|^2) / (1/B - 1/b). Both are running means with
+  0.99, divided by 1 - 0.99^k after k estimates. It keeps a sum of gradients, as large as they are.
+- **Perplexity by characters.** With `char_level_ppl` an evaluation has `valid_char_ppl`,
+  exp(loss x tokens / characters) of the rows that it reads. Special tokens have no characters.
 
 ## Where this differs from NeoX HEAD
 
@@ -69,6 +89,11 @@ on: a cosine rises again |
 looks at it |
 | `use_bias_in_norms: false` | layer norms have no bias | they keep it |
 | `fp16` with `type: bfloat16` | bfloat16 | float16 |
+| `train_epochs` | each pass has every sample once, in another order | the first pass again and \
+again, without its last sample and those that fill no micro-batch of all replicas |
+| `log_gradient_noise_scale` | the mean of the squared norms of n gradients | the last one's alone |
+| `use_mup` and its keys | what muP's paper and their names say | see [docs/mup.md](mup.md#the-keys\
+-here-and-with-neox_compat-true) |
 | masked labels, DPO, KTO, REINFORCE | what their papers have | see [docs/tuning.md]\
 (tuning.md#where-neox-computes-another-function) |
 | `train_impl`: rows of pairs and of texts with rewards | one text, and what fills up the row \
@@ -119,7 +144,8 @@ key, from its present 125M.yml and local_setup.yml. `python -m tests.config.hist
 measures all but the last column anew from two clones. The 74 others are refused because they ask
 for
 
-- sparse attention (20; in 2021 as `sparsity: interspersed`), Mamba, gMLP or RWKV layers (15),
+- sparse attention (20; in 2021 as `sparsity: interspersed`), gMLP, RWKV or Mamba layers (15,
+  counted before the last of these were here),
 - compressed gradients (`onebitadam`, 11) or the optimizer `madgrad_wd` (1),
 - training on what a server sends (1) or mixtures of experts (4),
 - a relative bias beside learned positions (`rpe: true`, 1),
@@ -134,12 +160,35 @@ Given by two names, a setting must have the same value twice.
 
 """
 
+_REFUSED = """\
+## What is refused
+
+{keys} of {all} keys, and {words} words of others: what does not run in NeoX's HEAD either, what is
+of another program and means nothing here, and what is not here yet.
+
+"""
+
 
 def page() -> str:
     """Return the whole page, in Markdown."""
     names = _table(("key", "stands for"), [(_code(a), _code(b)) for a, b in ALIASES.items()])
     sections = [f"## {title}\n\n{_section(section)}" for title, section in SECTIONS.items()]
-    return _HEAD + "\n".join([names, *sections])
+    return _HEAD + "\n".join([names, _refusals(), *sections])
+
+
+def _refusals() -> str:
+    """Return the section of all that is refused: keys, and words of keys that are used."""
+    keys = [(name, key.fate.why) for name, key in KEYS.items() if isinstance(key.fate, Refused)]
+    words = [
+        (f"{name}: {word}", why)
+        for name, key in KEYS.items()
+        if isinstance(key.fate, Used)
+        for word, why in key.fate.refused.items()
+    ]
+    rows = [(_code(name), why) for name, why in keys + words]
+    return _REFUSED.format(keys=len(keys), all=len(KEYS), words=len(words)) + _table(
+        ("asked for", "why it is refused"), rows
+    )
 
 
 def _section(section: Section) -> str:

@@ -3,7 +3,8 @@
 from typing import get_args
 
 from jaxneox.config.check import CheckedKeys
-from jaxneox.config.schema import LoraConfig, LoraTarget
+from jaxneox.config.layer_schema import LoraTarget
+from jaxneox.config.schema import LoraConfig
 from jaxneox.errors import UserError
 
 TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
@@ -26,12 +27,16 @@ OTHER_NAMES: dict[str, LoraTarget] = {
 OF_QKV = {"q_proj", "k_proj", "v_proj"}
 
 
-def lora_config(settings: CheckedKeys, gated: bool) -> LoraConfig | None:
+OF_MLP = ("up", "gate", "down")
+
+
+def lora_config(settings: CheckedKeys, gated: bool, experts: bool) -> LoraConfig | None:
     """Build what LoRA adds to the layers; None without the block.
 
     Args:
         settings: the checked keys.
         gated: whether the MLPs have a gate.
+        experts: whether there are layers with experts, whose matrices LoRA has none beside.
 
     Raises:
         UserError: the rank is missing, or a target is no matrix of the layers.
@@ -47,6 +52,8 @@ def lora_config(settings: CheckedKeys, gated: bool) -> LoraConfig | None:
             "beside which the matrices are trained; elsewhere they stand beside what is not rounded"
         )
     there = tuple(name for name in TARGETS if gated or name != "gate")
+    if experts:
+        there = tuple(name for name in there if name not in OF_MLP)
     asked = settings["lora.targets"] or [ALL]
     found = {name for word in asked for name in _matrices(word, there)}
     return LoraConfig(

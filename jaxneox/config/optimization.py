@@ -9,14 +9,9 @@ from typing import Any
 
 from jaxneox.config.check import GREATEST, LEAST, CheckedKeys
 from jaxneox.config.keys.training import OPTIMIZERS_ON_CPU
-from jaxneox.config.schema import (
-    Dtype,
-    LossScaleConfig,
-    OptimizerConfig,
-    OptimizerKind,
-    PrecisionConfig,
-    ScheduleConfig,
-)
+from jaxneox.config.mup import check_optimizer
+from jaxneox.config.optimization_schema import Dtype, LossScaleConfig, OptimizerKind
+from jaxneox.config.schema import OptimizerConfig, PrecisionConfig, ScheduleConfig
 from jaxneox.errors import UserError
 
 _DTYPES: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "bfloat16": "bfloat16"}
@@ -104,12 +99,14 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
     kind: Any = OPTIMIZERS_ON_CPU.get(named, named)
     if kind != named:
         settings.note(f"optimizer.type: {named} is {kind} on the training device here")
+    check_optimizer(settings, kind)
     for name in sorted(_TUNABLE - PARAMS[kind]):
         if settings.given(f"optimizer.params.{name}"):
             raise UserError(
                 f"optimizer.params.{name}: {kind} has no such parameter; it has "
                 f"{', '.join(sorted(PARAMS[kind] | _COMMON))}"
             )
+    _check_adams(settings, kind)
     return settings.fill(
         OptimizerConfig,
         "optimizer",
@@ -120,6 +117,7 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
         weight_decay=_weight_decay(settings, kind),
         grad_clip=_grad_clip(settings),
         lr_factors=_lr_factors(settings),
+        gradient_factors=_factors(settings, "gradient_factors"),
         clip_leaves_out=_clip_leaves_out(settings),
         extra={
             name: _below_1(settings, name)
@@ -127,6 +125,17 @@ def optimizer_config(settings: CheckedKeys) -> OptimizerConfig:
             if settings.given(f"optimizer.params.{name}")
         },
     )
+
+
+def _check_adams(settings: CheckedKeys, kind: str) -> None:
+    """Refuse variants of Adam for other optimizers; AdamW is the one with the decoupled decay."""
+    for name in ("adam_w_mode", "bias_correction"):
+        has_it = kind == "adam" or (kind == "adamw" and name == "bias_correction")
+        if not settings[f"optimizer.params.{name}"] and not has_it:
+            raise UserError(
+                f"optimizer.params.{name}: false is for optimizer.type: adam, found {kind}: leave "
+                "it out, or take adam"
+            )
 
 
 def _clip_leaves_out(settings: CheckedKeys) -> dict[str, int]:
@@ -138,14 +147,21 @@ def _clip_leaves_out(settings: CheckedKeys) -> dict[str, int]:
 
 
 def _lr_factors(settings: CheckedKeys) -> dict[str, float]:
-    factors = settings["lr_factors"] or {}
+    factors = _factors(settings, "lr_factors")
     for name, factor in factors.items():
-        if not isinstance(factor, int | float) or not LEAST <= factor <= GREATEST:
-            raise UserError(f"lr_factors: {name} has {factor!r}, expected a number above 0")
         settings.note(
             f"{name} moves with {factor:g} x the learning rate (lr_factors), as the copies of "
             "NeoX's ranks do together"
         )
+    return factors
+
+
+def _factors(settings: CheckedKeys, key: str) -> dict[str, float]:
+    """Return numbers by the names of parameters."""
+    factors = settings[key] or {}
+    for name, factor in factors.items():
+        if not isinstance(factor, int | float) or not LEAST <= factor <= GREATEST:
+            raise UserError(f"{key}: {name} has {factor!r}, expected a number above 0")
     return {name: float(factor) for name, factor in factors.items()}
 
 

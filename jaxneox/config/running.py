@@ -30,9 +30,23 @@ def log_config(settings: CheckedKeys) -> LogConfig:
     return settings.fill(
         LogConfig,
         "log",
+        noise_scale=_noise_scale(settings),
         wandb=wandb if settings["use_wandb"] else None,
         profile=(first, last) if settings["profile"] else None,
     )
+
+
+def _noise_scale(settings: CheckedKeys) -> int | None:
+    """Return the steps of an estimate of the gradient noise scale; None where it is not logged."""
+    if not settings["log_gradient_noise_scale"]:
+        return None
+    if settings["rampup_batch_size"]:
+        raise UserError(
+            "log_gradient_noise_scale compares batches of one size, and rampup_batch_size changes "
+            "it: leave one of the two out"
+        )
+    steps: int = settings["gradient_noise_scale_n_batches"]
+    return steps
 
 
 OFFLOAD_KEYS = {"device", "pin_memory", "buffer_count", "fast_init", "ratio", "nvme_path"}
@@ -78,7 +92,13 @@ def parallel_config(settings: CheckedKeys) -> ParallelConfig:
     if stage not in (0, 1, 2, 3):
         raise UserError(f"zero_optimization.stage: found {stage}, expected 0, 1, 2 or 3")
     asked = settings["zero_optimization.offload_optimizer"] or {}
-    device = asked.get("device", "none")
+    old = "cpu" if settings["zero_optimization.cpu_offload"] else "none"
+    device = asked.get("device", old)
+    if old == "cpu" and device == "none":
+        raise UserError(
+            "zero_optimization: cpu_offload is true, but offload_optimizer has device: none: keep "
+            "one of the two"
+        )
     unknown = sorted(set(asked) - OFFLOAD_KEYS)
     if device not in ("none", "cpu") or unknown:
         found = f"the key {unknown[0]!r}" if unknown else f"device: {device}"

@@ -18,7 +18,10 @@ class CheckpointConfig:
     finetune: bool = False  # weights only
     save_optimizer: bool = True
     load_optimizer: bool = True
+    load_schedule: bool = False  # of the learning rate, in place of the YAML's
     base: str | None = None  # lora: the model beside which its matrices are trained
+    save_base_shapes: bool = False  # muP's, instead of training
+    base_width_scale: int = 2  # of the wider model, by which their widths are told
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class LogConfig:
     param_norm: bool = False
     profile: tuple[int, int] | None = None  # first and last step of a jax.profiler trace
     spike_factor: float = 6.0  # see train/reporting/spikes.py; 0 is never
+    grad_pct_zeros: bool = False
+    optimizer_norms: bool = False
+    noise_scale: int | None = None  # steps of an estimate of the gradient noise scale
     peak_tflops: float | None = None  # of one device, for MFU; None is found by the device's name
 
 

@@ -14,14 +14,27 @@ from jaxneox.config.data_schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from jaxneox.config.layer_schema import (
+    AttentionConfig,
+    ExpertsConfig,
+    LayerKind,
+    LoraConfig,
+    MlpConfig,
+    NormConfig,
+)
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.objective_schema import ObjectiveConfig
+from jaxneox.config.optimization_schema import (
+    OptimizerConfig,
+    PrecisionConfig,
+    ScheduleConfig,
+)
 from jaxneox.config.running_schema import CheckpointConfig, GenerationConfig, LogConfig, RematConfig
+from jaxneox.config.widths import Multipliers, Widths
 from jaxneox.errors import UserError
 
-NormKind = Literal["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm"]
 PositionKind = Literal["learned", "rotary", "sinusoidal", "rpe", "alibi", "none"]
 RopeType = Literal["default", "linear", "dynamic", "yarn", "llama3"]
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "mish", "softsign", "sigmoid", "identity"]
 InitMethod = Literal[
     "normal",
     "scaled_normal",
@@ -33,20 +46,7 @@ InitMethod = Literal[
     "small_init",
     "single_residual_scaled_normal",
 ]
-Kernel = Literal["einsum", "blocked", "cudnn", "splash"]
-OptimizerKind = Literal["adam", "adamw", "sgd", "lion", "sm3", "adafactor", "muon"]
 Head = Literal["tokens", "reward"]
-LoraTarget = Literal["qkv", "out", "up", "gate", "down"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True)
-class NormConfig:
-    """The kind of all norms of the model, with their epsilon and bias."""
-
-    kind: NormKind = "layernorm"
-    epsilon: float = 1e-5
-    bias: bool = True  # layernorm only; the other kinds have none
 
 
 @dataclass(frozen=True)
@@ -88,73 +88,14 @@ class PositionConfig:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """There are kv_heads * group query heads, and query head n reads key-value head n // group."""
-
-    num_heads: int
-    kv_heads: int
-    head_dim: int
-    bias: bool = True
-    output_bias: bool = True  # where there is a bias: of the output as well
-    qk_norm: bool = False  # NeoX's: every query head has a key and scales of its own
-    qk_norm_per_head: bool = False  # over a head's dimensions, one scale for all heads
-    window: int | None = None  # a query sees itself and `window` positions before it
-    dropout: float = 0.0
-    softmax_fp32: bool = False
-    kernel: Kernel | Literal["auto"] = "auto"  # auto: what is best on the devices
-
-    def __post_init__(self) -> None:
-        if self.num_heads % self.kv_heads:
-            raise UserError(
-                f"num-kv-heads {self.kv_heads} does not divide num-attention-heads {self.num_heads}"
-            )
-        if self.qk_norm and self.qk_norm_per_head:
-            raise UserError(
-                "use_qk_layernorm and qk_norm_per_head are two norms of the same queries and keys: "
-                "keep one of the two"
-            )
-
-    @property
-    def group(self) -> int:
-        return self.num_heads // self.kv_heads
-
-    @property
-    def biased_output(self) -> bool:
-        return self.bias and self.output_bias
-
-
-@dataclass(frozen=True)
-class MlpConfig:
-    """The MLP is `down(activation(gate(x)) * up(x))` if gated, else `down(activation(up(x)))`."""
-
-    size: int
-    activation: Activation = "gelu"
-    gated: bool = False
-    bias: bool = True
-
-
-@dataclass(frozen=True)
 class InitConfig:
     """The methods by which the initial weights are drawn."""
 
     method: InitMethod = "normal"
     output_method: InitMethod = "scaled_normal"  # attention's and the MLP's output matrices
     std: float = 0.02
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Matrices of low rank that are trained beside the layers' matrices (LoRA)."""
-
-    rank: int
-    alpha: float
-    targets: tuple[LoraTarget, ...]
-    dropout: float = 0.0  # of what A reads
-    stabilized: bool = True  # alpha / sqrt(rank) scales, else alpha / rank
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / (self.rank**0.5 if self.stabilized else self.rank)
+    scale: float = 1.0  # mup_init_scale
+    widths: Widths | None = None  # beside muP's base
 
 
 @dataclass(frozen=True)
@@ -171,9 +112,10 @@ class ModelConfig:
     seq_length: int
     attention: AttentionConfig
     mlp: MlpConfig
-    norm: NormConfig = NormConfig()
+    norm: NormConfig = field(default_factory=NormConfig)
     positions: PositionConfig = PositionConfig()
     init: InitConfig = InitConfig()
+    multipliers: Multipliers = field(default_factory=Multipliers)
     parallel_residual: bool = False  # gpt-j-residual
     shared_norm: bool = False  # gpt-j-tied: one norm feeds both branches
     tied_embedding: bool = True
@@ -182,16 +124,45 @@ class ModelConfig:
     hidden_dropout: float = 0.0
     lora: LoraConfig | None = None
     head: Head = "tokens"
+    experts: ExpertsConfig | None = None
+    pattern: tuple[LayerKind, ...] = ("dense",)  # of the layers' kinds, repeated to the last layer
+    mamba: MambaConfig | None = None  # of the layers of that kind, if there are any
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of every layer."""
+        return self.pattern * (self.num_layers // len(self.pattern))
+
+    @property
+    def attending(self) -> tuple[int, ...]:
+        """The numbers of the layers whose attention has an effect."""
+        dropped = {
+            "dense": self.attention_dropped,
+            "experts": self.experts is not None and self.experts.residual_quirk > 0,
+            "mamba": True,  # they have none
+        }
+        return tuple(number for number, kind in enumerate(self.kinds) if not dropped[kind])
 
     def __post_init__(self) -> None:
+        if self.num_layers % len(self.pattern):
+            raise UserError(
+                f"num_layers {self.num_layers} is no multiple of the {len(self.pattern)} layers "
+                "that repeat"
+            )
+        if "mamba" in self.pattern and self.mamba is None:
+            raise UserError("there are layers of kind mamba, but nothing says how wide they are")
+        if "experts" in self.pattern and self.experts is None:
+            raise UserError("there are layers of kind experts, but nothing says how many they are")
         if self.head == "reward" and (self.tied_embedding or self.logit_bias):
             raise UserError(
                 "a reward model has no unembedding: expected neither a tied embedding nor a bias "
                 "of the logits; set no_weight_tying to true, and leave logit_bias out"
             )
-        if self.attention.qk_norm_per_head and self.norm.kind != "rmsnorm":
+        of_queries = self.attention.qk_norm_per_head or self.attention.qk_norm_joint
+        if of_queries and self.norm.kind != "rmsnorm":
+            name = "qk_norm_joint" if self.attention.qk_norm_joint else "qk_norm_per_head"
             raise UserError(
-                f"qk_norm_per_head needs norm: rmsnorm, found {self.norm.kind}: use rmsnorm, or "
+                f"{name} needs norm: rmsnorm, found {self.norm.kind}: use rmsnorm, or "
                 "use_qk_layernorm, which is NeoX's norm of queries and keys"
             )
         if self.attention_dropped and not self.parallel_residual:
@@ -199,56 +170,6 @@ class ModelConfig:
                 "attention_dropped needs gpt_j_residual: NeoX drops the attention of layers with a "
                 "parallel residual only; set gpt_j_residual to true or leave attention_dropped out"
             )
-
-
-@dataclass(frozen=True)
-class LossScaleConfig:
-    """The loss scale is `static`, or DeepSpeed's dynamic one where that is None."""
-
-    static: float | None = None
-    initial: float = 2.0**16
-    window: int = 1000
-    hysteresis: int = 2
-    minimum: float = 1.0
-
-
-@dataclass(frozen=True)
-class PrecisionConfig:
-    """What is trained, its gradients and moments are float32; activations are `compute`."""
-
-    compute: Dtype = "float32"
-    loss_scale: LossScaleConfig | None = None  # float16 only
-    loss_fp32: bool = True  # false only for fp16-lm-cross-entropy
-    base: Dtype = "float32"  # of the parameters beside which LoRA's are trained
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimizer, with its weight decay and the clipping of gradients."""
-
-    kind: OptimizerKind = "adam"
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    momentum: float = 0.0
-    weight_decay: float = 0.1
-    grad_clip: float = 1.0  # 0 is none
-    lr_factors: dict[str, float] = field(default_factory=dict)  # of the learning rate, by parameter
-    clip_leaves_out: dict[str, int] = field(default_factory=dict)  # parameter -> its first layer
-    extra: dict[str, Any] = field(default_factory=dict)  # further params of `optimizer.params`
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The learning rate's schedule: a warm-up, and `style` after it."""
-
-    style: Literal["constant", "linear", "cosine", "exponential"] = "linear"
-    lr: float = 1e-3
-    min_lr: float = 0.0
-    decay_iters: int = 1
-    warmup_iters: float = 0.0  # a float, as in NeoX: warmup * decay_iters, not rounded
-    neox_head: bool = False  # NeoX HEAD's first step of a warm-up, and its rate after the decay
-    old: bool = False  # NeoX's formulas before 2023-08
 
 
 @dataclass(frozen=True)

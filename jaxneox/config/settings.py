@@ -1,10 +1,12 @@
 """A run's settings: its YAML keys, checked once, and the parts of `Config` that they make."""
 
+from dataclasses import replace
 from functools import cached_property
 
 from jaxneox.config.architecture import model_config, padded_vocab
 from jaxneox.config.batch import batch_config
 from jaxneox.config.check import CheckedKeys
+from jaxneox.config.curriculum import curriculum_config
 from jaxneox.config.data import data_config
 from jaxneox.config.data_schema import DataRun
 from jaxneox.config.objective import objective_config
@@ -33,6 +35,7 @@ from jaxneox.config.schema import (
     TokenizerConfig,
     TrainConfig,
 )
+from jaxneox.errors import UserError
 
 
 class Settings(CheckedKeys):
@@ -89,7 +92,13 @@ class Settings(CheckedKeys):
 
     @cached_property
     def train(self) -> TrainConfig:
-        return self.fill(TrainConfig, "train")
+        kind = self["train_impl"]
+        if self["char_level_ppl"] and kind != "normal":
+            raise UserError(
+                f"char_level_ppl: the loss of train_impl: {kind} is not that of tokens, of which a "
+                "perplexity is made: set it to false"
+            )
+        return self.fill(TrainConfig, "train", curriculum=curriculum_config(self))
 
     @cached_property
     def objective(self) -> ObjectiveConfig:
@@ -134,12 +143,13 @@ class Settings(CheckedKeys):
             dp: the data parallel size of the mesh.
             vocab_size: the tokenizer's, not padded, or None where `padded_vocab_size` is given.
         """
+        model = self.model(vocab_size)
         return self.fill(
             Config,
             "",
             tokenizer=self.tokenizer,
-            optimizer=self.optimizer,
-            model=self.model(vocab_size),
+            optimizer=replace(self.optimizer, widths=model.init.widths),
+            model=model,
             precision=self.precision,
             schedule=self.schedule,
             parallel=self.parallel,

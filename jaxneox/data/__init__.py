@@ -8,6 +8,8 @@ Batches, from the top down:
 - `build`: opens the loader of a split from its configuration.
 - `loader`: `batch(step)`, and the weights of the loss (`eod-mask-loss`, padding, labels).
 - `batches`: how many samples each step takes; `sample_request`: how many a run needs.
+- `epochs`: whole passes over the data, each in another order; `epoch_steps`: how many steps they
+  take.
 - `prefetch`: computes the next batches while the device works.
 - `tokens_file`: the batches of a given file instead (`--tokens`); `given`: those that a Python
   program gives.

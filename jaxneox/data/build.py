@@ -3,6 +3,7 @@
 from jaxneox.config.data_schema import DataConfig, DataRun
 from jaxneox.config.objective_schema import ObjectiveConfig
 from jaxneox.data.batches import BatchSizes
+from jaxneox.data.epochs import Epochs, train_sources
 from jaxneox.data.examples import ExampleLoader
 from jaxneox.data.indexed import IndexedDataset
 from jaxneox.data.loader import Loader, SampleLoader
@@ -29,12 +30,13 @@ def open_loader(cfg: DataRun, tokenizer: Tokenizer | None, split: Split) -> Load
         global_batch=batch.global_size,
         eval_fixed=train.eval_fixed,
     )
+    one = 1 if cfg.data.passes == "repeated" else None  # NeoX's, of every split
     # Evaluations take whole batches at once.
     sizes = BatchSizes(batch.global_size, batch.ramp if split == "train" else None)
     return build_loader(
         cfg.data,
         tokenizer,
-        SampleRequest(split, needed, cfg.seq_length, train.seed),
+        SampleRequest(split, needed, cfg.seq_length, train.seed, one),
         sizes,
         objective=cfg.objective,
         vocab_size=cfg.vocab_size,
@@ -105,6 +107,8 @@ def _sample_loader(
     samples: Samples | None
     if pad is not None:
         samples = megatron_samples(data, request, _opening(tokenizer), pad)
+    elif data.passes == "reshuffled" and request.split == "train":
+        samples = Epochs(train_sources(data, _opening(tokenizer)), request)
     else:
         samples = neox_samples(data, request, _opening(tokenizer))
     if samples is None:

@@ -76,15 +76,21 @@ class OrderedLoader(Loader):
     Past the end it starts again at sample 0, like a NeoX run that has not been interrupted. NeoX
     drops the last samples that do not fill one micro-batch of every replica. Likewise only a
     multiple of `drop_last` samples is used here; it is the largest global batch unless given.
+    Without a length there is no end.
     """
 
     def __init__(
-        self, length: int, *, sizes: BatchSizes, seq_length: int, drop_last: int | None = None
+        self,
+        length: int | None,
+        *,
+        sizes: BatchSizes,
+        seq_length: int,
+        drop_last: int | None = None,
     ) -> None:
         """Take samples of S + 1 tokens.
 
         Args:
-            length: the samples of one pass.
+            length: the samples of one pass, after which they begin again; None if they go on.
             sizes: the sequences of each optimizer step.
             seq_length: S.
             drop_last: only a multiple of it is used, see the class.
@@ -92,13 +98,13 @@ class OrderedLoader(Loader):
         self.sizes, self.seq_length = sizes, seq_length
         unit = drop_last or sizes.largest
         # Data that fills not even one such batch repeats within it.
-        self._usable = length // unit * unit or max(1, length)
+        self._usable = None if length is None else length // unit * unit or max(1, length)
 
     def numbers(self, step: int, rows: RowNumbers = ALL) -> NDArray[np.int64]:
         """Return the samples [R] of these rows, as the order of the data numbers them."""
         chosen = row_numbers(rows, self.sizes.size(step))
-        first = self.sizes.first(step) % self._usable  # any step: Python's integers have no end
-        return (first + np.asarray(chosen, np.int64)) % self._usable
+        first = self._wrapped(self.sizes.first(step))  # any step: Python's integers have no end
+        return np.asarray(self._wrapped(first + np.asarray(chosen, np.int64)), np.int64)
 
     def sample_numbers(self, step: int) -> tuple[int, int]:
         """Return the first and the last sample as the order of the data numbers them.
@@ -106,7 +112,11 @@ class OrderedLoader(Loader):
         Past the end they start again at 0.
         """
         first, last = super().sample_numbers(step)
-        return first % self._usable, last % self._usable
+        return self._wrapped(first), self._wrapped(last)
+
+    def _wrapped(self, sample: Any) -> Any:
+        """Return samples as the order of the data numbers them."""
+        return sample if self._usable is None else sample % self._usable
 
 
 class SampleLoader(OrderedLoader):
@@ -137,7 +147,8 @@ class SampleLoader(OrderedLoader):
             separate: whether each document of a row is a text of its own; the first token of each
                 then has no loss as a label.
         """
-        super().__init__(len(samples), sizes=sizes, seq_length=seq_length, drop_last=drop_last)
+        length = None if samples.endless else len(samples)
+        super().__init__(length, sizes=sizes, seq_length=seq_length, drop_last=drop_last)
         self.samples = samples
         self._vocab_size = vocab_size
         self._masked_token = masked_token

@@ -177,9 +177,8 @@ def packed_samples(
     labels: IndexedDataset | None,
     documents: range,
     request: SampleRequest,
-    epochs: int | None = None,
 ) -> IndexedSamples:
-    """Build at least `num_samples` samples by `packed`, unless `epochs` is given.
+    """Build at least `num_samples` samples by `packed`, unless the request says the epochs.
 
     They come from as many epochs as that needs. The order depends on the number of epochs, not on
     the number of samples asked for.
@@ -189,7 +188,7 @@ def packed_samples(
         raise UserError(
             f"{dataset.bin_path}: documents {documents.start} to {documents.stop} have no tokens"
         )
-    epochs = epochs or epochs_needed(request.num_samples, tokens, request.seq_length)
+    epochs = request.epochs or epochs_needed(request.num_samples, tokens, request.seq_length)
     identity = {
         "order": PACKED,
         "documents": [documents.start, documents.stop],

@@ -13,12 +13,15 @@ class SampleRequest(NamedTuple):
         num_samples: of `samples_needed`; decides the number of epochs, and so the order.
         seq_length: S; a sample has one token more.
         seed: of all shuffles.
+        epochs: as many passes over the documents, whatever `num_samples` is; None for as many as
+            that needs.
     """
 
     split: Split
     num_samples: int
     seq_length: int
     seed: int
+    epochs: int | None = None
 
 
 def samples_needed(

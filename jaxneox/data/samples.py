@@ -32,7 +32,12 @@ class Span(NamedTuple):
 
 
 class Samples(Protocol):
-    """A finite sequence of samples; the loader asks for no more than this."""
+    """A sequence of samples; the loader asks for no more than this."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether samples go on past the length of a pass; else it begins again."""
+        ...
 
     def __len__(self) -> int:
         """The samples of one pass."""
@@ -71,6 +76,8 @@ class IndexedSamples:
         fill: what a short row is filled with; it is not counted where there are labels.
         identity: what the fingerprint says besides the data.
     """
+
+    endless = False
 
     def __init__(
         self,
@@ -190,6 +197,8 @@ class IndexedSamples:
 
 class Blend:
     """Samples of several datasets, sample i by the two arrays of `order.blend_indices`."""
+
+    endless = False
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ import numpy as np
 from jaxneox.infer.programs import Programs, RowStates
 from jaxneox.infer.prompt_scores import PromptScores
 from jaxneox.infer.sampling import Chosen, Sampling, sampling_arrays
-from jaxneox.model.decode import Cache, Weights
+from jaxneox.model.cache import Cache
+from jaxneox.model.decode import Weights
 
 SHORTEST = 32
 """The least padded length of a prompt, and a quarter of the least part of the cache that is read.

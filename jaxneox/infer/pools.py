@@ -3,12 +3,13 @@
 import jax
 from jax.sharding import Mesh
 
-from jaxneox.config.schema import Dtype, ModelConfig
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import ModelConfig
 from jaxneox.infer.engine import SHORTEST, Engine, power
 from jaxneox.infer.programs import Programs
 from jaxneox.model import Model, Params
 from jaxneox.model.decode import Decoder, Weights
-from jaxneox.parallel.mesh import whole
+from jaxneox.parallel.mesh import EXPERTS, whole
 from jaxneox.parallel.rules import rules_for
 
 Form = tuple[ModelConfig, int, int, int | None, int]
@@ -86,12 +87,12 @@ class Pools:
 
 
 def wide(mesh: Mesh) -> Mesh:
-    """Make a mesh of the same devices with all axes but tp as dp.
+    """Make a mesh of the same devices with all axes but tp and ep as dp.
 
     There are then no stages, and no length is split.
     """
-    tp = mesh.shape["tp"]
-    sizes = whole({"dp": mesh.size // tp, "tp": tp})
+    tp, ep = mesh.shape["tp"], mesh.shape.get(EXPERTS, 1)
+    sizes = whole({"dp": mesh.size // tp // ep, EXPERTS: ep, "tp": tp})
     return jax.sharding.Mesh(
         mesh.devices.reshape(tuple(sizes.values())), tuple(sizes), axis_types=mesh.axis_types
     )

@@ -23,7 +23,8 @@ from jaxneox.infer.sampling import (
     pick,
     sampling_arrays,
 )
-from jaxneox.model.decode import Cache, Decoder, Weights, cache_axes
+from jaxneox.model.cache import Cache, cache_axes
+from jaxneox.model.decode import Decoder, Weights
 from jaxneox.model.layout import Axes, on_devices
 
 
@@ -98,7 +99,8 @@ class Programs:
             chosen, counts_nV = self._pick(logits_nV, settings, zero_n, none_nV)
             new = RowStates(chosen.token_B, last_n + 1, zero_n, counts_nV, settings)
             scores = self._score(weights, x_nTD, tokens_nT) if scored else None
-            return self._place(cache, fresh, slots), self._place(state, new, slots), chosen, scores
+            cache, state = self._admitted(cache, fresh, slots), self._place(state, new, slots)
+            return cache, state, chosen, scores
 
         return jax.jit(admit, donate_argnums=(1, 2), static_argnums=7)
 
@@ -141,8 +143,18 @@ class Programs:
 
         return jax.jit(zero, donate_argnums=0)
 
-    def _place(self, pool: Any, new: Any, slots_n: jax.Array) -> Any:
-        """Write n new rows into arrays of B rows at `slots_n`; leave out slots outside the pool."""
+    def _admitted(self, cache: Cache, fresh: Cache, slots_n: jax.Array) -> Cache:
+        """Write n new rows into the cache."""
+        axes = cache_axes(self.decoder.model.cfg, self.decoder.model.layout)
+        each = zip(cache, fresh, axes, strict=True)
+        return Cache(*(self._place(held, new, slots_n, own) for held, new, own in each))
+
+    def _place(self, pool: Any, new: Any, slots_n: jax.Array, axes: Axes | None = None) -> Any:
+        """Write n new rows into arrays of B rows at `slots_n`; leave out slots outside the pool.
+
+        Arrays of these logical axes, of at least three, may be longer along the last but one. Only
+        the rows are split unless axes are given.
+        """
         layout = self.decoder.model.layout
         numbers_B = jax.reshard(jnp.arange(self.rows), layout.activation("batch"))
 
@@ -157,12 +169,11 @@ class Programs:
             return (held.at[(here, *heads, slice(fresh.shape[-2]))].set(fresh, mode="drop"),)
 
         def place(held: jax.Array, fresh: jax.Array) -> jax.Array:
-            settings: Axes = ("batch", None)
-            axes = cache_axes(held.ndim) if held.ndim > 2 else settings[: held.ndim]
-            inputs: tuple[Axes, ...] = (axes, (None, *axes[1:]), (None,), ("batch",))
-            whole = jax.reshard(fresh, layout.activation(None, *axes[1:]))
+            own: Axes = axes or ("batch", *(None,) * (held.ndim - 1))
+            inputs: tuple[Axes, ...] = (own, (None, *own[1:]), (None,), ("batch",))
+            whole = jax.reshard(fresh, layout.activation(None, *own[1:]))
             slots = jax.reshard(jnp.asarray(slots_n), layout.activation(None))
-            return on_devices(local, inputs, (axes,), layout)(held, whole, slots, numbers_B)[0]
+            return on_devices(local, inputs, (own,), layout)(held, whole, slots, numbers_B)[0]
 
         return jax.tree.map(place, pool, new)
 

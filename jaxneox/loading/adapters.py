@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxneox import base_model, checkpoint
 from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
-from jaxneox.config.schema import Dtype
+from jaxneox.config.optimization_schema import Dtype
 from jaxneox.errors import UserError
 from jaxneox.loading.load import CheckpointForm, locate, locate_adapter, own_params
 from jaxneox.loading.model import LoadedModel

@@ -5,7 +5,8 @@ from dataclasses import replace
 import jax
 from jax.sharding import Mesh
 
-from jaxneox.config.schema import Config, Dtype
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import Config
 from jaxneox.infer.rewards import RewardScorer
 from jaxneox.infer.scoring import Scorer
 from jaxneox.loading.pure import PureFunctions

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
-from jaxneox.config.schema import Config, Dtype
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import Config
 from jaxneox.errors import UserError
 from jaxneox.frozen import ADVICE, FrozenParams
 from jaxneox.infer.scoring import Request, Scored, Scorer

@@ -12,7 +12,8 @@ from jaxneox import base_model, checkpoint
 from jaxneox.base_model import META
 from jaxneox.checkpoint import Location
 from jaxneox.config import Settings
-from jaxneox.config.schema import Config, Dtype
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import Config
 from jaxneox.data import load_tokenizer
 from jaxneox.errors import UserError
 from jaxneox.foreign import PEFT, foreign

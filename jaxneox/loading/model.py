@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from jaxneox.config.schema import Config, Dtype
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import Config
 from jaxneox.data import Tokenizer
 from jaxneox.errors import UserError
 from jaxneox.infer.generate import Answer, Pool, generate
@@ -67,16 +68,8 @@ class LoadedModel(ModelFunction):
             UserError: a name is missing or unknown, or an array has another shape or dtype.
         """
         laid = laid_out(params, self._functions.model, self._rules, self._mesh)
-        return LoadedModel(
-            self.config,
-            laid,
-            self.tokenizer,
-            self._mesh,
-            self._rules,
-            self._compute,
-            self._functions,
-            self.conversion,
-        )
+        same = self._mesh, self._rules, self._compute, self._functions, self.conversion
+        return LoadedModel(self.config, laid, self.tokenizer, *same)
 
     def save(self, path: "str | PathLike[str]") -> Path:
         """Save the model as a run of ours, at step 0, and return its folder.

@@ -2,8 +2,9 @@
 
 The whole model:
 
-- `hidden`: the forward pass to the last hidden states; `losses`: of the tokens, for training;
-  `neox`: logits, scores and values of them; `in_steps`: a layer at a time.
+- `hidden`: the forward pass to the last hidden states; `layers`: all layers of it, whose parameters
+  `stack` stacks; `losses`: of the tokens, for training; `neox`: logits, scores and values of them;
+  `in_steps`: a layer at a time.
 - `parameters`: modules from and to the flat dictionary; `param` declares one weight on a line,
   and `draw` draws its first value.
 - `layout`: the protocol by which the model asks how arrays lie on devices.
@@ -13,7 +14,9 @@ A layer:
 - `block`: its three styles; `context`: what all layers of a forward pass share.
 - `attention`: queries, keys, values and the output; `kernels/`: how they are mixed, and the masks.
 - `ring`, `partial_softmax`: attention over a sequence that several devices hold in parts.
-- `mlp`, `norms`, `dropout`.
+- `mlp`, `norms`, `dropout`; `multiplied`: activations times a constant.
+- `experts/`: a mixture in the place of the MLP; `mamba/`: a selective state space in the place of
+  attention and MLP.
 - `product`, `gather`: products with weights, and weights made whole for them.
 - `lora`: matrices of low rank beside a layer's; `low_rank`: the product with them.
 
@@ -29,7 +32,7 @@ Before and after the layers:
 - `loss`, `scores`: cross-entropy, and how likely given tokens are, without whole logits.
 - `remat`: what a layer keeps for its backward pass, and where.
 - `taps`: activations by public names; `scan`: the scan over the layers, which keeps some of them.
-- `decode`: prompts and next tokens, with a cache.
+- `decode`: prompts and next tokens, with a `cache`.
 """
 
 from jaxneox.model.documents import Documents

@@ -14,7 +14,7 @@ from jaxneox.model.dropout import Noise
 from jaxneox.model.kernels import Extra, mix
 from jaxneox.model.layout import Layout
 from jaxneox.model.lora import lora
-from jaxneox.model.norms import norm
+from jaxneox.model.norms import RMSNorm, norm
 from jaxneox.model.param import initializer, param, zeros
 from jaxneox.model.positions import Alibi, Rotary
 from jaxneox.model.product import columns_of, into, matrix, out_of
@@ -37,9 +37,7 @@ class Attention(nnx.Module):
         self.out_lora = lora(cfg.lora, "out", rngs, axes, ("embed",), **sizes, D=D)
         self.out_bias = param(rngs, ("embed",), zeros, D=D) if a.biased_output else None
         self.qk_norm = norm(cfg.norm, axes, rngs, **sizes) if a.qk_norm else None
-        per_head = a.qk_norm_per_head
-        self.q_norm = norm(cfg.norm, ("head",), rngs, H=a.head_dim) if per_head else None
-        self.k_norm = norm(cfg.norm, ("head",), rngs, H=a.head_dim) if per_head else None
+        self.q_norm, self.k_norm = _norms_apart(cfg, rngs)
         self.cfg = a
         rotary = cfg.positions.kind == "rotary"
         self.rotary = Rotary(cfg.positions, a.head_dim) if rotary else None
@@ -106,6 +104,20 @@ class Attention(nnx.Module):
         return self.qk_norm(q), self.qk_norm(k), v
 
 
+def _norms_apart(cfg: ModelConfig, rngs: nnx.Rngs) -> tuple[nnx.Module | None, nnx.Module | None]:
+    """Make norms of queries and of keys: of each head, or of all heads together, or none."""
+    a = cfg.attention
+    if a.qk_norm_per_head:
+        axes, H = ("head",), a.head_dim
+        return norm(cfg.norm, axes, rngs, H=H), norm(cfg.norm, axes, rngs, H=H)
+    if a.qk_norm_joint:
+        K, G, H = a.kv_heads, a.group, a.head_dim
+        of_queries, of_keys = ("kv_heads", "group", "head"), ("kv_heads", "head")
+        q_norm = RMSNorm(cfg.norm, of_queries, rngs, joint=True, K=K, G=G, H=H)
+        return q_norm, RMSNorm(cfg.norm, of_keys, rngs, joint=True, K=K, H=H)
+    return None, None
+
+
 def whole(x: jax.Array, layout: Layout) -> jax.Array:
     """Gather all keys or values [B, S, K, (G,) H] of a sequence on every device with some of it."""
     return jax.reshard(x, layout.activation("batch", None, "kv_heads", *(None,) * (x.ndim - 3)))
@@ -120,6 +132,6 @@ def live_bias_mask(cfg: AttentionConfig, rotated: int) -> np.ndarray:
     to mesh.
     """
     mask = np.ones((cfg.group + 2, cfg.head_dim), np.float32)
-    if not (cfg.qk_norm or cfg.qk_norm_per_head):
+    if not (cfg.qk_norm or cfg.qk_norm_per_head or cfg.qk_norm_joint):
         mask[-2, rotated:] = 0
     return mask

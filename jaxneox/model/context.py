@@ -38,6 +38,13 @@ class TokenPositions(NamedTuple):
         return self.reset, self.documents
 
 
+Sums = dict[str, jax.Array]
+"""What a layer adds up over its tokens by name, float32, the same on all devices.
+
+Such numbers add up exactly over micro-batches, however a mesh cuts them.
+"""
+
+
 class Context(NamedTuple):
     """All that a layer knows besides its weights and the residual stream.
 
@@ -48,6 +55,7 @@ class Context(NamedTuple):
         noise: the source of this layer's dropout masks; None if nothing is dropped.
         taps: what is wanted of the layers' activations.
         recorder: what collects those of this layer; None outside of layers.
+        row_weights: float32 [B], what a row counts in the training loss; None outside of it.
     """
 
     positions: TokenPositions
@@ -56,6 +64,7 @@ class Context(NamedTuple):
     noise: Noise | None = None
     taps: Taps = NOTHING
     recorder: Recorder | None = None
+    row_weights: jax.Array | None = None
 
     def at(self, place: int | jax.Array) -> "Context":
         """The context with the dropout masks of one place inside the present one."""

@@ -1,7 +1,7 @@
 """Decoding: whole prompts at once, then one more token of every row beside what it has seen.
 
 Both run the model's own layers; `CachedAttention` stands in for a layer's attention and keeps its
-keys and values.
+keys and values, `CachedMamba` for a mixer and keeps its state.
 """
 # B rows, T length of the prompts, S positions that the cache holds, L layers
 # D hidden, V padded vocabulary, K key-value heads, G query heads for each of them, H head
@@ -16,27 +16,21 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxneox.errors import UserError
 from jaxneox.model.attention import Attention, whole
+from jaxneox.model.block import AttentionBlock, MambaBlock
+from jaxneox.model.cache import Cache, empty_cache
 from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.kernels import mix
 from jaxneox.model.kernels.einsum import attend, visible
 from jaxneox.model.layout import Axes, on_devices
 from jaxneox.model.losses import NO_LOGITS
+from jaxneox.model.mamba.decoding import Advance, CachedMamba, run_prompt, run_token
+from jaxneox.model.mamba.mixer import Mamba
+from jaxneox.model.multiplied import multiplied
 from jaxneox.model.neox import Model
 from jaxneox.model.parameters import LAYERS, UNEMBEDDING, Params
 from jaxneox.model.positions import RelativeBias
 from jaxneox.model.unembedding import UnembeddingRows, project
 from jaxneox.model.vocabulary import hide_added, padded
-
-
-class Cache(NamedTuple):
-    """L keys and L values, [B, K, S, H] each; normalised keys are [B, K, G, S, H].
-
-    There are none if the layers' attention is dropped. A row has seen the positions before its own.
-    What the cache holds from there on is left over, and written over before anything sees it.
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
 
 
 class Weights(NamedTuple):
@@ -51,8 +45,8 @@ class Weights(NamedTuple):
 
 
 Mix = Callable[[int, Attention, jax.Array, jax.Array, jax.Array], jax.Array]
-"""(layer number, its attention, queries [B, T, K, G, H], keys [B, T, K, (G,) H], values
-[B, T, K, H]) -> what the heads read, [B, T, K, G, H]."""
+"""(place among the layers with attention, one's attention, queries [B, T, K, G, H], keys
+[B, T, K, (G,) H], values [B, T, K, H]) -> what the heads read, [B, T, K, G, H]."""
 
 
 class CachedAttention:
@@ -63,9 +57,9 @@ class CachedAttention:
     anew for each that is added, the function is another one beyond the original length.
     """
 
-    def __init__(self, number: int, attention: Attention, lengths_B: jax.Array, mix: Mix):
+    def __init__(self, place: int, attention: Attention, lengths_B: jax.Array, mix: Mix):
         self.out_bias = attention.out_bias
-        self._number, self._attention, self._mix = number, attention, mix
+        self._place, self._attention, self._mix = place, attention, mix
         self._lengths_B = lengths_B
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
@@ -74,7 +68,7 @@ class CachedAttention:
         if attention.rotary is not None:
             q = attention.rotary(q, positions.encoded, self._lengths_B)
             k = attention.rotary(k, positions.encoded, self._lengths_B)
-        return attention.output(self._mix(self._number, attention, q, k, v), layout)
+        return attention.output(self._mix(self._place, attention, q, k, v), layout)
 
 
 @dataclass(frozen=True)
@@ -116,16 +110,19 @@ class Decoder:
             w = padded(w, axes, model.layout)
             return jax.device_put(w, NamedSharding(mesh, model.layout.weight(*axes)))
 
-        take = jax.jit(lambda w, i: w.at[i].get(mode="promise_in_bounds").astype(model.compute))
+        def of_layer(w: jax.Array, place: int, dtype: str) -> jax.Array:
+            return w.at[place].get(mode="promise_in_bounds").astype(dtype)
+
+        take = jax.jit(of_layer, static_argnums=2)
         names = sorted(params)
         with jax.set_mesh(mesh):
             layers: tuple[Params, ...] = tuple({} for _ in range(model.cfg.num_layers))
             if beside is not None:
                 layers = tuple(dict(layer) for layer in beside.layers)
             for name in (name for name in names if name.startswith(LAYERS)):
-                stacked = laid(name)
-                for number, layer in enumerate(layers):
-                    layer[name] = take(stacked, number)
+                stacked, dtype = laid(name), model.declaration.dtype(name, model.compute)
+                for place, number in enumerate(model.declaration.holders(name)):
+                    layers[number][name] = take(stacked, place, dtype)
             outer = {name: laid(name) for name in names if not name.startswith(LAYERS)}
             output = self._output(outer, beside)
             outer = {n: w for n, w in outer.items() if n not in UNEMBEDDING}
@@ -149,20 +146,8 @@ class Decoder:
 
     def empty(self, rows: int, length: int, mesh: Mesh) -> Cache:
         """Make a cache of zeros for `rows` rows of `length` positions."""
-        cfg = self.model.cfg.attention
-        value = (rows, cfg.kv_heads, length, cfg.head_dim)
-        key = (rows, cfg.kv_heads, cfg.group, length, cfg.head_dim) if cfg.qk_norm else value
-        layers = 0 if self.model.cfg.attention_dropped else self.model.cfg.num_layers
-
-        def zeros(shape: tuple[int, ...]) -> tuple[jax.Array, ...]:
-            spec = self.model.layout.activation(*cache_axes(len(shape)))
-            make = jax.jit(
-                lambda: jnp.zeros(shape, self.model.compute),
-                out_shardings=NamedSharding(mesh, spec),
-            )
-            return tuple(make() for _ in range(layers))
-
-        return Cache(zeros(key), zeros(value))
+        model = self.model
+        return empty_cache(model.cfg, rows, length, model.compute, model.layout, mesh)
 
     def prompts(
         self, weights: Weights, tokens_BT: jax.Array, lengths_B: jax.Array
@@ -172,23 +157,29 @@ class Decoder:
         Returns:
             The last layer's output, [B, T, D], and a cache whose S is T.
         """
-        keys: list[jax.Array] = []
-        values: list[jax.Array] = []
+        kept: tuple[list[jax.Array], ...] = ([], [], [], [])
+        keys, values, tails, states = kept
         cfg, layout = self.model.cfg.attention, self.model.layout
         positions_T = jnp.arange(tokens_BT.shape[1])
         shared = self._shared_bias(weights, positions_T, positions_T)
 
         def keep(
-            number: int, attention: Attention, q: jax.Array, k: jax.Array, v: jax.Array
+            place: int, attention: Attention, q: jax.Array, k: jax.Array, v: jax.Array
         ) -> jax.Array:
             keys.append(jnp.moveaxis(k, 1, -2))
             values.append(jnp.moveaxis(v, 1, -2))
             return mix(q, k, v, positions_T, attention.extra(shared), None, cfg, layout)
 
+        def start(place: int, mamba: Mamba, x_BTD: jax.Array) -> jax.Array:
+            out_BTD, tail_BKC, state_BNGJ = run_prompt(mamba, x_BTD, lengths_B, layout)
+            tails.append(tail_BKC)
+            states.append(state_BNGJ)
+            return out_BTD
+
         with self.model.matmuls():
             x_BTD = self._embed(weights, tokens_BT, positions_T)
-            x_BTD = self._layers(weights, x_BTD, positions_T, lengths_B, keep)
-            return x_BTD, Cache(tuple(keys), tuple(values))
+            x_BTD = self._layers(weights, x_BTD, positions_T, lengths_B, keep, start)
+            return x_BTD, Cache(*map(tuple, kept))
 
     def logits_at(self, weights: Weights, x_BTD: jax.Array, last_B: jax.Array) -> jax.Array:
         """Compute the logits after one position of each row: float32 [B, V]."""
@@ -213,26 +204,33 @@ class Decoder:
         Returns:
             The logits after these tokens, float32 [B, V], and the cache with their keys and values.
         """
-        keys, values = list(cache.keys), list(cache.values)
-        cfg = self.model.cfg.attention
+        keys, values, tails, states = map(list, cache)
+        cfg, layout = self.model.cfg.attention, self.model.layout
         positions_BT, keys_S = positions_B[:, None], jnp.arange(span)
         mask = visible(positions_BT, keys_S, cfg.window)
         shared = self._shared_bias(weights, positions_BT, keys_S)
 
         def extend(
-            number: int, attention: Attention, q: jax.Array, k: jax.Array, v: jax.Array
+            place: int, attention: Attention, q: jax.Array, k: jax.Array, v: jax.Array
         ) -> jax.Array:
-            keys[number] = self._write(keys[number], k[:, 0], positions_B)
-            values[number] = self._write(values[number], v[:, 0], positions_B)
-            k, v = (jnp.moveaxis(x[number][..., :span, :], -2, 1) for x in (keys, values))
+            keys[place] = self._write(keys[place], k[:, 0], positions_B)
+            values[place] = self._write(values[place], v[:, 0], positions_B)
+            k, v = (jnp.moveaxis(x[place][..., :span, :], -2, 1) for x in (keys, values))
             alibi = attention.alibi
             bias = shared if alibi is None else alibi(positions_BT, keys_S)
             return attend(q, k, v, mask, bias, None, cfg)
 
+        def advance(place: int, mamba: Mamba, x_BTD: jax.Array) -> jax.Array:
+            held = tails[place], states[place]
+            out_BTD, tails[place], states[place] = run_token(mamba, x_BTD, *held, layout)
+            return out_BTD
+
         with self.model.matmuls():
             x_BTD = self._embed(weights, tokens_B[:, None], positions_BT)
-            x_BTD = self._layers(weights, x_BTD, positions_BT, positions_B + 1, extend)
-            return self.logits(weights, x_BTD)[:, 0], Cache(tuple(keys), tuple(values))
+            x_BTD = self._layers(weights, x_BTD, positions_BT, positions_B + 1, extend, advance)
+            return self.logits(weights, x_BTD)[:, 0], Cache(
+                *map(tuple, (keys, values, tails, states))
+            )
 
     def _layers(
         self,
@@ -241,13 +239,22 @@ class Decoder:
         positions: jax.Array,
         lengths_B: jax.Array,
         mix: Mix,
+        advance: Advance,
     ) -> jax.Array:
-        """Run x through all layers, each with `mix` inside its attention."""
-        context = Context(TokenPositions(positions), self.model.layout)
-        for number, layer in enumerate(weights.layers):
-            block = self.model.declaration.part("layers", layer)
-            block.attention = CachedAttention(number, block.attention, lengths_B, mix)
-            x_BTD = block(x_BTD, context)
+        """Run x through all layers, with `mix` in an attention and `advance` for a mamba."""
+        cfg, context = self.model.cfg, Context(TokenPositions(positions), self.model.layout)
+        mambas, slots = 0, {number: slot for slot, number in enumerate(cfg.attending)}
+        for number, (kind, layer) in enumerate(zip(cfg.kinds, weights.layers, strict=True)):
+            block = self.model.declaration.layer(kind, layer)
+            if isinstance(block, MambaBlock):
+                assert isinstance(block.mamba, Mamba)
+                block.mamba = CachedMamba(mambas, block.mamba, advance)
+                mambas += 1
+            else:
+                assert isinstance(block, AttentionBlock) and isinstance(block.attention, Attention)
+                place = slots.get(number, 0)  # one that is dropped is never called
+                block.attention = CachedAttention(place, block.attention, lengths_B, mix)
+            x_BTD, _ = block(x_BTD, context)
         return x_BTD
 
     def _embed(self, weights: Weights, tokens_BT: jax.Array, positions: jax.Array) -> jax.Array:
@@ -263,6 +270,7 @@ class Decoder:
         with self.model.matmuls():
             x_BTD = jax.reshard(x_BTD, self.model.layout.activation("batch", None, "embed"))
             x_BTD = self.model.declaration.part("final_norm", weights.outer)(x_BTD)
+            x_BTD = multiplied(x_BTD, self.model.cfg.multipliers.output)
             return project(x_BTD, weights.output.unembedding, jnp.dtype("float32"))
 
     def _shared_bias(
@@ -277,7 +285,7 @@ class Decoder:
 
     def _write(self, held: jax.Array, new: jax.Array, positions_B: jax.Array) -> jax.Array:
         """Write [B, K, (G,) H] into [B, K, (G,) S, H] at each row's position."""
-        axes = cache_axes(held.ndim)
+        axes: Axes = ("batch", "kv_heads", *(None,) * (held.ndim - 2))
 
         def local(held: jax.Array, new: jax.Array, positions_B: jax.Array) -> jax.Array:
             rows_B = jnp.arange(held.shape[0])
@@ -288,8 +296,3 @@ class Decoder:
         return on_devices(lambda *a: (local(*a),), inputs, (axes,), self.model.layout)(
             held, new, positions_B
         )[0]
-
-
-def cache_axes(ndim: int) -> Axes:
-    """Name the axes of an array in the cache, keys or values."""
-    return "batch", "kv_heads", *(None,) * (ndim - 2)

@@ -4,6 +4,7 @@ A mask depends on the step, the layer, the place in the layer, the row's number 
 and the position in the sequence, never on the device that computes it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -39,18 +40,29 @@ def dropout(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:
 
 def keep_mask(x: jax.Array, rate: float, noise: Noise) -> jax.Array:
     """Draw which elements of x [(M,) B, T, D] stay, bool, whole along D on every device."""
+    return _drawn(x, noise, lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[-1:]))
+
+
+def uniform(x: jax.Array, low: float, high: float, noise: Noise) -> jax.Array:
+    """Draw a number from `low` to `high` for each element of x [(M,) B, T, D], float32."""
+    return _drawn(
+        x, noise, lambda key: jax.random.uniform(key, x.shape[-1:], minval=low, maxval=high)
+    )
+
+
+def _drawn(x: jax.Array, noise: Noise, draw: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Draw an array shaped as x by its rows, each from a key of its row and its position."""
     assert noise.positions is not None
     spec, outer = P(*jax.typeof(x).sharding.spec.partitions[:-1]), x.shape[:-1]
     rows = _laid(noise.rows[..., None], outer, spec)
     positions = _laid(noise.positions.reshape(*(1,) * (x.ndim - 2), -1), outer, spec)
 
-    def keep(row: jax.Array, position: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(noise.key, row), position)
-        return jax.random.bernoulli(key, 1 - rate, x.shape[-1:])
+    def each(row: jax.Array, position: jax.Array) -> jax.Array:
+        return draw(jax.random.fold_in(jax.random.fold_in(noise.key, row), position))
 
     for _ in outer:
-        keep = jax.vmap(keep)
-    return keep(rows, positions)
+        each = jax.vmap(each)
+    return each(rows, positions)
 
 
 def dropout_heads(x: jax.Array, rate: float, noise: Noise | None) -> jax.Array:

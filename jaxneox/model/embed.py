@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxneox.config.schema import ModelConfig
 from jaxneox.model.gather import reshard_in_steps
 from jaxneox.model.layout import Entry, entry_of, mesh_axes
+from jaxneox.model.multiplied import multiplied
 from jaxneox.model.param import initializer, param, xavier_normal
 from jaxneox.model.positions import sinusoids
 
@@ -28,6 +29,7 @@ class Embed(nnx.Module):
         rpe = kind == "rpe"
         self.rpe = param(rngs, axes, xavier_normal, buckets=buckets, **sizes) if rpe else None
         self.offset, self.sinusoidal = cfg.positions.offset, kind == "sinusoidal"
+        self.multipliers = cfg.multipliers
 
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, spec: PartitionSpec, dtype: jnp.dtype
@@ -53,9 +55,9 @@ class Embed(nnx.Module):
         tokens = jax.reshard(tokens, PartitionSpec(*along.partitions[:-1]))
         if positions.ndim > 1:
             positions = jax.reshard(positions, PartitionSpec(*along.partitions[:-1]))
-        x = table.at[tokens].get(out_sharding=along)
+        x = multiplied(table.at[tokens].get(out_sharding=along), self.multipliers.embedding)
         if (more := self._of_positions(positions, x)) is not None:
-            x = x + more
+            x = x + multiplied(more, self.multipliers.positions)
         return reshard_in_steps(x.astype(dtype), spec)
 
     def _of_positions(self, positions: jax.Array, x: jax.Array) -> jax.Array | None:

@@ -2,28 +2,23 @@
 # M micro-batches (all that pass a pipeline together, else 1), B batch, T length, D hidden,
 # V padded vocabulary, k layers
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from jaxneox.config.schema import Dtype, ModelConfig, RematConfig
 from jaxneox.errors import UserError
 from jaxneox.model.context import Context, TokenPositions
 from jaxneox.model.documents import Documents
 from jaxneox.model.dropout import Noise, dropout
 from jaxneox.model.embed import Embed
 from jaxneox.model.gather import gather_all
-from jaxneox.model.layout import Axes, Layout
-from jaxneox.model.parameters import Declaration, NeoX, Params, split_layers
+from jaxneox.model.layers import Layers, Stream
+from jaxneox.model.layout import Axes
+from jaxneox.model.parameters import NeoX, Params, split_layers
 from jaxneox.model.positions import RelativeBias
-from jaxneox.model.remat import NO_REMAT, rematerialized
-from jaxneox.model.scan import Layer, Numbered, scan_layers
 from jaxneox.model.taps import LAYER_TAPS, NOTHING, Kept, Taps
 
 POSITIONS = ("length", "stream")
@@ -45,49 +40,14 @@ class InTraining(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HiddenStates:
-    """The layers of one configuration, laid out for one mesh. It holds no arrays.
+class HiddenStates(Layers):
+    """The model up to its last hidden states, laid out for one mesh. It holds no arrays.
 
     Attributes:
-        cfg: the architecture.
-        layout: how arrays lie on the devices.
-        compute: the dtype of activations, and of weights in products.
-        remat: what the backward pass computes again.
         documents: how training keeps the documents of a row apart; None if a row is one text.
     """
 
-    cfg: ModelConfig
-    layout: Layout
-    compute: Dtype = "float32"
-    remat: RematConfig = NO_REMAT
     documents: Documents | None = None
-
-    @cached_property
-    def declaration(self) -> Declaration:
-        """The modules and parameters that the configuration declares."""
-        return Declaration(self.cfg)
-
-    @property
-    def axes(self) -> dict[str, tuple[str, ...]]:
-        """The logical axes of every parameter by name."""
-        return self.declaration.axes
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every parameter by name."""
-        return self.declaration.shapes
-
-    def init(self, key: jax.Array) -> Params:
-        """Draw the initial parameters, float32: the same numbers on every mesh."""
-        return self.declaration.init(key)
-
-    def matmuls(self) -> AbstractContextManager[Any]:
-        """Set the precision of products for whatever is traced inside.
-
-        float32 then means float32, also on devices that would round the factors of its products
-        (TF32, bfloat16 passes).
-        """
-        return jax.default_matmul_precision("highest" if self.compute == "float32" else "default")
 
     def _hidden(
         self,
@@ -97,22 +57,23 @@ class HiddenStates:
         positions: TokenPositions,
         noise: Noise | None = None,
         taps: Taps = NOTHING,
-    ) -> tuple[jax.Array, Kept]:
-        """Compute [M, B, T, D] after the final norm, and what is kept of the layers by tap.
+        row_weights_MB: jax.Array | None = None,
+    ) -> Stream:
+        """Compute the stream after the final norm, its positions in the layout's order.
 
-        Positions are in the layout's order.
+        What rows weigh in the training loss is asked for where the layers' sums are.
         """
         if noise is not None:
             noise = noise._replace(positions=positions.order_T)
         x_MBTD = self._embed(model.embed, self.laid(tokens_MBT), positions.encoded)
         x_MBTD = dropout(x_MBTD, self.cfg.hidden_dropout, noise and noise.at(0))
         bias = self._score_bias(model.embed, positions.order_T)
-        context = Context(positions, self.layout, bias, noise, taps)
-        x_MBTD, kept = self.run_layers(params, x_MBTD, context)
+        context = Context(positions, self.layout, bias, noise, taps, row_weights=row_weights_MB)
+        stream = self.run_layers(params, x_MBTD, context)
         spread = self.layout.spread(tokens_MBT.shape[0])
         whole = self.layout.activation(spread, "batch", "length", "embed")
-        x_MBTD = jax.reshard(model.final_norm(jax.reshard(x_MBTD, self._stream(spread))), whole)
-        return x_MBTD, kept
+        x_MBTD = model.normed(jax.reshard(stream.x_MBTD, self._stream(spread)))
+        return stream._replace(x_MBTD=jax.reshard(x_MBTD, whole))
 
     def _rows(
         self,
@@ -133,7 +94,7 @@ class HiddenStates:
             noise, documents_BT = training
             documents_MBT = None if documents_BT is None else documents_BT[None]
             positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, kept = self._hidden(model, params, tokens_MBT, positions, noise, taps)
+        x_MBTD, kept, _ = self._hidden(model, params, tokens_MBT, positions, noise, taps)
         x_BTD = jax.reshard(x_MBTD[0], self.layout.activation("batch", None, "embed"))
         x_BTD = self._in_order(x_BTD, ("batch", "length", "embed"))
         kept = {n: self._in_order(x, (None, *LAYER_TAPS[n].axes)) for n, x in kept.items()}
@@ -149,59 +110,6 @@ class HiddenStates:
         for place in places:
             x = x[(slice(None),) * place + (np.argsort(self.layout.order(x.shape[place])),)]
         return x
-
-    def run_layers(
-        self, params: Params, x_MBTD: jax.Array, context: Context
-    ) -> tuple[jax.Array, Kept]:
-        """Run the residual stream [M, B, T, D] through all layers.
-
-        They are scanned at once, or by each stage of a pipeline its own. The arrays of `context`
-        that differ from row to row have a leading axis M.
-
-        Returns:
-            The stream, and what is kept by tap: [k, *], of k layers.
-        """
-        layers, noise = split_layers(params)[1], context.noise
-        of_rows = None if noise is None else noise.rows, context.positions.per_row
-
-        def run(
-            x_BTD: jax.Array, weights: Params, first: int | jax.Array, of_rows: Any
-        ) -> tuple[jax.Array, Kept]:
-            """Run the k layers of these weights, the first of which has this number.
-
-            The weights are rounded before the scan, which XLA does in any case. So the scan stacks
-            their gradients as they come, rounded, and they become float32 where they are added up.
-            """
-            rounded = {name: w.astype(self.compute) for name, w in weights.items()}
-            rows_B, per_row = of_rows
-            numbers_k = first + jnp.arange(_length(weights), dtype=jnp.int32)
-            own = context._replace(
-                positions=TokenPositions(context.positions.order_T, *per_row),
-                noise=None if noise is None else noise._replace(rows=rows_B),
-            )
-            layer = self._layer(own)
-            return scan_layers(layer, x_BTD, (numbers_k, rounded), context.taps)
-
-        if self.layout.pipeline is not None:
-            if context.taps != NOTHING:
-                raise ValueError("the layers of a pipeline keep no activations")
-            x_MBTD = jax.reshard(x_MBTD, self._stream(None))
-            return self.layout.pipeline(lambda *a: run(*a)[0], layers, x_MBTD, of_rows), {}
-        if x_MBTD.shape[0] != 1:
-            raise ValueError(f"{x_MBTD.shape[0]} micro-batches, expected 1 without a pipeline")
-        x_BTD, kept = run(x_MBTD[0], layers, 0, jax.tree.map(lambda x: x[0], of_rows))
-        return x_BTD[None], kept
-
-    def _layer(self, context: Context) -> Layer:
-        def layer(x_BTD: jax.Array, numbered: Numbered) -> tuple[jax.Array, Kept]:
-            number, weights = numbered
-            recorder = context.taps.recorder()
-            own = context.at(1 + number)._replace(recorder=recorder)
-            whole = gather_all(weights, self.axes, self.layout, in_layer=True)
-            block = self.declaration.part("layers", whole)
-            return block(x_BTD, own), recorder.recorded
-
-        return rematerialized(layer, self.remat)
 
     def _embed(self, embed: Embed, tokens_MBT: jax.Array, positions: jax.Array) -> jax.Array:
         spread = self.layout.spread(tokens_MBT.shape[0])
@@ -262,9 +170,6 @@ class HiddenStates:
             x_MBT = x_MBT[:, :, np.argsort(layout.order(length))]
         return jax.reshard(x_MBT, layout.activation(None, "batch", None))
 
-    def _stream(self, micro: str | None) -> PartitionSpec:
-        return self.layout.activation(micro, "batch", "stream", "embed")
-
     def _outer_modules(self, params: Params) -> NeoX:
         """Build the model with its weights outside the layers in float32, and whole.
 
@@ -283,7 +188,3 @@ class HiddenStates:
             vocab = jax.typeof(w).sharding.spec.partitions[0]
             return vocab in (None, self.layout.weight("vocab")[0])
         return name == "unembed.weight"
-
-
-def _length(weights: Params) -> int:
-    return next(iter(weights.values())).shape[0]

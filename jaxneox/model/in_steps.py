@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxneox.config.layer_schema import LayerKind
 from jaxneox.model.context import Context
 from jaxneox.model.loss import project
 from jaxneox.model.neox import Model
@@ -18,8 +19,9 @@ F32 = jnp.dtype("float32")
 class ModelInSteps(Model):
     """The model's own embedding, layers and head, called one after another.
 
-    `end(outer, through(…, begin(outer, tokens)))` is `logits` or `text_values` of texts, whose
-    layers one scan runs through: the same operations of the same modules. It is for one device.
+    `end` of what `through` makes of `begin`, layer by layer, is `logits` or `text_values` of texts,
+    whose layers one scan runs through: the same operations of the same modules. It is for one
+    device.
     """
 
     def begin(self, outer: Params, tokens_BT: jax.Array) -> jax.Array:
@@ -34,18 +36,22 @@ class ModelInSteps(Model):
             embed = self._outside(outer).embed
             return self._embed(embed, tokens_BT[None], positions.encoded)
 
-    def through(self, outer: Params, layers: Params, x_MBTD: jax.Array) -> jax.Array:
-        """Run the stream [M, B, T, D] through some layers, whose weights are stacked."""
+    def through(
+        self, outer: Params, layer: Params, x_MBTD: jax.Array, kind: LayerKind
+    ) -> jax.Array:
+        """Run the stream [M, B, T, D] through one layer of a kind; its weights are not stacked."""
         with self.matmuls():
             positions = self._text_positions(x_MBTD[..., 0])
             bias = self._score_bias(self._outside(outer).embed, positions.order_T)
-            return self.run_layers(layers, x_MBTD, Context(positions, self.layout, bias))[0]
+            context = Context(positions, self.layout, bias)
+            rounded = self.declaration.rounded(layer, self.compute)
+            return self._layer(kind, context)(x_MBTD[0], (jnp.int32(0), rounded)).x_BTD[None]
 
     def end(self, outer: Params, x_MBTD: jax.Array) -> jax.Array:
         """Turn the stream after all layers into logits, float32 [B, T, V]; or values, [B, T]."""
         with self.matmuls():
             modules = self._outside(outer)
-            x_BTD = modules.final_norm(x_MBTD)[0]
+            x_BTD = modules.normed(x_MBTD)[0]
             if modules.reward is not None:
                 return modules.reward(x_BTD)
             return self._without_added(project(x_BTD, self._unembedding(modules), F32))

@@ -13,8 +13,8 @@ class Pipeline(Protocol):
     """Runs layers in stages; implemented by `parallel.pipeline`."""
 
     def __call__(
-        self, stage: Callable[..., jax.Array], weights: Any, x_MBTD: jax.Array, rows_MB: Any
-    ) -> jax.Array: ...
+        self, stage: Callable[..., Any], weights: Any, layers: int, x_MBTD: jax.Array, rows_MB: Any
+    ) -> tuple[jax.Array, Any]: ...
 
 
 class Ring(Protocol):
@@ -25,6 +25,21 @@ class Ring(Protocol):
 
     @property
     def count(self) -> int: ...
+
+
+class RowExchange(Protocol):
+    """An exchange of rows between devices that split experts; see `parallel.exchange`."""
+
+    @property
+    def count(self) -> int: ...
+
+    def gathered(self, x: jax.Array) -> jax.Array: ...
+
+    def number(self) -> jax.Array: ...
+
+    def padded(self, rows_PCX: jax.Array) -> jax.Array: ...
+
+    def ragged(self, rows_AX: jax.Array, sizes_PP: jax.Array, length: int) -> jax.Array: ...
 
 
 class Layout(Protocol):
@@ -72,6 +87,10 @@ class Layout(Protocol):
     def rings(self) -> Ring | None:
         """The ring of attention, or None if attention sees whole sequences of keys and values."""
 
+    @property
+    def exchange(self) -> RowExchange | None:
+        """The exchange between the devices that split the experts, or None if each has all."""
+
 
 Axes = tuple[str | None, ...]
 Entry = str | tuple[str, ...] | None
@@ -105,6 +124,16 @@ def once(x: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
 
 
+def varying_as(x: jax.Array, *like: jax.Array) -> jax.Array:
+    """Give x the type of what differs between devices where one of `like` does.
+
+    The start of a loop in the program of one device must have the type of what the loop makes.
+    """
+    wanted = {name for other in like for name in jax.typeof(other).mat.varying}
+    missing = tuple(sorted(wanted - jax.typeof(x).mat.varying))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
 def on_devices(
     local: Callable[..., Any],
     inputs: tuple[Axes, ...],
@@ -129,7 +158,8 @@ def each_device(
     """Make a function of whole arrays from `local`, the program of one device on its parts of them.
 
     A pipeline runs its stages under a vmap, for which jax's own rule would gather all stages'
-    arrays on every device; here each stage keeps its own.
+    arrays on every device; here each stage keeps its own. A device has one stage, for which
+    `local` runs as it is: under a vmap a loop of so many turns as the data says would be slow.
 
     Args:
         local: takes the parts of one device, and returns a tuple of such parts.
@@ -149,9 +179,55 @@ def each_device(
             PartitionSpec(stages, *spec) if b else spec
             for spec, b in zip(ins, batched, strict=True)
         )
-        each = jax.vmap(local, in_axes=tuple(0 if b else None for b in batched))
+        each = _of_one_stage(local, batched)
+        if stages is None:
+            each = jax.vmap(local, in_axes=tuple(0 if b else None for b in batched))
         whole = tuple(PartitionSpec(stages, *spec) for spec in outs)
         results = jax.shard_map(each, in_specs=mapped, out_specs=whole)(*arrays)
         return results, (True,) * len(outs)
 
     return run
+
+
+def _of_one_stage(local: Callable[..., Any], stacked: list[bool]) -> Callable[..., Any]:
+    """Run `local` on the only stage of a device; those of its arrays that are stacked have one."""
+
+    def one(*arrays: jax.Array) -> Any:
+        results = local(*(x[0] if s else x for x, s in zip(arrays, stacked, strict=True)))
+        return tuple(x[None] for x in results)
+
+    return one
+
+
+def sums_on_devices(
+    local: Callable[..., tuple[jax.Array, ...]],
+    arrays: tuple[jax.Array, ...],
+    outs: tuple[PartitionSpec, ...],
+) -> list[jax.Array]:
+    """Run `local` on each device's parts; the results are partial sums as `outs` says.
+
+    A partial sum leaves the devices as what it is: an array with one part for each of them, which
+    is then added up under the type of a sum that is not yet made.
+
+    Args:
+        local: takes the parts of one device, and returns a tuple of such parts.
+        arrays: its arguments, each taken as it is split.
+        outs: the sharding of each result, `unreduced` where it is a partial sum.
+    """
+
+    def parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(x[None] for x in local(*arrays))
+
+    def stacked(out: PartitionSpec) -> PartitionSpec:
+        return PartitionSpec(tuple(sorted(out.unreduced)) or None, *out.partitions)
+
+    run = each_device(parts, tuple(map(split_of, arrays)), tuple(map(stacked, outs)))
+    found = run(*(jax.reshard(x, split_of(x)) for x in arrays))
+    return [
+        jax.lax.reduce_sum(x, (0,), out_sharding=out) for x, out in zip(found, outs, strict=True)
+    ]
+
+
+def split_of(x: jax.Array) -> PartitionSpec:
+    """Return how an array is split, without whether it is a sum or its gradient will be one."""
+    return PartitionSpec(*jax.typeof(x).sharding.spec.partitions)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxneox.config.schema import LoraConfig, LoraTarget
+from jaxneox.config.layer_schema import LoraTarget
+from jaxneox.config.schema import LoraConfig
 from jaxneox.model.dropout import Noise, keep_mask
 from jaxneox.model.low_rank import low_rank, low_rank_derived
 from jaxneox.model.param import param, zeros

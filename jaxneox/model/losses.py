@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxneox.errors import UserError
+from jaxneox.model.context import Sums
 from jaxneox.model.divergence import divergences
 from jaxneox.model.dropout import Noise
 from jaxneox.model.hidden import HiddenStates
@@ -57,12 +58,41 @@ class Losses(HiddenStates):
         Returns:
             float32 [], in nats.
         """
+        arrays = params, tokens_MBT, labels_MBT, weights_MBT, noise, documents_MBT
+        return self.loss_and_sums(*arrays)[0]
+
+    def loss_and_sums(
+        self,
+        params: Params,
+        tokens_MBT: jax.Array,
+        labels_MBT: jax.Array,
+        weights_MBT: jax.Array,
+        noise: Noise | None = None,
+        documents_MBT: jax.Array | None = None,
+    ) -> tuple[jax.Array, Sums]:
+        """Compute `loss_sum`, in training with the losses that layers have of their own.
+
+        Noise makes it training. A row's share of those losses is the sum of its tokens' weights.
+
+        Returns:
+            The sum, and what the layers add up besides, as `Stream.sums`.
+        """
         settings = self._loss_settings(tokens_MBT, self.z_loss)
         model = self._outer_modules(params)
         positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        row_weights_MB = None
+        if self.cfg.experts is not None and noise is not None:
+            row_weights_MB = jnp.sum(weights_MBT, axis=-1)
+        stream = self._hidden(
+            model, params, tokens_MBT, positions, noise, row_weights_MB=row_weights_MB
+        )
         labels_MBT, weights_MBT = self.laid(labels_MBT), self.laid(weights_MBT)
-        return loss_sum(x_MBTD, self._unembedding(model), labels_MBT, weights_MBT, settings)
+        unembedding = self._unembedding(model)
+        loss = loss_sum(stream.x_MBTD, unembedding, labels_MBT, weights_MBT, settings)
+        sums = dict(stream.sums)
+        if (of_layers := sums.pop("experts_loss", None)) is not None:
+            loss = loss + jnp.sum(of_layers)
+        return loss, sums
 
     def label_losses(
         self,
@@ -87,7 +117,7 @@ class Losses(HiddenStates):
         settings = self._loss_settings(tokens_MBT, 0.0)
         model = self._outer_modules(params)
         positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise).x_MBTD
         return label_losses(x_MBTD, self._unembedding(model), self.laid(labels_MBT), settings)
 
     def losses_and_divergences(
@@ -116,11 +146,11 @@ class Losses(HiddenStates):
         settings = self._loss_settings(tokens_MBT, 0.0)
         positions = self._document_positions(tokens_MBT)
         model, reference = self._outer_modules(params), other._outer_modules(other_params)
-        y_MBTD, _ = other._hidden(reference, other_params, tokens_MBT, positions)
+        y_MBTD = other._hidden(reference, other_params, tokens_MBT, positions).x_MBTD
         ours, theirs = self._unembedding(model), other._unembedding(reference)
         y_MBTD, theirs = jax.lax.stop_gradient((y_MBTD, theirs))
         tokens_MBT, y_MBTD = jax.lax.optimization_barrier((tokens_MBT, y_MBTD))  # one at a time
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise).x_MBTD
         losses = label_losses(x_MBTD, ours, self.laid(labels_MBT), settings)
         return losses, divergences(x_MBTD, ours, y_MBTD, theirs, settings)
 

@@ -7,7 +7,7 @@ a part. jax has no rule for products of partial sums, so that both directions ar
 """
 # B batch, T length, X what A reads, R rank, Y what B writes
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from jaxneox.model.layout import dual, each_device, mesh_axes
+from jaxneox.model.layout import dual, mesh_axes, split_of, sums_on_devices
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -37,7 +37,7 @@ def low_rank(
     ) -> tuple[jax.Array]:
         return (_times(x_BTX, factors) @ a_XR @ b_RY,)
 
-    (y_BTY,) = _summed(local, (x_BTX, a_XR, b_RY, *_given(factors_BTX)), (out,))
+    (y_BTY,) = sums_on_devices(local, (x_BTX, a_XR, b_RY, *_given(factors_BTX)), (out,))
     return y_BTY
 
 
@@ -71,36 +71,16 @@ def _backward(out: P, saved: Any, d_BTY: jax.Array) -> tuple[jax.Array | None, .
         d_b_RY = jnp.einsum("BTR,BTY->RY", x_BTX @ a_XR, d_BTY)
         return _times(d_BTR @ a_XR.T, factors), d_a_XR, d_b_RY
 
-    rows, read, written = (_names(spec) for spec in (_split(d_BTY)[:2], _split(a_XR), _split(b_RY)))
+    rows, read, written = (
+        _names(spec) for spec in (split_of(d_BTY)[:2], split_of(a_XR), split_of(b_RY))
+    )
     arrays, over = (x_BTX, a_XR, b_RY), (written, rows | written, rows | read)
-    outs = tuple(P(*_split(x), unreduced=names) for x, names in zip(arrays, over, strict=True))
-    found = _summed(local, (*arrays, d_BTY, *_given(factors_BTX)), outs)
+    outs = tuple(P(*split_of(x), unreduced=names) for x, names in zip(arrays, over, strict=True))
+    found = sums_on_devices(local, (*arrays, d_BTY, *_given(factors_BTX)), outs)
     return *(jax.reshard(d, dual(x)) for d, x in zip(found, arrays, strict=True)), None
 
 
 low_rank.defvjp(_forward, _backward)
-
-
-def _summed(
-    local: Callable[..., tuple[jax.Array, ...]], arrays: tuple[jax.Array, ...], outs: tuple[P, ...]
-) -> list[jax.Array]:
-    """Run `local` on each device's parts; the results are partial sums as `outs` says.
-
-    A partial sum leaves the devices as what it is: an array with one part for each of them, which
-    is then added up under the type of a sum that is not yet made.
-    """
-
-    def parts(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return tuple(x[None] for x in local(*arrays))
-
-    def stacked(out: P) -> P:
-        return P(tuple(sorted(out.unreduced)) or None, *out.partitions)
-
-    run = each_device(parts, tuple(map(_split, arrays)), tuple(map(stacked, outs)))
-    found = run(*(jax.reshard(x, _split(x)) for x in arrays))
-    return [
-        jax.lax.reduce_sum(x, (0,), out_sharding=out) for x, out in zip(found, outs, strict=True)
-    ]
 
 
 def _times(x: jax.Array, factors: tuple[jax.Array, ...]) -> jax.Array:
@@ -109,11 +89,6 @@ def _times(x: jax.Array, factors: tuple[jax.Array, ...]) -> jax.Array:
 
 def _given(factors: jax.Array | None) -> tuple[jax.Array, ...]:
     return () if factors is None else (factors,)
-
-
-def _split(x: jax.Array) -> P:
-    """Return how an array is split, without whether it is a sum or its gradient will be one."""
-    return P(*jax.typeof(x).sharding.spec.partitions)
 
 
 def _names(spec: Iterable[Any]) -> frozenset[str]:

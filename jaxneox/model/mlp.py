@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxneox.config.schema import Activation, ModelConfig
+from jaxneox.config.layer_schema import Activation
+from jaxneox.config.schema import ModelConfig
 from jaxneox.model.context import Context
 from jaxneox.model.dropout import Noise
 from jaxneox.model.lora import Lora, lora

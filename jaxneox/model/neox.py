@@ -144,7 +144,7 @@ class Model(Losses):
         model = self._outer_modules(params)
         reward = self._reward(model)
         positions = self._document_positions(tokens_MBT, documents_MBT)
-        x_MBTD, _ = self._hidden(model, params, tokens_MBT, positions, noise)
+        x_MBTD = self._hidden(model, params, tokens_MBT, positions, noise).x_MBTD
         return reward(x_MBTD)
 
     def text_values(self, params: Params, tokens_BT: jax.Array) -> jax.Array:

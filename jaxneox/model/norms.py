@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from jaxneox.config.schema import NormConfig, NormKind
+from jaxneox.config.layer_schema import NormKind
+from jaxneox.config.schema import NormConfig
 from jaxneox.model.param import ones, param, zeros
 
 
@@ -40,14 +41,23 @@ class NonParametricLayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """`x / sqrt(mean(x^2) + epsilon) * scale`, the mean over the last axis alone."""
+    """`x / sqrt(mean(x^2) + epsilon) * scale`, the mean over the last axis alone, or over all."""
 
-    def __init__(self, cfg: NormConfig, axes: tuple[str, ...], rngs: nnx.Rngs, **sizes: int):
+    def __init__(
+        self,
+        cfg: NormConfig,
+        axes: tuple[str, ...],
+        rngs: nnx.Rngs,
+        *,
+        joint: bool = False,
+        **sizes: int,
+    ):
         self.epsilon = cfg.epsilon
+        self.over = tuple(range(-len(axes), 0)) if joint else (-1,)
         self.scale = param(rngs, axes, ones, **sizes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _rmsnorm(x, _under(self.scale[...], x), self.epsilon)
+        return _rmsnorm(x, _under(self.scale[...], x), self.over, self.epsilon)
 
 
 class ScaleNorm(nnx.Module):
@@ -89,10 +99,10 @@ def _layernorm(
     return (y if bias is None else y + bias).astype(x.dtype)
 
 
-@partial(jax.checkpoint, static_argnums=(2,), prevent_cse=False)
-def _rmsnorm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+@partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
+def _rmsnorm(x: jax.Array, scale: jax.Array, over: tuple[int, ...], epsilon: float) -> jax.Array:
     x32 = x.astype(jnp.float32)
-    return (x32 * jax.lax.rsqrt(_mean(x32 * x32, (-1,)) + epsilon) * scale).astype(x.dtype)
+    return (x32 * jax.lax.rsqrt(_mean(x32 * x32, over) + epsilon) * scale).astype(x.dtype)
 
 
 @partial(jax.checkpoint, static_argnums=(2,), prevent_cse=False)

@@ -30,7 +30,13 @@ def param(
     if len(axes) != len(sizes):
         raise ValueError(f"{len(axes)} axes {tuple(axes)} for {len(sizes)} sizes {sizes}")
     value = init(rngs.params(), tuple(sizes.values()), reads)
-    return nnx.Param(value, axes=tuple(axes), eager_sharding=False)
+    return nnx.Param(value, axes=tuple(axes), exact=False, eager_sharding=False)
+
+
+def exactly(parameter: nnx.Param) -> nnx.Param:
+    """Mark a parameter with which a layer computes in float32, whatever its activations are."""
+    parameter.set_metadata(exact=True)
+    return parameter
 
 
 def zeros(key: jax.Array, shape: tuple[int, ...], reads: int = 1) -> jax.Array:

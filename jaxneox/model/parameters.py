@@ -1,7 +1,6 @@
 """The modules of a configuration, and their parameters as one flat dictionary."""
 # D hidden, V padded vocabulary, O one
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,14 +9,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxneox.config.layer_schema import LayerKind
+from jaxneox.config.optimization_schema import Dtype
 from jaxneox.config.schema import ModelConfig
-from jaxneox.model.block import make_block
+from jaxneox.model.block import Block, make_block
 from jaxneox.model.embed import Embed
+from jaxneox.model.multiplied import multiplied
 from jaxneox.model.norms import norm
 from jaxneox.model.param import initializer, param, zeros
+from jaxneox.model.stack import layers_of, stacked
 
 Params = dict[str, jax.Array]
-"""Arrays by dotted name; the parameters of all layers are stacked on a leading axis."""
+"""Arrays by dotted name; those of layers are stacked, each over the layers that have it."""
 
 LAYERS = "layers."
 """The prefix of the names of the layers' parameters."""
@@ -34,11 +37,18 @@ class NeoX(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, rngs: nnx.Rngs):
         self.embed = Embed(cfg, rngs)
-        self.layers = stack(lambda key: make_block(cfg, nnx.Rngs(key)), cfg.num_layers, rngs)
+        self.layers = stacked(
+            lambda kind, key: make_block(cfg, kind, nnx.Rngs(key)), cfg.kinds, rngs.params()
+        )
         self.final_norm = norm(cfg.norm, ("embed",), rngs, D=cfg.hidden_size)
         rewards = cfg.head == "reward"
         self.unembed = None if rewards else Unembed(cfg, rngs)
         self.reward = Reward(cfg, rngs) if rewards else None
+        self.multiplier = cfg.multipliers.output
+
+    def normed(self, x: jax.Array) -> jax.Array:
+        """Turn the residual stream after the layers into what the head reads, both [..., D]."""
+        return multiplied(self.final_norm(x), self.multiplier)
 
 
 class Unembed(nnx.Module):
@@ -67,21 +77,6 @@ class Reward(nnx.Module):
         return jnp.einsum("...D,DO->...O", x, weight, precision="highest")[..., 0]
 
 
-def stack(make: Callable[[jax.Array], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """Make `count` modules as one, whose parameters have a leading axis `layers`."""
-    graphs: list[Any] = []  # of all modules the same one
-
-    def one(key: jax.Array) -> Any:
-        graph, state = nnx.split(make(key))
-        graphs.append(graph)
-        return state
-
-    state = jax.vmap(one)(jax.random.split(rngs.params(), count))
-    for _, variable in nnx.to_flat_state(state):
-        variable.set_metadata(axes=("layers", *variable.get_metadata("axes")))
-    return nnx.merge(graphs[0], state)
-
-
 @dataclass(frozen=True)
 class Declaration:
     """What a configuration declares: its parameters by name, and the modules they belong to.
@@ -105,30 +100,79 @@ class Declaration:
         """The shape of every parameter by name."""
         return {name: p.shape for name, p in _flat(self._modules).items()}
 
+    @cached_property
+    def exact(self) -> frozenset[str]:
+        """The names of the parameters that layers compute with in float32."""
+        flat = _flat(self._modules)
+        return frozenset(name for name, p in flat.items() if p.get_metadata("exact"))
+
+    def dtype(self, name: str, compute: Dtype) -> Dtype:
+        """Return the type in which a layer computes with a weight, where others are `compute`."""
+        return "float32" if name in self.exact else compute
+
+    def rounded(self, weights: Params, compute: Dtype) -> Params:
+        """Cast layers' weights to the type in which the layers compute with them."""
+        return {name: w.astype(self.dtype(name, compute)) for name, w in weights.items()}
+
     def init(self, key: jax.Array) -> Params:
         """Draw the initial parameters, float32: the same numbers on every mesh."""
-        return {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
+        drawn = {name: p[...] for name, p in _flat(NeoX(self.cfg, nnx.Rngs(key))).items()}
+        widths, scale = self.cfg.init.widths, self.cfg.init.scale
+        if widths is None:
+            return drawn
+        factors = {name: widths.initial(axes, scale) for name, axes in self.axes.items()}
+        return {name: multiplied(w, factors[name]) for name, w in drawn.items()}
 
     def model(self, params: Params) -> NeoX:
         """Build all modules with these parameters in place."""
         return _merge(nnx.graphdef(self._modules), params)
 
     def part(self, name: str, weights: Params) -> Any:
-        """Build one module, with those of `weights` that begin with its name.
+        """Build one module outside the layers, with those of `weights` that begin with its name.
 
         Args:
-            name: `embed`, `layers` (then one layer, whose weights are not stacked) or `final_norm`.
+            name: such as `embed` or `final_norm`.
             weights: arrays by their names in the model; those of other modules are left out.
         """
-        prefix, module = f"{name}.", getattr(self._modules, name)
-        own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
-        return _merge(nnx.graphdef(module), own)
+        return _merge(nnx.graphdef(getattr(self._modules, name)), _below(f"{name}.", weights))
+
+    def layer(self, kind: LayerKind, weights: Params) -> Block:
+        """Build one layer.
+
+        Args:
+            kind: its kind.
+            weights: its own arrays, not stacked, by their names in the model.
+        """
+        return _merge(nnx.graphdef(self._blocks[kind]), _below(LAYERS, weights))
+
+    def names(self, kind: LayerKind) -> tuple[str, ...]:
+        """Return the names of the parameters that a layer of this kind has."""
+        return tuple(LAYERS + name for name in _flat(self._blocks[kind]))
+
+    def holders(self, name: str) -> tuple[int, ...]:
+        """List the layers that have a parameter, in the order in which it is stacked over them."""
+        having = [kind for kind in self._blocks if name in self.names(kind)]
+        return layers_of(having, self.cfg.kinds)
+
+    @cached_property
+    def _blocks(self) -> dict[LayerKind, Block]:
+        """A layer of each kind, whose parameters are shapes."""
+
+        def abstract(kind: LayerKind) -> Block:
+            return nnx.eval_shape(lambda: make_block(self.cfg, kind, nnx.Rngs(0)))
+
+        return {kind: abstract(kind) for kind in dict.fromkeys(self.cfg.pattern)}
 
 
 def split_layers(params: Params) -> tuple[Params, Params]:
     """Divide parameters into those outside the layers and those of the layers."""
     outer = {name: w for name, w in params.items() if not name.startswith(LAYERS)}
     return outer, {name: w for name, w in params.items() if name.startswith(LAYERS)}
+
+
+def _below(prefix: str, weights: Params) -> Params:
+    """Take the weights whose names begin so, by what follows."""
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
 
 
 def _flat(module: nnx.Module) -> dict[str, nnx.Param]:

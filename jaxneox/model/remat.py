@@ -7,8 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jaxneox.config.schema import RematConfig
 from jaxneox.model.product import PRODUCT
-from jaxneox.model.scan import Layer, Numbered
-from jaxneox.model.taps import Kept
+from jaxneox.model.scan import Layer, LayerResult, Numbered
 
 NO_REMAT = RematConfig("none")
 
@@ -27,7 +26,7 @@ def rematerialized(layer: Layer, cfg: RematConfig) -> Layer:
     if cfg.policy == "none":
         return layer
 
-    def named(x_BTD: jax.Array, numbered: Numbered) -> tuple[jax.Array, Kept]:
+    def named(x_BTD: jax.Array, numbered: Numbered) -> LayerResult:
         return layer(checkpoint_name(x_BTD, INPUT), numbered)
 
     if not cfg.in_cpu:

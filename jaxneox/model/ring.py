@@ -12,7 +12,6 @@ attention without a causal mask would take.
 # B batch, t length on a device, K key-value heads, G query heads for each of them, H head
 # T and S: the queries and keys of one block, each t / 2 long
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -239,9 +238,8 @@ class _Device(NamedTuple):
         They are the least number where a query does not see a key.
         """
         cfg, q = self.settings.cfg, query["q"]
-        scores = jnp.einsum(
-            f"BTKGH,{_named(key['k'])}->BKGTS", q, key["k"], preferred_element_type=jnp.float32
-        ) * (1 / math.sqrt(cfg.head_dim))
+        each, wide = f"BTKGH,{_named(key['k'])}->BKGTS", jnp.float32
+        scores = jnp.einsum(each, q, key["k"], preferred_element_type=wide) * cfg.score_scale
         if not cfg.softmax_fp32:
             scores = scores.astype(q.dtype).astype(jnp.float32)
         distance_TS = query["positions"][:, None] - key["positions"][None, :]
@@ -271,7 +269,7 @@ class _Device(NamedTuple):
         weights = jnp.exp(self._scores(query, key, slopes_KG) - query["log_total"][..., None])
         d_weights = _product("BTKGH,BSKH->BKGTS", d_out, v)
         d_scores = weights * (d_weights - query["product"][..., None])
-        d_scores = (d_scores * (1 / math.sqrt(self.settings.cfg.head_dim))).astype(q.dtype)
+        d_scores = (d_scores * self.settings.cfg.score_scale).astype(q.dtype)
         d_q = _product(f"BKGTS,{_named(k)}->BTKGH", d_scores, k)
         d_k = _product(f"BKGTS,BTKGH->{_named(k)}", d_scores, q)
         d_v = _product("BKGTS,BTKGH->BSKH", weights.astype(v.dtype), d_out)

@@ -37,11 +37,11 @@ class NextToken:
         }
 
     def sums(self, models: Models, part: Batch, noise: Noise | None) -> tuple[jax.Array, Sums]:
-        """Sum the weighted losses of the labels; there are no other figures."""
+        """Sum the weighted losses of the labels; other figures are those of the layers."""
         tokens_MBT = part["tokens"]
         inputs_MBT, labels_MBT = tokens_MBT[..., :-1], tokens_MBT[..., 1:]
         rows = inputs_MBT, labels_MBT, part[WEIGHTS]
-        return models.model.loss_sum(models.params, *rows, noise, part.get(DOCUMENTS)), {}
+        return models.model.loss_and_sums(models.params, *rows, noise, part.get(DOCUMENTS))
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,20 @@
 """NeoX's optimizers by name, as optax chains over the flat dictionary of parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import optax
 from optax.contrib import muon
 
-from jaxneox.config.schema import OptimizerConfig, OptimizerKind, ScheduleConfig
+from jaxneox.config.optimization_schema import OptimizerKind
+from jaxneox.config.schema import OptimizerConfig, ScheduleConfig
 from jaxneox.errors import UserError
+from jaxneox.optim.adam import scale_by_adam
+from jaxneox.optim.chain import Chain, decays
 from jaxneox.optim.clip import clip_by_norm
 from jaxneox.optim.matrices import Axes, by_matrix, matrix_dimensions
+from jaxneox.optim.mup import by_width, l2_decay
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.optim.sm3 import scale_by_sm3
-
-Chain = list[optax.GradientTransformation]
-
-
-def decays(name: str) -> bool:
-    """Tell whether a parameter has weight decay: matrices and embeddings, not norms and biases.
-
-    These are NeoX's groups.
-    """
-    return name.rpartition(".")[2] not in ("scale", "g") and not name.endswith("bias")
 
 
 def build_optimizer(
@@ -28,7 +22,8 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """Build the chain that clips by the global norm, then updates.
 
-    "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW.
+    "Adam" decouples its weight decay, as the fused Adam that NeoX runs: it is AdamW. Without
+    `decoupled_decay` the decay is added to the gradient, after clipping and before the moments.
 
     Args:
         cfg: the optimizer.
@@ -41,24 +36,30 @@ def build_optimizer(
     _check_names(cfg, axes)
     clip = [clip_by_norm(cfg.grad_clip, cfg.clip_leaves_out)] if cfg.grad_clip else []
     rate = optax.scale_by_learning_rate(build_schedule(schedule))
-    return optax.chain(*clip, *UPDATES[cfg.kind](cfg, axes), rate, *_factors(cfg, axes))
+    before, after = _scaled(cfg.gradient_factors), _scaled(cfg.lr_factors)
+    return optax.chain(*before, *clip, *UPDATES[cfg.kind](cfg, axes), rate, *after)
 
 
 def _check_names(cfg: OptimizerConfig, axes: Axes) -> None:
-    for key, named in (("lr_factors", cfg.lr_factors), ("clip_leaves_out", cfg.clip_leaves_out)):
+    by_name: dict[str, Mapping[str, float]] = {
+        "lr_factors": cfg.lr_factors,
+        "gradient_factors": cfg.gradient_factors,
+        "clip_leaves_out": cfg.clip_leaves_out,
+    }
+    for key, named in by_name.items():
         unknown = named.keys() - axes.keys()
         if unknown:
             names = ", ".join(sorted(unknown))
             raise UserError(f"{key}: {names}: no such parameter is trained")
 
 
-def _factors(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    """Scale the learning rate of some parameters."""
-    if not cfg.lr_factors:
+def _scaled(factors: Mapping[str, float]) -> Chain:
+    """Multiply the updates of some parameters; gradients are the first updates."""
+    if not factors:
         return []
 
     def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        return {name: u * cfg.lr_factors.get(name, 1.0) for name, u in updates.items()}
+        return {name: u * factors.get(name, 1.0) for name, u in updates.items()}
 
     return [optax.stateless(scale)]
 
@@ -69,7 +70,10 @@ def _decay(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _adam(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    return [optax.scale_by_adam(*cfg.betas, eps=cfg.eps), *_decay(cfg, axes)]
+    adam, rates, decay = scale_by_adam(cfg), by_width(cfg.widths, axes), _decay(cfg, axes)
+    if cfg.widths is not None and cfg.widths.as_neox:
+        return [*l2_decay(cfg, axes), adam, *rates]
+    return [adam, *rates, *decay] if cfg.decoupled_decay else [*decay, adam, *rates]
 
 
 def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
@@ -79,7 +83,7 @@ def _sgd(cfg: OptimizerConfig, axes: Axes) -> Chain:
 
 
 def _lion(cfg: OptimizerConfig, axes: Axes) -> Chain:
-    return [optax.scale_by_lion(*cfg.betas), *_decay(cfg, axes)]
+    return [optax.scale_by_lion(*cfg.betas), *by_width(cfg.widths, axes), *_decay(cfg, axes)]
 
 
 def _sm3(cfg: OptimizerConfig, axes: Axes) -> Chain:

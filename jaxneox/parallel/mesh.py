@@ -1,7 +1,8 @@
 """The mesh: named axes of devices, with explicit types so that shardings are checked.
 
 `pp` splits the layers into stages, `dp` the batch, `cp` the length of the sequence, and `tp` heads,
-inner widths and the vocabulary. Every mesh has all four: an axis that splits nothing has size 1.
+inner widths and the vocabulary. Every mesh has these four: an axis that splits nothing has size 1.
+`ep` splits the batch too, and the experts of a mixture; a mesh has it only where it splits them.
 Neighbours along `tp`, the last, are neighbouring devices, since they talk most; those along `pp`
 are the furthest apart.
 """
@@ -18,15 +19,17 @@ import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh
 
-from jaxneox.config.divisors import divisors
-from jaxneox.config.schema import ModelConfig, ParallelConfig
-from jaxneox.errors import UserError, listed
+from jaxneox.config.schema import ParallelConfig
+from jaxneox.errors import UserError
 
-AXES = ("pp", "dp", "cp", "tp")
+EXPERTS = "ep"
+AXES = ("pp", "dp", EXPERTS, "cp", "tp")
 MOST_DEVICES = 1 << 20
 MOST_VIRTUAL = 1024  # devices of a CPU: XLA takes 0.3 GB for them, and four times as many 8 s
 INNER = "dp_inner"
 """The second of the two axes of which dp is made on some meshes; users see dp alone."""
+OPTIONAL = (INNER, EXPERTS)
+"""The axes that a mesh has only where they split something."""
 Sizes = dict[str, int]
 
 
@@ -64,7 +67,9 @@ def asked_sizes(mesh: str | None, yaml: ParallelConfig) -> Sizes:
 def whole(sizes: Sizes) -> Sizes:
     """Return all axes in their order, with size 1 for those that are not given."""
     axes = [name for axis in AXES for name in ((axis, INNER) if axis == "dp" else (axis,))]
-    return {axis: sizes.get(axis, 1) for axis in axes if axis != INNER or sizes.get(INNER, 1) > 1}
+    return {
+        axis: sizes.get(axis, 1) for axis in axes if axis not in OPTIONAL or sizes.get(axis, 1) != 1
+    }
 
 
 def as_asked(sizes: Sizes) -> Sizes:
@@ -168,64 +173,8 @@ def final_sizes(asked: Sizes, devices: int) -> Sizes:
 
 
 def replicas(sizes: Sizes) -> int:
-    """Return among how many replicas of the model the rows of a batch are divided."""
-    return as_asked(sizes)["dp"]
-
-
-def check_divides(sizes: Sizes, cfg: ModelConfig, parallel: ParallelConfig, ring: bool) -> None:
-    """Check that the mesh divides all that it splits, with the layers among the pipeline's stages.
-
-    Raises:
-        UserError: names everything that the size of an axis would have to divide and does not, and
-            the nearest smaller size that divides it all.
-    """
-    heads, tp, cp = cfg.attention, sizes["tp"], sizes["cp"]
-    sequence = parallel.sequence_parallel
-    _check("cp", cp, {"seq-length": cfg.seq_length})
-    if ring and cfg.seq_length % (2 * cp):
-        raise UserError(
-            f"seq-length {cfg.seq_length} must be a multiple of 2 x cp = {2 * cp} (a ring splits "
-            "it into that many blocks); change it, or set context-parallel-attention: gather"
-        )
-    _check(
-        "tp",
-        tp,
-        {
-            "num-kv-heads" if heads.group > 1 else "num-attention-heads": heads.kv_heads,
-            "the MLP's width": cfg.mlp.size,
-        }
-        | ({"seq-length, split by sequence-parallel,": cfg.seq_length // cp} if sequence else {}),
-    )
-    _check_stages(sizes["pp"], parallel.chunks, cfg.num_layers)
-
-
-def _check_stages(pp: int, chunks: int, layers: int) -> None:
-    """Check that the layers divide among the stages of the pipeline, in chunks of equal length."""
-    rounds = f"num-layers, in {chunks} chunks for each stage," if chunks > 1 else "num-layers"
-    if layers % chunks:
-        raise UserError(
-            f"pipe-parallel-chunks {chunks} does not divide num-layers {layers}; "
-            f"these do: {_divisors(layers)}"
-        )
-    if (layers // chunks) % pp:
-        raise UserError(
-            f"the mesh's pp={pp} does not divide {rounds} {layers // chunks}; "
-            f"these do: {_divisors(layers // chunks)}"
-        )
-
-
-def _check(axis: str, size: int, split: dict[str, int]) -> None:
-    wrong = [f"{name} {n}" for name, n in split.items() if n % size]
-    if wrong:
-        nearest = max(n for n in divisors(math.gcd(*split.values())) if n < size)
-        raise UserError(
-            f"the mesh's {axis}={size} does not divide {' and '.join(wrong)}; "
-            f"the nearest smaller that divides all it splits is {axis}={nearest}"
-        )
-
-
-def _divisors(number: int) -> str:
-    return listed(divisors(number), most=32)
+    """Return among how many replicas of the dense layers the rows of a batch are divided."""
+    return as_asked(sizes)["dp"] * sizes.get(EXPERTS, 1)
 
 
 def no_mesh() -> AbstractContextManager[Any]:

@@ -3,7 +3,8 @@
 Nothing here knows what a layer computes. All stages work at once on arrays with a leading axis p,
 of which each stage holds one row; a tick is one such step and a shift around the ring.
 """
-# M micro-batches, p stages, v chunks of layers for each, k layers of a chunk, t ticks
+# M micro-batches, p stages, v chunks of layers for each, t ticks
+# L layers, k layers of a chunk; of a weight or a sum those that have it
 # B batch, T length, D hidden; * any other axes
 
 from collections.abc import Callable
@@ -19,8 +20,11 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.parallel.schedule import Schedule
 
 Weights = dict[str, jax.Array]
-Stage = Callable[[jax.Array, Weights, jax.Array, Any], jax.Array]
-"""(x [B, T, D], weights [k, *], the number of the first layer, rows) -> [B, T, D]"""
+Sums = dict[str, jax.Array]
+"""Numbers by name that add up over micro-batches, of those layers that have them: [k, *]."""
+
+Stage = Callable[[jax.Array, Weights, jax.Array, Any], tuple[jax.Array, Sums]]
+"""(x [B, T, D], weights [k, *], the number of the first layer, rows) -> [B, T, D] and sums"""
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,24 @@ class Pipeline:
     stages: int
     chunks: int
 
-    def __call__(self, stage: Stage, weights: Weights, x_MBTD: jax.Array, rows_MB: Any):
+    def __call__(
+        self, stage: Stage, weights: Weights, layers: int, x_MBTD: jax.Array, rows_MB: Any
+    ) -> tuple[jax.Array, Sums]:
         """Run the residual stream through all layers.
 
         Args:
             stage: computes the layers of one chunk.
             weights: those of all layers by name, [L, *], sharded as they are at rest.
+            layers: how many layers there are; a chunk holds as many as another, of the same kinds.
             x_MBTD: the stream, whole on every stage.
             rows_MB: a tree of arrays [M, B, *] that belong to the micro-batches.
 
         Returns:
-            [M, B, T, D], after all layers.
+            [M, B, T, D], after all layers; and the sums [L, *] over all micro-batches.
         """
         schedule = Schedule(self.stages, self.chunks, x_MBTD.shape[0])
         staged = {name: self._split(w) for name, w in weights.items()}
-        deep = next(iter(staged.values())).shape[2]
+        deep = layers // (self.chunks * self.stages)
         micro = np.maximum(schedule.micro_batch, 0)
         first = (schedule.chunk * self.stages + np.arange(self.stages)) * deep
         arriving = self._enter(_rows(x_MBTD, micro[:, 0]))
@@ -58,7 +65,7 @@ class Pipeline:
             jax.tree.map(lambda rows: self._per_stage(rows, micro), rows_MB),
         )
 
-        def tick(x_pBTD: jax.Array, now: Any) -> tuple[jax.Array, jax.Array]:
+        def tick(x_pBTD: jax.Array, now: Any) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
             """Run every stage once and shift the results.
 
             A stage without work computes on zeros: what the ring brings could overflow in its
@@ -67,12 +74,13 @@ class Pipeline:
             arriving, enters, busy, chunk, first, rows = now
             x_pBTD = jnp.where(_stagewise(enters), arriving, x_pBTD)
             x_pBTD = jnp.where(_stagewise(busy), x_pBTD, jnp.zeros((), x_pBTD.dtype))
-            y_pBTD = self._each(stage)(x_pBTD, self._chunk(staged, chunk), first, rows)
-            return self._shift(y_pBTD), y_pBTD
+            y_pBTD, sums_pk = self._each(stage)(x_pBTD, self._chunk(staged, chunk), first, rows)
+            return self._shift(y_pBTD), (y_pBTD, sums_pk)
 
         idle = jnp.zeros_like(arriving[0])
-        _, y_tpBTD = jax.lax.scan(tick, idle, ticks)
-        return self._leave(_rows(y_tpBTD, schedule.leaves_at))
+        _, (y_tpBTD, sums_tpk) = jax.lax.scan(tick, idle, ticks)
+        sums = {name: self._added_up(x, schedule) for name, x in sums_tpk.items()}
+        return self._leave(_rows(y_tpBTD, schedule.leaves_at)), sums
 
     def _each(self, stage: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
         """Apply `stage` to every stage's row at once."""
@@ -123,6 +131,20 @@ class Pipeline:
         return jax.lax.reduce_sum(
             last, (1,), out_sharding=P(None, *spec[2:], unreduced={self.axis})
         )
+
+    def _added_up(self, x_tpk: jax.Array, schedule: Schedule) -> jax.Array:
+        """Add up what the layers of each chunk give in its ticks: [t, p, k, *] -> [L, *].
+
+        Ticks in which a stage has no work do not count.
+        """
+        busy_tp = schedule.micro_batch >= 0
+        chunks = np.arange(self.chunks) == schedule.chunk[..., None]
+        counts_tpv = self._table((chunks & busy_tp[..., None]).astype(np.float32))
+        busy = self._table(busy_tp).reshape(*busy_tp.shape, *(1,) * (x_tpk.ndim - 2))
+        x_tpk = jnp.where(busy, x_tpk, jnp.zeros((), x_tpk.dtype))
+        each = jnp.einsum("tpk...,tpv->vpk...", x_tpk, counts_tpv, precision="highest")
+        each = jax.reshard(each, P())
+        return each.reshape(-1, *each.shape[3:])
 
     def _only(self, stage: int, x: jax.Array, ndim: int) -> jax.Array:
         """Keep x [n, p, *] on one stage, and put zeros on the others."""

@@ -9,17 +9,19 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from jaxneox.errors import UserError
-from jaxneox.parallel.mesh import INNER
+from jaxneox.parallel.entries import MeshAxes, entry_of, first_split, names_of
+from jaxneox.parallel.exchange import RowExchange
+from jaxneox.parallel.mesh import EXPERTS, INNER, OPTIONAL
 from jaxneox.parallel.pipeline import Pipeline
 from jaxneox.parallel.ring import Ring
-
-MeshAxes = tuple[str, ...]
 
 WEIGHTS: dict[str, str | None] = {
     "layers": "pp",
     "vocab": "tp",
     "kv_heads": "tp",
     "mlp": "tp",
+    "experts": EXPERTS,
+    "choices": None,
     "embed": None,
     "positions": None,
     "group": None,
@@ -27,6 +29,12 @@ WEIGHTS: dict[str, str | None] = {
     "buckets": None,
     "one": None,
     "rank": None,
+    "channels": "tp",
+    "channel_groups": None,
+    "selection": None,
+    "state": None,
+    "step_rank": None,
+    "conv": None,
 }
 
 PADDED = {"vocab"}
@@ -34,13 +42,14 @@ PADDED = {"vocab"}
 
 ACTIVATIONS: dict[str, MeshAxes] = {
     "micro": ("pp",),  # micro-batches, before the first layer and after the last
-    "batch": ("dp", INNER),
+    "batch": ("dp", INNER, EXPERTS),
     "length": ("cp",),
     "stream": ("cp",),  # the length of the residual stream; tp as well with sequence parallelism
     "embed": (),
     "vocab": ("tp",),
     "kv_heads": ("tp",),
     "mlp": ("tp",),
+    "channels": ("tp",),
 }
 
 
@@ -71,7 +80,7 @@ class Rules:
     ring: bool = False
 
     def activation(self, *axes: str | None) -> P:
-        return P(*(_entry(self._split(axis)) for axis in axes))
+        return P(*(entry_of(self._split(axis)) for axis in axes))
 
     def partial(self, *axes: str | None, over: str | tuple[str, ...]) -> P:
         return P(*self.activation(*axes), unreduced=self._any(over))
@@ -84,8 +93,8 @@ class Rules:
 
         Its gradient is a partial sum over what splits the axes `rows` of activations.
         """
-        split = (None if axis == "layers" else WEIGHTS[axis] for axis in axes)
-        return P(*split, reduced=self._any(rows))
+        split = [None if axis == "layers" else self._on_mesh(axis) for axis in axes]
+        return P(*split, reduced=self._any(rows) - set(split))
 
     def parameter(self, name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
         """Return a parameter's sharding at rest: from ZeRO stage 3 on nothing has copies."""
@@ -108,10 +117,11 @@ class Rules:
         spec = self.parameter(name, axes, shape)
         if "rank" in axes and self.zero_stage < 2:
             everywhere = self._any(("batch", "length", "kv_heads", "mlp"))
-            return P(*spec, reduced=everywhere - {n for entry in spec for n in _names(entry)})
+            return P(*spec, reduced=everywhere - {n for entry in spec for n in names_of(entry)})
         if self.zero_stage >= 2 or self._pads(axes, shape):
             return spec
-        return P(*spec, reduced=self._any(self.summed(*axes)))
+        own = {name for entry in self._at_rest(axes, shape) for name in names_of(entry)}
+        return P(*spec, reduced=self._any(self.summed(*axes)) - own)
 
     def summed(self, *axes: str) -> tuple[str, ...]:
         """Name the axes of activations over which a weight's gradient may be a partial sum.
@@ -119,7 +129,7 @@ class Rules:
         They are those of the rows of a matrix that the mesh splits within a layer, see `in_step`.
         A pipeline's stages, which are a vmap, can have no such sums.
         """
-        split = {WEIGHTS.get(axis) for axis in axes if axis != "layers"} - {None}
+        split = {self._on_mesh(axis) for axis in axes if axis in WEIGHTS} - {None, "pp"}
         is_matrix = "embed" in axes and "rank" not in axes and bool(split)
         return ("batch", "length") if is_matrix and self.size("pp") == 1 else ()
 
@@ -178,12 +188,26 @@ class Rules:
         return Pipeline("pp", count, self.chunks) if count > 1 else None
 
     @property
+    def exchange(self) -> RowExchange | None:
+        count = self.size(EXPERTS)
+        return RowExchange(EXPERTS, count) if count > 1 else None
+
+    @property
     def rings(self) -> Ring | None:
         count = self.size("cp")
         return Ring("cp", count) if self.ring and count > 1 else None
 
     def size(self, mesh_axis: str | None) -> int:
         return dict(self.sizes).get(mesh_axis, 1) if mesh_axis else 1
+
+    def _has(self, mesh_axis: str) -> bool:
+        """Tell whether the mesh has an axis: some are there only where they split something."""
+        return mesh_axis not in OPTIONAL or self.size(mesh_axis) > 1
+
+    def _on_mesh(self, axis: str) -> str | None:
+        """Name the mesh axis that splits an axis of weights, if the mesh has it."""
+        mesh_axis = WEIGHTS[axis]
+        return mesh_axis if mesh_axis is not None and self._has(mesh_axis) else None
 
     def _any(self, names: str | tuple[str, ...]) -> frozenset[str]:
         """Return the mesh axes that split one of `names`."""
@@ -194,7 +218,7 @@ class Rules:
         if axis is None:
             return ()
         extra = ("tp",) if axis == "stream" and self.sequence_parallel else ()
-        here = (name for name in ACTIVATIONS[axis] if name != INNER or self.size(INNER) > 1)
+        here = (name for name in ACTIVATIONS[axis] if self._has(name))
         return (*here, *extra)
 
     def _at_rest(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> P:
@@ -207,7 +231,7 @@ class Rules:
         spec = self.weight(*axes)
         for i in self._pads(axes, shape):
             without = P(*(None if j == i else entry for j, entry in enumerate(spec)))
-            spec = self._over(_names(spec[i]), without, axes, shape)
+            spec = self._over(names_of(spec[i]), without, axes, shape)
         if "layers" not in axes or self.size("pp") == 1:
             return spec
         if self.chunks == 1:
@@ -227,10 +251,11 @@ class Rules:
         table shows it.
         """
         spec = self._at_rest(axes, shape)
-        holders = ("dp", INNER, "cp") if "layers" in axes else ("dp", INNER, "cp", "pp")
-        copies = tuple(a for a in holders if self.size(a) > 1)
+        taken = {name for entry in spec for name in names_of(entry)}
+        holders = ("dp", INNER, EXPERTS, "cp") + (() if "layers" in axes else ("pp",))
+        copies = tuple(a for a in holders if self.size(a) > 1 and a not in taken)
         for count in range(len(copies), 0, -1):
-            split = self._over(copies[:count], spec, axes, shape, _first(axes))
+            split = self._over(copies[:count], spec, axes, shape, first_split(axes))
             if split != spec:
                 return split
         return spec
@@ -256,12 +281,12 @@ class Rules:
         The layers stay as they are because they are visited one by one. An axis named `first` comes
         before all others.
         """
-        taken = [_names(entry) for entry in spec]
+        taken = [names_of(entry) for entry in spec]
         order = {i: (axes[i] != first, bool(taken[i]), -shape[i]) for i in range(len(axes))}
         for i in sorted(order, key=order.__getitem__):
             split = (*taken[i], *extra)
             if axes[i] != "layers" and shape[i] % math.prod(map(self.size, split)) == 0:
-                return P(*(_entry(split if j == i else names) for j, names in enumerate(taken)))
+                return P(*(entry_of(split if j == i else names) for j, names in enumerate(taken)))
         return spec
 
 
@@ -273,18 +298,3 @@ def rules_for(
     ring: bool = False,
 ) -> Rules:
     return Rules(tuple(sizes.items()), zero_stage, sequence_parallel, chunks, ring)
-
-
-def _first(axes: tuple[str, ...]) -> str | None:
-    """Name the axis of a parameter along which ZeRO splits it if it can; None for the longest."""
-    if {"embed", "head"} <= set(axes):
-        return "kv_heads"
-    return "mlp" if axes[-2:] == ("mlp", "embed") else None
-
-
-def _names(entry: str | MeshAxes | None) -> MeshAxes:
-    return (entry,) if isinstance(entry, str) else entry or ()
-
-
-def _entry(names: MeshAxes) -> str | MeshAxes | None:
-    return names if len(names) > 1 else names[0] if names else None

@@ -22,7 +22,13 @@ COLOURS = (
     "#8d6cab",
 )  # of memory's parts
 LANES = {"arithmetic": COLOURS[0], "memory": COLOURS[2]}
-AXES = {"pp": "#7a57ad", "dp": "#b0484c", "cp": "#4f8a3d", "tp": "#b8651b"}  # dark: under white
+AXES = {  # dark: under white
+    "pp": "#7a57ad",
+    "dp": "#b0484c",
+    "ep": "#2f7f86",
+    "cp": "#4f8a3d",
+    "tp": "#b8651b",
+}
 SEVERAL = "#6b5b4b"  # mesh axes together
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em;

@@ -6,6 +6,7 @@
 - `keys`: of a run that begins or goes on.
 - `plan`: what can be said of a run without allocating anything.
 - `run`: a plan on its mesh, with its state, its data and its folder.
+- `base_shapes`: writes muP's, instead of a training.
 - `out_of_memory`: what a run that does not fit says.
 - `step/`, `loop/`, `reporting/`, `checkpoints/`, `dry_run/`: see their docstrings.
 """

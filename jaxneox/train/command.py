@@ -107,6 +107,10 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace, group: Group | None = None) -> int:
     settings = Settings(with_base(gather_keys(args)))
+    if settings.checkpoint.save_base_shapes:
+        from jaxneox.train.base_shapes import save_base_shapes
+
+        return save_base_shapes(settings)
     # jax starts below: the number of virtual CPU devices must be settled before
     from jaxneox.parallel.mesh import asked_sizes, final_sizes, prepare_devices
 

@@ -116,6 +116,10 @@ def fit(
         raise UserError(f"mesh: found {cut(repr(mesh))}, expected devices by axis, as 'dp=2,tp=4'")
     own = keys_of(settings)
     settled = Settings(with_base(override(keys_from(config, own), list(own.items()))))
+    if data is not None and settled["train_epochs"] is not None:
+        raise UserError("train_epochs: batches of a Python program have no epochs: set train_iters")
+    if settled.checkpoint.save_base_shapes:
+        raise UserError("save_base_shapes trains nothing: `jaxneox train` writes the file")
     asked = asked_sizes(mesh, settled.parallel)
     with contextlib.suppress(RuntimeError):  # jax has started: its devices are what they are
         prepare_devices(asked)
@@ -124,7 +128,7 @@ def fit(
     tokenizer = tokenizer_for(settled)
     plan = plan_with(tokenizer, settled, sizes)
     if objective is not None:
-        plan = replace(plan, objective=objective_of(objective))
+        plan = with_objective(plan, objective_of(objective))
     if verbose:
         summary.greet(plan, tokenizer.notes if tokenizer else ())
     save = plan.cfg.checkpoint.save
@@ -175,6 +179,16 @@ def keys_from(config: object, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("config: names nothing; 'stdlib' is a shipped one to begin with")
     save, finetune = settings.get("save"), bool(settings.get("finetune"))
     return read_keys([os.fspath(path) for path in paths], save=save, finetune=finetune)
+
+
+def with_objective(plan: TrainPlan, objective: Objective) -> TrainPlan:
+    """Return a plan of training for another objective."""
+    if plan.curriculum is not None:
+        raise UserError(
+            "curriculum_learning: cuts rows of tokens and weights, and an objective of one's own "
+            "may have other fields: leave one of the two out"
+        )
+    return replace(plan, objective=objective)
 
 
 def objective_of(given: Objective | OwnLoss) -> Objective:

@@ -15,7 +15,7 @@ from jaxneox.config.batch import GLOBAL, MICRO, uncut
 from jaxneox.console.units import memory
 from jaxneox.errors import UserError
 from jaxneox.objectives import build_objective
-from jaxneox.parallel.mesh import make_mesh
+from jaxneox.parallel.mesh import make_mesh, replicas
 from jaxneox.train.dry_run.memory import memory_of
 from jaxneox.train.plan import TrainPlan, build_plan
 
@@ -79,7 +79,7 @@ def _advice(plan: TrainPlan, has: int | None, beyond: float) -> str:
     """
     for change in _changes(plan):
         try:
-            cfg = Settings(change.keys).resolve(plan.sizes["dp"], plan.cfg.model.vocab_size)
+            cfg = Settings(change.keys).resolve(replicas(plan.sizes), plan.cfg.model.vocab_size)
             needs = memory_of(build_plan(cfg, plan.mesh_sizes, 0), make_mesh(plan.mesh_sizes))
         except UserError:  # of settings that do not go with the others
             continue
@@ -95,12 +95,12 @@ def _advice(plan: TrainPlan, has: int | None, beyond: float) -> str:
 def _changes(plan: TrainPlan) -> Iterator[Change]:
     """Yield what takes less and less: smaller micro-batches, then recomputation, then ZeRO 3."""
     batch = plan.cfg.batch
-    of_a_device = batch.global_size // plan.sizes["dp"]
+    of_a_device = batch.global_size // replicas(plan.sizes)
     keys = uncut(plan.cfg.keys) | {GLOBAL: batch.global_size}
     recomputing: list[tuple[list[str], dict[str, Any]]] = [([], {})]
     if plan.cfg.remat.policy != "full":
         recomputing += [(["remat-policy=full"], {"remat_policy": "full"})]
-    if plan.sizes["dp"] > 1 and plan.cfg.parallel.zero_stage < 3:
+    if replicas(plan.sizes) > 1 and plan.cfg.parallel.zero_stage < 3:
         zero = {"zero_optimization": {**(keys.get("zero_optimization") or {}), "stage": 3}}
         words, more = recomputing[-1]
         recomputing += [([*words, "zero-optimization.stage=3"], more | zero)]

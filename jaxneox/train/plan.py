@@ -12,9 +12,11 @@ from jaxneox.model.parameters import REWARD
 from jaxneox.objectives import Models, Objective, build_objective
 from jaxneox.optim.optimizer import build_optimizer
 from jaxneox.optim.trainable import trained_names
-from jaxneox.parallel.mesh import Sizes, as_asked, check_divides, whole
+from jaxneox.parallel.divides import check_divides
+from jaxneox.parallel.mesh import Sizes, as_asked, whole
 from jaxneox.parallel.rules import Rules, rules_for
 from jaxneox.parallel.schedule import Schedule
+from jaxneox.train.step.curriculum import Curriculum, curriculum_on
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class TrainPlan:
         objective: what is trained for.
         reference: the functions of the model that the objective compares with; None if there is
             none, or if the data has its log-probabilities.
+        curriculum: the positions of a row on which each step trains; None if it is all of them.
         trained: the names of the parameters that are; the others stay as they are.
         optimizer: the chain of optax transformations, over what is trained.
     """
@@ -43,6 +46,7 @@ class TrainPlan:
     trained: frozenset[str]
     optimizer: optax.GradientTransformation
     reference: Model | None = None
+    curriculum: Curriculum | None = None
 
     @property
     def copied(self) -> frozenset[str]:
@@ -100,6 +104,7 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     mesh_sizes, sizes = whole(sizes), as_asked(sizes)
     parallel, ring = cfg.parallel, uses_ring(cfg, sizes["cp"])
     check_divides(sizes, cfg.model, parallel, ring)
+    check_experts(cfg)
     rules = rules_for(
         mesh_sizes, parallel.zero_stage, parallel.sequence_parallel, parallel.chunks, ring
     )
@@ -118,9 +123,42 @@ def build_plan(cfg: Config, sizes: Sizes, eod: int | None = None) -> TrainPlan:
     learning = {name: axes for name, axes in model.axes.items() if name in trained}
     optimizer = build_optimizer(cfg.optimizer, cfg.schedule, learning)
     compares = cfg.objective.has_reference and cfg.objective.reference is None
-    reference = model if compares else None
-    objective = build_objective(cfg)
-    return TrainPlan(cfg, sizes, mesh_sizes, rules, model, objective, trained, optimizer, reference)
+    return TrainPlan(
+        cfg,
+        sizes,
+        mesh_sizes,
+        rules,
+        model,
+        build_objective(cfg),
+        trained,
+        optimizer,
+        model if compares else None,
+        curriculum_on(cfg, sizes, ring),
+    )
+
+
+def check_experts(cfg: Config) -> None:
+    """Check that the run can do what its mixtures of experts do in training.
+
+    Raises:
+        UserError: the objective has no place for the routers' losses, or the micro-batches are not
+            whole groups of the sequences that Sinkhorn balances together.
+    """
+    experts = cfg.model.experts
+    if experts is None:
+        return
+    if experts.has_losses and cfg.objective.kind != "normal":
+        raise UserError(
+            f"moe_aux_loss_coeff and moe_z_loss_coeff: only pretraining adds routers' losses, and "
+            f"train_impl is {cfg.objective.kind}; leave both out"
+        )
+    together = cfg.batch.global_size // cfg.batch.accumulation
+    if experts.router == "sinkhorn" and together % experts.sinkhorn_rows:
+        raise UserError(
+            f"{together} sequences that are computed at a time are no multiple of the "
+            f"{experts.sinkhorn_rows} that Sinkhorn's algorithm balances together "
+            "(moe_sinkhorn_rows): cut the batch as the YAML does, or change moe_sinkhorn_rows"
+        )
 
 
 def by_default(cfg: ModelConfig) -> tuple[str, ...]:
@@ -154,7 +192,8 @@ def document_settings(data: DataConfig, eod: int | None) -> Documents | None:
 def uses_ring(cfg: Config, cp: int) -> bool:
     """Decide whether attention over cp passes keys and values around a ring.
 
-    A ring cannot apply dropout masks or learned biases, which are made for whole sequences.
+    A ring cannot apply dropout masks or learned biases, which are made for whole sequences, and
+    puts the positions in an order in which no state space can run through them.
 
     Raises:
         UserError: the YAML asks for a ring, and the model has one of them.
@@ -163,6 +202,7 @@ def uses_ring(cfg: Config, cp: int) -> bool:
     named = {
         "attention-dropout": attention.dropout > 0,
         "pos-emb rpe": positions.kind == "rpe",
+        "mamba layers": "mamba" in cfg.model.pattern,
     }
     unsupported = [name for name, present in named.items() if present]
     if cp == 1:

@@ -102,8 +102,10 @@ class Run:
         return end
 
     def grows_at(self, step: int) -> bool:
-        """Tell whether the step has another number of sequences than the one before."""
-        size, at = self.loader.sizes.size, step - self.first
+        """Tell whether the step has more sequences than the one before, or longer ones."""
+        size, at, curriculum = self.loader.sizes.size, step - self.first, self.plan.curriculum
+        if at > 0 and curriculum and curriculum.length(step) != curriculum.length(step - 1):
+            return True
         return at > 0 and size(at) != size(at - 1)
 
     def loader_of(self, split: Split) -> Loader | None:

@@ -16,13 +16,15 @@ from jaxneox.console.say import say, tell
 from jaxneox.console.waiting import waiting
 from jaxneox.data import Tokenizer, TokensFile, open_tokenizer
 from jaxneox.data.elsewhere import ANY_TOKEN, absent_data, without_tokenizer
+from jaxneox.data.epoch_steps import with_steps
 from jaxneox.data.tokens_file import read_tokens_shape
 from jaxneox.errors import UserError
 from jaxneox.hosts import messages
 from jaxneox.loading import locate
 from jaxneox.parallel.compilation import use_compilation_cache
-from jaxneox.parallel.mesh import Sizes, on_torus
+from jaxneox.parallel.mesh import Sizes, on_torus, replicas
 from jaxneox.train.checkpoints.lock import locked
+from jaxneox.train.checkpoints.schedule import with_saved_schedule
 from jaxneox.train.dry_run.program import dry_run
 from jaxneox.train.loop.loop import train
 from jaxneox.train.loop.replicas import Replicas
@@ -64,7 +66,8 @@ def run(args: argparse.Namespace, settings: Settings, sizes: Sizes) -> int:
 
 def plan_with(tokenizer: Tokenizer | None, settings: Settings, sizes: Sizes) -> TrainPlan:
     """Plan a run whose tokenizer is this one."""
-    cfg = settings.resolve(sizes["dp"], tokenizer.vocab_size if tokenizer else None)
+    settings = with_saved_schedule(with_steps(settings, replicas(sizes), tokenizer))
+    cfg = settings.resolve(replicas(sizes), tokenizer.vocab_size if tokenizer else None)
     check_folders(cfg.checkpoint)
     return build_plan(cfg, on_torus(sizes, jax.devices()), tokenizer.eod if tokenizer else None)
 
@@ -137,6 +140,8 @@ def fit_to_tokens(settings: Settings, path: str) -> Settings:
             "more: give batches in Python, jaxneox.fit(keys, lambda step: …), with the fields that "
             "`jaxneox data batch` writes"
         )
+    if settings["train_epochs"] is not None:
+        raise UserError("--tokens: has batches and no epochs: set train_iters, not train_epochs")
     _, batch, _ = read_tokens_shape(path)
     keys = uncut(settings.keys) | {GLOBAL: batch}
     micro = settings[MICRO]
@@ -170,6 +175,7 @@ def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
     notes: list[str] = []
     vocab_size: int | None
     eod: int | None
+    tokenizer: Tokenizer | None = None
     try:
         tokenizer = open_runs_tokenizer(settings)
         vocab_size, eod = tokenizer.vocab_size, tokenizer.eod
@@ -177,7 +183,11 @@ def plan_without_files(settings: Settings, sizes: Sizes) -> TrainPlan:
         eod = ANY_TOKEN
         vocab_size, note = without_tokenizer(settings.tokenizer, error)
         notes.append(note)
-    cfg = settings.resolve(sizes["dp"], vocab_size)
+    if settings["train_iters"] is None and settings["train_epochs"] is not None:
+        for absent in absent_data(settings.data):
+            raise UserError(f"{absent} to count the steps of train_epochs: set train_iters too")
+        settings = with_steps(settings, replicas(sizes), tokenizer)
+    cfg = settings.resolve(replicas(sizes), vocab_size)
     check_folders(cfg.checkpoint)
     for note in [*notes, *absent_data(cfg.data)]:
         tell(f"note: {note}")

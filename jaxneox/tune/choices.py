@@ -76,8 +76,14 @@ class Asked(NamedTuple):
 
 
 def model_keys(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the keys of a run that describe its model and its tokenizer."""
-    return {name: value for name, value in saved.items() if _describes(name)}
+    """Take the keys of a run that describe its model and its tokenizer.
+
+    A model with muP may be NeoX's, which `neox_compat` says.
+    """
+    kept = {name: value for name, value in saved.items() if _describes(name)}
+    if saved.get("neox_compat") and any("mup" in name for name in kept):
+        kept["neox_compat"] = True
+    return kept
 
 
 def _describes(name: str) -> bool:

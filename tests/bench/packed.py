@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneox.config.schema import AttentionConfig, Kernel
+from jaxneox.config.layer_schema import Kernel
+from jaxneox.config.schema import AttentionConfig
 from jaxneox.model.kernels import Extra, mix
 from jaxneox.model.kernels.cudnn import capability, most_documents
 from jaxneox.parallel.mesh import make_mesh, whole

@@ -124,6 +124,9 @@ def test_every_field_is_set_by_some_key() -> None:
         "model.mlp.gated",
         "objective.as_neox",
         "model.head",
+        "model.experts",
+        "model.mamba",
+        "model.pattern",
         "tokenizer.model_parallel",
     }
 
@@ -178,10 +181,30 @@ def test_off_values_are_harmless() -> None:
     run(deepspeed_extra_args={"comms_logger": {"enabled": True}})
     assert "deepspeed_extra_args.fp16" in error(deepspeed_extra_args={"fp16": {"enabled": True}})
     run(soft_prompt_tuning={"enabled": False, "num_tokens": 10})
-    assert "moe_num_experts: 8" in error(moe_num_experts=8)
+    assert "num_experts: 8" in error(num_experts=8)
     assert "soft_prompt_tuning" in error(soft_prompt_tuning={"num_tokens": 10})
     assert "do_train" in error(do_train=False)
-    assert "cpu_offload" in error(zero_optimization={"stage": 1, "cpu_offload": True})
+    both = {"stage": 1, "cpu_offload": True, "offload_optimizer": {"device": "none"}}
+    assert "cpu_offload is true, but" in error(zero_optimization=both)
+
+
+def test_what_changes_nothing_is_noted_once_if_something_else_was_asked_for() -> None:
+    zero = {"stage": 3, "zero_quantized_weights": True, "offload_param": {"device": "cpu"}}
+    comet = {"use_comet": True, "comet_project": "x"}
+    asked = {"scheduler": {"type": "WarmupLR"}, "num_unique_layers": 1, "save_iters": [3]}
+    config = run(zero_optimization=zero, **comet, **asked)
+    assert config.model == run().model and config.schedule == run().schedule
+    named = ("zero_quantized_weights", "offload_param", "use_comet", *asked)
+    assert len(config.notes) == len(named)
+    for name in named:
+        assert sum(f"{name}: " in note and "changes nothing" in note for note in config.notes) == 1
+
+
+def test_other_names_in_the_blocks_of_deepspeed() -> None:
+    assert run(zero_optimization={"stage": 1, "cpu_offload": True}).parallel.offload_optimizer
+    checkpointed = {"checkpoint_activations": True}
+    block = {"cpu_checkpointing": True}
+    assert run(**checkpointed, activation_checkpointing=block).remat.in_cpu
 
 
 def test_documents_are_told_apart_by_two_keys_and_not_by_the_index() -> None:

@@ -8,8 +8,8 @@ import pytest
 from jaxneox.config import Settings
 from jaxneox.config.divisors import divisors
 from jaxneox.errors import UserError, listed
+from jaxneox.parallel.divides import check_divides
 from jaxneox.parallel.mesh import (
-    check_divides,
     give_threads,
     parse_mesh,
     prepare_devices,

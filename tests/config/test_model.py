@@ -123,7 +123,7 @@ def test_dense_attention_is_one_function(config: list[object] | None) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ([[["mamba"], 2]], "attention_config: mamba is not supported: only dense layers"),
+        ([[["rwkv"], 2]], "attention_config: rwkv is not supported: layers of this kind"),
         ([[["global", "local"], "all"]], "attention_config: local is not supported: sparse"),
         ([[["global"], 4]], "describes 4 layers but num_layers is 2"),
         ([[["global"], 10**12]], "describes 1000000000000 layers but num_layers is 2"),
@@ -197,3 +197,53 @@ def test_layers_and_heads_are_exchanged_only_where_that_explains_the_tensors() -
     assert exchanged(swapped | {"hidden_size": 720}, 36) is None, "36 heads are possible"
     assert exchanged(swapped | {"hidden_size": 5119}, 36) is None, "40 heads are not"
     assert exchanged({"num_layers": 40}, 36) is None
+
+
+MAMBA = {"attention_config": [[["mamba", "global"], "all"]]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "channels", "groups"),
+    [
+        ({}, 2, 1),
+        ({"expansion_factor": 1.5}, 1.5, 1),
+        ({"mamba_groups": 4, "neox_compat": True, "model_parallel_size": 2}, 2, 4),
+        ({"neox_compat": True, "model_parallel_size": 2}, 2, 2),
+        ({"model_parallel_size": 2}, 2, 1),
+    ],
+)
+def test_mamba_layers(keys: dict[str, object], channels: float, groups: int) -> None:
+    model = run(**MAMBA | keys).model
+    assert model.pattern == ("mamba", "dense") and model.mamba is not None
+    assert model.mamba.channels == channels * model.hidden_size
+    assert model.mamba.step_rank == -(-model.hidden_size // 16)
+    assert model.mamba.groups == groups
+
+
+def test_the_width_of_mamba_layers_may_be_given() -> None:
+    mamba = run(**MAMBA, intermediate_size=20).model.mamba
+    assert mamba is not None and mamba.channels == 20
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"mamba_groups": 3}, "mamba_groups 3 does not divide the"),
+        ({"expansion_factor": 0.001}, "would be 0 wide: raise expansion_factor"),
+    ],
+)
+def test_mamba_layers_of_impossible_sizes(keys: dict[str, object], message: str) -> None:
+    assert message in error(**MAMBA | keys)
+
+
+def test_lora_needs_attention_or_mlps() -> None:
+    alone = {"attention_config": [[["mamba"], "all"]], "lora": {"rank": 2}}
+    assert "lora: all layers are mamba layers" in error(**alone)
+    assert any("mamba layers get no matrices" in n for n in run(**MAMBA, lora={"rank": 2}).notes)
+
+
+def test_what_mamba_layers_do_not_do_is_noted() -> None:
+    assert "hidden_dropout: mamba layers drop nothing, as in NeoX" in (
+        run(**MAMBA, hidden_dropout=0.1).notes
+    )
+    assert any("changes nothing without mamba" in n for n in run(mamba_groups=2).notes)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from jaxneox.config import Settings
+from jaxneox.config.optimization_schema import LossScaleConfig
 from jaxneox.config.schema import (
     CheckpointConfig,
-    LossScaleConfig,
     OptimizerConfig,
     ParallelConfig,
     ScheduleConfig,
@@ -59,6 +59,8 @@ def test_loss_scale() -> None:
     }
     block |= {"hysteresis": 3, "min_loss_scale": 0.5}
     assert run(fp16=block).precision.loss_scale == LossScaleConfig(None, 4096.0, 500, 3, 0.5)
+    consecutive = run(fp16=block | {"consecutive_hysteresis": True}).precision.loss_scale
+    assert consecutive == LossScaleConfig(None, 4096.0, 500, 3, 0.5, True)
     assert run(precision="fp16").precision.loss_scale == LossScaleConfig()
     keys: dict[str, Any] = {
         "loss_scale": 128,
@@ -97,7 +99,18 @@ def test_optimizers_have_their_own_parameters() -> None:
     assert "found [0.9], expected two numbers" in error(optimizer=adam(betas=[0.9]))
     assert "onebitadam is not supported: compressed" in error(optimizer={"type": "OneBitAdam"})
     assert "madgrad_wd is not supported: use AdamW" in error(optimizer_type="madgrad_wd")
-    assert "adam_w_mode: False is not supported" in error(optimizer=adam(adam_w_mode=False))
+
+
+def test_variants_of_adam() -> None:
+    assert not run(optimizer=adam(adam_w_mode=False)).optimizer.decoupled_decay
+    assert not run(no_adamw=True).optimizer.decoupled_decay
+    assert run(no_adamw=False).optimizer.decoupled_decay
+    assert not run(optimizer=adam(bias_correction=False)).optimizer.bias_correction
+    adamw = {"type": "AdamW", "params": {"adam_w_mode": False}}
+    assert "adam_w_mode: false is for optimizer.type: adam, found adamw" in error(optimizer=adamw)
+    lion = {"type": "Lion", "params": {"bias_correction": False}}
+    assert "bias_correction: false is for optimizer.type: adam, found lion" in error(optimizer=lion)
+    assert "NeoX's fused Adam refuses it too" in error(optimizer=adam(amsgrad=True))
 
 
 def test_clipping_is_what_the_yaml_says_unless_neox_is_to_be_reproduced() -> None:

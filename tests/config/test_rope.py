@@ -94,4 +94,4 @@ def test_heads_biases_and_norms_of_queries_and_keys() -> None:
     assert unbiased.model == run(use_bias_in_attn_linear=False).model
     assert run(qk_norm_per_head=True, norm="rmsnorm").model.attention.qk_norm_per_head
     assert "needs norm: rmsnorm, found layernorm" in error(qk_norm_per_head=True)
-    assert "keep one of the two" in error(qk_norm_per_head=True, use_qk_layernorm=True)
+    assert "keep one of them" in error(qk_norm_per_head=True, use_qk_layernorm=True)

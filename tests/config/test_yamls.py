@@ -30,7 +30,6 @@ PYTHIA = {  # layers, hidden size, heads, padded vocabulary
     "12B": (36, 5120, 40, 50688),
 }
 REFUSED = {
-    "125M-dmoe.yml": "moe_num_experts: 8 is not supported",
     "gmlp_small.yml": "attention_config: gmlp is not supported",
     "sparse.yml": "attention_config: local is not supported",
 }

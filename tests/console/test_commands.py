@@ -35,13 +35,14 @@ DOORS = {
             "precompute",
         )
     },
+    "coord-check": ("jaxneox.coord_check",),
     "preprocess": ("jaxneox.preprocess",),
     **{name: (f"convert.{name}",) for name in ("inspect", "verify", "scores")},
     **{
         f"convert {name.replace('_', '-')}": (f"convert.{name}",)
         for name in (
             *("from_neox", "from_hf", "from_megatron", "to_neox", "to_hf", "to_megatron"),
-            *("from_peft", "to_peft", "merge_adapter"),
+            *("from_peft", "to_peft", "merge_adapter", "fold_mup"),
         )
     },
 }

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("JAXNEOX_SHARED", ROOT.parent / "shared")) / "golden" / "neox"
+ARCHITECTURES = SHARED.parent / "neox_arch"
 HERE = ROOT / "tests" / "golden" / "neox"
 
 FLOAT32 = (
@@ -54,7 +55,7 @@ def find_case(name: str, *, optimizer: bool = False) -> Golden:
         name: its folder's.
         optimizer: whether its optimizer's files are needed; the cases in tests/golden have none.
     """
-    for place in (SHARED / name, HERE / name):
+    for place in (SHARED / name, ARCHITECTURES / name, HERE / name):
         if place.is_dir() and (not optimizer or has_optimizer(place)):
             return Golden(place)
     what = "the optimizer of " * optimizer + name

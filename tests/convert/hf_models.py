@@ -51,6 +51,17 @@ QWEN2: Keys = LLAMA | {"use_bias_in_attn_linear": True, "attention_output_bias":
 QWEN3: Keys = LLAMA | {"qk_norm_per_head": True, "head_dim": 16}
 GPT2: Keys = COMMON | {"pos_emb": "learned", "bias_gelu_fusion": True, "layernorm_epsilon": 1e-6}
 
+MAMBA: Keys = {
+    **COMMON,
+    "attention_config": [[["mamba"], "all"]],
+    "norm": "rmsnorm",
+    "rms_norm_epsilon": 1e-6,
+    "pos_emb": "none",
+    "expansion_factor": 3.0,
+    "num_attention_heads": 1,
+    "max_position_embeddings": 2048,
+}
+
 ORIGINAL: Keys = {"factor": 4.0, "original_max_position_embeddings": 6}
 """Shorter than what is computed, so that the scaling shows."""
 FREQUENCIES: Keys = {"low_freq_factor": 0.2, "high_freq_factor": 0.9}
@@ -107,6 +118,13 @@ MODELS: Mapping[str, tuple[str, Keys]] = {
     "qwen3": ("Qwen3ForCausalLM", QWEN3),
     "qwen3 with biases": ("Qwen3ForCausalLM", QWEN3 | {"use_bias_in_attn_linear": True}),
     "gpt2": ("GPT2LMHeadModel", GPT2),
+    "mamba": ("MambaForCausalLM", MAMBA),
+    "mamba, other sizes, untied": (
+        "MambaForCausalLM",
+        MAMBA
+        | {"mamba_state_size": 5, "mamba_conv_width": 3, "mamba_step_rank": 2}
+        | {"mamba_use_bias_in_conv": False, "no_weight_tying": True},
+    ),
     "gpt2 gelu by erf, untied": (
         "GPT2LMHeadModel",
         GPT2 | {"bias_gelu_fusion": False, "no_weight_tying": True, "intermediate_size": 36},

@@ -184,9 +184,8 @@ def test_a_pickle_that_names_a_foreign_class(run_folder, monkeypatch, name: str)
 @pytest.mark.parametrize(
     ("tensor", "kind"),
     [
-        ("mixer.A_log", "a Mamba model"),
         ("attention.time_decay", "an RWKV model"),
-        ("mlp.experts.0.weight", "a mixture of experts"),
+        ("mlp.deepspeed_moe.gate.weight", "a mixture of DeepSpeed's experts"),
         ("attention.qkv._extra_state", "a Transformer Engine checkpoint"),
         ("mlp.fc1_weight", "a Transformer Engine checkpoint"),
     ],
@@ -197,12 +196,26 @@ def test_kinds_that_are_not_supported(run_folder: Path, tensor: str, kind: str) 
     assert kind in said and tensor in said
 
 
-@pytest.mark.parametrize("key", ["attention-config", "moe-num-experts"])
-def test_a_configuration_of_a_kind_that_is_not_supported(run_folder: Path, key: str) -> None:
-    value = [[["mamba"], 2]] if key == "attention-config" else 8
+@pytest.mark.parametrize("tensor", ["mixer.A_log", "mlp.experts.mlp.w1"])
+def test_tensors_of_another_kind_of_layer(run_folder: Path, tensor: str) -> None:
+    rewrite(run_folder / LAYER.format(2, 0), lambda t: t.update({tensor: torch.ones(2)}))
+    assert f"{tensor} [2] is not in this architecture" in refused(run_folder).error
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "missing"),
+    [
+        ("attention-config", [[["mamba"], 2]], "mixer.A_log"),
+        ("moe-num-experts", 8, "mlp.experts.mlp.w1"),
+    ],
+)
+def test_a_configuration_of_another_kind_of_layer(
+    run_folder: Path, key: str, value: object, missing: str
+) -> None:
     path = run_folder / "configs" / "neox_config.yml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {key: value}))
-    assert key.replace("-", "_") in refused(run_folder).error
+    said = refused(run_folder).error
+    assert missing in said and "is missing" in said
 
 
 def test_no_room_on_the_disk(run_folder: Path, monkeypatch) -> None:

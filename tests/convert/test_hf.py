@@ -175,7 +175,7 @@ def test_models_of_transformers(tmp_path: Path, name: str) -> None:
     assert relative_l2(neox_torch.logits(params, ours.model, tokens), expected) <= 1e-6
 
 
-@pytest.mark.parametrize("name", ["GPTNeoX", "Llama", "Mistral", "Qwen2", "Qwen3", "GPT2"])
+@pytest.mark.parametrize("name", ["GPTNeoX", "Llama", "Mistral", "Qwen2", "Qwen3", "GPT2", "Mamba"])
 def test_what_config_json_leaves_out_is_their_default(name: str) -> None:
     defaults = getattr(transformers, f"{name}Config")()
     model, least = (

@@ -119,10 +119,12 @@ FUNCTION = {
     *("num_layers", "hidden_size", "vocab_size", "parallel_residual", "shared_norm"),
     *("tied_embedding", "logit_bias", "attention_dropped", "head"),
     *(f"attention.{x}" for x in ("num_heads", "kv_heads", "head_dim", "bias", "qk_norm", "window")),
-    *("attention.output_bias", "attention.qk_norm_per_head"),
+    *("attention.output_bias", "attention.qk_norm_per_head", "attention.qk_norm_joint"),
+    "attention.scale",
+    *(f"multipliers.{x}" for x in ("embedding", "positions", "output")),
     *(f"mlp.{x}" for x in ("size", "activation", "gated", "bias")),
     *(f"norm.{x}" for x in ("kind", "epsilon", "bias")),
-    *("positions.kind", "lora"),
+    *("positions.kind", "lora", "pattern", "mamba", "experts"),
 }
 
 
@@ -218,7 +220,7 @@ LONG = scaled("yarn", factor=4.0, **{ORIGINAL: 8})
 BITS = {"quant_method": "bitsandbytes", "load_in_8bit": False}
 
 UNKNOWN: list[tuple[str, Keys, str]] = [
-    ("gpt_neox", {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}, "there are GPTN"),
+    ("gpt_neox", {"architectures": ["RwkvForCausalLM"], "model_type": "rwkv"}, "there are GPTN"),
     ("llama", {"model_type": "mistral"}, "'mistral' is not supported"),
     ("llama", {"architectures": ["LlamaForTokenClassification"]}, "is not supported"),
     ("llama", {"architectures": None, "model_type": None}, "is not supported"),
@@ -241,7 +243,7 @@ UNKNOWN: list[tuple[str, Keys, str]] = [
     ("gpt_neox", {"rope_theta": 77}, "they are one setting"),
     ("gpt_neox", {"head_dim": 16}, "head_dim is 16, but here 6 heads share hidden_size 48"),
     ("llama", {"num_attention_heads": 10}, "10 does not divide hidden_size 48, which Llama"),
-    ("mistral", {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}, "'mixtral'"),
+    ("mistral", {"architectures": ["PhimoeForCausalLM"], "model_type": "phimoe"}, "'phimoe'"),
     ("mistral", {"layer_types": [FULL, "sliding_attention"]}, "layers of several kinds"),
     ("mistral", {"layer_types": [FULL]}, "expected a kind for each of 2"),
     ("mistral", {"layer_types": ["linear_attention"] * 2}, "'linear_attention' is not one of"),

@@ -269,7 +269,7 @@ def test_an_element_that_is_lost_or_used_twice_is_an_error() -> None:
 def test_a_rule_that_puts_numbers_twice_does_not_convert(tmp_path: Path, monkeypatch) -> None:
     source = open_neox(Synthetic().write(tmp_path / "run"))
     plan = make_plan(source, MergeChoices())
-    plain = neox.block(plan.model)
+    plain = neox.block(plan.model, "dense")
     twice = [(neox.FIRST_BLOCK, plain + plain[-2:-1])]
     monkeypatch.setattr("convert.neox.join.modules_of", lambda part, model, llama_mlp: twice)
     with pytest.raises(RuntimeError, match="not every element was put once"):

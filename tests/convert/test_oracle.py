@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="needs the torch extra")
 from convert.neox.grid import ACTIVATIONS, NORMS  # noqa: E402
 from convert.newer_features import newer_features  # noqa: E402
 from convert.oracle import JaxneoxForward, NeoxForward, maths, run  # noqa: E402
+from convert.oracle.jaxneox import Leaf  # noqa: E402
 from jaxneox.config.schema import ModelConfig  # noqa: E402
 from jaxneox.errors import UserError  # noqa: E402
 from tests.convert.neox_ranks import Tensors, ranks_of, read_case  # noqa: E402
@@ -45,6 +46,7 @@ def is_neox(cfg: ModelConfig) -> bool:
     """Whether NeoX itself has such a model, one that it can run."""
     a = cfg.attention
     ours_alone = cfg.logit_bias or cfg.attention_dropped or a.bias != a.biased_output
+    ours_alone |= cfg.mamba is not None  # these of NeoX's sizes: test_mamba
     ours_alone |= any(newer_features(cfg).values())
     ours_alone |= cfg.norm.kind not in NORMS or cfg.mlp.activation not in ACTIVATIONS
     return not ours_alone and (cfg.mlp.bias or cfg.mlp.gated)
@@ -85,7 +87,7 @@ def test_every_golden_case_is_compared(shared: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_our_layout_in_float64(variant: str) -> None:
     cfg, params, tokens = random_case(variant)
-    forward = JaxneoxForward(cfg, lambda name, i: params[name][() if i is None else i], np.float64)
+    forward = JaxneoxForward(cfg, reader(cfg, params), np.float64)
     assert relative_l2(run(forward, tokens), neox_torch.logits(params, cfg, tokens)) <= FLOAT64
 
 
@@ -202,6 +204,19 @@ def random_case(variant: str) -> tuple[ModelConfig, Tensors, np.ndarray]:
     cfg = configure(variant)
     tokens = np.random.default_rng(8).integers(0, cfg.vocab_size, (2, cfg.seq_length))
     return cfg, random_params(cfg, seed=7), tokens
+
+
+def reader(cfg: ModelConfig, params: Tensors) -> Leaf:
+    """Reads a parameter or one layer of it; it is stacked over the layers that have it."""
+
+    def read(name: str, layer: int | None) -> np.ndarray:
+        if layer is None:
+            return params[name]
+        having = "dense" if name.split(".")[1] in ("attention", "mlp", "norm2") else "mamba"
+        alone = name.split(".")[1] != "norm1"
+        return params[name][sum(not alone or k == having for k in cfg.kinds[:layer])]
+
+    return read
 
 
 def muted(tensors: Tensors) -> Tensors:

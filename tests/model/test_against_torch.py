@@ -7,16 +7,17 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the torch extra")
 
-from jaxneox.config.schema import Activation, NormKind, PositionKind
+from jaxneox.config.layer_schema import Activation, NormKind
+from jaxneox.config.schema import PositionKind
 from tests.model.adapter import jax_logits, jax_loss_and_grads
-from tests.model.variants import VARIANTS, WORDS, configure
+from tests.model.variants import EXPERTS, VARIANTS, WORDS, configure
 from tests.reference import neox_torch
 from tests.reference.compare import relative_l2, worst_leaf
 from tests.reference.parameters import random_params
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS + EXPERTS)
 def test_logits_loss_and_every_gradient(variant: str) -> None:
     cfg = configure(variant)
     params = random_params(cfg, seed=7)
@@ -34,7 +35,7 @@ def test_logits_loss_and_every_gradient(variant: str) -> None:
 
 
 def test_every_option_appears() -> None:
-    assert {word for variant in VARIANTS for word in variant.split()} == WORDS.keys()
+    assert {word for variant in VARIANTS + EXPERTS for word in variant.split()} == WORDS.keys()
     configs = [configure(variant) for variant in VARIANTS]
     assert {cfg.norm.kind for cfg in configs} == set(get_args(NormKind))
     assert {cfg.positions.kind for cfg in configs} == set(get_args(PositionKind))

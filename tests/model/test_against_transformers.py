@@ -16,8 +16,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the torch extra")
 transformers = pytest.importorskip("transformers", reason="needs the torch extra")
 
+from jaxneox.config.layer_schema import Activation  # noqa: E402
 from jaxneox.config.schema import (  # noqa: E402
-    Activation,
     AttentionConfig,
     MlpConfig,
     ModelConfig,

@@ -61,7 +61,10 @@ def loss_and_grads(model: Model, params: Any, rows: Rows) -> tuple[float, dict[s
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
-    ["", "learned", "alibi six_heads", "sinusoidal", "rpe gqa", "window gqa", "qk_norm mqa"],
+    [
+        *("", "learned", "alibi six_heads", "sinusoidal", "rpe gqa", "window gqa", "qk_norm mqa"),
+        *("mamba rmsnorm", "mamba_groups no_attention no_positions"),
+    ],
 )
 def test_a_packed_document_is_as_if_it_stood_alone(variant: str) -> None:
     cfg = configure(variant)

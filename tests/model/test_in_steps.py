@@ -17,15 +17,25 @@ from tests.reference.parameters import random_params
 
 ONE = whole({"dp": 1})
 
-VARIANTS = ("parallel untied", "rpe", "learned", "alibi", "sinusoidal", "untied logit_bias", "gqa")
+VARIANTS = (
+    "parallel untied",
+    "rpe",
+    "learned",
+    "alibi",
+    "sinusoidal",
+    "untied logit_bias",
+    "gqa",
+    "multiplied learned",
+    "multiplied scaled_scores sinusoidal",
+)
 
 
 def in_steps(model: ModelInSteps, params: dict, tokens: jax.Array) -> jax.Array:
     outer = {name: w for name, w in params.items() if not name.startswith("layers.")}
     x = jax.jit(model.begin)(outer, tokens)
     for layer in range(model.cfg.num_layers):
-        own = {n: w[layer : layer + 1] for n, w in params.items() if n.startswith("layers.")}
-        x = jax.jit(model.through)(outer, own, x)
+        own = {n: w[layer] for n, w in params.items() if n.startswith("layers.")}
+        x = jax.jit(model.through, static_argnames="kind")(outer, own, x, kind="dense")
     return jax.jit(model.end)(outer, x)
 
 

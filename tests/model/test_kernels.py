@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import AttentionConfig, Kernel
+from jaxneox.config.layer_schema import Kernel
+from jaxneox.config.schema import AttentionConfig
 from jaxneox.errors import UserError
 from jaxneox.model import kernels
 from jaxneox.model.kernels import Extra, choose, mix
@@ -33,11 +34,14 @@ class Case:
     own_keys: bool = False  # one for each query head, as with qk_norm
     head: int = HEAD
     documents: int = 0  # in each row, which end anywhere
+    scale: float | None = None  # of the scores, muP's
 
     @property
     def cfg(self) -> AttentionConfig:
         heads = KEYS * self.group
-        return AttentionConfig(heads, KEYS, self.head, window=self.window, softmax_fp32=True)
+        return AttentionConfig(
+            heads, KEYS, self.head, window=self.window, softmax_fp32=True, scale=self.scale
+        )
 
     @property
     def extra(self) -> Extra:
@@ -93,15 +97,17 @@ CASES = [
     Case(256, group=3, alibi=True),
     Case(190, group=2, own_keys=True),
     Case(200, group=2, documents=5),
+    Case(130, alibi=True, scale=0.7),
     Case(260, window=30, alibi=True, own_keys=True, documents=40),
 ]
 
 
-def test_the_formula_in_float64() -> None:
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_the_formula_in_float64(scale: float | None) -> None:
     """Against NumPy: what all kernels are held against rounds to float64 alone."""
-    case = Case(24, group=2, window=9)
+    case = Case(24, group=2, window=9, scale=scale)
     q, k, v, _ = case.arrays()
-    scores = np.einsum("btkgh,bskh->bkgts", q, k) / math.sqrt(HEAD)
+    scores = np.einsum("btkgh,bskh->bkgts", q, k) * (scale or 1 / math.sqrt(HEAD))
     behind = np.subtract.outer(np.arange(24), np.arange(24))
     weights = np.exp(np.where((behind >= 0) & (behind <= 9), scores, -np.inf))
     weights /= weights.sum(-1, keepdims=True)
@@ -152,7 +158,7 @@ def test_half_precision_is_as_near_as_the_formulas(monkeypatch: pytest.MonkeyPat
     "case",
     [
         Case(256, group=2, head=128),
-        Case(256, window=60, head=128),
+        Case(256, window=60, head=128, scale=1 / 128),
         Case(256, group=2, head=128, documents=6),
     ],
     ids=str,

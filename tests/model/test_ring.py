@@ -28,11 +28,12 @@ class Case(NamedTuple):
     scale: float = 1.0  # of queries and keys: how peaked attention is
     dtype: str = "float32"
     documents: bool = False  # several in a row
+    times: float | None = None  # of the scores, muP's
 
     @property
     def cfg(self) -> AttentionConfig:
         heads = {"num_heads": KEYS * GROUP, "kv_heads": KEYS, "head_dim": HEAD}
-        return AttentionConfig(**heads, window=self.window, softmax_fp32=True)
+        return AttentionConfig(**heads, window=self.window, softmax_fp32=True, scale=self.times)
 
     def arrays(self) -> list[np.ndarray]:
         """Queries, keys, values, and the gradient of the output."""
@@ -112,6 +113,7 @@ def ring(case: Case) -> list[np.ndarray]:
         Case(4, 16, slopes=True, own_keys=True),
         Case(2, 8, window=0, slopes=True),
         Case(2, 12, documents=True),
+        Case(2, 12, times=0.7),
         Case(4, 16, slopes=True, own_keys=True, window=5, documents=True),
     ],
     ids=str,

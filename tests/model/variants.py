@@ -7,9 +7,11 @@ know about it.
 from dataclasses import replace
 from typing import Any
 
+from jaxneox.config.layer_schema import Activation
+from jaxneox.config.mamba_schema import MambaConfig
 from jaxneox.config.schema import (
-    Activation,
     AttentionConfig,
+    ExpertsConfig,
     MlpConfig,
     ModelConfig,
     NormConfig,
@@ -44,6 +46,18 @@ def heads(num_heads: int, kv_heads: int, head_dim: int = 8) -> dict[str, Any]:
     return {"attention": {"num_heads": num_heads, "kv_heads": kv_heads, "head_dim": head_dim}}
 
 
+def state_space(**options: Any) -> dict[str, Any]:
+    """A model of attention and state spaces by turns."""
+    mamba = MambaConfig(channels=24, step_rank=3, state_size=5, **options)
+    return {"mamba": mamba, "pattern": ("mamba", "dense")}
+
+
+def experts(**options: Any) -> dict[str, Any]:
+    """A model of mixtures of experts and MLPs by turns."""
+    of_all = {"count": 4, "size": 20, "balance_loss": 0.3, "z_loss": 0.02}
+    return {"experts": ExpertsConfig(**of_all | options), "pattern": ("experts", "dense")}
+
+
 def activation(name: Activation, gated: bool = False) -> dict[str, Any]:
     return {"mlp": {"activation": name, "gated": gated}}
 
@@ -63,6 +77,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "non_parametric": {"norm": {"kind": "non_parametric_layernorm"}},
     "qk_norm": {"attention": {"qk_norm": True}},
     "qk_norm_per_head": {"attention": {"qk_norm_per_head": True}},
+    "qk_norm_joint": {"attention": {"qk_norm_joint": True}},
     "no_output_bias": {"attention": {"output_bias": False}},
     "wide_heads": {"attention": {"head_dim": 12}},
     "window": {"attention": {"window": 4}},
@@ -96,6 +111,22 @@ WORDS: dict[str, dict[str, Any]] = {
     "glu": activation("sigmoid", gated=True),
     "bilinear": activation("identity", gated=True),
     "no_mlp_bias": {"mlp": {"bias": False}},
+    "mamba": state_space(),
+    "mamba_groups": state_space(groups=2, conv_width=3, conv_bias=False),
+    "mamba_biases": state_space(groups=4, bias=True),
+    "no_attention": {"pattern": ("mamba",)},
+    "multiplied": {"multipliers": {"embedding": 3.0, "positions": 0.7, "output": 0.4}},
+    "scaled_scores": {"attention": {"scale": 0.5}},
+    "experts": experts(),
+    "experts_sinkhorn": experts(top_k=2, sinkhorn_rows=3),
+    "experts_topk": experts(top_k=2, router="topk"),
+    "experts_gated": experts(
+        top_k=2, router="topk", gated=True, activation="silu", normalized=True
+    ),
+    "experts_shared": experts(top_k=3, router="topk", shared=2, normalized=True),
+    "experts_capacity": experts(top_k=2, router="topk", capacity_factor=0.75),
+    "experts_quirk": experts(router="topk", residual_quirk=2),
+    "experts_alone": {"pattern": ("experts",)},
 }
 
 VARIANTS = [
@@ -130,10 +161,29 @@ VARIANTS = [
     "no_output_bias gqa swiglu rmsnorm no_mlp_bias window",
     "rmsnorm qk_norm_per_head wide_heads gqa linear",
     "rmsnorm qk_norm_per_head no_positions parallel mqa",
+    "rmsnorm qk_norm_joint gqa linear",
     "wide_heads dynamic parallel untied",
     "yarn mqa no_output_bias",
     "rmsnorm qk_norm_per_head llama3 gqa",
+    "mamba rmsnorm untied",
+    "mamba_groups no_attention no_positions",
+    "mamba_biases parallel alibi",
+    "multiplied scaled_scores learned",
+    "multiplied scaled_scores parallel untied alibi gqa",
+    "multiplied sinusoidal",
 ]
+
+EXPERTS = [
+    "experts rmsnorm",
+    "experts_sinkhorn untied",
+    "experts_topk parallel",
+    "experts_topk parallel shared_norm experts_alone",
+    "experts_gated swiglu no_mlp_bias",
+    "experts_shared experts_alone gqa",
+    "experts_capacity alibi",
+    "experts_quirk parallel",
+]
+"""Those with mixtures of experts."""
 
 
 def configure(variant: str) -> ModelConfig:

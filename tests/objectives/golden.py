@@ -31,7 +31,7 @@ def train(case: GoldenCase, mesh: Mesh) -> Run:
         "model_parallel_size": mesh.tp,
         "pipe_parallel_size": mesh.pp,
     }
-    weights, keys = case.weights, case.keys | sizes
+    weights, keys = case.weights, case.settings.keys | sizes
     if weights.lr_factors:
         keys["lr_factors"] = weights.lr_factors
     with contextlib.chdir(case.folder):
@@ -41,7 +41,9 @@ def train(case: GoldenCase, mesh: Mesh) -> Run:
     with jax.set_mesh(devices):
         start = jax.jit(partial(with_params, plan), out_shardings=shardings)
         state = start(jax.device_put(weights.params, shardings.params))
-        for batch in case.batches():
+        for number, batch in enumerate(case.batches()):
+            if plan.curriculum is not None:
+                batch = plan.curriculum.cut(batch, number)
             cut = {
                 name: np.concatenate([x.reshape(-1, case.micro, *x.shape[1:])] * repeats, axis=1)
                 for name, x in batch.items()

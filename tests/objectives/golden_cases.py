@@ -15,18 +15,32 @@ import numpy as np
 
 from jaxneox.config import Settings, load_yaml
 from jaxneox.data import open_loader, open_tokenizer
+from jaxneox.data.epoch_steps import with_steps
 from tests.objectives.golden_weights import Weights, converted
 from tests.parallel.meshes import Fields
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("JAXNEOX_SHARED", ROOT.parent / "shared")) / "golden/neox_posttrain"
 HERE = ROOT / "tests" / "golden" / "neox_posttrain"
-KINDS = ("dpo", "kto", "rm", "sft", "reinforce")
-LEFT_OUT = ("kto_oldlogp_mp2",)
-"""NeoX trained it by a faulty log-probability, which its HEAD no longer has."""
+KINDS = ("dpo", "kto", "rm", "sft", "reinforce", "key", "mup")
+LEFT_OUT = ("kto_oldlogp_mp2", "key_noise_scale", "key_char_ppl")
+"""Other than whole runs.
+
+kto_oldlogp_mp2 was trained by a faulty log-probability, which NeoX's HEAD no longer has;
+key_noise_scale is a class alone, and key_char_ppl evaluates what key_plain has trained.
+"""
+
+WITHOUT_RATES = "mup_untied_ms_mp1"
+"""NeoX trained it with microsoft/mup, by which all parameters have one learning rate."""
+
+HIDDEN = [f"layers.{name}" for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")]
+"""The matrices to which muP gives a rate of their own."""
 
 PADDED = 512
 """The vocabulary of all cases, for those whose tokenizer is not here."""
+
+TRAINED_ON = "80,10,10"
+"""The split of key_train_epochs, by the 32 of 40 documents in its doc_idx; its YAML has 100,0,0."""
 
 RECORDED = ("tokens", "labels", "loss_mask", "ref_logp", "rewards", "raw_rewards")
 
@@ -59,6 +73,12 @@ class GoldenCase:
         keys = load_yaml([self.folder / "neox_config.yml"]) | {"neox_compat": True}
         if not self.complete:
             keys["padded_vocab_size"] = PADDED
+        if str(self) == "key_train_epochs":
+            keys["split"] = TRAINED_ON
+        if "base_shapes_file" in keys:  # relative to the case, and a conversion runs elsewhere
+            keys["base_shapes_file"] = str((self.folder / keys["base_shapes_file"]).resolve())
+        if str(self) == WITHOUT_RATES:
+            keys["lr_factors"] = dict.fromkeys(HIDDEN, 2.0)  # against 1 / u
         if keys.get("dataset_impl") == "online":  # a server, which is refused here
             del keys["dataset_impl"]
             keys = {name: x for name, x in keys.items() if not name.endswith("_paths")}
@@ -74,6 +94,11 @@ class GoldenCase:
         """NeoX's model parallel size."""
         size: int = self.keys["model_parallel_size"]
         return size
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether it was NeoX's pipeline engine, which names tensors without a prefix."""
+        return bool(self.keys["pipe_parallel_size"])
 
     @property
     def micro(self) -> int:
@@ -112,20 +137,33 @@ class GoldenCase:
             if case.complete == self.complete
             and case.keys["load"] == self.keys["load"]
             and (case.kind == "rm") == (self.kind == "rm")
+            and "position_embeddings" not in case.arrays
         )
+        positions = self.arrays.get("position_embeddings")  # beside a checkpoint without them
         start = converted(source.resolve(), like / "neox_config.yml", head)
+        if positions is not None:
+            start = start._replace(params=start.params | {"embed.positions": positions})
         if drawn is None:
             return start
         params = {name: x for name, x in start.params.items() if name != "unembed.weight"}
         return start._replace(params=params | {"reward.weight": drawn.T})
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings on one replica, with the steps of its epochs counted."""
+        settings = Settings(self.keys)
+        if not self.complete or settings["train_epochs"] is None:
+            return settings
+        with contextlib.chdir(self.folder):
+            return with_steps(settings, 1, open_tokenizer(settings.tokenizer, []))
 
     def batches(self) -> list[Fields]:
         """The fields of each step's global batch, [G, *], as NeoX had them on one replica."""
         steps = range(len(self.arrays["metric/lm_loss"]))
         if not self.complete or self.kind == "reinforce":
             return [self.recorded(step) for step in steps]
+        settings = self.settings
         with contextlib.chdir(self.folder):  # its paths are relative
-            settings = Settings(self.keys)
             tokenizer = open_tokenizer(settings.tokenizer, [])
             loader = open_loader(settings.data_run(1, tokenizer.vocab_size), tokenizer, "train")
             assert loader is not None

@@ -45,6 +45,8 @@ def converted(source: Path, yaml_file: Path, head: str) -> Weights:
         head: `lm` or `reward`, what the model in it ends with.
     """
     keys = load_yaml([yaml_file])
+    if "base_shapes_file" in keys:
+        keys["base_shapes_file"] = str((yaml_file.parent / keys["base_shapes_file"]).resolve())
     if head == "lm":
         keys = {n: x for n, x in keys.items() if n not in PREFERENCES and not n.endswith("_paths")}
     with TemporaryDirectory() as folder:

@@ -13,7 +13,11 @@ pytestmark = pytest.mark.slow
 
 WITHOUT_TEXTS = [case for case in cases() if not case.complete]
 COMPLETE = [case for case in cases() if case.complete]
-ON_FOUR = ("dpo_gas2_pythia_mp2", "kto_mp2", "rm_mp2", "sft_mp2", "reinforce_full_mp2")
+ON_FOUR = (
+    *("dpo_gas2_pythia_mp2", "kto_mp2", "rm_mp2", "sft_mp2", "reinforce_full_mp2"),
+    *("key_adam_l2", "key_train_epochs", "key_curriculum_pp0"),
+    *("mup_untied_mp2", "mup_tied_pp1_mp1"),
+)
 
 
 @pytest.mark.parametrize("case", WITHOUT_TEXTS, ids=str)

@@ -66,6 +66,35 @@ def test_adam_and_adamw_are_torchs_adamw() -> None:
     check(ours(dataclasses.replace(ADAM, kind="adamw")), adamw(ADAM))
 
 
+def test_adam_with_its_decay_in_the_gradient_is_torchs_adam() -> None:
+    cfg = dataclasses.replace(ADAM, decoupled_decay=False)
+
+    def make(optim, groups):
+        return optim.Adam(groups, betas=cfg.betas, eps=cfg.eps)
+
+    check(ours(cfg), with_torch(cfg, make))
+    assert worst_leaf(ours(cfg), ours(ADAM))[0] > 1e-2
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_adam_without_the_correction_of_its_bias(decoupled: bool) -> None:
+    """deepspeed/ops/adam/fused_adam.py: both corrections are 1."""
+    cfg = dataclasses.replace(ADAM, bias_correction=False, decoupled_decay=decoupled)
+
+    def update(name: str, p: np.ndarray, grads: np.ndarray) -> np.ndarray:
+        p = p.astype(np.float64)
+        mean, square = np.zeros_like(p), np.zeros_like(p)
+        for step, g in enumerate(grads.astype(np.float64)):
+            shrink = decay(cfg, name) * p
+            g = g if decoupled else g + shrink
+            mean = 0.8 * mean + 0.2 * g
+            square = 0.95 * square + 0.05 * g * g
+            p = p - rate(cfg, step) * (mean / (np.sqrt(square) + 1e-3) + decoupled * shrink)
+        return p
+
+    check(ours(cfg), by_layer(update))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("clip", [0.3, 40.0])
 def test_clipping_is_torchs(clip: float) -> None:

@@ -70,10 +70,12 @@ class Mesh(NamedTuple):
     chunks: int = 1
     cp: int = 1
     attention: Literal["gather", "ring"] = "gather"
+    ep: int = 1
 
     @property
     def sizes(self) -> Sizes:
-        return {"pp": self.pp, "dp": self.dp, "cp": self.cp, "tp": self.tp}
+        experts = {"ep": self.ep} if self.ep > 1 else {}
+        return {"pp": self.pp, "dp": self.dp, **experts, "cp": self.cp, "tp": self.tp}
 
     def __str__(self) -> str:
         axes = [f"{name}{size}" for name, size in self.sizes.items() if size > 1]
@@ -116,7 +118,9 @@ def config(model: ModelConfig, mesh: Mesh, batch: int = BATCH, **changes: Any) -
             chunks=mesh.chunks,
             attention=mesh.attention,
         ),
-        batch=BatchConfig(batch, batch // mesh.accumulation // mesh.dp, mesh.accumulation),
+        batch=BatchConfig(
+            batch, batch // mesh.accumulation // mesh.dp // mesh.ep, mesh.accumulation
+        ),
         remat=RematConfig("full"),
         tokenizer=TokenizerConfig(),
         data=DataConfig(),
@@ -179,7 +183,9 @@ def train(
             first = first or jax.device_get(figures)
         params = jax.device_get(state.params)
     grads = first.pop("grads")
-    return Outcome(losses, norms, grads, params, {n: float(x) for n, x in first.items()})
+    return Outcome(
+        losses, norms, grads, params, {n: float(x) for n, x in first.items() if not np.ndim(x)}
+    )
 
 
 def as_fields(batch: np.ndarray | Fields) -> Fields:

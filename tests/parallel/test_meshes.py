@@ -12,13 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import (
-    DataConfig,
-    LossScaleConfig,
-    PrecisionConfig,
-    RematConfig,
-    RopeScaling,
-)
+from jaxneox.config.optimization_schema import LossScaleConfig
+from jaxneox.config.schema import DataConfig, PrecisionConfig, RematConfig, RopeScaling
 from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
 from jaxneox.parallel.mesh import make_mesh, whole
@@ -133,6 +128,10 @@ VARIANTS: dict[str, tuple[Mesh, dict[str, Any]]] = {
             "norm": {"kind": "rmsnorm"},
             "parallel_residual": False,
         },
+    ),
+    "norms of all heads together, split over devices, around a ring": (
+        Mesh(pp=2, cp=2, tp=2, attention="ring"),
+        {"attention": {"qk_norm_joint": True}, "norm": {"kind": "rmsnorm"}},
     ),
     "longer texts, and heads that are wider than the stream, gathered": (
         Mesh(dp=2, cp=2, tp=2, zero=3, sequence=True),

@@ -18,11 +18,11 @@ NAME_AXES = {"parallel", "train", "plan", "infer", "evaluate"}
 
 
 class Wider(Mesh):
-    """A mesh with a fifth axis, which splits the MLP."""
+    """A mesh with one more axis, which splits the MLP."""
 
     @property
     def sizes(self) -> Sizes:
-        return super().sizes | {"ep": 2}
+        return super().sizes | {"xp": 2}
 
 
 @pytest.mark.slow
@@ -31,12 +31,12 @@ def test_a_new_mesh_axis_is_its_name_and_the_rows_that_it_splits(
 ) -> None:
     model = dataclasses.replace(MODEL, num_layers=2, parallel_residual=False)
     expected = train(Mesh(), model)
-    monkeypatch.setattr(mesh, "AXES", ("pp", "dp", "cp", "ep", "tp"))
-    monkeypatch.setitem(rules.WEIGHTS, "mlp", "ep")
-    monkeypatch.setitem(rules.ACTIVATIONS, "mlp", ("ep",))
+    monkeypatch.setattr(mesh, "AXES", ("pp", "dp", "cp", "xp", "tp"))
+    monkeypatch.setitem(rules.WEIGHTS, "mlp", "xp")
+    monkeypatch.setitem(rules.ACTIVATIONS, "mlp", ("xp",))
     up = ("layers.mlp.up", ("layers", "embed", "mlp"), (2, 32, 64))
-    laid = rules.rules_for(mesh.whole({"dp": 2, "ep": 2}), 1, False)
-    assert laid.in_step(*up) == rules.P(None, None, "ep", reduced={"dp", "cp"})  # summed once
+    laid = rules.rules_for(mesh.whole({"dp": 2, "xp": 2}), 1, False)
+    assert laid.in_step(*up) == rules.P(None, None, "xp", reduced={"dp", "cp"})  # summed once
     found = train(Wider(dp=2, tp=2, zero=1), model)
     assert max(abs(a / b - 1) for a, b in zip(found.losses, expected.losses, strict=True)) <= LOSS
     assert max(apart(found.params, expected.params).values()) <= PARAMETER

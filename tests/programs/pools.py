@@ -14,7 +14,8 @@ from jaxneox.infer.programs import Programs
 from jaxneox.infer.sampling import Sampling, sampling_arrays
 from jaxneox.loading.resting import abstract_params
 from jaxneox.model import Model
-from jaxneox.model.decode import Decoder, Weights, cache_axes
+from jaxneox.model.cache import Cache, cache_axes
+from jaxneox.model.decode import Decoder, Weights
 from jaxneox.model.layout import Axes
 from jaxneox.model.parameters import LAYERS, UNEMBEDDING
 from jaxneox.model.unembedding import UnembeddingRows
@@ -48,10 +49,10 @@ def compile_pool(
             weights = jax.eval_shape(lambda given: decoder.weights(dict(given), mesh), params)
             cache, state = jax.eval_shape(pool.empty), jax.eval_shape(pool.idle)
 
-        def laid(array: Any) -> jax.ShapeDtypeStruct:
+        def laid(array: Any, axes: Axes | None = None) -> jax.ShapeDtypeStruct:
             """As the pool lays an array out: rows, or the cache's own axes."""
-            axes: Axes = ("batch", *(None,) * (array.ndim - 1))
-            return of(array, rules.activation(*(cache_axes(4) if array.ndim == 4 else axes)))
+            own: Axes = axes or ("batch", *(None,) * (array.ndim - 1))
+            return of(array, rules.activation(*own))
 
         def of(array: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
             sharding = NamedSharding(mesh, spec)
@@ -67,7 +68,9 @@ def compile_pool(
             tuple({name: named(name, w) for name, w in one.items()} for one in weights.layers),
             UnembeddingRows(of(weights.output.weight, PartitionSpec(*reversed(vocabulary))), None),
         )
-        cache, state = jax.tree.map(laid, (cache, state))
+        each = zip(cache, cache_axes(cfg.model, rules), strict=True)
+        cache = Cache(*(tuple(laid(array, axes) for array in held) for held, axes in each))
+        state = jax.tree.map(laid, state)
         if kind == "token":
             moving = laid(np.zeros(rows, bool))
             return pool.step.lower(weights, cache, state, moving, span).compile()

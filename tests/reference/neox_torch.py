@@ -27,11 +27,16 @@ from jaxneox.config.schema import (
     PositionConfig,
 )
 from tests.reference import rope_scaling
+from tests.reference.experts_torch import mixture
+from tests.reference.mamba_torch import mamba
 
 Params = Mapping[str, Tensor]
 
 # Torch's idle threads spin against XLA's: with more than one, tiny models take 50 times as long.
 torch.set_num_threads(1)
+
+HOLDERS = {"mamba": ("mamba",), "mlp": ("dense",), "experts": ("experts",)}
+"""The kinds of layers that have the parameters of a branch; others belong to attention."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
@@ -53,18 +58,36 @@ def forward(
 
     Of a reward model: its values [B, T].
     """
+    return logits_and_losses(params, cfg, tokens_BT, False, dtype)[0]
+
+
+def logits_and_losses(
+    params: Params,
+    cfg: ModelConfig,
+    tokens_BT: Tensor,
+    training: bool,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
+    """What `forward` returns, and the sum over layers of the routers' losses of each row, [B]."""
+    of_rows_B = torch.zeros(tokens_BT.shape[0], dtype=dtype)
     params = {name: leaf.to(dtype) for name, leaf in params.items()}
     x_BTD = embed(params, cfg, tokens_BT)
     bias_NTS = score_bias(params, cfg, tokens_BT.shape[1], dtype)
     for index in range(cfg.num_layers):
-        layer = {name: leaf[index] for name, leaf in within(params, "layers").items()}
-        x_BTD = block(layer, cfg, x_BTD, bias_NTS)
-    x_BTD = normalize(x_BTD, within(params, "final_norm"), cfg.norm)
+        layer = layer_of(params, cfg, index)
+        if cfg.kinds[index] == "mamba":
+            assert cfg.mamba is not None
+            entering = normalize(x_BTD, within(layer, "norm1"), cfg.norm)
+            x_BTD = x_BTD + mamba(within(layer, "mamba"), cfg.mamba, entering)
+        else:
+            x_BTD, of_layer_B = block(layer, cfg, x_BTD, bias_NTS, training)
+            of_rows_B = of_rows_B + of_layer_B
+    x_BTD = normalize(x_BTD, within(params, "final_norm"), cfg.norm) * cfg.multipliers.output
     if cfg.head == "reward":
-        return (x_BTD @ params["reward.weight"])[..., 0]
+        return (x_BTD @ params["reward.weight"])[..., 0], of_rows_B
     weight_DV = params["embed.tokens"].T if cfg.tied_embedding else params["unembed.weight"]
     logits_BTV = x_BTD @ weight_DV
-    return logits_BTV + params["unembed.bias"] if cfg.logit_bias else logits_BTV
+    return logits_BTV + params["unembed.bias"] if cfg.logit_bias else logits_BTV, of_rows_B
 
 
 def loss(
@@ -89,7 +112,7 @@ def loss_and_grads(
     }
     value = loss(leaves, cfg, as_tokens(tokens_BT), as_tokens(labels_BT))
     # An attention that is dropped has no part in the loss; any other leaf without one is an error.
-    idle = cfg.attention_dropped
+    idle = len(cfg.attending) + cfg.kinds.count("mamba") < cfg.num_layers
     grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=idle)
     return value.item(), {name: g.numpy() for name, g in zip(leaves, grads, strict=True)}
 
@@ -114,19 +137,41 @@ def within(params: Params, prefix: str) -> dict[str, Tensor]:
     }
 
 
+def layer_of(params: Params, cfg: ModelConfig, index: int) -> dict[str, Tensor]:
+    """The leaves of one layer; each is stacked over the layers that have it."""
+    own: dict[str, Tensor] = {}
+    for name, leaf in within(params, "layers").items():
+        having = (
+            cfg.kinds
+            if name.startswith("norm1")
+            else HOLDERS.get(name.split(".")[0], ("dense", "experts"))
+        )
+        numbers = [n for n, kind in enumerate(cfg.kinds) if kind in having]
+        if index in numbers:
+            own[name] = leaf[numbers.index(index)]
+    return own
+
+
 def embed(params: Params, cfg: ModelConfig, tokens_BT: Tensor) -> Tensor:
-    x_BTD = params["embed.tokens"][tokens_BT]
+    x_BTD, factor = params["embed.tokens"][tokens_BT], cfg.multipliers.positions
+    x_BTD = cfg.multipliers.embedding * x_BTD
     T = tokens_BT.shape[1]
     if cfg.positions.kind == "learned":
-        x_BTD = x_BTD + params["embed.positions"][torch.arange(T) + cfg.positions.offset]
+        rows_TD = params["embed.positions"][torch.arange(T) + cfg.positions.offset]
+        x_BTD = x_BTD + factor * rows_TD
     if cfg.positions.kind == "sinusoidal":
         # All sines, then all cosines; NeoX ignores the offset here.
         angles = position_angles(T, cfg.hidden_size, 10000.0, x_BTD.dtype)
-        x_BTD = x_BTD + torch.cat([angles.sin(), angles.cos()], dim=-1)
+        x_BTD = x_BTD + factor * torch.cat([angles.sin(), angles.cos()], dim=-1)
     return x_BTD
 
 
-def block(layer: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor) -> Tensor:
+def block(
+    layer: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor, training: bool = False
+) -> tuple[Tensor, Tensor]:
+    """One layer with attention, and its router's losses of each row."""
+    losses_B = torch.zeros(x_BTD.shape[0], dtype=x_BTD.dtype)
+
     def norm(name: str, x: Tensor) -> Tensor:
         return normalize(x, within(layer, name), cfg.norm)
 
@@ -134,16 +179,28 @@ def block(layer: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor) -> T
         return attention(within(layer, "attention"), cfg, x, bias_NTS)
 
     def transform(x: Tensor) -> Tensor:
-        return mlp(within(layer, "mlp"), cfg.mlp, x)
+        nonlocal losses_B
+        if "experts.up" not in layer:
+            return mlp(within(layer, "mlp"), cfg.mlp, x)
+        assert cfg.experts is not None
+        function = ACTIVATIONS[cfg.experts.activation]
+        y, losses_B = mixture(within(layer, "experts"), cfg.experts, function, x, training)
+        return y
 
     if cfg.parallel_residual:
         second = "norm1" if cfg.shared_norm else "norm2"
-        y_BTD = x_BTD + transform(norm(second, x_BTD))
-        return y_BTD if cfg.attention_dropped else y_BTD + attend(norm("norm1", x_BTD))
+        branch_BTD = transform(norm(second, x_BTD))
+        times = cfg.experts.residual_quirk if cfg.experts and "experts.up" in layer else 0
+        if times:
+            return x_BTD + times * branch_BTD, losses_B
+        dropped = cfg.attention_dropped and "mlp.up" in layer
+        y_BTD = x_BTD + branch_BTD
+        return y_BTD if dropped else y_BTD + attend(norm("norm1", x_BTD)), losses_B
     # gpt-j-tied has a meaning only where both branches read the same residual.
     assert not cfg.shared_norm
     x_BTD = x_BTD + attend(norm("norm1", x_BTD))
-    return x_BTD + transform(norm("norm2", x_BTD))
+    y_BTD = x_BTD + transform(norm("norm2", x_BTD))
+    return y_BTD, losses_B
 
 
 def normalize(x: Tensor, weights: Params, cfg: NormConfig, joint_axes: int = 1) -> Tensor:
@@ -176,14 +233,26 @@ def attention(weights: Params, cfg: ModelConfig, x_BTD: Tensor, bias_NTS: Tensor
     if cfg.attention.qk_norm_per_head:
         q_BTNH = normalize(q_BTNH, within(weights, "q_norm"), cfg.norm)
         k_BSNH = normalize(k_BSNH, within(weights, "k_norm"), cfg.norm)
+    if cfg.attention.qk_norm_joint:
+        q_BTNH = normalize_joint(q_BTNH, weights["q_norm.scale"], cfg.norm.epsilon)
+        k_BSKH = k_BSNH[:, :, :: cfg.attention.group]  # before they are repeated
+        k_BSKH = normalize_joint(k_BSKH, weights["k_norm.scale"], cfg.norm.epsilon)
+        k_BSNH = k_BSKH.repeat_interleave(cfg.attention.group, dim=2)
     if cfg.positions.kind == "rotary":
         q_BTNH, k_BSNH = rotate(q_BTNH, cfg.positions), rotate(k_BSNH, cfg.positions)
-    scores_BNTS = torch.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) / math.sqrt(q_BTNH.shape[-1])
+    scale = cfg.attention.scale or 1 / math.sqrt(q_BTNH.shape[-1])
+    scores_BNTS = torch.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH) * scale
     probs_BNTS = torch.softmax(scores_BNTS + bias_NTS, dim=-1)
     mixed_BTNH = torch.einsum("BNTS,BSNH->BTNH", probs_BNTS, v_BSNH)
     out_NHD = weights["out"].flatten(0, 1)
     y_BTD = torch.einsum("BTNH,NHD->BTD", mixed_BTNH, out_NHD)
     return y_BTD + weights["out_bias"] if cfg.attention.biased_output else y_BTD
+
+
+def normalize_joint(x_BTNH: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm over all heads of a token together."""
+    square = x_BTNH.square().mean(dim=(-2, -1), keepdim=True)
+    return x_BTNH / torch.sqrt(square + epsilon) * scale.reshape(x_BTNH.shape[2:])
 
 
 def queries_keys_values(

@@ -7,6 +7,8 @@ heads, G query heads per key-value head, H head dim, F width of one MLP branch.
 import numpy as np
 
 from jaxneox.config.schema import ModelConfig, NormConfig
+from tests.reference.experts_torch import experts_shapes
+from tests.reference.mamba_torch import mamba_shapes
 
 Shape = tuple[int, ...]
 
@@ -20,8 +22,20 @@ def parameter_shapes(cfg: ModelConfig) -> dict[str, Shape]:
         shapes["embed.positions"] = (cfg.positions.max_positions, D)
     if cfg.positions.kind == "rpe":
         shapes["embed.rpe"] = (cfg.positions.rpe_buckets, *heads)
-    for name, shape in _layer_shapes(cfg).items():
+    for name, shape in _norm_shapes("norm1", cfg.norm, (D,)).items():
         shapes[f"layers.{name}"] = (cfg.num_layers, *shape)
+    dense, mixed = cfg.kinds.count("dense"), cfg.kinds.count("experts")
+    if dense + mixed:
+        of_attention = _attention_shapes(cfg).items()
+        shapes |= {f"layers.{name}": (dense + mixed, *shape) for name, shape in of_attention}
+    if dense:
+        shapes |= {f"layers.{name}": (dense, *shape) for name, shape in _mlp_shapes(cfg).items()}
+    if cfg.experts is not None:
+        for name, shape in experts_shapes(cfg.experts, D).items():
+            shapes[f"layers.experts.{name}"] = (mixed, *shape)
+    if cfg.mamba is not None:
+        for name, shape in mamba_shapes(cfg.mamba, D).items():
+            shapes[f"layers.mamba.{name}"] = (cfg.kinds.count("mamba"), *shape)
     shapes |= _norm_shapes("final_norm", cfg.norm, (D,))
     if cfg.head == "reward":
         return shapes | {"reward.weight": (D, 1)}
@@ -45,11 +59,11 @@ def random_params(cfg: ModelConfig, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def _layer_shapes(cfg: ModelConfig) -> dict[str, Shape]:
-    """The leaves of one layer, without the leading L."""
-    att, mlp, D, F = cfg.attention, cfg.mlp, cfg.hidden_size, cfg.mlp.size
+def _attention_shapes(cfg: ModelConfig) -> dict[str, Shape]:
+    """The leaves of one attention and of the norm after it, without the leading L."""
+    att, D = cfg.attention, cfg.hidden_size
     K, G, H = att.kv_heads, att.group, att.head_dim
-    shapes = _norm_shapes("norm1", cfg.norm, (D,))
+    shapes: dict[str, Shape] = {}
     if not cfg.shared_norm:
         shapes |= _norm_shapes("norm2", cfg.norm, (D,))
     shapes["attention.qkv"] = (D, K, G + 2, H)
@@ -63,7 +77,16 @@ def _layer_shapes(cfg: ModelConfig) -> dict[str, Shape]:
     if att.qk_norm_per_head:
         shapes |= _norm_shapes("attention.q_norm", cfg.norm, (H,))
         shapes |= _norm_shapes("attention.k_norm", cfg.norm, (H,))
-    shapes |= {"mlp.up": (D, F), "mlp.down": (F, D)}
+    if att.qk_norm_joint:
+        shapes |= _norm_shapes("attention.q_norm", cfg.norm, (K, G, H))
+        shapes |= _norm_shapes("attention.k_norm", cfg.norm, (K, H))
+    return shapes
+
+
+def _mlp_shapes(cfg: ModelConfig) -> dict[str, Shape]:
+    """The leaves of one MLP."""
+    mlp, D, F = cfg.mlp, cfg.hidden_size, cfg.mlp.size
+    shapes: dict[str, Shape] = {"mlp.up": (D, F), "mlp.down": (F, D)}
     if mlp.gated:
         shapes["mlp.gate"] = (D, F)
     if mlp.bias:
@@ -91,8 +114,14 @@ def _random_leaf(name: str, shape: Shape, rng: np.random.Generator) -> np.ndarra
         return 1 + 0.3 * noise
     if leaf.endswith("bias"):
         return 0.3 * noise
+    if leaf in ("a_log", "skip"):
+        return 1 + 0.3 * noise
     if leaf in ("tokens", "positions", "rpe"):
         return 0.5 * noise
-    # out [L,K,G,H,D] sums over all but its first and last axis; the others [L,D,…] over one.
+    if name == "layers.experts.router.weight":
+        return noise / np.sqrt(shape[1])
+    if name in ("layers.experts.up", "layers.experts.gate", "layers.experts.down"):
+        return noise / np.sqrt(shape[2])
+    # out [L,…,D] sums over all but its first and last axis; the others [L,D,…] over one.
     fan_in = np.prod(shape[1:-1]) if leaf == "out" else shape[0 if leaf == "weight" else 1]
     return noise / np.sqrt(fan_in)

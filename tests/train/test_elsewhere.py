@@ -45,6 +45,15 @@ def test_a_known_vocabulary_is_not_assumed(capsys: pytest.CaptureFixture[str]) -
         assert size == 640 and "without the tokenizer" in notes[0]
 
 
+def test_epochs_of_data_that_is_elsewhere_cannot_be_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    epochs = {"train_epochs": 2, "train_iters": None}
+    with pytest.raises(UserError, match="needs it to count the steps of train_epochs: set train_"):
+        vocabulary_and_notes(capsys, **epochs)
+    vocabulary_and_notes(capsys, **epochs | {"train_iters": 5})
+
+
 @pytest.mark.slow
 def test_data_that_is_here_is_not_noted(
     capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path

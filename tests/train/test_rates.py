@@ -66,6 +66,22 @@ def test_the_one_line_and_the_refusal_at_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_checkpoints_schedule_is_kept_if_it_is_asked_for(tmp_path: Path) -> None:
+    keys = {"lr_decay_style": "cosine", "warmup": 0.01, "min_lr": 0.001, "checkpoint_factor": 2}
+    yaml, kept = write_yaml(tmp_path, **keys), {"use_checkpoint_lr_scheduler": True}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    succeeds(yaml, *ONE, "--save", whole)
+    other = {"lr_decay_style": "linear", "warmup": 0.5, "lr_decay_iters": 12, "lr": 0.003}
+    other["optimizer"] = {"type": "Adam"}
+    for end, given in ((4, keys), (8, keys | other | kept), (12, keys | other | kept)):
+        changed = write_yaml(tmp_path, **given)
+        succeeds(changed, *ONE, "--save", parts, "--set", f"exit-interval={end}")
+    assert [row["lr"] for row in metrics(parts)] == [row["lr"] for row in metrics(whole)]
+    both = write_yaml(tmp_path, override_lr_scheduler=True, **kept)
+    assert "keep one of the two" in error(both, *ONE, "--save", parts)
+
+
+@pytest.mark.slow
 def test_another_schedule_than_the_checkpoints_is_said(tmp_path: Path) -> None:
     keys = {"lr_decay_iters": None, "lr_decay_style": "cosine", "train_iters": 4}
     run = tmp_path / "run"

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 from jaxneox.train.step.scaler import initial_scale, next_scale
 
 LENGTH = 40
 DYNAMIC = [
-    LossScaleConfig(None, initial, window, hysteresis, minimum)
+    LossScaleConfig(None, initial, window, hysteresis, minimum, consecutive)
+    for consecutive in (False, True)
     for initial, window, hysteresis, minimum in [
         (2.0**16, 1000, 2, 1.0),
         (2.0**4, 3, 2, 1.0),
@@ -33,6 +34,8 @@ def deepspeeds(cfg: LossScaleConfig, finite: Sequence[bool]) -> list[float]:
     scales = []
     for step, good in enumerate(finite):
         if good:
+            if cfg.consecutive_hysteresis:
+                forgiven = cfg.hysteresis
             if (step - last_overflow) % cfg.window == 0:
                 scale, forgiven = scale * 2, cfg.hysteresis
         else:

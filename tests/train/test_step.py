@@ -9,13 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxneox.config.schema import (
-    LogConfig,
-    LossScaleConfig,
-    PrecisionConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
+from jaxneox.config.optimization_schema import LossScaleConfig
+from jaxneox.config.schema import LogConfig, PrecisionConfig, ScheduleConfig, TrainConfig
 from jaxneox.train.plan import build_plan
 from jaxneox.train.step.state import TrainState
 from jaxneox.train.step.step import Evaluation

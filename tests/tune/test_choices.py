@@ -83,3 +83,11 @@ def test_the_keys_are_a_run_of_the_same_model() -> None:
 def test_what_was_trained_before_is_left_behind() -> None:
     trained = SAVED | {"train_iters": 7, "data_path": "x", "save": "y", "lora": {"rank": 3}}
     assert model_keys(trained).keys() == model_keys(SAVED).keys()
+
+
+@pytest.mark.parametrize("changes", [{}, {"neox_compat": True}, {"use_mup": None}], ids=str)
+def test_a_model_with_mup_keeps_its_multipliers(changes: dict[str, Any]) -> None:
+    factors = {"mup_embedding_mult": 3.0, "mup_rp_embedding_mult": 0.5, "mup_attn_temp": 2.0}
+    mup = {"use_mup": True, "mup_base_hidden_size": 8, "pos_emb": "learned"}
+    saved = SAVED | mup | factors | changes
+    assert Settings(model_keys(saved)).model(None) == Settings(saved).model(None)

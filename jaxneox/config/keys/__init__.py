@@ -3,15 +3,16 @@
 The sections and defaults are those of NeoX's documentation (configs/neox_arguments.md); a dotted
 name is a key inside a block. `model`, `training`, `running` and `deepspeed` have the sections of
 that documentation, `undocumented` has keys that it does not list, and `past` those that were
-renamed or removed.
+renamed or removed. `mamba` and `experts` have the rows of these layers, which are in several
+sections.
 """
 
 from jaxneox.config.fates import Alias, Key, Section
-from jaxneox.config.keys import deepspeed, model, past, running, training, undocumented
+from jaxneox.config.keys import deepspeed, experts, model, past, running, training, undocumented
 
 SECTIONS: dict[str, Section] = {
     "NeoXArgsModel": model.MODEL,
-    "NeoXArgsMoE": model.MOE,
+    "NeoXArgsMoE": experts.MOE,
     "NeoXArgsTraining": training.TRAINING,
     "NeoXArgsOptimizer": training.OPTIMIZER,
     "NeoXArgsLRScheduler": training.LR_SCHEDULER,

@@ -1,4 +1,4 @@
-"""The rows of NeoXArgsModel and NeoXArgsMoE."""
+"""The rows of NeoXArgsModel."""
 
 from typing import get_args
 
@@ -18,7 +18,9 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
-from jaxneox.config.schema import Activation, InitMethod, NormKind, PositionKind
+from jaxneox.config.keys.mamba import MAMBA
+from jaxneox.config.layer_schema import Activation, NormKind
+from jaxneox.config.schema import InitMethod, PositionKind
 
 FUSED = "XLA fuses these operations by itself; the function is the same"
 PLAIN_ACTIVATIONS: dict[str, Activation] = {
@@ -42,22 +44,18 @@ GATED_ACTIVATIONS: dict[str, Activation] = {
 
 NORMS = (*get_args(NormKind), "te_rmsnorm", "te_layernorm")
 TE_NORM = "te_layernorm and te_rmsnorm are the same functions as layernorm and rmsnorm"
-ROW = "a row-parallel output layer is broken in NeoX itself: use column"
-SPARSE = "sparse attention is not here: use global attention, or sliding_window_width"
-SHARED = "layers that share parameters are not here: leave it out"
-PROMPT = "soft prompts are not here: leave it out, or train the whole model with finetune"
-ONNX = "there is no ONNX export here: set it to false"
-MAMBA = "only for mamba layers, which attention_config refuses"
+ROW = "NeoX's HEAD refuses it too: use column"
+SPARSE = "sparse attention fails in NeoX's HEAD too: use global, or sliding_window_width"
+SHARED = "NeoX reads it nowhere: each layer has parameters of its own"
+PROMPT = "soft prompts fail in NeoX's HEAD too: leave it out, or train with lora"
 RWKV = "only for RWKV layers, which are not here: leave it out"
-DENSE = "only dense layers are here: use [[[global], all]] with a dense model"
+DENSE = "layers of this kind are not here: use global, flash or mamba"
 ATTENTION = {
     **dict.fromkeys(
         ("local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer"), SPARSE
     ),
-    **dict.fromkeys(("gmlp", "amlp", "mamba", "rwkv"), DENSE),
+    **dict.fromkeys(("gmlp", "amlp", "rwkv"), DENSE),
 }
-NO_MOE = "mixtures of experts are not here: set it to 1, or use a dense model's YAML"
-ONLY_MOE = "only for mixtures of experts, which moe_num_experts refuses"
 
 MODEL: Section = {
     "precision": derived(
@@ -90,11 +88,15 @@ MODEL: Section = {
     "opt_pos_emb_offset": used(WHOLE, 0, "model.positions.offset"),
     "no_weight_tying": used(bool, False, "model.tied_embedding", by=inverted),
     "attention_config": derived(
-        list, None, "model", "only global and flash, which are one function", ATTENTION
+        list,
+        None,
+        "model.pattern",
+        "global and flash, which are one function, and mamba",
+        ATTENTION,
     ),
     "sparsity_config": refused(dict, None, SPARSE),
-    "num_unique_layers": refused(COUNT, None, SHARED),
-    "param_sharing_style": needless(str, "grouped", "only with num_unique_layers, refused"),
+    "num_unique_layers": needless(COUNT, None, SHARED, told=True),
+    "param_sharing_style": needless(str, "grouped", SHARED),
     "make_vocab_size_divisible_by": used(LENGTH, 128, "tokenizer.divisible_by"),
     "activation": derived(
         (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS),
@@ -132,23 +134,9 @@ MODEL: Section = {
     "use_bias_in_attn_linear": used(bool, True, "model.attention.bias"),
     "use_bias_in_mlp": derived(bool, True, "model.mlp.bias"),
     "soft_prompt_tuning": refused(dict, None, PROMPT),
-    "mamba_selective_scan_fusion": needless(bool, False, MAMBA),
-    "mamba_causal_conv_fusion": needless(bool, False, MAMBA),
-    "mamba_inner_func_fusion": needless(bool, False, MAMBA),
-    "mamba_selective_fp32_params": needless(bool, True, MAMBA),
-    "mamba_use_bias_in_conv": needless(bool, True, MAMBA),
-    "mamba_use_bias_in_linears": needless(bool, False, MAMBA),
+    **MAMBA,
     "output_layer_parallelism": refused(("column", "row"), "column", ROW),
     "dim_att": refused(int, None, RWKV),
     "head_size": refused(int, None, RWKV),
     "ffn_dim": refused(int, None, RWKV),
-}
-
-MOE: Section = {
-    "moe_num_experts": refused(COUNT, 1, NO_MOE),
-    "moe_expert_interval": needless(int, 1, ONLY_MOE),
-    "moe_top_k": needless(int, 1, ONLY_MOE),
-    "moe_router_type": needless(("sinkhorn", "topk"), "sinkhorn", ONLY_MOE),
-    "moe_lbl_in_fp32": needless(bool, False, ONLY_MOE),
-    "moe_jitter_eps": needless(float, None, ONLY_MOE),
 }

@@ -12,11 +12,13 @@ from jaxneox.config.fates import (
     alias,
     derived,
     in_a_list,
+    inverted,
     needless,
     refused,
 )
-from jaxneox.config.keys.deepspeed import COLLECTIVES, L2, LAYOUT, ONLY_1BIT
-from jaxneox.config.keys.model import NO_MOE, ONLY_MOE, SPARSE
+from jaxneox.config.keys.deepspeed import COLLECTIVES, LAYOUT, ONLY_1BIT
+from jaxneox.config.keys.experts import PAST_MOE
+from jaxneox.config.keys.model import SPARSE
 from jaxneox.config.keys.running import LAUNCH, SET_BY_NEOX
 from jaxneox.config.keys.training import ADAM_FOR_1BIT
 
@@ -47,6 +49,7 @@ RENAMED: Section = {
     "log_parameter_norm": alias(bool, False, "log_param_norm", "2021-04"),
     "rotary_emb_theta": alias(COUNT, None, "rotary_emb_base", "2021-04"),
     "momentum": alias(AMOUNT, None, "optimizer.params.momentum", "until 2021-04"),
+    "no_adamw": alias(bool, False, "optimizer.params.adam_w_mode", "until 2021-04", by=inverted),
     "adam_eps": alias(AMOUNT, None, "optimizer.params.eps", "until 2021-04"),
     "mlp_type": derived(
         ("regular", "llama"),
@@ -92,7 +95,6 @@ REMOVED: Section = {
     "adam_beta2": refused(float, None, BETAS),
     "onebitadam": refused(bool, None, ADAM_FOR_1BIT),
     "sm3": refused(bool, False, "set optimizer.type to sm3"),
-    "no_adamw": refused(bool, False, L2),
     "sparsity": refused(("none", "all", "interspersed"), "none", SPARSE),
     "apply_residual_connection_post_layernorm": refused(
         bool, False, "the residual stream passes by the norms, as in NeoX since: set it to false"
@@ -103,20 +105,7 @@ REMOVED: Section = {
     "rpe": refused(bool, False, "set pos_emb to rpe, which has no learned positions beside it"),
     "rpe_causal": needless(bool, True, "attention looks back only, and so does its bias"),
     "greedy": refused(bool, False, "set temperature, top_k and top_p to 0"),
-    "num_experts": refused(COUNT, 1, NO_MOE),
-    "expert_interval": needless(int, 2, ONLY_MOE),
-    "use_tutel": needless(bool, False, ONLY_MOE),
-    "moe_loss_coeff": needless(float, 0.1, ONLY_MOE),
-    "moe_train_capacity_factor": needless(float, 1.0, ONLY_MOE),
-    "moe_eval_capacity_factor": needless(float, 1.0, ONLY_MOE),
-    "moe_min_capacity": needless(int, 4, ONLY_MOE),
-    "moe_token_dropping": needless(bool, False, ONLY_MOE),
-    "create_moe_param_group": needless(bool, True, ONLY_MOE),
-    "moe_use_residual": needless(bool, True, ONLY_MOE),
-    "moe_expert_parallel_size": needless(int, 1, ONLY_MOE),
-    "moe_type": needless(str, "megablocks", ONLY_MOE),
-    "moe_glu": needless(bool, False, ONLY_MOE),
-    "enable_expert_tensor_parallelism": needless(bool, False, ONLY_MOE),
+    **PAST_MOE,
 }
 
 PAST: Section = {**RENAMED, **REMOVED}

@@ -18,15 +18,15 @@ from jaxneox.config.fates import (
 )
 
 COMET = "Comet is no logger here: metrics.jsonl, tensorboard_dir and use_wandb hold the numbers"
-UNMEASURED = "this is not measured here: set it to false"
+NOISE = "how large a batch is worth its cost, in sequences (McCandlish et al. 2018)"
 TRACE = "profile's trace holds the memory too"
 LAUNCH = "`jaxneox train` is started once on each host: docs/hosts.md"
 MESH = "--mesh and the devices that JAX finds decide"
 ALONE = "`jaxneox train` continues by itself from the last checkpoint"
 SET_BY_NEOX = "NeoX sets it by itself"
-SAVE_ITERS = "NeoX computes it: use checkpoint_factor and extra_save_iters"
-TRAINING = "jaxneox train trains: leave it out"
-ONNX = "there is no ONNX export here: set it to false"
+SAVE_ITERS = "NeoX computes it, by checkpoint_factor and extra_save_iters"
+TRAINING = "NeoX sets it by itself, and `jaxneox evaluate` evaluates alone: leave it out"
+ONNX = "it names another implementation of the same gelu"
 DEEPSCALE = "DeepSpeed's old name, which does nothing"
 
 LOGGING: Section = {
@@ -46,13 +46,21 @@ LOGGING: Section = {
     "comet_tags": needless(list, None, COMET),
     "comet_others": needless(dict, None, COMET),
     "log_interval": used(COUNT, 100, "log.interval"),
-    "log_grad_pct_zeros": refused(bool, False, UNMEASURED),
+    "log_grad_pct_zeros": used(
+        bool, False, "log.grad_pct_zeros", "the share of all gradients that is exactly 0"
+    ),
     "log_param_norm": used(bool, False, "log.param_norm"),
     "log_grad_norm": needless(bool, False, "the gradient's norm is always logged"),
-    "log_optimizer_states": refused(bool, False, UNMEASURED),
-    "log_gradient_noise_scale": refused(bool, False, UNMEASURED),
-    "gradient_noise_scale_n_batches": needless(int, 5, "only with log_gradient_noise_scale"),
-    "gradient_noise_scale_cpu_offload": needless(bool, False, "only with the same"),
+    "log_optimizer_states": used(
+        bool, False, "log.optimizer_norms", "the norm of each kind of moment"
+    ),
+    "log_gradient_noise_scale": derived(bool, False, "log.noise_scale", NOISE),
+    "gradient_noise_scale_n_batches": derived(
+        Number(int, 2), 5, "log.noise_scale", "steps of an estimate"
+    ),
+    "gradient_noise_scale_cpu_offload": needless(
+        bool, False, "the sum of gradients is divided over devices as the moments are"
+    ),
     "memory_profiling": needless(bool, False, TRACE),
     "memory_profiling_path": needless(str, None, TRACE),
     "profile": derived(bool, False, "log.profile", "in tensorboard_dir, else in save"),
@@ -70,7 +78,7 @@ OTHER: Section = {
     "adlr_autoresume": needless(bool, False, ALONE),
     "adlr_autoresume_interval": needless(int, 1000, ALONE),
     "seed": used(Number(int, 0, 2**32 - 1), 1234, "train.seed"),
-    "onnx_safe": refused(bool, False, ONNX),
+    "onnx_safe": needless(bool, False, ONNX),
     "deepscale": needless(bool, False, DEEPSCALE),
     "deepscale_config": needless(str, None, DEEPSCALE),
     "deepspeed_mpi": needless(bool, False, LAUNCH),
@@ -80,7 +88,7 @@ OTHER: Section = {
     "do_train": refused(bool, None, TRAINING, True),
     "do_valid": used(bool, None, "train.do_valid", "null: true", by=unless_false),
     "do_test": used(bool, None, "train.do_test", "null: true", by=unless_false),
-    "save_iters": refused(list, None, SAVE_ITERS),
+    "save_iters": needless(list, None, SAVE_ITERS, told=True),
     "global_num_gpus": needless(int, None, MESH),
 }
 
@@ -139,7 +147,7 @@ RUNNER: Section = {
     "master_addr": needless(str, None, LAUNCH),
     "launcher": needless(str, "pdsh", LAUNCH),
     "force_multi": needless(bool, False, LAUNCH),
-    "autotuning_run": refused(str, None, "autotuning is DeepSpeed's: leave it out"),
+    "autotuning_run": refused(str, None, "DeepSpeed's launcher has it: leave it out"),
     "no_ssh_check": needless(bool, False, LAUNCH),
     "comment": needless(str, None, LAUNCH),
     "account": needless(str, None, LAUNCH),

@@ -11,6 +11,7 @@ from jaxneox.config.fates import (
     SHARE,
     STRINGS,
     WHOLE,
+    Number,
     Section,
     alias,
     derived,
@@ -22,14 +23,14 @@ from jaxneox.config.fates import (
     used,
 )
 from jaxneox.config.objective_schema import ObjectiveKind
-from jaxneox.config.schema import OptimizerKind
+from jaxneox.config.optimization_schema import OptimizerKind
 
-ADAM_FOR_1BIT = "compressed gradients are not here: use Adam"
+ADAM_FOR_1BIT = "compressed gradients are DeepSpeed's, for slow networks: use Adam"
 OPTIMIZERS = {
     "onebitadam": ADAM_FOR_1BIT,
     "onebitlamb": ADAM_FOR_1BIT,
     "zerooneadam": ADAM_FOR_1BIT,
-    "lamb": "use AdamW",
+    "lamb": "NeoX's HEAD does not know it either: use AdamW",
     "madgrad_wd": "use AdamW",
 }
 OPTIMIZERS_ON_CPU: dict[str, OptimizerKind] = {"cpu_adam": "adam", "cpu_torch_adam": "adam"}
@@ -38,19 +39,18 @@ TOKENIZERS = (
     *("GPT2BPETokenizer", "HFTokenizer", "HFGPT2Tokenizer", "SPMTokenizer"),
     *("CharLevelTokenizer", "TiktokenTokenizer"),
 )
-DATA_IMPL = "only .bin/.idx (mmap) data is read: set it to mmap and convert older data"
+DATA_IMPL = "of .bin/.idx data only mmap's kind is read, not fairseq's: preprocess the texts anew"
 IN_FLOAT32 = "log-probabilities are always float32"
-NO_MUP = "mup is not here yet: set use_mup to false"
-ONLY_MUP = "only with use_mup, which is refused"
-S3 = "uploads are not here: leave it out and copy the save folder"
-EPOCHS = "the length is counted in steps: set train_iters"
-FORWARD = "there is no forward pass at load: set it to false"
+COORD_CHECK = "`jaxneox coord-check CONFIG` does it: set it to false"
+S3 = "uploads to Amazon's S3 are not here: leave it out and copy the save folder"
+EPOCHS = "passes over the training data; counted in steps, they are train_iters"
+FORWARD = "checksums of all arrays say whether a checkpoint is what was saved"
 LAYERWISE = "checkpointing is per layer; remat_policy says what is kept"
 SCHEDULE = "the schedule is a function of the step and of this YAML"
-OLD_SCHEDULE = "the schedule is this YAML's: set it to false, or start from the run's own config"
+OLD_SCHEDULE = "true: a run that goes on has the checkpoint's schedule, whatever the YAML says"
 RANDOM = "randomness is a function of the seed and the step, so there is no state to keep"
 BLOCK = "zero_optimization's block has it, and there it is needless too"
-PERPLEXITY = "only the loss per token is measured: set it to false"
+PERPLEXITY = "of evaluations: exp(loss x tokens / characters)"
 BNB = "8-bit optimizer states are not here: the states are kept in float32"
 
 LR_SCHEDULER: Section = {
@@ -62,7 +62,7 @@ LR_SCHEDULER: Section = {
     "min_lr": derived(AMOUNT, 0.0, "schedule.min_lr"),
     "warmup": derived(SHARE, 0.01, "schedule.warmup_iters", "share of the decay's steps"),
     "override_lr_scheduler": needless(bool, False, SCHEDULE),
-    "use_checkpoint_lr_scheduler": refused(bool, False, OLD_SCHEDULE),
+    "use_checkpoint_lr_scheduler": used(bool, False, "checkpoint.load_schedule", OLD_SCHEDULE),
 }
 
 OPTIMIZER: Section = {
@@ -144,7 +144,7 @@ TRAINING: Section = {
     "s3_chunk_size": needless(int, 104857600, "only with s3_path, which is refused"),
     "config_files": needless(dict, None, "NeoX's own copy of the YAMLs"),
     "load": used(str, None, "checkpoint.load"),
-    "checkpoint_validation_with_forward_pass": refused(bool, False, FORWARD),
+    "checkpoint_validation_with_forward_pass": needless(bool, False, FORWARD, told=True),
     "checkpoint_scale": used(("linear", "log"), "linear", "checkpoint.scale"),
     "checkpoint_factor": used(
         COUNT, None, "checkpoint.every", "null with save: only extra_save_iters and the last step"
@@ -157,7 +157,7 @@ TRAINING: Section = {
     "finetune": used(bool, False, "checkpoint.finetune"),
     "batch_size": alias(COUNT, None, "train_micro_batch_size_per_gpu"),
     "train_iters": used(WHOLE, None, "train.train_iters"),
-    "train_epochs": refused(int, None, EPOCHS),
+    "train_epochs": derived(COUNT, None, "data.passes", EPOCHS),
     "eval_iters": used(WHOLE, 100, "train.eval_iters"),
     "keep_last_n_checkpoints": used(COUNT, None, "checkpoint.keep_last"),
     "eval_interval": used(COUNT, 1000, "train.eval_interval"),
@@ -183,15 +183,23 @@ TRAINING: Section = {
     "loss_scale": alias(AMOUNT, None, "fp16.loss_scale", "0 or null: dynamic"),
     "loss_scale_window": alias(AMOUNT, 1000.0, "fp16.loss_scale_window"),
     "min_scale": alias(AMOUNT, 1.0, "fp16.min_loss_scale"),
-    "char_level_ppl": refused(bool, False, PERPLEXITY),
-    "use_mup": refused(bool, False, NO_MUP),
-    "coord_check": refused(bool, False, NO_MUP),
-    "save_base_shapes": refused(bool, False, NO_MUP),
-    "base_shapes_file": needless(str, None, ONLY_MUP),
-    "mup_init_scale": needless(float, 1.0, ONLY_MUP),
-    "mup_attn_temp": needless(float, 1.0, ONLY_MUP),
-    "mup_output_temp": needless(float, 1.0, ONLY_MUP),
-    "mup_embedding_mult": needless(float, 1.0, ONLY_MUP),
-    "mup_rp_embedding_mult": needless(float, 1.0, ONLY_MUP),
-    "mup_width_scale": needless(int, 2, ONLY_MUP),
+    "char_level_ppl": used(bool, False, "train.char_level_ppl", PERPLEXITY),
+    "use_mup": derived(bool, False, "model.init.widths", "see docs/mup.md"),
+    "coord_check": refused(bool, False, COORD_CHECK),
+    "save_base_shapes": used(
+        bool, False, "checkpoint.save_base_shapes", "writes them, and trains nothing"
+    ),
+    "base_shapes_file": derived(
+        str, None, "optimizer.widths", "NeoX's and mup's, with or without the rank at its end"
+    ),
+    "mup_init_scale": derived(AMOUNT, 1.0, "model.init.scale"),
+    "mup_attn_temp": derived(AMOUNT, 1.0, "model.attention.scale", "divides the scores"),
+    "mup_output_temp": derived(AMOUNT, 1.0, "model.multipliers.output", "divides the logits"),
+    "mup_embedding_mult": derived(AMOUNT, 1.0, "model.multipliers.embedding"),
+    "mup_rp_embedding_mult": derived(
+        AMOUNT, 1.0, "model.multipliers.positions", "of learned and sinusoidal positions"
+    ),
+    "mup_width_scale": used(
+        Number(int, 2), 2, "checkpoint.base_width_scale", "by which save_base_shapes tells widths"
+    ),
 }

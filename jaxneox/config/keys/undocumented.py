@@ -20,8 +20,12 @@ from jaxneox.config.fates import (
     refused,
     used,
 )
+from jaxneox.config.keys.experts import OUR_MOE
+from jaxneox.config.keys.mamba import OUR_MAMBA
+from jaxneox.config.layer_schema import Kernel
 from jaxneox.config.objective_schema import DpoLoss, KlForm
-from jaxneox.config.schema import Dtype, Kernel, RopeType
+from jaxneox.config.optimization_schema import Dtype
+from jaxneox.config.schema import RopeType
 
 TE = "XLA fuses these layers; they compute in the YAML's precision, never in FP8"
 ONLINE = "training on data served over a socket is not here: leave it out"
@@ -127,7 +131,15 @@ OURS: Section = {
         "norms of queries and of keys over a head's dimensions, each with one scale for all "
         "heads, as in Qwen3",
     ),
+    "qk_norm_joint": used(
+        bool,
+        False,
+        "model.attention.qk_norm_joint",
+        "norms of a token's queries, and of its keys, over all heads together, as in OLMoE",
+    ),
     **ROPE_SCALING,
+    **OUR_MAMBA,
+    **OUR_MOE,
     "pipe_parallel_chunks": used(
         COUNT, 1, "parallel.chunks", "of layers for each stage; more make a smaller bubble"
     ),
@@ -149,6 +161,12 @@ OURS: Section = {
     ),
     "lr_factors": derived(
         dict, None, "optimizer.lr_factors", "by parameter: from NeoX's biases, one copy for several"
+    ),
+    "gradient_factors": derived(
+        dict,
+        None,
+        "optimizer.gradient_factors",
+        "by parameter: from NeoX's experts, whose gradients it divides by the ranks",
     ),
     "clip_leaves_out": derived(
         dict,
@@ -186,6 +204,18 @@ OURS: Section = {
     ),
     "lora.rslora": derived(
         bool, True, "model.lora.stabilized", "false: scales by alpha / rank, as LoRA first did"
+    ),
+    "mup_base_hidden_size": derived(
+        WIDTH, None, "model.init.widths.hidden", "use_mup: the base's, instead of base_shapes_file"
+    ),
+    "mup_base_attention_size": derived(
+        Number(int, 0, 1 << 22),
+        None,
+        "model.init.widths.attention",
+        "of all heads together; null: in proportion, 0: the same in models of every width",
+    ),
+    "mup_base_mlp_size": derived(
+        Number(int, 0, 1 << 22), None, "model.init.widths.mlp", "of one branch; null, 0: likewise"
     ),
     "trainable": used(
         STRINGS,

@@ -8,6 +8,7 @@ from jaxneox.config import Settings, apply_set, load_yaml
 from jaxneox.config.schema import TokenizerConfig
 from jaxneox.console.say import tell
 from jaxneox.data.build import open_loader
+from jaxneox.data.epoch_steps import with_steps
 from jaxneox.data.examples import ExampleLoader
 from jaxneox.data.loader import Loader, SampleLoader
 from jaxneox.data.sample_request import Split
@@ -46,6 +47,7 @@ def open_run(args: argparse.Namespace) -> RunData:
     tokenizer = _tokenizer(settings.tokenizer, folder)
     if args.dp < 1:
         raise UserError(f"--dp: {args.dp}, expected 1 or more")
+    settings = with_steps(settings, args.dp, tokenizer)
     cfg = settings.data_run(args.dp, tokenizer.vocab_size if tokenizer else None)
     loader: Loader | None = open_loader(cfg, tokenizer, args.split)
     if loader is None:

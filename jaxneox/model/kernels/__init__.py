@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxneox.config.schema import AttentionConfig, Kernel
+from jaxneox.config.layer_schema import Kernel
+from jaxneox.config.schema import AttentionConfig
 from jaxneox.errors import UserError
 from jaxneox.model.dropout import Noise
 from jaxneox.model.kernels import cudnn, opaque, splash

@@ -8,7 +8,6 @@ pass makes them again from the log of the softmax's sum (Dao et al. 2022).
 # B batch, T query length, S key length, K key-value heads, G query heads for each of them, H head
 # inside a row: t queries of a block, s the keys that they see
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -231,7 +230,7 @@ class _Row(NamedTuple):
         """
         cfg = self.settings.cfg
         scores = jnp.einsum(f"KGTH,{_named(k)}->KGTS", q, k, preferred_element_type=jnp.float32) * (
-            1 / math.sqrt(cfg.head_dim)
+            cfg.score_scale
         )
         if not cfg.softmax_fp32:
             scores = scores.astype(q.dtype).astype(jnp.float32)
@@ -280,7 +279,7 @@ class _Row(NamedTuple):
         weights = jnp.exp(self.scores(q, k, block) - log_total[..., None])
         d_weights = dot("KGTH,KSH->KGTS", d_out, v)
         product = jnp.sum(once(weights * d_weights), axis=-1, keepdims=True)
-        d_scores = weights * (d_weights - product) * (1 / math.sqrt(self.settings.cfg.head_dim))
+        d_scores = weights * (d_weights - product) * self.settings.cfg.score_scale
         weights, d_scores = once(weights.astype(v.dtype)), once(d_scores.astype(q.dtype))
         d_q = dot(f"KGTS,{_named(k)}->KGTH", d_scores, k)
         d_k = dot(f"KGTS,KGTH->{_named(k)}", d_scores, q)

@@ -154,7 +154,7 @@ def _one_text(cfg: AttentionConfig, q: jax.Array, k: jax.Array, v: jax.Array) ->
         q.reshape(batch, length, heads * group, width),
         k,
         v,
-        scale=1 / math.sqrt(cfg.head_dim),
+        scale=cfg.score_scale,
         is_causal=True,
         local_window_size=None if cfg.window is None else (cfg.window, 0),
         implementation="cudnn",
@@ -207,7 +207,7 @@ def _call(
         kv_seqlen=lengths,
         q_offsets=offsets,
         kv_offsets=offsets,
-        scale=1 / math.sqrt(cfg.head_dim),
+        scale=cfg.score_scale,
         mask_type=cudnn.MaskType.PADDING_CAUSAL,
         sliding_window_length=None if cfg.window is None else cfg.window + 1,  # with itself
     )

@@ -6,8 +6,6 @@ with positions of their own.
 # B batch, T query length, S key length, K key-value heads, G query heads for each of them, H head
 # Z rows of positions: 1 where all rows of a batch have the same, else B
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -50,7 +48,7 @@ def attend(
     wide = jnp.promote_types(q_BTKGH.dtype, jnp.float32)
     keys = "BSKGH" if k_BSKH.ndim == 5 else "BSKH"
     scores = jnp.einsum(f"BTKGH,{keys}->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=wide) * (
-        1 / math.sqrt(cfg.head_dim)
+        cfg.score_scale
     )
     if not cfg.softmax_fp32:
         scores = scores.astype(q_BTKGH.dtype).astype(wide)

@@ -69,7 +69,7 @@ def _local(
         block_sizes=kernel.BlockSizes(**sizes),
         interpret=interpreted,
     )
-    q = q * (1 / math.sqrt(cfg.head_dim))  # the kernel does not scale
+    q = q * cfg.score_scale  # the kernel does not scale
 
     def row(q: jax.Array, k: jax.Array, v: jax.Array, *documents: jax.Array) -> jax.Array:
         segments = kernel.SegmentIds(*documents, *documents) if documents else None

@@ -13,7 +13,7 @@ from jaxneox.base_model import META
 from jaxneox.checkpoint import Damaged, Location
 from jaxneox.hosts import messages
 from jaxneox.model import Params, lora
-from jaxneox.train.checkpoints import heads, reference
+from jaxneox.train.checkpoints import heads, noise, reference
 from jaxneox.train.checkpoints.new_rows import with_new_rows, with_saved_rows
 from jaxneox.train.checkpoints.resume import Base, ResumePoint
 from jaxneox.train.plan import TrainPlan
@@ -40,8 +40,10 @@ def initial_state(
             the latter alone.
     """
     abstract = abstract_state(plan, mesh)
+    if start is not None and not start.weights_only:
+        abstract = noise.as_saved(start.location, plan, mesh, abstract)
     if base is not None:
-        return beside(plan, start, base, abstract)
+        return beside(plan, mesh, start, base, abstract)
     if start is None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         return counted(jax.jit(partial(new_state, plan), out_shardings=shardings)(), shardings)
@@ -49,6 +51,7 @@ def initial_state(
         return new_training(plan, mesh, start, abstract)
     params, training = messages.fail_together(Damaged, partial(restore, start, abstract))
     checkpoint.check_sums(start.location, params=params, training=training)
+    training = noise.as_asked(training, plan, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
 
     def drawn() -> Params:
@@ -73,7 +76,7 @@ def counted(state: TrainState, shardings: TrainState) -> TrainState:
 
 
 def beside(
-    plan: TrainPlan, start: ResumePoint | None, base: Base, abstract: TrainState
+    plan: TrainPlan, mesh: Mesh, start: ResumePoint | None, base: Base, abstract: TrainState
 ) -> TrainState:
     """Make the state of a run that trains parameters beside those of a base."""
     shapes: Any = abstract.params
@@ -104,6 +107,7 @@ def beside(
         read_all = partial(restore, start, abstract._replace(params=own))
         ours, training = messages.fail_together(Damaged, read_all)
         checkpoint.check_sums(start.location, params=ours, training=training)
+        training = noise.as_asked(training, plan, mesh)
 
         def drawn() -> Params:
             begun = jax.jit(lambda params: fresh(params).params, out_shardings=shardings.params)
@@ -174,4 +178,5 @@ def restore(
 def training_part(state: TrainState) -> dict[str, Any]:
     """Return all of the state but parameters, by name: a checkpoint's `training`."""
     params = ("params", "reference")
-    return {name: value for name, value in state._asdict().items() if name not in params}
+    parts = {name: value for name, value in state._asdict().items() if name not in params}
+    return {name: value for name, value in parts.items() if value is not None}

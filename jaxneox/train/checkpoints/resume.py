@@ -216,7 +216,8 @@ def note_optimizer(start: ResumePoint, cfg: Config) -> None:
     if start.weights_only:
         return
     keys = Settings(checkpoint.read_meta(start.location)["keys"])
-    for name in ("lr_factors", "clip_leaves_out", "old_lr_schedule", "neox_compat"):
+    factors = ("lr_factors", "gradient_factors", "clip_leaves_out")
+    for name in (*factors, "old_lr_schedule", "neox_compat"):
         here = cfg.keys.get(name)
         if keys[name] and here is None:
             say(

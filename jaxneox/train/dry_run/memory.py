@@ -24,7 +24,7 @@ class Memory:
 
     Attributes:
         parameters: float32, with those of a reference model.
-        optimizer: its state.
+        optimizer: its state, and the sum of gradients of which the noise is measured.
         batch: tokens and weights of a step.
         gradients: the sums of a step, float32.
         kept: what the forward pass of one micro-batch keeps for the backward pass.
@@ -52,7 +52,7 @@ def memory_of(plan: TrainPlan, mesh: Mesh) -> Memory:
     }
     return Memory(
         parameters=on_a_device(state.params) + on_a_device(state.reference),
-        optimizer=on_a_device(state.opt_state),
+        optimizer=on_a_device(state.opt_state) + on_a_device(state.noise_scale),
         batch=on_a_device(abstract_batch(plan, mesh)),
         gradients=on_a_device(gradients),
         kept=kept(plan, mesh),

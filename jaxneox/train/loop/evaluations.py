@@ -1,5 +1,7 @@
 """What a run evaluates while it trains: its splits, and lm-eval's tasks."""
 
+from functools import cache
+
 import jax
 
 from jaxneox.config.schema import Config
@@ -7,6 +9,7 @@ from jaxneox.console.waiting import waiting
 from jaxneox.data import Split
 from jaxneox.hosts.watch import mark
 from jaxneox.parallel.compiler_options import jit_on
+from jaxneox.train.loop.characters import perplexity, tokens_per_character
 from jaxneox.train.loop.intervals import evaluates_at, evaluates_before, first_of_evaluation
 from jaxneox.train.loop.tasks import Tasks
 from jaxneox.train.reporting.metrics import Figures
@@ -60,10 +63,12 @@ class Evaluator:
     def __init__(self, run: Run, split: Split):
         plan = run.plan
         self.split, self.count = split, iterations(run.cfg, split)
+        self.by_characters, self.tokenizer = run.cfg.train.char_level_ppl, run.tokenizer
         self.loader = run.loader_of(split) if self.count else None
         if self.loader is not None:
             self.feed = Feed(self.loader, run.cfg.batch, run.mesh, plan.rules)
         self.sums = jit_on(run.mesh, Evaluation(plan))
+        self.tokens_per_character = cache(self._tokens_per_character)
 
     def __call__(self, state: TrainState, first: int) -> Figures:
         """Evaluate the batches from number `first` on; return no figure if the split is empty."""
@@ -82,7 +87,15 @@ class Evaluator:
         weight = sum(x.item() for x in weights)
         loss, figures = jax.tree.map(lambda x: x / weight if weight else float("nan"), total)
         figures |= {name: x / len(parts) for name, x in of_batches.items()}  # all of one size
+        if self.by_characters:
+            figures["char_ppl"] = perplexity(loss, self.tokens_per_character(first))
         return {f"{self.split}_{name}": x for name, x in ({"loss": loss} | figures).items()}
+
+    def _tokens_per_character(self, first: int) -> float:
+        assert self.loader is not None
+        mark(f"counting the characters of {self.split}_loss", patient=True)
+        numbers = range(first, first + self.count)
+        return tokens_per_character(self.loader, self.tokenizer, numbers)
 
 
 def iterations(cfg: Config, split: Split) -> int:

@@ -56,7 +56,7 @@ def steps(run: Run, reporter: Reporter, saving: Saving, interrupted: threading.E
     cfg, plan, bar = run.cfg, run.plan, reporter.bar
     step = build_step(plan, run.mesh)
     evaluations = Evaluations(run, reporter)
-    feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first)
+    feed = Feed(run.loader, cfg.batch, run.mesh, plan.rules, run.first, plan.curriculum)
     run_step = CompiledTogether(step) if messages.count() > 1 else step
     stop = SharedStop(run.mesh, interrupted)
     begun = done = run.step

@@ -39,7 +39,7 @@ class MetricsFile:
         self.file = path.open("a")
 
     def write(self, step: int, figures: Figures) -> None:
-        finite = {k: None if _is_bad(v) else v for k, v in figures.items()}
+        finite = {name: _finite(value) for name, value in figures.items()}
         try:
             self.file.write(json.dumps({"step": step} | finite) + "\n")
             self.file.flush()
@@ -76,7 +76,8 @@ class TensorBoard:
 
     def write(self, step: int, figures: Figures) -> None:
         for name, value in figures.items():
-            self.writer.add_scalar(f"train/{name}", value, step)
+            if not isinstance(value, list):
+                self.writer.add_scalar(f"train/{name}", value, step)
 
     def close(self) -> None:
         self.writer.close()
@@ -160,11 +161,16 @@ def _figures(path: Path, number: int, line: bytes) -> Figures:
 
 
 def _is_figure(value: Any) -> bool:
-    """Tell whether a value is a finite number, or the null that stands for another."""
+    """Tell whether a value is a finite number, the null for another, or a list of such values."""
+    if isinstance(value, list):
+        return all(map(_is_figure, value))
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, int) and abs(value) < 2**63)
 
 
-def _is_bad(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _finite(value: Any) -> Any:
+    """Put null in place of what is not finite, in lists too."""
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -94,7 +94,7 @@ class Bar:
         """Say the loss of each split that was evaluated, and what is shown beside a loss."""
         shown = self.objective.shown if self.objective else ()
         for split in ("valid", "test"):
-            names = [f"{split}_{name}" for name in ("loss", *shown)]
+            names = [f"{split}_{name}" for name in ("loss", "char_ppl", *shown)]
             each = (f"{_words(n)} {decimals(figures[n], 4)}" for n in names if n in figures)
             if line := "  ".join(each):
                 self.say(f"step {step:>6}  {line}")

@@ -88,7 +88,7 @@ class Reporter:
 
     def _pass_on(self) -> None:
         step, on_device, timed = self.waiting.popleft()
-        figures = {name: np.asarray(value).item() for name, value in on_device.items()}
+        figures = {name: np.asarray(value).tolist() for name, value in on_device.items()}
         now = time.perf_counter()
         figures |= self._of_the_batch(step) | {"seconds": now - self.clock}
         self.clock = now
@@ -131,10 +131,13 @@ class Reporter:
         return {name: plain(w, self.run.mesh, copy=True) for name, w in each}
 
     def _of_the_batch(self, step: int) -> Figures:
-        """Compute the figures that follow from the number of sequences of a step."""
-        cfg, schedule = self.run.cfg, self.run.plan.schedule
+        """Compute the figures that follow from the sequences of a step, whatever is in them."""
+        cfg, schedule, curriculum = self.run.cfg, self.run.plan.schedule, self.run.plan.curriculum
         size = self.run.loader.sizes.size(step - 1 - self.run.first)
-        figures: Figures = {"tokens": size * self.run.plan.texts * cfg.model.seq_length}
+        length = curriculum.positions(step - 1) if curriculum else cfg.model.seq_length
+        figures: Figures = {"tokens": size * self.run.plan.texts * length}
+        if curriculum:
+            figures["curriculum_seqlen"] = length
         if schedule is not None:
             micro = size * cfg.batch.accumulation // cfg.batch.global_size
             figures["bubble"] = dataclasses.replace(schedule, micro=micro).bubble

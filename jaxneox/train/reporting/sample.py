@@ -8,20 +8,21 @@ import jax.numpy as jnp
 
 from jaxneox.data import Tokenizer
 from jaxneox.model import Params
+from jaxneox.parallel.mesh import replicas
 from jaxneox.train.run import Run
 
 
 def sample(run: Run, tokenizer: Tokenizer, count: int, prompt: str, temperature: float) -> str:
     """Generate `count` tokens after `prompt` with the run's present parameters."""
     model, length = run.plan.model, run.cfg.model.seq_length
-    replicas = run.plan.sizes["dp"]
+    copies = replicas(run.plan.sizes)
     ids = tokenizer.encode(prompt)[-length:]
 
     @jax.jit
     def next_token(
         params: Params, window_T: jax.Array, last: jax.Array, key: jax.Array
     ) -> jax.Array:
-        window_BT = jnp.broadcast_to(window_T[None], (replicas, length))
+        window_BT = jnp.broadcast_to(window_T[None], (copies, length))
         window_BT = jax.reshard(window_BT, run.plan.rules.activation("batch", None))
         logits = model.logits(params, window_BT)
         logits_V = jax.reshard(logits, jax.P(None, None, None))[0, last] / temperature

@@ -10,7 +10,7 @@ from jaxneox.console.hints import command
 from jaxneox.console.say import say
 from jaxneox.data import TokensFile
 from jaxneox.data.neox import PACKED
-from jaxneox.parallel.mesh import show
+from jaxneox.parallel.mesh import replicas, show
 from jaxneox.train.plan import TrainPlan
 from jaxneox.train.reporting import learning_rate
 from jaxneox.train.run import Run
@@ -29,8 +29,9 @@ def greet(plan: TrainPlan, tokenizer_notes: tuple[str, ...] = ()) -> None:
     if virtual:
         say(f"this machine has one CPU device: {len(devices)} virtual ones share its cores")
     examples = "sequences of" if plan.texts == 1 else f"pairs of {plan.texts} x"
+    shares = replicas(plan.sizes)
     say(f"{batch.global_size} {examples} {cfg.model.seq_length} tokens a step = "
-          f"{batch.micro} x {batch.accumulation} accumulated x dp {plan.sizes['dp']}")  # fmt: skip
+          f"{batch.micro} x {batch.accumulation} accumulated x dp {shares}")  # fmt: skip
     say(learning_rate.in_words(cfg.schedule, cfg.train.train_iters))
     if plan.schedule is not None:
         say(f"pipeline: {plan.schedule}")
@@ -123,6 +124,9 @@ def next_command(run: Run, folder: Path, last: int) -> str:
     if isinstance(run.loader, TokensFile):
         return f"{command('train', folder, '--tokens', 'FILE.npz', *length)}   (more batches)"
     data = run.loader.fingerprint()
+    epochs = run.cfg.keys.get("train_epochs")
+    if epochs is not None:
+        return f"{command('train', folder, '--set', f'train-epochs={2 * epochs}')}   (go on)"
     fits = last * run.cfg.batch.global_size <= data["wraps_at"]
     if fits and data["samples"]["order"] == PACKED:  # as many passes, in the same order
         return f"{command('train', folder, *length)}   (go on)"

@@ -12,21 +12,29 @@ from jaxneox.config.schema import BatchConfig
 from jaxneox.data import Loader
 from jaxneox.objectives import Batch
 from jaxneox.parallel.rules import Rules
+from jaxneox.train.step.curriculum import Curriculum
 
 
 class Feed:
     """Makes a step's batch, `feed(step)`: cut into accumulation steps and split over dp.
 
     Consecutive rows of the global batch make one accumulation step, and within it one replica's
-    micro-batch, as in NeoX. `first` is the run's step at which the loader's step 0 is due.
+    micro-batch, as in NeoX. `first` is the run's step at which the loader's step 0 is due, and
+    `curriculum` cuts the rows of each step, if it is given.
 
     Each process reads only the rows of which its own devices hold a part, each of them once.
     """
 
     def __init__(
-        self, loader: Loader, batch: BatchConfig, mesh: Mesh, rules: Rules, first: int = 0
+        self,
+        loader: Loader,
+        batch: BatchConfig,
+        mesh: Mesh,
+        rules: Rules,
+        first: int = 0,
+        curriculum: Curriculum | None = None,
     ):
-        self.loader, self.first = loader, first
+        self.loader, self.first, self.curriculum = loader, first, curriculum
         self.sequences = batch.global_size // batch.accumulation  # sequences at a time
         self.sharding = NamedSharding(mesh, rules.activation(None, "batch"))
         self.cut = functools.cache(self._cut)
@@ -40,6 +48,8 @@ class Feed:
     def __call__(self, step: int) -> Batch:
         rows_AB, rows_R = self.cut(self.loader.sizes.size(step - self.first))
         fields = self.loader.fields(step - self.first, rows_R.tolist())
+        if self.curriculum is not None:
+            fields = self.curriculum.cut(fields, step)
 
         def on_devices(read_R: np.ndarray) -> jax.Array:
             def shard(at: Any) -> np.ndarray:

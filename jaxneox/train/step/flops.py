@@ -23,16 +23,27 @@ PEAKS = {
 }
 
 
+OF_EXPERTS = {f"layers.experts.{name}" for name in ("up", "gate", "down")}
+
+
 def matrix_parameters(shapes: dict[str, tuple[int, ...]], cfg: ModelConfig) -> int:
     """Count the parameters that are multiplied with every token.
 
     These are all but the tables that are looked up and an attention that is dropped. A tied
-    embedding counts, since it is multiplied as the unembedding.
+    embedding counts, since it is multiplied as the unembedding; of experts those that a token
+    chooses.
     """
     idle = {"embed.positions"} | (set() if cfg.tied_embedding else {"embed.tokens"})
     if cfg.attention_dropped:
         idle |= {name for name in shapes if name.startswith("layers.attention.")}
-    return sum(math.prod(shape) for name, shape in shapes.items() if name not in idle)
+    chosen = 1.0 if cfg.experts is None else cfg.experts.top_k / cfg.experts.count
+
+    def share(name: str) -> float:
+        """Return what part of a parameter a token meets: its own experts' of all experts'."""
+        return chosen if name in OF_EXPERTS else 1.0
+
+    counted = (share(name) * math.prod(s) for name, s in shapes.items() if name not in idle)
+    return round(sum(counted))
 
 
 def flops_per_token(
@@ -41,7 +52,8 @@ def flops_per_token(
     """Count the operations of a token, forward and backward.
 
     They are 6 for each parameter that is multiplied, and 12 T for each layer's width of heads
-    (Chowdhery et al. 2022, appendix B; the causal half is not taken off). Of the 6 forward takes 2,
+    with attention (Chowdhery et al. 2022, appendix B; the causal half is not taken off). The scans
+    of mamba layers, which are no products of matrices, do not count. Of the 6 forward takes 2,
     the parameter's gradient 2, which one that is not trained has not, and 2 the gradient of what
     comes in, which is made if anything is trained in the layers or before them.
 
@@ -56,8 +68,7 @@ def flops_per_token(
     others = {name: shape for name, shape in shapes.items() if name not in learning}
     resting = matrix_parameters(others, cfg)
     width = cfg.attention.num_heads * cfg.attention.head_dim
-    attending = 0 if cfg.attention_dropped else cfg.num_layers
-    attention = (4 + 4 * passed_on) * attending * width * cfg.seq_length
+    attention = (4 + 4 * passed_on) * len(cfg.attending) * width * cfg.seq_length
     return (4.0 + passed_on) * all_matrices - 2.0 * resting + attention
 
 

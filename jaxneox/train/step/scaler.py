@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxneox.config.schema import LossScaleConfig
+from jaxneox.config.optimization_schema import LossScaleConfig
 
 
 class Scale(NamedTuple):
@@ -34,8 +34,9 @@ def initial_scale(cfg: LossScaleConfig | None) -> Scale:
 def next_scale(scale: Scale, finite: jax.Array, cfg: LossScaleConfig | None) -> Scale:
     """Update the scale after a step.
 
-    After `window` finite steps in a row the factor doubles and the patience is full again. A step
-    that overflows takes one of the patience; once only one is left it halves the factor
+    After `window` finite steps in a row the factor doubles and the patience is full again; with
+    `consecutive_hysteresis` every finite step fills the patience. A step that overflows takes one
+    of it; once only one is left it halves the factor
     (deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler).
     """
     if cfg is None or cfg.static is not None:
@@ -46,4 +47,5 @@ def next_scale(scale: Scale, finite: jax.Array, cfg: LossScaleConfig | None) -> 
     factor = jnp.where(grow, scale.factor * 2, jnp.where(halve, smaller, scale.factor))
     calm = jnp.where(finite & ~grow, scale.calm + 1, 0)
     spent = jnp.where(finite, scale.patience, jnp.maximum(scale.patience - 1, 1))
-    return Scale(factor, calm, jnp.where(grow, cfg.hysteresis, spent))
+    full = finite if cfg.consecutive_hysteresis else grow
+    return Scale(factor, calm, jnp.where(full, cfg.hysteresis, spent))

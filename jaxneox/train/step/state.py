@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxneox.model import Model, Params
 from jaxneox.parallel.rules import Rules
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.noise_scale import NoiseScale, no_estimate
 from jaxneox.train.step.offload import optimizer_tree, shardings_at_rest
 from jaxneox.train.step.scaler import Scale, initial_scale
 
@@ -23,7 +24,8 @@ class TrainState(NamedTuple):
     """The parameters, the optimizer's state and the counts of a run.
 
     Parameters that are not trained are among the parameters and in nothing else. The names of its
-    fields are those in checkpoints, which do not have the reference. `step` counts batches seen,
+    fields are those in checkpoints, which do not have the reference; `noise_scale` is there only
+    where it is measured. `step` counts batches seen,
     `skipped` those without an update, `streak` those skipped in a row until now.
     """
 
@@ -34,6 +36,7 @@ class TrainState(NamedTuple):
     skipped: jax.Array  # int32 []
     streak: jax.Array  # int32 []
     reference: Params | None = None  # what is trained as it began, if it is compared with that
+    noise_scale: NoiseScale | None = None  # of the gradients
 
     @property
     def updates(self) -> jax.Array:
@@ -118,7 +121,20 @@ def state_specs(plan: TrainPlan) -> Any:
         skipped=whole,
         streak=whole,
         reference=reference_of(plan, specs.params),
+        noise_scale=noise_specs(plan, specs.updates) if plan.cfg.log.noise_scale else None,
     )
+
+
+def noise_specs(plan: TrainPlan, updates: Specs) -> Any:
+    """Make a NoiseScale of PartitionSpecs, whose sums lie where moments do."""
+    whole: Any = P()
+    sums: Any = trained(plan, updates)
+    return NoiseScale(sums, *(whole,) * 5)
+
+
+def new_noise(plan: TrainPlan) -> NoiseScale | None:
+    """Make the noise scale's state before the first step; None where it is not measured."""
+    return no_estimate(trained(plan, plan.model.shapes)) if plan.cfg.log.noise_scale else None
 
 
 def state_shardings(plan: TrainPlan, mesh: Mesh) -> Any:
@@ -150,4 +166,5 @@ def with_params(plan: TrainPlan, params: Params) -> TrainState:
         skipped=jnp.zeros((), jnp.int32),
         streak=jnp.zeros((), jnp.int32),
         reference=jax.tree.map(jnp.copy, reference_of(plan, params)),
+        noise_scale=new_noise(plan),
     )

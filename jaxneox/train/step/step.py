@@ -17,6 +17,8 @@ from jaxneox.objectives import GIVEN_WEIGHTS, WEIGHTS, Batch, PreparedObjective,
 from jaxneox.optim.schedule import build_schedule
 from jaxneox.parallel.compiler_options import jit_on
 from jaxneox.train.plan import TrainPlan
+from jaxneox.train.step.measures import measures
+from jaxneox.train.step.noise_scale import NoiseScale, with_step
 from jaxneox.train.step.offload import to_device, to_host
 from jaxneox.train.step.scaler import next_scale
 from jaxneox.train.step.state import (
@@ -75,8 +77,25 @@ class Step:
             skipped=state.skipped + ~finite,
             streak=jnp.where(finite, 0, state.streak + 1),
             reference=state.reference,
+            noise_scale=self.noise_scale(state, grads, finite),
         )
-        return after, self.figures(state, after, loss, norm) | figures | of_batch
+        figures = figures | greatest_load(figures)
+        figures = self.figures(state, after, loss, norm) | figures | of_batch
+        return after, figures | measures(self.plan, after, grads)
+
+    def noise_scale(self, state: TrainState, grads: Params, finite: jax.Array) -> NoiseScale | None:
+        """Add the step's gradients to those by which their noise is estimated."""
+        cfg = self.plan.cfg
+        if state.noise_scale is None or cfg.log.noise_scale is None:
+            return None
+        return with_step(
+            state.noise_scale,
+            grads,
+            finite,
+            batch=cfg.batch.global_size,
+            steps=cfg.log.noise_scale,
+            last_alone=cfg.neox_compat,
+        )
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[LossAndFigures, Params]:
         """Sum loss, figures and gradients over the accumulation steps, in float32."""
@@ -109,7 +128,7 @@ class Step:
         rows_MB: jax.Array,
     ) -> LossAndFigures:
         """Sum weighted loss and figures of one round, with the dropout of the step's random key."""
-        noise = Noise(key, rows_MB) if drops(self.plan.cfg) else None
+        noise = Noise(key, rows_MB) if is_random(self.plan.cfg) else None
         models = self.plan.models(learning | resting, reference)
         return self.plan.objective.sums(models, part, noise)
 
@@ -129,7 +148,7 @@ class Step:
             return jax.tree.map(jnp.add, total, more), figures
 
         (loss, grads), figures = jax.lax.scan(add, start, parts)
-        return (loss, jax.tree.map(jnp.sum, figures)), grads
+        return (loss, jax.tree.map(over_rounds, figures)), grads
 
     def update(
         self, state: TrainState, grads: Params, finite: jax.Array
@@ -197,7 +216,7 @@ class Evaluation:
             batch, of_batch = prepared(self.plan, params, reference, batch)
             parts = rounds(batch, model.layout)
             loss, figures = jax.lax.scan(add, jnp.float32(0), parts)
-        return (loss, jax.tree.map(jnp.sum, figures)), jnp.sum(batch[WEIGHTS]), of_batch
+        return (loss, jax.tree.map(over_rounds, figures)), jnp.sum(batch[WEIGHTS]), of_batch
 
 
 def prepared(
@@ -233,9 +252,26 @@ def replica_scale(cfg: Config) -> float:
     return 2.0 ** (dp.bit_length() - 1)
 
 
-def drops(cfg: Config) -> bool:
-    """Tell whether anything is dropped in a step."""
+def greatest_load(figures: Sums) -> Sums:
+    """Return how many times its even share the fullest expert of all layers has, if there are any.
+
+    The layers' own figure is each expert's share of the choices, [layers, experts].
+    """
+    if (load := figures.get("experts_load")) is None:
+        return {}
+    return {"experts_max_load": jnp.max(load) * load.shape[1]}
+
+
+def over_rounds(figures_A: jax.Array) -> jax.Array:
+    """Add up a figure, or an array of them, over the rounds."""
+    return jnp.sum(figures_A, axis=0)
+
+
+def is_random(cfg: Config) -> bool:
+    """Tell whether a step is another function than evaluation: by dropout, or by experts."""
     model = cfg.model
+    if model.experts is not None:
+        return True
     rates = (model.hidden_dropout, model.attention.dropout, model.lora.dropout if model.lora else 0)
     return max(rates) > 0
 
