@@ -46,7 +46,7 @@ WITHOUT_ATTENTION = ("attention.", "mlp.", "parallel_residual", "shared_norm", "
 """The beginnings of fields that models whose layers are all of kind mamba do not look at."""
 
 REASONS = {
-    "pattern": "its layers are, as a pattern, {ours}, there {theirs}",
+    "pattern": "its layers are {ours}, there {theirs}",
     "mamba.groups": "its mamba layers have {ours} groups of channels (mamba_groups), there "
     "{theirs}",
     "mamba.bias": "its mamba layers have {ours:biases|no biases} (mamba_use_bias_in_linears)",
@@ -93,13 +93,15 @@ REASONS = {
 
 
 class FormatArgument:
-    """A format argument: `{x:this|that}` is `this` if x is true; all else is as usual."""
+    """A format argument: `{x:this|that}` is `this` if x is true; a tuple is a list of words."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     def __format__(self, spec: str) -> str:
         this, _, that = spec.partition("|")
+        if isinstance(self.value, tuple):
+            return " and ".join(map(str, self.value))
         return (this if self.value else that) if spec else str(self.value)
 
 

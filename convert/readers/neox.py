@@ -22,14 +22,15 @@ Shards = list[dict[str, LazyTensor]]
 
 PREFIX = "sequential."
 
+RWKV = "an RWKV model (NeoX runs its recurrence over a micro-batch's rows instead of time)"
 FOREIGN = {
     "_extra_state": "a Transformer Engine checkpoint (its FP8 state is no function of weights)",
     "layer_norm_weight": "a Transformer Engine checkpoint",
     "fc1_weight": "a Transformer Engine checkpoint",
     "attention.proj.": "a Transformer Engine checkpoint",
     "deepspeed_moe": "a mixture of DeepSpeed's experts, which NeoX left in 2024",
-    "time_": "an RWKV model",
-    "lora": "an RWKV model",
+    "time_": RWKV,
+    "lora": RWKV,
     "soft_embedding": "a soft-prompt model",
 }
 
@@ -281,8 +282,8 @@ class NeoxCheckpoint:
         for sign, kind in FOREIGN.items():
             if sign in name:
                 raise UserError(
-                    f"{self.files.folder}: is {kind}: it has {name} (module {where}); only dense "
-                    "transformers without it are supported"
+                    f"{self.files.folder}: is {kind}: it has {name} (module {where}), "
+                    "which is not supported"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The GPT-NeoX family of dense transformers as functions of a flat dictionary of parameters.
+"""The GPT-NeoX family of models as functions of a flat dictionary of parameters.
 
 The whole model:
 

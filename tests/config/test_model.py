@@ -123,7 +123,7 @@ def test_dense_attention_is_one_function(config: list[object] | None) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ([[["rwkv"], 2]], "attention_config: rwkv is not supported: layers of this kind"),
+        ([[["rwkv"], 2]], "attention_config: rwkv is not supported: NeoX's RWKV runs"),
         ([[["global", "local"], "all"]], "attention_config: local is not supported: sparse"),
         ([[["global"], 4]], "describes 4 layers but num_layers is 2"),
         ([[["global"], 10**12]], "describes 1000000000000 layers but num_layers is 2"),

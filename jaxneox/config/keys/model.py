@@ -49,12 +49,14 @@ SPARSE = "sparse attention fails in NeoX's HEAD too: use global, or sliding_wind
 SHARED = "NeoX reads it nowhere: each layer has parameters of its own"
 PROMPT = "soft prompts fail in NeoX's HEAD too: leave it out, or train with lora"
 RWKV = "only for RWKV layers, which are not here: leave it out"
-DENSE = "layers of this kind are not here: use global, flash or mamba"
+RWKV_LAYERS = "NeoX's RWKV runs over the rows of a micro-batch instead of time: use mamba"
+GMLP = "NeoX's gMLP has neither its residual nor its biases: use global, flash or mamba"
 ATTENTION = {
     **dict.fromkeys(
         ("local", "sparse_fixed", "sparse_variable", "bigbird", "bslongformer"), SPARSE
     ),
-    **dict.fromkeys(("gmlp", "amlp", "rwkv"), DENSE),
+    **dict.fromkeys(("gmlp", "amlp"), GMLP),
+    "rwkv": RWKV_LAYERS,
 }
 
 MODEL: Section = {
