@@ -19,12 +19,11 @@ from jaxneox.config.batch import GLOBAL, LARGEST_MICRO, MICRO, uncut
 from jaxneox.errors import UserError
 from jaxneox.model.taps import choose
 from jaxneox.objectives import WEIGHTS
-from jaxneox.parallel.mesh import make_mesh
+from jaxneox.parallel.mesh import make_mesh, whole
 from jaxneox.train.plan import TrainPlan, build_plan
 from jaxneox.train.step.state import new_state, state_shardings
 from jaxneox.train.step.step import build_step
 
-ONE_DEVICE = {"dp": 1, "tp": 1}
 LOGITS = "logits"
 LEFT_OUT = ("save", "load", "finetune", "fp16", "bf16", "rampup_batch_size", "warmup_iters")
 CONSTANT: dict[str, Any] = {
@@ -74,7 +73,7 @@ def measure(
         UserError: the model cannot have this width.
     """
     cfg = settings_of(keys, width, rows, steps).resolve(dp=1, vocab_size=None)
-    plan = build_plan(cfg, ONE_DEVICE)
+    plan = build_plan(cfg, whole({}))
     shape = (1, rows, min(length, cfg.model.seq_length) + 1)
     tokens = np.random.default_rng(seed).integers(0, cfg.model.vocab_size, shape, dtype=np.int32)
     return trained(plan, tokens, steps), cfg.notes

@@ -74,9 +74,12 @@ def orthogonal(gain: float) -> Initializer:
 def initializer(method: InitMethod, cfg: ModelConfig) -> Initializer:
     """Return NeoX's initialisation of that name (megatron/model/init_functions.py).
 
-    The widths in `small_init` and `wang_init` are the hidden size, whatever the matrix.
+    The widths in `small_init` and `wang_init` are the hidden size, whatever the matrix; with muP
+    that of the base, from which `Widths.initial` goes on.
     """
-    std, layers, hidden = cfg.init.std, cfg.num_layers, cfg.hidden_size
+    std, layers, widths = cfg.init.std, cfg.num_layers, cfg.init.widths
+    scaled = widths is not None and not widths.as_neox
+    hidden = cfg.hidden_size / widths.hidden if widths and scaled else cfg.hidden_size
     return {
         "normal": normal(std),
         "scaled_normal": normal(std / math.sqrt(2 * layers)),

@@ -66,6 +66,8 @@ def test_what_is_not_finite_is_no_spike_and_leaves_no_trace() -> None:
 
 def test_a_step_has_the_numbers_of_its_samples() -> None:
     class Eleven:
+        endless = False
+
         def __len__(self) -> int:
             return 11
 
