@@ -105,7 +105,10 @@ def test_other_functions_are_refused(key: str, value: Any, message: str) -> None
         ({"mamba_groups": 2}, "its mamba layers have 2 groups of channels"),
         ({"mamba_use_bias_in_linears": True}, "its mamba layers have biases"),
         ({"norm": "layernorm"}, "its norms are layernorm"),
-        ({"attention_config": [[["mamba", "global"], 1]]}, "its layers are mamba and dense, there mamba"),
+        (
+            {"attention_config": [[["mamba", "global"], 1]]},
+            "its layers are mamba and dense, there mamba",
+        ),
     ],
 )
 def test_models_that_transformers_lacks(keys: dict[str, Any], message: str) -> None:
